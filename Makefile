@@ -1,0 +1,40 @@
+# make demo    install, then edit a bundled clip and print what came out
+# make test    install, then run every test
+# make check   the same, with lint and types
+# make bench   print the benchmark tables
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test test-fast check lint bench clean
+.DEFAULT_GOAL := test
+
+$(INSTALLED): pyproject.toml configs/constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint configs/constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/python -m cogedit.shapes.demo --output demo
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest -m "not gpu" -n 2
+
+test-fast: $(INSTALLED)
+	$(BIN)/python -m pytest -n 2
+
+check: lint test
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(INSTALLED)
+	$(BIN)/python -m cogedit.benchmarks.speed
+
+clean:
+	rm -rf $(VENV) build dist demo bench *.egg-info

@@ -1,0 +1,61 @@
+"""Artifacts: what each stage writes and the next one reads, with how to remake it.
+
+Importing this package and reading records loads no torch.
+"""
+
+from cogedit.artifacts.atomic import TEMPORARY_SUFFIX, atomic_write
+from cogedit.artifacts.codec import Json, JsonText, canonical_json
+from cogedit.artifacts.records import (
+    SCHEMA_VERSION,
+    EditRecord,
+    FramesRecord,
+    LatentsRecord,
+    ModelRecord,
+    Record,
+    TensorRecord,
+    TrajectoryRecord,
+    content_key,
+    frames_record,
+    num_pad_frames,
+    record_text,
+)
+from cogedit.artifacts.store import (
+    Artifact,
+    Expected,
+    read_artifact,
+    read_record,
+    sniff_kind,
+    verify_artifact,
+    write_artifact,
+)
+from cogedit.artifacts.workspace import Workspace, default_workspace, newest_in_directory
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "TEMPORARY_SUFFIX",
+    "Artifact",
+    "EditRecord",
+    "Expected",
+    "FramesRecord",
+    "Json",
+    "JsonText",
+    "LatentsRecord",
+    "ModelRecord",
+    "Record",
+    "TensorRecord",
+    "TrajectoryRecord",
+    "Workspace",
+    "atomic_write",
+    "canonical_json",
+    "content_key",
+    "default_workspace",
+    "frames_record",
+    "newest_in_directory",
+    "num_pad_frames",
+    "read_artifact",
+    "read_record",
+    "record_text",
+    "sniff_kind",
+    "verify_artifact",
+    "write_artifact",
+]

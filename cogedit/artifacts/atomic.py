@@ -1,0 +1,112 @@
+"""Files that are either whole or not there."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from cogedit.errors import StorageError
+
+TEMPORARY_SUFFIX = ".tmp"
+"""Name ending of unfinished files: only a killed process leaves one behind."""
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
+    """Open `path` for writing so that it appears at once and whole, or not at all.
+
+    The bytes go to a temporary file in the same folder, which takes the name of `path` when the
+    block ends and is removed when the block raises, by an interrupt too. Both the file and its
+    folder are fsynced: without the first a power loss may leave a renamed file of zeros, without
+    the second the old name.
+
+    Args:
+        path: The file to write; what is there stays untouched until the new file is complete.
+
+    Yields:
+        A binary file to write to.
+
+    Raises:
+        StorageError: Disk full, folder missing, permission denied, or `path` is not a file.
+    """
+    temporary = path.with_name(f".{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")
+    try:
+        _refuse_special(path)
+        # Created with mode 0666, which the kernel reduces by the umask; asking for the umask in
+        # order to chmod would have to change it for every thread of the process.
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o666)
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)  # noqa: PTH105  (the name says what it does)
+        _fsync_folder(path.parent)
+    except OSError as error:
+        raise storage_error(path, error, "write") from error
+    finally:
+        with contextlib.suppress(OSError):  # after os.replace it is gone
+            temporary.unlink()
+
+
+def storage_error(path: Path, error: OSError, verb: str) -> StorageError:
+    """One sentence for what the system refused.
+
+    Args:
+        path: The file that was meant.
+        error: What the system said.
+        verb: What was tried: "read" or "write".
+    """
+    hint: str | None = None
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            reason, hint = "the disk is full", "free some space and run the command again"
+        case errno.ENOENT:
+            reason = f"the folder {show(path.parent)} does not exist"
+            hint = "create the folder first"
+        case errno.EACCES | errno.EPERM | errno.EROFS:
+            reason = "permission denied"
+            hint = "choose another place with --output or --workspace" if verb == "write" else None
+        case errno.EISDIR:
+            reason = "it is a folder"
+        case _:
+            reason = error.strerror or type(error).__name__
+    return StorageError(f"cannot {verb} {show(path)}: {reason}", hint=hint)
+
+
+def show(path: Path) -> str:
+    """A path as it goes into a sentence: on one line, whatever the file is called."""
+    text = str(path)
+    return text if text.isprintable() else ascii(text)
+
+
+_BINARY: int = getattr(os, "O_BINARY", 0)  # Windows would translate line ends otherwise
+
+
+def _refuse_special(path: Path) -> None:
+    """Keep `-o /dev/null` from replacing the device by a file."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(mode):
+        what = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
+        raise StorageError(f"cannot write {show(path)}: it is {what}")
+
+
+def _fsync_folder(folder: Path) -> None:
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        # Some network and FUSE file systems, and Windows, cannot sync a folder: nothing to do.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES):
+            raise

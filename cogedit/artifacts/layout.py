@@ -1,0 +1,226 @@
+"""The bytes of an artifact: a safetensors file whose header follows from its record alone.
+
+```
+8 bytes            length of the header, little-endian
+header             {"__metadata__": {"cogedit": ENVELOPE}, NAME: {dtype, shape, data_offsets}, ...}
+payload            the tensors, without gaps
+```
+
+ENVELOPE is canonical JSON of `{"record": ..., "sha256": digest of the record's canonical JSON}`.
+The record names every tensor, so a header can be written again from it and compared byte for byte;
+together with the record's digest and the tensors' digests no byte of a file is left unchecked.
+
+This is done here rather than by the safetensors library because that library writes metadata keys
+in random order, and accepts duplicate keys, hostile shapes and flipped payload bits. What is
+written here is plain safetensors that the library reads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import reprlib
+from dataclasses import dataclass
+
+from cogedit.artifacts.codec import Json, canonical_text, parse_json
+from cogedit.artifacts.records import (
+    RECORD_TYPES,
+    SCHEMA_VERSION,
+    EditRecord,
+    FramesRecord,
+    Record,
+    TensorDType,
+    TensorRecord,
+    TrajectoryRecord,
+    record_from_json,
+    record_text,
+)
+from cogedit.errors import ArtifactDamaged, ArtifactError, ArtifactMismatch
+from cogedit.types import ArtifactKind
+from cogedit.version import __version__
+
+MAGIC = b'{"__metadata__":{"cogedit":"'
+"""What every artifact has at byte 8, and no other file."""
+
+MAX_HEADER_BYTES = 16 * 2**20
+"""A record with prompts of 10,000 characters and a million frame indices stays below 10 MB."""
+
+ITEM_SIZE: dict[TensorDType, int] = {"uint8": 1, "float32": 4, "int64": 8}
+_CODE: dict[TensorDType, str] = {"uint8": "U8", "float32": "F32", "int64": "I64"}
+
+
+@dataclass(frozen=True)
+class TensorRule:
+    """What a tensor of a kind must be: its dtype and its axes."""
+
+    dtype: TensorDType
+    axes: str
+
+
+_LATENTS = TensorRule("float32", "B F' C H' W'")
+_TRAJECTORY = TensorRule("float32", "N B F' C H' W'")
+_RULES: dict[ArtifactKind, dict[str, TensorRule]] = {
+    "frames": {"frames": TensorRule("uint8", "F H W C")},
+    "latents": {"latents": _LATENTS},
+    "trajectory": {
+        "latents": _LATENTS,
+        "timesteps": TensorRule("int64", "N"),
+        "trajectory": _TRAJECTORY,
+    },
+    "edit": {"latents": _LATENTS, "trajectory": _TRAJECTORY},
+}
+
+
+def tensor_rules(record: Record) -> dict[str, TensorRule]:
+    """The tensors that the artifact of this record holds, by name."""
+    rules = dict(_RULES[record.kind])
+    if isinstance(record, EditRecord) and not record.has_trajectory:
+        del rules["trajectory"]
+    return rules
+
+
+def order_tensors(tensors: list[TensorRecord]) -> tuple[TensorRecord, ...]:
+    """File order, the one of the safetensors library: widest items first, for alignment."""
+    return tuple(sorted(tensors, key=lambda tensor: (-ITEM_SIZE[tensor.dtype], tensor.name)))
+
+
+def num_bytes(tensor: TensorRecord) -> int:
+    """Size of a tensor's payload."""
+    return math.prod(tensor.shape) * ITEM_SIZE[tensor.dtype]
+
+
+def check_tensors(record: Record) -> None:
+    """Check the names, dtypes and shapes of a record's tensors against its kind and settings.
+
+    Raises:
+        ArtifactError: Naming the tensor, what was found and what was expected.
+    """
+    rules = tensor_rules(record)
+    found = [tensor.name for tensor in record.tensors]
+    if sorted(found) != sorted(rules):
+        raise ArtifactError(f"its tensors are {_names(found)}, expected {_names(list(rules))}")
+    shapes = {tensor.name: tensor.shape for tensor in record.tensors}
+    for tensor in record.tensors:
+        rule = rules[tensor.name]
+        axes = rule.axes.split()
+        if (
+            tensor.dtype != rule.dtype
+            or len(tensor.shape) != len(axes)
+            or min(tensor.shape, default=0) < 1
+        ):
+            raise ArtifactError(
+                f"tensor {tensor.name!r} is {tensor.dtype} {list(tensor.shape)}, "
+                f"expected {rule.dtype} [{', '.join(axes)}]"
+            )
+    expected: dict[str, tuple[int, ...]] = {}
+    if isinstance(record, FramesRecord):
+        size = record.settings
+        expected["frames"] = (len(record.frame_indices), size.height, size.width, 3)
+    if isinstance(record, TrajectoryRecord):
+        num_levels = record.settings.num_inference_steps
+        expected["timesteps"] = (num_levels,)
+        expected["trajectory"] = (num_levels, *shapes["latents"])
+    for name, shape in expected.items():
+        if shapes[name] != shape:
+            raise ArtifactError(
+                f"tensor {name!r} has shape {list(shapes[name])}, expected {list(shape)} "
+                "by the record's settings"
+            )
+
+
+def encode_header(record: Record) -> bytes:
+    """The start of an artifact's file: length and header.
+
+    Args:
+        record: With its tensors in file order.
+
+    Raises:
+        ArtifactError: The record cannot be written: a wrong type in a field, a wrong tensor, or
+            more than `MAX_HEADER_BYTES`.
+    """
+    check_tensors(record)
+    text = record_text(record)
+    digest = hashlib.sha256(text.encode("ascii")).hexdigest()
+    header: dict[str, object] = {
+        "__metadata__": {"cogedit": f'{{"record":{text},"sha256":"{digest}"}}'}
+    }
+    begin = 0
+    for tensor in record.tensors:
+        end = begin + num_bytes(tensor)
+        header[tensor.name] = {
+            "dtype": _CODE[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [begin, end],
+        }
+        begin = end
+    body = json.dumps(header, separators=(",", ":"), ensure_ascii=True).encode("ascii")
+    body += b" " * (-len(body) % 8)
+    if len(body) > MAX_HEADER_BYTES:
+        raise ArtifactError(
+            f"the record takes {len(body)} bytes, expected at most {MAX_HEADER_BYTES}"
+        )
+    return len(body).to_bytes(8, "little") + body
+
+
+def decode_header(start: bytes) -> Record:
+    """The record of an artifact, once every byte of `start` is known to be right.
+
+    Args:
+        start: Length and header, as in the file.
+
+    Raises:
+        ArtifactDamaged: The bytes are not what a record says.
+        ArtifactMismatch: The record was written in another schema.
+    """
+    try:
+        record = _decode_envelope(start)
+        canonical = encode_header(record)
+    except (ArtifactDamaged, ArtifactMismatch):
+        raise
+    except ArtifactError as error:
+        raise ArtifactDamaged(f"has a damaged record: {error.message}") from error
+    if canonical != start:
+        raise ArtifactDamaged("has a header that does not match its record")
+    return record
+
+
+def _decode_envelope(start: bytes) -> Record:
+    try:
+        text = start[8:].decode("ascii")
+    except UnicodeDecodeError as error:
+        raise ArtifactDamaged("has a header that is not ASCII") from error
+    header = _object(parse_json(text), "the header")
+    metadata = _object(header.get("__metadata__"), "the metadata")
+    envelope = metadata.get("cogedit")
+    if not isinstance(envelope, str):
+        raise ArtifactDamaged("has no record")
+    fields = _object(parse_json(envelope), "the metadata")
+    record = _object(fields.get("record"), "the record")
+    digest = hashlib.sha256(canonical_text(record).encode("ascii")).hexdigest()
+    if fields.get("sha256") != digest:
+        raise ArtifactDamaged(
+            f"has a record with digest {digest[:12]}, expected {reprlib.repr(fields.get('sha256'))}"
+        )
+    schema, kind = record.get("schema"), record.get("kind")
+    if type(schema) is int and schema > SCHEMA_VERSION:
+        raise ArtifactMismatch(
+            f"was made by a newer cogedit in schema {reprlib.repr(schema)}; "
+            f"this cogedit {__version__} reads schema {SCHEMA_VERSION}",
+            hint="update cogedit",
+        )
+    if not isinstance(kind, str) or kind not in RECORD_TYPES:
+        raise ArtifactDamaged(
+            f"is of kind {reprlib.repr(kind)}, expected one of {', '.join(RECORD_TYPES)}"
+        )
+    return record_from_json(record, kind)
+
+
+def _object(value: Json, what: str) -> dict[str, Json]:
+    if not isinstance(value, dict):
+        raise ArtifactDamaged(f"is damaged: {what} is {reprlib.repr(value)}, expected an object")
+    return value
+
+
+def _names(names: list[str]) -> str:
+    return reprlib.repr(", ".join(sorted(names))) if names else "none"

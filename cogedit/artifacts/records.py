@@ -1,0 +1,275 @@
+"""What is known about each artifact: one frozen record per kind, each holding its parent's whole.
+
+The chain is frames -> latents -> trajectory -> edit. A record nests the complete record of the
+artifact it was made from, digests of the parent's tensors included, so that one file alone explains
+how to remake it and its content key covers everything upstream of it. There is no clock, host name
+or absolute path in a record: equal runs give equal bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import ClassVar, Literal, TypeVar, cast
+
+from cogedit.artifacts.codec import (
+    Json,
+    JsonText,
+    canonical_text,
+    decode_record,
+    encode_record,
+)
+from cogedit.errors import ArtifactError
+from cogedit.types import (
+    ArtifactKind,
+    DType,
+    EncodeSettings,
+    InvertSettings,
+    LoadSettings,
+    ReconstructSettings,
+    ResizeBox,
+    SourceVideo,
+)
+from cogedit.version import __version__
+
+SCHEMA_VERSION = 1
+"""Raise it whenever a record's fields or the meaning of a tensor change."""
+
+TensorDType = Literal["uint8", "float32", "int64"]
+
+
+@dataclass(frozen=True)
+class TensorRecord:
+    """One tensor of an artifact.
+
+    Attributes:
+        name: Name in the file, as in the table of `cogedit.artifacts.layout`.
+        dtype: "uint8", "float32" or "int64".
+        shape: Sizes of its axes.
+        sha256: Digest of its little-endian bytes in row-major order, in hex.
+    """
+
+    name: str
+    dtype: TensorDType
+    shape: tuple[int, ...]
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ModelRecord:
+    """Which model made an artifact.
+
+    Attributes:
+        id: Hub id, or the folder's name for a local model (never an absolute path).
+        revision: Resolved commit of a hub model; None for a local one.
+        digest: Fingerprint of its configuration and weights, in hex.
+        dtype: Floating-point type that the model computed in.
+    """
+
+    id: str
+    revision: str | None
+    digest: str
+    dtype: DType
+
+
+@dataclass(frozen=True)
+class FramesRecord:
+    """A clip: the frames of a video that were chosen, at the size they are edited in.
+
+    Attributes:
+        source: The video file.
+        settings: How frames and size were chosen.
+        frame_indices: Index in the source of each frame of the clip, ascending.
+        fps: Frames per second of the clip, exact.
+        box: How source pixels became clip pixels.
+        cogedit_version: Version that made it.
+        tensors: `frames` [F, H, W, 3] uint8 RGB; empty until the artifact is written.
+    """
+
+    kind: ClassVar[ArtifactKind] = "frames"
+    json_constants: ClassVar[dict[str, Json]] = {"kind": "frames", "schema": SCHEMA_VERSION}
+
+    source: SourceVideo
+    settings: LoadSettings
+    frame_indices: tuple[int, ...]
+    fps: Fraction
+    box: ResizeBox
+    cogedit_version: str = __version__
+    tensors: tuple[TensorRecord, ...] = ()
+
+
+@dataclass(frozen=True)
+class LatentsRecord:
+    """A clip in the VAE's latent space.
+
+    Attributes:
+        frames: The clip that was encoded.
+        model: Whose VAE encoded it.
+        settings: How it was encoded.
+        cogedit_version: Version that made it.
+        tensors: `latents` [B, F', C, H', W'] float32, scaled; empty until written.
+    """
+
+    kind: ClassVar[ArtifactKind] = "latents"
+    json_constants: ClassVar[dict[str, Json]] = {"kind": "latents", "schema": SCHEMA_VERSION}
+
+    frames: FramesRecord
+    model: ModelRecord
+    settings: EncodeSettings
+    cogedit_version: str = __version__
+    tensors: tuple[TensorRecord, ...] = ()
+
+
+@dataclass(frozen=True)
+class TrajectoryRecord:
+    """The inversion of a clip: its latents at every noise level.
+
+    Attributes:
+        latents: The clean latents that were inverted.
+        model: Whose transformer inverted them.
+        settings: How they were inverted.
+        scheduler: Configuration of the forward scheduler, from `canonical_json`.
+        num_pad_frames: Latent frames added in front for models with `patch_size_t`, to be
+            stripped before decoding.
+        cogedit_version: Version that made it.
+        tensors: `trajectory` [N, B, F', C, H', W'] float32 in inversion order, `latents`
+            [B, F', C, H', W'] float32 (the clean sample, padded alike), `timesteps` [N] int64;
+            empty until written.
+    """
+
+    kind: ClassVar[ArtifactKind] = "trajectory"
+    json_constants: ClassVar[dict[str, Json]] = {"kind": "trajectory", "schema": SCHEMA_VERSION}
+
+    latents: LatentsRecord
+    model: ModelRecord
+    settings: InvertSettings
+    scheduler: JsonText
+    num_pad_frames: int = 0
+    cogedit_version: str = __version__
+    tensors: tuple[TensorRecord, ...] = ()
+
+
+@dataclass(frozen=True)
+class EditRecord:
+    """A clip denoised under a new prompt.
+
+    Attributes:
+        trajectory: The inversion it started from and looked at.
+        model: Whose transformer denoised it.
+        settings: The prompt and how it was denoised.
+        has_trajectory: Whether the file keeps every step. Part of the content key: a file without
+            the steps cannot stand in for one with them.
+        cogedit_version: Version that made it.
+        tensors: `latents` [B, F', C, H', W'] float32; `trajectory` [N, B, F', C, H', W'] float32
+            in denoising order if `has_trajectory`; empty until written.
+    """
+
+    kind: ClassVar[ArtifactKind] = "edit"
+    json_constants: ClassVar[dict[str, Json]] = {"kind": "edit", "schema": SCHEMA_VERSION}
+
+    trajectory: TrajectoryRecord
+    model: ModelRecord
+    settings: ReconstructSettings
+    has_trajectory: bool = False
+    cogedit_version: str = __version__
+    tensors: tuple[TensorRecord, ...] = ()
+
+
+Record = FramesRecord | LatentsRecord | TrajectoryRecord | EditRecord
+RecordT = TypeVar("RecordT", bound=Record)
+
+RECORD_TYPES: dict[ArtifactKind, type[Record]] = {
+    "frames": FramesRecord,
+    "latents": LatentsRecord,
+    "trajectory": TrajectoryRecord,
+    "edit": EditRecord,
+}
+"""In the order in which the stages make them."""
+
+
+def with_tensors(record: RecordT, tensors: tuple[TensorRecord, ...]) -> RecordT:
+    """The same record with these tensors."""
+    return replace(record, tensors=tensors)
+
+
+def content_key(record: Record) -> str:
+    """What identifies an artifact before it is made: sha256 in hex of its record.
+
+    The record's own tensor digests are left out, since they are known only afterwards; those of
+    its parents are in. Two artifacts with one key are interchangeable.
+
+    Raises:
+        ArtifactError: A field of the record holds another type than it declares.
+    """
+    value = encode_record(with_tensors(record, ()))
+    return hashlib.sha256(canonical_text(value).encode("ascii")).hexdigest()
+
+
+def frames_record(record: Record) -> FramesRecord:
+    """The clip at the start of a record's chain: its source, fps and frame count."""
+    if isinstance(record, EditRecord):
+        record = record.trajectory
+    if isinstance(record, TrajectoryRecord):
+        record = record.latents
+    return record.frames if isinstance(record, LatentsRecord) else record
+
+
+def num_pad_frames(record: Record) -> int:
+    """Latent frames that were added in front before the inversion; 0 where there was none."""
+    if isinstance(record, EditRecord):
+        record = record.trajectory
+    return record.num_pad_frames if isinstance(record, TrajectoryRecord) else 0
+
+
+def record_text(record: Record) -> str:
+    """Canonical JSON of a record.
+
+    Raises:
+        ArtifactError: A field of the record holds another type than it declares.
+    """
+    return canonical_text(encode_record(record))
+
+
+def record_from_json(value: Json, kind: ArtifactKind) -> Record:
+    """The record of a JSON object, with the values that later stages compute with checked.
+
+    Raises:
+        ArtifactError: A field is missing, unknown, of another type or without meaning.
+    """
+    record = cast(Record, decode_record(value, RECORD_TYPES[kind]))
+    check_meaning(record)
+    return record
+
+
+def check_meaning(record: Record) -> None:
+    """Refuse numbers that every type allows and no clip has, before a later stage divides by one.
+
+    Raises:
+        ArtifactError: Naming the field, what was found and what was expected.
+    """
+    frames = frames_record(record)
+    source, box = frames.source, frames.box
+    positive: dict[str, int | Fraction] = {
+        "fps": frames.fps,
+        "source.fps": source.fps,
+        "source.width": source.width,
+        "source.height": source.height,
+        "settings.width": frames.settings.width,
+        "settings.height": frames.settings.height,
+        "box.scaled_width": box.scaled_width,
+        "box.scaled_height": box.scaled_height,
+        "the number of frame_indices": len(frames.frame_indices),
+    }
+    not_negative: dict[str, int] = {
+        "the first frame index": min(frames.frame_indices, default=0),
+        "box.left": box.left,
+        "box.top": box.top,
+        "num_pad_frames": num_pad_frames(record),
+    }
+    for name, number in positive.items():
+        if number <= 0:
+            raise ArtifactError(f"{name} is {number}, expected more than 0")
+    for name, count in not_negative.items():
+        if count < 0:
+            raise ArtifactError(f"{name} is {count}, expected 0 or more")

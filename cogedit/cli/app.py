@@ -1,0 +1,216 @@
+"""The commands. Each parses, calls one stage and prints what was written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cogedit.artifacts import content_key, newest_in_directory
+from cogedit.artifacts.workspace import Workspace
+from cogedit.cli.options import Call, with_options
+from cogedit.cli.show import describe
+from cogedit.errors import UsageError
+from cogedit.stages import edit as edit_stage
+from cogedit.stages import encode as encode_stage
+from cogedit.stages import export as export_stage
+from cogedit.stages import invert as invert_stage
+from cogedit.stages import load as load_stage
+from cogedit.stages import reconstruct as reconstruct_stage
+from cogedit.stages.run import Exported, Written
+from cogedit.version import __version__
+
+app = typer.Typer(
+    name="cogedit",
+    help="Edit real videos by text with CogVideoX: invert once, edit many times.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Video = Annotated[Path, typer.Argument(metavar="VIDEO", help="A video file.")]
+Output = Annotated[
+    Path | None, typer.Option("--output", "-o", help="The file to write.", show_default=False)
+]
+Prompts = Annotated[
+    list[str],
+    typer.Option("--prompt", "-p", help="What the edit shows; give it again for more edits."),
+]
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+) -> None:
+    """Edit real videos by text with CogVideoX: invert once, edit many times."""
+    if version:
+        typer.echo(f"cogedit {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+@with_options("load")
+def load(call: Call, video: Video, output: Output = None) -> None:
+    """Read a clip of a video: VIDEO -> frames."""
+    settings = call.settings(video)
+    _print(call, "load", [load_stage(video, settings, output=output, run=call.run)])
+
+
+@app.command()
+@with_options("load", "encode")
+def encode(
+    call: Call,
+    source: Annotated[Path, typer.Argument(metavar="FRAMES|VIDEO", help="What to encode.")],
+    output: Output = None,
+) -> None:
+    """Encode a clip with the VAE: frames -> latents."""
+    settings = call.settings(source)
+    _print(call, "encode", [encode_stage(source, settings, output=output, run=call.run)])
+
+
+@app.command()
+@with_options("load", "encode", "invert")
+def invert(
+    call: Call,
+    source: Annotated[
+        Path, typer.Argument(metavar="LATENTS|FRAMES|VIDEO", help="What to invert.")
+    ],
+    output: Output = None,
+) -> None:
+    """Invert a clip into noise, keeping every level: latents -> trajectory."""
+    settings = call.settings(source)
+    _print(call, "invert", [invert_stage(source, settings, output=output, run=call.run)])
+
+
+@app.command()
+@with_options(
+    "load",
+    "encode",
+    "invert",
+    "reconstruct",
+    without=("invert.prompt", "invert.guidance_scale"),
+)
+def reconstruct(
+    call: Call,
+    prompt: Prompts,
+    source: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[TRAJECTORY]",
+            help="A trajectory or anything before it. Default: the newest trajectory here.",
+            show_default=False,
+        ),
+    ] = None,
+    save_trajectory: Annotated[
+        bool, typer.Option("--save-trajectory", help="Keep every step of the edit.")
+    ] = False,
+    output: Output = None,
+) -> None:
+    """Denoise a trajectory under new prompts: trajectory -> edits."""
+    trajectory = source or _newest_trajectory(call)
+    settings = call.settings(trajectory)
+    written = reconstruct_stage(
+        trajectory,
+        prompt,
+        settings,
+        output=output,
+        save_trajectory=save_trajectory,
+        run=call.run,
+    )
+    _print(call, "reconstruct", written)
+
+
+@app.command()
+@with_options("export", "encode")
+def export(
+    call: Call,
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="EDIT|LATENTS|FRAMES|TRAJECTORY", help="What to show."),
+    ],
+    output: Output = None,
+) -> None:
+    """Write an artifact as a video: edit -> mp4."""
+    settings = call.settings(source)
+    _print(call, "export", [export_stage(source, settings, output=output, run=call.run)])
+
+
+@app.command()
+@with_options(
+    "load",
+    "encode",
+    "invert",
+    "reconstruct",
+    "export",
+    without=("invert.prompt", "invert.guidance_scale"),
+)
+def edit(
+    call: Call,
+    video: Annotated[
+        Path, typer.Argument(metavar="VIDEO", help="A video, or an artifact of it.")
+    ],
+    prompt: Prompts,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Folder for the videos. Default: the workspace.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Edit a video from start to finish, reusing what is there: VIDEO -> mp4."""
+    settings = call.settings(video)
+    exported = edit_stage(video, prompt, settings, output_folder=output, run=call.run)
+    _print(call, "edit", exported)
+
+
+@app.command()
+@with_options()
+def inspect(
+    call: Call,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="An artifact.")],
+) -> None:
+    """Show how an artifact was made and what is in it."""
+    describe(file, json_output=call.screen.json_output)
+
+
+def _newest_trajectory(call: Call) -> Path:
+    """Find the trajectory that was written last, and say which it is."""
+    workspace = call.flags.get("workspace")
+    if isinstance(workspace, Path):
+        where, found = str(workspace), Workspace(workspace).newest("trajectory")
+    else:
+        where, found = "*.cogedit", newest_in_directory(Path(), "trajectory")
+    if found is None:
+        raise UsageError(
+            f"there is no trajectory in {where}",
+            hint="make one with `cogedit invert VIDEO`, or name it",
+        )
+    call.screen.say(f"taking the newest trajectory, {found}")
+    return found
+
+
+def _print(
+    call: Call, command: str, outputs: list[Exported] | list[Written[object]] | list[object]
+) -> None:
+    """Print the paths that were written, or one JSON object about them."""
+    rows: list[dict[str, object]] = []
+    for output in outputs:
+        if isinstance(output, Written):
+            row: dict[str, object] = {
+                "path": str(output.path),
+                "kind": output.record.kind,
+                "reused": output.reused,
+                "content_key": content_key(output.record),
+            }
+            rows.append(row)
+        elif isinstance(output, Exported):
+            rows.append({"path": str(output.path), "kind": "video", "reused": output.reused})
+    call.screen.result(command, rows)

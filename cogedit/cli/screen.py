@@ -1,0 +1,178 @@
+"""What a person sees: sentences and progress on stderr; stdout is for the result alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import typer
+
+from cogedit.errors import CogeditError, Interrupted
+from cogedit.types import OnStep, StepInfo
+
+PLAIN_INTERVAL = 30.0
+"""Seconds between two progress lines where there is no terminal."""
+
+
+@dataclass(frozen=True)
+class Screen:
+    """Where a command shows what it does.
+
+    Attributes:
+        json_output: Print one JSON object instead of paths.
+        quiet: Show errors only.
+        verbose: Show details too.
+    """
+
+    json_output: bool = False
+    quiet: bool = False
+    verbose: bool = False
+
+    def say(self, text: str) -> None:
+        """Show one sentence, as it is: brackets are no markup, control characters are visible."""
+        if not self.quiet:
+            typer.echo(printable(text), err=True)
+
+    def detail(self, text: str) -> None:
+        """Show one sentence to those who asked for more."""
+        if self.verbose:
+            self.say(text)
+
+    def result(self, command: str, outputs: Sequence[Mapping[str, object]]) -> None:
+        """Print what was written: a path per line, or one JSON object.
+
+        Args:
+            command: Name of the command.
+            outputs: Per file its `path`, and what else is known of it.
+        """
+        if self.json_output:
+            typer.echo(json.dumps({"command": command, "outputs": list(outputs)}, default=str))
+            return
+        for output in outputs:
+            typer.echo(str(output["path"]))
+
+    @contextmanager
+    def progress(self, doing: str, total: int) -> Iterator[OnStep]:
+        """Show the steps of a loop: a bar on a terminal, a line now and then elsewhere.
+
+        Args:
+            doing: What the loop does.
+            total: Its number of steps.
+        """
+        doing = printable(doing)
+        if self.quiet:
+            yield lambda info: None
+        elif _is_terminal():
+            with _bar(doing, total) as on_step:
+                yield on_step
+        else:
+            yield _PlainProgress(doing, self)
+
+
+class _PlainProgress:
+    """A line about every 30 s, with step, rate and time left."""
+
+    def __init__(self, doing: str, screen: Screen) -> None:
+        self._doing = doing
+        self._screen = screen
+        self._start = self._told = time.monotonic()
+
+    def __call__(self, info: StepInfo) -> None:
+        now = time.monotonic()
+        done = info.index + 1
+        if now - self._told < PLAIN_INTERVAL or done == info.total:
+            return
+        self._told = now
+        rate = done / (now - self._start)
+        left = (info.total - done) / rate
+        self._screen.say(
+            f"{self._doing}: step {done} of {info.total}, {1 / rate:.1f} s per step, "
+            f"{_duration(left)} left"
+        )
+
+
+@contextmanager
+def _bar(doing: str, total: int) -> Iterator[OnStep]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    short = doing if len(doing) <= 40 else f"{doing[:39]}…"
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(short, total=total)
+        yield lambda info: bar.update(task, completed=info.index + 1)
+        bar.update(task, completed=total)
+
+
+@contextmanager
+def handle_errors(screen: Screen, *, debug: bool) -> Iterator[None]:
+    """Turn an error that was raised on purpose into a sentence and its exit code.
+
+    Anything else is a bug: it keeps its traceback and ends with 1.
+
+    Args:
+        screen: Not used for the error itself, which shows even under --quiet.
+        debug: Show the traceback of expected errors too, and the libraries' warnings.
+    """
+    if not debug:
+        import warnings
+
+        warnings.simplefilter("ignore")
+    try:
+        yield
+    except CogeditError as error:
+        if debug:
+            traceback.print_exc()
+        typer.echo(f"error: {printable(error.message)}", err=True)
+        if error.hint is not None:
+            typer.echo(f"hint: {printable(error.hint)}", err=True)
+        raise typer.Exit(error.exit_code) from error
+    except KeyboardInterrupt as error:
+        typer.echo("interrupted: what was written is kept; the same command goes on", err=True)
+        raise typer.Exit(Interrupted.exit_code) from error
+
+
+def printable(text: str) -> str:
+    """Show control characters by their code: a file name must not move the cursor."""
+    return "".join(
+        char if char.isprintable() or char == "\n" else char.encode("unicode_escape").decode()
+        for char in text
+    )
+
+
+def relative(path: Path) -> str:
+    """Show a path relative to the current directory where that is shorter."""
+    return os.path.relpath(path) if path.is_absolute() and path.is_relative_to(Path.cwd()) else str(
+        path
+    )
+
+
+def _is_terminal() -> bool:
+    return sys.stderr.isatty() and os.environ.get("TERM", "") != "dumb"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

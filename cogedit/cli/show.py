@@ -1,0 +1,100 @@
+"""`cogedit inspect`: an artifact's record, for people or as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+
+import typer
+
+from cogedit.artifacts import (
+    EditRecord,
+    FramesRecord,
+    LatentsRecord,
+    ModelRecord,
+    Record,
+    TrajectoryRecord,
+    content_key,
+    record_text,
+    verify_artifact,
+)
+from cogedit.cli.screen import printable
+
+
+def describe(path: Path, *, json_output: bool) -> None:
+    """Print how an artifact was made and what is in it, after checking every byte.
+
+    Raises:
+        ArtifactError: It is no artifact, or damaged.
+    """
+    record = verify_artifact(path)
+    if json_output:
+        found = {
+            "path": str(path),
+            "kind": record.kind,
+            "content_key": content_key(record),
+            "record": json.loads(record_text(record)),
+        }
+        typer.echo(json.dumps(found))
+        return
+    rows: list[tuple[str, str]] = [
+        ("file", f"{path} ({path.stat().st_size:,} bytes, all digests right)"),
+        ("kind", f"{record.kind}, made by cogedit {record.cogedit_version}"),
+        ("content key", content_key(record)),
+    ]
+    rows += [
+        (f"tensor {tensor.name}", f"{list(tensor.shape)} {tensor.dtype}")
+        for tensor in record.tensors
+    ]
+    for link in _chain(record):
+        rows += _rows(link)
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        typer.echo(f"{name:<{width}}  {printable(value)}")
+
+
+def _chain(record: Record) -> list[Record]:
+    """List a record and the records it was made from, the source first."""
+    if isinstance(record, EditRecord):
+        return [*_chain(record.trajectory), record]
+    if isinstance(record, TrajectoryRecord):
+        return [*_chain(record.latents), record]
+    if isinstance(record, LatentsRecord):
+        return [record.frames, record]
+    return [record]
+
+
+def _rows(record: Record) -> list[tuple[str, str]]:
+    """Describe one stage."""
+    if isinstance(record, FramesRecord):
+        source, indices = record.source, record.frame_indices
+        return [
+            ("source", f"{source.name}, {source.num_frames} frames, read by {source.reader}"),
+            ("source size", f"{source.width}x{source.height}, {source.fps} fps"),
+            ("source sha256", source.sha256),
+            ("load", _settings(record.settings)),
+            ("clip", f"{len(indices)} frames, {indices[0]} to {indices[-1]}, {record.fps} fps"),
+        ]
+    stage = {"latents": "encode", "trajectory": "invert", "edit": "reconstruct"}[record.kind]
+    return [(stage, _settings(record.settings)), (f"{stage} model", _model(record.model))]
+
+
+def _model(model: ModelRecord) -> str:
+    revision = f"@{model.revision}" if model.revision is not None else ""
+    return f"{model.id}{revision} in {model.dtype}, digest {model.digest[:12]}"
+
+
+def _settings(settings: object) -> str:
+    """Write a settings record as key = value."""
+    if not is_dataclass(settings):
+        return str(settings)
+    values: Mapping[str, object] = {f.name: getattr(settings, f.name) for f in fields(settings)}
+    return ", ".join(f"{key} = {_value(value)}" for key, value in values.items())
+
+
+def _value(value: object) -> str:
+    if isinstance(value, tuple):
+        return ":".join("END" if item is None else str(item) for item in value)
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else str(value)

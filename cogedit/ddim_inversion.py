@@ -1,0 +1,223 @@
+"""The functions that users of the CogVideo repository's `inference/ddim_inversion.py` know.
+
+A thin face over the rooms: same names, same defaults, same numbers in float32. What differs on
+purpose: the state stays in float32 whatever the model's dtype, clips are encoded to the mode of the
+posterior instead of a draw from the global random generator, the levels of the inversion come from
+a table that may be shifted (CogVideoX-2B), and any number of steps is spaced exactly.
+
+    with OverrideAttnProcessors(transformer=pipe.transformer):
+        sample(pipe, latents, scheduler, prompt=..., reference_latents=...)
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from cogedit.diffusion.edit import denoise
+from cogedit.diffusion.invert import invert_upstream
+from cogedit.diffusion.schedule import Schedule
+from cogedit.diffusion.trajectory import Trajectory
+from cogedit.errors import UsageError, VideoError
+from cogedit.media.probe import probe_video
+from cogedit.media.reader import read_frames_upstream
+from cogedit.media.writer import write_video
+from cogedit.models.attention import InjectingAttnProcessor, SecondHalfInjection, inject
+from cogedit.models.denoiser import Denoiser
+from cogedit.models.prompts import embed_prompts
+from cogedit.models.vae import decode_latents, encode_frames, to_model_range, to_pixels
+
+if TYPE_CHECKING:
+    from diffusers import (
+        AutoencoderKLCogVideoX,
+        CogVideoXDDIMScheduler,
+        CogVideoXPipeline,
+        CogVideoXTransformer3DModel,
+        DDIMInverseScheduler,
+    )
+
+__all__ = [
+    "CogVideoXAttnProcessor2_0ForDDIMInversion",
+    "OverrideAttnProcessors",
+    "encode_video_frames",
+    "export_latents_to_video",
+    "get_video_frames",
+    "sample",
+]
+
+
+def get_video_frames(
+    video_path: str | Path,
+    width: int = 720,
+    height: int = 480,
+    skip_frames_start: int = 0,
+    skip_frames_end: int = 0,
+    max_num_frames: int = 81,
+    frame_sample_step: int | None = None,
+) -> Tensor:
+    """Read a clip as the upstream script does: stretched to size, trimmed to 4k + 1 frames.
+
+    Args:
+        video_path: The video.
+        width: Width in pixels.
+        height: Height in pixels.
+        skip_frames_start: Frames left out at the start.
+        skip_frames_end: Frames left out at the end.
+        max_num_frames: At most this many frames.
+        frame_sample_step: Take every n-th frame when the video is longer than `max_num_frames`;
+            None spreads the frames over the video.
+
+    Returns:
+        [F, C, H, W] float32 in [-1, 1].
+
+    Raises:
+        VideoError: The file cannot be read, or no frame is left.
+    """
+    path = Path(video_path)
+    source = probe_video(path)
+    start, end = skip_frames_start, source.num_frames - skip_frames_end
+    if end <= start:
+        raise VideoError(
+            f"{path.name} has {source.num_frames} frames; none is left after skipping "
+            f"{skip_frames_start} at the start and {skip_frames_end} at the end."
+        )
+    fits = end - start <= max_num_frames
+    step = 1 if fits else frame_sample_step or (end - start) // max_num_frames
+    indices = list(range(start, end, step))[:max_num_frames]
+    indices = indices[: (len(indices) - 1) // 4 * 4 + 1]
+    frames = read_frames_upstream(path, width=width, height=height, indices=indices)
+    return to_model_range(torch.from_numpy(frames))
+
+
+def encode_video_frames(vae: AutoencoderKLCogVideoX, video_frames: Tensor) -> Tensor:
+    """Encode frames [F, C, H, W] in [-1, 1] to scaled latents [1, F', C', H', W'] float32."""
+    return encode_frames(vae, video_frames)
+
+
+def sample(
+    pipeline: CogVideoXPipeline,
+    latents: Tensor,
+    scheduler: DDIMInverseScheduler | CogVideoXDDIMScheduler,
+    prompt: str | None = None,
+    num_inference_steps: int = 50,
+    guidance_scale: float = 6.0,
+    generator: torch.Generator | None = None,
+    reference_latents: Tensor | None = None,
+) -> Tensor:
+    """Invert or denoise, and return the whole trajectory.
+
+    Args:
+        pipeline: A CogVideoX text-to-video pipeline.
+        latents: Clean latents to invert or noise to denoise, [B, F', C', H', W'].
+        scheduler: `DDIMInverseScheduler` inverts, `CogVideoXDDIMScheduler` denoises.
+        prompt: Text; None and "" are the empty prompt.
+        num_inference_steps: Number of noise levels.
+        guidance_scale: Classifier-free guidance; above 1, against the empty prompt.
+        generator: Accepted for compatibility; every step is deterministic.
+        reference_latents: An inversion's trajectory reversed, [N, B, F', C', H', W']; needs
+            `OverrideAttnProcessors` around the call.
+
+    Returns:
+        [N, B, F', C', H', W'] float32: the sample after each step.
+
+    Raises:
+        UsageError: Another scheduler class, an inversion with a reference, a reference of another
+            length, or a reference without `OverrideAttnProcessors`.
+    """
+    schedule = Schedule.trailing(scheduler.alphas_cumprod, num_inference_steps)
+    name = type(scheduler).__name__
+    if name not in {"DDIMInverseScheduler", "CogVideoXDDIMScheduler"}:
+        raise UsageError(
+            f"sample() got a {name}; expected DDIMInverseScheduler or CogVideoXDDIMScheduler.",
+            hint="build one from the pipeline's: CogVideoXDDIMScheduler.from_config(config)",
+        )
+    reference = _reference(reference_latents, pipeline.transformer, schedule)
+    embeds = embed_prompts(
+        [prompt or "", ""],
+        pipeline.tokenizer,
+        pipeline.text_encoder,
+        max_text_seq_length=pipeline.transformer.config.max_text_seq_length,
+    ).embeds
+    denoiser = Denoiser(
+        pipeline.transformer,
+        prompt_embeds=embeds[0],
+        negative_prompt_embeds=embeds[1],
+        guidance_scale=max(1.0, guidance_scale),
+    )
+    start = latents.to(pipeline.transformer.device).float()
+    if name == "DDIMInverseScheduler":
+        if reference is not None:
+            raise UsageError("An inversion takes no reference_latents.")
+        return invert_upstream(denoiser, start, schedule).samples
+    return torch.stack(denoise(denoiser, start, schedule, reference=reference))
+
+
+def export_latents_to_video(
+    pipeline: CogVideoXPipeline, latents: Tensor, video_path: str | Path, fps: int = 16
+) -> None:
+    """Decode latents [1, F', C', H', W'] and write them as a video.
+
+    Raises:
+        StorageError: The file cannot be written.
+    """
+    frames = to_pixels(decode_latents(pipeline.vae, latents))
+    write_video(frames.cpu().numpy(), Path(video_path), fps=Fraction(fps))
+
+
+class CogVideoXAttnProcessor2_0ForDDIMInversion(InjectingAttnProcessor):  # noqa: N801
+    """The upstream processor: the second half of the batch is the reference of the first."""
+
+    def __init__(self) -> None:
+        super().__init__(SecondHalfInjection())
+
+
+class OverrideAttnProcessors:
+    """Put the upstream processor into every block for the duration of a `with` body.
+
+    The original processors come back also when the body raises.
+
+    Args:
+        transformer: The pipeline's transformer.
+    """
+
+    def __init__(self, transformer: CogVideoXTransformer3DModel) -> None:
+        self._injection = inject(transformer, SecondHalfInjection())
+
+    def __enter__(self) -> None:
+        """Install the processors."""
+        self._injection.__enter__()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Restore the original processors."""
+        self._injection.__exit__(kind, error, traceback)
+
+
+def _reference(
+    latents: Tensor | None, transformer: CogVideoXTransformer3DModel, schedule: Schedule
+) -> Trajectory | None:
+    """Turn a reversed trajectory, given by position, into one that is looked up by timestep."""
+    if latents is None:
+        return None
+    if len(latents) != len(schedule.timesteps):
+        raise UsageError(
+            f"reference_latents has {len(latents)} entries; expected {len(schedule.timesteps)}, "
+            "one for each inference step."
+        )
+    processors = [block.attn1.processor for block in transformer.transformer_blocks]
+    if not all(isinstance(processor, InjectingAttnProcessor) for processor in processors):
+        raise UsageError(
+            "reference_latents without injecting processors would have no effect.",
+            hint="call sample() inside `with OverrideAttnProcessors(pipe.transformer):`",
+        )
+    samples = latents.flip(0).to(transformer.device).float()
+    return Trajectory(samples, samples[0], tuple(reversed(schedule.timesteps)))

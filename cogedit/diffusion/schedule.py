@@ -1,0 +1,86 @@
+"""The noise levels of one run, read off the forward scheduler's own table.
+
+Both directions use this one object. Building the inverse from `DDIMInverseScheduler` instead drops
+`snr_shift_scale` without a word and puts the levels of CogVideoX-2B off by up to 0.26 in
+`alphas_cumprod`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from cogedit.errors import UsageError
+
+CLEAN = -1
+"""The timestep of the clean sample, where `alphas_cumprod` is 1."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A table of noise levels and the ones among them that a run visits.
+
+    Attributes:
+        alphas_cumprod: The scheduler's table, one float64 value per training timestep, falling.
+        timesteps: The visited levels in denoising order, falling; the clean sample (-1) comes
+            after the last.
+    """
+
+    alphas_cumprod: tuple[float, ...]
+    timesteps: tuple[int, ...]
+
+    @classmethod
+    def trailing(cls, alphas_cumprod: torch.Tensor, num_inference_steps: int) -> Schedule:
+        """Space the levels evenly, ending at the noisiest (arXiv 2305.08891, table 2, "trailing").
+
+        Level i lies at round(T - i T / N) - 1. `numpy.arange` with a fractional step, which
+        diffusers uses, yields N + 1 levels for some N (61, 103, ...); counting i does not.
+
+        Args:
+            alphas_cumprod: Table of the forward scheduler, [T], any float dtype.
+            num_inference_steps: How many levels to visit, 1 to T.
+
+        Raises:
+            UsageError: `num_inference_steps` lies outside 1 to T.
+        """
+        total = alphas_cumprod.numel()
+        if not 1 <= num_inference_steps <= total:
+            raise UsageError(
+                f"num_inference_steps is {num_inference_steps}; it must lie between 1 and {total}."
+            )
+        timesteps = tuple(
+            round(total * (num_inference_steps - i) / num_inference_steps) - 1
+            for i in range(num_inference_steps)
+        )
+        return cls(tuple(alphas_cumprod.double().tolist()), timesteps)
+
+    def alpha_cumprod(self, timestep: int) -> float:
+        """Return abar at a timestep; 1 for the clean sample (-1)."""
+        return 1.0 if timestep == CLEAN else self.alphas_cumprod[timestep]
+
+    def rotation(self, t_from: int, t_to: int) -> tuple[float, float]:
+        """Return (cos D, sin D), where D is the angle between two noise levels.
+
+        With abar = cos^2(theta), a sample is z0 cos(theta) + eps sin(theta) and a DDIM step turns
+        it by D = theta_from - theta_to: positive towards the clean sample. Written in abar so that
+        zero terminal SNR (abar = 0) needs no special case.
+        """
+        a, b = self.alpha_cumprod(t_from), self.alpha_cumprod(t_to)
+        cos = math.sqrt(a * b) + math.sqrt((1 - a) * (1 - b))
+        sin = math.sqrt(b * (1 - a)) - math.sqrt((1 - b) * a)
+        return cos, sin
+
+    def angle(self, timestep: int) -> float:
+        """Return theta in radians: 0 for the clean sample, pi/2 at zero terminal SNR."""
+        alpha = self.alpha_cumprod(timestep)
+        return math.atan2(math.sqrt(1 - alpha), math.sqrt(alpha))
+
+    def denoising_steps(self) -> tuple[tuple[int, int], ...]:
+        """Return the pairs (t_from, t_to) from the noisiest level down to the clean sample."""
+        return tuple(zip(self.timesteps, (*self.timesteps[1:], CLEAN), strict=True))
+
+    def inversion_steps(self) -> tuple[tuple[int, int], ...]:
+        """Return the pairs (t_from, t_to) from the clean sample up to the noisiest level."""
+        return tuple((low, high) for high, low in reversed(self.denoising_steps()))

@@ -1,0 +1,54 @@
+"""The path of one sample through the noise levels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cogedit.diffusion.schedule import Schedule
+from cogedit.errors import ArtifactMismatch
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """Samples in inversion order: entry k is the sample at noise level `timesteps[k]`.
+
+    Attributes:
+        samples: [N, B, F, C, H, W] float32; the last entry is the noise.
+        latents: The clean sample z0, [B, F, C, H, W] float32, which is not among `samples`.
+        timesteps: N levels, rising.
+    """
+
+    samples: Tensor
+    latents: Tensor
+    timesteps: tuple[int, ...]
+
+    @classmethod
+    def of(cls, samples: Sequence[Tensor], latents: Tensor, schedule: Schedule) -> Trajectory:
+        """Stack the samples of an inversion over `schedule`."""
+        return cls(torch.stack(list(samples)), latents, tuple(reversed(schedule.timesteps)))
+
+    def at(self, timestep: int) -> Tensor:
+        """Return the sample at a level, [B, F, C, H, W].
+
+        Looked up by timestep and never by position, so that an edit may visit other levels than
+        the inversion did, and an off-by-one cannot hide.
+
+        Raises:
+            ArtifactMismatch: The inversion did not visit this level.
+        """
+        if timestep not in self.timesteps:
+            raise ArtifactMismatch(
+                f"The trajectory has no sample at timestep {timestep}; it has "
+                f"{len(self.timesteps)} levels from {self.timesteps[0]} to {self.timesteps[-1]}.",
+                hint="invert again with the same --num-inference-steps as the edit",
+            )
+        return self.samples[self.timesteps.index(timestep)]
+
+    @property
+    def noise(self) -> Tensor:
+        """The sample at the noisiest level, [B, F, C, H, W]."""
+        return self.samples[-1]

@@ -1,0 +1,108 @@
+"""Every error that cogedit raises on purpose, and the exit code that each one ends a command with.
+
+```
+CogeditError              1   (never raised itself; an uncaught exception is a bug and also exits 1)
+├── UsageError            2   options that do not fit together or are out of range
+│   └── ConfigError       2   a configuration file, preset or COGEDIT_* variable
+├── VideoError            3   the input video
+├── ArtifactError         4   an artifact that cannot be used
+│   ├── ArtifactDamaged   4   ... because its bytes are not what its record says
+│   └── ArtifactMismatch  4   ... because it belongs to another kind, model or setting
+├── ModelError            5   the checkpoint is missing, gated, incomplete or of another kind
+├── DeviceMemoryError     6   the device ran out of memory
+├── StorageError          7   disk full, folder missing, permission denied
+├── NumericalError        8   NaN or Inf in the latents
+├── BatchError           10   part of a batch failed
+└── Interrupted         130   stopped by the user (143 when terminated)
+```
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class CogeditError(Exception):
+    """An error with a sentence for the user and, where one exists, the command that mends it.
+
+    Args:
+        message: What happened and where: what was found against what was expected.
+        hint: The command or the change that mends it, without a trailing period; None if there
+            is none.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return self.message if self.hint is None else f"{self.message} ({self.hint})"
+
+
+class UsageError(CogeditError):
+    """Options that do not fit together or lie outside their range."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """A configuration file, a preset or an environment variable that cannot be used."""
+
+
+class VideoError(CogeditError):
+    """The input video is missing, unreadable or not a video."""
+
+    exit_code = 3
+
+
+class ArtifactError(CogeditError):
+    """An artifact that cannot be used."""
+
+    exit_code = 4
+
+
+class ArtifactDamaged(ArtifactError):
+    """The bytes of an artifact are not what its record says."""
+
+
+class ArtifactMismatch(ArtifactError):
+    """A sound artifact of another kind, model or setting than the command needs."""
+
+
+class ModelError(CogeditError):
+    """The checkpoint is missing, gated, incomplete or not a CogVideoX text-to-video pipeline."""
+
+    exit_code = 5
+
+
+class DeviceMemoryError(CogeditError):
+    """The device ran out of memory."""
+
+    exit_code = 6
+
+
+class StorageError(CogeditError):
+    """A file could not be read or written: disk full, folder missing, permission denied."""
+
+    exit_code = 7
+
+
+class NumericalError(CogeditError):
+    """NaN or Inf appeared in the latents."""
+
+    exit_code = 8
+
+
+class BatchError(CogeditError):
+    """Some items of a batch failed; the others are done."""
+
+    exit_code = 10
+
+
+class Interrupted(CogeditError):
+    """Stopped by the user; the same command goes on from where it stopped."""
+
+    exit_code = 130

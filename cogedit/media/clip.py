@@ -1,0 +1,225 @@
+"""Which frames of a video are taken, and how a frame gets its new size. Arithmetic only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+from cogedit.errors import UsageError, VideoError
+from cogedit.types import LoadSettings, ResizeMode, SourceVideo
+
+# A frame of 30000x1 pixels, cropped to a clip's shape, would be scaled to gigabytes first.
+_MAX_SCALED_PIXELS = 8192 * 8192
+
+
+@dataclass(frozen=True)
+class ClipPlan:
+    """The frames of a video that make a clip.
+
+    Attributes:
+        indices: Numbers of the frames in the source, evenly spaced, 8n + 1 of them.
+        fps: Frames per second of the clip: the source's over the step, so it plays at real speed.
+        start: Time of the first frame in the source, in seconds.
+        num_available: Frames of the source between the skipped ends.
+        num_dropped: Sampled frames left out to reach 8n + 1.
+        notes: What was left out and why, one phrase each, for people.
+    """
+
+    indices: tuple[int, ...]
+    fps: Fraction
+    start: Fraction
+    num_available: int
+    num_dropped: int
+    notes: tuple[str, ...]
+
+    @property
+    def duration(self) -> Fraction:
+        """How long the clip plays, in seconds."""
+        return len(self.indices) / self.fps
+
+
+@dataclass(frozen=True)
+class ResizePlan:
+    """How a frame becomes a frame of the clip, exact enough to be undone.
+
+    A frame is scaled to `scaled_width` x `scaled_height`. "crop" then cuts `width` x `height` out
+    of it at (`left`, `top`); "pad" lays it at (`left`, `top`) on a black `width` x `height`;
+    "stretch" is done, with `left` and `top` 0. All in pixels.
+    """
+
+    mode: ResizeMode
+    source_width: int
+    source_height: int
+    scaled_width: int
+    scaled_height: int
+    left: int
+    top: int
+    width: int
+    height: int
+
+
+def check_load_settings(settings: LoadSettings) -> None:
+    """Raise `UsageError` for a setting outside its range."""
+    least = {
+        "width": (settings.width, 1),
+        "height": (settings.height, 1),
+        "max-num-frames": (settings.max_num_frames, 1),
+        "skip-frames-start": (settings.skip_frames_start, 0),
+        "skip-frames-end": (settings.skip_frames_end, 0),
+        "frame-sample-step": (settings.frame_sample_step, 1),
+    }
+    for name, (value, minimum) in least.items():
+        if value is not None and value < minimum:
+            raise UsageError(f"{name} is {value}, it must be {minimum} or more")
+    if settings.resize_mode not in ("crop", "pad", "stretch"):
+        raise UsageError(
+            f"resize-mode is {settings.resize_mode!r}, it must be crop, pad or stretch"
+        )
+
+
+def plan_clip(source: SourceVideo, settings: LoadSettings) -> ClipPlan:
+    """Choose the frames of a clip.
+
+    The skipped ends come off first. What is left is taken whole if it fits into `max_num_frames`
+    and no step is given; otherwise every step-th frame is, up to `max_num_frames`, where the step
+    is `frame_sample_step` or the largest that still yields that many. The count then snaps down to
+    8n + 1: the VAE packs 4 frames into a latent and returns another count for an even number of
+    latents.
+
+    Args:
+        source: The video.
+        settings: What was asked for.
+
+    Returns:
+        The frames, at least one.
+
+    Raises:
+        UsageError: A setting is outside its range.
+        VideoError: The skipped ends leave nothing.
+    """
+    check_load_settings(settings)
+    start = min(settings.skip_frames_start, source.num_frames)
+    end = max(0, source.num_frames - settings.skip_frames_end)
+    available = end - start
+    if available <= 0:
+        raise VideoError(
+            f"no frame is left of {source.name}: it has {source.num_frames}, skipping "
+            f"{settings.skip_frames_start} at the start and {settings.skip_frames_end} at the end",
+            hint="skip fewer frames",
+        )
+    step = settings.frame_sample_step
+    if step is None:
+        step = max(1, available // settings.max_num_frames)
+    sampled = range(start, end, step)
+    chosen = sampled[: settings.max_num_frames]
+    kept = chosen[: 8 * ((len(chosen) - 1) // 8) + 1]
+    return ClipPlan(
+        indices=tuple(kept),
+        fps=source.fps / step,
+        start=start / source.fps,
+        num_available=available,
+        num_dropped=len(chosen) - len(kept),
+        notes=_clip_notes(step, num_sampled=len(sampled), num_chosen=len(chosen), kept=len(kept)),
+    )
+
+
+def plan_resize(source_width: int, source_height: int, *, settings: LoadSettings) -> ResizePlan:
+    """Plan how frames of the source's size become frames of the clip's size.
+
+    Args:
+        source_width: Displayed width of the source in pixels.
+        source_height: Displayed height of the source in pixels.
+        settings: Size and resize mode of the clip.
+
+    Raises:
+        UsageError: A setting is outside its range.
+    """
+    check_load_settings(settings)
+    width, height = settings.width, settings.height
+    scaled_width, scaled_height = width, height
+    # Wider than the clip, compared without a division: a/b > c/d as a*d > c*b.
+    is_wider = source_width * height > width * source_height
+    if settings.resize_mode != "stretch":
+        if is_wider == (settings.resize_mode == "crop"):
+            scaled_width = max(1, _round_ratio(source_width * height, source_height))
+        else:
+            scaled_height = max(1, _round_ratio(source_height * width, source_width))
+    if scaled_width * scaled_height > _MAX_SCALED_PIXELS:
+        raise UsageError(
+            f"cropping frames of {source_width}x{source_height} to {width}x{height} would scale "
+            f"them to {scaled_width}x{scaled_height}",
+            hint="use --resize-mode pad or stretch",
+        )
+    return ResizePlan(
+        mode=settings.resize_mode,
+        source_width=source_width,
+        source_height=source_height,
+        scaled_width=scaled_width,
+        scaled_height=scaled_height,
+        left=abs(scaled_width - width) // 2,
+        top=abs(scaled_height - height) // 2,
+        width=width,
+        height=height,
+    )
+
+
+def nearest_valid_sizes(width: int, height: int, *, multiple: int) -> tuple[int, int]:
+    """Width and height of at least one `multiple` each that lie nearest to the given ones."""
+    return _neighbours(width, multiple)[-1], _neighbours(height, multiple)[-1]
+
+
+def check_size(width: int, height: int, *, multiple_w: int, multiple_h: int) -> None:
+    """Check a clip's size against what the model can take.
+
+    Args:
+        width: Width of the clip in pixels.
+        height: Height of the clip in pixels.
+        multiple_w: The width must be a multiple of this (VAE factor times patch size).
+        multiple_h: The height must be a multiple of this.
+
+    Raises:
+        UsageError: It does not suit; the text names the nearest sizes that do.
+    """
+    for name, value, multiple in (("width", width, multiple_w), ("height", height, multiple_h)):
+        if value > 0 and value % multiple == 0:
+            continue
+        nearest = " or ".join(str(size) for size in sorted(set(_neighbours(value, multiple))))
+        raise UsageError(
+            f"{name} {value} does not suit this model: it must be a multiple of {multiple}; "
+            f"nearest: {nearest}"
+        )
+
+
+def _neighbours(value: int, multiple: int) -> tuple[int, ...]:
+    """The multiples around `value`, the nearer one last."""
+    below = max(multiple, value // multiple * multiple)
+    above = max(multiple, -(-value // multiple) * multiple)
+    return tuple(sorted((below, above), key=lambda size: abs(size - value), reverse=True))
+
+
+def _round_ratio(numerator: int, denominator: int) -> int:
+    # round() of a float goes to even at a half; this goes up, always.
+    return (2 * numerator + denominator) // (2 * denominator)
+
+
+def _clip_notes(step: int, *, num_sampled: int, num_chosen: int, kept: int) -> tuple[str, ...]:
+    notes = []
+    if step > 1:
+        notes.append(f"took every {_ordinal(step)} frame")
+    if num_sampled > num_chosen:
+        frames = _count(num_sampled - num_chosen)
+        notes.append(f"left out {frames} at the end beyond the {num_chosen} that fit")
+    if num_chosen > kept:
+        frames = _count(num_chosen - kept)
+        notes.append(f"dropped {frames} to reach {kept} = 8*{(kept - 1) // 8}+1")
+    return tuple(notes)
+
+
+def _count(frames: int) -> str:
+    return "1 frame" if frames == 1 else f"{frames} frames"
+
+
+def _ordinal(number: int) -> str:
+    if number % 100 in (11, 12, 13):
+        return f"{number}th"
+    return f"{number}{ {1: 'st', 2: 'nd', 3: 'rd'}.get(number % 10, 'th') }"

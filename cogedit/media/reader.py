@@ -1,0 +1,240 @@
+"""Frames of a video file as arrays, by decord or by ffmpeg, one at a time.
+
+Both readers go through the file from its first frame: seeking is where decoders differ. They return
+the same bytes wherever the probe takes decord. decord and torch are imported on first use, torch
+first: loaded the other way round, the two bring clashing libraries on some systems.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cogedit.errors import UsageError, VideoError
+from cogedit.media.clip import ClipPlan, ResizePlan
+from cogedit.media.ffmpeg import FfmpegPipe, first_error, input_args
+from cogedit.media.probe import probe_facts
+from cogedit.types import Reader, SourceVideo
+
+Frames = NDArray[np.uint8]
+
+
+def read_clip(path: Path, source: SourceVideo, *, plan: ClipPlan, resize: ResizePlan) -> Frames:
+    """Read the frames of a clip at the clip's size.
+
+    Only one frame of the source's size is in memory at a time.
+
+    Args:
+        path: The video file.
+        source: What `probe_video` said about it; its `reader` is used.
+        plan: Which frames to take.
+        resize: How a frame becomes a frame of the clip.
+
+    Returns:
+        uint8 RGB, [F, height, width, 3].
+
+    Raises:
+        VideoError: The file does not deliver the frames that the probe counted.
+    """
+    stream = _Stream(path, source.reader, source.width, source.height, source.num_frames, "bicubic")
+    clip = np.empty((len(plan.indices), resize.height, resize.width, 3), dtype=np.uint8)
+    with closing(_read_frames(stream, plan.indices)) as frames:
+        for number, frame in enumerate(frames):
+            clip[number] = resize_frame(frame, resize)
+    return clip
+
+
+def resize_frame(frame: Frames, resize: ResizePlan) -> Frames:
+    """Scale a frame with antialiased bicubic interpolation, then crop or pad it.
+
+    Args:
+        frame: uint8 RGB, [source_height, source_width, 3].
+        resize: The plan for frames of this size.
+
+    Returns:
+        uint8 RGB, [height, width, 3]. A frame that keeps its size keeps its bytes.
+
+    Raises:
+        VideoError: The frame is not of the planned size.
+    """
+    if frame.shape != (resize.source_height, resize.source_width, 3):
+        raise VideoError(
+            f"the video changes its size: a frame is {frame.shape[1]}x{frame.shape[0]}, expected "
+            f"{resize.source_width}x{resize.source_height}",
+            hint="re-encode it at one size first",
+        )
+    scaled = _scale(frame, resize.scaled_width, height=resize.scaled_height)
+    left, top = resize.left, resize.top
+    if resize.mode == "pad":
+        padded = np.zeros((resize.height, resize.width, 3), dtype=np.uint8)
+        padded[top : top + resize.scaled_height, left : left + resize.scaled_width] = scaled
+        return padded
+    return scaled[top : top + resize.height, left : left + resize.width]
+
+
+def read_frames_upstream(path: Path, *, width: int, height: int, indices: Sequence[int]) -> Frames:
+    """Read frames as the upstream script's `get_video_frames` does: stretched by the decoder.
+
+    decord scales while it decodes (bilinear), which gives other numbers than `read_clip`. Where
+    decord is not right for the file or not installed, ffmpeg scales with the same algorithm and
+    returns the same bytes.
+
+    Args:
+        path: The video file.
+        width: Width of the frames in pixels.
+        height: Height of the frames in pixels.
+        indices: Numbers of the frames, ascending.
+
+    Returns:
+        uint8 RGB, [len(indices), height, width, 3].
+
+    Raises:
+        UsageError: `indices` is empty or not ascending, or the size is not positive.
+        VideoError: The file is not a video, or has fewer frames.
+    """
+    if not indices or indices[0] < 0 or any(b <= a for a, b in pairwise(indices)):
+        raise UsageError("indices must be ascending frame numbers, at least one")
+    if width < 1 or height < 1:
+        raise UsageError(f"the size {width}x{height} must be positive")
+    facts = probe_facts(path)
+    stretched = _Stream(path, facts.reader, width, height, facts.num_frames, "bilinear")
+    frames = np.empty((len(indices), height, width, 3), dtype=np.uint8)
+    with closing(_read_frames(stretched, indices)) as reader:
+        for number, frame in enumerate(reader):
+            frames[number] = frame
+    return frames
+
+
+@dataclass(frozen=True)
+class _Stream:
+    """A video to read, the size at which its reader delivers frames, and how ffmpeg scales.
+
+    decord knows no scaling but bilinear. That matters to `read_frames_upstream` alone: otherwise
+    decord is asked for the video's own size, and ffmpeg scales only to make pixels square.
+    """
+
+    path: Path
+    reader: Reader
+    width: int
+    height: int
+    num_frames: int
+    scaling: Literal["bicubic", "bilinear"]
+
+
+def _read_frames(stream: _Stream, indices: Sequence[int]) -> Generator[Frames, None, None]:
+    """The frames `indices` of the video, each [height, width, 3]."""
+    if indices[-1] >= stream.num_frames:
+        raise VideoError(
+            f"{stream.path} has {stream.num_frames} frames, frame {indices[-1]} was asked for"
+        )
+    read = _read_by_decord if stream.reader == "decord" else _read_by_ffmpeg
+    return read(stream, indices)
+
+
+def _read_by_decord(stream: _Stream, indices: Sequence[int]) -> Generator[Frames, None, None]:
+    import torch  # noqa: F401  (before decord: see the top of this file)
+
+    try:
+        import decord
+    except (ImportError, OSError) as error:
+        raise VideoError(
+            "decord is installed but cannot be loaded", hint="pip uninstall decord"
+        ) from error
+    decode_errors = (decord.DECORDError, RuntimeError, StopIteration, IndexError)
+    try:
+        video = decord.VideoReader(
+            str(stream.path.absolute()), decord.cpu(0), width=stream.width, height=stream.height
+        )
+        found = len(video)
+    except decode_errors as error:
+        raise _wrong_frame(0, stream, _first_line(error)) from error
+    if found != stream.num_frames:
+        raise _wrong_frame(found, stream, "decord counts otherwise")
+    wanted = set(indices)
+    for index in range(indices[-1] + 1):
+        try:
+            # Frames between the wanted ones are decoded too: decord's seeking is not exact.
+            frame: Frames = video.next().asnumpy()
+        except decode_errors as error:
+            raise _wrong_frame(index, stream, _first_line(error)) from error
+        if index in wanted:
+            yield frame
+
+
+def _read_by_ffmpeg(stream: _Stream, indices: Sequence[int]) -> Generator[Frames, None, None]:
+    scale = f"scale={stream.width}:{stream.height}:flags={stream.scaling}"
+    args = [
+        *input_args(stream.path),
+        "-map",
+        "0:V:0",
+        # The scale filter changes nothing but the pixel format where the size is right already; it
+        # makes pixels square, and keeps a stream that changes its size from shifting the bytes.
+        "-vf",
+        f"select={_select_expression(indices)},{scale},format=rgb24",
+        "-fps_mode",
+        "passthrough",
+        "-frames:v",
+        str(len(indices)),
+        "-f",
+        "rawvideo",
+        "-",
+    ]
+    frame_bytes = stream.width * stream.height * 3
+    with FfmpegPipe(args) as ffmpeg:
+        for number in range(len(indices)):
+            frame = np.empty((stream.height, stream.width, 3), dtype=np.uint8)
+            if ffmpeg.read_into(frame.data.cast("B")) != frame_bytes:
+                result = ffmpeg.finish()
+                reason = "no answer in time" if ffmpeg.timed_out else first_error(result.stderr)
+                raise _wrong_frame(indices[number], stream, reason)
+            yield frame
+        result = ffmpeg.finish()
+        if result.returncode != 0:
+            raise _wrong_frame(indices[-1], stream, first_error(result.stderr))
+
+
+def _select_expression(indices: Sequence[int]) -> str:
+    """The filter expression for "this frame is wanted"; commas escaped for the filter syntax."""
+    first, last = indices[0], indices[-1]
+    step = indices[1] - first if len(indices) > 1 else 1
+    if tuple(indices) == tuple(range(first, last + 1, step)):
+        return rf"between(n\,{first}\,{last})*not(mod(n-{first}\,{step}))"
+    return "+".join(rf"eq(n\,{index})" for index in indices)
+
+
+def _wrong_frame(index: int, stream: _Stream, reason: str) -> VideoError:
+    return VideoError(
+        f"{stream.path} ends or breaks at frame {index}, expected {stream.num_frames} frames "
+        f"({reason})",
+        hint="check that the file is complete, or re-encode it",
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    # decord puts a C++ stack trace below its message.
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
+
+
+def _scale(frame: Frames, width: int, *, height: int) -> Frames:
+    if frame.shape[:2] == (height, width):
+        return frame
+    import torch
+    from torch.nn import functional
+
+    # A decoder's array may be read-only, which torch does not take.
+    pixels = torch.from_numpy(frame.copy()).permute(2, 0, 1)[None].to(torch.float32)
+    scaled = functional.interpolate(
+        pixels, size=(height, width), mode="bicubic", align_corners=False, antialias=True
+    )
+    # Bicubic overshoots at edges: without the clamp 256 becomes 0; without rounding all darkens.
+    rounded = scaled[0].clamp(0, 255).round().to(torch.uint8)
+    result: Frames = rounded.permute(1, 2, 0).numpy()
+    return result

@@ -1,0 +1,244 @@
+"""Frames to a video file: H.264 4:2:0 that every player reads, at the exact rate, all or nothing.
+
+The file is written under another name beside its place, reopened and counted, and only then takes
+its name. A process that is killed outright can leave that other file (`.cogedit-*`) behind;
+everything else cleans up.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cogedit.errors import StorageError, UsageError, VideoError
+from cogedit.media.ffmpeg import FfmpegPipe, FfmpegResult, file_url, first_error, input_args
+from cogedit.media.probe import find_audio_codec, list_packets
+from cogedit.media.timing import explains
+
+SUFFIXES = (".mp4", ".mov", ".mkv")
+
+# What each container takes as it is; another codec is converted to AAC. None takes everything.
+_COPIED_AUDIO: dict[str, frozenset[str] | None] = {
+    ".mp4": frozenset({"aac", "mp3", "ac3", "eac3", "opus", "alac", "flac"}),
+    ".mov": frozenset({"aac", "mp3", "ac3", "eac3", "alac", "pcm_s16le", "pcm_s24le"}),
+    ".mkv": None,
+}
+
+# The matrix is applied here and named in the stream; naming it alone leaves the colours of BT.601
+# under the label of BT.709.
+_COLOUR_FILTER = (
+    "scale=out_color_matrix=bt709:out_range=tv:flags=accurate_rnd+full_chroma_int,format=yuv420p,"
+    "setparams=range=tv:colorspace=bt709:color_primaries=bt709:color_trc=bt709"
+)
+_MAX_COMMENT_BYTES = 100_000  # the kernel takes 128 KiB in one argument
+_MAX_FPS = 1000
+
+
+@dataclass(frozen=True)
+class AudioSource:
+    """The sound that goes with a clip.
+
+    Attributes:
+        path: File with the sound; its first sound stream is taken.
+        start: Where the clip starts in it, in seconds.
+        duration: How long the clip plays, in seconds.
+    """
+
+    path: Path
+    start: Fraction
+    duration: Fraction
+
+
+def write_video(
+    frames: NDArray[np.uint8],
+    path: Path,
+    *,
+    fps: Fraction,
+    crf: int = 17,
+    comment: str | None = None,
+    audio: AudioSource | None = None,
+) -> None:
+    """Write frames as an H.264 video; an existing file is replaced once the new one is complete.
+
+    Args:
+        frames: uint8 RGB, [F, H, W, 3], H and W even: 4:2:0 halves the colour planes, and neither
+            cutting a row off nor inventing one is what was asked for.
+        path: The file to write; its suffix (.mp4, .mov or .mkv) names the container.
+        fps: Frames per second, exact.
+        crf: Quality of x264, 0 (lossless) to 51 (worst).
+        comment: Text for the file's metadata, at most 100,000 bytes.
+        audio: Sound to lay under the frames: copied where the container takes it, AAC otherwise.
+            A file without sound gives a video without. It does not stretch: pass it only where the
+            frames play as long as they did in its file.
+
+    Raises:
+        UsageError: The suffix, the size, the rate, the quality, the comment or the window of the
+            sound is not one that can be written.
+        VideoError: The file with the sound is missing or not readable.
+        StorageError: The folder is missing or may not be written, or the disk is full. Nothing is
+            left behind.
+    """
+    _check_arguments(frames, path, fps=fps, crf=crf, comment=comment)
+    if not path.parent.is_dir():
+        raise StorageError(
+            f"cannot write {path}: the folder {path.parent} does not exist",
+            hint=f"mkdir -p {path.parent}",
+        )
+    if path.is_dir():
+        raise StorageError(f"cannot write {path}: it is a folder", hint="name a file in it")
+    # ffmpeg chooses the container by the suffix, so the temporary name keeps it.
+    temporary = path.absolute().parent / f".cogedit-{secrets.token_hex(8)}{path.suffix}"
+    input_options, output_options = _audio_args(audio, path.suffix.lower())
+    args = [
+        *_picture_input(frames, fps),
+        *input_options,
+        "-map",
+        "0:v:0",
+        *output_options,
+        *_encoder_args(fps, crf=crf, comment=comment),
+        file_url(temporary),
+    ]
+    try:
+        _encode(frames, path, args=args)
+        _verify(temporary, path, num_frames=len(frames), fps=fps)
+        _move_into_place(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _check_arguments(
+    frames: NDArray[np.uint8], path: Path, *, fps: Fraction, crf: int, comment: str | None
+) -> None:
+    if path.suffix.lower() not in SUFFIXES:
+        raise UsageError(
+            f"cannot write {path.name}: the suffix {path.suffix or '(none)'} is not one of "
+            f"{', '.join(SUFFIXES)}"
+        )
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not frames.size:
+        raise UsageError(
+            f"frames must be uint8 [F, H, W, 3] with at least one frame, not {frames.dtype} "
+            f"{list(frames.shape)}"
+        )
+    _, height, width, _ = frames.shape
+    if width % 2 or height % 2:
+        raise UsageError(
+            f"frames of {width}x{height} cannot be written: H.264 4:2:0 needs an even width and "
+            "height"
+        )
+    if not 0 < fps <= _MAX_FPS or max(fps.numerator, fps.denominator) > 1_000_000:
+        raise UsageError(f"{fps} frames per second cannot be written: give 0 < fps <= {_MAX_FPS}")
+    if not 0 <= crf <= 51:
+        raise UsageError(f"crf is {crf}, it must lie in 0 to 51")
+    if comment is not None:
+        if "\0" in comment:
+            raise UsageError("the comment holds a NUL character")
+        if len(comment.encode("utf-8", errors="surrogatepass")) > _MAX_COMMENT_BYTES:
+            raise UsageError(f"the comment is longer than {_MAX_COMMENT_BYTES} bytes")
+
+
+def _picture_input(frames: NDArray[np.uint8], fps: Fraction) -> list[str]:
+    _, height, width, _ = frames.shape
+    return [
+        "-f",
+        "rawvideo",
+        "-pixel_format",
+        "rgb24",
+        "-video_size",
+        f"{width}x{height}",
+        "-framerate",
+        f"{fps.numerator}/{fps.denominator}",
+        "-i",
+        "pipe:0",
+    ]
+
+
+def _audio_args(audio: AudioSource | None, suffix: str) -> tuple[list[str], list[str]]:
+    """Options that open the sound, and options that write it."""
+    if audio is None:
+        return [], []
+    if audio.start < 0 or audio.duration <= 0:
+        raise UsageError(f"no sound lies at {audio.start} s for {audio.duration} s")
+    codec = find_audio_codec(audio.path)
+    if codec is None:
+        return [], []
+    copied = _COPIED_AUDIO[suffix]
+    encoder = "copy" if copied is None or codec in copied else "aac"
+    # Bounded by its own duration and not by -shortest, which would cut the picture where the
+    # source's sound ends first.
+    window = ["-ss", f"{float(audio.start):.6f}", "-t", f"{float(audio.duration):.6f}"]
+    output = ["-map", "1:a:0", "-c:a", encoder]
+    if encoder == "copy":
+        # Packets before the start would come along. mp4 hides them by an edit list; Matroska has
+        # none, and the sound would lag by up to half a second.
+        output += ["-copypriorss:a", "0"]
+    return [*window, *input_args(audio.path)], output
+
+
+def _encoder_args(fps: Fraction, *, crf: int, comment: str | None) -> list[str]:
+    # A clock on which one frame is a whole number of ticks, fine enough for the sound beside it.
+    timescale = fps.numerator * -(-10_000 // fps.numerator)
+    args = ["-c:v", "libx264", "-crf", str(crf), "-vf", _COLOUR_FILTER, "-fps_mode", "passthrough"]
+    # The source's own metadata (title, place, camera) is not the edit's.
+    args += ["-map_metadata", "-1", "-map_chapters", "-1"]
+    if comment is not None:
+        args += ["-metadata", f"comment={comment}"]
+    # Both options belong to the mp4 and mov muxer; Matroska has its own clock and ignores them.
+    return [*args, "-video_track_timescale", str(timescale), "-movflags", "+faststart", "-n"]
+
+
+def _encode(frames: NDArray[np.uint8], path: Path, *, args: list[str]) -> None:
+    with FfmpegPipe(args) as ffmpeg:
+        try:
+            for frame in frames:
+                ffmpeg.write(np.ascontiguousarray(frame).data.cast("B"))
+        except BrokenPipeError:
+            pass  # ffmpeg has ended early; its status and its message say why
+        result = ffmpeg.finish()
+    if result.returncode != 0 or ffmpeg.timed_out:
+        raise _failed(path, result)
+
+
+def _failed(path: Path, result: FfmpegResult) -> StorageError:
+    for message in ("No space left on device", "File too large", "Disk quota exceeded"):
+        if message in result.stderr:
+            return StorageError(f"cannot write {path}: {message}", hint="free some space")
+    for message in ("Permission denied", "Read-only file system"):
+        if message in result.stderr:
+            return StorageError(f"cannot write {path}: {message}", hint="choose another folder")
+    ended = f"signal {-result.returncode}" if result.returncode < 0 else str(result.returncode)
+    return StorageError(
+        f"cannot write {path}: ffmpeg ended with {ended}: {first_error(result.stderr)}"
+    )
+
+
+def _verify(temporary: Path, path: Path, *, num_frames: int, fps: Fraction) -> None:
+    try:
+        packets = list_packets(temporary)
+    except VideoError as error:
+        raise StorageError(f"cannot write {path}: the written file does not read back") from error
+    found = len(packets.timestamps)
+    if found != num_frames or packets.num_discarded:
+        raise StorageError(f"cannot write {path}: {found} of {num_frames} frames were written")
+    if not explains(fps, packets.timestamps, packets.time_base):
+        raise StorageError(f"cannot write {path}: its timestamps do not make {fps} fps")
+
+
+def _move_into_place(temporary: Path, path: Path) -> None:
+    try:
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        if os.name == "posix":  # the rename is durable once its folder is
+            folder = os.open(path.absolute().parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error

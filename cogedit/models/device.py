@@ -1,0 +1,66 @@
+"""Devices and number formats, and the one sentence for a device that is full."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from cogedit.errors import DeviceMemoryError, UsageError
+from cogedit.types import DType
+
+DTYPES: dict[DType, torch.dtype] = {
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "fp32": torch.float32,
+}
+
+
+def resolve_device(device: str) -> torch.device:
+    """Turn "auto", "cuda", "cuda:N", "mps" or "cpu" into a device that is present.
+
+    Raises:
+        UsageError: Not such a name, or the device is not there.
+    """
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except RuntimeError as error:
+        raise UsageError(
+            f"There is no device {device!r}; expected auto, cuda, cuda:N, mps or cpu."
+        ) from error
+    count = torch.cuda.device_count()
+    if resolved.type == "cuda" and (resolved.index or 0) >= count:
+        raise UsageError(
+            f"The device {device} is not there: this machine shows {count} CUDA devices.",
+            hint="choose another --device, or --device auto",
+        )
+    if resolved.type == "mps" and not torch.backends.mps.is_available():
+        raise UsageError("The device mps is not there.", hint="use --device cpu")
+    if resolved.type not in {"cuda", "mps", "cpu"}:
+        raise UsageError(f"The device {device} is not supported; use cuda, mps or cpu.")
+    return resolved
+
+
+@contextmanager
+def memory_guard(doing: str) -> Iterator[None]:
+    """Turn torch's out-of-memory error into one sentence, with what to change.
+
+    Args:
+        doing: What the body does, as in "inverting".
+
+    Raises:
+        DeviceMemoryError: The device ran out of memory. Nothing is tried again with other numbers.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise DeviceMemoryError(
+            f"The device ran out of memory while {doing}.",
+            hint="use --dtype bf16, --vae-tiling, fewer frames (--max-num-frames) or a smaller "
+            "--width and --height",
+        ) from error

@@ -1,0 +1,82 @@
+"""Sizes that a model imposes on a clip, read from its configuration files without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from cogedit.errors import ModelError
+
+Config = Mapping[str, object]
+"""A component's `config.json`."""
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How pixels and frames become latents and tokens.
+
+    Attributes:
+        spatial_compression: Pixels per latent, along height and width.
+        temporal_compression: Frames per latent frame, after the first.
+        patch_size: Latents per token, along height and width.
+        patch_size_t: Latent frames per token; None is 1 (CogVideoX 1.0).
+        height: Height that the model was trained at, in pixels.
+        width: Width that the model was trained at, in pixels.
+        num_frames: Frames that the model was trained at.
+        max_text_seq_length: Tokens of a prompt; shorter ones are padded to it.
+    """
+
+    spatial_compression: int
+    temporal_compression: int
+    patch_size: int
+    patch_size_t: int | None
+    height: int
+    width: int
+    num_frames: int
+    max_text_seq_length: int
+
+    @classmethod
+    def of(cls, vae: Config, transformer: Config) -> Geometry:
+        """Read the geometry from the configurations of the VAE and the transformer.
+
+        Raises:
+            ModelError: A field is missing or of another type.
+        """
+        channels = vae.get("block_out_channels")
+        if not isinstance(channels, list) or not channels:
+            raise ModelError("vae/config.json has no block_out_channels.")
+        # AutoencoderKLCogVideoX halves the size after every block but the last.
+        spatial = 2 ** (len(channels) - 1)
+        patch_size_t = transformer.get("patch_size_t")
+        return cls(
+            spatial_compression=spatial,
+            temporal_compression=_integer(vae, "temporal_compression_ratio", "vae"),
+            patch_size=_integer(transformer, "patch_size", "transformer"),
+            patch_size_t=patch_size_t if isinstance(patch_size_t, int) else None,
+            height=_integer(transformer, "sample_height", "transformer") * spatial,
+            width=_integer(transformer, "sample_width", "transformer") * spatial,
+            num_frames=_integer(transformer, "sample_frames", "transformer"),
+            max_text_seq_length=_integer(transformer, "max_text_seq_length", "transformer"),
+        )
+
+    @property
+    def size_multiple(self) -> int:
+        """Width and height of a clip must be multiples of this many pixels."""
+        return self.spatial_compression * self.patch_size
+
+    def num_latent_frames(self, num_frames: int) -> int:
+        """Return how many latent frames the causal VAE makes of `num_frames` = 8n + 1 frames."""
+        return (num_frames - 1) // self.temporal_compression + 1
+
+    def num_pad_frames(self, num_latent_frames: int) -> int:
+        """Return how many latent frames must be added for the temporal patch to divide them."""
+        return -num_latent_frames % (self.patch_size_t or 1)
+
+
+def _integer(config: Config, key: str, component: str) -> int:
+    value = config.get(key)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ModelError(
+            f"{component}/config.json has {key} = {value!r}; expected a whole number."
+        )
+    return value

@@ -1,0 +1,64 @@
+"""Prompts to embeddings: T5 with padding to the model's own text length, no attention mask.
+
+CogVideoX attends to the pad tokens too, so the length is part of the numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, T5EncoderModel
+
+
+@dataclass(frozen=True)
+class PromptEmbeds:
+    """Embeddings of some prompts.
+
+    Attributes:
+        embeds: One [1, L, D] tensor per prompt.
+        truncated: For each prompt, how many of its tokens did not fit into L.
+    """
+
+    embeds: tuple[Tensor, ...]
+    truncated: tuple[int, ...]
+
+
+def embed_prompts(
+    prompts: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    text_encoder: T5EncoderModel,
+    *,
+    max_text_seq_length: int,
+) -> PromptEmbeds:
+    """Embed prompts as `CogVideoXPipeline.encode_prompt` does.
+
+    Args:
+        prompts: Texts; the empty text is the unconditional prompt.
+        tokenizer: The checkpoint's tokenizer.
+        text_encoder: The checkpoint's T5 encoder.
+        max_text_seq_length: L of the transformer; 226 for the published checkpoints.
+
+    Returns:
+        Embeddings on the encoder's device and in its dtype.
+    """
+    embeds: list[Tensor] = []
+    truncated: list[int] = []
+    with torch.no_grad():
+        for prompt in prompts:
+            length = len(tokenizer(prompt).input_ids)
+            truncated.append(max(0, length - max_text_seq_length))
+            tokens = tokenizer(
+                prompt,
+                padding="max_length",
+                max_length=max_text_seq_length,
+                truncation=True,
+                return_tensors="pt",
+            )
+            embeds.append(text_encoder(tokens.input_ids.to(text_encoder.device))[0])
+    return PromptEmbeds(tuple(embeds), tuple(truncated))

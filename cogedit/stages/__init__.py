@@ -1,0 +1,26 @@
+"""The stages as plain functions over artifacts: the Python API, and where the rooms meet.
+
+Each stage takes an artifact or anything that comes before it, runs what is missing and returns what
+it wrote. Importing this package loads no torch; calling a stage that computes does.
+"""
+
+from cogedit.stages.edit import edit, reconstruct
+from cogedit.stages.encode import encode
+from cogedit.stages.export import export
+from cogedit.stages.invert import invert
+from cogedit.stages.load import load
+from cogedit.stages.run import Exported, Run, Written
+from cogedit.stages.settings import settings_for
+
+__all__ = [
+    "Exported",
+    "Run",
+    "Written",
+    "edit",
+    "encode",
+    "export",
+    "invert",
+    "load",
+    "reconstruct",
+    "settings_for",
+]

@@ -1,0 +1,64 @@
+"""The model of a run: found once, checked against the artifact it is to work on."""
+
+from __future__ import annotations
+
+from cogedit.artifacts import ModelRecord
+from cogedit.config import Settings
+from cogedit.errors import ArtifactMismatch
+from cogedit.models.checkpoint import Checkpoint, cuda_present, find_checkpoint
+from cogedit.types import DType
+
+
+def checkpoint_for(settings: Settings) -> Checkpoint:
+    """Find the checkpoint that the settings name; a hub model is downloaded if need be.
+
+    Raises:
+        ModelError: It is missing, gated, incomplete or of another kind.
+    """
+    return find_checkpoint(settings.model, settings.revision)
+
+
+def model_record(checkpoint: Checkpoint, settings: Settings) -> ModelRecord:
+    """Describe the model of a run for an artifact."""
+    return ModelRecord(
+        id=checkpoint.id,
+        revision=checkpoint.revision,
+        digest=checkpoint.digest,
+        dtype=dtype_for(settings),
+    )
+
+
+def dtype_for(settings: Settings) -> DType:
+    """Return the dtype of a run: the one that was set, else bf16 on CUDA and fp32 elsewhere.
+
+    Never fp16 unasked: CogVideoX-5B and 1.5 overflow in it.
+    """
+    if settings.dtype is not None:
+        return settings.dtype
+    on_cuda = settings.device.startswith("cuda") or (settings.device == "auto" and cuda_present())
+    return "bf16" if on_cuda else "fp32"
+
+
+def check_same_model(name: str, made_by: ModelRecord, checkpoint: Checkpoint) -> None:
+    """Refuse to go on from an artifact of another model.
+
+    Args:
+        name: The artifact, for the message.
+        made_by: The model in its record.
+        checkpoint: The model of this run.
+
+    Raises:
+        ArtifactMismatch: They differ.
+    """
+    if made_by.digest == checkpoint.digest:
+        return
+    found, expected = _label(made_by.id, made_by.revision), _label(checkpoint.id, checkpoint.revision)
+    raise ArtifactMismatch(
+        f"{name} was made with model {found} ({made_by.digest[:12]}); "
+        f"this run uses {expected} ({checkpoint.digest[:12]})",
+        hint="name the same --model and --revision, or invert the video again with this one",
+    )
+
+
+def _label(model: str, revision: str | None) -> str:
+    return model if revision is None else f"{model}@{revision[:12]}"

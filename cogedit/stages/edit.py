@@ -1,0 +1,259 @@
+"""reconstruct: trajectory + prompt -> edit; and edit: video + prompts -> edited videos."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cogedit.artifacts import (
+    EditRecord,
+    TrajectoryRecord,
+    Workspace,
+    content_key,
+    read_artifact,
+    read_record,
+    sniff_kind,
+)
+from cogedit.config import Settings
+from cogedit.errors import UsageError
+from cogedit.models.checkpoint import Checkpoint
+from cogedit.stages.checkpoints import check_same_model, checkpoint_for, dtype_for, model_record
+from cogedit.stages.export import export
+from cogedit.stages.invert import invert
+from cogedit.stages.run import Exported, Run, Written, find_or_make, workspace_for
+
+if TYPE_CHECKING:
+    from diffusers import CogVideoXTransformer3DModel
+    from torch import Tensor
+
+    from cogedit.diffusion.schedule import Schedule
+    from cogedit.diffusion.trajectory import Trajectory
+
+
+def reconstruct(
+    source: str | Path,
+    prompts: Sequence[str],
+    settings: Settings,
+    *,
+    output: Path | None = None,
+    save_trajectory: bool = False,
+    run: Run | None = None,
+) -> list[Written[EditRecord]]:
+    """Denoise a trajectory under new prompts, with attention looking at the source.
+
+    Args:
+        source: A trajectory, or anything before it; what is missing is run first.
+        prompts: One edit is made of each.
+        settings: `reconstruct` and `model`; the tables of the earlier stages where they are run.
+        output: The artifact, for a single prompt; None is its place in the workspace.
+        save_trajectory: Keep every step of the edit in the artifact.
+        run: How to run; None is silent.
+
+    Returns:
+        One artifact per prompt, in their order.
+
+    Raises:
+        UsageError: No prompt, one `output` for several, or a setting out of range.
+        ArtifactError: The source is of a later kind, of another model, or damaged.
+        ModelError: The model is missing or incomplete.
+        DeviceMemoryError: The device is full.
+        NumericalError: NaN or Inf appeared.
+    """
+    source, run = Path(source), run or Run()
+    if not prompts:
+        raise UsageError("reconstruct needs a prompt", hint='--prompt "what the edit shows"')
+    if output is not None and len(prompts) > 1:
+        raise UsageError(
+            f"-o names one file, and there are {len(prompts)} prompts",
+            hint="leave -o out: each edit gets a name of its own in the workspace",
+        )
+    workspace = workspace_for(source, settings)
+    checkpoint = checkpoint_for(settings)
+    if sniff_kind(source) in (None, "frames", "latents"):
+        source = invert(source, settings, run=run).path
+    trajectory = read_record(source, "trajectory")
+    check_same_model(str(source), trajectory.model, checkpoint)
+    records = [
+        EditRecord(
+            trajectory=trajectory,
+            model=model_record(checkpoint, settings),
+            settings=settings.reconstruct_with(prompt),
+            has_trajectory=save_trajectory,
+        )
+        for prompt in prompts
+    ]
+    editor = Editor(source, trajectory, checkpoint, prompts, settings=settings, run=run)
+    return [
+        find_or_make(
+            record, partial(editor.edit, record), output=output, workspace=workspace, run=run
+        )
+        for record in records
+    ]
+
+
+def edit(
+    video: str | Path,
+    prompts: Sequence[str],
+    settings: Settings,
+    *,
+    output_folder: Path | None = None,
+    run: Run | None = None,
+) -> list[Exported]:
+    """Edit a video from start to finish: load, encode, invert, reconstruct, export.
+
+    Args:
+        video: The video, or any artifact before an edit.
+        prompts: One edited video is made of each.
+        settings: All tables.
+        output_folder: Where the videos go; None is the workspace. It is made if need be.
+        run: How to run; None is silent.
+
+    Returns:
+        The videos, in the order of the prompts, named after source, prompt and content key.
+
+    Raises:
+        CogeditError: As the stages.
+    """
+    video, run = Path(video), run or Run()
+    folder = workspace_for(video, settings).root if output_folder is None else output_folder
+    Workspace(folder).create()
+    exported: list[Exported] = []
+    for written in reconstruct(video, prompts, settings, run=run):
+        source = Path(written.record.trajectory.latents.frames.source.name).stem
+        name = f"{source}-{_slug(written.record.settings.prompt)}-{content_key(written.record)[:8]}"
+        output = folder / f"{name}.mp4"
+        exported.append(export(written.path, settings, output=output, run=run))
+    return exported
+
+
+class Editor:
+    """Makes edits of one trajectory; loads prompts and model when the first is asked for.
+
+    Args:
+        path: The trajectory artifact.
+        record: Its record.
+        checkpoint: The model.
+        prompts: All prompts that may be asked for, embedded in one go.
+        settings: Device of the run and the `reconstruct` table.
+        run: How to run.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        record: TrajectoryRecord,
+        checkpoint: Checkpoint,
+        prompts: Sequence[str],
+        *,
+        settings: Settings,
+        run: Run,
+    ) -> None:
+        self._path = path
+        self._record = record
+        self._checkpoint = checkpoint
+        self._prompts = prompts
+        self._settings = settings
+        self._run = run
+
+    def edit(self, record: EditRecord) -> Mapping[str, Tensor]:
+        """Denoise as the record says.
+
+        Returns:
+            `latents` [B, F', C, H', W'] float32, and `trajectory` [N, B, F', C, H', W'] if the
+            record asks for it.
+        """
+        import torch
+
+        from cogedit.diffusion.edit import denoise, draw_noise
+        from cogedit.models.attention import Injection, inject
+        from cogedit.models.denoiser import Denoiser
+        from cogedit.models.device import memory_guard
+
+        asked = record.settings
+        noise = self._reference.noise
+        if asked.start == "random":
+            noise = draw_noise(noise.shape, seed=asked.seed)
+        steps = len(self._reference.timesteps)
+        with (
+            memory_guard("editing"),
+            self._run.progress(f"editing: {asked.prompt}", steps) as on_step,
+            inject(
+                self._transformer,
+                Injection(strength=asked.injection_strength),
+                layers=asked.injection_layers,
+            ) as injection,
+        ):
+            denoiser = Denoiser(
+                self._transformer,
+                prompt_embeds=self._embeds[asked.prompt],
+                negative_prompt_embeds=self._embeds[asked.negative_prompt],
+                guidance_scale=asked.guidance_scale,
+                injection=injection,
+            )
+            samples = denoise(
+                denoiser,
+                noise.to(self._transformer.device),
+                self._schedule,
+                # Without strength the reference row would be computed for nothing.
+                reference=self._reference if asked.injection_strength > 0 else None,
+                reference_steps=asked.injection_steps,
+                on_step=on_step,
+            )
+        tensors = {"latents": samples[-1].cpu()}
+        if record.has_trajectory:
+            tensors["trajectory"] = torch.stack(samples).cpu()
+        return tensors
+
+    @cached_property
+    def _reference(self) -> Trajectory:
+        from cogedit.diffusion.trajectory import Trajectory
+
+        tensors = read_artifact(self._path, "trajectory").tensors
+        timesteps = tuple(int(t) for t in tensors["timesteps"])
+        return Trajectory(tensors["trajectory"], tensors["latents"], timesteps)
+
+    @cached_property
+    def _schedule(self) -> Schedule:
+        from cogedit.diffusion.schedule import Schedule
+        from cogedit.models.loading import alphas_cumprod
+
+        steps = self._record.settings.num_inference_steps
+        return Schedule.trailing(alphas_cumprod(self._checkpoint), steps)
+
+    @cached_property
+    def _embeds(self) -> Mapping[str, Tensor]:
+        from cogedit.models.device import DTYPES, memory_guard, resolve_device
+        from cogedit.stages.text import embed_texts
+
+        texts = [*dict.fromkeys([*self._prompts, self._settings.reconstruct.negative_prompt])]
+        with memory_guard("embedding the prompts"):
+            embedded = embed_texts(
+                texts,
+                self._checkpoint,
+                resolve_device(self._settings.device),
+                dtype=DTYPES[dtype_for(self._settings)],
+                run=self._run,
+            )
+        return dict(zip(texts, embedded, strict=True))
+
+    @cached_property
+    def _transformer(self) -> CogVideoXTransformer3DModel:
+        from cogedit.models.device import DTYPES, memory_guard, resolve_device
+        from cogedit.models.loading import load_transformer
+
+        _ = self._embeds  # T5 is done and freed before the transformer needs the memory.
+        with memory_guard("loading the transformer"):
+            return load_transformer(
+                self._checkpoint,
+                device=resolve_device(self._settings.device),
+                dtype=DTYPES[dtype_for(self._settings)],
+            )
+
+
+def _slug(text: str, length: int = 40) -> str:
+    """Make a file name of a prompt: lower-case words and hyphens."""
+    words = re.sub(r"[^\w]+", "-", text.lower(), flags=re.ASCII).strip("-")
+    return words[:length].strip("-") or "edit"

@@ -1,0 +1,66 @@
+"""encode: frames -> latents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cogedit.artifacts import LatentsRecord, read_artifact, read_record, sniff_kind
+from cogedit.config import Settings
+from cogedit.media.clip import check_size
+from cogedit.stages.checkpoints import checkpoint_for, model_record
+from cogedit.stages.load import load
+from cogedit.stages.run import Run, Written, find_or_make, workspace_for
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def encode(
+    source: str | Path, settings: Settings, *, output: Path | None = None, run: Run | None = None
+) -> Written[LatentsRecord]:
+    """Encode a clip into the model's latent space.
+
+    Args:
+        source: A frames artifact, or a video, which is loaded first.
+        settings: `encode` and `model`; `load` where the source is a video.
+        output: The artifact; None is its place in the workspace.
+        run: How to run; None is silent.
+
+    Raises:
+        ArtifactError: The source is no frames artifact, or damaged.
+        UsageError: Its size does not suit the model.
+        ModelError: The model is missing or incomplete.
+        DeviceMemoryError: The device is full.
+    """
+    source, run = Path(source), run or Run()
+    workspace = workspace_for(source, settings)
+    checkpoint = checkpoint_for(settings)
+    if sniff_kind(source) is None:
+        source = load(source, settings, run=run).path
+    frames = read_record(source, "frames")
+    check_size(
+        frames.settings.width,
+        frames.settings.height,
+        multiple_w=checkpoint.geometry.size_multiple,
+        multiple_h=checkpoint.geometry.size_multiple,
+    )
+    record = LatentsRecord(
+        frames=frames, model=model_record(checkpoint, settings), settings=settings.encode
+    )
+
+    def make() -> Mapping[str, Tensor]:
+        from cogedit.models.device import DTYPES, memory_guard, resolve_device
+        from cogedit.models.loading import load_vae
+        from cogedit.models.vae import encode_frames, to_model_range
+
+        pixels = read_artifact(source, "frames").tensors["frames"]
+        device = resolve_device(settings.device)
+        with memory_guard("encoding"):
+            vae = load_vae(checkpoint, device=device, dtype=DTYPES[record.model.dtype])
+            if record.settings.vae_tiling:
+                vae.enable_tiling()
+            return {"latents": encode_frames(vae, to_model_range(pixels)).cpu()}
+
+    return find_or_make(record, make, output=output, workspace=workspace, run=run)

@@ -1,0 +1,133 @@
+"""invert: latents -> trajectory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cogedit.artifacts import (
+    TrajectoryRecord,
+    canonical_json,
+    read_artifact,
+    read_record,
+    sniff_kind,
+)
+from cogedit.config import Settings
+from cogedit.models.checkpoint import Checkpoint
+from cogedit.stages.checkpoints import check_same_model, checkpoint_for, model_record
+from cogedit.stages.encode import encode
+from cogedit.stages.run import Run, Written, find_or_make, workspace_for
+from cogedit.types import StepInfo
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def invert(
+    source: str | Path, settings: Settings, *, output: Path | None = None, run: Run | None = None
+) -> Written[TrajectoryRecord]:
+    """Invert a clip into noise and keep every level on disk.
+
+    Args:
+        source: A latents or frames artifact, or a video; what is missing is run first.
+        settings: `invert` and `model`; the tables of the earlier stages where they are run.
+        output: The artifact; None is its place in the workspace.
+        run: How to run; None is silent.
+
+    Raises:
+        ArtifactError: The source is of a later kind, of another model, or damaged.
+        UsageError: A setting is out of range.
+        ModelError: The model is missing or incomplete.
+        DeviceMemoryError: The device is full.
+        NumericalError: NaN or Inf appeared.
+    """
+    source, run = Path(source), run or Run()
+    workspace = workspace_for(source, settings)
+    checkpoint = checkpoint_for(settings)
+    if sniff_kind(source) in (None, "frames"):
+        source = encode(source, settings, run=run).path
+    latents = read_record(source, "latents")
+    check_same_model(str(source), latents.model, checkpoint)
+    num_latent_frames = latents.tensors[0].shape[1]
+    record = TrajectoryRecord(
+        latents=latents,
+        model=model_record(checkpoint, settings),
+        settings=settings.invert,
+        scheduler=canonical_json(
+            {k: v for k, v in checkpoint.scheduler_config.items() if not k.startswith("_")}
+        ),
+        num_pad_frames=checkpoint.geometry.num_pad_frames(num_latent_frames),
+    )
+
+    def make() -> Mapping[str, Tensor]:
+        clean = read_artifact(source, "latents").tensors["latents"]
+        return _invert(clean, record, checkpoint, settings=settings, run=run)
+
+    return find_or_make(record, make, output=output, workspace=workspace, run=run)
+
+
+def _invert(
+    latents: Tensor,
+    record: TrajectoryRecord,
+    checkpoint: Checkpoint,
+    *,
+    settings: Settings,
+    run: Run,
+) -> Mapping[str, Tensor]:
+    """Invert latents [B, F', C, H', W'] as the record says."""
+    import torch
+
+    from cogedit.diffusion.invert import invert_consistent, invert_upstream
+    from cogedit.diffusion.schedule import Schedule
+    from cogedit.models.denoiser import Denoiser
+    from cogedit.models.device import DTYPES, memory_guard, resolve_device
+    from cogedit.models.loading import alphas_cumprod, load_transformer
+    from cogedit.stages.text import embed_texts
+
+    asked = record.settings
+    device, dtype = resolve_device(settings.device), DTYPES[record.model.dtype]
+    schedule = Schedule.trailing(alphas_cumprod(checkpoint), asked.num_inference_steps)
+    # CogVideoX 1.5 packs two latent frames into a token. As in its image-to-video training, an odd
+    # clip is completed by its first latent frame, which stands for a single video frame.
+    pad = latents[:, :1].expand(-1, record.num_pad_frames, -1, -1, -1)
+    z0 = torch.cat([pad, latents], dim=1).to(device)
+    residuals: list[float] = []
+    with (
+        memory_guard("inverting"),
+        run.progress("inverting", asked.num_inference_steps) as on_step,
+    ):
+        prompt, empty = embed_texts([asked.prompt, ""], checkpoint, device, dtype=dtype, run=run)
+        denoiser = Denoiser(
+            load_transformer(checkpoint, device=device, dtype=dtype),
+            prompt_embeds=prompt,
+            negative_prompt_embeds=empty,
+            guidance_scale=asked.guidance_scale,
+        )
+
+        def tell(info: StepInfo) -> None:
+            if info.residual is not None:
+                residuals.append(info.residual)
+            on_step(info)
+
+        if asked.inverse == "upstream":
+            inverted = invert_upstream(denoiser, z0, schedule, on_step=tell)
+        else:
+            inverted = invert_consistent(
+                denoiser, z0, schedule, iterations=asked.inversion_iterations, on_step=tell
+            )
+    run.say(_quality(float(inverted.noise.std()), residuals))
+    return {
+        "trajectory": inverted.samples.cpu(),
+        "latents": inverted.latents.cpu(),
+        "timesteps": torch.tensor(inverted.timesteps),
+    }
+
+
+def _quality(std: float, residuals: list[float]) -> str:
+    """One line on how good an inversion is."""
+    text = f"standard deviation of the noise: {std:.3f} (1 is right)"
+    if not residuals:
+        return text
+    worst = max(range(len(residuals)), key=residuals.__getitem__)
+    return f"{text}; largest last correction: {residuals[worst]:.1e} at step {worst + 1}"

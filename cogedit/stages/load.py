@@ -1,0 +1,84 @@
+"""load: video -> frames."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cogedit.artifacts import FramesRecord
+from cogedit.config import Settings
+from cogedit.errors import ModelError
+from cogedit.media.clip import check_size, plan_clip, plan_resize
+from cogedit.media.probe import probe_video
+from cogedit.models.checkpoint import find_checkpoint
+from cogedit.stages.run import Run, Written, find_or_make, workspace_for
+from cogedit.types import ResizeBox
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def load(
+    video: str | Path, settings: Settings, *, output: Path | None = None, run: Run | None = None
+) -> Written[FramesRecord]:
+    """Read a clip of a video and store its frames.
+
+    Args:
+        video: The video file.
+        settings: `load` says which frames and which size; the size must suit `model`.
+        output: The artifact; None is its place in the workspace.
+        run: How to run; None is silent.
+
+    Raises:
+        VideoError: The video cannot be read.
+        UsageError: The size does not suit the model, or a setting is out of range.
+        StorageError: The artifact cannot be written.
+    """
+    video, run = Path(video), run or Run()
+    source = probe_video(video)
+    _check_size(settings)
+    clip = plan_clip(source, settings.load)
+    resize = plan_resize(source.width, source.height, settings=settings.load)
+    record = FramesRecord(
+        source=source,
+        settings=settings.load,
+        frame_indices=clip.indices,
+        fps=clip.fps,
+        box=ResizeBox(
+            scaled_width=resize.scaled_width,
+            scaled_height=resize.scaled_height,
+            left=resize.left,
+            top=resize.top,
+            mode=resize.mode,
+        ),
+    )
+    run.say(
+        f"{source.name}: {source.num_frames} frames of {source.width}x{source.height} at "
+        f"{float(source.fps):.6g} fps, read by {source.reader}; clip: {len(clip.indices)} frames "
+        f"of {settings.load.width}x{settings.load.height} at {float(clip.fps):.6g} fps"
+    )
+    for note in clip.notes:
+        run.say(note)
+
+    def make() -> Mapping[str, Tensor]:
+        import torch
+
+        from cogedit.media.reader import read_clip
+
+        return {"frames": torch.from_numpy(read_clip(video, source, plan=clip, resize=resize))}
+
+    workspace = workspace_for(video, settings)
+    return find_or_make(record, make, output=output, workspace=workspace, run=run)
+
+
+def _check_size(settings: Settings) -> None:
+    """Check the size against the model, if its files are here; `encode` checks in any case."""
+    try:
+        checkpoint = find_checkpoint(settings.model, settings.revision, download=False)
+    except ModelError:
+        return
+    multiple = checkpoint.geometry.size_multiple
+    check_size(
+        settings.load.width, settings.load.height, multiple_w=multiple, multiple_h=multiple
+    )

@@ -1,0 +1,186 @@
+"""What the stages share: whom they tell, where artifacts go, and when one is reused."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
+
+from cogedit.artifacts import (
+    Record,
+    Workspace,
+    content_key,
+    default_workspace,
+    frames_record,
+    read_record,
+    sniff_kind,
+    verify_artifact,
+    write_artifact,
+)
+from cogedit.config import Settings
+from cogedit.errors import ArtifactDamaged, ArtifactError, StorageError, UsageError
+from cogedit.types import OnStep
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+RecordT = TypeVar("RecordT", bound=Record)
+
+Progress = Callable[[str, int], AbstractContextManager[OnStep]]
+"""Called with what is done ("inverting") and its number of steps; yields what each step tells."""
+
+
+def _silent(text: str) -> None:
+    """Say nothing."""
+
+
+@contextmanager
+def _no_progress(doing: str, total: int) -> Iterator[OnStep]:
+    """Show nothing."""
+    yield lambda info: None
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a stage runs and whom it tells; nothing in here changes a number.
+
+    Attributes:
+        force: Make the artifact anew even where it exists, and replace another file.
+        say: Told one sentence at a time, for people.
+        progress: Shows the steps of a long loop.
+    """
+
+    force: bool = False
+    say: Callable[[str], None] = _silent
+    progress: Progress = _no_progress
+
+
+@dataclass(frozen=True)
+class Written(Generic[RecordT]):
+    """An artifact on disk.
+
+    Attributes:
+        path: The file.
+        record: How it was made, with the digests of its tensors.
+        reused: Whether it was there already.
+    """
+
+    path: Path
+    record: RecordT
+    reused: bool
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A video on disk.
+
+    Attributes:
+        path: The file.
+        reused: Whether it was there already.
+    """
+
+    path: Path
+    reused: bool
+
+
+def workspace_for(source: Path, settings: Settings) -> Workspace:
+    """Choose where the artifacts made from a video or an artifact go.
+
+    `settings.workspace` if it is set; else the artifact's own folder if that is a workspace; else
+    `<video stem>.cogedit` in the current directory.
+    """
+    if settings.workspace is not None:
+        return Workspace(settings.workspace)
+    if sniff_kind(source) is None:
+        return Workspace(default_workspace(source))
+    if source.resolve().parent.suffix == ".cogedit":
+        return Workspace(source.parent)
+    name = frames_record(read_record(source)).source.name
+    return Workspace(default_workspace(Path(name)))
+
+
+def find_or_make(
+    record: RecordT,
+    make: Callable[[], Mapping[str, Tensor]],
+    *,
+    output: Path | None,
+    workspace: Workspace,
+    run: Run,
+) -> Written[RecordT]:
+    """Return the artifact of a record: the one that is there, or a new one.
+
+    Args:
+        record: How the artifact is to be made.
+        make: Computes its tensors; called only if the artifact is not there.
+        output: The file; None is the record's place in the workspace.
+        workspace: Where the artifact goes without `output`.
+        run: Whether to make it anew, and whom to tell.
+
+    Raises:
+        UsageError: `output` holds something else, and `run.force` is off.
+        StorageError: The place cannot be written; found out before anything is computed.
+    """
+    path = workspace.path_for(record) if output is None else output
+    if not run.force:
+        found = find(record, output=output, workspace=workspace)
+        if found is not None:
+            run.say(f"reused {found} (--force makes it anew)")
+            return Written(found, cast(RecordT, read_record(found)), reused=True)
+    if output is None:
+        workspace.create()
+    check_writable(path)
+    written = write_artifact(path, make(), record)
+    run.say(f"wrote {path} ({_size(path)})")
+    return Written(path, written, reused=False)
+
+
+def find(record: Record, *, output: Path | None, workspace: Workspace) -> Path | None:
+    """Return the artifact of a record if it is there, in `output` or in the workspace.
+
+    Raises:
+        UsageError: `output` holds something else.
+        ArtifactDamaged: The artifact is there but damaged.
+    """
+    if output is None:
+        return workspace.find(record)
+    if not output.exists():
+        return None
+    again = "choose another -o, or replace it with --force"
+    try:
+        found = verify_artifact(output)
+    except ArtifactDamaged as error:
+        raise ArtifactDamaged(error.message, hint=again) from error
+    except ArtifactError as error:
+        raise UsageError(f"{output} exists and is no artifact of this run", hint=again) from error
+    if content_key(found) != content_key(record):
+        raise UsageError(f"{output} exists and was made with other settings", hint=again)
+    return output
+
+
+def check_writable(path: Path) -> None:
+    """Make sure, before minutes of computing, that a file can be written at `path`.
+
+    Raises:
+        StorageError: Its folder is missing, or no file can be made there.
+    """
+    folder = path.parent
+    if not folder.is_dir():
+        raise StorageError(
+            f"cannot write {path}: there is no folder {folder}", hint=f"make it: mkdir -p {folder}"
+        )
+    if path.is_dir():
+        raise StorageError(f"cannot write {path}: it is a folder", hint="choose another -o")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise StorageError(f"cannot write {path}: permission denied", hint="choose another -o")
+
+
+def _size(path: Path) -> str:
+    size = float(path.stat().st_size)
+    for unit in ("B", "KB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"

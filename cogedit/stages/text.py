@@ -1,0 +1,42 @@
+"""Prompts of a run: T5 comes, embeds and goes before the transformer is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from cogedit.models.checkpoint import Checkpoint
+from cogedit.stages.run import Run
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+def embed_texts(
+    texts: Sequence[str],
+    checkpoint: Checkpoint,
+    device: torch.device,
+    *,
+    dtype: torch.dtype,
+    run: Run,
+) -> tuple[Tensor, ...]:
+    """Embed texts, [1, L, D] each, and say which of them were too long for the model."""
+    from cogedit.models.loading import load_text_encoder
+    from cogedit.models.prompts import embed_prompts
+
+    tokenizer, encoder = load_text_encoder(checkpoint, device=device, dtype=dtype)
+    embedded = embed_prompts(
+        texts, tokenizer, encoder, max_text_seq_length=checkpoint.geometry.max_text_seq_length
+    )
+    for text, truncated in zip(texts, embedded.truncated, strict=True):
+        if truncated:
+            run.say(
+                f"the prompt {_short(text)!r} is {truncated} tokens too long for this model "
+                f"({checkpoint.geometry.max_text_seq_length}); its end is left out"
+            )
+    return embedded.embeds
+
+
+def _short(text: str, length: int = 60) -> str:
+    return text if len(text) <= length else f"{text[:length]}..."

@@ -1,0 +1,154 @@
+"""Records: canonical JSON, content keys, and what the codec refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import pytest
+
+from cogedit.artifacts import EditRecord, FramesRecord, canonical_json, content_key, record_text
+from cogedit.artifacts.codec import decode_record, parse_json
+from cogedit.artifacts.records import TensorRecord, record_from_json
+from cogedit.errors import ArtifactError
+
+GOLDEN_KEY = "bcdad8b129a644a350cad7fe8362ebb8a82e711e035b91fccebdd293c176ae6b"
+
+
+def test_content_key_is_stable(bare_record: FramesRecord) -> None:
+    # If this fails, every cache of every user misses: raise SCHEMA_VERSION and say so.
+    assert content_key(bare_record) == GOLDEN_KEY
+
+
+def test_record_text_is_canonical_and_reads_back(chain: Any) -> None:
+    for kind, record in chain.records.items():
+        text = record_text(record)
+        assert text.isascii()
+        parsed = json.loads(text)
+        assert text == json.dumps(parsed, sort_keys=True, separators=(",", ":"))
+        assert record_from_json(parsed, kind) == record
+    assert parsed["trajectory"]["latents"]["frames"]["source"]["fps"] == "30000/1001"
+    assert parsed["trajectory"]["scheduler"] == {"beta_start": 0.00085, "trained_betas": None}
+
+
+def test_int_and_float_of_one_value_are_one_key(chain: Any) -> None:
+    edit = chain.records["edit"]
+    six = dataclasses.replace(edit, settings=dataclasses.replace(edit.settings, guidance_scale=6))
+    assert content_key(six) == content_key(edit)
+
+
+def test_own_digests_are_not_in_the_key_and_parents_are(chain: Any) -> None:
+    edit: EditRecord = chain.records["edit"]
+    key = content_key(edit)
+    assert content_key(dataclasses.replace(edit, tensors=())) == key
+    trajectory = edit.trajectory
+    first, *rest = trajectory.tensors
+    other = dataclasses.replace(first, sha256="00" * 32)
+    changed = dataclasses.replace(trajectory, tensors=(other, *rest))
+    assert content_key(dataclasses.replace(edit, trajectory=changed)) != key
+
+
+def _changed(value: object, hint: object) -> object:
+    """Another value of the same type."""
+    if get_origin(hint) not in (None, tuple, Literal):  # X | None
+        hint = next(arg for arg in get_args(hint) if arg is not type(None))
+        if value is None:
+            return get_args(hint)[0] if get_origin(hint) is Literal else hint(1)  # type: ignore[operator]
+    if get_origin(hint) is Literal:
+        return next(choice for choice in get_args(hint) if choice != value)
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, tuple):
+        first = value[0]
+        if isinstance(first, TensorRecord):
+            return (dataclasses.replace(first, sha256="ff" * 32), *value[1:])
+        return (type(first)(first + 1), *value[1:])
+    if isinstance(value, int | float | Fraction):
+        return type(value)(value + 1)
+    assert isinstance(value, str)
+    return value[:-1] + ',"zeta":1}' if value.startswith("{") else value + "x"
+
+
+def _variants(record: Any, where: str) -> Iterator[tuple[str, Any]]:
+    """The record with one leaf changed, for every leaf of the chain."""
+    hints = get_type_hints(type(record))
+    for field in dataclasses.fields(record):
+        value, path = getattr(record, field.name), f"{where}.{field.name}"
+        if dataclasses.is_dataclass(value):
+            for inner_path, inner in _variants(value, path):
+                yield inner_path, dataclasses.replace(record, **{field.name: inner})
+        elif path != "edit.tensors":
+            changed = _changed(value, hints[field.name])
+            yield path, dataclasses.replace(record, **{field.name: changed})
+
+
+def test_every_field_of_the_chain_changes_the_key(chain: Any) -> None:
+    edit = chain.records["edit"]
+    keys = {"edit": content_key(edit)}
+    for path, variant in _variants(edit, "edit"):
+        keys[path] = content_key(variant)
+    assert len(keys) >= 60
+    assert len(set(keys.values())) == len(keys)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"fps": None}, "FramesRecord.fps is None, expected a fraction"),
+        ({"fps": "30/0"}, "FramesRecord.fps is '30/0', expected a fraction"),
+        ({"fps": "60/2"}, "FramesRecord.fps is '60/2', expected a fraction in lowest terms"),
+        ({"fps": "-30"}, "fps is -30, expected more than 0"),
+        ({"fps": "1e999999999"}, "FramesRecord.fps is '1e999999999', expected a fraction"),
+        ({"surprise": 1}, "FramesRecord has an unknown field 'surprise'"),
+        ({"frame_indices": [0, True]}, "FramesRecord.frame_indices is True, expected int"),
+        ({"frame_indices": []}, "the number of frame_indices is 0, expected more than 0"),
+        ({"frame_indices": [-1]}, "the first frame index is -1, expected 0 or more"),
+        ({"frame_indices": 7}, "FramesRecord.frame_indices is 7, expected a list"),
+        ({"kind": "latents"}, "FramesRecord.kind is 'latents', expected 'frames'"),
+        ({"schema": 1.0}, "FramesRecord.schema is 1.0, expected 1"),
+        ({"box": []}, "FramesRecord.box is [], expected an object"),
+    ],
+)
+def test_codec_refuses(bare_record: FramesRecord, change: dict[str, Any], sentence: str) -> None:
+    value = json.loads(record_text(bare_record)) | change
+    with pytest.raises(ArtifactError) as caught:
+        record_from_json(value, "frames")
+    assert caught.value.message.startswith(sentence)
+
+
+def test_codec_refuses_missing_fields_and_unknown_choices(bare_record: FramesRecord) -> None:
+    value = json.loads(record_text(bare_record))
+    del value["source"]["sha256"]
+    with pytest.raises(ArtifactError, match=r"FramesRecord.source has no field 'sha256'"):
+        decode_record(value, FramesRecord)
+    value = json.loads(record_text(bare_record))
+    value["box"]["mode"] = "squash"
+    with pytest.raises(ArtifactError, match=r"mode is 'squash', expected one of 'crop', 'pad'"):
+        decode_record(value, FramesRecord)
+
+
+def test_record_with_a_wrong_type_has_no_key(bare_record: FramesRecord) -> None:
+    wrong = dataclasses.replace(bare_record, fps=29.97)  # type: ignore[arg-type]
+    with pytest.raises(ArtifactError, match=r"FramesRecord.fps is 29.97, expected a Fraction"):
+        content_key(wrong)
+
+
+def test_nan_is_refused_everywhere(chain: Any) -> None:
+    with pytest.raises(ArtifactError, match="cannot be recorded as JSON"):
+        canonical_json({"a": float("nan")})
+    with pytest.raises(ArtifactError, match="NaN is not a JSON number"):
+        parse_json('{"a": NaN}')
+    edit = chain.records["edit"]
+    for bad in (float("nan"), float("inf"), 10**400):
+        settings = dataclasses.replace(edit.settings, guidance_scale=bad)
+        with pytest.raises(ArtifactError, match="expected a finite number"):
+            content_key(dataclasses.replace(edit, settings=settings))
+
+
+@pytest.mark.parametrize("text", ['{"a":1,"a":2}', "[" * 100_000, "{", "", '{"a":' + "9" * 5000])
+def test_json_that_python_would_let_through_or_choke_on(text: str) -> None:
+    with pytest.raises(ArtifactError, match="invalid JSON"):
+        parse_json(text)

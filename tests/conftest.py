@@ -1,0 +1,40 @@
+"""Fixtures that more than one folder of tests uses."""
+
+import os
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+torch.set_num_threads(1)
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from pipelines import GOLDEN, GOLDEN_PIPELINE, make_2b_like, make_15_like  # noqa: E402
+
+PROMPT = "a blue cat running in snow"
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """The upstream script's numbers on the golden pipeline."""
+    return load_file(GOLDEN / "golden.safetensors")
+
+
+@pytest.fixture(scope="session")
+def golden_pipeline():
+    """The golden pipeline in float32."""
+    from diffusers import CogVideoXPipeline
+
+    return CogVideoXPipeline.from_pretrained(GOLDEN_PIPELINE, dtype=torch.float32)
+
+
+@pytest.fixture(scope="session")
+def pipeline_2b(tmp_path_factory):
+    """Folder of a tiny pipeline with 2B's traits."""
+    return make_2b_like(tmp_path_factory.mktemp("models") / "tiny-2b")
+
+
+@pytest.fixture(scope="session")
+def pipeline_15(tmp_path_factory):
+    """Folder of a tiny pipeline with 1.5's traits."""
+    return make_15_like(tmp_path_factory.mktemp("models") / "tiny-1.5")

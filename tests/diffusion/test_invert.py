@@ -1,0 +1,154 @@
+"""Inversion: exact where it can be, and better than upstream where it cannot."""
+
+import pytest
+import torch
+from schedules import forward_scheduler
+
+from cogedit.diffusion.edit import denoise
+from cogedit.diffusion.invert import invert_consistent, invert_upstream
+from cogedit.diffusion.schedule import Schedule
+from cogedit.errors import ArtifactMismatch, NumericalError, UsageError
+
+STEPS = [7, 10, 15, 28, 50, 61]
+
+
+def gaussian(seed):
+    return torch.randn(1, 3, 4, 4, 4, generator=torch.Generator().manual_seed(seed))
+
+
+def schedule_of(steps, snr_shift_scale=1.0):
+    return Schedule.trailing(forward_scheduler(snr_shift_scale).alphas_cumprod, steps)
+
+
+def oracle(schedule, z0, eps):
+    """v along the straight path between one clean sample and one noise; it depends on t alone."""
+
+    def model(sample, timestep):
+        a = schedule.alpha_cumprod(timestep)
+        return a**0.5 * eps - (1 - a) ** 0.5 * z0
+
+    return model
+
+
+def wavy(schedule):
+    """A smooth model that does depend on the sample, like a trained one."""
+
+    def model(sample, timestep):
+        a = schedule.alpha_cumprod(timestep)
+        return a**0.5 * torch.tanh(1.5 * sample) + 0.3 * torch.sin(2 * sample.flip(-1))
+
+    return model
+
+
+def without_reference(model):
+    return lambda sample, timestep, reference: model(sample, timestep)
+
+
+def error_of_round_trip(inverted, model, schedule):
+    back = denoise(without_reference(model), inverted.noise, schedule)[-1]
+    return float((back - inverted.latents).abs().max())
+
+
+@pytest.mark.parametrize("snr_shift_scale", [1.0, 3.0])
+@pytest.mark.parametrize("steps", STEPS)
+def test_inverse_then_forward_with_an_oracle_is_the_identity(steps, snr_shift_scale):
+    schedule = schedule_of(steps, snr_shift_scale)
+    z0, eps = gaussian(0), gaussian(1)
+    model = oracle(schedule, z0, eps)
+    inverted = invert_consistent(model, z0, schedule)
+    assert torch.allclose(inverted.noise, eps, atol=1e-5)
+    assert error_of_round_trip(inverted, model, schedule) < 1e-5
+
+
+@pytest.mark.parametrize("steps", [25, 50])
+def test_one_corrected_call_per_step_beats_upstream_and_more_calls_beat_one(steps):
+    schedule = schedule_of(steps)
+    model = wavy(schedule)
+    z0 = gaussian(2)
+    upstream = error_of_round_trip(invert_upstream(model, z0, schedule), model, schedule)
+    one = error_of_round_trip(invert_consistent(model, z0, schedule), model, schedule)
+    many = error_of_round_trip(
+        invert_consistent(model, z0, schedule, iterations=30), model, schedule
+    )
+    assert one < upstream / 5
+    assert many < one / 5
+    assert many < 1e-4
+
+
+@pytest.mark.parametrize("iterations", [1, 2, 3])
+def test_calls_per_step(iterations):
+    schedule = schedule_of(10)
+    calls = []
+
+    def model(sample, timestep):
+        calls.append(timestep)
+        return wavy(schedule)(sample, timestep)
+
+    invert_consistent(model, gaussian(3), schedule, iterations=iterations)
+    # The first step has no earlier velocity to predict from and asks once more.
+    assert len(calls) == 10 * iterations + 1
+    assert calls[0] == calls[1] == 99
+    assert calls[-1] == 999
+
+
+def test_trajectory_is_in_inversion_order_and_found_by_timestep():
+    schedule = schedule_of(10)
+    z0, eps = gaussian(0), gaussian(1)
+    inverted = invert_consistent(oracle(schedule, z0, eps), z0, schedule)
+    assert inverted.samples.shape == (10, 1, 3, 4, 4, 4)
+    assert inverted.timesteps == tuple(range(99, 1000, 100))
+    for t in inverted.timesteps:
+        a = schedule.alpha_cumprod(t)
+        assert torch.allclose(inverted.at(t), a**0.5 * z0 + (1 - a) ** 0.5 * eps, atol=1e-5)
+    assert torch.equal(inverted.noise, inverted.at(999))
+    with pytest.raises(ArtifactMismatch, match="no sample at timestep 19; it has 10 levels"):
+        inverted.at(19)
+
+
+def test_progress_reports_levels_and_falling_residuals():
+    schedule = schedule_of(50)
+    steps = []
+    invert_consistent(wavy(schedule), gaussian(4), schedule, on_step=steps.append)
+    assert [s.index for s in steps] == list(range(50))
+    assert [s.timestep for s in steps] == sorted(schedule.timesteps)
+    assert all(0 <= s.residual < 0.2 for s in steps)
+
+
+def test_nan_stops_at_its_step():
+    schedule = schedule_of(10)
+
+    def model(sample, timestep):
+        return sample * (float("nan") if timestep == 299 else 1.0)
+
+    with pytest.raises(NumericalError, match=r"step 3 \(timestep 299\)"):
+        invert_consistent(model, gaussian(5), schedule)
+    with pytest.raises(NumericalError, match=r"step 8 \(timestep 299\)"):
+        denoise(without_reference(model), gaussian(5), schedule)
+
+
+def test_refuses_what_has_no_solution():
+    with pytest.raises(UsageError, match="inversion_iterations is 0"):
+        invert_consistent(wavy(schedule_of(5)), gaussian(0), schedule_of(5), iterations=0)
+    with pytest.raises(UsageError, match="at least 2 inference steps"):
+        invert_consistent(wavy(schedule_of(1)), gaussian(0), schedule_of(1))
+
+
+@pytest.mark.parametrize(
+    ("window", "seen"), [((0.0, 1.0), 10), ((0.0, 0.5), 5), ((0.2, 0.4), 2), ((0.5, 0.5), 0)]
+)
+def test_reference_is_looked_up_by_level_inside_the_step_window(window, seen):
+    schedule = schedule_of(10)
+    z0, eps = gaussian(0), gaussian(1)
+    inverted = invert_consistent(oracle(schedule, z0, eps), z0, schedule)
+    references = []
+
+    def model(sample, timestep, reference):
+        if reference is not None:
+            assert torch.equal(reference, inverted.at(timestep))
+            references.append(timestep)
+        return oracle(schedule, z0, eps)(sample, timestep)
+
+    samples = denoise(model, eps, schedule, reference=inverted, reference_steps=window)
+    assert len(samples) == 10
+    assert len(references) == seen
+    assert torch.allclose(samples[-1], z0, atol=1e-5)

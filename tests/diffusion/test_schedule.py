@@ -1,0 +1,60 @@
+"""The table of levels: spacing, both directions, and what diffusers gets wrong."""
+
+import math
+
+import pytest
+from diffusers import DDIMInverseScheduler
+from schedules import forward_scheduler
+
+from cogedit.diffusion.schedule import CLEAN, Schedule
+from cogedit.errors import UsageError
+
+@pytest.mark.parametrize("steps", [1, 2, 5, 10, 25, 50, 100, 1000])
+def test_dividing_step_counts_are_the_schedulers(steps):
+    scheduler = forward_scheduler(1.0)
+    scheduler.set_timesteps(steps)
+    schedule = Schedule.trailing(scheduler.alphas_cumprod, steps)
+    assert list(schedule.timesteps) == scheduler.timesteps.tolist()
+
+
+@pytest.mark.parametrize("steps", [7, 15, 28, 61, 103])
+def test_any_step_count_gives_that_many_levels(steps):
+    schedule = Schedule.trailing(forward_scheduler(1.0).alphas_cumprod, steps)
+    assert len(set(schedule.timesteps)) == steps
+    assert schedule.timesteps[0] == 999
+    assert list(schedule.timesteps) == sorted(schedule.timesteps, reverse=True)
+
+
+@pytest.mark.parametrize("steps", [0, -1, 1001])
+def test_step_count_out_of_range(steps):
+    with pytest.raises(UsageError, match=f"num_inference_steps is {steps}; .* between 1 and 1000"):
+        Schedule.trailing(forward_scheduler(1.0).alphas_cumprod, steps)
+
+
+def test_the_two_directions_are_one_list_reversed():
+    schedule = Schedule.trailing(forward_scheduler(1.0).alphas_cumprod, 50)
+    down, up = schedule.denoising_steps(), schedule.inversion_steps()
+    assert up == tuple((s, t) for t, s in reversed(down))
+    assert up[0] == (CLEAN, 19)
+    assert up[-1] == (979, 999)
+
+
+@pytest.mark.parametrize("snr_shift_scale", [1.0, 3.0])
+def test_rotation_turns_by_the_difference_of_angles(snr_shift_scale):
+    schedule = Schedule.trailing(forward_scheduler(snr_shift_scale).alphas_cumprod, 28)
+    for t, s in schedule.denoising_steps():
+        difference = schedule.angle(t) - schedule.angle(s)
+        assert schedule.rotation(t, s) == pytest.approx(
+            (math.cos(difference), math.sin(difference)), abs=1e-12
+        )
+        assert difference > 0
+
+
+def test_the_shifted_levels_of_2b_are_kept_where_the_inverse_scheduler_drops_them():
+    """`DDIMInverseScheduler` ignores snr_shift_scale; at t = 264 that is 0.628 for 0.364."""
+    forward = forward_scheduler(3.0)
+    inverse = DDIMInverseScheduler.from_config(forward.config)
+    schedule = Schedule.trailing(forward.alphas_cumprod, 50)
+    assert schedule.alpha_cumprod(264) == pytest.approx(0.364, abs=1e-3)
+    assert float(inverse.alphas_cumprod[264]) == pytest.approx(0.628, abs=1e-3)
+    assert schedule.alphas_cumprod == tuple(forward.alphas_cumprod.double().tolist())

@@ -1,0 +1,133 @@
+from fractions import Fraction
+
+import pytest
+
+from cogedit.errors import UsageError, VideoError
+from cogedit.media.clip import check_size, nearest_valid_sizes, plan_clip, plan_resize
+from cogedit.types import LoadSettings, SourceVideo
+
+
+def video(num_frames, fps="25"):
+    return SourceVideo(
+        name="a.mp4", sha256="", width=1280, height=720, rotation=0, fps=Fraction(fps),
+        num_frames=num_frames, reader="decord", has_audio=False,
+    )  # fmt: skip
+
+
+def test_short_video_is_taken_whole_and_snapped():
+    plan = plan_clip(video(30), LoadSettings())
+    assert plan.indices == tuple(range(25))
+    assert plan.fps == 25
+    assert (plan.num_available, plan.num_dropped) == (30, 5)
+    assert plan.notes == ("dropped 5 frames to reach 25 = 8*3+1",)
+    assert plan.duration == 1
+
+
+def test_long_video_is_spread_over_the_clip():
+    plan = plan_clip(video(132, "30000/1001"), LoadSettings())
+    assert plan.indices == tuple(range(0, 97, 2))
+    assert plan.fps == Fraction(15000, 1001)
+    assert plan.num_dropped == 0
+    assert plan.notes == (
+        "took every 2nd frame",
+        "left out 17 frames at the end beyond the 49 that fit",
+    )
+
+
+def test_upstream_selection_where_it_snaps_alike():
+    for total in (1, 9, 49, 50, 97, 98, 99, 150, 1000):
+        step = max(1, total // 49)
+        expected = list(range(0, total, step))[:49]
+        expected = expected[: (len(expected) - 1) // 8 * 8 + 1]
+        assert list(plan_clip(video(total), LoadSettings()).indices) == expected
+
+
+def test_skips_and_step():
+    settings = LoadSettings(
+        skip_frames_start=10, skip_frames_end=5, frame_sample_step=3, max_num_frames=9
+    )
+    plan = plan_clip(video(60), settings)
+    assert plan.indices == tuple(range(10, 35, 3))
+    assert plan.start == Fraction(10, 25)
+    assert plan.fps == Fraction(25, 3)
+    assert plan.num_available == 45
+    assert plan.notes[0] == "took every 3rd frame"
+
+
+def test_step_counts_also_where_all_frames_would_fit():
+    assert plan_clip(video(40), LoadSettings(frame_sample_step=2)).indices == tuple(range(0, 34, 2))
+
+
+@pytest.mark.parametrize("most", [1, 8, 9, 16, 17, 48, 49, 81])
+@pytest.mark.parametrize("total", [1, 2, 8, 9, 10, 49, 82, 163])
+def test_count_is_always_8n_plus_1(total, most):
+    plan = plan_clip(video(total), LoadSettings(max_num_frames=most))
+    assert len(plan.indices) % 8 == 1
+    assert len(plan.indices) <= most
+    assert plan.indices[-1] < total
+
+
+def test_nothing_left_names_the_numbers():
+    with pytest.raises(VideoError, match="it has 30, skipping 20 at the start and 10 at the end"):
+        plan_clip(video(30), LoadSettings(skip_frames_start=20, skip_frames_end=10))
+    with pytest.raises(VideoError):
+        plan_clip(video(30), LoadSettings(skip_frames_start=99))
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"skip_frames_start": -1}, "skip-frames-start is -1, it must be 0 or more"),
+        ({"skip_frames_end": -2}, "skip-frames-end is -2"),
+        ({"max_num_frames": 0}, "max-num-frames is 0, it must be 1 or more"),
+        ({"frame_sample_step": 0}, "frame-sample-step is 0"),
+        ({"width": 0}, "width is 0"),
+        ({"resize_mode": "squash"}, "resize-mode is 'squash', it must be crop, pad or stretch"),
+    ],
+)
+def test_settings_out_of_range(change, text):
+    with pytest.raises(UsageError) as caught:
+        plan_clip(video(30), LoadSettings(**change))
+    assert text in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "mode", "scaled", "offset"),
+    [
+        ((1280, 720), "crop", (853, 480), (66, 0)),
+        ((1280, 720), "pad", (720, 405), (0, 37)),
+        ((1280, 720), "stretch", (720, 480), (0, 0)),
+        ((720, 1280), "crop", (720, 1280), (0, 400)),
+        ((720, 1280), "pad", (270, 480), (225, 0)),
+        ((1440, 960), "crop", (720, 480), (0, 0)),
+        ((1440, 960), "pad", (720, 480), (0, 0)),
+        ((101, 67), "crop", (724, 480), (2, 0)),
+    ],
+)
+def test_resize_plan(source, mode, scaled, offset):
+    plan = plan_resize(*source, settings=LoadSettings(resize_mode=mode))
+    assert (plan.scaled_width, plan.scaled_height) == scaled
+    assert (plan.left, plan.top) == offset
+    assert (plan.width, plan.height) == (720, 480)
+
+
+def test_extreme_shape_is_not_scaled_to_gigabytes():
+    with pytest.raises(UsageError, match="would scale them to"):
+        plan_resize(30000, 2, settings=LoadSettings())
+    assert plan_resize(30000, 2, settings=LoadSettings(resize_mode="pad")).scaled_height == 1
+
+
+def test_check_size_names_the_nearest():
+    check_size(720, 480, multiple_w=16, multiple_h=16)
+    with pytest.raises(UsageError) as caught:
+        check_size(721, 480, multiple_w=16, multiple_h=16)
+    assert str(caught.value) == (
+        "width 721 does not suit this model: it must be a multiple of 16; nearest: 720 or 736"
+    )
+    with pytest.raises(UsageError, match=r"height 5 .* nearest: 16$"):
+        check_size(720, 5, multiple_w=16, multiple_h=16)
+
+
+def test_nearest_valid_sizes():
+    assert nearest_valid_sizes(721, 475, multiple=16) == (720, 480)
+    assert nearest_valid_sizes(1, 16, multiple=16) == (16, 16)

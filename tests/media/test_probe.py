@@ -1,0 +1,228 @@
+import hashlib
+import os
+import subprocess
+import sys
+from fractions import Fraction
+
+import pytest
+from videos import ffmpeg, make_video
+
+from cogedit.errors import ConfigError, StorageError, VideoError
+from cogedit.media import probe
+from cogedit.media.probe import probe_facts, probe_video, read_comment
+from cogedit.media.timing import explains, find_frame_rate, snap_rate
+
+
+def test_facts_of_a_plain_file(clips):
+    source = probe_video(clips / "plain.mp4")
+    assert (source.name, source.width, source.height) == ("plain.mp4", 160, 96)
+    assert source.fps == Fraction(30000, 1001)
+    assert source.num_frames == 60
+    assert source.rotation == 0
+    assert source.has_audio
+    assert source.reader == "decord"
+    assert source.sha256 == hashlib.sha256((clips / "plain.mp4").read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "fps", "num_frames", "reader"),
+    [
+        ("odd.mp4", (131, 97), Fraction(30000, 1001), 30, "ffmpeg"),
+        ("counter.mkv", (64, 48), Fraction(25), 50, "decord"),
+        ("counter.webm", (64, 48), Fraction(25), 50, "decord"),
+        ("counter.ts", (64, 48), Fraction(25), 50, "ffmpeg"),
+        ("clip.gif", (160, 96), Fraction(10), 12, "ffmpeg"),
+        ("wide_pixels.mp4", (240, 96), Fraction(30000, 1001), 60, "ffmpeg"),
+        ("edit_list.mp4", (64, 48), Fraction(25), 32, "ffmpeg"),
+        ("mirrored.mp4", (160, 96), Fraction(30000, 1001), 60, "ffmpeg"),
+    ],
+)
+def test_facts_and_reader(clips, name, size, fps, num_frames, reader):
+    source = probe_video(clips / name)
+    assert (source.width, source.height) == size
+    assert source.fps == fps
+    assert source.num_frames == num_frames
+    assert source.reader == reader
+
+
+@pytest.mark.parametrize("degrees", [90, 180, 270])
+def test_rotation_is_clockwise_and_the_size_is_as_displayed(clips, degrees):
+    source = probe_video(clips / f"turned{degrees}.mp4")
+    assert source.rotation == degrees
+    assert (source.width, source.height) == ((160, 96) if degrees == 180 else (96, 160))
+
+
+def test_notes_say_what_is_unusual(clips):
+    assert probe_facts(clips / "plain.mp4").notes == ()
+    varying = probe_facts(clips / "varying.mp4")
+    assert varying.variable_frame_rate
+    assert varying.num_frames == 40
+    assert "average, 19.8" in varying.notes[0]
+    assert "240x96" in probe_facts(clips / "wide_pixels.mp4").notes[0]
+    cut = probe_facts(clips / "cut_short.mp4")
+    assert cut.reader == "ffmpeg"
+    assert f"{cut.num_frames} frames are readable" in cut.notes[0]
+    assert 0 < cut.num_frames < 60
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("missing.mp4", "no such video"),
+        ("", "is a folder, expected a video file"),
+        ("empty.mp4", "is empty (0 bytes)"),
+        ("text.mp4", "is not a video that can be read"),
+        ("sound.m4a", "holds sound but no video stream"),
+        ("hls.mp4", "is a playlist"),
+        ("concat.mp4", "is a playlist"),
+        ("picture.mp4", "is not a video: expected mp4"),
+    ],
+)
+def test_refusals_are_one_sentence_with_a_remedy(clips, name, text):
+    with pytest.raises(VideoError) as caught:
+        probe_video(clips / name)
+    assert text in caught.value.message
+    assert str(clips / name) in caught.value.message
+    assert "\n" not in caught.value.message
+    assert caught.value.hint
+    assert caught.value.exit_code == 3
+
+
+def test_playlist_is_refused_by_the_demuxer_too(clips, tmp_path):
+    # A playlist that the first bytes do not give away.
+    sneaky = tmp_path / "sneaky.m3u8"
+    sneaky.write_bytes(b" " * 100 + (clips / "hls.mp4").read_bytes())
+    with pytest.raises(VideoError):
+        probe_video(sneaky)
+
+
+def test_fifo_is_refused_without_waiting(tmp_path):
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("no named pipes here")
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with pytest.raises(VideoError, match="not a regular file"):
+        probe_video(tmp_path / "pipe.mp4")
+
+
+def test_unreadable_file_is_a_storage_error(clips, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.open", refuse)
+    with pytest.raises(StorageError, match="Permission denied"):
+        probe_video(clips / "plain.mp4")
+
+
+def test_bounds(clips, monkeypatch):
+    monkeypatch.setattr(probe, "MAX_FRAMES", 20)
+    with pytest.raises(VideoError, match="more than 20 frames"):
+        probe_video(clips / "plain.mp4")
+    monkeypatch.setattr(probe, "MAX_FRAME_PIXELS", 100)
+    with pytest.raises(VideoError, match="frames of 160x96"):
+        probe_video(clips / "plain.mp4")
+
+
+def test_cover_picture_is_no_video(clips, tmp_path):
+    song = tmp_path / "song.m4a"
+    inputs = ["-i", clips / "sound.m4a", "-i", clips / "picture.mp4"]
+    options = ["-map", "0", "-map", "1", "-c", "copy", "-disposition:v", "attached_pic"]
+    ffmpeg(*inputs, *options, song)
+    with pytest.raises(VideoError, match="holds sound but no video stream"):
+        probe_video(song)
+
+
+def test_absurd_pixel_aspect_is_refused(tmp_path):
+    picture = ["-f", "lavfi", "-i", "color=s=4096x128:r=25:d=0.08,setsar=100/1"]
+    ffmpeg(*picture, tmp_path / "wide.mp4")
+    with pytest.raises(VideoError, match="frames of 409600x128, at most 8192x4320 pixels"):
+        probe_video(tmp_path / "wide.mp4")
+
+
+def test_odd_rotation_is_refused(clips, tmp_path):
+    askew = tmp_path / "askew.mp4"
+    ffmpeg("-display_rotation", "-30", "-i", clips / "plain.mp4", "-c", "copy", askew)
+    with pytest.raises(VideoError, match="turned by 30 degrees"):
+        probe_video(askew)
+
+
+def test_second_video_stream_goes_to_ffmpeg(clips, tmp_path):
+    both = tmp_path / "both.mkv"
+    inputs = ["-i", clips / "counter.mp4", "-i", clips / "plain.mp4"]
+    ffmpeg(*inputs, "-map", "0:v", "-map", "1:v", "-c", "copy", both)
+    source = probe_video(both)
+    assert (source.num_frames, source.reader) == (50, "ffmpeg")
+
+
+@pytest.mark.parametrize("name", ["-i.mp4", "a:b.mp4", "%03d.mp4", "a b'\"$(x).mp4", "a\nb.mp4"])
+def test_strange_names_are_only_names(clips, tmp_path, monkeypatch, name):
+    (tmp_path / name).write_bytes((clips / "plain.mp4").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    source = probe_video(type(tmp_path)(name))
+    assert (source.name, source.num_frames, source.width) == (name, 60, 160)
+
+
+def test_timeout_is_a_video_error(clips, monkeypatch):
+    monkeypatch.setattr(probe, "_PROBE_TIMEOUT", 0.0)
+
+    def slow(*args, timeout, **kwargs):
+        raise TimeoutError
+
+    monkeypatch.setattr(probe, "run_ffmpeg", slow)
+    with pytest.raises(VideoError, match="could not be read within"):
+        probe_video(clips / "plain.mp4")
+
+
+def test_broken_ffmpeg_setting_names_the_variable(clips, monkeypatch):
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "/nowhere/ffmpeg")
+    with pytest.raises(ConfigError, match="IMAGEIO_FFMPEG_EXE"):
+        probe_video(clips / "plain.mp4")
+
+
+def test_coloured_ffmpeg_logs_do_not_confuse(clips, monkeypatch):
+    monkeypatch.setenv("AV_LOG_FORCE_COLOR", "1")
+    assert probe_video(clips / "plain.mp4").reader == "decord"
+
+
+def test_without_decord_ffmpeg_reads(clips, monkeypatch):
+    monkeypatch.setattr(probe.importlib.util, "find_spec", lambda name: None)
+    assert probe_video(clips / "plain.mp4").reader == "ffmpeg"
+
+
+def test_probing_loads_neither_torch_nor_decord(clips):
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from cogedit.media import clip, reader, writer\n"
+        "from cogedit.media.probe import probe_video\n"
+        f"probe_video(Path({str(clips / 'plain.mp4')!r}))\n"
+        "print(sorted({'torch', 'decord'} & sys.modules.keys()))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_comment_is_none_without_one(clips):
+    assert read_comment(clips / "plain.mp4") is None
+
+
+@pytest.mark.parametrize("fps", ["24000/1001", "25", "30000/1001", "50", "60000/1001", "25/2"])
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_exact_rate_on_fine_and_coarse_clocks(tmp_path, fps, suffix):
+    path = make_video(tmp_path / f"clip{suffix}", width=32, height=32, fps=fps, num_frames=7)
+    assert probe_video(path).fps == Fraction(fps)
+
+
+def test_frame_rate_arithmetic():
+    assert snap_rate(Fraction("29.97")) == Fraction(30000, 1001)
+    assert snap_rate(Fraction("23.98")) == Fraction(24000, 1001)
+    assert snap_rate(Fraction("119.88")) == Fraction(120000, 1001)
+    assert snap_rate(Fraction("30")) == 30
+    assert snap_rate(Fraction("12.5")) == Fraction(25, 2)
+    millisecond = Fraction(1, 1000)
+    # 33, 33, 34 ms could be 30 or 30000/1001: what ffmpeg printed decides while both explain it.
+    stamps = [0, 33, 67, 100]
+    printed = [Fraction("29.97")]
+    assert find_frame_rate(stamps, millisecond, printed=printed) == (Fraction(30000, 1001), False)
+    assert find_frame_rate(stamps, millisecond, printed=[Fraction(30)]) == (Fraction(30), False)
+    assert find_frame_rate([0, 33, 200], millisecond, printed=printed) == (Fraction(10), True)
+    assert find_frame_rate([5], millisecond, printed=printed) == (Fraction(30000, 1001), False)
+    assert not explains(Fraction(0), [0, 1], millisecond)

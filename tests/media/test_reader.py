@@ -1,0 +1,215 @@
+import dataclasses
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from videos import read_back, read_counter
+
+from cogedit.errors import UsageError, VideoError
+from cogedit.media.clip import plan_clip, plan_resize
+from cogedit.media.probe import probe_video
+from cogedit.media.reader import read_clip, read_frames_upstream, resize_frame
+from cogedit.types import LoadSettings
+
+
+def load(path, *, reader=None, **settings):
+    source = probe_video(path)
+    if reader is not None:
+        source = dataclasses.replace(source, reader=reader)
+    settings.setdefault("width", source.width)
+    settings.setdefault("height", source.height)
+    wanted = LoadSettings(**settings)
+    plan = plan_clip(source, wanted)
+    resize = plan_resize(source.width, source.height, settings=wanted)
+    return read_clip(path, source, plan=plan, resize=resize), plan
+
+
+@pytest.mark.parametrize("reader", ["decord", "ffmpeg"])
+@pytest.mark.parametrize("name", ["counter.mp4", "counter.mkv", "counter.webm"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"max_num_frames": 49},
+        {"max_num_frames": 9, "skip_frames_start": 3, "skip_frames_end": 2},
+        {"max_num_frames": 17, "frame_sample_step": 2, "skip_frames_start": 13},
+        {"max_num_frames": 1, "skip_frames_start": 49},
+    ],
+)
+def test_frames_are_exact_by_both_readers(clips, reader, name, settings):
+    frames, plan = load(clips / name, reader=reader, **settings)
+    assert read_counter(frames) == list(plan.indices)
+
+
+@pytest.mark.parametrize("name", ["counter.ts", "edit_list.mp4"])
+def test_frames_are_exact_where_only_ffmpeg_reads(clips, name):
+    frames, plan = load(clips / name, max_num_frames=9, skip_frames_start=2, frame_sample_step=3)
+    # 0.7 s into 25 fps: the edit list makes frame 18 the first.
+    first = 18 if name == "edit_list.mp4" else 0
+    assert read_counter(frames) == [first + index for index in plan.indices]
+
+
+def test_both_readers_return_the_same_bytes(clips):
+    by_decord, _ = load(clips / "plain.mp4", reader="decord")
+    by_ffmpeg, _ = load(clips / "plain.mp4", reader="ffmpeg")
+    assert np.array_equal(by_decord, by_ffmpeg)
+    assert by_decord.shape == (49, 96, 160, 3)
+    assert by_decord.dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    ("name", "undo"),
+    [
+        ("turned90.mp4", lambda frame: np.rot90(frame, 1)),
+        ("turned180.mp4", lambda frame: np.rot90(frame, 2)),
+        ("turned270.mp4", lambda frame: np.rot90(frame, -1)),
+        ("mirrored.mp4", lambda frame: frame[:, ::-1]),
+    ],
+)
+def test_turned_and_mirrored_videos_are_upright(clips, name, undo):
+    frames, _ = load(clips / name, max_num_frames=9)
+    plain, _ = load(clips / "plain.mp4", max_num_frames=9)
+    turned_back = np.stack([undo(frame) for frame in frames])
+    # Colour planes are interpolated after the turn, so edges differ a little.
+    assert np.abs(turned_back.astype(int) - plain.astype(int)).mean() < 5
+    assert np.abs(frames[:, :96, :96].astype(int) - plain[:, :96, :96].astype(int)).mean() > 30
+
+
+@pytest.mark.parametrize("name", ["odd.mp4", "clip.gif", "wide_pixels.mp4", "varying.mp4"])
+def test_unusual_files_are_read_at_their_displayed_size(clips, name):
+    frames, _ = load(clips / name, max_num_frames=9)
+    source = probe_video(clips / name)
+    assert frames.shape[1:] == (source.height, source.width, 3)
+    assert frames.std() > 20
+
+
+def test_file_cut_short_gives_the_frames_that_are_there(clips):
+    whole, _ = load(clips / "streamable.mp4", max_num_frames=9)
+    cut, _ = load(clips / "cut_short.mp4", max_num_frames=9, frame_sample_step=1)
+    assert cut.shape == whole.shape
+
+
+@pytest.mark.parametrize("reader", ["decord", "ffmpeg"])
+def test_count_is_checked_against_the_probe(clips, reader):
+    path = clips / "counter.mp4"
+    source = dataclasses.replace(probe_video(path), num_frames=70, reader=reader)
+    settings = LoadSettings(width=64, height=48, max_num_frames=65)
+    resize = plan_resize(64, 48, settings=settings)
+    with pytest.raises(VideoError, match="ends or breaks at frame 50, expected 70 frames"):
+        read_clip(path, source, plan=plan_clip(source, settings), resize=resize)
+
+
+@pytest.mark.parametrize("reader", ["decord", "ffmpeg"])
+def test_damaged_content_is_a_video_error(clips, tmp_path, reader):
+    source = dataclasses.replace(probe_video(clips / "counter.mp4"), reader=reader)
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes((clips / "text.mp4").read_bytes())
+    settings = LoadSettings(width=64, height=48)
+    resize = plan_resize(64, 48, settings=settings)
+    with pytest.raises(VideoError, match="ends or breaks at frame 0"):
+        read_clip(broken, source, plan=plan_clip(source, settings), resize=resize)
+
+
+def halves(width=40, height=20):
+    """Left half red, right half white; black would hide the padding."""
+    frame = np.full((height, width, 3), 255, dtype=np.uint8)
+    frame[:, : width // 2] = (255, 0, 0)
+    return frame
+
+
+def plan(mode, width, height):
+    settings = LoadSettings(width=width, height=height, resize_mode=mode)
+    return plan_resize(40, 20, settings=settings)
+
+
+def test_same_size_keeps_every_byte():
+    frame = np.random.default_rng(0).integers(0, 256, (20, 40, 3), dtype=np.uint8)
+    for mode in ("crop", "pad", "stretch"):
+        assert np.array_equal(resize_frame(frame, plan(mode, 40, 20)), frame)
+
+
+def test_crop_cuts_the_centre():
+    frame = np.zeros((20, 40, 3), dtype=np.uint8)
+    frame[:, 10:30] = 200
+    assert np.array_equal(resize_frame(frame, plan("crop", 20, 20)), frame[:, 10:30])
+
+
+def test_pad_lays_the_picture_on_black():
+    padded = resize_frame(halves(), plan("pad", 40, 40))
+    assert not padded[:10].any()
+    assert not padded[30:].any()
+    assert np.array_equal(padded[10:30], halves())
+
+
+def test_stretch_takes_the_whole_frame():
+    stretched = resize_frame(halves(), plan("stretch", 20, 40))
+    assert stretched.shape == (40, 20, 3)
+    assert (stretched[:, :8] == (255, 0, 0)).all()
+    assert (stretched[:, 12:] == 255).all()
+
+
+def test_scaling_neither_wraps_around_nor_darkens():
+    frame = np.zeros((20, 40, 3), dtype=np.uint8)
+    frame[:, 20:] = 255
+    wide = resize_frame(frame, plan("stretch", 80, 40))
+    assert (wide[:, :36] == 0).all()
+    assert (wide[:, 44:] == 255).all()
+    flat = np.full((20, 40, 3), 101, dtype=np.uint8)
+    assert (resize_frame(flat, plan("stretch", 27, 13)) == 101).all()
+
+
+def test_shrinking_is_antialiased():
+    stripes = np.zeros((20, 40, 3), dtype=np.uint8)
+    stripes[:, ::2] = 255
+    small = resize_frame(stripes, plan("stretch", 8, 4))
+    assert np.abs(small.astype(int) - 127).max() < 12
+
+
+def test_frame_of_another_size_is_refused():
+    with pytest.raises(VideoError, match="changes its size"):
+        resize_frame(np.zeros((10, 10, 3), dtype=np.uint8), plan("crop", 20, 20))
+
+
+def test_upstream_reading_is_decords_own_scaling(clips):
+    decord = pytest.importorskip("decord")
+    indices = list(range(0, 49, 3))
+    frames = read_frames_upstream(clips / "plain.mp4", width=96, height=64, indices=indices)
+    video = decord.VideoReader(str(clips / "plain.mp4"), width=96, height=64)
+    assert np.array_equal(frames, video.get_batch(indices).asnumpy())
+
+
+@pytest.mark.parametrize("size", [(96, 64), (160, 96), (320, 240)])
+def test_upstream_reading_without_decord_is_the_same(clips, monkeypatch, size):
+    path, indices = clips / "plain.mp4", [0, 1, 5, 20]
+    width, height = size
+    frames = read_frames_upstream(path, width=width, height=height, indices=indices)
+    monkeypatch.setattr("cogedit.media.probe.importlib.util.find_spec", lambda name: None)
+    by_ffmpeg = read_frames_upstream(path, width=width, height=height, indices=indices)
+    assert np.array_equal(by_ffmpeg, frames)
+
+
+def test_upstream_reading_checks_its_indices(clips):
+    for indices in ([], [3, 2], [-1, 0], [1, 1]):
+        with pytest.raises(UsageError):
+            read_frames_upstream(clips / "plain.mp4", width=32, height=32, indices=indices)
+    with pytest.raises(VideoError, match="has 60 frames, frame 60 was asked for"):
+        read_frames_upstream(clips / "plain.mp4", width=32, height=32, indices=[60])
+
+
+def test_readers_print_nothing(clips):
+    code = (
+        "from pathlib import Path\n"
+        "from cogedit.media.reader import read_frames_upstream\n"
+        f"folder = Path({str(clips)!r})\n"
+        "for name in ('plain.mp4', 'edit_list.mp4', 'cut_short.mp4'):\n"
+        "    read_frames_upstream(folder / name, width=32, height=32, indices=[0, 8])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == ""
+
+
+def test_frames_are_what_ffmpeg_itself_returns(clips):
+    frames, plan = load(clips / "plain.mp4", max_num_frames=9, frame_sample_step=2)
+    assert np.array_equal(
+        frames, read_back(clips / "plain.mp4", width=160, height=96)[list(plan.indices)]
+    )

@@ -1,0 +1,293 @@
+import json
+import os
+import stat
+from fractions import Fraction
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+from videos import ffmpeg, make_counter, make_video, read_back, read_counter
+
+from cogedit.errors import StorageError, UsageError, VideoError
+from cogedit.media import writer
+from cogedit.media.ffmpeg import input_args, run_ffmpeg
+from cogedit.media.probe import probe_facts, read_comment
+from cogedit.media.writer import AudioSource, write_video
+
+FPS = Fraction(30000, 1001)
+
+
+def frames(count=9, height=48, width=64):
+    levels = 16 + 4 * np.arange(count)
+    return np.broadcast_to(levels[:, None, None, None], (count, height, width, 3)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+@pytest.mark.parametrize("fps", [FPS, Fraction(25), Fraction(8), Fraction(24000, 1001)])
+def test_rate_count_and_size_read_back(tmp_path, suffix, fps):
+    path = tmp_path / f"out{suffix}"
+    write_video(frames(), path, fps=fps)
+    facts = probe_facts(path)
+    assert (facts.fps, facts.num_frames, facts.variable_frame_rate) == (fps, 9, False)
+    assert (facts.width, facts.height, facts.pixel_format) == (64, 48, "yuv420p")
+    assert facts.reader == "decord"
+    assert read_counter(read_back(path, width=64, height=48)) == list(range(9))
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("fps", [Fraction(15000, 1001), Fraction(25, 3), Fraction(10000, 1001)])
+def test_rates_of_a_sampled_clip_are_exact_in_mp4(tmp_path, fps):
+    write_video(frames(), tmp_path / "out.mp4", fps=fps)
+    assert probe_facts(tmp_path / "out.mp4").fps == fps
+
+
+@pytest.mark.parametrize("size", [(8, 8), (50, 18), (96, 178)])
+def test_no_size_is_rounded_to_macroblocks(tmp_path, size):
+    width, height = size
+    write_video(frames(1, height, width), tmp_path / "out.mp4", fps=FPS)
+    assert read_back(tmp_path / "out.mp4", width=width, height=height).shape[0] == 1
+    facts = probe_facts(tmp_path / "out.mp4")
+    assert (facts.width, facts.height) == size
+
+
+COLOURS = [
+    (255, 255, 255), (255, 255, 0), (0, 255, 255), (0, 255, 0),
+    (255, 0, 255), (255, 0, 0), (0, 0, 255), (0, 0, 0), (200, 120, 40), (128, 128, 128),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+def test_colours_survive_within_two_levels(tmp_path, suffix):
+    bars = np.repeat(np.array(COLOURS, np.uint8), 32, axis=0)[None].repeat(64, axis=0)
+    path = tmp_path / f"bars{suffix}"
+    write_video(bars[None].repeat(3, axis=0), path, fps=FPS, crf=1)
+    found = read_back(path, width=320, height=64)[1]
+    for number, colour in enumerate(COLOURS):
+        middle = found[20:44, number * 32 + 10 : number * 32 + 22].reshape(-1, 3).astype(int)
+        assert np.abs(middle - colour).max() <= 2, colour
+
+
+def test_colours_are_tagged_as_what_they_are(tmp_path):
+    write_video(frames(), tmp_path / "out.mp4", fps=FPS)
+    done = run_ffmpeg(input_args(tmp_path / "out.mp4"), timeout=60)
+    assert "yuv420p(tv, bt709" in done.stderr
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+def test_comment_reads_back(tmp_path, suffix):
+    recipe = json.dumps({"prompt": "a 'cat' = \"dog\"; #1\n\\ ünï 🎬 %d", "seed": 42})
+    write_video(frames(), tmp_path / f"out{suffix}", fps=FPS, comment=recipe)
+    assert read_comment(tmp_path / f"out{suffix}") == recipe
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sources")
+    make_video(folder / "aac.mp4", num_frames=60, sound=True)
+    aac = folder / "aac.mp4"
+    tags = ["-metadata", "title=private", "-metadata", "comment=theirs"]
+    ffmpeg("-i", aac, "-c:v", "copy", "-c:a", "libvorbis", *tags, folder / "vorbis.mkv")
+    ffmpeg("-i", aac, "-map", "0:v", "-c", "copy", folder / "silent.mp4")
+    ffmpeg("-i", aac, "-c:v", "copy", "-af", "atrim=0:0.3", folder / "short_sound.mp4")
+    return folder
+
+
+def sound_seconds(path):
+    """Decoded length of the first sound stream."""
+    raw = path.with_suffix(".raw")
+    ffmpeg("-i", path, "-map", "0:a:0", "-f", "s16le", "-ar", "1000", "-ac", "1", raw)
+    return raw.stat().st_size / 2 / 1000
+
+
+@pytest.mark.parametrize(
+    ("name", "suffix", "codec"),
+    [
+        ("aac.mp4", ".mp4", "aac"),
+        ("aac.mp4", ".mkv", "aac"),
+        ("aac.mp4", ".mov", "aac"),
+        ("vorbis.mkv", ".mkv", "vorbis"),
+        ("vorbis.mkv", ".mp4", "aac"),
+        ("vorbis.mkv", ".mov", "aac"),
+    ],
+)
+@pytest.mark.parametrize("start", [Fraction(0), Fraction(1001, 2000)])
+def test_sound_is_carried_over(source, tmp_path, name, suffix, codec, start):
+    path = tmp_path / f"out{suffix}"
+    audio = AudioSource(source / name, start=start, duration=25 / FPS)
+    write_video(frames(25), path, fps=FPS, audio=audio)
+    facts = probe_facts(path)
+    assert facts.audio_codec == codec
+    assert (facts.num_frames, facts.fps) == (25, FPS)
+    assert abs(sound_seconds(path) - float(25 / FPS)) < 0.08
+    assert read_comment(path) is None  # the source's own metadata stays with the source
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+@pytest.mark.parametrize("codec", ["aac", "libvorbis"])
+def test_sound_stays_in_time(tmp_path, suffix, codec):
+    # A tone that begins at 1.0 s, under a clip that begins at 0.51 s: it begins at 0.49 s.
+    tone = ["-f", "lavfi", "-i", "aevalsrc='sin(880*PI*t)*gte(t,1)':d=3:s=44100", "-c:a", codec]
+    picture = ["-f", "lavfi", "-i", "testsrc2=s=64x64:r=25:d=3"]
+    ffmpeg(*picture, *tone, "-g", "250", tmp_path / "tone.mkv")
+    path = tmp_path / f"out{suffix}"
+    audio = AudioSource(tmp_path / "tone.mkv", start=Fraction(51, 100), duration=Fraction(1))
+    write_video(frames(25), path, fps=Fraction(25), audio=audio)
+    timed = ["-af", "aresample=async=1:first_pts=0", "-f", "s16le", "-ac", "1", "-ar", "8000", "-"]
+    samples = np.frombuffer(ffmpeg("-i", path, "-map", "0:a", *timed), np.int16).astype(int)
+    assert abs(np.argmax(np.abs(samples) > 3000) / 8000 - 0.49) < 0.005
+
+
+def test_sound_that_ends_early_does_not_cut_the_picture(source, tmp_path):
+    audio = AudioSource(source / "short_sound.mp4", start=Fraction(0), duration=25 / FPS)
+    write_video(frames(25), tmp_path / "out.mp4", fps=FPS, audio=audio)
+    assert probe_facts(tmp_path / "out.mp4").num_frames == 25
+    late = AudioSource(source / "short_sound.mp4", start=Fraction(1), duration=25 / FPS)
+    write_video(frames(25), tmp_path / "late.mp4", fps=FPS, audio=late)
+    assert probe_facts(tmp_path / "late.mp4").num_frames == 25
+
+
+def test_sound_window_must_exist(source, tmp_path):
+    for start, duration in ((Fraction(-1), Fraction(1)), (Fraction(0), Fraction(0))):
+        audio = AudioSource(source / "aac.mp4", start=start, duration=duration)
+        with pytest.raises(UsageError, match="no sound lies at"):
+            write_video(frames(), tmp_path / "out.mp4", fps=FPS, audio=audio)
+
+
+def test_silent_source_gives_a_silent_video(source, tmp_path):
+    audio = AudioSource(source / "silent.mp4", start=Fraction(0), duration=9 / FPS)
+    write_video(frames(), tmp_path / "out.mp4", fps=FPS, audio=audio)
+    assert probe_facts(tmp_path / "out.mp4").audio_codec is None
+
+
+def test_missing_sound_file_is_an_error_that_leaves_nothing(tmp_path):
+    audio = AudioSource(tmp_path / "gone.mp4", start=Fraction(0), duration=9 / FPS)
+    with pytest.raises(VideoError, match="no such video"):
+        write_video(frames(), tmp_path / "out.mp4", fps=FPS, audio=audio)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "text"),
+    [
+        ("out.webm", {}, "the suffix .webm is not one of .mp4, .mov, .mkv"),
+        ("out", {}, "the suffix (none) is not one of"),
+        ("out.mp4", {"fps": Fraction(0)}, "0 frames per second cannot be written"),
+        ("out.mp4", {"fps": Fraction(-25)}, "cannot be written"),
+        ("out.mp4", {"crf": 52}, "crf is 52"),
+        ("out.mp4", {"comment": "a\0b"}, "NUL"),
+        ("out.mp4", {"comment": "x" * 100_001}, "longer than 100000 bytes"),
+    ],
+)
+def test_usage_errors(tmp_path, name, change, text):
+    with pytest.raises(UsageError) as caught:
+        write_video(frames(), tmp_path / name, **{"fps": FPS, **change})
+    assert text in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [np.zeros((0, 8, 8, 3), np.uint8), np.zeros((1, 8, 8, 3)), np.zeros((8, 8, 3), np.uint8)],
+)
+def test_frames_that_are_not_frames(tmp_path, bad):
+    with pytest.raises(UsageError, match="frames must be uint8"):
+        write_video(bad, tmp_path / "out.mp4", fps=FPS)
+
+
+def test_odd_size_is_refused_and_not_cut(tmp_path):
+    with pytest.raises(UsageError, match="frames of 63x48 cannot be written"):
+        write_video(frames(1, 48, 63), tmp_path / "out.mp4", fps=FPS)
+
+
+def test_missing_folder_is_a_storage_error(tmp_path):
+    with pytest.raises(StorageError, match="does not exist") as caught:
+        write_video(frames(), tmp_path / "no" / "out.mp4", fps=FPS)
+    assert caught.value.exit_code == 7
+    (tmp_path / "out.mp4").mkdir()
+    with pytest.raises(StorageError, match="it is a folder"):
+        write_video(frames(), tmp_path / "out.mp4", fps=FPS)
+
+
+def wrapper(tmp_path, monkeypatch, lines):
+    """Put a shell script in ffmpeg's place; "$REAL" is the real one."""
+    script = tmp_path / "bin" / "ffmpeg"
+    script.parent.mkdir()
+    script.write_text(f"#!/bin/sh\nREAL='{imageio_ffmpeg.get_ffmpeg_exe()}'\n{lines}\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(script))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell")
+@pytest.mark.parametrize(
+    ("lines", "text"),
+    [
+        # A full disk, as the kernel reports it to a process at its file-size limit.
+        ('ulimit -f 8; trap \'\' XFSZ; exec "$REAL" "$@"', "File too large"),
+        ('ulimit -f 8; exec "$REAL" "$@"', "ffmpeg ended with signal 25"),
+        ("exit 3", "ffmpeg ended with 3"),
+        ("head -c 10000 >/dev/null; echo '[error] Permission denied' >&2; exit 1", "Permission"),
+        ("exit 0", "does not read back"),
+    ],
+)
+def test_failure_keeps_the_old_file_and_leaves_nothing(tmp_path, monkeypatch, lines, text):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "old.mp4").write_bytes(b"old")
+    wrapper(tmp_path, monkeypatch, lines)
+    noise = np.random.default_rng(0).integers(0, 256, (9, 96, 96, 3), dtype=np.uint8)
+    with pytest.raises(StorageError, match=text):
+        write_video(noise, out / "old.mp4", fps=FPS)
+    assert (out / "old.mp4").read_bytes() == b"old"
+    assert [entry.name for entry in out.iterdir()] == ["old.mp4"]
+
+
+def test_lost_frame_is_noticed(tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    out.mkdir()
+    # ffmpeg says that all went well, and has written one frame too few.
+    monkeypatch.setattr(writer, "_COLOUR_FILTER", "trim=end_frame=8,format=yuv420p")
+    with pytest.raises(StorageError, match="8 of 9 frames were written"):
+        write_video(frames(), out / "out.mp4", fps=FPS)
+    assert list(out.iterdir()) == []
+
+
+@pytest.mark.parametrize("at", ["_verify", "_move_into_place"])
+def test_interrupt_leaves_nothing(tmp_path, monkeypatch, at):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(writer, at, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_video(frames(), tmp_path / "out.mp4", fps=FPS)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_interrupt_while_encoding_leaves_nothing(tmp_path, monkeypatch):
+    class Frames(np.ndarray):
+        def __iter__(self):
+            yield np.asarray(self[0])
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_video(frames().view(Frames), tmp_path / "out.mp4", fps=FPS)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_existing_file_is_replaced_with_ordinary_permissions(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = type(tmp_path)("-out: 100%d.mp4")
+    path.write_bytes(b"old")
+    write_video(frames(), path, fps=FPS)
+    assert probe_facts(path).num_frames == 9
+    if os.name == "posix":
+        umask = os.umask(0)
+        os.umask(umask)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask
+
+
+def test_frames_written_and_loaded_again_are_the_same_numbers(tmp_path):
+    make_counter(tmp_path / "in.mp4", num_frames=9)
+    clip = read_back(tmp_path / "in.mp4", width=64, height=48)
+    write_video(clip, tmp_path / "out.mp4", fps=Fraction(25))
+    again = read_back(tmp_path / "out.mp4", width=64, height=48)
+    assert np.abs(again.astype(int) - clip.astype(int)).max() <= 2

@@ -1,0 +1,33 @@
+"""Positions agree with those that `CogVideoXPipeline` prepares, at any size."""
+
+import pytest
+import torch
+from diffusers import CogVideoXPipeline, CogVideoXTransformer3DModel
+from pipelines import TRANSFORMER
+
+from cogedit.models.rotary import image_rotary_emb
+
+
+@pytest.mark.parametrize("patch_size_t", [None, 2])
+@pytest.mark.parametrize("size", [(60, 90), (90, 60), (48, 48), (30, 52), (64, 62)])
+def test_agrees_with_the_pipeline(golden_pipeline, patch_size_t, size):
+    base = {"sample_height": 60, "sample_width": 90} if patch_size_t is None else {
+        "sample_height": 96, "sample_width": 170
+    }
+    transformer = CogVideoXTransformer3DModel(
+        **(TRANSFORMER | base),
+        use_rotary_positional_embeddings=True,
+        patch_size_t=patch_size_t,
+        patch_bias=patch_size_t is None,
+    )
+    pipe = CogVideoXPipeline(**(golden_pipeline.components | {"transformer": transformer}))
+    expected = pipe._prepare_rotary_positional_embeddings(
+        8 * size[0], 8 * size[1], 4, torch.device("cpu")
+    )
+    cos, sin = image_rotary_emb(transformer, (4, *size))
+    assert torch.equal(cos, expected[0])
+    assert torch.equal(sin, expected[1])
+
+
+def test_a_model_with_sin_cos_positions_has_none():
+    assert image_rotary_emb(CogVideoXTransformer3DModel(**TRANSFORMER), (3, 8, 8)) is None

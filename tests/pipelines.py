@@ -1,0 +1,54 @@
+"""Small CogVideoX pipelines with real diffusers classes and random weights, saved to a folder."""
+
+import shutil
+from pathlib import Path
+
+import torch
+from diffusers import CogVideoXTransformer3DModel
+from schedules import forward_scheduler
+
+GOLDEN = Path(__file__).parent / "data" / "golden"
+GOLDEN_PIPELINE = GOLDEN / "pipeline"
+
+TRANSFORMER = {
+    "num_attention_heads": 2,
+    "attention_head_dim": 16,
+    "in_channels": 16,
+    "out_channels": 16,
+    "time_embed_dim": 16,
+    "text_embed_dim": 32,
+    "num_layers": 2,
+    "sample_width": 8,
+    "sample_height": 8,
+    "sample_frames": 9,
+    "max_text_seq_length": 16,
+}
+
+
+def make_pipeline(folder, *, snr_shift_scale=1.0, **transformer):
+    """Write a pipeline like `golden`'s with another transformer and scheduler shift."""
+    torch.manual_seed(5)
+    shutil.copytree(GOLDEN_PIPELINE, folder)
+    shutil.rmtree(folder / "transformer")
+    shutil.rmtree(folder / "scheduler")
+    model = CogVideoXTransformer3DModel(**(TRANSFORMER | transformer))
+    model.save_pretrained(folder / "transformer")
+    forward_scheduler(snr_shift_scale).save_pretrained(folder / "scheduler")
+    return folder
+
+
+def make_2b_like(folder):
+    """Sin-cos positions and shifted noise levels."""
+    return make_pipeline(
+        folder,
+        snr_shift_scale=3.0,
+        use_rotary_positional_embeddings=False,
+        spatial_interpolation_scale=1.0,
+    )
+
+
+def make_15_like(folder):
+    """Rotary positions and two latent frames to a token."""
+    return make_pipeline(
+        folder, use_rotary_positional_embeddings=True, patch_size_t=2, patch_bias=False
+    )

@@ -1,0 +1,338 @@
+"""Settings: precedence, origins, presets, and what is refused in which words."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+
+from cogedit.config import (
+    ResolvedSettings,
+    Settings,
+    check_settings,
+    preset_for_model,
+    preset_names,
+    presets_folder,
+    resolve_settings,
+)
+from cogedit.errors import ConfigError, UsageError
+from cogedit.types import (
+    EncodeSettings,
+    ExportSettings,
+    InvertSettings,
+    LoadSettings,
+    ReconstructSettings,
+)
+
+Resolve = Callable[..., ResolvedSettings]
+
+
+@pytest.fixture
+def resolve(tmp_path: Path) -> Resolve:
+    """`resolve_settings` in an empty folder, with a cogedit.toml where the test gives one."""
+
+    def call(
+        flags: Mapping[str, object] | None = None,
+        *,
+        config: str | None = None,
+        environ: Mapping[str, str] | None = None,
+        toml: str | None = None,
+    ) -> ResolvedSettings:
+        if toml is not None:
+            (tmp_path / "cogedit.toml").write_text(toml)
+        return resolve_settings(flags or {}, config=config, environ=environ or {}, cwd=tmp_path)
+
+    return call
+
+
+def test_defaults(resolve: Resolve) -> None:
+    resolved = resolve()
+    assert resolved.settings == Settings()
+    assert resolved.preset is None
+    assert set(resolved.origins.values()) == {"default"}
+    assert resolved.settings.reconstruct_with("a cat") == ReconstructSettings("a cat")
+
+
+def test_precedence_and_origins(resolve: Resolve) -> None:
+    key = "reconstruct.guidance_scale"
+    variable = "COGEDIT_RECONSTRUCT_GUIDANCE_SCALE"
+    toml = "config = 'upstream'\n[reconstruct]\nguidance_scale = 3.0\n"
+    steps = [
+        (resolve(), 6.0, "default"),
+        (resolve(config="upstream"), 6.0, "preset upstream"),
+        (resolve(toml=toml), 3.0, "cogedit.toml"),
+        (resolve(toml=toml, environ={variable: "2.5"}), 2.5, f"environment variable {variable}"),
+        (resolve({key: 2}, toml=toml, environ={variable: "2.5"}), 2.0, "flag"),
+    ]
+    for resolved, value, origin in steps:
+        assert resolved.settings.reconstruct.guidance_scale == value
+        assert resolved.origins[key] == origin
+    assert steps[-1][0].settings.invert.inverse == "upstream"
+    assert steps[-1][0].origins["invert.inverse"] == "preset upstream"
+
+
+def test_flags_that_were_not_given(resolve: Resolve) -> None:
+    resolved = resolve({"load.width": None}, environ={"COGEDIT_LOAD_WIDTH": "64"})
+    assert resolved.settings.load.width == 64
+    resolved = resolve(environ={"COGEDIT_LOAD_WIDTH": "", "COLUMNS": "80"})
+    assert resolved.origins["load.width"] == "default"
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("model", "a/b", "a/b"),
+        ("revision", "main", "main"),
+        ("dtype", "fp16", "fp16"),
+        ("dtype", "auto", None),
+        ("device", "cuda:1", "cuda:1"),
+        ("workspace", "some where", Path("some where")),
+        ("load.frame_sample_step", "2", 2),
+        ("load.frame_sample_step", "auto", None),
+        ("load.resize_mode", "pad", "pad"),
+        ("encode.vae_tiling", "true", True),
+        ("encode.vae_tiling", "0", False),
+        ("invert.prompt", "auto", "auto"),
+        ("reconstruct.injection_steps", "0.1:0.5", (0.1, 0.5)),
+        ("reconstruct.injection_layers", "3:END", (3, None)),
+        ("reconstruct.injection_layers", "3:7", (3, 7)),
+        ("export.fps", "30000/1001", Fraction(30000, 1001)),
+        ("export.fps", "23.976", Fraction(23976, 1000)),
+        ("export.crf", "0", 0),
+    ],
+)
+def test_text_values(key: str, text: str, value: object, resolve: Resolve) -> None:
+    variable = "COGEDIT_" + key.replace(".", "_").upper()
+    for resolved in (resolve({key: text}), resolve(environ={variable: text})):
+        found: object = resolved.settings
+        for name in key.split("."):
+            found = getattr(found, name)
+        assert found == value
+        assert type(found) is type(value)
+
+
+def test_toml_values(resolve: Resolve) -> None:
+    settings = resolve(
+        toml="""
+        model = "a/b"
+        workspace = "here"
+        [invert]
+        guidance_scale = 2
+        [reconstruct]
+        injection_steps = [0, 0.5]
+        injection_layers = [2, "END"]
+        [export]
+        fps = 25
+        """
+    ).settings
+    assert settings.workspace == Path("here")
+    assert settings.invert.guidance_scale == 2.0
+    assert type(settings.invert.guidance_scale) is float
+    assert settings.reconstruct.injection_steps == (0.0, 0.5)
+    assert settings.reconstruct.injection_layers == (2, None)
+    assert settings.export.fps == 25
+
+
+@pytest.mark.parametrize(
+    ("toml", "sentence"),
+    [
+        (
+            "[load]\nwidht = 3",
+            "key `load.widht` in cogedit.toml (did you mean `load.width`?",
+        ),
+        ("[laod]\nwidth = 3", "unknown key `laod` in cogedit.toml (did you mean `load`?"),
+        ("guidance_scale = 3", "(did you mean `invert.guidance_scale` or `reconstruct.guidance_sc"),
+        ("[reconstruct]\nprompt = 'x'", "(a prompt belongs to the command: `cogedit reconstruct"),
+        ("zzz = 3", "unknown key `zzz` in cogedit.toml (expected one of model, revision"),
+        ("load = 3", "`load` in cogedit.toml is 3, expected a table"),
+        ("[load]\nwidth = '64'", "`load.width` in cogedit.toml is '64', expected a whole number"),
+        ("[load]\nwidth = 64.0", "`load.width` in cogedit.toml is 64.0, expected a whole number"),
+        ("[load]\nwidth = true", "is True, expected a whole number"),
+        ("[load]\nwidth = 0", "`load.width` in cogedit.toml is 0, expected 1 or more"),
+        ("[load]\nskip_frames_end = -1", "is -1, expected 0 or more"),
+        ("[load]\nresize_mode = 'zoom'", "is 'zoom', expected one of crop, pad, stretch"),
+        ("[encode]\nvae_tiling = 'true'", "is 'true', expected true or false"),
+        ("[invert]\nnum_inference_steps = 1001", "is 1001, expected 1 to 1000"),
+        ("[invert]\nguidance_scale = inf", "is inf, expected a finite number, 0 or more"),
+        ("[invert]\nguidance_scale = -1", "is -1, expected a finite number, 0 or more"),
+        ("[invert]\nprompt = 3", "`invert.prompt` in cogedit.toml is 3, expected text"),
+        ("[reconstruct]\ninjection_strength = 1.5", "is 1.5, expected 0 to 1"),
+        ("[reconstruct]\ninjection_strength = nan", "is nan, expected 0 to 1"),
+        ("[reconstruct]\ninjection_steps = [0.5, 0.2]", "expected FIRST:LAST with 0 <= FIRST"),
+        ("[reconstruct]\ninjection_steps = [0.5]", "expected two numbers, FIRST:LAST"),
+        ("[reconstruct]\ninjection_steps = 'a:b'", "is 'a:b', expected a number"),
+        ("[reconstruct]\ninjection_layers = '4:4'", "is '4:4', expected FIRST:END with 0 <= FIRST"),
+        ("[reconstruct]\ninjection_layers = [-1, 3]", "is [-1, 3], expected FIRST:END"),
+        ("[reconstruct]\nseed = -1", "is -1, expected 0 to 2^63 - 1"),
+        ("[export]\ncrf = 52", "is 52, expected 0 to 51"),
+        ("[export]\nfps = 0", "is 0, expected more than 0 and at most 1000"),
+        ("[export]\nfps = '1/0'", "is '1/0', expected a frame rate such as"),
+        ("[export]\nfps = '1e999999999'", "expected a frame rate such as"),
+        ("dtype = 'bf17'", "`dtype` in cogedit.toml is 'bf17', expected one of bf16, fp16, fp32"),
+        ("device = 'gpu'", "is 'gpu', expected auto, cuda, cuda:N, mps or cpu"),
+        ("model = ''", "`model` in cogedit.toml is '', expected a hub id or a folder"),
+        ("config = 3", "`config` in cogedit.toml is 3, expected the name of a preset"),
+        ("config = 'a.toml'", "is 'a.toml', expected the name of a preset"),
+        ("\n[load]\nwidth = = 3", "cogedit.toml is not valid TOML: Invalid value (at line 3, col"),
+        ("[load]\nwidth = 1\nwidth = 2", "cogedit.toml is not valid TOML: Cannot overwrite"),
+    ],
+)
+def test_file_is_refused(toml: str, sentence: str, resolve: Resolve) -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolve(toml=toml)
+    assert sentence in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_flags_and_variables_are_refused_by_the_same_rules(resolve: Resolve) -> None:
+    with pytest.raises(UsageError) as caught:
+        resolve({"invert.num_inference_steps": 0})
+    assert str(caught.value) == "--num-inference-steps is 0, expected 1 to 1000"
+    assert not isinstance(caught.value, ConfigError)
+    with pytest.raises(ConfigError) as in_variable:
+        resolve(environ={"COGEDIT_INVERT_NUM_INFERENCE_STEPS": "many"})
+    assert str(in_variable.value) == (
+        "environment variable COGEDIT_INVERT_NUM_INFERENCE_STEPS is many, expected a whole number"
+    )
+    with pytest.raises(ConfigError, match=r"COGEDIT_LOAD_WIDHT .did you mean `COGEDIT_LOAD_WIDTH`"):
+        resolve(environ={"COGEDIT_LOAD_WIDHT": "3"})
+    with pytest.raises(UsageError, match=r"unknown setting load.widht"):
+        resolve({"load.widht": 3})
+
+
+def test_a_losing_value_is_checked_all_the_same(resolve: Resolve) -> None:
+    with pytest.raises(ConfigError):
+        resolve({"load.width": 64}, toml="[load]\nwidth = -1")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        LoadSettings(width=0),
+        LoadSettings(frame_sample_step=0),
+        InvertSettings(num_inference_steps=0),
+        InvertSettings(guidance_scale=float("nan")),
+        ReconstructSettings("x", injection_steps=(0.5, 0.1)),
+        ReconstructSettings("x", injection_layers=(3, 3)),
+        ExportSettings(fps=Fraction(0)),
+    ],
+)
+def test_records_made_in_python_pass_the_same_rules(settings: LoadSettings) -> None:
+    with pytest.raises(UsageError, match=r" is .*, expected "):
+        check_settings(settings)
+
+
+def test_good_records_pass() -> None:
+    assert check_settings(LoadSettings()) == LoadSettings()
+    assert check_settings(EncodeSettings()) == EncodeSettings()
+    assert check_settings(ExportSettings()) == ExportSettings()
+    assert check_settings(InvertSettings()) == InvertSettings()
+    assert check_settings(ReconstructSettings("x")) == ReconstructSettings("x")
+
+
+# --- presets ----------------------------------------------------------------------------------
+
+
+def test_shipped_presets(resolve: Resolve) -> None:
+    assert preset_names() == ["cogvideox-1.5-5b", "cogvideox-2b", "cogvideox-5b", "upstream"]
+    assert (presets_folder() / "upstream.toml").is_file()
+    expected = {
+        "cogvideox-5b": ("zai-org/CogVideoX-5b", "bf16", 720, 480, 49, "crop"),
+        "cogvideox-2b": ("zai-org/CogVideoX-2b", "fp16", 720, 480, 49, "crop"),
+        "cogvideox-1.5-5b": ("zai-org/CogVideoX1.5-5B", "bf16", 1360, 768, 81, "crop"),
+        "upstream": ("zai-org/CogVideoX-5b", "bf16", 720, 480, 81, "stretch"),
+    }
+    for name, values in expected.items():
+        settings = resolve(config=name).settings
+        load = settings.load
+        size = (load.width, load.height, load.max_num_frames, load.resize_mode)
+        assert (settings.model, settings.dtype, *size) == values
+        if name != "upstream":
+            assert preset_for_model(settings.model) == name
+
+
+def test_upstream_preset(resolve: Resolve) -> None:
+    settings = resolve(config="upstream").settings
+    assert settings.invert == InvertSettings(guidance_scale=6.0, inverse="upstream")
+    assert settings.reconstruct_with("x") == ReconstructSettings("x")
+    assert settings.export == replace(ExportSettings(), fps=Fraction(8))
+
+
+@pytest.mark.parametrize(
+    ("model", "preset"),
+    [
+        ("THUDM/CogVideoX-5b", "cogvideox-5b"),
+        ("THUDM/CogVideoX1.5-5B", "cogvideox-1.5-5b"),
+        ("/models/CogVideoX-2b/", "cogvideox-2b"),
+        ("zai-org/CogVideoX-5b-I2V", None),
+        ("auto", None),
+    ],
+)
+def test_preset_of_a_model(model: str, preset: str | None, resolve: Resolve) -> None:
+    assert preset_for_model(model) == preset
+    resolved = resolve({"model": model})
+    assert resolved.preset == preset
+    assert resolved.settings.model == model
+    assert resolved.origins["model"] == "flag"
+    if preset is not None:
+        assert resolved.origins["load.width"] == f"preset {preset}"
+    # A named preset keeps the model from choosing one.
+    assert resolve({"model": model}, config="upstream").preset == "upstream"
+
+
+def test_config_argument_variable_and_key(resolve: Resolve, tmp_path: Path) -> None:
+    assert resolve(environ={"COGEDIT_CONFIG": "upstream"}).preset == "upstream"
+    both = resolve(config="cogvideox-2b", environ={"COGEDIT_CONFIG": "upstream"})
+    assert both.preset == "cogvideox-2b"
+    (tmp_path / "mine.toml").write_text("config = 'cogvideox-5b'\n[load]\nwidth = 64\n")
+    mine = resolve(config="mine.toml", toml="[load]\nheight = 96\n")
+    assert mine.preset == "cogvideox-5b"
+    assert (mine.settings.load.width, mine.origins["load.width"]) == (64, "mine.toml")
+    # A file that is named takes the place of cogedit.toml.
+    assert (mine.settings.load.height, mine.origins["load.height"]) == (480, "preset cogvideox-5b")
+
+
+def test_unknown_preset_and_missing_file(resolve: Resolve, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"unknown preset 'upstraem'.*did you mean `upstream`"):
+        resolve(config="upstraem")
+    with pytest.raises(ConfigError, match=r"cannot read none.toml: No such file or directory"):
+        resolve(config="none.toml")
+    (tmp_path / "folder.toml").mkdir()
+    with pytest.raises(ConfigError, match=r"cannot read folder.toml: Is a directory"):
+        resolve(config="folder.toml")
+    (tmp_path / "latin.toml").write_bytes(b"model = '\xff'")
+    with pytest.raises(ConfigError, match=r"latin.toml is not valid TOML"):
+        resolve(config="latin.toml")
+    (tmp_path / "deep.toml").write_text("a = " + "[" * 100_000)
+    with pytest.raises(ConfigError, match=r"deep.toml is not valid TOML"):
+        resolve(config="deep.toml")
+
+
+def test_an_installed_package_finds_its_own_presets(tmp_path: Path) -> None:
+    # As a wheel unpacks it: presets inside the package, and somebody else's `configs` beside it.
+    package = tmp_path / "cogedit"
+    package.mkdir()
+    source = presets_folder().parent / "cogedit"
+    for name in ("config.py", "errors.py", "types.py"):
+        shutil.copy(source / name, package / name)
+    shutil.copytree(presets_folder(), package / "configs")
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "foreign.toml").write_text("")
+    program = "from cogedit.config import *; print(presets_folder(), *preset_names(), sep='\\n')"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert done.stdout.split("\n")[:-1] == [str(package / "configs"), *preset_names()]

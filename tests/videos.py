@@ -1,0 +1,68 @@
+"""Small real videos, made by ffmpeg while the tests run."""
+
+import subprocess
+from fractions import Fraction
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+
+GRAY_STEP = 4
+
+
+def ffmpeg(*args: str | Path, stdin: bytes = b"") -> bytes:
+    """Run ffmpeg, fail loudly with its messages, and return its stdout."""
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-loglevel", "error", "-y"]
+    done = subprocess.run(
+        [*command, *map(str, args)], input=stdin, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr.decode(errors="replace")
+    return done.stdout
+
+
+def make_video(
+    path: Path,
+    *,
+    width: int = 160,
+    height: int = 96,
+    fps: str = "30000/1001",
+    num_frames: int = 30,
+    sound: bool = False,
+    options: tuple[str, ...] = ("-c:v", "libx264", "-pix_fmt", "yuv420p", "-g", "12"),
+) -> Path:
+    """A test pattern; x264 takes odd sizes with "-pix_fmt yuv444p" only."""
+    # testsrc2 itself rounds its size down to even.
+    picture = f"testsrc2=s={width + width % 2}x{height + height % 2}:r={fps}"
+    picture += f",scale={width}:{height}"
+    seconds = float(num_frames / Fraction(fps))
+    tone = ["-f", "lavfi", "-i", f"sine=d={seconds:.6f}", "-c:a", "aac"] if sound else []
+    ffmpeg("-f", "lavfi", "-i", picture, *tone, "-frames:v", str(num_frames), *options, path)
+    return path
+
+
+def make_counter(
+    path: Path,
+    *,
+    num_frames: int = 50,
+    fps: str = "25",
+    options: tuple[str, ...] = ("-c:v", "libx264", "-pix_fmt", "yuv420p", "-g", "12"),
+) -> Path:
+    """Gray frames of 64x48 whose level is the number of the frame: see `read_counter`."""
+    levels = (16 + GRAY_STEP * np.arange(num_frames)).astype(np.uint8)
+    frames = np.broadcast_to(levels[:, None, None, None], (num_frames, 48, 64, 3))
+    source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "64x48", "-r", fps, "-i", "-"]
+    ffmpeg(*source, "-crf", "8", *options, path, stdin=frames.tobytes())
+    return path
+
+
+def read_counter(frames: np.ndarray) -> list[int]:
+    """The number in each frame [F, H, W, 3] of a counter video."""
+    levels = frames.reshape(len(frames), -1).mean(axis=1)
+    return [round(float(level - 16) / GRAY_STEP) for level in levels]
+
+
+def read_back(path: Path, *, width: int, height: int) -> np.ndarray:
+    """All frames of a video as uint8 RGB [F, H, W, 3], by ffmpeg itself and none of our code."""
+    raw = ["-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+    pixels = np.frombuffer(ffmpeg("-i", path, *raw), np.uint8)
+    return pixels.reshape(-1, height, width, 3)
