@@ -120,17 +120,18 @@ def resolve_settings(
     config: str | None = None,
     environ: Mapping[str, str],
     cwd: Path,
-    inferred: Mapping[str, tuple[object, str]] | None = None,
+    inferred: Mapping[str, Mapping[str, object]] | None = None,
 ) -> ResolvedSettings:
     """Settle every setting, and note where its value came from.
 
     Args:
         flags: Values by dotted key, typed or as text; None means that the flag was not given.
         config: Name of a preset, or a TOML file that takes the place of `cogedit.toml`. Without
-            it `COGEDIT_CONFIG`, then the key `config` of `cogedit.toml`, then the model choose.
+            it `COGEDIT_CONFIG`, then the key `config` of `cogedit.toml` choose. The model's own
+            preset lies below it.
         environ: The environment. An empty variable counts as not set.
         cwd: Folder where `cogedit.toml` is looked up.
-        inferred: What follows from the artifact or the model at hand, as value and origin by
+        inferred: What follows from the artifact, the machine or the model: by origin, values by
             dotted key. It gives way to everything that was asked for, but not to the preset that
             only follows from the model.
 
@@ -147,11 +148,15 @@ def resolve_settings(
     layers.append(_Layer((file or Path(CONFIG_FILE)).name, values_of_file))
     if wanted is not None and file is None:
         preset = wanted
-    if preset is None:
-        models = [layer.values["model"] for layer in layers if "model" in layer.values]
-        preset = preset_for_model(models[0]) if models and isinstance(models[0], str) else None
     if preset is not None:
         layers.append(_Layer(f"preset {preset}", _read_preset(preset)))
+    layers += [_Layer(origin, values) for origin, values in (inferred or {}).items()]
+    models = [layer.values["model"] for layer in layers if "model" in layer.values]
+    of_model = preset_for_model(models[0]) if models and isinstance(models[0], str) else None
+    if of_model is not None and of_model != preset:
+        # Below a preset that was named: one of a method ("upstream") says nothing of sizes.
+        layers.append(_Layer(f"preset {of_model}", _read_preset(of_model)))
+        preset = preset or of_model
     values, origins = _merge(layers)
     return ResolvedSettings(_build(values), origins, preset)
 

@@ -84,7 +84,7 @@ def get_video_frames(
     if end <= start:
         raise VideoError(
             f"{path.name} has {source.num_frames} frames; none is left after skipping "
-            f"{skip_frames_start} at the start and {skip_frames_end} at the end."
+            f"{skip_frames_start} at the start and {skip_frames_end} at the end"
         )
     fits = end - start <= max_num_frames
     step = 1 if fits else frame_sample_step or (end - start) // max_num_frames
@@ -133,7 +133,7 @@ def sample(
     name = type(scheduler).__name__
     if name not in {"DDIMInverseScheduler", "CogVideoXDDIMScheduler"}:
         raise UsageError(
-            f"sample() got a {name}; expected DDIMInverseScheduler or CogVideoXDDIMScheduler.",
+            f"sample() got a {name}; expected DDIMInverseScheduler or CogVideoXDDIMScheduler",
             hint="build one from the pipeline's: CogVideoXDDIMScheduler.from_config(config)",
         )
     reference = _reference(reference_latents, pipeline.transformer, schedule)
@@ -152,7 +152,7 @@ def sample(
     start = latents.to(pipeline.transformer.device).float()
     if name == "DDIMInverseScheduler":
         if reference is not None:
-            raise UsageError("An inversion takes no reference_latents.")
+            raise UsageError("An inversion takes no reference_latents")
         return invert_upstream(denoiser, start, schedule).samples
     return torch.stack(denoise(denoiser, start, schedule, reference=reference))
 
@@ -211,12 +211,12 @@ def _reference(
     if len(latents) != len(schedule.timesteps):
         raise UsageError(
             f"reference_latents has {len(latents)} entries; expected {len(schedule.timesteps)}, "
-            "one for each inference step."
+            "one for each inference step"
         )
     processors = [block.attn1.processor for block in transformer.transformer_blocks]
     if not all(isinstance(processor, InjectingAttnProcessor) for processor in processors):
         raise UsageError(
-            "reference_latents without injecting processors would have no effect.",
+            "reference_latents without injecting processors would have no effect",
             hint="call sample() inside `with OverrideAttnProcessors(pipe.transformer):`",
         )
     samples = latents.flip(0).to(transformer.device).float()

@@ -28,7 +28,7 @@ class SourceVideo:
         sha256: Digest of the whole file, in hex.
         width: Displayed width in pixels.
         height: Displayed height in pixels.
-        rotation: Rotation that the container asks for, in degrees: 0, 90, 180 or 270.
+        rotation: Rotation that the container asks for, clockwise in degrees: 0, 90, 180 or 270.
         fps: Frames per second, exact.
         num_frames: Number of frames that the reader delivers.
         reader: Which decoder is right for this file.

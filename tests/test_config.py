@@ -247,22 +247,21 @@ def test_shipped_presets(resolve: Resolve) -> None:
         "cogvideox-5b": ("zai-org/CogVideoX-5b", "bf16", 720, 480, 49, "crop"),
         "cogvideox-2b": ("zai-org/CogVideoX-2b", "fp16", 720, 480, 49, "crop"),
         "cogvideox-1.5-5b": ("zai-org/CogVideoX1.5-5B", "bf16", 1360, 768, 81, "crop"),
-        "upstream": ("zai-org/CogVideoX-5b", "bf16", 720, 480, 81, "stretch"),
     }
     for name, values in expected.items():
         settings = resolve(config=name).settings
         load = settings.load
         size = (load.width, load.height, load.max_num_frames, load.resize_mode)
         assert (settings.model, settings.dtype, *size) == values
-        if name != "upstream":
-            assert preset_for_model(settings.model) == name
+        assert preset_for_model(settings.model) == name
 
 
 def test_upstream_preset(resolve: Resolve) -> None:
     settings = resolve(config="upstream").settings
     assert settings.invert == InvertSettings(guidance_scale=6.0, inverse="upstream")
     assert settings.reconstruct_with("x") == ReconstructSettings("x")
-    assert settings.export == replace(ExportSettings(), fps=Fraction(8))
+    assert settings.load.resize_mode == "stretch"
+    assert settings.model == "auto"
 
 
 @pytest.mark.parametrize(
@@ -283,8 +282,31 @@ def test_preset_of_a_model(model: str, preset: str | None, resolve: Resolve) -> 
     assert resolved.origins["model"] == "flag"
     if preset is not None:
         assert resolved.origins["load.width"] == f"preset {preset}"
-    # A named preset keeps the model from choosing one.
-    assert resolve({"model": model}, config="upstream").preset == "upstream"
+    # The preset of the model lies below one that is named.
+    named = resolve({"model": model}, config="upstream")
+    assert named.preset == "upstream"
+    assert named.origins["load.resize_mode"] == "preset upstream"
+    assert named.origins["load.width"] == resolved.origins["load.width"]
+
+
+def test_what_follows_from_the_artifact_lies_between_what_was_asked_and_the_models_preset(
+    resolve: Resolve, tmp_path: Path
+) -> None:
+    inferred = {
+        "artifact x": {"model": "zai-org/CogVideoX-5b", "dtype": "fp32", "load.width": 64},
+        "model y": {"load.width": 96, "load.height": 128},
+    }
+
+    def settle(flags: dict[str, object]) -> ResolvedSettings:
+        return resolve_settings(flags, environ={}, cwd=tmp_path, inferred=inferred)
+
+    resolved = settle({"load.height": 32})
+    assert resolved.origins["model"] == "artifact x"
+    assert (resolved.settings.dtype, resolved.origins["dtype"]) == ("fp32", "artifact x")
+    assert (resolved.settings.load.width, resolved.settings.load.height) == (64, 32)
+    assert resolved.settings.load.max_num_frames == 49
+    assert resolved.origins["load.max_num_frames"] == "preset cogvideox-5b"
+    assert settle({"dtype": "fp16"}).settings.dtype == "fp16"
 
 
 def test_config_argument_variable_and_key(resolve: Resolve, tmp_path: Path) -> None:
@@ -322,6 +344,7 @@ def test_an_installed_package_finds_its_own_presets(tmp_path: Path) -> None:
     source = presets_folder().parent / "cogedit"
     for name in ("config.py", "errors.py", "types.py"):
         shutil.copy(source / name, package / name)
+    (package / "__init__.py").touch()
     shutil.copytree(presets_folder(), package / "configs")
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "foreign.toml").write_text("")

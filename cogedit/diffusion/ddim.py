@@ -71,6 +71,6 @@ def require_finite(sample: Tensor, *, name: str, step: int, timestep: int) -> No
         bad = int((~finite).sum())
         raise NumericalError(
             f"{name} holds {bad} NaN or Inf of {sample.numel()} values at step {step} "
-            f"(timestep {timestep}).",
+            f"(timestep {timestep})",
             hint="fp16 overflows on CogVideoX-5B and 1.5: use --dtype bf16 or fp32",
         )

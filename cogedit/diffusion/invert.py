@@ -63,9 +63,9 @@ def invert_consistent(
         NumericalError: NaN or Inf appeared.
     """
     if iterations < 1:
-        raise UsageError(f"inversion_iterations is {iterations}; it must be at least 1.")
+        raise UsageError(f"inversion_iterations is {iterations}; it must be at least 1")
     if len(schedule.timesteps) < 2:
-        raise UsageError("Inverting needs at least 2 inference steps; found 1.")
+        raise UsageError("Inverting needs at least 2 inference steps; found 1")
     x = latents
     samples: list[Tensor] = []
     velocities: list[Velocity] = []

@@ -48,7 +48,7 @@ class Schedule:
         total = alphas_cumprod.numel()
         if not 1 <= num_inference_steps <= total:
             raise UsageError(
-                f"num_inference_steps is {num_inference_steps}; it must lie between 1 and {total}."
+                f"num_inference_steps is {num_inference_steps}; it must lie between 1 and {total}"
             )
         timesteps = tuple(
             round(total * (num_inference_steps - i) / num_inference_steps) - 1

@@ -43,7 +43,7 @@ class Trajectory:
         if timestep not in self.timesteps:
             raise ArtifactMismatch(
                 f"The trajectory has no sample at timestep {timestep}; it has "
-                f"{len(self.timesteps)} levels from {self.timesteps[0]} to {self.timesteps[-1]}.",
+                f"{len(self.timesteps)} levels from {self.timesteps[0]} to {self.timesteps[-1]}",
                 hint="invert again with the same --num-inference-steps as the edit",
             )
         return self.samples[self.timesteps.index(timestep)]

@@ -163,24 +163,18 @@ def plan_resize(source_width: int, source_height: int, *, settings: LoadSettings
     )
 
 
-def nearest_valid_sizes(width: int, height: int, *, multiple: int) -> tuple[int, int]:
-    """Width and height of at least one `multiple` each that lie nearest to the given ones."""
-    return _neighbours(width, multiple)[-1], _neighbours(height, multiple)[-1]
-
-
-def check_size(width: int, height: int, *, multiple_w: int, multiple_h: int) -> None:
+def check_size(width: int, height: int, *, multiple: int) -> None:
     """Check a clip's size against what the model can take.
 
     Args:
         width: Width of the clip in pixels.
         height: Height of the clip in pixels.
-        multiple_w: The width must be a multiple of this (VAE factor times patch size).
-        multiple_h: The height must be a multiple of this.
+        multiple: Both must be multiples of this: the VAE's spatial factor times the patch size.
 
     Raises:
         UsageError: It does not suit; the text names the nearest sizes that do.
     """
-    for name, value, multiple in (("width", width, multiple_w), ("height", height, multiple_h)):
+    for name, value in (("width", width), ("height", height)):
         if value > 0 and value % multiple == 0:
             continue
         nearest = " or ".join(str(size) for size in sorted(set(_neighbours(value, multiple))))

@@ -115,7 +115,15 @@ def probe_video(path: Path) -> SourceVideo:
             beyond the bounds on size and frames.
         StorageError: The file may not be read.
     """
-    facts = probe_facts(path)
+    return identify(path, probe_facts(path))
+
+
+def identify(path: Path, facts: VideoFacts) -> SourceVideo:
+    """Add name and digest of the file to what its probe found.
+
+    Raises:
+        StorageError: The file may not be read.
+    """
     return SourceVideo(
         name=path.name,
         sha256=_file_digest(path),

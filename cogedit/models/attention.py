@@ -35,6 +35,7 @@ class AttentionModule(Protocol):
     to_out: nn.ModuleList
     norm_q: nn.Module | None
     norm_k: nn.Module | None
+    processor: object
 
 
 @dataclass
@@ -121,9 +122,7 @@ class InjectingAttnProcessor:
             (k.index_select(0, index), v.index_select(0, index)),
             strength=self.injection.strength,
         )
-        rest = functional.scaled_dot_product_attention(
-            q[num_edits:], k[num_edits:], v[num_edits:]
-        )
+        rest = functional.scaled_dot_product_attention(q[num_edits:], k[num_edits:], v[num_edits:])
         return torch.cat([edits, rest])
 
 
@@ -190,7 +189,7 @@ def _project(
     """Make queries, keys and values [rows, heads, tokens, head_dim] of tokens [rows, tokens, D]."""
 
     def split(x: Tensor) -> Tensor:
-        return x.unflatten(2, (attn.heads, -1)).transpose(1, 2)
+        return x.view(x.shape[0], x.shape[1], attn.heads, -1).transpose(1, 2)
 
     q, k, v = split(attn.to_q(tokens)), split(attn.to_k(tokens)), split(attn.to_v(tokens))
     if attn.norm_q is not None:
@@ -237,17 +236,17 @@ def inject(
     first, end = layers[0], len(blocks) if layers[1] is None else layers[1]
     if not 0 <= first < end <= len(blocks):
         raise UsageError(
-            f"injection_layers is {first}:{end}; this model has layers 0:{len(blocks)}.",
+            f"injection_layers is {first}:{end}; this model has layers 0:{len(blocks)}",
             hint=f"choose a window within 0:{len(blocks)}",
         )
-    attentions = [block.attn1 for block in blocks]
+    attentions = [cast(AttentionModule, block.attn1) for block in blocks]
     originals = [attention.processor for attention in attentions]
     names = {type(processor).__name__ for processor in originals}
     if any(isinstance(processor, InjectingAttnProcessor) for processor in originals):
-        raise UsageError("Injection is already installed on this transformer; it does not nest.")
+        raise UsageError("Injection is already installed on this transformer; it does not nest")
     if any("Fused" in name for name in names):
         raise UsageError(
-            "Injection needs separate projections; this transformer's are fused.",
+            "Injection needs separate projections; this transformer's are fused",
             hint="call `transformer.unfuse_qkv_projections()` first",
         )
     try:

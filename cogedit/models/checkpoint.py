@@ -1,11 +1,12 @@
 """Which model is meant, where its files are, and whether they are all there. No torch in here.
 
 A checkpoint is known by its id, its resolved revision and a digest over its configuration and a
-sample of its weights, so that a fine-tuned copy of a model is another model.
+sample of every weight tensor, so that a fine-tuned copy of a model is another model.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from cogedit.errors import ModelError, StorageError
 from cogedit.models.geometry import Config, Geometry
+from cogedit.models.weights import WeightFile
 
 EMBEDDED = {"shapes": Path(__file__).resolve().parents[1] / "shapes" / "weights"}
 """Models that come with the package, by name."""
@@ -26,8 +28,19 @@ COMPONENTS = {
 }
 """Component: its class in model_index.json, and the stem of its weight files."""
 
+VOCABULARIES = ("tokenizer.json", "spiece.model")
+"""Files of tokenizer/, one of which must be there: without any, transformers makes up an empty
+vocabulary and every word becomes the unknown token."""
+
+_FOLDERS = (*COMPONENTS, "tokenizer", "scheduler")
+_SUFFIXES = (".json", ".safetensors", ".model")
+_EXAMPLE = "for example --model zai-org/CogVideoX-5b"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+class _Incomplete(ModelError):
+    """A file is missing, which a download would bring."""
 
 
 @dataclass(frozen=True)
@@ -66,24 +79,24 @@ def find_checkpoint(
 
     Raises:
         ModelError: Missing, gated, incomplete, or not a CogVideoX text-to-video pipeline.
+        StorageError: Its files cannot be read, or a download cannot be written.
     """
     if model in EMBEDDED:
-        return _checked(model, EMBEDDED[model], None)
+        return _checked(model, EMBEDDED[model], None, mend="install cogedit again")
     folder = Path(model).expanduser()
     if folder.is_dir():
         if revision is not None:
             raise ModelError(
-                f"{model} is a local folder and has no revisions; found --revision {revision}.",
+                f"{model} is a local folder and has no revisions; found --revision {revision}",
                 hint="leave --revision out, or name a model of the hub",
             )
-        return _checked(folder.resolve().name, folder, None)
-    if not _HUB_ID.fullmatch(model):
-        known = ", ".join(EMBEDDED)
+        return _checked(folder.resolve().name, folder, None, mend="copy the folder again")
+    if folder.exists():
         raise ModelError(
-            f"There is no model {model!r}: it is no folder, no embedded model ({known}) and not of "
-            "the form owner/name.",
-            hint="for example --model zai-org/CogVideoX-5b",
+            f"The model {model} is a file; expected a folder in diffusers format", hint=_EXAMPLE
         )
+    if not _HUB_ID.fullmatch(model):
+        raise _no_such_model(model)
     return _find_on_hub(model, revision, download=download)
 
 
@@ -104,153 +117,174 @@ def cuda_present() -> bool:
     )
 
 
+def _no_such_model(model: str) -> ModelError:
+    known = ", ".join(EMBEDDED)
+    return ModelError(
+        f"There is no model {model!r}: it is no folder, no embedded model ({known}) and not of "
+        "the form owner/name",
+        hint=_EXAMPLE,
+    )
+
+
 def _find_on_hub(model: str, revision: str | None, *, download: bool) -> Checkpoint:
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    fetch = f"hf download {model}" + ("" if revision is None else f" --revision {revision}")
+    # `snapshot_download(local_files_only=True)` is not asked: it calls a snapshot incomplete when
+    # it lacks any file of the repository, such as the sample videos, which are not fetched here.
+    try:
+        index = try_to_load_from_cache(model, "model_index.json", revision=revision)
+    except HFValidationError as error:
+        raise _no_such_model(model) from error
+    if isinstance(index, str):
+        cached = Path(index).parent
+        try:
+            return _checked(model, cached, cached.name, mend=fetch)
+        except _Incomplete:
+            if not download:
+                raise
+    elif not download:
+        raise ModelError(f"{model} is not in the local cache", hint=fetch)
+    fetched = _download(model, revision, fetch=fetch)
+    return _checked(model, fetched, fetched.name, mend=fetch)
+
+
+def _download(model: str, revision: str | None, *, fetch: str) -> Path:
+    """Fetch what is missing of a hub model and return its folder in the cache."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
 
-    at = "" if revision is None else f" --revision {revision}"
-    fetch = f"`hf download {model}{at}` on a machine with a connection"
-    wanted = ["*.json", "*.safetensors", "*.model"]
+    wanted = [f"{folder}/*{suffix}" for folder in _FOLDERS for suffix in _SUFFIXES]
     try:
-        cached = Path(snapshot_download(model, revision=revision, local_files_only=True))
-        return _checked(model, cached, cached.name if _COMMIT.fullmatch(cached.name) else None)
-    except (LocalEntryNotFoundError, ModelError) as error:
-        # Not in the cache, or only in part: the download below completes it.
-        if not download:
-            raise ModelError(f"{model} is not here yet.", hint=fetch) from error
-    try:
-        fetched = Path(snapshot_download(model, revision=revision, allow_patterns=wanted))
+        folder = snapshot_download(
+            model, revision=revision, allow_patterns=["model_index.json", *wanted]
+        )
     except GatedRepoError as error:
         raise ModelError(
-            f"{model} is gated and this account has no access.",
+            f"{model} is gated and this account has no access",
             hint="accept its terms on its page, then `hf auth login`",
         ) from error
     except RevisionNotFoundError as error:
-        raise ModelError(f"{model} has no revision {revision!r}.", hint=fetch) from error
+        raise ModelError(
+            f"{model} has no revision {revision!r}", hint="name a branch, a tag or a commit"
+        ) from error
     except RepositoryNotFoundError as error:
         raise ModelError(
-            f"There is no model {model} on the hub, or it is private.", hint="check its name"
+            f"There is no model {model} on the hub, or it is private",
+            hint="check its name, or `hf auth login`",
         ) from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except OSError as error:
+        if error.errno in _NO_SPACE:
+            raise StorageError(f"{model} cannot be downloaded: {error}") from error
         raise ModelError(
-            f"{model} is not complete in the local cache and the hub cannot be reached.",
-            hint=fetch,
+            f"{model} is not complete in the local cache and the hub cannot be reached",
+            hint=f"{fetch}, on a machine with a connection",
         ) from error
-    return _checked(model, fetched, fetched.name)
+    return Path(folder)
 
 
-def _checked(name: str, folder: Path, revision: str | None) -> Checkpoint:
+def _checked(name: str, folder: Path, revision: str | None, *, mend: str) -> Checkpoint:
     """Check a pipeline folder file by file and describe it."""
-    mend = "copy the folder again" if revision is None else f"`hf download {name}`"
     if not folder.is_dir():
-        raise ModelError(f"The folder of model {name} is missing.", hint="install cogedit again")
+        raise ModelError(f"The folder of model {name} is missing", hint=mend)
     try:
-        index = _read_config(folder / "model_index.json", name, mend)
+        index = _read_config(folder, "model_index.json", name, mend)
         if index.get("_class_name") != "CogVideoXPipeline":
             raise ModelError(
                 f"{name} is a {index.get('_class_name')}; expected a CogVideoXPipeline "
-                "(text to video).",
-                hint="for example --model zai-org/CogVideoX-5b",
+                "(text to video)",
+                hint=_EXAMPLE,
             )
-        weights: list[Path] = []
+        weights: list[WeightFile] = []
         for component, (class_name, stem) in COMPONENTS.items():
             entry = index.get(component)
             found = entry[1] if isinstance(entry, list) and len(entry) == 2 else entry
             if found != class_name:
-                raise ModelError(f"{name} has {component} = {found}; expected {class_name}.")
-            weights += _weight_files(folder / component, stem, name, mend)
-        if not any((folder / "tokenizer").glob("*.*")):
-            raise ModelError(f"{name} is incomplete: tokenizer/ has no file.", hint=mend)
+                raise ModelError(
+                    f"{name} has {component} = {found}; expected {class_name}", hint=_EXAMPLE
+                )
+            weights += _weight_files(folder, component, stem, name, mend)
+        if not any((folder / "tokenizer" / file).is_file() for file in VOCABULARIES):
+            raise _Incomplete(
+                f"{name} is incomplete: tokenizer/ has neither {' nor '.join(VOCABULARIES)}.",
+                hint=mend,
+            )
         configs = {
-            part: _read_config(folder / part / "config.json", name, mend) for part in COMPONENTS
+            part: _read_config(folder, f"{part}/config.json", name, mend) for part in COMPONENTS
         }
-        scheduler = _read_config(folder / "scheduler" / "scheduler_config.json", name, mend)
+        scheduler = _read_config(folder, "scheduler/scheduler_config.json", name, mend)
         digest = _digest(folder, weights)
     except OSError as error:
-        raise StorageError(f"The files of model {name} cannot be read: {error}.") from error
+        raise StorageError(f"The files of model {name} cannot be read: {error}") from error
     geometry = Geometry.of(configs["vae"], configs["transformer"])
     return Checkpoint(name, folder, revision, digest, geometry, scheduler)
 
 
-def _read_config(path: Path, name: str, mend: str) -> Config:
-    where = f"{path.parent.name}/{path.name}" if path.name == "config.json" else path.name
+def _read_config(folder: Path, file: str, name: str, mend: str) -> Config:
+    path = folder / file
     if not path.is_file():
-        raise ModelError(f"{name} is incomplete: {where} is missing.", hint=mend)
+        raise _Incomplete(f"{name} is incomplete: {file} is missing.", hint=mend)
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ModelError(f"{name} is damaged: {where} is not JSON ({error}).", hint=mend) from error
+        raise ModelError(f"{name} is damaged: {file} is not JSON ({error})", hint=mend) from error
     if not isinstance(config, dict):
-        raise ModelError(f"{name} is damaged: {where} is not a JSON object.", hint=mend)
+        raise ModelError(f"{name} is damaged: {file} is not a JSON object", hint=mend)
     return config
 
 
-def _weight_files(folder: Path, stem: str, name: str, mend: str) -> list[Path]:
-    """List the safetensors files of a component, each present and as long as its header says."""
-    single = folder / f"{stem}.safetensors"
-    index = folder / f"{stem}.safetensors.index.json"
-    if single.is_file():
-        files = [single]
-    elif index.is_file():
-        weight_map = _read_config(index, name, mend).get("weight_map")
-        shards = weight_map.values() if isinstance(weight_map, dict) else []
-        files = [folder / str(shard) for shard in sorted(set(shards))]
-    else:
-        pickled = any(folder.glob("*.bin"))
-        also = " (pickled .bin weights are not read)" if pickled else ""
+def _weight_files(
+    folder: Path, component: str, stem: str, name: str, mend: str
+) -> list[WeightFile]:
+    """Read the headers of a component's safetensors files; all must be there and whole."""
+    single, index = f"{component}/{stem}.safetensors", f"{component}/{stem}.safetensors.index.json"
+    if (folder / single).is_file() and (folder / index).is_file():
         raise ModelError(
-            f"{name} is incomplete: {folder.name}/ has no {single.name}{also}.", hint=mend
+            f"{name} has both {single} and {index}; expected one of them",
+            hint="remove the one that is not the model's",
         )
+    if (folder / index).is_file():
+        files = [f"{component}/{shard}" for shard in _shards(folder, index, name, mend)]
+    elif (folder / single).is_file():
+        files = [single]
+    else:
+        pickled = any((folder / component).glob("*.bin"))
+        also = " (pickled .bin weights are not read)" if pickled else ""
+        raise _Incomplete(f"{name} is incomplete: {single} is missing{also}.", hint=mend)
+    found: list[WeightFile] = []
     for file in files:
-        label = f"{folder.name}/{file.name}"
-        if not file.is_file():
-            raise ModelError(f"{name} is incomplete: {label} is missing.", hint=mend)
-        expected, found = _safetensors_size(file), file.stat().st_size
-        if expected != found:
-            raise ModelError(
-                f"{name} is incomplete: {label} has {found} bytes; expected {expected}.", hint=mend
-            )
-    return files
-
-
-def _safetensors_size(path: Path) -> int:
-    """Return how long a safetensors file must be by its own header; -1 if that is unreadable."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if not 2 <= length <= 100_000_000:
-            return -1
+        if not (folder / file).is_file():
+            raise _Incomplete(f"{name} is incomplete: {file} is missing.", hint=mend)
         try:
-            header = json.loads(file.read(length))
-            ends = [entry["data_offsets"][1] for k, entry in header.items() if k != "__metadata__"]
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-            return -1
-    return 8 + length + max(ends, default=0)
+            found.append(WeightFile.read(folder / file))
+        except ValueError as error:
+            raise ModelError(f"{name} is damaged: {file} {error}", hint=mend) from error
+    return found
 
 
-def _digest(folder: Path, weights: list[Path], *, samples: int = 32, size: int = 4096) -> str:
-    """Hash every configuration file whole and the weights at evenly spaced places.
+def _shards(folder: Path, index: str, name: str, mend: str) -> list[str]:
+    """List the file names in the index of a component's weights."""
+    weight_map = _read_config(folder, index, name, mend).get("weight_map")
+    shards = set(map(str, weight_map.values())) if isinstance(weight_map, dict) else set()
+    if not shards or any(Path(shard).name != shard for shard in shards):
+        raise ModelError(f"{name} is damaged: {index} names no weight files", hint=mend)
+    return sorted(shards)
 
-    Hashing 20 GB of weights takes half a minute at every command; a fine-tune changes nearly every
-    byte, so a sample tells two models apart.
-    """
+
+def _digest(folder: Path, weights: list[WeightFile]) -> str:
+    """Hash every configuration file whole, and a sample of every weight tensor."""
     digest = hashlib.sha256()
-    texts = sorted(p for p in folder.glob("*/*") if p.suffix in {".json", ".model"})
+    texts = [path for part in _FOLDERS for path in sorted((folder / part).glob("*"))]
     for path in texts:
-        digest.update(f"{path.relative_to(folder).as_posix()}\n".encode())
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-    for path in weights:
-        length = path.stat().st_size
-        digest.update(f"{path.relative_to(folder).as_posix()} {length}\n".encode())
-        with path.open("rb") as file:
-            for i in range(samples):
-                file.seek(max(0, length - size) * i // (samples - 1))
-                digest.update(file.read(size))
+        if path.suffix in {".json", ".model"}:
+            digest.update(f"{path.relative_to(folder).as_posix()}\n".encode())
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+    for weight_file in weights:
+        digest.update(f"{weight_file.path.relative_to(folder).as_posix()}\n".encode())
+        weight_file.sample(digest)
     return digest.hexdigest()
-
-

@@ -31,24 +31,28 @@ def resolve_device(device: str) -> torch.device:
         resolved = torch.device(device)
     except RuntimeError as error:
         raise UsageError(
-            f"There is no device {device!r}; expected auto, cuda, cuda:N, mps or cpu."
+            f"There is no device {device!r}; expected auto, cuda, cuda:N, mps or cpu"
         ) from error
     count = torch.cuda.device_count()
     if resolved.type == "cuda" and (resolved.index or 0) >= count:
         raise UsageError(
-            f"The device {device} is not there: this machine shows {count} CUDA devices.",
+            f"The device {device} is not there: this machine shows {count} CUDA devices",
             hint="choose another --device, or --device auto",
         )
     if resolved.type == "mps" and not torch.backends.mps.is_available():
-        raise UsageError("The device mps is not there.", hint="use --device cpu")
+        raise UsageError("The device mps is not there", hint="use --device cpu")
     if resolved.type not in {"cuda", "mps", "cpu"}:
-        raise UsageError(f"The device {device} is not supported; use cuda, mps or cpu.")
+        raise UsageError(f"The device {device} is not supported; use cuda, mps or cpu")
     return resolved
+
+
+_FULL = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
+"""What the errors say that are not `torch.OutOfMemoryError`: MPS, the CPU allocator, cuBLAS."""
 
 
 @contextmanager
 def memory_guard(doing: str) -> Iterator[None]:
-    """Turn torch's out-of-memory error into one sentence, with what to change.
+    """Turn the errors of a full device into one sentence, with what to change.
 
     Args:
         doing: What the body does, as in "inverting".
@@ -58,9 +62,12 @@ def memory_guard(doing: str) -> Iterator[None]:
     """
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        full = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        if not full and not any(words in str(error) for words in _FULL):
+            raise
         raise DeviceMemoryError(
-            f"The device ran out of memory while {doing}.",
+            f"The device ran out of memory while {doing}",
             hint="use --dtype bf16, --vae-tiling, fewer frames (--max-num-frames) or a smaller "
             "--width and --height",
         ) from error

@@ -10,6 +10,9 @@ from cogedit.errors import ModelError
 Config = Mapping[str, object]
 """A component's `config.json`."""
 
+_POSITION_GRID_15 = (300, 300)
+_TRAINED_15 = (96, 170)
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -40,21 +43,29 @@ class Geometry:
         """Read the geometry from the configurations of the VAE and the transformer.
 
         Raises:
-            ModelError: A field is missing or of another type.
+            ModelError: A field is missing, of another type or out of range.
         """
         channels = vae.get("block_out_channels")
         if not isinstance(channels, list) or not channels:
-            raise ModelError("vae/config.json has no block_out_channels.")
+            raise ModelError("vae/config.json has no block_out_channels")
         # AutoencoderKLCogVideoX halves the size after every block but the last.
         spatial = 2 ** (len(channels) - 1)
-        patch_size_t = transformer.get("patch_size_t")
+        patch_size_t = None
+        if transformer.get("patch_size_t") is not None:
+            patch_size_t = _integer(transformer, "patch_size_t", "transformer")
+        height = _integer(transformer, "sample_height", "transformer")
+        width = _integer(transformer, "sample_width", "transformer")
+        if patch_size_t is not None and (height, width) == _POSITION_GRID_15:
+            # Some copies of CogVideoX 1.5 state how far its positions reach in place of the size
+            # that it was trained at; clips of 2400x2400 would be the default.
+            height, width = _TRAINED_15
         return cls(
             spatial_compression=spatial,
             temporal_compression=_integer(vae, "temporal_compression_ratio", "vae"),
             patch_size=_integer(transformer, "patch_size", "transformer"),
-            patch_size_t=patch_size_t if isinstance(patch_size_t, int) else None,
-            height=_integer(transformer, "sample_height", "transformer") * spatial,
-            width=_integer(transformer, "sample_width", "transformer") * spatial,
+            patch_size_t=patch_size_t,
+            height=height * spatial,
+            width=width * spatial,
             num_frames=_integer(transformer, "sample_frames", "transformer"),
             max_text_seq_length=_integer(transformer, "max_text_seq_length", "transformer"),
         )
@@ -75,8 +86,8 @@ class Geometry:
 
 def _integer(config: Config, key: str, component: str) -> int:
     value = config.get(key)
-    if not isinstance(value, int) or isinstance(value, bool):
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ModelError(
-            f"{component}/config.json has {key} = {value!r}; expected a whole number."
+            f"{component}/config.json has {key} = {value!r}; expected a positive whole number"
         )
     return value

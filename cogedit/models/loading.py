@@ -6,9 +6,9 @@ to pickled files; here both are errors.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, TypedDict, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,15 @@ if TYPE_CHECKING:
 
 Part = TypeVar("Part", bound=nn.Module)
 
+_AGAIN = "copy or download the model again"
+
+
+class LoadingInfo(TypedDict):
+    """What `output_loading_info=True` returns beside the model, as far as it is used here."""
+
+    missing_keys: Collection[str]
+    mismatched_keys: Collection[tuple[str, Sequence[int], Sequence[int]]]
+
 
 def load_transformer(
     checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype
@@ -29,11 +38,13 @@ def load_transformer(
     """Load the transformer in evaluation mode.
 
     Raises:
-        ModelError: Weights are missing, left over or of another shape.
+        ModelError: Weights are missing or of another shape.
     """
     from diffusers import CogVideoXTransformer3DModel
 
-    return _load(CogVideoXTransformer3DModel, checkpoint, "transformer", device, dtype)
+    return _load(
+        CogVideoXTransformer3DModel.from_pretrained, checkpoint, "transformer", device, dtype
+    )
 
 
 def load_vae(
@@ -42,11 +53,11 @@ def load_vae(
     """Load the VAE in evaluation mode.
 
     Raises:
-        ModelError: Weights are missing, left over or of another shape.
+        ModelError: Weights are missing or of another shape.
     """
     from diffusers import AutoencoderKLCogVideoX
 
-    return _load(AutoencoderKLCogVideoX, checkpoint, "vae", device, dtype)
+    return _load(AutoencoderKLCogVideoX.from_pretrained, checkpoint, "vae", device, dtype)
 
 
 def load_text_encoder(
@@ -55,7 +66,7 @@ def load_text_encoder(
     """Load the tokenizer and the T5 encoder.
 
     Raises:
-        ModelError: Weights are missing, left over or of another shape, or the tokenizer's files
+        ModelError: Weights are missing or of another shape, or the tokenizer's files
             cannot be read.
     """
     from transformers import T5EncoderModel, T5Tokenizer
@@ -65,8 +76,10 @@ def load_text_encoder(
             checkpoint.folder / "tokenizer", local_files_only=True
         )
     except (OSError, ValueError) as error:
-        raise ModelError(f"The tokenizer of {checkpoint.id} cannot be loaded: {error}") from error
-    encoder = _load(T5EncoderModel, checkpoint, "text_encoder", device, dtype)
+        raise ModelError(
+            f"The tokenizer of {checkpoint.id} cannot be loaded: {_first_line(error)}", hint=_AGAIN
+        ) from error
+    encoder = _load(T5EncoderModel.from_pretrained, checkpoint, "text_encoder", device, dtype)
     return tokenizer, encoder
 
 
@@ -83,39 +96,59 @@ def alphas_cumprod(checkpoint: Checkpoint) -> Tensor:
 
     prediction = checkpoint.scheduler_config.get("prediction_type")
     if prediction != "v_prediction":
-        raise ModelError(f"{checkpoint.id} predicts {prediction!r}; expected v_prediction.")
+        raise ModelError(f"{checkpoint.id} predicts {prediction!r}; expected v_prediction")
     scheduler = CogVideoXDDIMScheduler.from_config(dict(checkpoint.scheduler_config))
     return cast(Tensor, scheduler.alphas_cumprod)
 
 
 def _load(
-    cls: type[Part], checkpoint: Checkpoint, name: str, device: torch.device, dtype: torch.dtype
+    from_pretrained: Callable[..., tuple[Part, LoadingInfo]],
+    checkpoint: Checkpoint,
+    name: str,
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> Part:
-    """Load one part and check that every weight came from the files."""
+    """Load one part and check that every weight came from the files.
+
+    Weights that the model has no place for are no error: some copies ship a decoder or a second
+    embedding table beside the encoder.
+    """
     with _quiet():
         try:
-            loaded, info = cls.from_pretrained(
+            loaded, info = from_pretrained(
                 checkpoint.folder / name,
                 use_safetensors=True,
                 local_files_only=True,
                 output_loading_info=True,
+                # Not ignored: reported in `info`, by name, and refused below.
+                ignore_mismatched_sizes=True,
                 dtype=dtype,
             )
         except (OSError, ValueError, RuntimeError) as error:
-            first_line = str(error).strip().splitlines()[0]
             raise ModelError(
-                f"The {name} of {checkpoint.id} cannot be loaded: {first_line}"
+                f"The {name} of {checkpoint.id} cannot be loaded: {_first_line(error)}",
+                hint=_AGAIN,
             ) from error
-    for problem in ("missing_keys", "mismatched_keys"):
-        keys = sorted(str(key) for key in info[problem])
-        if keys:
-            raise ModelError(
-                f"The {name} of {checkpoint.id} has {len(keys)} {problem.split('_')[0]} weights, "
-                f"the first {keys[0]}; expected none.",
-                hint="copy or download the model again",
-            )
-    part: Part = loaded.to(device).eval().requires_grad_(False)
-    return part
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise ModelError(
+            f"The {name} of {checkpoint.id} lacks {len(missing)} of its weights, the first is "
+            f"{missing[0]}",
+            hint=_AGAIN,
+        )
+    mismatched = sorted(info["mismatched_keys"])
+    if mismatched:
+        key, found, expected = mismatched[0]
+        raise ModelError(
+            f"The {name} of {checkpoint.id} has {len(mismatched)} weights of another shape, the "
+            f"first is {key} with {list(found)}; expected {list(expected)} by its config.json",
+            hint=_AGAIN,
+        )
+    return loaded.to(device).eval().requires_grad_(False)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @contextmanager
@@ -124,15 +157,15 @@ def _quiet() -> Iterator[None]:
     import diffusers.utils.logging as diffusers_logging
     import transformers.utils.logging as transformers_logging
 
-    verbosity = diffusers_logging.get_verbosity(), transformers_logging.get_verbosity()
-    bars = transformers_logging.is_progress_bar_enabled()
-    diffusers_logging.set_verbosity_error()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    both = (diffusers_logging, transformers_logging)
+    before = [(log, log.get_verbosity(), log.is_progress_bar_enabled()) for log in both]
+    for log in both:
+        log.set_verbosity_error()
+        log.disable_progress_bar()
     try:
         yield
     finally:
-        diffusers_logging.set_verbosity(verbosity[0])
-        transformers_logging.set_verbosity(verbosity[1])
-        if bars:
-            transformers_logging.enable_progress_bar()
+        for log, verbosity, bars in before:
+            log.set_verbosity(verbosity)
+            if bars:
+                log.enable_progress_bar()

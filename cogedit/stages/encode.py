@@ -43,8 +43,7 @@ def encode(
     check_size(
         frames.settings.width,
         frames.settings.height,
-        multiple_w=checkpoint.geometry.size_multiple,
-        multiple_h=checkpoint.geometry.size_multiple,
+        multiple=checkpoint.geometry.size_multiple,
     )
     record = LatentsRecord(
         frames=frames, model=model_record(checkpoint, settings), settings=settings.encode

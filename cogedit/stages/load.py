@@ -10,7 +10,7 @@ from cogedit.artifacts import FramesRecord
 from cogedit.config import Settings
 from cogedit.errors import ModelError
 from cogedit.media.clip import check_size, plan_clip, plan_resize
-from cogedit.media.probe import probe_video
+from cogedit.media.probe import identify, probe_facts
 from cogedit.models.checkpoint import find_checkpoint
 from cogedit.stages.run import Run, Written, find_or_make, workspace_for
 from cogedit.types import ResizeBox
@@ -36,8 +36,9 @@ def load(
         StorageError: The artifact cannot be written.
     """
     video, run = Path(video), run or Run()
-    source = probe_video(video)
+    facts = probe_facts(video)
     _check_size(settings)
+    source = identify(video, facts)
     clip = plan_clip(source, settings.load)
     resize = plan_resize(source.width, source.height, settings=settings.load)
     record = FramesRecord(
@@ -58,7 +59,7 @@ def load(
         f"{float(source.fps):.6g} fps, read by {source.reader}; clip: {len(clip.indices)} frames "
         f"of {settings.load.width}x{settings.load.height} at {float(clip.fps):.6g} fps"
     )
-    for note in clip.notes:
+    for note in (*facts.notes, *clip.notes):
         run.say(note)
 
     def make() -> Mapping[str, Tensor]:
@@ -79,6 +80,4 @@ def _check_size(settings: Settings) -> None:
     except ModelError:
         return
     multiple = checkpoint.geometry.size_multiple
-    check_size(
-        settings.load.width, settings.load.height, multiple_w=multiple, multiple_h=multiple
-    )
+    check_size(settings.load.width, settings.load.height, multiple=multiple)

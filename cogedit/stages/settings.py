@@ -11,6 +11,9 @@ from cogedit.config import ResolvedSettings, preset_for_model, resolve_settings
 from cogedit.errors import ModelError
 from cogedit.models.checkpoint import EMBEDDED, cuda_present, find_checkpoint
 
+Inferred = Mapping[str, Mapping[str, object]]
+"""What nobody gave: by origin, values by dotted key."""
+
 LARGE_MODEL = "zai-org/CogVideoX-5b"
 SMALL_MODEL = "shapes"
 
@@ -44,21 +47,20 @@ def settings_for(
     environment = os.environ if environ is None else environ
     folder = Path.cwd() if cwd is None else cwd
 
-    def resolve(inferred: Mapping[str, tuple[object, str]]) -> ResolvedSettings:
+    def resolve(inferred: Inferred) -> ResolvedSettings:
         return resolve_settings(
             given, config=config, environ=environment, cwd=folder, inferred=inferred
         )
 
-    first = resolve({})
-    inferred: dict[str, tuple[object, str]] = {}
+    inferred: Inferred = {}
+    first = resolve(inferred)
     if first.settings.model == "auto":
-        inferred |= _from_artifact(source) or _from_machine()
+        inferred = _from_artifact(source) or _from_machine()
         first = resolve(inferred)
-    inferred |= _from_checkpoint(first)
-    return resolve(inferred)
+    return resolve({**inferred, **_from_checkpoint(first)})
 
 
-def _from_artifact(source: Path | None) -> dict[str, tuple[object, str]]:
+def _from_artifact(source: Path | None) -> Inferred:
     """Take the model of the artifact that the run starts from, where it can be found again."""
     if source is None or sniff_kind(source) is None:
         return {}
@@ -72,16 +74,16 @@ def _from_artifact(source: Path | None) -> dict[str, tuple[object, str]]:
             hint="name the folder with --model DIR",
         )
     values = {"model": model.id, "revision": model.revision, "dtype": model.dtype}
-    return {key: (value, origin) for key, value in values.items() if value is not None}
+    return {origin: {key: value for key, value in values.items() if value is not None}}
 
 
-def _from_machine() -> dict[str, tuple[object, str]]:
+def _from_machine() -> Inferred:
     if cuda_present():
-        return {"model": (LARGE_MODEL, "this machine has a CUDA device")}
-    return {"model": (SMALL_MODEL, "this machine has no CUDA device")}
+        return {"this machine has a CUDA device": {"model": LARGE_MODEL}}
+    return {"this machine has no CUDA device": {"model": SMALL_MODEL}}
 
 
-def _from_checkpoint(resolved: ResolvedSettings) -> dict[str, tuple[object, str]]:
+def _from_checkpoint(resolved: ResolvedSettings) -> Inferred:
     """Take size and length of the clip from the model's own files, for a model without a preset.
 
     A hub model that is not here yet is not downloaded for this.
@@ -93,9 +95,9 @@ def _from_checkpoint(resolved: ResolvedSettings) -> dict[str, tuple[object, str]
         geometry = find_checkpoint(settings.model, settings.revision, download=False).geometry
     except ModelError:
         return {}
-    origin = f"model {settings.model}"
-    return {
-        "load.width": (geometry.width, origin),
-        "load.height": (geometry.height, origin),
-        "load.max_num_frames": (geometry.num_frames, origin),
+    clip = {
+        "load.width": geometry.width,
+        "load.height": geometry.height,
+        "load.max_num_frames": geometry.num_frames,
     }
+    return {f"model {settings.model}": clip}

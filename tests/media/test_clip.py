@@ -3,7 +3,7 @@ from fractions import Fraction
 import pytest
 
 from cogedit.errors import UsageError, VideoError
-from cogedit.media.clip import check_size, nearest_valid_sizes, plan_clip, plan_resize
+from cogedit.media.clip import check_size, plan_clip, plan_resize
 from cogedit.types import LoadSettings, SourceVideo
 
 
@@ -118,16 +118,11 @@ def test_extreme_shape_is_not_scaled_to_gigabytes():
 
 
 def test_check_size_names_the_nearest():
-    check_size(720, 480, multiple_w=16, multiple_h=16)
+    check_size(720, 480, multiple=16)
     with pytest.raises(UsageError) as caught:
-        check_size(721, 480, multiple_w=16, multiple_h=16)
+        check_size(721, 480, multiple=16)
     assert str(caught.value) == (
         "width 721 does not suit this model: it must be a multiple of 16; nearest: 720 or 736"
     )
     with pytest.raises(UsageError, match=r"height 5 .* nearest: 16$"):
-        check_size(720, 5, multiple_w=16, multiple_h=16)
-
-
-def test_nearest_valid_sizes():
-    assert nearest_valid_sizes(721, 475, multiple=16) == (720, 480)
-    assert nearest_valid_sizes(1, 16, multiple=16) == (16, 16)
+        check_size(720, 5, multiple=16)

@@ -1,0 +1,80 @@
+"""Sizes of the published checkpoints, from the fields of their configurations."""
+
+import pytest
+
+from cogedit.models.geometry import Geometry
+
+VAE = {"block_out_channels": [128, 256, 256, 512], "temporal_compression_ratio": 4}
+COGVIDEOX_5B = {
+    "patch_size": 2,
+    "sample_height": 60,
+    "sample_width": 90,
+    "sample_frames": 49,
+    "max_text_seq_length": 226,
+}
+COGVIDEOX_15 = COGVIDEOX_5B | {
+    "patch_size_t": 2,
+    "sample_height": 96,
+    "sample_width": 170,
+    "sample_frames": 81,
+}
+
+
+@pytest.mark.parametrize("config", [COGVIDEOX_5B, COGVIDEOX_5B | {"patch_size_t": None}])
+def test_cogvideox_5b_and_2b(config):
+    geometry = Geometry.of(VAE, config)
+    assert (geometry.width, geometry.height, geometry.num_frames) == (720, 480, 49)
+    assert (geometry.spatial_compression, geometry.temporal_compression) == (8, 4)
+    assert geometry.size_multiple == 16
+    assert geometry.max_text_seq_length == 226
+    assert geometry.num_latent_frames(49) == 13
+    assert [geometry.num_pad_frames(count) for count in (1, 12, 13)] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("grid", [(96, 170), (300, 300)])
+def test_cogvideox_15(grid):
+    # Copies in circulation state either the size of the training or the reach of the positions.
+    config = COGVIDEOX_15 | {"sample_height": grid[0], "sample_width": grid[1]}
+    geometry = Geometry.of(VAE, config)
+    assert (geometry.width, geometry.height, geometry.num_frames) == (1360, 768, 81)
+    assert geometry.size_multiple == 16
+    assert geometry.num_latent_frames(81) == 21
+    assert [geometry.num_pad_frames(count) for count in (1, 2, 3, 20, 21)] == [1, 0, 1, 0, 1]
+
+
+def test_a_square_of_300_is_a_size_for_the_others():
+    geometry = Geometry.of(VAE, COGVIDEOX_5B | {"sample_height": 300, "sample_width": 300})
+    assert (geometry.width, geometry.height) == (2400, 2400)
+
+
+def test_compression_comes_from_the_configuration():
+    vae = {"block_out_channels": [32, 32, 32], "temporal_compression_ratio": 8}
+    geometry = Geometry.of(vae, COGVIDEOX_5B | {"patch_size": 4})
+    assert (geometry.spatial_compression, geometry.size_multiple) == (4, 16)
+    assert geometry.num_latent_frames(17) == 3
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("patch_size", None),
+        ("patch_size", 0),
+        ("patch_size_t", "2"),
+        ("patch_size_t", -1),
+        ("sample_height", 60.0),
+        ("sample_width", True),
+        ("sample_frames", "49"),
+        ("max_text_seq_length", [226]),
+    ],
+)
+def test_a_wrong_value_is_named(refused, key, value):
+    error = refused(Geometry.of, VAE, COGVIDEOX_5B | {key: value})
+    assert error.message == (
+        f"transformer/config.json has {key} = {value!r}; expected a positive whole number."
+    )
+
+
+@pytest.mark.parametrize("channels", [None, [], 4])
+def test_a_vae_without_blocks_is_refused(refused, channels):
+    error = refused(Geometry.of, VAE | {"block_out_channels": channels}, COGVIDEOX_5B)
+    assert "block_out_channels" in error.message

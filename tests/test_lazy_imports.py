@@ -1,0 +1,129 @@
+"""Nothing heavy is imported before something is computed: help, inspection and reuse are quick."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from pipelines import GOLDEN_PIPELINE
+from videos import make_video
+
+HEAVY = {"torch", "diffusers", "transformers", "decord"}
+
+REPORT = """
+import json, sys
+{body}
+print(json.dumps(sorted({{name.partition(".")[0] for name in sys.modules}})))
+"""
+
+COMMAND = """
+from cogedit.cli import main
+sys.argv = ["cogedit", *{args!r}]
+try:
+    main()
+except SystemExit as done:
+    assert not done.code, done.code
+"""
+
+SETTINGS = {
+    "load": ["--width", "96", "--height", "64", "--max-num-frames", "9"],
+    "invert": ["--num-inference-steps", "2"],
+}
+
+
+def python(body, cwd):
+    """Run code in a fresh interpreter; return what it printed and the modules it loaded."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("COGEDIT_")}
+    done = subprocess.run(
+        [sys.executable, "-c", REPORT.format(body=body)],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    *printed, loaded = done.stdout.splitlines()
+    return printed, set(json.loads(loaded)), done.stderr
+
+
+def cogedit(*args, cwd):
+    return python(COMMAND.format(args=[str(arg) for arg in args]), cwd)
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["cogedit", "cogedit.cli", "cogedit.config", "cogedit.artifacts", "cogedit.models.checkpoint"],
+)
+def test_an_import_is_light(module, tmp_path):
+    _, loaded, _ = python(f"import {module}", tmp_path)
+    assert "cogedit" in loaded
+    assert not loaded & (HEAVY | {"safetensors", "huggingface_hub"})
+
+
+def test_the_report_sees_what_is_loaded(tmp_path):
+    _, loaded, _ = python("import cogedit.diffusion.ddim", tmp_path)
+    assert "torch" in loaded
+
+
+@pytest.mark.parametrize("args", [["--help"], ["--version"], ["edit", "--help"]])
+def test_help_is_light(args, tmp_path):
+    printed, loaded, _ = cogedit(*args, cwd=tmp_path)
+    assert printed
+    assert not loaded & HEAVY
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    """A folder with a video and all its artifacts, made by the stages."""
+    import cogedit
+
+    folder = tmp_path_factory.mktemp("reuse")
+    video = make_video(folder / "clip.mp4", width=96, height=64, num_frames=9)
+    flags = {
+        "model": str(GOLDEN_PIPELINE),
+        "dtype": "fp32",
+        "device": "cpu",
+        "workspace": folder / "clip.cogedit",
+        "load.width": 96,
+        "load.height": 64,
+        "load.max_num_frames": 9,
+        "invert.num_inference_steps": 2,
+        "reconstruct.guidance_scale": 1.0,
+    }
+    settings = cogedit.settings_for(video, flags, environ={}, cwd=folder).settings
+    cogedit.edit(video, ["a blue cat"], settings)
+    return folder
+
+
+def options(command):
+    """The options of a command that make the artifacts of `workspace`."""
+    model = ["--model", GOLDEN_PIPELINE, "--dtype", "fp32", "--device", "cpu"]
+    own = {
+        "load": SETTINGS["load"],
+        "encode": SETTINGS["load"],
+        "invert": [*SETTINGS["load"], *SETTINGS["invert"]],
+        "reconstruct": [*SETTINGS["load"], *SETTINGS["invert"]],
+        "edit": [*SETTINGS["load"], *SETTINGS["invert"]],
+    }[command]
+    prompt = ["--prompt", "a blue cat", "--guidance-scale", "1"]
+    return [*model, *own, *(prompt if command in {"reconstruct", "edit"} else [])]
+
+
+@pytest.mark.parametrize("command", ["load", "encode", "invert", "reconstruct", "edit"])
+def test_what_is_there_is_reused_without_torch(workspace, command):
+    before = {path: path.stat().st_mtime_ns for path in (workspace / "clip.cogedit").iterdir()}
+    printed, loaded, told = cogedit(command, "clip.mp4", *options(command), cwd=workspace)
+    assert "reused" in told
+    assert len(printed) == 1
+    assert not loaded & HEAVY, told
+    after = {path: path.stat().st_mtime_ns for path in (workspace / "clip.cogedit").iterdir()}
+    assert after == before
+
+
+def test_inspect_is_light(workspace):
+    (trajectory,) = (workspace / "clip.cogedit").glob("trajectory-*")
+    printed, loaded, _ = cogedit("inspect", trajectory, cwd=workspace)
+    assert any("trajectory" in line for line in printed)
+    assert not loaded & HEAVY

@@ -1,0 +1,242 @@
+"""The stages over artifacts: numbers, reuse, and models with other traits."""
+
+from dataclasses import replace
+from fractions import Fraction
+
+import pytest
+import torch
+from pipelines import GOLDEN_PIPELINE
+from videos import make_video, read_back
+
+import cogedit
+from cogedit.artifacts import LatentsRecord, read_artifact, write_artifact
+from cogedit.ddim_inversion import OverrideAttnProcessors, sample
+from cogedit.diffusion.edit import draw_noise
+from cogedit.errors import ArtifactMismatch, UsageError
+from cogedit.stages.checkpoints import checkpoint_for, model_record
+from cogedit.types import EncodeSettings
+
+PROMPT = "a blue cat running in snow"
+
+
+@pytest.fixture
+def video(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return make_video(tmp_path / "clip.mp4", width=176, height=144, num_frames=20)
+
+
+def settings_of(source, model, **flags):
+    """Small and quick, on the CPU in float32."""
+    given = {
+        "model": str(model),
+        "dtype": "fp32",
+        "device": "cpu",
+        "load.max_num_frames": 9,
+        "invert.num_inference_steps": 4,
+    }
+    dotted = {key.replace("__", "."): value for key, value in flags.items()}
+    return cogedit.settings_for(source, given | dotted, environ={}).settings
+
+
+def latents_artifact(path, latents, video, settings):
+    """An artifact of given latents, as `encode` would have made it of the video."""
+    frames = cogedit.load(video, settings).record
+    model = model_record(checkpoint_for(settings), settings)
+    write_artifact(path, {"latents": latents}, LatentsRecord(frames, model, EncodeSettings()))
+    return path
+
+
+@pytest.mark.parametrize("guidance", [1, 6])
+def test_upstream_inversion_through_the_stage(golden, video, tmp_path, guidance):
+    settings = settings_of(
+        video,
+        GOLDEN_PIPELINE,
+        invert__inverse="upstream",
+        invert__guidance_scale=guidance,
+        invert__num_inference_steps=10,
+    )
+    source = latents_artifact(tmp_path / "z.safetensors", golden["latents"], video, settings)
+    written = cogedit.invert(source, settings)
+    tensors = read_artifact(written.path, "trajectory").tensors
+    expected = golden[f"inversion_g{guidance}"]
+    assert (tensors["trajectory"] - expected).abs().max() / expected.std() < 1e-4
+    assert torch.equal(tensors["latents"], golden["latents"])
+    assert tensors["timesteps"].tolist() == list(range(99, 1000, 100))
+
+
+@pytest.mark.parametrize("guidance", [1, 6])
+def test_upstream_reconstruction_through_the_stage(
+    golden, golden_pipeline, video, tmp_path, guidance
+):
+    """The stage draws its own noise; from it, the proven face gives the same edit."""
+    settings = settings_of(
+        video,
+        GOLDEN_PIPELINE,
+        invert__inverse="upstream",
+        invert__guidance_scale=6,
+        invert__num_inference_steps=10,
+        reconstruct__guidance_scale=guidance,
+        reconstruct__seed=7,
+    )
+    source = latents_artifact(tmp_path / "z.safetensors", golden["latents"], video, settings)
+    (written,) = cogedit.reconstruct(source, [PROMPT], settings, save_trajectory=True)
+    found = read_artifact(written.path, "edit").tensors
+    with OverrideAttnProcessors(golden_pipeline.transformer):
+        expected = sample(
+            golden_pipeline,
+            draw_noise(golden["latents"].shape, seed=7),
+            golden_pipeline.scheduler,
+            PROMPT,
+            10,
+            float(guidance),
+            reference_latents=golden["inversion_g6"].flip(0),
+        )
+    assert (found["trajectory"] - expected).abs().max() / expected.std() < 1e-4
+    assert torch.equal(found["latents"], found["trajectory"][-1])
+
+
+def test_frames_are_encoded_as_upstream_encodes_them(golden_pipeline, video):
+    settings = settings_of(video, GOLDEN_PIPELINE)
+    written = cogedit.encode(video, settings)
+    frames = read_artifact(cogedit.load(video, settings).path, "frames").tensors["frames"]
+    from cogedit.ddim_inversion import encode_video_frames
+
+    expected = encode_video_frames(
+        golden_pipeline.vae, frames.permute(0, 3, 1, 2) / 255 * 2 - 1
+    )
+    found = read_artifact(written.path, "latents").tensors["latents"]
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_everything_is_reused_and_settings_are_told_apart(video):
+    said = []
+    run = cogedit.Run(say=said.append)
+    settings = settings_of(video, GOLDEN_PIPELINE)
+    first = cogedit.edit(video, [PROMPT, "a dog"], settings, run=run)
+    assert [e.reused for e in first] == [False, False]
+    again = cogedit.edit(video, [PROMPT, "a dog"], settings, run=run)
+    assert [(e.path, e.reused) for e in again] == [(e.path, True) for e in first]
+
+    other_seed = settings_of(video, GOLDEN_PIPELINE, reconstruct__seed=43)
+    (edit,) = cogedit.reconstruct(video, [PROMPT], other_seed)
+    assert not edit.reused
+    assert cogedit.invert(video, other_seed).reused
+
+    forced = cogedit.invert(video, settings, run=cogedit.Run(force=True))
+    assert not forced.reused
+
+
+def test_equal_prompts_of_one_call_give_one_edit_each(video):
+    settings = settings_of(video, GOLDEN_PIPELINE)
+    first, second, third = cogedit.reconstruct(video, [PROMPT, PROMPT, "a dog"], settings)
+    assert first.path == second.path != third.path
+    assert (first.reused, second.reused, third.reused) == (False, True, False)
+    assert third.record.settings.prompt == "a dog"
+
+
+def test_equal_runs_give_equal_bytes(video):
+    settings = settings_of(video, GOLDEN_PIPELINE)
+    written = cogedit.reconstruct(video, [PROMPT], settings)[0].path
+    content = written.read_bytes()
+    cogedit.reconstruct(video, [PROMPT], settings, run=cogedit.Run(force=True))
+    assert written.read_bytes() == content
+
+
+@pytest.mark.parametrize("name", ["pipeline_2b", "pipeline_15"])
+def test_other_models_go_through_all_stages(video, request, name):
+    folder = request.getfixturevalue(name)
+    settings = settings_of(video, folder)
+    assert (settings.load.width, settings.load.height) == (64, 64)
+    inverted = cogedit.invert(video, settings)
+    (edit,) = cogedit.reconstruct(inverted.path, [PROMPT], settings)
+    exported = cogedit.export(edit.path, settings)
+    assert read_back(exported.path, width=64, height=64).shape == (9, 64, 64, 3)
+    latent_frames = read_artifact(inverted.path, "trajectory").tensors["latents"].shape[1]
+    padded = name == "pipeline_15"
+    assert inverted.record.num_pad_frames == (1 if padded else 0)
+    assert latent_frames == (4 if padded else 3)
+
+
+def test_padding_repeats_the_first_latent_frame_and_is_stripped(video, pipeline_15):
+    settings = settings_of(video, pipeline_15)
+    encoded = cogedit.encode(video, settings)
+    latents = read_artifact(encoded.path, "latents").tensors["latents"]
+    inverted = cogedit.invert(video, settings)
+    padded = read_artifact(inverted.path, "trajectory").tensors["latents"]
+    assert torch.equal(padded[:, 1:], latents)
+    assert torch.equal(padded[:, :1], latents[:, :1])
+
+
+@pytest.mark.parametrize("name", ["pipeline_2b", "pipeline_15"])
+def test_inversion_round_trips_when_injection_is_off(video, request, name):
+    """Plain sampling from the inverted noise, under the same prompt, returns to the clip."""
+    settings = settings_of(
+        video,
+        request.getfixturevalue(name),
+        invert__num_inference_steps=25,
+        invert__inversion_iterations=8,
+        reconstruct__guidance_scale=1,
+        reconstruct__start="inverted",
+        reconstruct__injection_strength=0,
+    )
+    inverted = cogedit.invert(video, settings)
+    (edit,) = cogedit.reconstruct(inverted.path, [""], settings)
+    clean = read_artifact(inverted.path, "trajectory").tensors["latents"]
+    back = read_artifact(edit.path, "edit").tensors["latents"]
+    assert (back - clean).std() < 0.01 * clean.std()
+
+
+def blocks(frames):
+    """Mean of every 8x8 block of frames [F, H, W, 3]."""
+    count, height, width, _ = frames.shape
+    return frames.reshape(count, height // 8, 8, width // 8, 8, 3).mean(axis=(2, 4))
+
+
+def test_exports_of_every_kind(video):
+    settings = settings_of(video, GOLDEN_PIPELINE)
+    written = {
+        "frames": cogedit.load(video, settings),
+        "latents": cogedit.encode(video, settings),
+        "trajectory": cogedit.invert(video, settings),
+        "edit": cogedit.reconstruct(video, [PROMPT], settings)[0],
+    }
+    shown = {}
+    for kind, artifact in written.items():
+        exported = cogedit.export(artifact.path, settings)
+        assert exported.path == artifact.path.with_suffix(".mp4")
+        shown[kind] = read_back(exported.path, width=96, height=64).astype(float)
+        assert shown[kind].shape == (9, 64, 96, 3)
+    source = read_artifact(written["frames"].path, "frames").tensors["frames"].numpy()
+    # Colour is stored at half the size: compare what 8x8 pixels have in common.
+    assert abs(blocks(shown["frames"]) - blocks(source.astype(float))).max() < 12
+    assert abs(shown["trajectory"] - shown["latents"]).mean() > 4
+
+
+def test_export_keeps_what_it_did_not_make(video, tmp_path):
+    settings = settings_of(video, GOLDEN_PIPELINE)
+    frames = cogedit.load(video, settings)
+    before = video.read_bytes()
+    with pytest.raises(UsageError, match=r"clip.mp4 exists and was not made by this export"):
+        cogedit.export(frames.path, settings, output=video)
+    assert video.read_bytes() == before
+    output = tmp_path / "out.mp4"
+    assert not cogedit.export(frames.path, settings, output=output).reused
+    assert cogedit.export(frames.path, settings, output=output).reused
+    slower = replace(settings, export=replace(settings.export, fps=Fraction(10)))
+    with pytest.raises(UsageError, match="replace it with --force"):
+        cogedit.export(frames.path, slower, output=output)
+
+
+def test_an_artifact_of_another_model_is_refused_with_both_names(video, pipeline_2b):
+    inverted = cogedit.invert(video, settings_of(video, GOLDEN_PIPELINE))
+    with pytest.raises(ArtifactMismatch, match=r"made with model pipeline .* uses tiny-2b"):
+        cogedit.reconstruct(inverted.path, [PROMPT], settings_of(inverted.path, pipeline_2b))
+
+
+def test_settings_follow_from_the_artifact(video, pipeline_2b):
+    frames = cogedit.load(video, settings_of(video, pipeline_2b))
+    settings = settings_of(frames.path, GOLDEN_PIPELINE)
+    with pytest.raises(UsageError, match="-o names one file, and there are 2 prompts"):
+        cogedit.reconstruct(frames.path, ["a", "b"], settings, output=video.with_suffix(".x"))
+    with pytest.raises(UsageError, match="needs a prompt"):
+        cogedit.reconstruct(frames.path, [], settings)
