@@ -81,7 +81,7 @@ def serve(model, folder, **errors):
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
-        def do_GET(self):  # noqa: N802
+        def do_GET(self):
             path = unquote(urlsplit(self.path).path)
             hub.asked.append(path)
             status, headers, body = hub.answer(path)

@@ -190,9 +190,7 @@ def test_defaults_that_users_rely_on():
     assert set(ddim_inversion.__all__) <= set(dir(ddim_inversion))
 
 
-def test_a_reference_without_the_processors_is_refused(
-    golden, golden_pipeline, forward_scheduler
-):
+def test_a_reference_without_the_processors_is_refused(golden, golden_pipeline, forward_scheduler):
     with pytest.raises(UsageError, match="would have no effect"):
         sample(
             golden_pipeline,

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 from pipelines import GOLDEN_PIPELINE
@@ -14,7 +15,7 @@ from videos import make_video, read_back
 from cogedit.artifacts import read_record
 from cogedit.media.probe import probe_video
 
-COGEDIT = shutil.which("cogedit", path=os.path.dirname(sys.executable)) or "cogedit"
+COGEDIT = shutil.which("cogedit", path=str(Path(sys.executable).parent)) or "cogedit"
 PROMPT = "a blue cat running in snow"
 
 

@@ -108,8 +108,7 @@ def test_bad_size(fail, inverted):
     code, said = fail("load", inverted["video"], "--width", 100, "--height", 64, *MODEL)
     assert code == 2
     assert said == (
-        "error: width 100 does not suit this model: it must be a multiple of 16; "
-        "nearest: 96 or 112"
+        "error: width 100 does not suit this model: it must be a multiple of 16; nearest: 96 or 112"
     )
 
 

@@ -101,9 +101,7 @@ def test_frames_are_encoded_as_upstream_encodes_them(golden_pipeline, video):
     frames = read_artifact(cogedit.load(video, settings).path, "frames").tensors["frames"]
     from cogedit.ddim_inversion import encode_video_frames
 
-    expected = encode_video_frames(
-        golden_pipeline.vae, frames.permute(0, 3, 1, 2) / 255 * 2 - 1
-    )
+    expected = encode_video_frames(golden_pipeline.vae, frames.permute(0, 3, 1, 2) / 255 * 2 - 1)
     found = read_artifact(written.path, "latents").tensors["latents"]
     assert torch.allclose(found, expected, atol=1e-5)
 

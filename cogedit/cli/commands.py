@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cogedit.artifacts import content_key, newest_in_directory
-from cogedit.artifacts.workspace import Workspace
+from cogedit.artifacts import Record, Workspace, content_key, newest_in_directory
 from cogedit.cli.options import Call, with_options
 from cogedit.cli.show import describe
 from cogedit.errors import UsageError
@@ -79,9 +79,7 @@ def encode(
 @with_options("load", "encode", "invert")
 def invert(
     call: Call,
-    source: Annotated[
-        Path, typer.Argument(metavar="LATENTS|FRAMES|VIDEO", help="What to invert.")
-    ],
+    source: Annotated[Path, typer.Argument(metavar="LATENTS|FRAMES|VIDEO", help="What to invert.")],
     output: Output = None,
 ) -> None:
     """Invert a clip into noise, keeping every level: latents -> trajectory."""
@@ -153,14 +151,14 @@ def export(
 )
 def edit(
     call: Call,
-    video: Annotated[
-        Path, typer.Argument(metavar="VIDEO", help="A video, or an artifact of it.")
-    ],
+    video: Annotated[Path, typer.Argument(metavar="VIDEO", help="A video, or an artifact of it.")],
     prompt: Prompts,
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help="Folder for the videos. Default: the workspace.",
+            "--output",
+            "-o",
+            help="Folder for the videos. Default: the workspace.",
             show_default=False,
         ),
     ] = None,
@@ -197,20 +195,14 @@ def _newest_trajectory(call: Call) -> Path:
     return found
 
 
-def _print(
-    call: Call, command: str, outputs: list[Exported] | list[Written[object]] | list[object]
-) -> None:
+def _print(call: Call, command: str, outputs: Sequence[Written[Record] | Exported]) -> None:
     """Print the paths that were written, or one JSON object about them."""
     rows: list[dict[str, object]] = []
     for output in outputs:
+        row: dict[str, object] = {"path": str(output.path), "reused": output.reused}
         if isinstance(output, Written):
-            row: dict[str, object] = {
-                "path": str(output.path),
-                "kind": output.record.kind,
-                "reused": output.reused,
-                "content_key": content_key(output.record),
-            }
-            rows.append(row)
-        elif isinstance(output, Exported):
-            rows.append({"path": str(output.path), "kind": "video", "reused": output.reused})
+            row |= {"kind": output.record.kind, "content_key": content_key(output.record)}
+        else:
+            row |= {"kind": "video"}
+        rows.append(row)
     call.screen.result(command, rows)

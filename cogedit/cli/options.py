@@ -183,9 +183,7 @@ class Call:
     def _tell(self, resolved: ResolvedSettings) -> None:
         origin = resolved.origins["model"]
         if origin.startswith("this machine"):
-            self.screen.say(
-                f"model {resolved.settings.model}: {origin} (--model chooses another)"
-            )
+            self.screen.say(f"model {resolved.settings.model}: {origin} (--model chooses another)")
         for key, where in resolved.origins.items():
             if where != "default":
                 self.screen.detail(f"{key}: from {where}")
@@ -245,7 +243,7 @@ def with_options(
         parameters = [*resolved, *added]
         called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         called.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": None}
-        del called.__wrapped__  # type: ignore[attr-defined]
+        del called.__wrapped__
         return called
 
     return decorate

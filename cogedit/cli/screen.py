@@ -163,8 +163,10 @@ def printable(text: str) -> str:
 
 def relative(path: Path) -> str:
     """Show a path relative to the current directory where that is shorter."""
-    return os.path.relpath(path) if path.is_absolute() and path.is_relative_to(Path.cwd()) else str(
-        path
+    return (
+        os.path.relpath(path)
+        if path.is_absolute() and path.is_relative_to(Path.cwd())
+        else str(path)
     )
 
 

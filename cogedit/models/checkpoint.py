@@ -209,9 +209,10 @@ def _checked(name: str, folder: Path, revision: str | None, *, mend: str) -> Che
                     f"{name} has {component} = {found}; expected {class_name}", hint=_EXAMPLE
                 )
             weights += _weight_files(folder, component, stem, name, mend)
-        if not any((folder / "tokenizer" / file).is_file() for file in VOCABULARIES):
+        vocabularies = [folder / "tokenizer" / file for file in VOCABULARIES]
+        if not any(path.is_file() and path.stat().st_size for path in vocabularies):
             raise _Incomplete(
-                f"{name} is incomplete: tokenizer/ has neither {' nor '.join(VOCABULARIES)}.",
+                f"{name} is incomplete: tokenizer/ has neither {' nor '.join(VOCABULARIES)}",
                 hint=mend,
             )
         configs = {
@@ -228,7 +229,7 @@ def _checked(name: str, folder: Path, revision: str | None, *, mend: str) -> Che
 def _read_config(folder: Path, file: str, name: str, mend: str) -> Config:
     path = folder / file
     if not path.is_file():
-        raise _Incomplete(f"{name} is incomplete: {file} is missing.", hint=mend)
+        raise _Incomplete(f"{name} is incomplete: {file} is missing", hint=mend)
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -255,11 +256,11 @@ def _weight_files(
     else:
         pickled = any((folder / component).glob("*.bin"))
         also = " (pickled .bin weights are not read)" if pickled else ""
-        raise _Incomplete(f"{name} is incomplete: {single} is missing{also}.", hint=mend)
+        raise _Incomplete(f"{name} is incomplete: {single} is missing{also}", hint=mend)
     found: list[WeightFile] = []
     for file in files:
         if not (folder / file).is_file():
-            raise _Incomplete(f"{name} is incomplete: {file} is missing.", hint=mend)
+            raise _Incomplete(f"{name} is incomplete: {file} is missing", hint=mend)
         try:
             found.append(WeightFile.read(folder / file))
         except ValueError as error:

@@ -75,7 +75,7 @@ def load_text_encoder(
         tokenizer = T5Tokenizer.from_pretrained(
             checkpoint.folder / "tokenizer", local_files_only=True
         )
-    except (OSError, ValueError) as error:
+    except Exception as error:  # whatever the parsers of its files stumble over
         raise ModelError(
             f"The tokenizer of {checkpoint.id} cannot be loaded: {_first_line(error)}", hint=_AGAIN
         ) from error

@@ -52,7 +52,10 @@ def check_same_model(name: str, made_by: ModelRecord, checkpoint: Checkpoint) ->
     """
     if made_by.digest == checkpoint.digest:
         return
-    found, expected = _label(made_by.id, made_by.revision), _label(checkpoint.id, checkpoint.revision)
+    found, expected = (
+        _label(made_by.id, made_by.revision),
+        _label(checkpoint.id, checkpoint.revision),
+    )
     raise ArtifactMismatch(
         f"{name} was made with model {found} ({made_by.digest[:12]}); "
         f"this run uses {expected} ({checkpoint.digest[:12]})",

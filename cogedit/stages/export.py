@@ -93,7 +93,7 @@ def export(
     else:
         checkpoint = checkpoint_for(settings)
         check_same_model(str(source), record.model, checkpoint)
-        frames = _decode(source, checkpoint, settings, run=run)
+        frames = _decode(source, checkpoint, settings)
     from cogedit.media.writer import write_video
 
     write_video(frames, path, fps=fps, crf=recipe.crf, comment=recipe.comment())
@@ -121,9 +121,7 @@ def _is_there(path: Path, recipe: _Recipe) -> bool:
     )
 
 
-def _decode(
-    source: Path, checkpoint: Checkpoint, settings: Settings, *, run: Run
-) -> NDArray[np.uint8]:
+def _decode(source: Path, checkpoint: Checkpoint, settings: Settings) -> NDArray[np.uint8]:
     """Decode the latents of an artifact to uint8 frames [F, H, W, C]."""
     from cogedit.models.device import DTYPES, memory_guard, resolve_device
     from cogedit.models.loading import load_vae
@@ -136,7 +134,7 @@ def _decode(
         latents = artifact.tensors["latents"]
     latents = latents[:, num_pad_frames(artifact.record) :]
     device, dtype = resolve_device(settings.device), DTYPES[dtype_for(settings)]
-    with memory_guard("decoding"), run.progress("decoding", 1):
+    with memory_guard("decoding"):
         vae = load_vae(checkpoint, device=device, dtype=dtype)
         if settings.encode.vae_tiling:
             vae.enable_tiling()

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 RecordT = TypeVar("RecordT", bound=Record)
+RecordT_co = TypeVar("RecordT_co", bound=Record, covariant=True)
 
 Progress = Callable[[str, int], AbstractContextManager[OnStep]]
 """Called with what is done ("inverting") and its number of steps; yields what each step tells."""
@@ -59,7 +60,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Written(Generic[RecordT]):
+class Written(Generic[RecordT_co]):
     """An artifact on disk.
 
     Attributes:
@@ -69,7 +70,7 @@ class Written(Generic[RecordT]):
     """
 
     path: Path
-    record: RecordT
+    record: RecordT_co
     reused: bool
 
 

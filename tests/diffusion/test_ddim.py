@@ -51,5 +51,7 @@ def test_a_value_that_is_not_finite_stops_the_run(bad):
     sample = torch.zeros(1, 1, 1, 2, 2)
     require_finite(sample, name="the sample", step=1, timestep=999)
     sample[0, 0, 0, 1, 1] = bad
-    with pytest.raises(NumericalError, match="1 NaN or Inf of 4 values at step 3 .timestep 939"):
+    with pytest.raises(
+        NumericalError, match=r"1 NaN or Inf of 4 values at step 3 \(timestep 939\)"
+    ):
         require_finite(sample, name="the sample", step=3, timestep=939)

@@ -9,6 +9,7 @@ from schedules import forward_scheduler
 from cogedit.diffusion.schedule import CLEAN, Schedule
 from cogedit.errors import UsageError
 
+
 @pytest.mark.parametrize("steps", [1, 2, 5, 10, 25, 50, 100, 1000])
 def test_dividing_step_counts_are_the_schedulers(steps):
     scheduler = forward_scheduler(1.0)
