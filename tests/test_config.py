@@ -341,8 +341,9 @@ def test_an_installed_package_finds_its_own_presets(tmp_path: Path) -> None:
     package = tmp_path / "cogedit"
     package.mkdir()
     source = presets_folder().parent / "cogedit"
-    for name in ("config.py", "errors.py", "types.py"):
+    for name in ("errors.py", "types.py"):
         shutil.copy(source / name, package / name)
+    shutil.copytree(source / "config", package / "config")
     (package / "__init__.py").touch()
     shutil.copytree(presets_folder(), package / "configs")
     (tmp_path / "configs").mkdir()

@@ -35,7 +35,7 @@ ROOMS = {
     "shapes": {"models", "diffusion", "media", "types", "errors"},
     # `python -m cogedit.shapes.demo` runs the stages and prints figures, as the benchmarks do: it
     # lives beside its model but stands in their row.
-    "shapes.demo": {"shapes", "stages"} | COMPUTING | LEAVES,
+    "shapes.demo": {"shapes", "benchmarks", "stages"} | COMPUTING | LEAVES,
     "benchmarks": {"shapes", "stages"} | COMPUTING | LEAVES,
     # Faces over the rooms.
     "ddim_inversion": {"models", "media", "diffusion", "types", "errors"},

@@ -149,7 +149,8 @@ def handle_errors(screen: Screen, *, debug: bool) -> Iterator[None]:
             typer.echo(f"hint: {printable(error.hint)}", err=True)
         raise typer.Exit(error.exit_code) from error
     except KeyboardInterrupt as error:
-        typer.echo("interrupted: what was written is kept; the same command goes on", err=True)
+        said = "interrupted: finished artifacts are kept, and the same command goes on from them"
+        typer.echo(said, err=True)
         raise typer.Exit(Interrupted.exit_code) from error
 
 

@@ -71,14 +71,15 @@ def load_text_encoder(
     """
     from transformers import T5EncoderModel, T5Tokenizer
 
-    try:
-        tokenizer = T5Tokenizer.from_pretrained(
-            checkpoint.folder / "tokenizer", local_files_only=True
-        )
-    except Exception as error:  # whatever the parsers of its files stumble over
-        raise ModelError(
-            f"The tokenizer of {checkpoint.id} cannot be loaded: {_first_line(error)}", hint=_AGAIN
-        ) from error
+    with _quiet():
+        try:
+            tokenizer = T5Tokenizer.from_pretrained(
+                checkpoint.folder / "tokenizer", local_files_only=True
+            )
+        except Exception as error:  # whatever the parsers of its files stumble over
+            raise ModelError(
+                f"The vocabulary of {checkpoint.id} in tokenizer/ cannot be read", hint=_AGAIN
+            ) from error
     encoder = _load(T5EncoderModel.from_pretrained, checkpoint, "text_encoder", device, dtype)
     return tokenizer, encoder
 
@@ -148,7 +149,7 @@ def _load(
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 @contextmanager

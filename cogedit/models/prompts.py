@@ -51,7 +51,8 @@ def embed_prompts(
     truncated: list[int] = []
     with torch.no_grad():
         for prompt in prompts:
-            length = len(tokenizer(prompt).input_ids)
+            # Not verbose: the caller tells about lengths, and nothing will index out of range.
+            length = len(tokenizer(prompt, verbose=False).input_ids)
             truncated.append(max(0, length - max_text_seq_length))
             tokens = tokenizer(
                 prompt,

@@ -3,75 +3,29 @@
 Every setting has a dotted key, the same everywhere: `reconstruct.guidance_scale` is the key
 `guidance_scale` of the table `[reconstruct]` in TOML and the variable
 `COGEDIT_RECONSTRUCT_GUIDANCE_SCALE`. The keys, their types and their defaults are the fields of the
-settings records; their ranges are in `_RANGES`, which flags, files and Python callers all pass.
+settings records; their ranges are in `RANGES`, which flags, files and Python callers all pass.
 """
 
 from __future__ import annotations
 
 import difflib
-import math
 import re
 import reprlib
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
-from fractions import Fraction
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import TypeVar, cast
 
+from cogedit.config.settings import RANGES, TABLES, Settings, setting_types
+from cogedit.config.values import convert
 from cogedit.errors import ConfigError, UsageError
-from cogedit.types import (
-    DType,
-    EncodeSettings,
-    ExportSettings,
-    InvertSettings,
-    LoadSettings,
-    ReconstructSettings,
-)
 
 CONFIG_FILE = "cogedit.toml"
 CONFIG_VARIABLE = "COGEDIT_CONFIG"
 _PREFIX = "COGEDIT_"
 
-SettingsT = TypeVar(
-    "SettingsT", LoadSettings, EncodeSettings, InvertSettings, ReconstructSettings, ExportSettings
-)
 RecordT = TypeVar("RecordT")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Everything that a command can be told, apart from its files and its prompt.
-
-    Attributes:
-        model: Hub id or folder; "auto" is the model of the artifact that the command reads.
-        revision: Branch, tag or commit of a hub model; None is its main branch.
-        dtype: Floating-point type of the model; None is the checkpoint's own.
-        device: "auto", "cuda", "cuda:N", "mps" or "cpu".
-        workspace: Folder of the artifacts; None is `<video stem>.cogedit`.
-        load: How frames are chosen.
-        encode: How the VAE encodes.
-        invert: How latents are inverted.
-        reconstruct: How a trajectory is denoised. Its prompt is empty: a prompt belongs to one
-            command, `reconstruct_with` adds it.
-        export: How a video is written.
-    """
-
-    model: str = "auto"
-    revision: str | None = None
-    dtype: DType | None = None
-    device: str = "auto"
-    workspace: Path | None = None
-    load: LoadSettings = field(default_factory=LoadSettings)
-    encode: EncodeSettings = field(default_factory=EncodeSettings)
-    invert: InvertSettings = field(default_factory=InvertSettings)
-    reconstruct: ReconstructSettings = field(default_factory=lambda: ReconstructSettings(prompt=""))
-    export: ExportSettings = field(default_factory=ExportSettings)
-
-    def reconstruct_with(self, prompt: str) -> ReconstructSettings:
-        """The `reconstruct` table under this prompt."""
-        return replace(self.reconstruct, prompt=prompt)
 
 
 @dataclass(frozen=True)
@@ -161,24 +115,6 @@ def resolve_settings(
     return ResolvedSettings(_build(values), origins, preset)
 
 
-def check_settings(settings: SettingsT) -> SettingsT:
-    """Check the ranges of a settings record that was made in Python.
-
-    Returns:
-        The same record.
-
-    Raises:
-        UsageError: A value is out of its range.
-    """
-    table = next(name for name, made in _TABLES.items() if made is type(settings))
-    for item in fields(settings):
-        key = f"{table}.{item.name}"
-        value = cast(object, getattr(settings, item.name))
-        if value is not None and key in _RANGES and not _RANGES[key][0](value):
-            raise UsageError(f"{item.name} is {reprlib.repr(value)}, expected {_RANGES[key][1]}")
-    return settings
-
-
 def presets_folder() -> Path:
     """Where the shipped presets are.
 
@@ -186,7 +122,7 @@ def presets_folder() -> Path:
     editable install have it beside the package. The package's own folder comes first: beside an
     installed package, `configs` would be somebody else's.
     """
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     inside = package / "configs"
     return inside if inside.is_dir() else package.parent / "configs"
 
@@ -212,74 +148,6 @@ def preset_for_model(model: str) -> str | None:
     return presets.get(name)
 
 
-# --- keys, types and ranges -------------------------------------------------------------------
-
-_TABLES: dict[str, type[object]] = {
-    "load": LoadSettings,
-    "encode": EncodeSettings,
-    "invert": InvertSettings,
-    "reconstruct": ReconstructSettings,
-    "export": ExportSettings,
-}
-
-
-def _keys() -> dict[str, object]:
-    """Every dotted key with its type."""
-    hints = {name: hint for name, hint in get_type_hints(Settings).items() if name not in _TABLES}
-    for table, record in _TABLES.items():
-        hints |= {f"{table}.{name}": hint for name, hint in get_type_hints(record).items()}
-    del hints["reconstruct.prompt"]
-    return hints
-
-
-def _within(low: float, high: float = math.inf) -> Callable[[object], bool]:
-    return lambda value: low <= cast(float, value) <= high and math.isfinite(cast(float, value))
-
-
-def _is_window(value: object) -> bool:
-    first, last = cast(tuple[float, float], value)
-    return 0 <= first <= last <= 1
-
-
-def _is_layer_range(value: object) -> bool:
-    first, end = cast(tuple[int, int | None], value)
-    return first >= 0 and (end is None or end > first)
-
-
-_POSITIVE = (_within(1), "1 or more")
-_COUNT = (_within(0), "0 or more")
-_GUIDANCE = (_within(0), "a finite number, 0 or more")
-_RANGES: dict[str, tuple[Callable[[object], bool], str]] = {
-    "model": (bool, "a hub id or a folder"),
-    "device": (
-        lambda value: re.fullmatch(r"auto|cuda(:\d+)?|mps|cpu", cast(str, value)) is not None,
-        "auto, cuda, cuda:N, mps or cpu",
-    ),
-    "load.width": _POSITIVE,
-    "load.height": _POSITIVE,
-    "load.max_num_frames": _POSITIVE,
-    "load.skip_frames_start": _COUNT,
-    "load.skip_frames_end": _COUNT,
-    "load.frame_sample_step": _POSITIVE,
-    "invert.guidance_scale": _GUIDANCE,
-    "invert.num_inference_steps": (_within(1, 1000), "1 to 1000"),
-    "invert.inversion_iterations": (_within(1, 100), "1 to 100"),
-    "reconstruct.guidance_scale": _GUIDANCE,
-    "reconstruct.seed": (_within(0, 2**63 - 1), "0 to 2^63 - 1"),
-    "reconstruct.injection_strength": (_within(0, 1), "0 to 1"),
-    "reconstruct.injection_steps": (_is_window, "FIRST:LAST with 0 <= FIRST <= LAST <= 1"),
-    "reconstruct.injection_layers": (_is_layer_range, "FIRST:END with 0 <= FIRST < END"),
-    "export.fps": (
-        lambda value: 0 < cast(Fraction, value) <= 1000,
-        "more than 0 and at most 1000",
-    ),
-    "export.crf": (_within(0, 51), "0 to 51"),
-}
-
-
-# --- sources ----------------------------------------------------------------------------------
-
-
 def _flag_name(key: str) -> str:
     return "--" + key.rpartition(".")[2].replace("_", "-")
 
@@ -289,7 +157,7 @@ def _variable_name(key: str) -> str:
 
 
 def _environment_layer(environ: Mapping[str, str]) -> _Layer:
-    known = {_variable_name(key): key for key in _keys()}
+    known = {_variable_name(key): key for key in setting_types()}
     values: dict[str, object] = {}
     for name, text in environ.items():
         if not name.startswith(_PREFIX) or not text or name == CONFIG_VARIABLE:
@@ -336,20 +204,20 @@ def _read_toml(path: Path, name: str) -> dict[str, object]:
         raise ConfigError(f"{name} is not valid TOML: {type(error).__name__}") from error
     except OSError as error:
         raise ConfigError(f"cannot read {name}: {error.strerror}") from error
-    known = [*_keys(), "config"]
+    known = [*setting_types(), "config"]
     values = dict(_flatten(parsed))
     for key in values:
-        if key in _TABLES:
+        if key in TABLES:
             raise _Layer(name, {}).refuse(key, values[key], "a table")
         if key not in known:
-            hint = _nearest(key, [*known, *_TABLES])
+            hint = _nearest(key, [*known, *TABLES])
             raise ConfigError(f"unknown key `{key}` in {name}", hint=hint)
     return values
 
 
 def _flatten(parsed: Mapping[str, object]) -> Iterator[tuple[str, object]]:
     for key, value in parsed.items():
-        if key in _TABLES and isinstance(value, dict):
+        if key in TABLES and isinstance(value, dict):
             yield from ((f"{key}.{inner}", item) for inner, item in value.items())
         else:
             yield key, value
@@ -366,12 +234,9 @@ def _nearest(key: str, known: list[str]) -> str:
     return "did you mean " + " or ".join(f"`{name}`" for name in near) + "?"
 
 
-# --- values -----------------------------------------------------------------------------------
-
-
 def _merge(layers: list[_Layer]) -> tuple[dict[str, object], dict[str, str]]:
     """The first layer that has a key wins; values that lose are checked all the same."""
-    hints = _keys()
+    hints = setting_types()
     values: dict[str, object] = {}
     origins = dict.fromkeys(hints, "default")
     for layer in reversed(layers):
@@ -380,23 +245,23 @@ def _merge(layers: list[_Layer]) -> tuple[dict[str, object], dict[str, str]]:
                 raise UsageError(f"unknown setting {key}", hint=_nearest(key, [*hints]))
             try:
                 # Only flags and variables are text: in TOML "6" is not a number.
-                value = _convert(raw, hints[key], layer.source in ("flag", "environment"))
+                value = convert(raw, hints[key], is_text=layer.source in ("flag", "environment"))
             except ValueError as error:
                 raise layer.refuse(key, raw, str(error)) from error
-            if value is not None and key in _RANGES and not _RANGES[key][0](value):
-                raise layer.refuse(key, raw, _RANGES[key][1])
+            if value is not None and key in RANGES and not RANGES[key][0](value):
+                raise layer.refuse(key, raw, RANGES[key][1])
             values[key] = value
             origins[key] = layer.origin(key)
     return values, origins
 
 
 def _build(values: Mapping[str, object]) -> Settings:
-    parts: dict[str, dict[str, object]] = {name: {} for name in ("", *_TABLES)}
+    parts: dict[str, dict[str, object]] = {name: {} for name in ("", *TABLES)}
     for key, value in values.items():
         table, _, name = key.rpartition(".")
         parts[table][name] = value
     default = Settings()
-    tables = {name: _replace(getattr(default, name), parts[name]) for name in _TABLES}
+    tables = {name: _replace(getattr(default, name), parts[name]) for name in TABLES}
     return _replace(default, parts[""] | tables)
 
 
@@ -408,73 +273,3 @@ def _replace(record: RecordT, changes: Mapping[str, object]) -> RecordT:
 def _plain(found: object) -> str:
     """Text as it was typed, unless it would break the line."""
     return found if isinstance(found, str) and found.isprintable() else reprlib.repr(found)
-
-
-def _convert(value: object, hint: object, is_text: bool) -> object:
-    """A value of the type `hint`; ValueError says what was expected."""
-    if _is_optional(hint):
-        inner = next(arg for arg in get_args(hint) if arg is not NoneType)
-        if value == "auto" and inner not in (str, Path):
-            return None
-        return _convert(value, inner, is_text)
-    if get_origin(hint) is Literal:
-        if value not in get_args(hint):
-            raise ValueError("one of " + ", ".join(get_args(hint)))
-        return value
-    if get_origin(hint) is tuple:
-        return _pair(value, get_args(hint))
-    if hint is Fraction:
-        return _fraction(value)
-    if hint is bool:
-        words = {"true": True, "1": True, "false": False, "0": False}
-        found = words.get(value.lower()) if is_text and isinstance(value, str) else value
-        if not isinstance(found, bool):
-            raise ValueError("true or false")
-        return found
-    if hint is int or hint is float:
-        return _number(value, hint, is_text)
-    if isinstance(value, str | Path):
-        return Path(value) if hint is Path else str(value)
-    raise ValueError("text")
-
-
-def _is_optional(hint: object) -> bool:
-    # `Literal[...] | None` is a typing.Union, `int | None` a types.UnionType.
-    return get_origin(hint) in (Union, UnionType)
-
-
-def _number(value: object, hint: object, is_text: bool) -> int | float:
-    make = int if hint is int else float
-    try:
-        if is_text and isinstance(value, str):
-            return make(value)
-        if type(value) is int or type(value) is make:
-            return make(value)
-    except (ValueError, OverflowError):
-        pass
-    raise ValueError("a whole number" if hint is int else "a number")
-
-
-def _pair(value: object, hints: tuple[object, ...]) -> tuple[object, ...]:
-    """Two numbers, as "0.0:0.5" or [0.0, 0.5]; END is None where the second may be None."""
-    is_text = isinstance(value, str)
-    items = value.split(":") if isinstance(value, str) else value
-    if not isinstance(items, list | tuple) or len(items) != 2:
-        raise ValueError("two numbers, FIRST:LAST")
-    first, last = items
-    if _is_optional(hints[1]):
-        is_open = last is None or (isinstance(last, str) and last.upper() == "END")
-        end = None if is_open else _number(last, int, is_text)
-        return _number(first, int, is_text), end
-    return _number(first, hints[0], is_text), _number(last, hints[1], is_text)
-
-
-def _fraction(value: object) -> Fraction:
-    """An exact frame rate; a float means its decimal digits."""
-    if isinstance(value, Fraction):
-        return value
-    text = str(value) if isinstance(value, int | float | str) else ""
-    # The pattern bounds the digits: Fraction("1e999999999") would take the machine down.
-    if not re.fullmatch(r"\d{1,9}(\.\d{1,9}|/0*[1-9]\d{0,8})?", text):
-        raise ValueError("a frame rate such as 24, 23.976 or 30000/1001")
-    return Fraction(text)
