@@ -2,13 +2,14 @@
 # make test    install, then run every test
 # make check   the same, with lint and types
 # make bench   print the benchmark tables
+# make bench-quality   measure edits of the embedded model's world against their right answers
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-fast check lint bench clean
+.PHONY: demo test test-fast check lint bench bench-quality clean
 .DEFAULT_GOAL := test
 
 $(INSTALLED): pyproject.toml configs/constraints.txt
@@ -33,8 +34,10 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(INSTALLED)
-	$(BIN)/python -m cogedit.benchmarks.speed
+bench: bench-quality
+
+bench-quality: $(INSTALLED)
+	$(BIN)/python -m cogedit.benchmarks.quality --output bench
 
 clean:
 	rm -rf $(VENV) build dist demo bench *.egg-info

@@ -20,7 +20,6 @@ from cogedit.artifacts import (
 from cogedit.config import Settings
 from cogedit.errors import UsageError, VideoError
 from cogedit.media.probe import read_comment
-from cogedit.media.writer import SUFFIXES
 from cogedit.models.checkpoint import Checkpoint
 from cogedit.stages.checkpoints import check_same_model, checkpoint_for, dtype_for
 from cogedit.stages.run import Exported, Run, check_writable
@@ -74,6 +73,8 @@ def export(
         ModelError: The model is missing or incomplete.
         StorageError: The video cannot be written.
     """
+    from cogedit.media.writer import SUFFIXES  # brings numpy, which --help does not need
+
     source, run = Path(source), run or Run()
     record = read_record(source)
     path = source.with_suffix(".mp4") if output is None else output

@@ -24,7 +24,7 @@ def refused():
         error = caught.value
         assert error.exit_code == 5
         assert "\n" not in error.message
-        assert error.message.endswith(".")
+        assert not error.message.endswith(".")
         return error
 
     return call

@@ -6,8 +6,8 @@ import time
 
 import pytest
 import torch
-from huggingface_hub import constants
 from hub import COMMIT, fill_cache, serve
+from huggingface_hub import constants
 from pipelines import GOLDEN_PIPELINE
 from safetensors.torch import load_file, save_file
 
@@ -75,7 +75,7 @@ def test_shards_make_a_model(folder):
 def test_a_missing_file_is_named(folder, refused, file):
     (folder / file).unlink()
     error = refused(find_checkpoint, str(folder))
-    assert error.message == f"tiny is incomplete: {file} is missing."
+    assert error.message == f"tiny is incomplete: {file} is missing"
     assert error.hint == "copy the folder again"
 
 
@@ -89,15 +89,20 @@ def test_a_missing_shard_is_named(folder, refused):
     shard = split(folder)["proj_out.bias"]
     (folder / "transformer" / shard).unlink()
     error = refused(find_checkpoint, str(folder))
-    assert error.message == f"tiny is incomplete: transformer/{shard} is missing."
+    assert error.message == f"tiny is incomplete: transformer/{shard} is missing"
 
 
 def test_a_tokenizer_without_vocabulary_is_refused(folder, refused):
     # transformers would make up a vocabulary in which every word is the unknown token.
     (folder / "tokenizer" / "tokenizer.json").unlink()
     assert refused(find_checkpoint, str(folder)).message == (
-        "tiny is incomplete: tokenizer/ has neither tokenizer.json nor spiece.model."
+        "tiny is incomplete: tokenizer/ has neither tokenizer.json nor spiece.model"
     )
+
+
+def test_an_empty_vocabulary_is_none(folder, refused):
+    (folder / "tokenizer" / "tokenizer.json").write_bytes(b"")
+    assert "tokenizer/ has neither" in refused(find_checkpoint, str(folder)).message
 
 
 def test_pickled_weights_are_no_weights(folder, refused):
@@ -125,7 +130,7 @@ def test_pickled_weights_are_no_weights(folder, refused):
 @pytest.mark.parametrize("file", [TRANSFORMER])
 def test_damaged_weights_are_refused(folder, refused, file, damage, says):
     (folder / file).write_bytes(damage((folder / file).read_bytes()))
-    assert refused(find_checkpoint, str(folder)).message == f"tiny is damaged: {file} {says}."
+    assert refused(find_checkpoint, str(folder)).message == f"tiny is damaged: {file} {says}"
 
 
 @pytest.mark.parametrize("file", ["model_index.json", "vae/config.json"])
@@ -140,7 +145,7 @@ def test_an_index_that_names_no_files_is_refused(folder, refused, weight_map):
     split(folder)
     edit_json(folder / INDEX, weight_map=weight_map)
     error = refused(find_checkpoint, str(folder))
-    assert error.message == f"tiny is damaged: {INDEX} names no weight files."
+    assert error.message == f"tiny is damaged: {INDEX} names no weight files"
 
 
 def test_two_sets_of_weights_are_refused(folder, refused):
@@ -149,7 +154,7 @@ def test_two_sets_of_weights_are_refused(folder, refused):
     split(folder)
     (folder / TRANSFORMER).write_bytes(whole)
     error = refused(find_checkpoint, str(folder))
-    assert error.message == f"tiny has both {TRANSFORMER} and {INDEX}; expected one of them."
+    assert error.message == f"tiny has both {TRANSFORMER} and {INDEX}; expected one of them"
 
 
 # --- another model --------------------------------------------------------------------------------
@@ -363,16 +368,23 @@ def test_a_model_that_is_cached_in_part_is_completed(hub, cache, folder):
     assert "vae/config.json" in hub.fetched
 
 
+def test_nothing_is_asked_where_a_download_is_not_wanted(hub, cache, refused):
+    refused(find_checkpoint, MODEL, download=False)
+    fill_cache(cache, MODEL, GOLDEN_PIPELINE, leave_out=["vae/config.json"])
+    refused(find_checkpoint, MODEL, download=False)
+    assert hub.asked == []
+
+
 @pytest.mark.parametrize(
     ("model", "revision", "says"),
     [
-        ("owner/gated", None, "owner/gated is gated and this account has no access."),
-        ("owner/none", None, "There is no model owner/none on the hub, or it is private."),
-        (MODEL, "v9", f"{MODEL} has no revision 'v9'."),
+        ("owner/gated", None, "owner/gated is gated and this account has no access"),
+        ("owner/none", None, "There is no model owner/none on the hub, or it is private"),
+        (MODEL, "v9", f"{MODEL} has no revision 'v9'"),
         (
             "owner/down",
             None,
-            "owner/down is not complete in the local cache and the hub cannot be reached.",
+            "owner/down is not complete in the local cache and the hub cannot be reached",
         ),
     ],
 )

@@ -1,0 +1,1 @@
+"""Benchmarks: how good the edits are (`quality`), measured on the shapes world."""

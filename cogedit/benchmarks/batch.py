@@ -1,0 +1,246 @@
+"""The stages' computations on several clips of the world at once, in memory.
+
+A small model spends most of its time on the way into each operation, so that 16 clips in one batch
+cost little more than one. What is computed is what `encode`, `invert`, `reconstruct` and `export`
+compute, and a test compares them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cogedit.benchmarks.configurations import Inversion
+from cogedit.benchmarks.metrics import Levels
+from cogedit.diffusion.edit import denoise, draw_noise
+from cogedit.diffusion.invert import invert_consistent, invert_upstream
+from cogedit.diffusion.schedule import Schedule
+from cogedit.diffusion.trajectory import Trajectory
+from cogedit.errors import UsageError
+from cogedit.models.attention import Injection, inject
+from cogedit.models.checkpoint import Checkpoint
+from cogedit.models.denoiser import Denoiser
+from cogedit.models.loading import alphas_cumprod, load_text_encoder, load_transformer, load_vae
+from cogedit.models.prompts import embed_prompts
+from cogedit.models.vae import decode_latents, encode_frames, to_model_range
+from cogedit.shapes import world
+from cogedit.types import ReconstructSettings
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKLCogVideoX, CogVideoXTransformer3DModel
+    from transformers import PreTrainedTokenizerBase, T5EncoderModel
+
+
+class ClipsDenoiser(Denoiser):
+    """A denoiser whose clips have a prompt each, where `Denoiser` has one for the whole batch.
+
+    Args:
+        transformer: The checkpoint's transformer.
+        prompt_embeds: [B, L, D], one prompt per clip. If one is the negative prompt, all must be:
+            the rows of a batch are guided alike.
+        negative_prompt_embeds: [1, L, D]; None means no guidance.
+        guidance_scale: 1 means no guidance.
+        injection: As for `Denoiser`.
+    """
+
+    def __init__(
+        self,
+        transformer: CogVideoXTransformer3DModel,
+        *,
+        prompt_embeds: Tensor,
+        negative_prompt_embeds: Tensor | None = None,
+        guidance_scale: float = 1.0,
+        injection: Injection | None = None,
+    ) -> None:
+        super().__init__(
+            transformer,
+            prompt_embeds=prompt_embeds[:1],
+            negative_prompt_embeds=negative_prompt_embeds,
+            guidance_scale=guidance_scale,
+            injection=injection,
+        )
+        sides = [prompt_embeds]
+        if self.num_sides == 2 and negative_prompt_embeds is not None:
+            sides = [negative_prompt_embeds.expand_as(prompt_embeds), prompt_embeds]
+        self._texts = torch.cat(sides).to(transformer.device, transformer.dtype)
+
+    def _transform(self, rows: Tensor, texts: Tensor, timestep: int) -> Tensor:
+        """Run the transformer on rows [R, F, C, H, W], each under its own clip's text."""
+        own = self._texts.repeat(rows.shape[0] // self._texts.shape[0], 1, 1)
+        return super()._transform(rows, own, timestep)
+
+
+class BatchPipeline:
+    """Encodes, inverts, edits and decodes clips of the world, N at a time.
+
+    Args:
+        checkpoint: The model; one made for clips of the world's size.
+        device: Where it runs.
+        dtype: Number format of the model; latents stay in float32.
+
+    Raises:
+        UsageError: The model is made for other clips.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype) -> None:
+        made_for = checkpoint.geometry
+        found = made_for.num_frames, made_for.height, made_for.width
+        expected = world.NUM_FRAMES, world.HEIGHT, world.WIDTH
+        latent_frames = made_for.num_latent_frames(world.NUM_FRAMES)
+        if found != expected or made_for.num_pad_frames(latent_frames):
+            raise UsageError(
+                f"{checkpoint.id} is made for clips of {found} (frames, height, width); the shapes "
+                f"world has {expected}",
+                hint="--model shapes, or a folder that cogedit.shapes.train wrote",
+            )
+        self.checkpoint = checkpoint
+        self.device = device
+        self.dtype = dtype
+        self._embeds: dict[str, Tensor] = {}
+
+    def encode(self, clips: Sequence[world.Frames]) -> Tensor:
+        """Encode clips, [F, H, W, 3] uint8 each: latents [N, F', C, H', W'] float32 on the CPU."""
+        return torch.cat(
+            [encode_frames(self._vae, to_model_range(torch.from_numpy(c))).cpu() for c in clips]
+        )
+
+    def decode(self, latents: Tensor) -> list[Levels]:
+        """Decode latents [N, F', C, H', W']: one [F, H, W, 3] of levels in 0..255 per clip."""
+        decoded: list[Levels] = []
+        for one in latents:
+            frames = decode_latents(self._vae, one.unsqueeze(0)).clamp(-1, 1).permute(0, 2, 3, 1)
+            decoded.append(np.asarray(((frames + 1) * 127.5).cpu().numpy(), dtype=np.float32))
+        return decoded
+
+    def invert(self, latents: Tensor, inversion: Inversion, captions: Sequence[str]) -> Trajectory:
+        """Invert clips as the stage does.
+
+        Args:
+            latents: Clean latents, [N, F', C, H', W'] float32.
+            inversion: How.
+            captions: The clips' own captions, in case the inversion is to see them.
+
+        Returns:
+            Their trajectories in one, on the CPU.
+
+        Raises:
+            NumericalError: NaN or Inf appeared.
+        """
+        asked = inversion.settings
+        model = ClipsDenoiser(
+            self._transformer,
+            prompt_embeds=self._embed(self._inversion_prompts(inversion, captions)),
+            negative_prompt_embeds=self._embed([""]),
+            guidance_scale=asked.guidance_scale,
+        )
+        z0, schedule = latents.to(self.device), self._schedule(asked.num_inference_steps)
+        if asked.inverse == "upstream":
+            inverted = invert_upstream(model, z0, schedule)
+        else:
+            inverted = invert_consistent(model, z0, schedule, iterations=asked.inversion_iterations)
+        return Trajectory(inverted.samples.cpu(), inverted.latents.cpu(), inverted.timesteps)
+
+    def resample(
+        self, trajectory: Trajectory, inversion: Inversion, captions: Sequence[str]
+    ) -> Tensor:
+        """Sample from the trajectories' last entry under the inversion's prompt at guidance 1.
+
+        Args:
+            trajectory: What `invert` returned.
+            inversion: How it was inverted.
+            captions: As for `invert`.
+
+        Returns:
+            Latents [N, F', C, H', W'] float32 on the CPU.
+        """
+        prompts = self._inversion_prompts(inversion, captions)
+        model = ClipsDenoiser(self._transformer, prompt_embeds=self._embed(prompts))
+        schedule = self._schedule(len(trajectory.timesteps))
+        return denoise(model, trajectory.noise.to(self.device), schedule)[-1].cpu()
+
+    def edit(
+        self,
+        trajectory: Trajectory,
+        settings: ReconstructSettings,
+        *,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+    ) -> Tensor:
+        """Edit clips as the stage does.
+
+        Args:
+            trajectory: The clips' trajectories in one.
+            settings: How; its prompt and its seed do not count.
+            prompts: What each edit shows.
+            seeds: Seed of each clip's start noise.
+
+        Returns:
+            Latents [N, F', C, H', W'] float32 on the CPU.
+
+        Raises:
+            NumericalError: NaN or Inf appeared.
+        """
+        noise = trajectory.noise
+        if settings.start == "random":
+            # A clip's noise is that of its own seed, whatever else is in the batch.
+            noise = torch.cat([draw_noise((1, *noise.shape[1:]), seed=seed) for seed in seeds])
+        with inject(
+            self._transformer,
+            Injection(strength=settings.injection_strength),
+            layers=settings.injection_layers,
+        ) as injection:
+            model = ClipsDenoiser(
+                self._transformer,
+                prompt_embeds=self._embed(prompts),
+                negative_prompt_embeds=self._embed([settings.negative_prompt]),
+                guidance_scale=settings.guidance_scale,
+                injection=injection,
+            )
+            samples = denoise(
+                model,
+                noise.to(self.device),
+                self._schedule(len(trajectory.timesteps)),
+                reference=trajectory if settings.injection_strength > 0 else None,
+                reference_steps=settings.injection_steps,
+            )
+        return samples[-1].cpu()
+
+    def _inversion_prompts(self, inversion: Inversion, captions: Sequence[str]) -> list[str]:
+        if inversion.under_caption:
+            return list(captions)
+        return [inversion.settings.prompt] * len(captions)
+
+    def _schedule(self, num_inference_steps: int) -> Schedule:
+        return Schedule.trailing(alphas_cumprod(self.checkpoint), num_inference_steps)
+
+    def _embed(self, texts: Sequence[str]) -> Tensor:
+        """Embed texts, [N, L, D]; every text once per run."""
+        missing = [text for text in dict.fromkeys(texts) if text not in self._embeds]
+        if missing:
+            tokenizer, encoder = self._text_encoder
+            length = self.checkpoint.geometry.max_text_seq_length
+            embedded = embed_prompts(missing, tokenizer, encoder, max_text_seq_length=length)
+            self._embeds |= dict(zip(missing, embedded.embeds, strict=True))
+        return torch.cat([self._embeds[text] for text in texts])
+
+    @cached_property
+    def _vae(self) -> AutoencoderKLCogVideoX:
+        return load_vae(self.checkpoint, device=self.device, dtype=self.dtype)
+
+    @cached_property
+    def _transformer(self) -> CogVideoXTransformer3DModel:
+        return load_transformer(self.checkpoint, device=self.device, dtype=self.dtype)
+
+    @cached_property
+    def _text_encoder(self) -> tuple[PreTrainedTokenizerBase, T5EncoderModel]:
+        return load_text_encoder(self.checkpoint, device=self.device, dtype=self.dtype)
+
+
+def noise_std(trajectory: Trajectory) -> list[float]:
+    """Return the standard deviation of each clip's last latent; 1 is right."""
+    return [float(one.std()) for one in trajectory.noise]

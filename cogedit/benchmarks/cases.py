@@ -1,0 +1,77 @@
+"""What the quality benchmark asks for: held-out clips, edits of them, and the right answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+
+from cogedit.errors import UsageError
+from cogedit.shapes import world
+
+EditKind = Literal["color", "shape", "background", "same"]
+EDIT_KINDS: tuple[EditKind, ...] = get_args(EditKind)
+
+# Targets come from a random stream of their own: another kind of edit or another number of clips
+# does not change them.
+_TARGET_STREAM = 0x7A46_0001
+
+
+@dataclass(frozen=True)
+class EditCase:
+    """One edit of one clip, with its right answer.
+
+    Attributes:
+        seed: Number of the source clip among the held-out ones.
+        kind: The attribute that changes; "same" asks for the source itself.
+        source: The clip that is edited.
+        right: The clip that should come out.
+    """
+
+    seed: int
+    kind: EditKind
+    source: world.ClipSpec
+    right: world.ClipSpec
+
+    @property
+    def source_prompt(self) -> str:
+        """The full caption of the source."""
+        return world.caption(self.source)
+
+    @property
+    def prompt(self) -> str:
+        """The full caption of the right answer: the prompt of the edit."""
+        return world.caption(self.right)
+
+
+def make_case(seed: int, kind: EditKind) -> EditCase:
+    """Draw a held-out clip and an edit of it.
+
+    Args:
+        seed: Number of the held-out clip, at least 0. Held-out clips are never trained on.
+        kind: What changes. The new value is drawn among those that the clip does not have.
+
+    Returns:
+        The case; the same for the same arguments.
+
+    Raises:
+        UsageError: The kind is unknown or the seed is negative.
+    """
+    if kind not in EDIT_KINDS:
+        raise UsageError(f"unknown kind of edit {kind!r}: expected one of {', '.join(EDIT_KINDS)}")
+    source = world.sample_spec(seed, "held_out")
+    rng = np.random.default_rng((_TARGET_STREAM, EDIT_KINDS.index(kind), seed))
+
+    def other(names: tuple[str, ...], current: str) -> str:
+        return str(rng.choice([name for name in names if name != current]))
+
+    if kind == "color":
+        edit = world.Edit(color=other(tuple(world.COLORS), source.color))
+    elif kind == "shape":
+        edit = world.Edit(shape=other(world.SHAPES, source.shape))
+    elif kind == "background":
+        edit = world.Edit(background=other(tuple(world.BACKGROUNDS), source.background))
+    else:
+        edit = world.Edit()
+    return EditCase(seed, kind, source, world.counterfactual(source, edit))

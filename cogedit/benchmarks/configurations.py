@@ -1,0 +1,126 @@
+"""Edit configurations that the quality benchmark can compare: all settings but the prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from cogedit.config import preset_names, presets_folder, resolve_settings
+from cogedit.errors import UsageError
+from cogedit.types import InvertSettings, ReconstructSettings
+
+
+@dataclass(frozen=True)
+class Inversion:
+    """How the source clips are inverted; equal inversions are run once and shared.
+
+    Attributes:
+        settings: Settings of the stage.
+        under_caption: Invert each clip under its own full caption, in place of `settings.prompt`.
+    """
+
+    settings: InvertSettings = field(default_factory=InvertSettings)
+    under_caption: bool = False
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """One way to edit.
+
+    Attributes:
+        name: Its row in the tables.
+        inversion: How the source is inverted.
+        reconstruct: How it is edited; the prompt is empty and filled in per clip. The start noise
+            of a clip has the seed `reconstruct.seed` plus the clip's own number.
+    """
+
+    name: str
+    inversion: Inversion = field(default_factory=Inversion)
+    reconstruct: ReconstructSettings = field(default_factory=lambda: ReconstructSettings(prompt=""))
+
+    def with_steps(self, num_inference_steps: int) -> Configuration:
+        """Return the same configuration with another number of steps."""
+        settings = replace(self.inversion.settings, num_inference_steps=num_inference_steps)
+        return replace(self, inversion=replace(self.inversion, settings=settings))
+
+
+_UPSTREAM_INVERSION = Inversion(InvertSettings(guidance_scale=6.0, inverse="upstream"))
+_UPSTREAM = ReconstructSettings(
+    prompt="",
+    guidance_scale=6.0,
+    start="random",
+    injection_strength=1.0,
+    injection_steps=(0.0, 1.0),
+    injection_layers=(0, None),
+)
+
+# Spelt out and not taken from the defaults or from a preset: a row must go on meaning the same
+# when those change. "default" alone follows them.
+BUILT_IN: dict[str, Configuration] = {
+    configuration.name: configuration
+    for configuration in (
+        Configuration("upstream", _UPSTREAM_INVERSION, _UPSTREAM),
+        Configuration("default"),
+        Configuration("no-injection", Inversion(), replace(_UPSTREAM, injection_strength=0.0)),
+        Configuration("half-strength", Inversion(), replace(_UPSTREAM, injection_strength=0.5)),
+        Configuration("first-half", Inversion(), replace(_UPSTREAM, injection_steps=(0.0, 0.5))),
+        Configuration("inverted-start", Inversion(), replace(_UPSTREAM, start="inverted")),
+        Configuration(
+            "caption-inverted",
+            Inversion(under_caption=True),
+            replace(_UPSTREAM, start="inverted", guidance_scale=3.0),
+        ),
+    )
+}
+"""Configurations by name."""
+
+ALWAYS = ("upstream", "default")
+"""Rows of every run."""
+
+
+def find_configuration(name: str) -> Configuration:
+    """Return a configuration by name.
+
+    Args:
+        name: A built-in one, a preset of `configs/`, or a TOML file as `--config` takes it. Of
+            presets and files the tables `invert` and `reconstruct` count.
+
+    Raises:
+        ConfigError: The file cannot be read, or a value in it is out of range.
+        UsageError: There is no such configuration.
+    """
+    if name in BUILT_IN:
+        return BUILT_IN[name]
+    path = Path(name)
+    if path.suffix == ".toml":
+        config = str(path.resolve())
+    elif name in preset_names():
+        config = name
+    else:
+        raise UsageError(
+            f"there is no configuration {name!r}",
+            hint=f"choose among {', '.join([*BUILT_IN, *preset_names()])}, or name a TOML file",
+        )
+    # Nothing but this file counts: no variable, and no cogedit.toml, which the presets' own folder
+    # does not have.
+    settings = resolve_settings({}, config=config, environ={}, cwd=presets_folder()).settings
+    return Configuration(path.stem, Inversion(settings.invert), settings.reconstruct)
+
+
+def choose_configurations(
+    names: Sequence[str], *, num_inference_steps: int
+) -> tuple[Configuration, ...]:
+    """Return the rows of a run: those that are always there, then the named ones, each once.
+
+    Args:
+        names: As `find_configuration` takes them.
+        num_inference_steps: Replaces their own number of steps, so that all rows cost alike.
+
+    Raises:
+        UsageError: There is no such configuration.
+    """
+    return tuple(
+        find_configuration(name).with_steps(num_inference_steps)
+        for name in dict.fromkeys([*ALWAYS, *names])
+    )

@@ -1,0 +1,86 @@
+"""Cases and configurations of the quality benchmark."""
+
+from dataclasses import asdict, replace
+
+import pytest
+
+from cogedit.benchmarks.cases import EDIT_KINDS, make_case
+from cogedit.benchmarks.configurations import (
+    BUILT_IN,
+    Configuration,
+    choose_configurations,
+    find_configuration,
+)
+from cogedit.errors import ConfigError, UsageError
+from cogedit.shapes import world
+from cogedit.types import InvertSettings, ReconstructSettings
+
+
+@pytest.mark.parametrize("kind", EDIT_KINDS)
+def test_the_right_answer_differs_in_what_the_kind_names_and_nothing_else(kind):
+    for seed in range(50):
+        case = make_case(seed, kind)
+        source, right = asdict(case.source), asdict(case.right)
+        differing = {name for name in source if source[name] != right[name]}
+        assert differing == (set() if kind == "same" else {kind})
+        assert case == make_case(seed, kind)
+        assert case.prompt == world.caption(case.right)
+
+
+def test_clips_are_held_out_and_the_same_for_every_kind():
+    for seed in range(5):
+        sources = {make_case(seed, kind).source for kind in EDIT_KINDS}
+        assert sources == {world.sample_spec(seed, "held_out")}
+
+
+def test_targets_vary():
+    assert len({make_case(seed, "color").right.color for seed in range(60)}) == len(world.COLORS)
+
+
+def test_an_unknown_kind_is_refused():
+    with pytest.raises(UsageError, match="unknown kind of edit 'size'"):
+        make_case(0, "size")
+
+
+def test_default_is_what_the_stages_do_unasked():
+    default = find_configuration("default")
+    assert default.inversion.settings == InvertSettings()
+    assert default.reconstruct == ReconstructSettings(prompt="")
+    assert not default.inversion.under_caption
+
+
+def test_upstream_is_the_upstream_preset(tmp_path):
+    preset = tmp_path / "copy.toml"
+    preset.write_text('config = "upstream"\n')
+    from_preset = find_configuration(str(preset))
+    assert from_preset.name == "copy"
+    assert replace(from_preset, name="upstream") == BUILT_IN["upstream"]
+
+
+def test_a_toml_file_is_a_configuration(tmp_path, monkeypatch):
+    monkeypatch.setenv("COGEDIT_RECONSTRUCT_GUIDANCE_SCALE", "9")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cogedit.toml").write_text("[reconstruct]\nseed = 5\n")
+    (tmp_path / "mine.toml").write_text("[reconstruct]\nstart = 'inverted'\n")
+    expected = ReconstructSettings(prompt="", start="inverted")
+    assert find_configuration("mine.toml") == Configuration("mine", reconstruct=expected)
+
+
+def test_a_broken_file_is_refused(tmp_path):
+    file = tmp_path / "broken.toml"
+    file.write_text("[reconstruct]\nguidance_scale = -1\n")
+    with pytest.raises(ConfigError):
+        find_configuration(str(file))
+
+
+def test_an_unknown_name_is_refused_with_the_known_ones():
+    with pytest.raises(UsageError, match="no configuration 'best'") as raised:
+        find_configuration("best")
+    assert "half-strength" in str(raised.value)
+
+
+def test_upstream_and_default_are_in_every_run():
+    chosen = choose_configurations(["first-half", "default"], num_inference_steps=7)
+    assert [one.name for one in chosen] == ["upstream", "default", "first-half"]
+    assert {one.inversion.settings.num_inference_steps for one in chosen} == {7}
+    assert chosen[1].inversion == chosen[2].inversion

@@ -1,0 +1,96 @@
+"""Frames and latents: the posterior's mode, scaled, and lengths that come back."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+
+from cogedit.models.geometry import Geometry
+from cogedit.models.vae import decode_latents, encode_frames, to_model_range, to_pixels
+
+
+@pytest.fixture
+def vae(golden_pipeline):
+    return golden_pipeline.vae
+
+
+def clip(num_frames, height=32, width=48, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(num_frames, 3, height, width, generator=generator) * 2 - 1
+
+
+def close(found, expected):
+    assert found.shape == expected.shape
+    return float((found - expected).abs().max() / expected.std()) < 1e-4
+
+
+def test_encoding_is_the_golden_mode(vae, golden):
+    assert close(encode_frames(vae, golden["video_frames"]), golden["vae_mode"])
+
+
+def test_decoding_is_the_golden_decoding(vae, golden):
+    # The upstream script keeps the decoder's order, [B, C, F, H, W].
+    expected = golden["decoded"].reshape(-1, *golden["decoded"].shape[-4:])[0]
+    if expected.shape[0] == 3:
+        expected = expected.movedim(0, 1)
+    assert close(decode_latents(vae, golden["vae_mode"]), expected)
+
+
+def test_equal_clips_give_equal_latents_and_draw_nothing(vae):
+    state = torch.random.get_rng_state()
+    frames = clip(9)
+    assert torch.equal(encode_frames(vae, frames), encode_frames(vae, frames))
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_the_scaling_factor_is_the_models(vae):
+    other = deepcopy(vae)
+    other.register_to_config(scaling_factor=1.15258426)
+    frames = clip(1)
+    latents = encode_frames(vae, frames)
+    decoded = decode_latents(vae, latents)
+    rescaled = encode_frames(other, frames)
+    assert torch.allclose(rescaled, latents * (1.15258426 / 0.7), rtol=1e-5)
+    assert torch.allclose(decode_latents(other, rescaled), decoded, atol=1e-5)
+
+
+def geometry(vae):
+    transformer = {
+        "patch_size": 2,
+        "sample_height": 8,
+        "sample_width": 12,
+        "sample_frames": 9,
+        "max_text_seq_length": 226,
+    }
+    return Geometry.of(dict(vae.config), transformer)
+
+
+@pytest.mark.parametrize("num_frames", [1, 9, 17])
+def test_lengths_of_8n_and_1_come_back(vae, num_frames):
+    latents = encode_frames(vae, clip(num_frames))
+    assert latents.shape == (1, geometry(vae).num_latent_frames(num_frames), 16, 4, 6)
+    assert latents.dtype == torch.float32
+    assert decode_latents(vae, latents).shape == (num_frames, 3, 32, 48)
+
+
+@pytest.mark.parametrize("num_frames", [5, 13])
+def test_lengths_of_8n_and_5_do_not(vae, num_frames):
+    """Why clips snap to 8n + 1 frames: an even number of latent frames has no first frame apart."""
+    latents = encode_frames(vae, clip(num_frames))
+    assert latents.shape[1] == (num_frames - 1) // 4 + 1
+    assert len(decode_latents(vae, latents)) == num_frames + 3
+
+
+def test_pixels_survive_the_model_range():
+    pixels = torch.arange(256, dtype=torch.uint8).reshape(2, 8, 16, 1).repeat(1, 1, 1, 3)
+    pixels[..., 1] = 255 - pixels[..., 1]
+    frames = to_model_range(pixels)
+    assert frames.shape == (2, 3, 8, 16)
+    assert (frames.min(), frames.max()) == (-1, 1)
+    assert torch.equal(to_pixels(frames), pixels)
+
+
+def test_pixels_are_clamped_and_rounded():
+    values = torch.tensor([-1.7, 1.2, 0.0, 2 / 255 - 1.0, 2.9 / 255 - 1.0, 3.1 / 255 - 1.0])
+    frames = values.reshape(1, 1, 1, -1)
+    assert to_pixels(frames).flatten().tolist() == [0, 255, 128, 1, 1, 2]
