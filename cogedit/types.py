@@ -131,8 +131,8 @@ class InvertSettings:
 class ReconstructSettings:
     """How a trajectory is denoised under a new prompt.
 
-    A window of steps is a pair of fractions of the edit's own steps, 0 to 1: step i of N is in it if
-    first <= i / N < last.
+    A window of steps is a pair of fractions of the edit's own steps, 0 to 1: step i of N is in it
+    if first <= i / N < last.
 
     Attributes:
         prompt: What the edited video shows.

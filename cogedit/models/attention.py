@@ -174,8 +174,9 @@ def attend_with_reference(
 def attend_where_reference_does(
     q: Tensor, own: tuple[Tensor, Tensor], reference: tuple[Tensor, Tensor], *, strength: float
 ) -> Tensor:
-    """Attend to one's own values with the attention map of a reference, as self-attention control
-    does (MasaCtrl, arXiv 2304.08465, turned round: layout from the source, content from the edit).
+    """Attend to one's own values with the attention map of a reference.
+
+    MasaCtrl (arXiv 2304.08465) turned round: layout from the source, content from the edit.
 
         o = (1 - w) softmax(q k^T) v + w softmax(q_ref k_ref^T) v
 

@@ -141,6 +141,7 @@ def edit_latents(
                     for text, source in zip(texts, inversion_prompts, strict=True)
                 ],
                 guidance_scale=asked.source_guidance_scale,
+                injection=injection,
             )
             z0 = reference.latents.to(transformer.device)
             fresh = noised_source(z0, schedule, seeds=seeds)
