@@ -19,6 +19,8 @@ DType = Literal["bf16", "fp16", "fp32"]
 InjectionMode = Literal["concatenate", "queries-keys"]
 InjectionTokens = Literal["all", "image"]
 Window = tuple[float, float]
+MaskKind = Literal["box", "picture", "video"]
+Composite = Literal["none", "decode", "source"]
 ArtifactKind = Literal["frames", "latents", "trajectory", "edit"]
 
 
@@ -97,6 +99,21 @@ class ResizeBox:
 
 
 @dataclass(frozen=True)
+class MaskSource:
+    """Where a given mask comes from, without its place on a disk.
+
+    Attributes:
+        kind: A "box", or a file: one "picture" for all frames, or a "video" with one per frame.
+        name: File name without its folder; of a box its text, "x0,y0,x1,y1@FIRST:LAST".
+        sha256: Digest of the whole file, in hex; None for a box.
+    """
+
+    kind: MaskKind
+    name: str
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
 class EncodeSettings:
     """How the VAE encodes. Tiled encoding gives other numbers than untiled.
 
@@ -162,6 +179,9 @@ class ReconstructSettings:
         reference_rows: "two" gives each side of guidance a reference under its own text; "one"
             shares the conditional one.
         drift_correction: Share of the inversion's own error at each step that is added back.
+        mask_dilation: By how many latents the mask reaches further than its pixels.
+        auto_mask: Find the mask where the prompt and the inversion's own predict differently.
+        auto_mask_threshold: How different, 0 to 1 of the strongest difference.
     """
 
     prompt: str
@@ -184,6 +204,9 @@ class ReconstructSettings:
     reference_prompt: Literal["edit", "inversion"] = "edit"
     reference_rows: Literal["two", "one"] = "two"
     drift_correction: float = 0.0
+    mask_dilation: int = 1
+    auto_mask: bool = False
+    auto_mask_threshold: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -193,10 +216,16 @@ class ExportSettings:
     Attributes:
         fps: Frames per second, exact; None is the clip's own rate.
         crf: Quality of the H.264 encoder, 0 (lossless) to 51 (worst).
+        composite: What the pixels outside an edit's mask are taken from: nothing ("none"), the
+            source after the VAE's round trip ("decode"), or the source's own frames ("source").
+            None is "decode" where there is a mask.
+        feather: Width in pixels of the passage from the source to the edit, inside the mask.
     """
 
     fps: Fraction | None = None
     crf: int = 18
+    composite: Composite | None = None
+    feather: int = 0
 
 
 @dataclass(frozen=True)

@@ -119,6 +119,8 @@ RANGES: dict[str, tuple[Callable[[object], bool], str]] = {
     "reconstruct.start_noise": _SHARE,
     "reconstruct.start_step": _COUNT,
     "reconstruct.drift_correction": _SHARE,
+    "reconstruct.mask_dilation": _COUNT,
+    "reconstruct.auto_mask_threshold": _SHARE,
     "reconstruct.seed": (_within(0, 2**63 - 1), "0 to 2^63 - 1"),
     "reconstruct.injection_strength": _SHARE,
     "reconstruct.injection_steps": _WINDOW,
@@ -128,6 +130,7 @@ RANGES: dict[str, tuple[Callable[[object], bool], str]] = {
         "more than 0 and at most 1000",
     ),
     "export.crf": (_within(0, 51), "0 to 51"),
+    "export.feather": _COUNT,
 }
 
 

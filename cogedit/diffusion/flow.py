@@ -37,6 +37,7 @@ def flow_edit(
     *,
     source_at: SourceAt,
     reference_steps: Window = (0.0, 0.0),
+    mask: Tensor | None = None,
     on_step: OnStep | None = None,
 ) -> list[Tensor]:
     """Carry an offset from the source down the levels of a schedule.
@@ -48,6 +49,8 @@ def flow_edit(
         schedule: Levels to visit; starting below the noisiest keeps more of the source.
         source_at: The source at each of them: its trajectory, or z0 with fresh noise.
         reference_steps: Window of the steps whose edit looks at the source.
+        mask: 1 where the edit may change the source, 0 where not, [F, 1, H, W] or as `latents`: the
+            offset is kept at 0 outside, so that there every sample is z0 itself.
         on_step: Told after every step.
 
     Returns:
@@ -69,6 +72,8 @@ def flow_edit(
         )
         ratio = noise_ratio(schedule, t, s)
         offset = ratio * offset + (1 - ratio) * (x0_edit - x0_source)
+        if mask is not None:
+            offset = mask * offset
         require_finite(offset, name="the offset of the flow", step=index + 1, timestep=t)
         samples.append(latents + offset)
         if on_step is not None:

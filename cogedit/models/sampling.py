@@ -91,7 +91,8 @@ def edit_latents(
         inversion_prompts: What each clip was inverted under.
         alphas_cumprod: The forward scheduler's table, [T].
         embeds: Embeddings of all prompts, negative prompts and inversion prompts.
-        mask: 1 where the edit may change the source, [F, 1, H, W]; None is everywhere.
+        mask: 1 where the edit may change the source, [F, 1, H, W] for all clips or
+            [B, F, 1, H, W]; None is everywhere.
         on_step: Told after every step.
 
     Returns:
@@ -123,6 +124,7 @@ def edit_latents(
     # Without strength or drift the reference row would be computed for nothing.
     looks = asked.injection_strength > 0 or asked.drift_correction > 0
     seeds = [s.seed for s in settings]
+    mask = None if mask is None else mask.to(transformer.device)
     with inject(transformer, injection, layers=asked.injection_layers):
         denoiser = Denoiser(
             transformer,
@@ -152,6 +154,7 @@ def edit_latents(
                 schedule,
                 source_at=fresh if asked.start == "random" else reference.at,
                 reference_steps=asked.injection_steps if looks else (0.0, 0.0),
+                mask=mask,
                 on_step=on_step,
             )
         start_noise = asked.start_noise

@@ -60,6 +60,24 @@ def test_it_moves_by_the_difference_of_what_the_two_models_expect():
     assert torch.allclose(edited - z0, target - source, atol=1e-4)
 
 
+def test_outside_a_mask_every_sample_is_the_source_s():
+    schedule, z0 = schedule_of(10), gaussian(0)
+    mask = torch.zeros(3, 1, 4, 4)
+    mask[1, :, :2] = 1
+    samples = flow_edit(
+        as_edit(pulls_to(schedule, gaussian(2))),
+        pulls_to(schedule, gaussian(1)),
+        z0,
+        schedule,
+        source_at=noised_source(z0, schedule, seeds=[3]),
+        mask=mask,
+    )
+    inside = mask.bool().expand_as(z0)
+    for sample in samples:
+        assert torch.equal(sample[~inside], z0[~inside])
+    assert not torch.allclose(samples[-1][inside], z0[inside], atol=0.1)
+
+
 def test_ratio_of_noise_levels():
     schedule = schedule_of(10)
     assert noise_ratio(schedule, 999, 899) == 0  # sigma is infinite at t = 999

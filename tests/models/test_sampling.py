@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from cogedit.diffusion.trajectory import Trajectory
 from cogedit.errors import ArtifactMismatch, UsageError
 from cogedit.models.sampling import edit_latents, edit_texts, invert_latents
 from cogedit.types import InvertSettings, ReconstructSettings
@@ -160,6 +161,38 @@ def test_a_mask_keeps_the_source_outside(edit, inverted):
     assert torch.equal(samples[-1][~inside], inverted.latents[~inside])
     assert torch.equal(samples[0][~inside], inverted.at(899)[~inside])
     assert not torch.allclose(samples[-1][inside], inverted.latents[inside], atol=0.1)
+
+
+@pytest.mark.parametrize("start", ["inverted", "random"])
+def test_a_mask_keeps_the_source_outside_of_a_flow(edit, inverted, start):
+    mask = torch.zeros(3, 1, 8, 12)
+    mask[:, :, 2:5, 3:9] = 1
+    settings = replace(PLAIN, prompt=PROMPT, method="flow", start=start, guidance_scale=4.0)
+    samples = edit(inverted, settings, CAPTION, mask=mask)
+    inside = mask.bool().expand_as(inverted.latents)
+    for sample in samples:
+        assert torch.equal(sample[~inside], inverted.latents[~inside])
+    assert not torch.allclose(samples[-1][inside], inverted.latents[inside], atol=0.05)
+
+
+def test_clips_of_a_batch_have_masks_of_their_own(golden_pipeline, inverted, model):
+    both = Trajectory(
+        inverted.samples.repeat(1, 2, 1, 1, 1, 1),
+        inverted.latents.repeat(2, 1, 1, 1, 1),
+        inverted.timesteps,
+    )
+    masks = torch.zeros(2, 3, 1, 8, 12)
+    masks[1] = 1
+    first, second = edit_latents(
+        golden_pipeline.transformer,
+        both,
+        [replace(PLAIN, prompt=PROMPT)] * 2,
+        inversion_prompts=["", ""],
+        mask=masks,
+        **model,
+    )[-1]
+    assert torch.equal(first, inverted.latents[0])
+    assert not torch.allclose(second, inverted.latents[0], atol=0.1)
 
 
 @pytest.mark.parametrize(
