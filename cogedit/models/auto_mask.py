@@ -1,0 +1,95 @@
+"""A mask from the model itself: where an edit's prompt and the source's predict differently."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from cogedit.diffusion.mask import difference_mask
+from cogedit.diffusion.trajectory import Trajectory
+from cogedit.models.denoiser import Denoiser
+from cogedit.models.rows import EditTexts
+from cogedit.types import ReconstructSettings
+
+if TYPE_CHECKING:
+    from diffusers import CogVideoXTransformer3DModel
+
+LEVELS = (0.4, 0.5, 0.6, 0.7)
+"""Which levels of a trajectory are asked, as shares of its length from the clean end.
+
+DiffEdit asks at half the noise. On the shapes world the lower of these are best at a new colour,
+the upper ones at a new background; further up, a sample says too little of where anything is, and
+below a new background changes only the background's own texture.
+"""
+
+
+def find_masks(
+    transformer: CogVideoXTransformer3DModel,
+    reference: Trajectory,
+    settings: Sequence[ReconstructSettings],
+    *,
+    inversion_prompts: Sequence[str],
+    embeds: Mapping[str, Tensor],
+) -> Tensor:
+    """Find where each edit has something to change, from the source's own trajectory.
+
+    Both predictions are plain: without guidance, which would scale the difference and no more, and
+    without injection, which would take the edit's text out of its attention.
+
+    Args:
+        transformer: The checkpoint's transformer.
+        reference: The clips' trajectories in one, B clips.
+        settings: One per clip: prompt, `auto_mask_threshold`, `mask_dilation`.
+        inversion_prompts: What each clip was inverted under.
+        embeds: Embeddings [1, L, D] of all prompts and inversion prompts, by text.
+
+    Returns:
+        [B, F, 1, H, W] float32 on the CPU, 1 where the edit may change the source; all 0 for a clip
+        whose two texts are one.
+    """
+    differences = text_differences(
+        transformer,
+        reference,
+        [s.prompt for s in settings],
+        inversion_prompts=inversion_prompts,
+        embeds=embeds,
+        timesteps=mask_levels(reference.timesteps),
+    )
+    asked = settings[0]
+    return difference_mask(
+        differences, threshold=asked.auto_mask_threshold, dilation=asked.mask_dilation
+    )
+
+
+def mask_levels(timesteps: Sequence[int]) -> tuple[int, ...]:
+    """Return the levels that are asked, of a trajectory's; each once."""
+    last = len(timesteps) - 1
+    return tuple(dict.fromkeys(timesteps[round(share * last)] for share in LEVELS))
+
+
+def text_differences(
+    transformer: CogVideoXTransformer3DModel,
+    reference: Trajectory,
+    prompts: Sequence[str],
+    *,
+    inversion_prompts: Sequence[str],
+    embeds: Mapping[str, Tensor],
+    timesteps: Sequence[int],
+) -> list[Tensor]:
+    """Predict v of the source under two texts: v_edit - v_source [B, F, C, H, W], per timestep."""
+    bank = list(dict.fromkeys([*prompts, *inversion_prompts]))
+    table = torch.cat([embeds[text] for text in bank])
+
+    def denoiser(texts: Sequence[str]) -> Denoiser:
+        rows = [EditTexts(bank.index(text), None, 0, 0, source=i) for i, text in enumerate(texts)]
+        return Denoiser(transformer, embeds=table, texts=rows)
+
+    edit, source = denoiser(prompts), denoiser(inversion_prompts)
+    return [
+        (edit.velocity(x, t) - source.velocity(x, t)).cpu()
+        for t in timesteps
+        for x in (reference.at(t).to(transformer.device),)
+    ]

@@ -1,0 +1,84 @@
+"""The mask that the model finds."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from cogedit.models.auto_mask import find_masks, mask_levels, text_differences
+from cogedit.models.sampling import invert_latents
+from cogedit.types import InvertSettings, ReconstructSettings
+
+PROMPT = "a blue cat running in snow"
+
+
+@pytest.fixture(scope="module")
+def embeds(golden):
+    return {"": golden["negative_prompt_embeds"], PROMPT: golden["prompt_embeds"]}
+
+
+@pytest.fixture(scope="module")
+def reference(golden, golden_pipeline, embeds):
+    both = torch.cat([golden["latents"], golden["latents"].flip(-1)])
+    return invert_latents(
+        golden_pipeline.transformer,
+        both,
+        [InvertSettings(num_inference_steps=10, inverse="upstream")] * 2,
+        alphas_cumprod=golden_pipeline.scheduler.alphas_cumprod,
+        embeds=embeds,
+    )
+
+
+def find(golden_pipeline, reference, embeds, *prompts, **changes):
+    settings = [replace(ReconstructSettings(prompt), **changes) for prompt in prompts]
+    return find_masks(
+        golden_pipeline.transformer,
+        reference,
+        settings,
+        inversion_prompts=["", ""],
+        embeds=embeds,
+    )
+
+
+def test_levels_are_the_trajectory_s_own():
+    assert mask_levels(range(0, 1000, 100)) == (400, 500, 600)  # each once
+    assert mask_levels(list(range(19, 1000, 20))) == (419, 499, 599, 699)
+    assert mask_levels([999]) == (999,)
+
+
+def test_differences_are_between_the_two_texts(golden_pipeline, reference, embeds):
+    def differences(prompts, inversion_prompts):
+        return text_differences(
+            golden_pipeline.transformer,
+            reference,
+            prompts,
+            inversion_prompts=inversion_prompts,
+            embeds=embeds,
+            timesteps=[499],
+        )[0]
+
+    there = differences([PROMPT, ""], ["", ""])
+    assert there.shape == reference.latents.shape
+    assert there[0].abs().max() > 1e-3
+    assert not there[1].any()
+    assert torch.allclose(differences(["", ""], [PROMPT, ""]), -there)
+
+
+def test_a_mask_per_clip(golden_pipeline, reference, embeds):
+    tight = {"auto_mask_threshold": 0.8, "mask_dilation": 0}
+    found = find(golden_pipeline, reference, embeds, PROMPT, "", **tight)
+    assert found.shape == (2, 3, 1, 8, 12)
+    assert set(found[0].unique().tolist()) == {0.0, 1.0}
+    assert not found[1].any()  # the text it was inverted under
+    alone = find(golden_pipeline, reference, embeds, PROMPT, PROMPT, **tight)
+    assert torch.equal(alone[0], found[0])
+    assert not torch.equal(alone[1], found[0])
+
+
+def test_threshold_and_dilation_are_the_settings(golden_pipeline, reference, embeds):
+    def area(**changes):
+        return float(find(golden_pipeline, reference, embeds, PROMPT, PROMPT, **changes)[0].mean())
+
+    narrow = area(auto_mask_threshold=0.8, mask_dilation=0)
+    assert 0 < narrow < area(auto_mask_threshold=0.5, mask_dilation=0)
+    assert narrow < area(auto_mask_threshold=0.8, mask_dilation=1)
