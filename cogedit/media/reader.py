@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cogedit.errors import UsageError, VideoError
-from cogedit.media.clip import ClipPlan, ResizePlan
+from cogedit.media.clip import ResizePlan
 from cogedit.media.ffmpeg import FfmpegPipe, first_error, input_args
 from cogedit.media.probe import probe_facts
 from cogedit.types import Reader, SourceVideo
@@ -26,7 +26,9 @@ from cogedit.types import Reader, SourceVideo
 Frames = NDArray[np.uint8]
 
 
-def read_clip(path: Path, source: SourceVideo, *, plan: ClipPlan, resize: ResizePlan) -> Frames:
+def read_clip(
+    path: Path, source: SourceVideo, *, indices: Sequence[int], resize: ResizePlan
+) -> Frames:
     """Read the frames of a clip at the clip's size.
 
     Only one frame of the source's size is in memory at a time.
@@ -34,7 +36,7 @@ def read_clip(path: Path, source: SourceVideo, *, plan: ClipPlan, resize: Resize
     Args:
         path: The video file.
         source: What `probe_video` said about it; its `reader` is used.
-        plan: Which frames to take.
+        indices: Numbers of the frames to take, ascending.
         resize: How a frame becomes a frame of the clip.
 
     Returns:
@@ -44,8 +46,8 @@ def read_clip(path: Path, source: SourceVideo, *, plan: ClipPlan, resize: Resize
         VideoError: The file does not deliver the frames that the probe counted.
     """
     stream = _Stream(path, source.reader, source.width, source.height, source.num_frames, "bicubic")
-    clip = np.empty((len(plan.indices), resize.height, resize.width, 3), dtype=np.uint8)
-    with closing(_read_frames(stream, plan.indices)) as frames:
+    clip = np.empty((len(indices), resize.height, resize.width, 3), dtype=np.uint8)
+    with closing(_read_frames(stream, indices)) as frames:
         for number, frame in enumerate(frames):
             clip[number] = resize_frame(frame, resize)
     return clip

@@ -67,7 +67,8 @@ def load(
 
         from cogedit.media.reader import read_clip
 
-        return {"frames": torch.from_numpy(read_clip(video, source, plan=clip, resize=resize))}
+        frames = read_clip(video, source, indices=clip.indices, resize=resize)
+        return {"frames": torch.from_numpy(frames)}
 
     workspace = workspace_for(video, settings)
     return find_or_make(record, make, output=output, workspace=workspace, run=run)

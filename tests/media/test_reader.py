@@ -22,7 +22,7 @@ def load(path, *, reader=None, **settings):
     wanted = LoadSettings(**settings)
     plan = plan_clip(source, wanted)
     resize = plan_resize(source.width, source.height, settings=wanted)
-    return read_clip(path, source, plan=plan, resize=resize), plan
+    return read_clip(path, source, indices=plan.indices, resize=resize), plan
 
 
 @pytest.mark.parametrize("reader", ["decord", "ffmpeg"])
@@ -96,7 +96,7 @@ def test_count_is_checked_against_the_probe(clips, reader):
     settings = LoadSettings(width=64, height=48, max_num_frames=65)
     resize = plan_resize(64, 48, settings=settings)
     with pytest.raises(VideoError, match="ends or breaks at frame 50, expected 70 frames"):
-        read_clip(path, source, plan=plan_clip(source, settings), resize=resize)
+        read_clip(path, source, indices=plan_clip(source, settings).indices, resize=resize)
 
 
 @pytest.mark.parametrize("reader", ["decord", "ffmpeg"])
@@ -107,7 +107,7 @@ def test_damaged_content_is_a_video_error(clips, tmp_path, reader):
     settings = LoadSettings(width=64, height=48)
     resize = plan_resize(64, 48, settings=settings)
     with pytest.raises(VideoError, match="ends or breaks at frame 0"):
-        read_clip(broken, source, plan=plan_clip(source, settings), resize=resize)
+        read_clip(broken, source, indices=plan_clip(source, settings).indices, resize=resize)
 
 
 def halves(width=40, height=20):
