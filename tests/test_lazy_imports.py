@@ -74,6 +74,9 @@ def test_help_is_light(args, tmp_path):
     assert not loaded & HEAVY
 
 
+MASK = "0,0,48,64"
+
+
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
     """A folder with a video and all its artifacts, made by the stages."""
@@ -94,6 +97,7 @@ def workspace(tmp_path_factory):
     }
     settings = cogedit.settings_for(video, flags, environ={}, cwd=folder).settings
     cogedit.edit(video, ["a blue cat"], settings)
+    cogedit.edit(video, ["a blue cat"], settings, mask=MASK)
     return folder
 
 
@@ -111,10 +115,21 @@ def options(command):
     return [*model, *own, *(prompt if command in {"reconstruct", "edit"} else [])]
 
 
-@pytest.mark.parametrize("command", ["load", "encode", "invert", "reconstruct", "edit"])
-def test_what_is_there_is_reused_without_torch(workspace, command):
+@pytest.mark.parametrize(
+    ("command", "more"),
+    [
+        ("load", []),
+        ("encode", []),
+        ("invert", []),
+        ("reconstruct", []),
+        ("edit", []),
+        ("reconstruct", ["--mask", MASK]),
+        ("edit", ["--mask", MASK]),
+    ],
+)
+def test_what_is_there_is_reused_without_torch(workspace, command, more):
     before = {path: path.stat().st_mtime_ns for path in (workspace / "clip.cogedit").iterdir()}
-    printed, loaded, told = cogedit(command, "clip.mp4", *options(command), cwd=workspace)
+    printed, loaded, told = cogedit(command, "clip.mp4", *options(command), *more, cwd=workspace)
     assert "reused" in told
     assert len(printed) == 1
     assert not loaded & HEAVY, told

@@ -33,6 +33,7 @@ from cogedit.artifacts.records import (
     TensorDType,
     TensorRecord,
     TrajectoryRecord,
+    frames_record,
     record_from_json,
     record_text,
 )
@@ -68,15 +69,23 @@ _RULES: dict[ArtifactKind, dict[str, TensorRule]] = {
         "timesteps": TensorRule("int64", "N"),
         "trajectory": _TRAJECTORY,
     },
-    "edit": {"latents": _LATENTS, "trajectory": _TRAJECTORY},
+    "edit": {
+        "latents": _LATENTS,
+        "mask": TensorRule("uint8", "F H W"),
+        "source_latents": _LATENTS,
+        "trajectory": _TRAJECTORY,
+    },
 }
 
 
 def tensor_rules(record: Record) -> dict[str, TensorRule]:
     """The tensors that the artifact of this record holds, by name."""
     rules = dict(_RULES[record.kind])
-    if isinstance(record, EditRecord) and not record.has_trajectory:
-        del rules["trajectory"]
+    if isinstance(record, EditRecord):
+        if not record.has_trajectory:
+            del rules["trajectory"]
+        if not record.has_mask:
+            del rules["mask"], rules["source_latents"]
     return rules
 
 
@@ -121,6 +130,11 @@ def check_tensors(record: Record) -> None:
         num_levels = record.settings.num_inference_steps
         expected["timesteps"] = (num_levels,)
         expected["trajectory"] = (num_levels, *shapes["latents"])
+    if isinstance(record, EditRecord) and record.has_mask:
+        frames = frames_record(record)
+        size = frames.settings
+        expected["mask"] = (len(frames.frame_indices), size.height, size.width)
+        expected["source_latents"] = shapes["latents"]
     for name, shape in expected.items():
         if shapes[name] != shape:
             raise ArtifactError(

@@ -27,6 +27,7 @@ from cogedit.types import (
     EncodeSettings,
     InvertSettings,
     LoadSettings,
+    MaskSource,
     ReconstructSettings,
     ResizeBox,
     SourceVideo,
@@ -160,9 +161,12 @@ class EditRecord:
         settings: The prompt and how it was denoised.
         has_trajectory: Whether the file keeps every step. Part of the content key: a file without
             the steps cannot stand in for one with them.
+        mask: Where the mask comes from that was given; None where none was.
         cogedit_version: Version that made it.
         tensors: `latents` [B, F', C, H', W'] float32; `trajectory` [N, B, F', C, H', W'] float32
-            in denoising order if `has_trajectory`; empty until written.
+            in denoising order if `has_trajectory`; if `has_mask`, `mask` [F, H, W] uint8, 1 where
+            the source may change, and `source_latents`, z0 of the source shaped like `latents`:
+            what an export needs to put the source back outside the mask. Empty until written.
     """
 
     kind: ClassVar[ArtifactKind] = "edit"
@@ -172,8 +176,14 @@ class EditRecord:
     model: ModelRecord
     settings: ReconstructSettings
     has_trajectory: bool = False
+    mask: MaskSource | None = None
     cogedit_version: str = __version__
     tensors: tuple[TensorRecord, ...] = ()
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether a mask, given or found, bounds the edit; the file then holds it."""
+        return self.mask is not None or self.settings.auto_mask
 
 
 Record = FramesRecord | LatentsRecord | TrajectoryRecord | EditRecord

@@ -38,6 +38,17 @@ Prompts = Annotated[
     list[str],
     typer.Option("--prompt", "-p", help="What the edit shows; give it again for more edits."),
 ]
+Mask = Annotated[
+    str | None,
+    typer.Option(
+        "--mask",
+        metavar="FILE|x0,y0,x1,y1[@FIRST:LAST]",
+        help="Where the edit may change the source: a picture or a video, white there, or a box in "
+        "pixels of the source, in its frames FIRST to LAST - 1.",
+        rich_help_panel="Mask",
+        show_default=False,
+    ),
+]
 
 
 def main() -> None:
@@ -100,6 +111,7 @@ def reconstruct(
             show_default=False,
         ),
     ] = None,
+    mask: Mask = None,
     save_trajectory: Annotated[
         bool, typer.Option("--save-trajectory", help="Keep every step of the edit.")
     ] = False,
@@ -112,6 +124,7 @@ def reconstruct(
         trajectory,
         prompt,
         settings,
+        mask=mask,
         output=output,
         save_trajectory=save_trajectory,
         run=call.run,
@@ -140,6 +153,7 @@ def edit(
     call: Call,
     video: Annotated[Path, typer.Argument(metavar="VIDEO", help="A video, or an artifact of it.")],
     prompt: Prompts,
+    mask: Mask = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -152,7 +166,7 @@ def edit(
 ) -> None:
     """Edit a video from start to finish, reusing what is there: VIDEO -> mp4."""
     settings = call.settings(video)
-    exported = edit_stage(video, prompt, settings, output_folder=output, run=call.run)
+    exported = edit_stage(video, prompt, settings, mask=mask, output_folder=output, run=call.run)
     _print(call, "edit", exported)
 
 

@@ -23,7 +23,7 @@ from cogedit.stages.run import Run
 from cogedit.stages.settings import settings_for
 
 _MODEL, _FILES, _CLIP, _VAE = "Model", "Files", "Clip", "VAE"
-_INVERSION, _EDIT, _VIDEO = "Inversion", "Edit", "Video"
+_INVERSION, _EDIT, _MASK, _VIDEO = "Inversion", "Edit", "Mask", "Video"
 
 
 def _option(text: str, panel: str, *, metavar: str | None = None) -> object:
@@ -186,6 +186,31 @@ SETTINGS: Mapping[str, object] = {
             _EDIT,
             metavar="ROWS",
         ),
+    ],
+    "reconstruct.mask_dilation": Annotated[
+        int | None,
+        _option("How many latents the mask reaches beyond its pixels. Default: 1.", _MASK),
+    ],
+    "reconstruct.auto_mask": Annotated[
+        bool | None,
+        _option("Find the mask where the prompt and --source-prompt predict differently.", _MASK),
+    ],
+    "reconstruct.auto_mask_threshold": Annotated[
+        float | None,
+        _option("How different, 0 to 1 of the strongest; lower is larger. Default: 0.5.", _MASK),
+    ],
+    "export.composite": Annotated[
+        str | None,
+        _option(
+            "Outside the mask show the source after the VAE ('decode'), its own frames "
+            "('source'), or the edit ('none'). Default: decode, where there is a mask.",
+            _MASK,
+            metavar="WHAT",
+        ),
+    ],
+    "export.feather": Annotated[
+        int | None,
+        _option("Pixels of passage from the source to the edit, inside the mask.", _MASK),
     ],
     "export.fps": Annotated[
         str | None,

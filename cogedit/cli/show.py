@@ -78,7 +78,12 @@ def _rows(record: Record) -> list[tuple[str, str]]:
             ("clip", f"{len(indices)} frames, {indices[0]} to {indices[-1]}, {record.fps} fps"),
         ]
     stage = {"latents": "encode", "trajectory": "invert", "edit": "reconstruct"}[record.kind]
-    return [(stage, _settings(record.settings)), (f"{stage} model", _model(record.model))]
+    rows = [(stage, _settings(record.settings)), (f"{stage} model", _model(record.model))]
+    if isinstance(record, EditRecord) and record.mask is not None:
+        mask = record.mask
+        digest = "" if mask.sha256 is None else f", sha256 {mask.sha256}"
+        rows.append(("mask", f"{mask.kind} {mask.name}{digest}"))
+    return rows
 
 
 def _model(model: ModelRecord) -> str:

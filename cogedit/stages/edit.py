@@ -13,6 +13,7 @@ from cogedit.artifacts import (
     TrajectoryRecord,
     Workspace,
     content_key,
+    frames_record,
     read_artifact,
     read_record,
     sniff_kind,
@@ -23,6 +24,15 @@ from cogedit.models.checkpoint import Checkpoint
 from cogedit.stages.checkpoints import check_same_model, checkpoint_for, dtype_for, model_record
 from cogedit.stages.export import export
 from cogedit.stages.invert import invert
+from cogedit.stages.load import load
+from cogedit.stages.mask import (
+    check_fits,
+    found_pixels,
+    latents_of,
+    pixels_of,
+    show_mask,
+    take_mask,
+)
 from cogedit.stages.run import Exported, Run, Written, find_or_make, workspace_for
 
 if TYPE_CHECKING:
@@ -30,6 +40,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from cogedit.diffusion.trajectory import Trajectory
+    from cogedit.media.mask import GivenMask
 
 
 def reconstruct(
@@ -37,6 +48,7 @@ def reconstruct(
     prompts: Sequence[str],
     settings: Settings,
     *,
+    mask: str | Path | None = None,
     output: Path | None = None,
     save_trajectory: bool = False,
     run: Run | None = None,
@@ -47,6 +59,9 @@ def reconstruct(
         source: A trajectory, or anything before it; what is missing is run first.
         prompts: One edit is made of each.
         settings: `reconstruct` and `model`; the tables of the earlier stages where they are run.
+        mask: Where the edit may change the source: a picture, a video, or a box in pixels of the
+            source, "x0,y0,x1,y1" or "x0,y0,x1,y1@FIRST:LAST"; None is everywhere. It belongs to
+            one video, as a prompt does, and is no setting.
         output: The artifact, for a single prompt; None is its place in the workspace.
         save_trajectory: Keep every step of the edit in the artifact.
         run: How to run; None is silent.
@@ -55,7 +70,9 @@ def reconstruct(
         One artifact per prompt, in their order.
 
     Raises:
-        UsageError: No prompt, one `output` for several, or a setting out of range.
+        UsageError: No prompt, one `output` for several, a setting out of range, or a mask that is
+            empty or outside the source.
+        VideoError: The mask cannot be read, or does not fit the source.
         ArtifactError: The source is of a later kind, of another model, or damaged.
         ModelError: The model is missing or incomplete.
         DeviceMemoryError: The device is full.
@@ -70,7 +87,13 @@ def reconstruct(
             hint="leave -o out: each edit gets a name of its own in the workspace",
         )
     workspace = workspace_for(source, settings)
+    given = take_mask(mask, settings)
     checkpoint = checkpoint_for(settings)
+    if given is not None:
+        # Before the inversion, which takes long: a mask that does not fit is known from the clip.
+        if sniff_kind(source) is None:
+            source = load(source, settings, run=run).path
+        check_fits(given, frames_record(read_record(source)))
     if sniff_kind(source) in (None, "frames", "latents"):
         source = invert(source, settings, run=run).path
     trajectory = read_record(source, "trajectory")
@@ -81,16 +104,18 @@ def reconstruct(
             model=model_record(checkpoint, settings),
             settings=settings.reconstruct_with(prompt),
             has_trajectory=save_trajectory,
+            mask=given.source if given is not None else None,
         )
         for prompt in prompts
     ]
-    editor = Editor(source, trajectory, checkpoint, prompts, settings=settings, run=run)
-    return [
-        find_or_make(
-            record, partial(editor.edit, record), output=output, workspace=workspace, run=run
-        )
-        for record in records
-    ]
+    editor = Editor(source, trajectory, checkpoint, prompts, mask=given, settings=settings, run=run)
+    edits = []
+    for record in records:
+        make = partial(editor.edit, record)
+        edits.append(find_or_make(record, make, output=output, workspace=workspace, run=run))
+        if record.settings.auto_mask and not edits[-1].reused:
+            _show_found_mask(edits[-1], run)
+    return edits
 
 
 def edit(
@@ -98,6 +123,7 @@ def edit(
     prompts: Sequence[str],
     settings: Settings,
     *,
+    mask: str | Path | None = None,
     output_folder: Path | None = None,
     run: Run | None = None,
 ) -> list[Exported]:
@@ -107,6 +133,7 @@ def edit(
         video: The video, or any artifact before an edit.
         prompts: One edited video is made of each.
         settings: All tables.
+        mask: As for `reconstruct`.
         output_folder: Where the videos go; None is the workspace. It is made if need be.
         run: How to run; None is silent.
 
@@ -117,10 +144,13 @@ def edit(
         CogeditError: As the stages.
     """
     video, run = Path(video), run or Run()
+    wanted = settings.export.composite
+    if wanted in ("decode", "source") and mask is None and not settings.reconstruct.auto_mask:
+        raise UsageError(f"--composite {wanted} needs a mask", hint="give --mask or --auto-mask")
     folder = workspace_for(video, settings).root if output_folder is None else output_folder
     Workspace(folder).create()
     exported: list[Exported] = []
-    for written in reconstruct(video, prompts, settings, run=run):
+    for written in reconstruct(video, prompts, settings, mask=mask, run=run):
         source = Path(written.record.trajectory.latents.frames.source.name).stem
         name = f"{source}-{_slug(written.record.settings.prompt)}-{content_key(written.record)[:8]}"
         output = folder / f"{name}.mp4"
@@ -136,6 +166,7 @@ class Editor:
         record: Its record.
         checkpoint: The model.
         prompts: All prompts that may be asked for, embedded in one go.
+        mask: The mask of all of them; None where there is none, or it is to be found.
         settings: Device of the run and the `reconstruct` table.
         run: How to run.
     """
@@ -147,6 +178,7 @@ class Editor:
         checkpoint: Checkpoint,
         prompts: Sequence[str],
         *,
+        mask: GivenMask | None,
         settings: Settings,
         run: Run,
     ) -> None:
@@ -154,6 +186,7 @@ class Editor:
         self._record = record
         self._checkpoint = checkpoint
         self._prompts = prompts
+        self._mask = mask
         self._settings = settings
         self._run = run
 
@@ -161,8 +194,8 @@ class Editor:
         """Denoise as the record says.
 
         Returns:
-            `latents` [B, F', C, H', W'] float32, and `trajectory` [N, B, F', C, H', W'] if the
-            record asks for it.
+            `latents` [B, F', C, H', W'] float32, `trajectory` [N, B, F', C, H', W'] if the record
+            asks for it, `mask` [F, H, W] uint8 and `source_latents` if it has a mask.
         """
         import torch
 
@@ -171,6 +204,7 @@ class Editor:
         from cogedit.models.sampling import edit_latents
 
         asked = record.settings
+        pixels = self._pixels(record)
         steps = (asked.num_inference_steps or len(self._reference.timesteps)) - asked.start_step
         with (
             memory_guard("editing"),
@@ -183,12 +217,41 @@ class Editor:
                 inversion_prompts=[self._record.settings.prompt],
                 alphas_cumprod=alphas_cumprod(self._checkpoint),
                 embeds=self._embeds,
+                mask=None if pixels is None else self._latents(pixels, record),
                 on_step=on_step,
             )
         tensors = {"latents": samples[-1].cpu()}
         if record.has_trajectory:
             tensors["trajectory"] = torch.stack(samples).cpu()
+        if pixels is not None:
+            tensors |= {"mask": pixels, "source_latents": self._reference.latents}
         return tensors
+
+    def _pixels(self, record: EditRecord) -> Tensor | None:
+        """The mask of an edit as pixels of the clip, [F, H, W] uint8; None where it has none."""
+        if self._given is not None or not record.settings.auto_mask:
+            return self._given
+        from cogedit.models.auto_mask import find_masks
+        from cogedit.models.device import memory_guard
+
+        with memory_guard("looking for the mask"):
+            [found] = find_masks(
+                self._transformer,
+                self._reference,
+                [record.settings],
+                inversion_prompts=[self._record.settings.prompt],
+                embeds=self._embeds,
+            )
+        geometry = self._checkpoint.geometry
+        return found_pixels(found, geometry, num_pad_frames=self._record.num_pad_frames)
+
+    def _latents(self, pixels: Tensor, record: EditRecord) -> Tensor:
+        geometry, pad = self._checkpoint.geometry, self._record.num_pad_frames
+        return latents_of(pixels, record, geometry, num_pad_frames=pad)
+
+    @cached_property
+    def _given(self) -> Tensor | None:
+        return None if self._mask is None else pixels_of(self._mask, frames_record(self._record))
 
     @cached_property
     def _reference(self) -> Trajectory:
@@ -225,6 +288,14 @@ class Editor:
                 device=resolve_device(self._settings.device),
                 dtype=DTYPES[dtype_for(self._settings)],
             )
+
+
+def _show_found_mask(written: Written[EditRecord], run: Run) -> None:
+    """Write the mask that was found beside its edit, and say where and how large it is."""
+    pixels = read_artifact(written.path, "edit").tensors["mask"]
+    path = show_mask(pixels, written.path, fps=frames_record(written.record).fps)
+    share = float(pixels.float().mean())
+    run.say(f"wrote {path} (the mask that was found: {share:.0%} of the picture)")
 
 
 def _slug(text: str, length: int = 40) -> str:

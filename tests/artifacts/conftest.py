@@ -24,6 +24,7 @@ from cogedit.types import (
     EncodeSettings,
     InvertSettings,
     LoadSettings,
+    MaskSource,
     ReconstructSettings,
     ResizeBox,
     SourceVideo,
@@ -88,7 +89,12 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
         },
         "latents": {"latents": z0},
         "trajectory": {"latents": z0, "trajectory": steps, "timesteps": timesteps},
-        "edit": {"latents": steps[-1], "trajectory": steps.flip(0)},
+        "edit": {
+            "latents": steps[-1],
+            "mask": torch.randint(0, 2, (9, 8, 16), generator=generator, dtype=torch.uint8),
+            "source_latents": z0,
+            "trajectory": steps.flip(0),
+        },
     }
     model = ModelRecord("zai-org/CogVideoX-5b", "c0ffee", "cd" * 32, "bf16")
     records: dict[str, Record] = {}
@@ -113,7 +119,13 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
     edit = write_artifact(
         path("edit"),
         tensors["edit"],
-        EditRecord(trajectory, model, ReconstructSettings("ein Bär \U0001f43b"), True),
+        EditRecord(
+            trajectory,
+            model,
+            ReconstructSettings("ein Bär \U0001f43b"),
+            has_trajectory=True,
+            mask=MaskSource("picture", "mask.png", "ef" * 32),
+        ),
     )
     records = {"frames": frames, "latents": latents, "trajectory": trajectory, "edit": edit}
     return Chain({kind: path(kind) for kind in records}, records, tensors)

@@ -107,6 +107,46 @@ def test_write_refuses_other_tensors(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"mask": None}, "its tensors are 'latents, sou...s, trajectory', expected"),
+        ({"source_latents": None}, "its tensors are 'latents, mask, trajectory', expected"),
+        (
+            {"mask": torch.zeros(9, 8, 17, dtype=torch.uint8)},
+            "tensor 'mask' has shape [9, 8, 17], expected [9, 8, 16] by the record's settings",
+        ),
+        ({"mask": torch.zeros(9, 8, 16)}, "tensor 'mask' is float32 [9, 8, 16], expected uint8"),
+        (
+            {"source_latents": torch.zeros(1, 4, 4, 2, 2)},
+            "tensor 'source_latents' has shape [1, 4, 4, 2, 2], expected [1, 3, 4, 2, 2]",
+        ),
+    ],
+)
+def test_write_refuses_another_mask(
+    change: dict[str, torch.Tensor | None], sentence: str, chain: Any, tmp_path: Path
+) -> None:
+    tensors = {**chain.tensors["edit"], **change}
+    with pytest.raises(ArtifactError) as caught:
+        write_artifact(
+            tmp_path / "edit.safetensors",
+            {name: tensor for name, tensor in tensors.items() if tensor is not None},
+            chain.records["edit"],
+        )
+    assert sentence in caught.value.message
+
+
+def test_a_mask_belongs_to_a_record_that_has_one(chain: Any, tmp_path: Path) -> None:
+    edit = chain.records["edit"]
+    path, tensors = tmp_path / "edit.safetensors", dict(chain.tensors["edit"])
+    found = replace(edit, mask=None, settings=replace(edit.settings, auto_mask=True))
+    assert write_artifact(path, tensors, found).has_mask
+    with pytest.raises(ArtifactError, match="expected 'latents, trajectory'"):
+        write_artifact(path, tensors, replace(edit, mask=None))
+    del tensors["mask"], tensors["source_latents"]
+    assert not write_artifact(path, tensors, replace(edit, mask=None)).has_mask
+
+
 # --- failing in the middle --------------------------------------------------------------------
 
 
