@@ -18,8 +18,10 @@ from torch import Tensor
 
 from cogedit.benchmarks.configurations import Inversion
 from cogedit.benchmarks.metrics import Levels
+from cogedit.diffusion.mask import pool_mask, unpool_mask
 from cogedit.diffusion.trajectory import Trajectory
 from cogedit.errors import UsageError
+from cogedit.models.auto_mask import find_masks
 from cogedit.models.checkpoint import Checkpoint
 from cogedit.models.loading import alphas_cumprod, load_text_encoder, load_transformer, load_vae
 from cogedit.models.prompts import embed_prompts
@@ -132,6 +134,7 @@ class BatchPipeline:
         prompts: Sequence[str],
         inversion_prompts: Sequence[str],
         seeds: Sequence[int],
+        masks: Tensor | None = None,
     ) -> Tensor:
         """Edit clips as the stage does.
 
@@ -141,6 +144,8 @@ class BatchPipeline:
             prompts: What each edit shows.
             inversion_prompts: What each clip was inverted under.
             seeds: Seed of each clip's start noise.
+            masks: Pixels of each clip that may change, [N, F, H, W] uint8; those of `find_masks`
+                where `settings.auto_mask` is set.
 
         Returns:
             Latents [N, F', C, H', W'] float32 on the CPU.
@@ -152,6 +157,8 @@ class BatchPipeline:
             replace(settings, prompt=prompt, seed=seed)
             for prompt, seed in zip(prompts, seeds, strict=True)
         ]
+        # What was found has been dilated as it was found.
+        dilation = 0 if settings.auto_mask else settings.mask_dilation
         samples = edit_latents(
             self._transformer,
             trajectory,
@@ -159,8 +166,48 @@ class BatchPipeline:
             inversion_prompts=inversion_prompts,
             alphas_cumprod=self._alphas_cumprod,
             embeds=self._embed([*prompts, *inversion_prompts, settings.negative_prompt]),
+            mask=None if masks is None else self._pool(masks, dilation),
         )
         return samples[-1].cpu()
+
+    def find_masks(
+        self,
+        trajectory: Trajectory,
+        settings: ReconstructSettings,
+        *,
+        prompts: Sequence[str],
+        inversion_prompts: Sequence[str],
+    ) -> Tensor:
+        """Find the mask of each edit as the stage does with `auto_mask`.
+
+        Args:
+            trajectory: The clips' trajectories in one.
+            settings: Threshold and dilation.
+            prompts: What each edit shows.
+            inversion_prompts: What each clip was inverted under.
+
+        Returns:
+            [N, F, H, W] uint8, 1 where the edit may change the source.
+        """
+        found = find_masks(
+            self._transformer,
+            trajectory,
+            [replace(settings, prompt=prompt) for prompt in prompts],
+            inversion_prompts=inversion_prompts,
+            embeds=self._embed([*prompts, *inversion_prompts]),
+        )
+        made_for = self.checkpoint.geometry
+        spatial, temporal = made_for.spatial_compression, made_for.temporal_compression
+        return torch.stack([unpool_mask(one, spatial=spatial, temporal=temporal) for one in found])
+
+    def _pool(self, masks: Tensor, dilation: int) -> Tensor:
+        """Turn masks [N, F, H, W] of pixels into masks [N, F', 1, H', W'] of latents."""
+        made_for = self.checkpoint.geometry
+        spatial, temporal = made_for.spatial_compression, made_for.temporal_compression
+        pooled = [
+            pool_mask(one, spatial=spatial, temporal=temporal, dilation=dilation) for one in masks
+        ]
+        return torch.stack(pooled)
 
     def _embed(self, texts: Sequence[str]) -> Embeds:
         """Embed texts; every text once per run."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
+import numpy.typing as npt
 
 from cogedit.errors import UsageError
 from cogedit.shapes import world
@@ -43,6 +44,18 @@ class EditCase:
     def prompt(self) -> str:
         """The full caption of the right answer: the prompt of the edit."""
         return world.caption(self.right)
+
+
+def change_mask(case: EditCase) -> npt.NDArray[np.uint8]:
+    """Render the exact mask of an edit: every pixel that the right answer may change.
+
+    Returns:
+        [F, H, W] uint8, 1 where the source's object or the right answer's is, a part of a pixel
+        included; of a background edit, where anything but the object is.
+    """
+    source, right = world.render_mask(case.source), world.render_mask(case.right)
+    changes = source < 1 if case.kind == "background" else np.maximum(source, right) > 0
+    return np.asarray(changes, dtype=np.uint8)
 
 
 def make_case(seed: int, kind: EditKind) -> EditCase:

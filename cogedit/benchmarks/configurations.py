@@ -37,11 +37,14 @@ class Configuration:
         inversion: How the source is inverted.
         reconstruct: How it is edited; the prompt is empty and filled in per clip. The start noise
             of a clip has the seed `reconstruct.seed` plus the clip's own number.
+        exact_mask: Give each edit its exact mask, which the world knows. With it, as with
+            `reconstruct.auto_mask`, the source's round trip is put back outside.
     """
 
     name: str
     inversion: Inversion = field(default_factory=Inversion)
     reconstruct: ReconstructSettings = field(default_factory=lambda: ReconstructSettings(prompt=""))
+    exact_mask: bool = False
 
     def with_steps(self, num_inference_steps: int) -> Configuration:
         """Return the same configuration with another number of steps."""
@@ -58,6 +61,7 @@ _UPSTREAM = ReconstructSettings(
     injection_steps=(0.0, 1.0),
     injection_layers=(0, None),
 )
+_CAPTION_INVERTED = replace(_UPSTREAM, start="inverted", guidance_scale=3.0)
 
 # Spelt out and not taken from the defaults or from a preset: a row must go on meaning the same
 # when those change. "default" alone follows them.
@@ -73,7 +77,13 @@ BUILT_IN: dict[str, Configuration] = {
         Configuration(
             "caption-inverted",
             Inversion(under_caption=True),
-            replace(_UPSTREAM, start="inverted", guidance_scale=3.0),
+            _CAPTION_INVERTED,
+        ),
+        Configuration(
+            "exact-mask", Inversion(under_caption=True), _CAPTION_INVERTED, exact_mask=True
+        ),
+        Configuration(
+            "auto-mask", Inversion(under_caption=True), replace(_CAPTION_INVERTED, auto_mask=True)
         ),
     )
 }

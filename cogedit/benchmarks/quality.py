@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from cogedit.benchmarks.cases import EDIT_KINDS, EditCase, EditKind, make_case
+from cogedit.benchmarks.cases import EDIT_KINDS, EditCase, EditKind, change_mask, make_case
 from cogedit.benchmarks.configurations import (
     ALWAYS,
     BUILT_IN,
@@ -214,14 +214,25 @@ class Evaluation:
         captions: Sequence[str],
     ) -> list[Levels]:
         settings = configuration.reconstruct
+        prompts = [answer.case.prompt for answer in answers]
+        inversion_prompts = configuration.inversion.prompts(captions)
+        masks = None
+        if settings.auto_mask:
+            masks = self._pipeline.find_masks(
+                trajectory, settings, prompts=prompts, inversion_prompts=inversion_prompts
+            )
+        elif configuration.exact_mask:
+            masks = exact_masks(answers)
         latents = self._pipeline.edit(
             trajectory,
             settings,
-            prompts=[answer.case.prompt for answer in answers],
-            inversion_prompts=configuration.inversion.prompts(captions),
+            prompts=prompts,
+            inversion_prompts=inversion_prompts,
             seeds=[settings.seed + answer.case.seed for answer in answers],
+            masks=masks,
         )
-        return self._pipeline.decode(latents)
+        decoded = self._pipeline.decode(latents)
+        return decoded if masks is None else put_back(decoded, answers, masks)
 
     def _add(
         self, kind: EditKind, name: str, clips: Sequence[Levels], answers: Sequence[Answer]
@@ -242,6 +253,25 @@ class Evaluation:
             clips += [to_frames(edited[index]) for edited in edits]
             row = SheetRow(_row_label(case), tuple(clip[_MIDDLE] for clip in clips))
             self._pictures[kind].append(row)
+
+
+def exact_masks(answers: Sequence[Answer]) -> Tensor:
+    """Render the exact mask of each edit, [N, F, H, W] uint8."""
+    import torch
+
+    return torch.stack([torch.from_numpy(change_mask(answer.case)) for answer in answers])
+
+
+def put_back(clips: Sequence[Levels], answers: Sequence[Answer], masks: Tensor) -> list[Levels]:
+    """Put the source's round trip back outside the masks, as the export does."""
+    import torch
+
+    from cogedit.diffusion.mask import composite
+
+    return [
+        composite(torch.from_numpy(clip), torch.from_numpy(answer.source_round_trip), mask).numpy()
+        for clip, answer, mask in zip(clips, answers, masks, strict=True)
+    ]
 
 
 def _row_label(case: EditCase) -> str:

@@ -2,9 +2,10 @@
 
 from dataclasses import asdict, replace
 
+import numpy as np
 import pytest
 
-from cogedit.benchmarks.cases import EDIT_KINDS, make_case
+from cogedit.benchmarks.cases import EDIT_KINDS, change_mask, make_case
 from cogedit.benchmarks.configurations import (
     BUILT_IN,
     Configuration,
@@ -84,3 +85,18 @@ def test_upstream_and_default_are_in_every_run():
     assert [one.name for one in chosen] == ["upstream", "default", "first-half"]
     assert {one.inversion.settings.num_inference_steps for one in chosen} == {7}
     assert chosen[1].inversion == chosen[2].inversion
+
+
+@pytest.mark.parametrize("kind", EDIT_KINDS)
+def test_the_exact_mask_is_all_that_the_right_answer_changes(kind):
+    for seed in range(20):
+        case = make_case(seed, kind)
+        mask = change_mask(case)
+        assert mask.dtype == np.uint8
+        assert mask.shape == (world.NUM_FRAMES, world.HEIGHT, world.WIDTH)
+        changed = (world.render(case.source) != world.render(case.right)).any(axis=-1)
+        assert not changed[mask == 0].any()
+        inside = world.render_mask(case.source) == 1
+        assert mask[inside].all() == (kind != "background")
+        if kind == "background":
+            assert not mask[inside].any()

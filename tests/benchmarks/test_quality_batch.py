@@ -6,18 +6,21 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
+from videos import ffmpeg, read_back
 
 from cogedit.artifacts import read_artifact
 from cogedit.benchmarks.batch import BatchPipeline, noise_std
-from cogedit.benchmarks.cases import make_case
+from cogedit.benchmarks.cases import change_mask, make_case
 from cogedit.benchmarks.configurations import BUILT_IN, Configuration, Inversion
-from cogedit.benchmarks.metrics import Answer, measure, psnr, to_frames
+from cogedit.benchmarks.metrics import MAX_PSNR, Answer, measure, psnr, to_frames
+from cogedit.benchmarks.quality import exact_masks, put_back
 from cogedit.config import Settings
 from cogedit.errors import UsageError
 from cogedit.media.writer import write_video
 from cogedit.models.checkpoint import find_checkpoint
 from cogedit.shapes import world
 from cogedit.stages import encode, export, invert, load, reconstruct
+from cogedit.stages.export import render_frames
 from cogedit.types import InvertSettings, LoadSettings, ReconstructSettings
 
 STEPS = 3
@@ -25,6 +28,9 @@ STEPS = 3
 CAPTIONS = ["red", "a cat"]
 PROMPTS = ["blue star", "dog"]
 SEEDS = [42, 1042]
+EXACT_MASKS = torch.stack(
+    [torch.from_numpy(change_mask(make_case(seed, "color"))) for seed in (0, 1)]
+)
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +61,18 @@ def clips(settings, tmp_path_factory):
 def pipeline(world_pipeline):
     checkpoint = find_checkpoint(str(world_pipeline))
     return BatchPipeline(checkpoint, device=torch.device("cpu"), dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def mask_files(tmp_path_factory):
+    """The exact masks as videos, lossless."""
+    folder = tmp_path_factory.mktemp("masks")
+    size = ["-f", "rawvideo", "-pix_fmt", "gray", "-s", f"{world.WIDTH}x{world.HEIGHT}", "-i", "-"]
+    paths = []
+    for index, mask in enumerate(EXACT_MASKS):
+        paths.append(folder / f"{index}.mkv")
+        ffmpeg(*size, "-c:v", "ffv1", paths[-1], stdin=(mask.numpy() * 255).tobytes())
+    return paths
 
 
 def tensor(path, name):
@@ -103,6 +121,9 @@ EVERYTHING = Configuration(
         reference_prompt="inversion",
         reference_rows="one",
         drift_correction=0.5,
+        mask_dilation=0,
+        auto_mask=True,
+        auto_mask_threshold=0.6,
         # Of the flow, and off its default only for the check below: SAMPLED is the other method.
         method="flow",
         source_guidance_scale=1.2,
@@ -129,19 +150,22 @@ def test_everything_is_off_its_default():
     [*BUILT_IN.values(), EVERYTHING, SAMPLED, CORRECTED],
     ids=lambda configuration: configuration.name,
 )
-def test_a_batch_computes_what_the_stages_compute(configuration, clips, pipeline, settings):
+def test_a_batch_computes_what_the_stages_compute(
+    configuration, clips, pipeline, settings, mask_files
+):
     configuration = configuration.with_steps(STEPS)
     inversion = configuration.inversion
     artifacts, _ = clips
     latents = torch.cat([tensor(path, "latents") for path in artifacts])
     trajectory = pipeline.invert(latents, inversion, CAPTIONS)
-    edited = pipeline.edit(
-        trajectory,
-        configuration.reconstruct,
-        prompts=PROMPTS,
-        inversion_prompts=configuration.inversion.prompts(CAPTIONS),
-        seeds=SEEDS,
-    )
+    texts = {"prompts": PROMPTS, "inversion_prompts": configuration.inversion.prompts(CAPTIONS)}
+    masks = None
+    if configuration.exact_mask:
+        masks = EXACT_MASKS
+    elif configuration.reconstruct.auto_mask:
+        masks = pipeline.find_masks(trajectory, configuration.reconstruct, **texts)
+        assert configuration.name == "auto-mask" or 0 < float(masks.float().mean()) < 1
+    edited = pipeline.edit(trajectory, configuration.reconstruct, **texts, seeds=SEEDS, masks=masks)
     for index, path in enumerate(artifacts):
         prompt = CAPTIONS[index] if inversion.under_caption else inversion.settings.prompt
         own = replace(
@@ -154,8 +178,38 @@ def test_a_batch_computes_what_the_stages_compute(configuration, clips, pipeline
         assert trajectory.timesteps == tuple(tensor(inverted, "timesteps").tolist())
         assert_close(trajectory.samples[:, index : index + 1], stage)
         assert noise_std(trajectory)[index] == pytest.approx(float(stage[-1].std()), rel=1e-4)
-        [written] = reconstruct(inverted, [PROMPTS[index]], own)
+        given = mask_files[index] if configuration.exact_mask else None
+        [written] = reconstruct(inverted, [PROMPTS[index]], own, mask=given)
         assert_close(edited[index : index + 1], tensor(written.path, "latents"))
+        if masks is not None:
+            assert torch.equal(masks[index], tensor(written.path, "mask"))
+
+
+def test_what_lies_outside_the_mask_is_put_back(clips, pipeline, settings, mask_files):
+    artifacts, frames = clips
+    rendered = [
+        Answer(make_case(seed, "color"), *pipeline.decode(pipeline.encode(frames)))
+        for seed in (0, 1)
+    ]
+    answers = [
+        replace(one, source_round_trip=pipeline.decode(tensor(path, "latents"))[0])
+        for one, path in zip(rendered, artifacts, strict=True)
+    ]
+    assert torch.equal(exact_masks(answers), EXACT_MASKS)
+    configuration = BUILT_IN["exact-mask"].with_steps(STEPS)
+    own = replace(
+        settings,
+        invert=replace(configuration.inversion.settings, prompt=CAPTIONS[0]),
+        reconstruct=configuration.reconstruct,
+    )
+    [written] = reconstruct(artifacts[0], [PROMPTS[0]], own, mask=mask_files[0])
+    exported = render_frames(written.path, own)
+    decoded = pipeline.decode(tensor(written.path, "latents"))
+    [back] = put_back(decoded, answers[:1], EXACT_MASKS[:1])
+    assert np.array_equal(to_frames(back), exported)
+    outside = EXACT_MASKS[0].numpy() == 0
+    assert np.array_equal(back[outside], answers[0].source_round_trip[outside])
+    assert measure(back, answers[0]).background_round_trip_psnr == MAX_PSNR
 
 
 def test_figures_of_a_batch_are_those_of_the_stages(clips, pipeline, settings):
@@ -187,8 +241,6 @@ def test_figures_of_a_batch_are_those_of_the_stages(clips, pipeline, settings):
 
 
 def test_decoding_is_the_export_s(clips, pipeline, settings, tmp_path):
-    from videos import read_back
-
     artifacts, _ = clips
     [decoded] = pipeline.decode(tensor(artifacts[0], "latents"))
     assert decoded.min() >= 0
