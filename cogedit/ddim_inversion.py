@@ -30,6 +30,7 @@ from cogedit.media.writer import write_video
 from cogedit.models.attention import InjectingAttnProcessor, SecondHalfInjection, inject
 from cogedit.models.denoiser import Denoiser
 from cogedit.models.prompts import embed_prompts
+from cogedit.models.rows import EditTexts
 from cogedit.models.vae import decode_latents, encode_frames, to_model_range, to_pixels
 
 if TYPE_CHECKING:
@@ -145,15 +146,24 @@ def sample(
     ).embeds
     denoiser = Denoiser(
         pipeline.transformer,
-        prompt_embeds=embeds[0],
-        negative_prompt_embeds=embeds[1],
+        embeds=torch.cat(embeds),
+        texts=[
+            EditTexts(
+                conditional=0,
+                unconditional=1,
+                reference_conditional=0,
+                reference_unconditional=1,
+                source=clip,
+            )
+            for clip in range(len(latents))
+        ],
         guidance_scale=max(1.0, guidance_scale),
     )
     start = latents.to(pipeline.transformer.device).float()
     if name == "DDIMInverseScheduler":
         if reference is not None:
             raise UsageError("An inversion takes no reference_latents")
-        return invert_upstream(denoiser, start, schedule).samples
+        return invert_upstream(denoiser.velocity, start, schedule).samples
     return torch.stack(denoise(denoiser, start, schedule, reference=reference))
 
 

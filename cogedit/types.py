@@ -16,6 +16,9 @@ ResizeMode = Literal["crop", "pad", "stretch"]
 InverseStep = Literal["consistent", "upstream"]
 Reader = Literal["decord", "ffmpeg"]
 DType = Literal["bf16", "fp16", "fp32"]
+InjectionMode = Literal["concatenate", "queries-keys"]
+InjectionTokens = Literal["all", "image"]
+Window = tuple[float, float]
 ArtifactKind = Literal["frames", "latents", "trajectory", "edit"]
 
 
@@ -114,40 +117,73 @@ class InvertSettings:
         num_inference_steps: Number of noise levels, 1 to 1000.
         inverse: "consistent" solves the step's own equation, "upstream" is `DDIMInverseScheduler`.
         inversion_iterations: Model calls per step that correct the predicted velocity
-            ("consistent" only).
+            ("consistent" only); None spends them where the residual asks for more ("auto").
     """
 
     prompt: str = ""
     guidance_scale: float = 1.0
     num_inference_steps: int = 50
     inverse: InverseStep = "consistent"
-    inversion_iterations: int = 1
+    inversion_iterations: int | None = 1
 
 
 @dataclass(frozen=True)
 class ReconstructSettings:
     """How a trajectory is denoised under a new prompt.
 
+    A window of steps is a pair of fractions of the edit's own steps, 0 to 1: step i of N is in it
+    if first <= i / N < last.
+
     Attributes:
         prompt: What the edited video shows.
+        method: "injection" samples beside the source's trajectory; "flow" carries an offset from
+            the source (`cogedit.diffusion.flow`).
         negative_prompt: Text of the unconditional side.
+        unconditional: Which text the unconditional side is under: the negative prompt, or the
+            inversion's own ("source"), so that guidance points from the source to the edit.
         guidance_scale: Classifier-free guidance; 1 means none.
+        guidance_steps: Window of the steps with guidance.
+        source_guidance_scale: Guidance of the source's side ("flow" only); 1 means none.
+        num_inference_steps: Levels to visit, some of the inversion's; None visits them all.
         seed: Seed of the start noise.
-        start: "random" noise, or the trajectory's own last entry ("inverted").
+        start: "random" noise, or the trajectory's own ("inverted").
+        start_noise: Share of random noise in the variance of the start, between the two; None
+            leaves it to `start`.
+        start_step: How many of the noisiest steps to leave out.
         injection_strength: Weight w in [0, 1] of the reference's keys and values; 1 is upstream,
             0 is plain generation.
-        injection_steps: First and last fraction of the denoising steps with injection, 0 to 1.
+        injection_mode: "concatenate" attends to both clips' keys and values; "queries-keys" attends
+            where the reference does, to the edit's values.
+        injection_tokens: Which of the reference's tokens are seen: all, or the image's only.
+        injection_steps: Window of the steps with injection.
         injection_layers: First layer with injection, and the layer after the last; None is the end.
+        reference_prompt: Text of the reference: the edit's prompt, as upstream has it, or the one
+            that it was inverted under.
+        reference_rows: "two" gives each side of guidance a reference under its own text; "one"
+            shares the conditional one.
+        drift_correction: Share of the inversion's own error at each step that is added back.
     """
 
     prompt: str
+    method: Literal["injection", "flow"] = "injection"
     negative_prompt: str = ""
+    unconditional: Literal["negative", "source"] = "negative"
     guidance_scale: float = 6.0
+    guidance_steps: Window = (0.0, 1.0)
+    source_guidance_scale: float = 1.0
+    num_inference_steps: int | None = None
     seed: int = 42
     start: Literal["random", "inverted"] = "random"
+    start_noise: float | None = None
+    start_step: int = 0
     injection_strength: float = 1.0
-    injection_steps: tuple[float, float] = (0.0, 1.0)
+    injection_mode: InjectionMode = "concatenate"
+    injection_tokens: InjectionTokens = "all"
+    injection_steps: Window = (0.0, 1.0)
     injection_layers: tuple[int, int | None] = (0, None)
+    reference_prompt: Literal["edit", "inversion"] = "edit"
+    reference_rows: Literal["two", "one"] = "two"
+    drift_correction: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -172,12 +208,14 @@ class StepInfo:
         total: Number of steps of the loop.
         timestep: Noise level that the step arrived at; -1 is the clean sample.
         residual: Relative size of the last correction of an inverse step; None where there is none.
+        num_calls: Model calls that the step took.
     """
 
     index: int
     total: int
     timestep: int
     residual: float | None = None
+    num_calls: int = 1
 
 
 OnStep = Callable[[StepInfo], None]

@@ -8,6 +8,7 @@ compute, and a test compares them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -17,16 +18,12 @@ from torch import Tensor
 
 from cogedit.benchmarks.configurations import Inversion
 from cogedit.benchmarks.metrics import Levels
-from cogedit.diffusion.edit import denoise, draw_noise
-from cogedit.diffusion.invert import invert_consistent, invert_upstream
-from cogedit.diffusion.schedule import Schedule
 from cogedit.diffusion.trajectory import Trajectory
 from cogedit.errors import UsageError
-from cogedit.models.attention import Injection, inject
 from cogedit.models.checkpoint import Checkpoint
-from cogedit.models.denoiser import Denoiser
 from cogedit.models.loading import alphas_cumprod, load_text_encoder, load_transformer, load_vae
 from cogedit.models.prompts import embed_prompts
+from cogedit.models.sampling import Embeds, edit_latents, invert_latents
 from cogedit.models.vae import decode_latents, encode_frames, to_model_range
 from cogedit.shapes import world
 from cogedit.types import ReconstructSettings
@@ -34,45 +31,6 @@ from cogedit.types import ReconstructSettings
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLCogVideoX, CogVideoXTransformer3DModel
     from transformers import PreTrainedTokenizerBase, T5EncoderModel
-
-
-class ClipsDenoiser(Denoiser):
-    """A denoiser whose clips have a prompt each, where `Denoiser` has one for the whole batch.
-
-    Args:
-        transformer: The checkpoint's transformer.
-        prompt_embeds: [B, L, D], one prompt per clip. If one is the negative prompt, all must be:
-            the rows of a batch are guided alike.
-        negative_prompt_embeds: [1, L, D]; None means no guidance.
-        guidance_scale: 1 means no guidance.
-        injection: As for `Denoiser`.
-    """
-
-    def __init__(
-        self,
-        transformer: CogVideoXTransformer3DModel,
-        *,
-        prompt_embeds: Tensor,
-        negative_prompt_embeds: Tensor | None = None,
-        guidance_scale: float = 1.0,
-        injection: Injection | None = None,
-    ) -> None:
-        super().__init__(
-            transformer,
-            prompt_embeds=prompt_embeds[:1],
-            negative_prompt_embeds=negative_prompt_embeds,
-            guidance_scale=guidance_scale,
-            injection=injection,
-        )
-        sides = [prompt_embeds]
-        if self.num_sides == 2 and negative_prompt_embeds is not None:
-            sides = [negative_prompt_embeds.expand_as(prompt_embeds), prompt_embeds]
-        self._texts = torch.cat(sides).to(transformer.device, transformer.dtype)
-
-    def _transform(self, rows: Tensor, texts: Tensor, timestep: int) -> Tensor:
-        """Run the transformer on rows [R, F, C, H, W], each under its own clip's text."""
-        own = self._texts.repeat(rows.shape[0] // self._texts.shape[0], 1, 1)
-        return super()._transform(rows, own, timestep)
 
 
 class BatchPipeline:
@@ -131,18 +89,14 @@ class BatchPipeline:
         Raises:
             NumericalError: NaN or Inf appeared.
         """
-        asked = inversion.settings
-        model = ClipsDenoiser(
+        prompts = inversion.prompts(captions)
+        inverted = invert_latents(
             self._transformer,
-            prompt_embeds=self._embed(self._inversion_prompts(inversion, captions)),
-            negative_prompt_embeds=self._embed([""]),
-            guidance_scale=asked.guidance_scale,
+            latents.to(self.device),
+            [replace(inversion.settings, prompt=prompt) for prompt in prompts],
+            alphas_cumprod=self._alphas_cumprod,
+            embeds=self._embed(["", *prompts]),
         )
-        z0, schedule = latents.to(self.device), self._schedule(asked.num_inference_steps)
-        if asked.inverse == "upstream":
-            inverted = invert_upstream(model, z0, schedule)
-        else:
-            inverted = invert_consistent(model, z0, schedule, iterations=asked.inversion_iterations)
         return Trajectory(inverted.samples.cpu(), inverted.latents.cpu(), inverted.timesteps)
 
     def resample(
@@ -158,10 +112,17 @@ class BatchPipeline:
         Returns:
             Latents [N, F', C, H', W'] float32 on the CPU.
         """
-        prompts = self._inversion_prompts(inversion, captions)
-        model = ClipsDenoiser(self._transformer, prompt_embeds=self._embed(prompts))
-        schedule = self._schedule(len(trajectory.timesteps))
-        return denoise(model, trajectory.noise.to(self.device), schedule)[-1].cpu()
+        plain = ReconstructSettings(
+            prompt="", guidance_scale=1.0, start="inverted", injection_strength=0.0
+        )
+        prompts = inversion.prompts(captions)
+        return self.edit(
+            trajectory,
+            plain,
+            prompts=prompts,
+            inversion_prompts=prompts,
+            seeds=[plain.seed] * len(prompts),
+        )
 
     def edit(
         self,
@@ -169,6 +130,7 @@ class BatchPipeline:
         settings: ReconstructSettings,
         *,
         prompts: Sequence[str],
+        inversion_prompts: Sequence[str],
         seeds: Sequence[int],
     ) -> Tensor:
         """Edit clips as the stage does.
@@ -177,6 +139,7 @@ class BatchPipeline:
             trajectory: The clips' trajectories in one.
             settings: How; its prompt and its seed do not count.
             prompts: What each edit shows.
+            inversion_prompts: What each clip was inverted under.
             seeds: Seed of each clip's start noise.
 
         Returns:
@@ -185,48 +148,33 @@ class BatchPipeline:
         Raises:
             NumericalError: NaN or Inf appeared.
         """
-        noise = trajectory.noise
-        if settings.start == "random":
-            # A clip's noise is that of its own seed, whatever else is in the batch.
-            noise = torch.cat([draw_noise((1, *noise.shape[1:]), seed=seed) for seed in seeds])
-        with inject(
+        own = [
+            replace(settings, prompt=prompt, seed=seed)
+            for prompt, seed in zip(prompts, seeds, strict=True)
+        ]
+        samples = edit_latents(
             self._transformer,
-            Injection(strength=settings.injection_strength),
-            layers=settings.injection_layers,
-        ) as injection:
-            model = ClipsDenoiser(
-                self._transformer,
-                prompt_embeds=self._embed(prompts),
-                negative_prompt_embeds=self._embed([settings.negative_prompt]),
-                guidance_scale=settings.guidance_scale,
-                injection=injection,
-            )
-            samples = denoise(
-                model,
-                noise.to(self.device),
-                self._schedule(len(trajectory.timesteps)),
-                reference=trajectory if settings.injection_strength > 0 else None,
-                reference_steps=settings.injection_steps,
-            )
+            trajectory,
+            own,
+            inversion_prompts=inversion_prompts,
+            alphas_cumprod=self._alphas_cumprod,
+            embeds=self._embed([*prompts, *inversion_prompts, settings.negative_prompt]),
+        )
         return samples[-1].cpu()
 
-    def _inversion_prompts(self, inversion: Inversion, captions: Sequence[str]) -> list[str]:
-        if inversion.under_caption:
-            return list(captions)
-        return [inversion.settings.prompt] * len(captions)
-
-    def _schedule(self, num_inference_steps: int) -> Schedule:
-        return Schedule.trailing(alphas_cumprod(self.checkpoint), num_inference_steps)
-
-    def _embed(self, texts: Sequence[str]) -> Tensor:
-        """Embed texts, [N, L, D]; every text once per run."""
+    def _embed(self, texts: Sequence[str]) -> Embeds:
+        """Embed texts; every text once per run."""
         missing = [text for text in dict.fromkeys(texts) if text not in self._embeds]
         if missing:
             tokenizer, encoder = self._text_encoder
             length = self.checkpoint.geometry.max_text_seq_length
             embedded = embed_prompts(missing, tokenizer, encoder, max_text_seq_length=length)
             self._embeds |= dict(zip(missing, embedded.embeds, strict=True))
-        return torch.cat([self._embeds[text] for text in texts])
+        return self._embeds
+
+    @cached_property
+    def _alphas_cumprod(self) -> Tensor:
+        return alphas_cumprod(self.checkpoint)
 
     @cached_property
     def _vae(self) -> AutoencoderKLCogVideoX:

@@ -23,6 +23,10 @@ class Inversion:
     settings: InvertSettings = field(default_factory=InvertSettings)
     under_caption: bool = False
 
+    def prompts(self, captions: Sequence[str]) -> list[str]:
+        """Return what each clip is inverted under, given its own full caption."""
+        return list(captions) if self.under_caption else [self.settings.prompt] * len(captions)
+
 
 @dataclass(frozen=True)
 class Configuration:

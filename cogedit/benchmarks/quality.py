@@ -163,7 +163,9 @@ class Evaluation:
         for configuration in self._configurations:
             trajectory = trajectories[configuration.inversion]
             for kind in self._edits:
-                clips = self._edit(configuration, trajectory, answers[kind])
+                clips = self._edit(
+                    configuration, trajectory, answers[kind], captions=sources.captions
+                )
                 self._add(kind, configuration.name, clips, answers[kind])
                 shown[kind].append(clips)
             self._say(f"  {configuration.name}: {len(seeds)} clips, {len(self._edits)} kinds")
@@ -204,13 +206,19 @@ class Evaluation:
         return trajectory
 
     def _edit(
-        self, configuration: Configuration, trajectory: Trajectory, answers: Sequence[Answer]
+        self,
+        configuration: Configuration,
+        trajectory: Trajectory,
+        answers: Sequence[Answer],
+        *,
+        captions: Sequence[str],
     ) -> list[Levels]:
         settings = configuration.reconstruct
         latents = self._pipeline.edit(
             trajectory,
             settings,
             prompts=[answer.case.prompt for answer in answers],
+            inversion_prompts=configuration.inversion.prompts(captions),
             seeds=[settings.seed + answer.case.seed for answer in answers],
         )
         return self._pipeline.decode(latents)

@@ -88,13 +88,7 @@ def invert(
 
 
 @app.command()
-@with_options(
-    "load",
-    "encode",
-    "invert",
-    "reconstruct",
-    without=("invert.prompt", "invert.guidance_scale"),
-)
+@with_options("load", "encode", "invert", "reconstruct")
 def reconstruct(
     call: Call,
     prompt: Prompts,
@@ -141,14 +135,7 @@ def export(
 
 
 @app.command()
-@with_options(
-    "load",
-    "encode",
-    "invert",
-    "reconstruct",
-    "export",
-    without=("invert.prompt", "invert.guidance_scale"),
-)
+@with_options("load", "encode", "invert", "reconstruct", "export")
 def edit(
     call: Call,
     video: Annotated[Path, typer.Argument(metavar="VIDEO", help="A video, or an artifact of it.")],

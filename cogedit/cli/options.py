@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, get_type_hints
@@ -90,7 +91,24 @@ SETTINGS: Mapping[str, object] = {
         ),
     ],
     "invert.inversion_iterations": Annotated[
-        int | None, _option("Corrections per step, one model call each. Default: 1.", _INVERSION)
+        str | None,
+        _option(
+            "Corrections per step, one model call each, or 'auto': as many as the residual asks "
+            "for. Default: 1.",
+            _INVERSION,
+            metavar="K|auto",
+        ),
+    ],
+    "reconstruct.method": Annotated[
+        str | None,
+        _option(
+            "injection: sample beside the source; flow: carry an offset from it.",
+            _EDIT,
+            metavar="METHOD",
+        ),
+    ],
+    "reconstruct.num_inference_steps": Annotated[
+        int | None, _option("Steps of the edit. Default: the inversion's.", _EDIT)
     ],
     "reconstruct.negative_prompt": Annotated[
         str | None, _option("What the edit does not show.", _EDIT)
@@ -98,10 +116,37 @@ SETTINGS: Mapping[str, object] = {
     "reconstruct.guidance_scale": Annotated[
         float | None, _option("How strongly the prompt steers. Default: 6.", _EDIT)
     ],
+    "reconstruct.guidance_steps": Annotated[
+        str | None,
+        _option("Part of the steps with guidance, such as 0.0:0.8.", _EDIT, metavar="FIRST:LAST"),
+    ],
+    "reconstruct.unconditional": Annotated[
+        str | None,
+        _option(
+            "Text on the other side of guidance: the negative prompt ('negative') or the source's "
+            "own ('source').",
+            _EDIT,
+            metavar="TEXT",
+        ),
+    ],
+    "reconstruct.source_guidance_scale": Annotated[
+        float | None, _option("Guidance of the source's side of the flow. Default: 1.", _EDIT)
+    ],
     "reconstruct.seed": Annotated[int | None, _option("Seed of the start noise.", _EDIT)],
     "reconstruct.start": Annotated[
         str | None,
         _option("Start from random noise or from the inverted.", _EDIT, metavar="START"),
+    ],
+    "reconstruct.start_noise": Annotated[
+        float | None,
+        _option("Share of random noise in the start, 0 (inverted) to 1 (random).", _EDIT),
+    ],
+    "reconstruct.start_step": Annotated[
+        int | None, _option("Leave out this many of the noisiest steps.", _EDIT)
+    ],
+    "reconstruct.drift_correction": Annotated[
+        float | None,
+        _option("Share of the inversion's own error that is added back, 0 to 1.", _EDIT),
     ],
     "reconstruct.injection_strength": Annotated[
         float | None, _option("Hold of the source on the edit, 0 to 1.", _EDIT)
@@ -113,6 +158,34 @@ SETTINGS: Mapping[str, object] = {
     "reconstruct.injection_layers": Annotated[
         str | None,
         _option("Layers with injection, such as 0:21 or 0:END.", _EDIT, metavar="FIRST:END"),
+    ],
+    "reconstruct.injection_mode": Annotated[
+        str | None,
+        _option(
+            "concatenate: attend to both clips; queries-keys: attend where the source does.",
+            _EDIT,
+            metavar="MODE",
+        ),
+    ],
+    "reconstruct.injection_tokens": Annotated[
+        str | None,
+        _option("Tokens of the source that are seen: all, or image.", _EDIT, metavar="TOKENS"),
+    ],
+    "reconstruct.reference_prompt": Annotated[
+        str | None,
+        _option(
+            "Text that the source is seen under: the edit's, or the inversion's.",
+            _EDIT,
+            metavar="TEXT",
+        ),
+    ],
+    "reconstruct.reference_rows": Annotated[
+        str | None,
+        _option(
+            "Whether the two sides of guidance share one view of the source: two, or one.",
+            _EDIT,
+            metavar="ROWS",
+        ),
     ],
     "export.fps": Annotated[
         str | None,
@@ -134,6 +207,13 @@ RUNNING: Mapping[str, object] = {
 }
 """Options of every command that change no number."""
 
+BESIDE_AN_EDIT = {
+    "invert.prompt": "--source-prompt",
+    "invert.guidance_scale": "--inversion-guidance-scale",
+    "invert.num_inference_steps": "--inversion-steps",
+}
+"""Flags of the inversion on commands that also edit, where the plain names are the edit's."""
+
 _STAGES = {"frames": ("load",), "latents": ("load", "encode")}
 _STAGES["trajectory"] = (*_STAGES["latents"], "invert")
 _STAGES["edit"] = _STAGES["trajectory"]
@@ -145,12 +225,14 @@ class Call:
 
     Attributes:
         flags: Settings by dotted key, those that were given.
+        tables: Settings tables of the command.
         config: Preset or TOML file.
         force: Make anew what is there.
         screen: Where the command shows what it does.
     """
 
     flags: Mapping[str, object]
+    tables: tuple[str, ...]
     config: str | None
     force: bool
     screen: Screen
@@ -171,12 +253,18 @@ class Call:
         kind = sniff_kind(source) if source is not None else None
         past = _STAGES.get(kind, ()) if kind is not None else ()
         for key in self.flags:
-            if key.partition(".")[0] in past:
+            stage, flag = key.partition(".")[0], _flag(key, self.tables)
+            if stage in past:
                 raise UsageError(
-                    f"{_flag(key)} has no effect: {source} is past `{key.partition('.')[0]}`",
-                    hint=f"leave {_flag(key)} out, or start from the video",
+                    f"{flag} has no effect: {source} is past `{stage}`",
+                    hint=f"leave {flag} out, or start from the video",
                 )
-        resolved = settings_for(source, self.flags, config=self.config)
+        flags = dict(self.flags)
+        steps = flags.get("reconstruct.num_inference_steps")
+        if steps is not None and "invert" not in past:
+            # One number of steps for an inversion that is still to be made, and for its edit.
+            flags.setdefault("invert.num_inference_steps", steps)
+        resolved = settings_for(source, flags, config=self.config)
         self._tell(resolved)
         return resolved.settings
 
@@ -189,21 +277,18 @@ class Call:
                 self.screen.detail(f"{key}: from {where}")
 
 
-def with_options(
-    *tables: str, without: tuple[str, ...] = ()
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def with_options(*tables: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command the options of some tables, those of every command, and its error handling.
 
     The command takes a `Call` as its first parameter and declares only its own arguments.
 
     Args:
         tables: Names of settings tables; the top-level settings are always there.
-        without: Dotted keys to leave out.
     """
     keys = {
         key: f"{key.replace('.', '__')}"
         for key in SETTINGS
-        if ("." not in key or key.partition(".")[0] in tables) and key not in without
+        if "." not in key or key.partition(".")[0] in tables
     }
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -222,6 +307,7 @@ def with_options(
             config = running["config"]
             call = Call(
                 flags={key: value for key, value in given.items() if value is not None},
+                tables=tables,
                 config=config if isinstance(config, str) else None,
                 force=bool(running["force"]),
                 screen=screen,
@@ -231,7 +317,9 @@ def with_options(
 
         keyword = inspect.Parameter.KEYWORD_ONLY
         added = [
-            inspect.Parameter(name, keyword, default=None, annotation=_named(key))
+            inspect.Parameter(
+                name, keyword, default=None, annotation=_named(key, _flag(key, tables))
+            )
             for key, name in keys.items()
         ] + [
             inspect.Parameter(
@@ -249,15 +337,17 @@ def with_options(
     return decorate
 
 
-def _named(key: str) -> object:
-    """Give the option of a dotted key its flag, such as --guidance-scale."""
+def _named(key: str, flag: str) -> object:
+    """Give the option of a dotted key its flag on one command."""
     annotation = SETTINGS[key]
-    option = annotation.__metadata__[0]  # type: ignore[attr-defined]
-    flag = _flag(key)
-    is_switch = annotation.__origin__ == bool | None  # type: ignore[attr-defined]
-    option.param_decls = (f"{flag}/--no-{flag[2:]}" if is_switch else flag,)
-    return annotation
+    value_type = annotation.__origin__  # type: ignore[attr-defined]
+    option = copy(annotation.__metadata__[0])  # type: ignore[attr-defined]
+    option.param_decls = (f"{flag}/--no-{flag[2:]}" if value_type == bool | None else flag,)
+    return Annotated[value_type, option]
 
 
-def _flag(key: str) -> str:
+def _flag(key: str, tables: Collection[str] = ()) -> str:
+    """Return the flag of a dotted key on a command with these tables."""
+    if "reconstruct" in tables and key in BESIDE_AN_EDIT:
+        return BESIDE_AN_EDIT[key]
     return "--" + key.rpartition(".")[2].replace("_", "-")

@@ -94,6 +94,8 @@ def _is_layer_range(value: object) -> bool:
 
 _POSITIVE = (_within(1), "1 or more")
 _COUNT = (_within(0), "0 or more")
+_SHARE = (_within(0, 1), "0 to 1")
+_WINDOW = (_is_window, "FIRST:LAST with 0 <= FIRST <= LAST <= 1")
 _GUIDANCE = (_within(0), "a finite number, 0 or more")
 RANGES: dict[str, tuple[Callable[[object], bool], str]] = {
     "model": (bool, "a hub id or a folder"),
@@ -111,9 +113,15 @@ RANGES: dict[str, tuple[Callable[[object], bool], str]] = {
     "invert.num_inference_steps": (_within(1, 1000), "1 to 1000"),
     "invert.inversion_iterations": (_within(1, 100), "1 to 100"),
     "reconstruct.guidance_scale": _GUIDANCE,
+    "reconstruct.guidance_steps": _WINDOW,
+    "reconstruct.source_guidance_scale": _GUIDANCE,
+    "reconstruct.num_inference_steps": (_within(1, 1000), "1 to 1000"),
+    "reconstruct.start_noise": _SHARE,
+    "reconstruct.start_step": _COUNT,
+    "reconstruct.drift_correction": _SHARE,
     "reconstruct.seed": (_within(0, 2**63 - 1), "0 to 2^63 - 1"),
-    "reconstruct.injection_strength": (_within(0, 1), "0 to 1"),
-    "reconstruct.injection_steps": (_is_window, "FIRST:LAST with 0 <= FIRST <= LAST <= 1"),
+    "reconstruct.injection_strength": _SHARE,
+    "reconstruct.injection_steps": _WINDOW,
     "reconstruct.injection_layers": (_is_layer_range, "FIRST:END with 0 <= FIRST < END"),
     "export.fps": (
         lambda value: 0 < cast(Fraction, value) <= 1000,

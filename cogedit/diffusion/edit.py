@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,10 +12,24 @@ from torch import Tensor
 from cogedit.diffusion.ddim import ddim_step, require_finite
 from cogedit.diffusion.schedule import Schedule
 from cogedit.diffusion.trajectory import Trajectory
-from cogedit.types import OnStep, StepInfo
+from cogedit.types import OnStep, StepInfo, Window
 
-EditModel = Callable[[Tensor, int, Tensor | None], Tensor]
-"""v(x_t, t, reference x*_t or None): samples [B, F, C, H, W] float32, same shape out."""
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says at one level.
+
+    Attributes:
+        edit: v of the edit, guided, [B, F, C, H, W] float32.
+        reference: v of the source's own sample, likewise; None where no reference was given.
+    """
+
+    edit: Tensor
+    reference: Tensor | None = None
+
+
+EditModel = Callable[[Tensor, int, Tensor | None], Prediction]
+"""v(x_t, t, reference x*_t or None): samples [B, F, C, H, W] float32."""
 
 
 def denoise(
@@ -22,18 +38,29 @@ def denoise(
     schedule: Schedule,
     *,
     reference: Trajectory | None = None,
-    reference_steps: tuple[float, float] = (0.0, 1.0),
+    reference_steps: Window = (0.0, 1.0),
+    drift_correction: float = 0.0,
+    mask: Tensor | None = None,
     on_step: OnStep | None = None,
 ) -> list[Tensor]:
-    """Sample from noise down to clean latents by DDIM, beside a reference trajectory.
+    """Sample down to clean latents by DDIM, beside a reference trajectory.
+
+    Drift correction (Direct Inversion, arXiv 2310.01506): the trajectory says where the source
+    goes from level t to s, the model run on the source's row says where it would go; the difference
+    is the inversion's error at this step, and what is known of it is added to the edit.
+
+    A mask keeps the source outside of it: after each step to level s,
+
+        x <- m x + (1 - m) x*_s
 
     Args:
         model: v(x_t, t, x*_t), where x*_t is the reference's sample at the same level.
         noise: x at the noisiest level of `schedule`, [B, F, C, H, W] float32.
         schedule: Levels to visit.
         reference: The source's trajectory; None is plain sampling.
-        reference_steps: First and last fraction of the steps that see the reference; step i of N
-            does if first <= i / N < last.
+        reference_steps: Window of the steps whose model call sees the reference.
+        drift_correction: Share of the drift that is added back, 0 to 1.
+        mask: 1 where the edit may change the source, 0 where not, [F, 1, H, W] or as `noise`.
         on_step: Told after every step.
 
     Returns:
@@ -45,16 +72,53 @@ def denoise(
     """
     x = noise
     samples: list[Tensor] = []
-    total = len(schedule.timesteps)
+    seen = schedule.window(*reference_steps) if reference is not None else frozenset()
     for index, (t, s) in enumerate(schedule.denoising_steps()):
-        sees_reference = reference_steps[0] <= index / total < reference_steps[1]
-        x_ref = reference.at(t) if reference is not None and sees_reference else None
-        x = ddim_step(model(x, t, x_ref), x, schedule=schedule, t_from=t, t_to=s)
+        x_ref = reference.at(t).to(x.device) if reference is not None and t in seen else None
+        predicted = model(x, t, x_ref)
+        x = ddim_step(predicted.edit, x, schedule=schedule, t_from=t, t_to=s)
+        if reference is not None and (drift_correction or mask is not None):
+            x_ref_next = reference.at(s).to(x.device)
+            if drift_correction and x_ref is not None and predicted.reference is not None:
+                led_to = ddim_step(predicted.reference, x_ref, schedule=schedule, t_from=t, t_to=s)
+                x = x + drift_correction * (x_ref_next - led_to)
+            if mask is not None:
+                x = mask * x + (1 - mask) * x_ref_next
         require_finite(x, name="the edited sample", step=index + 1, timestep=t)
         samples.append(x)
         if on_step is not None:
-            on_step(StepInfo(index=index, total=total, timestep=s))
+            on_step(StepInfo(index=index, total=len(schedule.timesteps), timestep=s))
     return samples
+
+
+def start_sample(
+    reference: Trajectory, schedule: Schedule, *, seeds: Sequence[int], start_noise: float
+) -> Tensor:
+    """Return x at the noisiest level of a schedule, between the source's own noise and a fresh one.
+
+        x = sqrt(abar) z0 + sqrt(1 - abar) (sqrt(1 - rho) eps* + sqrt(rho) n)
+
+    where eps* is the noise that the inversion found at this level. rho = 0 is the stored sample;
+    at zero terminal SNR rho = 1 is plain noise.
+
+    Args:
+        reference: The source's trajectory, one clip per seed.
+        schedule: Its first level is where the edit starts.
+        seeds: Seed of each clip's fresh noise n.
+        start_noise: rho, 0 to 1.
+
+    Returns:
+        [B, F, C, H, W] float32, on the CPU.
+    """
+    t = schedule.timesteps[0]
+    stored = reference.at(t)
+    if start_noise == 0:
+        return stored
+    fresh = torch.cat([draw_noise((1, *stored.shape[1:]), seed=seed) for seed in seeds])
+    signal = math.sqrt(schedule.alpha_cumprod(t)) * reference.latents
+    found = stored - signal  # sqrt(1 - abar) eps*
+    spread = math.sqrt(1 - schedule.alpha_cumprod(t))
+    return signal + math.sqrt(1 - start_noise) * found + math.sqrt(start_noise) * spread * fresh
 
 
 def draw_noise(shape: Sequence[int], *, seed: int) -> Tensor:

@@ -16,6 +16,7 @@ what upstream costs.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +27,10 @@ from cogedit.diffusion.schedule import Schedule
 from cogedit.diffusion.trajectory import Trajectory
 from cogedit.errors import UsageError
 from cogedit.types import OnStep, StepInfo
+
+MAX_ITERATIONS = 10
+TOLERANCE = 1e-3
+"""Relative size of a correction below which another one is not worth a model call."""
 
 
 @dataclass(frozen=True)
@@ -41,17 +46,21 @@ def invert_consistent(
     latents: Tensor,
     schedule: Schedule,
     *,
-    iterations: int = 1,
+    iterations: int | None = 1,
     on_step: OnStep | None = None,
 ) -> Trajectory:
     """Invert by the sampling step's own equation: predicted, then corrected `iterations` times.
+
+    With `iterations` None a step is corrected until the last correction is smaller than
+    `TOLERANCE`, at most `MAX_ITERATIONS` times: the first levels, where the model changes fastest,
+    take most of the calls.
 
     Args:
         model: v(x_t, t).
         latents: z0, [B, F, C, H, W] float32.
         schedule: Levels to visit, at least 2.
-        iterations: Model calls per step, at least 1. The first step has nothing to predict from
-            and takes one extra call.
+        iterations: Model calls per step, at least 1; None spends them by the residual. The first
+            step has nothing to predict from and takes one extra call.
         on_step: Told after every step; `residual` is the relative size of the last correction.
 
     Returns:
@@ -62,7 +71,7 @@ def invert_consistent(
             equation has no unique solution (cos D = 0).
         NumericalError: NaN or Inf appeared.
     """
-    if iterations < 1:
+    if iterations is not None and iterations < 1:
         raise UsageError(f"inversion_iterations is {iterations}; it must be at least 1")
     if len(schedule.timesteps) < 2:
         raise UsageError("Inverting needs at least 2 inference steps; found 1")
@@ -73,13 +82,20 @@ def invert_consistent(
         cos, sin = schedule.rotation(t, s)
         v = predict_velocity(velocities, schedule.angle(t)) if velocities else model(x, t)
         y = (x + sin * v) / cos
-        for _ in range(iterations):
+        num_calls, residual = int(not velocities), math.inf
+        for _ in range(MAX_ITERATIONS if iterations is None else iterations):
             v = model(y, t)
             y, y_before = (x + sin * v) / cos, y
-        residual = _relative_distance(y, y_before)
+            num_calls, residual = num_calls + 1, _relative_distance(y, y_before)
+            if iterations is None and residual < TOLERANCE:
+                break
         x = y
         velocities = [*velocities[-1:], Velocity(schedule.angle(t), v)]
-        samples.append(_checked(x, index, t, len(schedule.timesteps), residual, on_step))
+        require_finite(x, name="the inverted sample", step=index + 1, timestep=t)
+        samples.append(x)
+        if on_step is not None:
+            total = len(schedule.timesteps)
+            on_step(StepInfo(index, total, t, residual=residual, num_calls=num_calls))
     return Trajectory.of(samples, latents, schedule)
 
 
@@ -106,7 +122,10 @@ def invert_upstream(
     samples: list[Tensor] = []
     for index, (s, t) in enumerate(schedule.inversion_steps()):
         x = ddim_step(model(x, t), x, schedule=schedule, t_from=s, t_to=t)
-        samples.append(_checked(x, index, t, len(schedule.timesteps), None, on_step))
+        require_finite(x, name="the inverted sample", step=index + 1, timestep=t)
+        samples.append(x)
+        if on_step is not None:
+            on_step(StepInfo(index, len(schedule.timesteps), t))
     return Trajectory.of(samples, latents, schedule)
 
 
@@ -127,12 +146,3 @@ def predict_velocity(velocities: list[Velocity], angle: float) -> Tensor:
 
 def _relative_distance(a: Tensor, b: Tensor) -> float:
     return float(torch.linalg.vector_norm(a - b) / torch.linalg.vector_norm(a).clamp_min(1e-12))
-
-
-def _checked(
-    x: Tensor, index: int, t: int, total: int, residual: float | None, on_step: OnStep | None
-) -> Tensor:
-    require_finite(x, name="the inverted sample", step=index + 1, timestep=t)
-    if on_step is not None:
-        on_step(StepInfo(index=index, total=total, timestep=t, residual=residual))
-    return x

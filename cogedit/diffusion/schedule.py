@@ -77,6 +77,36 @@ class Schedule:
         alpha = self.alpha_cumprod(timestep)
         return math.atan2(math.sqrt(1 - alpha), math.sqrt(alpha))
 
+    def subset(self, num_inference_steps: int | None, *, start_step: int = 0) -> Schedule:
+        """Visit some of the levels only, so that an edit may be coarser than its inversion.
+
+        Args:
+            num_inference_steps: How many levels to keep, evenly spaced from the noisiest; None
+                keeps all.
+            start_step: How many of the noisiest of these to leave out.
+
+        Raises:
+            UsageError: More levels than there are, or none is left.
+        """
+        total = len(self.timesteps)
+        kept = total if num_inference_steps is None else num_inference_steps
+        if not 1 <= kept <= total:
+            raise UsageError(
+                f"the edit asks for {kept} steps; the inversion visited {total}",
+                hint=f"choose at most {total}, or invert with more --num-inference-steps",
+            )
+        if not 0 <= start_step < kept:
+            raise UsageError(
+                f"start_step is {start_step}; the edit has {kept} steps, 0 to {kept - 1}"
+            )
+        chosen = tuple(self.timesteps[i * total // kept] for i in range(kept))
+        return Schedule(self.alphas_cumprod, chosen[start_step:])
+
+    def window(self, first: float, last: float) -> frozenset[int]:
+        """Return the timesteps of the steps i of N with first <= i / N < last."""
+        total = len(self.timesteps)
+        return frozenset(t for i, t in enumerate(self.timesteps) if first <= i / total < last)
+
     def denoising_steps(self) -> tuple[tuple[int, int], ...]:
         """Return the pairs (t_from, t_to) from the noisiest level down to the clean sample."""
         return tuple(zip(self.timesteps, (*self.timesteps[1:], CLEAN), strict=True))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cogedit.diffusion.schedule import Schedule
+from cogedit.diffusion.schedule import CLEAN, Schedule
 from cogedit.errors import ArtifactMismatch
 
 
@@ -32,7 +32,7 @@ class Trajectory:
         return cls(torch.stack(list(samples)), latents, tuple(reversed(schedule.timesteps)))
 
     def at(self, timestep: int) -> Tensor:
-        """Return the sample at a level, [B, F, C, H, W].
+        """Return the sample at a level, [B, F, C, H, W]; z0 for the clean level (-1).
 
         Looked up by timestep and never by position, so that an edit may visit other levels than
         the inversion did, and an off-by-one cannot hide.
@@ -40,6 +40,8 @@ class Trajectory:
         Raises:
             ArtifactMismatch: The inversion did not visit this level.
         """
+        if timestep == CLEAN:
+            return self.latents
         if timestep not in self.timesteps:
             raise ArtifactMismatch(
                 f"The trajectory has no sample at timestep {timestep}; it has "

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cogedit.errors import UsageError
+from cogedit.types import InjectionMode, InjectionTokens
 
 
 class AttentionModule(Protocol):
@@ -46,10 +47,16 @@ class Injection:
         reference_of: For each edit row of the batch, the row it looks at. Edit rows come first in
             the batch; empty means that no row looks at another.
         strength: w in [0, 1].
+        mode: "concatenate" as above; "queries-keys" replaces the edit's attention map by the
+            reference's, weighted by w, and keeps the edit's values.
+        tokens: Whether the reference's text tokens are seen too, or its image tokens only
+            ("concatenate").
     """
 
     reference_of: tuple[int, ...] = ()
     strength: float = 1.0
+    mode: InjectionMode = "concatenate"
+    tokens: InjectionTokens = "all"
 
     def references(self, num_rows: int) -> tuple[int, ...]:
         """Return `reference_of` for a batch of `num_rows`."""
@@ -105,23 +112,33 @@ class InjectingAttnProcessor:
         text_length = encoder_hidden_states.shape[1]
         tokens = torch.cat([encoder_hidden_states, hidden_states], dim=1)
         q, k, v = _project(attn, tokens, text_length, image_rotary_emb)
-        attended = self._attend(q, k, v).transpose(1, 2).flatten(2)
+        attended = self._attend(q, k, v, text_length).transpose(1, 2).flatten(2)
         projected: Tensor = attn.to_out[1](attn.to_out[0](attended))
         return projected[:, text_length:], projected[:, :text_length]
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Attend with [rows, heads, tokens, head_dim] tensors."""
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, text_length: int) -> Tensor:
+        """Attend with [rows, heads, tokens, head_dim] tensors, text tokens first."""
         references = self.injection.references(q.shape[0])
         num_edits = len(references)
         if num_edits == 0 or self.injection.strength == 0:
             return functional.scaled_dot_product_attention(q, k, v)
         index = torch.tensor(references, device=q.device)
-        edits = attend_with_reference(
-            q[:num_edits],
-            (k[:num_edits], v[:num_edits]),
-            (k.index_select(0, index), v.index_select(0, index)),
-            strength=self.injection.strength,
-        )
+        own = k[:num_edits], v[:num_edits]
+        if self.injection.mode == "queries-keys":
+            edits = attend_where_reference_does(
+                q[:num_edits],
+                own,
+                (q.index_select(0, index), k.index_select(0, index)),
+                strength=self.injection.strength,
+            )
+        else:
+            first = text_length if self.injection.tokens == "image" else 0
+            edits = attend_with_reference(
+                q[:num_edits],
+                own,
+                (k[:, :, first:].index_select(0, index), v[:, :, first:].index_select(0, index)),
+                strength=self.injection.strength,
+            )
         rest = functional.scaled_dot_product_attention(q[num_edits:], k[num_edits:], v[num_edits:])
         return torch.cat([edits, rest])
 
@@ -152,6 +169,30 @@ def attend_with_reference(
     out_ref, lse_ref = attention_with_lse(q, *reference)
     share = torch.sigmoid(lse_ref + math.log(strength) - lse).unsqueeze(-1)
     return torch.lerp(out.float(), out_ref.float(), share).to(q.dtype)
+
+
+def attend_where_reference_does(
+    q: Tensor, own: tuple[Tensor, Tensor], reference: tuple[Tensor, Tensor], *, strength: float
+) -> Tensor:
+    """Attend to one's own values with the attention map of a reference.
+
+    MasaCtrl (arXiv 2304.08465) turned round: layout from the source, content from the edit.
+
+        o = (1 - w) softmax(q k^T) v + w softmax(q_ref k_ref^T) v
+
+    Args:
+        q: Queries, [rows, heads, tokens, head_dim].
+        own: Keys and values of the same rows, each like `q`.
+        reference: Queries and keys of the reference rows, each like `q`.
+        strength: w in (0, 1].
+
+    Returns:
+        Attention output, like `q`.
+    """
+    guided = functional.scaled_dot_product_attention(*reference, own[1])
+    if strength == 1:
+        return guided
+    return torch.lerp(functional.scaled_dot_product_attention(q, *own), guided, strength)
 
 
 def attention_with_lse(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:

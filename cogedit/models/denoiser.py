@@ -1,107 +1,106 @@
-"""The transformer as a velocity function v(x_t, t): rows in, one guided prediction out."""
+"""The transformer as a velocity function v(x_t, t): rows in, one guided prediction per edit out."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from cogedit.diffusion.edit import Prediction
 from cogedit.diffusion.guidance import guide
 from cogedit.models.attention import Injection
 from cogedit.models.rotary import image_rotary_emb
+from cogedit.models.rows import EditTexts, RowPlan, plan_rows
 
 if TYPE_CHECKING:
     from diffusers import CogVideoXTransformer3DModel
 
 
 class Denoiser:
-    """v(x_t, t) under one prompt, with guidance and, where one is given, a reference.
+    """v(x_t, t) of some edits at once, with guidance and, where they are given, references.
 
-    A call runs these rows in one batch, as the upstream script does; without guidance (scale 1, or
-    equal embeddings on both sides, where it could not matter) the unconditional rows are left out:
-
-        [edit-uncond, edit-cond, ref-uncond, ref-cond]
-
-    The prediction of the reference rows is thrown away; their keys and values are what the edit
-    rows look at.
+    The rows of a call are those of `cogedit.models.rows`. What a reference row predicts is the
+    source's own velocity; its keys and values are what the edit rows look at.
 
     Args:
         transformer: The checkpoint's transformer.
-        prompt_embeds: [1, L, D].
-        negative_prompt_embeds: [1, L, D]; None means no guidance.
+        embeds: Embeddings of the run's texts, [K, L, D].
+        texts: The texts of each edit, as indices into `embeds`.
         guidance_scale: 1 means no guidance.
+        guided: Timesteps with guidance; None is all of them.
         injection: Told which row looks at which before every call; None where the transformer's
-            processors know it by themselves.
+            processors know it by themselves, or there are no references.
     """
 
     def __init__(
         self,
         transformer: CogVideoXTransformer3DModel,
         *,
-        prompt_embeds: Tensor,
-        negative_prompt_embeds: Tensor | None = None,
+        embeds: Tensor,
+        texts: Sequence[EditTexts],
         guidance_scale: float = 1.0,
+        guided: frozenset[int] | None = None,
         injection: Injection | None = None,
     ) -> None:
         self.transformer = transformer
         self.guidance_scale = guidance_scale
         self.injection = injection
-        guided = (
-            guidance_scale != 1
-            and negative_prompt_embeds is not None
-            and not torch.equal(prompt_embeds, negative_prompt_embeds)
+        self._embeds = embeds.to(transformer.device, transformer.dtype)
+        self._texts = tuple(texts)
+        self._guided = guided
+        self._rotary = lru_cache(maxsize=1)(
+            lambda *shape: image_rotary_emb(transformer, shape)  # once per run, not per step
         )
-        sides = [negative_prompt_embeds, prompt_embeds] if guided else [prompt_embeds]
-        self._embeds = torch.cat(
-            [e.to(transformer.device, transformer.dtype) for e in sides if e is not None]
-        )
-        self._rotary: dict[tuple[int, ...], tuple[Tensor, Tensor] | None] = {}
 
-    @property
-    def num_sides(self) -> int:
-        """2 with guidance, 1 without."""
-        return self._embeds.shape[0]
-
-    def __call__(self, sample: Tensor, timestep: int, reference: Tensor | None = None) -> Tensor:
+    def __call__(
+        self, sample: Tensor, timestep: int, reference: Tensor | None = None
+    ) -> Prediction:
         """Predict v.
 
         Args:
-            sample: x_t, [B, F, C, H, W] float32.
-            timestep: Its level.
-            reference: x*_t of the source, like `sample`; None runs the edit rows alone.
+            sample: x_t, one per edit, [B, F, C, H, W] float32.
+            timestep: Their level.
+            reference: x*_t, one per source, [S, F, C, H, W]; None runs the edit rows alone.
 
         Returns:
-            v, float32, like `sample`.
+            v of each edit, float32, and of the source of each where there is a reference.
         """
-        batch = sample.shape[0]
-        samples = [sample] if reference is None else [sample, reference.to(sample.device)]
-        rows = torch.cat([x for x in samples for _ in range(self.num_sides)])
-        texts = self._embeds.repeat_interleave(batch, dim=0).repeat(len(samples), 1, 1)
-        num_edits = batch * self.num_sides
+        has_guidance = self.guidance_scale != 1 and (
+            self._guided is None or timestep in self._guided
+        )
+        plan = plan_rows(self._texts, guided=has_guidance, referenced=reference is not None)
         if self.injection is not None:
-            has_reference = reference is not None
-            self.injection.reference_of = (
-                tuple(range(num_edits, 2 * num_edits)) if has_reference else ()
-            )
-        v = self._transform(rows, texts, timestep)[:num_edits]
-        if self.num_sides == 1:
-            return v
-        unconditional, conditional = v.chunk(2)
-        return guide(unconditional, conditional, guidance_scale=self.guidance_scale)
+            self.injection.reference_of = plan.reference_of
+        v = self._transform(plan, sample, reference, timestep=timestep)
+        edit = v[list(plan.conditional)]
+        if has_guidance:
+            unconditional = v[list(plan.unconditional)]
+            edit = guide(unconditional, edit, guidance_scale=self.guidance_scale)
+        return Prediction(edit, v[list(plan.reference)] if plan.reference else None)
 
-    def _transform(self, rows: Tensor, texts: Tensor, timestep: int) -> Tensor:
-        """Run the transformer on rows [R, F, C, H, W] and texts [R, L, D]."""
+    def velocity(self, sample: Tensor, timestep: int) -> Tensor:
+        """Predict v of samples [B, F, C, H, W] without a reference, as an inversion wants it."""
+        return self(sample, timestep).edit
+
+    def _transform(
+        self, plan: RowPlan, sample: Tensor, reference: Tensor | None, *, timestep: int
+    ) -> Tensor:
+        """Run the transformer on the rows of a plan."""
         device, dtype = self.transformer.device, self.transformer.dtype
-        shape = rows.shape[1], rows.shape[3], rows.shape[4]
-        if shape not in self._rotary:
-            self._rotary[shape] = image_rotary_emb(self.transformer, shape)
+        rows = [sample[[row.sample for row in plan.edits]]]
+        if reference is not None:
+            rows.append(reference[[row.sample for row in plan.references]].to(sample.device))
+        hidden_states = torch.cat(rows)
+        texts = [row.text for row in (*plan.edits, *plan.references)]
         with torch.no_grad():
             v: Tensor = self.transformer(
-                hidden_states=rows.to(device, dtype),
-                encoder_hidden_states=texts,
-                timestep=torch.full((rows.shape[0],), timestep, device=device),
-                image_rotary_emb=self._rotary[shape],
+                hidden_states=hidden_states.to(device, dtype),
+                encoder_hidden_states=self._embeds[texts],
+                timestep=torch.full((len(texts),), timestep, device=device),
+                image_rotary_emb=self._rotary(sample.shape[1], *sample.shape[3:]),
                 return_dict=False,
             )[0]
-        return v.float().to(rows.device)
+        return v.float().to(sample.device)

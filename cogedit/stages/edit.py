@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from diffusers import CogVideoXTransformer3DModel
     from torch import Tensor
 
-    from cogedit.diffusion.schedule import Schedule
     from cogedit.diffusion.trajectory import Trajectory
 
 
@@ -167,39 +166,23 @@ class Editor:
         """
         import torch
 
-        from cogedit.diffusion.edit import denoise, draw_noise
-        from cogedit.models.attention import Injection, inject
-        from cogedit.models.denoiser import Denoiser
         from cogedit.models.device import memory_guard
+        from cogedit.models.loading import alphas_cumprod
+        from cogedit.models.sampling import edit_latents
 
         asked = record.settings
-        noise = self._reference.noise
-        if asked.start == "random":
-            noise = draw_noise(noise.shape, seed=asked.seed)
-        steps = len(self._reference.timesteps)
+        steps = (asked.num_inference_steps or len(self._reference.timesteps)) - asked.start_step
         with (
             memory_guard("editing"),
             self._run.progress(f"editing: {asked.prompt}", steps) as on_step,
-            inject(
-                self._transformer,
-                Injection(strength=asked.injection_strength),
-                layers=asked.injection_layers,
-            ) as injection,
         ):
-            denoiser = Denoiser(
+            samples = edit_latents(
                 self._transformer,
-                prompt_embeds=self._embeds[asked.prompt],
-                negative_prompt_embeds=self._embeds[asked.negative_prompt],
-                guidance_scale=asked.guidance_scale,
-                injection=injection,
-            )
-            samples = denoise(
-                denoiser,
-                noise.to(self._transformer.device),
-                self._schedule,
-                # Without strength the reference row would be computed for nothing.
-                reference=self._reference if asked.injection_strength > 0 else None,
-                reference_steps=asked.injection_steps,
+                self._reference,
+                [asked],
+                inversion_prompts=[self._record.settings.prompt],
+                alphas_cumprod=alphas_cumprod(self._checkpoint),
+                embeds=self._embeds,
                 on_step=on_step,
             )
         tensors = {"latents": samples[-1].cpu()}
@@ -216,28 +199,19 @@ class Editor:
         return Trajectory(tensors["trajectory"], tensors["latents"], timesteps)
 
     @cached_property
-    def _schedule(self) -> Schedule:
-        from cogedit.diffusion.schedule import Schedule
-        from cogedit.models.loading import alphas_cumprod
-
-        steps = self._record.settings.num_inference_steps
-        return Schedule.trailing(alphas_cumprod(self._checkpoint), steps)
-
-    @cached_property
     def _embeds(self) -> Mapping[str, Tensor]:
         from cogedit.models.device import DTYPES, memory_guard, resolve_device
         from cogedit.stages.text import embed_texts
 
-        texts = [*dict.fromkeys([*self._prompts, self._settings.reconstruct.negative_prompt])]
+        negative = self._settings.reconstruct.negative_prompt
         with memory_guard("embedding the prompts"):
-            embedded = embed_texts(
-                texts,
+            return embed_texts(
+                [*self._prompts, negative, self._record.settings.prompt],
                 self._checkpoint,
                 resolve_device(self._settings.device),
                 dtype=DTYPES[dtype_for(self._settings)],
                 run=self._run,
             )
-        return dict(zip(texts, embedded, strict=True))
 
     @cached_property
     def _transformer(self) -> CogVideoXTransformer3DModel:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,45 +78,37 @@ def _invert(
     """Invert latents [B, F', C, H', W'] as the record says."""
     import torch
 
-    from cogedit.diffusion.invert import invert_consistent, invert_upstream
-    from cogedit.diffusion.schedule import Schedule
-    from cogedit.models.denoiser import Denoiser
     from cogedit.models.device import DTYPES, memory_guard, resolve_device
     from cogedit.models.loading import alphas_cumprod, load_transformer
+    from cogedit.models.sampling import invert_latents
     from cogedit.stages.text import embed_texts
 
     asked = record.settings
     device, dtype = resolve_device(settings.device), DTYPES[record.model.dtype]
-    schedule = Schedule.trailing(alphas_cumprod(checkpoint), asked.num_inference_steps)
     # CogVideoX 1.5 packs two latent frames into a token. As in its image-to-video training, an odd
     # clip is completed by its first latent frame, which stands for a single video frame.
     pad = latents[:, :1].expand(-1, record.num_pad_frames, -1, -1, -1)
     z0 = torch.cat([pad, latents], dim=1).to(device)
-    residuals: list[float] = []
+    steps: list[StepInfo] = []
     with (
         memory_guard("inverting"),
         run.progress("inverting", asked.num_inference_steps) as on_step,
     ):
-        prompt, empty = embed_texts([asked.prompt, ""], checkpoint, device, dtype=dtype, run=run)
-        denoiser = Denoiser(
-            load_transformer(checkpoint, device=device, dtype=dtype),
-            prompt_embeds=prompt,
-            negative_prompt_embeds=empty,
-            guidance_scale=asked.guidance_scale,
-        )
+        embeds = embed_texts(["", asked.prompt], checkpoint, device, dtype=dtype, run=run)
 
         def tell(info: StepInfo) -> None:
-            if info.residual is not None:
-                residuals.append(info.residual)
+            steps.append(info)
             on_step(info)
 
-        if asked.inverse == "upstream":
-            inverted = invert_upstream(denoiser, z0, schedule, on_step=tell)
-        else:
-            inverted = invert_consistent(
-                denoiser, z0, schedule, iterations=asked.inversion_iterations, on_step=tell
-            )
-    run.say(_quality(float(inverted.noise.std()), residuals))
+        inverted = invert_latents(
+            load_transformer(checkpoint, device=device, dtype=dtype),
+            z0,
+            [asked],
+            alphas_cumprod=alphas_cumprod(checkpoint),
+            embeds=embeds,
+            on_step=tell,
+        )
+    run.say(_quality(float(inverted.noise.std()), steps))
     return {
         "trajectory": inverted.samples.cpu(),
         "latents": inverted.latents.cpu(),
@@ -124,10 +116,15 @@ def _invert(
     }
 
 
-def _quality(std: float, residuals: list[float]) -> str:
+def _quality(std: float, steps: Sequence[StepInfo]) -> str:
     """One line on how good an inversion is."""
     text = f"standard deviation of the noise: {std:.3f} (1 is right)"
+    residuals = [step.residual for step in steps if step.residual is not None]
     if not residuals:
         return text
     worst = max(range(len(residuals)), key=residuals.__getitem__)
-    return f"{text}; largest last correction: {residuals[worst]:.1e} at step {worst + 1}"
+    calls = sum(step.num_calls for step in steps)
+    return (
+        f"{text}; {calls} model calls; largest last correction {residuals[worst]:.1e}, "
+        f"at step {worst + 1}"
+    )

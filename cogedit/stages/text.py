@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from cogedit.models.checkpoint import Checkpoint
@@ -20,11 +20,12 @@ def embed_texts(
     *,
     dtype: torch.dtype,
     run: Run,
-) -> tuple[Tensor, ...]:
-    """Embed texts, [1, L, D] each, and say which of them were too long for the model."""
+) -> Mapping[str, Tensor]:
+    """Embed texts, [1, L, D] by text, and say which of them were too long for the model."""
     from cogedit.models.loading import load_text_encoder
     from cogedit.models.prompts import embed_prompts
 
+    texts = list(dict.fromkeys(texts))
     tokenizer, encoder = load_text_encoder(checkpoint, device=device, dtype=dtype)
     embedded = embed_prompts(
         texts, tokenizer, encoder, max_text_seq_length=checkpoint.geometry.max_text_seq_length
@@ -35,7 +36,7 @@ def embed_texts(
                 f"the prompt {_short(text)!r} is {truncated} tokens too long for this model "
                 f"({checkpoint.geometry.max_text_seq_length}); its end is left out"
             )
-    return embedded.embeds
+    return dict(zip(texts, embedded.embeds, strict=True))
 
 
 def _short(text: str, length: int = 60) -> str:

@@ -87,13 +87,31 @@ EVERYTHING = Configuration(
     ReconstructSettings(
         prompt="",
         negative_prompt="bad",
+        unconditional="source",
         guidance_scale=2.5,
+        guidance_steps=(0.0, 0.9),
+        num_inference_steps=2,
         seed=7,
         start="inverted",
+        start_noise=0.3,
+        start_step=1,
         injection_strength=0.6,
-        injection_steps=(0.2, 0.7),
+        injection_mode="queries-keys",
+        injection_tokens="image",
+        injection_steps=(0.0, 0.7),
         injection_layers=(1, 2),
+        reference_prompt="inversion",
+        reference_rows="one",
+        drift_correction=0.5,
+        # Of the flow, and off its default only for the check below: SAMPLED is the other method.
+        method="flow",
+        source_guidance_scale=1.2,
     ),
+)
+SAMPLED = replace(
+    EVERYTHING,
+    name="sampled",
+    reconstruct=replace(EVERYTHING.reconstruct, method="injection", start_step=0),
 )
 CORRECTED = Configuration("corrected", Inversion(InvertSettings(inversion_iterations=3)))
 
@@ -108,7 +126,7 @@ def test_everything_is_off_its_default():
 
 @pytest.mark.parametrize(
     "configuration",
-    [*BUILT_IN.values(), EVERYTHING, CORRECTED],
+    [*BUILT_IN.values(), EVERYTHING, SAMPLED, CORRECTED],
     ids=lambda configuration: configuration.name,
 )
 def test_a_batch_computes_what_the_stages_compute(configuration, clips, pipeline, settings):
@@ -117,7 +135,13 @@ def test_a_batch_computes_what_the_stages_compute(configuration, clips, pipeline
     artifacts, _ = clips
     latents = torch.cat([tensor(path, "latents") for path in artifacts])
     trajectory = pipeline.invert(latents, inversion, CAPTIONS)
-    edited = pipeline.edit(trajectory, configuration.reconstruct, prompts=PROMPTS, seeds=SEEDS)
+    edited = pipeline.edit(
+        trajectory,
+        configuration.reconstruct,
+        prompts=PROMPTS,
+        inversion_prompts=configuration.inversion.prompts(CAPTIONS),
+        seeds=SEEDS,
+    )
     for index, path in enumerate(artifacts):
         prompt = CAPTIONS[index] if inversion.under_caption else inversion.settings.prompt
         own = replace(
@@ -142,7 +166,13 @@ def test_figures_of_a_batch_are_those_of_the_stages(clips, pipeline, settings):
     answer = Answer(case, *round_trips)
     latents = pipeline.encode(frames)
     trajectory = pipeline.invert(latents, configuration.inversion, CAPTIONS)
-    edited = pipeline.edit(trajectory, configuration.reconstruct, prompts=PROMPTS, seeds=SEEDS)
+    edited = pipeline.edit(
+        trajectory,
+        configuration.reconstruct,
+        prompts=PROMPTS,
+        inversion_prompts=configuration.inversion.prompts(CAPTIONS),
+        seeds=SEEDS,
+    )
     own = replace(
         settings,
         invert=configuration.inversion.settings,
@@ -192,10 +222,17 @@ def test_each_clip_has_its_own_prompt(clips, pipeline):
     configuration = BUILT_IN["default"].with_steps(STEPS)
     latents = pipeline.encode([frames[0], frames[0]])
     trajectory = pipeline.invert(latents, configuration.inversion, CAPTIONS)
-    edited = pipeline.edit(trajectory, configuration.reconstruct, prompts=PROMPTS, seeds=[42, 42])
-    same = pipeline.edit(
-        trajectory, configuration.reconstruct, prompts=[PROMPTS[0]] * 2, seeds=[42, 42]
-    )
+
+    def edit(prompts):
+        return pipeline.edit(
+            trajectory,
+            configuration.reconstruct,
+            prompts=prompts,
+            inversion_prompts=["", ""],
+            seeds=[42, 42],
+        )
+
+    edited, same = edit(PROMPTS), edit([PROMPTS[0]] * 2)
     assert not np.allclose(edited[0], edited[1], atol=1e-3)
     assert_close(same[1], same[0])
 

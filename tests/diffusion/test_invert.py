@@ -4,7 +4,7 @@ import pytest
 import torch
 from schedules import forward_scheduler
 
-from cogedit.diffusion.edit import denoise
+from cogedit.diffusion.edit import Prediction, denoise
 from cogedit.diffusion.invert import invert_consistent, invert_upstream
 from cogedit.diffusion.schedule import Schedule
 from cogedit.errors import ArtifactMismatch, NumericalError, UsageError
@@ -41,7 +41,7 @@ def wavy(schedule):
 
 
 def without_reference(model):
-    return lambda sample, timestep, reference: model(sample, timestep)
+    return lambda sample, timestep, reference: Prediction(model(sample, timestep))
 
 
 def error_of_round_trip(inverted, model, schedule):
@@ -146,7 +146,7 @@ def test_reference_is_looked_up_by_level_inside_the_step_window(window, seen):
         if reference is not None:
             assert torch.equal(reference, inverted.at(timestep))
             references.append(timestep)
-        return oracle(schedule, z0, eps)(sample, timestep)
+        return Prediction(oracle(schedule, z0, eps)(sample, timestep))
 
     samples = denoise(model, eps, schedule, reference=inverted, reference_steps=window)
     assert len(samples) == 10

@@ -8,6 +8,7 @@ import torch
 from cogedit.models.attention import Injection, inject
 from cogedit.models.denoiser import Denoiser
 from cogedit.models.rotary import image_rotary_emb
+from cogedit.models.rows import EditTexts
 
 SHAPE = (3, 16, 8, 12)
 
@@ -21,26 +22,35 @@ def transformer(golden_pipeline):
     return golden_pipeline.transformer
 
 
-@pytest.fixture
-def texts(golden):
-    return {"prompt_embeds": golden["prompt_embeds"]}
+EMPTY, PROMPT = 0, 1
+
+
+def upstream_texts(num_clips=1):
+    """Each row of an edit looks at a reference under its own text."""
+    return [EditTexts(PROMPT, EMPTY, PROMPT, EMPTY, source=clip) for clip in range(num_clips)]
 
 
 @pytest.fixture
-def guided(golden):
-    return {
-        "prompt_embeds": golden["prompt_embeds"],
-        "negative_prompt_embeds": golden["negative_prompt_embeds"],
-        "guidance_scale": 6.0,
-    }
+def embeds(golden):
+    return torch.cat([golden["negative_prompt_embeds"], golden["prompt_embeds"]])
 
 
-def by_hand(transformer, samples, embeds, timestep=500):
-    """v of rows that are given one by one."""
+@pytest.fixture
+def texts(embeds):
+    return {"embeds": embeds, "texts": upstream_texts()}
+
+
+@pytest.fixture
+def guided(texts):
+    return texts | {"guidance_scale": 6.0}
+
+
+def by_hand(transformer, samples, rows, embeds, timestep=500):
+    """v of samples under the texts with these numbers, row by row."""
     with torch.no_grad():
         return transformer(
             hidden_states=torch.stack(samples),
-            encoder_hidden_states=torch.cat(embeds),
+            encoder_hidden_states=embeds[rows],
             timestep=torch.full((len(samples),), timestep),
             image_rotary_emb=image_rotary_emb(transformer, (3, 8, 12)),
             return_dict=False,
@@ -49,110 +59,131 @@ def by_hand(transformer, samples, embeds, timestep=500):
 
 def test_one_row(transformer, texts):
     x = draw(1, *SHAPE)
-    expected = by_hand(transformer, [x[0]], [texts["prompt_embeds"]])
+    expected = by_hand(transformer, [x[0]], [PROMPT], texts["embeds"])
     denoiser = Denoiser(transformer, **texts)
-    assert denoiser.num_sides == 1
-    assert torch.equal(denoiser(x, 500), expected)
+    assert torch.equal(denoiser(x, 500).edit, expected)
+    assert torch.equal(denoiser.velocity(x, 500), expected)
+    assert denoiser(x, 500).reference is None
 
 
 def test_a_level_of_its_own(transformer, texts):
     x = draw(1, *SHAPE)
     denoiser = Denoiser(transformer, **texts)
-    expected = by_hand(transformer, [x[0]], [texts["prompt_embeds"]], timestep=19)
-    assert torch.equal(denoiser(x, 19), expected)
-    assert not torch.allclose(denoiser(x, 999), expected, atol=1e-4)
+    expected = by_hand(transformer, [x[0]], [PROMPT], texts["embeds"], timestep=19)
+    assert torch.equal(denoiser.velocity(x, 19), expected)
+    assert not torch.allclose(denoiser.velocity(x, 999), expected, atol=1e-4)
 
 
 def test_guidance_runs_the_unconditional_row_first(transformer, guided):
     x = draw(1, *SHAPE)
-    embeds = [guided["negative_prompt_embeds"], guided["prompt_embeds"]]
-    uncond, cond = by_hand(transformer, [x[0], x[0]], embeds).split(1)
-    found = Denoiser(transformer, **guided)(x, 500)
+    uncond, cond = by_hand(transformer, [x[0], x[0]], [EMPTY, PROMPT], guided["embeds"]).split(1)
+    found = Denoiser(transformer, **guided).velocity(x, 500)
     assert torch.allclose(found, uncond + 6 * (cond - uncond), atol=1e-5)
     assert not torch.allclose(found, cond, atol=1e-3)
 
 
+def test_guidance_stops_outside_its_window(transformer, guided, texts):
+    x = draw(1, *SHAPE)
+    windowed = Denoiser(transformer, **guided, guided=frozenset({500}))
+    assert torch.equal(windowed.velocity(x, 500), Denoiser(transformer, **guided).velocity(x, 500))
+    assert torch.equal(windowed.velocity(x, 300), Denoiser(transformer, **texts).velocity(x, 300))
+
+
 def test_a_batch_of_two_clips_is_two_clips(transformer, guided):
     x = draw(2, *SHAPE)
-    denoiser = Denoiser(transformer, **guided)
-    together = denoiser(x, 500)
+    one = Denoiser(transformer, **guided)
+    together = Denoiser(transformer, **(guided | {"texts": upstream_texts(2)})).velocity(x, 500)
     assert together.shape == x.shape
     for i in range(2):
-        assert torch.allclose(together[i : i + 1], denoiser(x[i : i + 1], 500), atol=1e-4)
+        assert torch.allclose(together[i : i + 1], one.velocity(x[i : i + 1], 500), atol=1e-4)
 
 
-def test_reference_rows_come_last_and_are_thrown_away(transformer, guided):
+def test_edits_of_a_batch_have_texts_of_their_own(transformer, embeds):
+    x = draw(1, *SHAPE).expand(2, -1, -1, -1, -1)
+    texts = [EditTexts(EMPTY, None, EMPTY, EMPTY), EditTexts(PROMPT, None, PROMPT, PROMPT)]
+    found = Denoiser(transformer, embeds=embeds, texts=texts).velocity(x, 500)
+    expected = by_hand(transformer, [x[0], x[0]], [EMPTY, PROMPT], embeds)
+    assert torch.allclose(found, expected, atol=1e-5)
+    assert not torch.allclose(found[0], found[1], atol=1e-3)
+
+
+def test_reference_rows_come_last_and_give_the_sources_velocity(transformer, guided):
     x, x_ref = draw(1, *SHAPE), draw(1, *SHAPE, seed=1)
-    negative, prompt = guided["negative_prompt_embeds"], guided["prompt_embeds"]
+    rows, texts = [x[0], x[0], x_ref[0], x_ref[0]], [EMPTY, PROMPT] * 2
     with inject(transformer, Injection(reference_of=(2, 3))):
-        rows = [x[0], x[0], x_ref[0], x_ref[0]]
-        uncond, cond, *_ = by_hand(transformer, rows, [negative, prompt] * 2).split(1)
+        uncond, cond, _, ref = by_hand(transformer, rows, texts, guided["embeds"]).split(1)
     with inject(transformer, Injection()) as injection:
         found = Denoiser(transformer, **guided, injection=injection)(x, 500, x_ref)
         assert injection.reference_of == (2, 3)
-    assert found.shape == x.shape
-    assert torch.allclose(found, uncond + 6 * (cond - uncond), atol=1e-5)
+    assert torch.allclose(found.edit, uncond + 6 * (cond - uncond), atol=1e-5)
+    assert torch.allclose(found.reference, ref, atol=1e-5)
+
+
+def test_prompts_that_share_a_source_share_its_rows_and_give_the_same_numbers(transformer, guided):
+    """3N + 1 rows for upstream's 4N: the unconditional reference is the same for all."""
+    x, x_ref = draw(2, *SHAPE), draw(1, *SHAPE, seed=1)
+    prompts = [EditTexts(p, EMPTY, p, EMPTY) for p in (PROMPT, 2)]
+    embeds = torch.cat([guided["embeds"], draw(1, 226, 32, seed=5)])
+    with inject(transformer, Injection()) as injection:
+        options = {"embeds": embeds, "guidance_scale": 6.0, "injection": injection}
+        together = Denoiser(transformer, texts=prompts, **options)(x, 500, x_ref)
+        assert injection.reference_of == (4, 5, 4, 6)
+        for i in range(2):
+            alone = Denoiser(transformer, texts=[prompts[i]], **options)(x[i : i + 1], 500, x_ref)
+            assert torch.allclose(together.edit[i : i + 1], alone.edit, atol=1e-4)
 
 
 def test_a_batch_of_two_clips_looks_at_its_own_references(transformer, guided):
     x, x_ref = draw(2, *SHAPE), draw(2, *SHAPE, seed=1)
     with inject(transformer, Injection()) as injection:
-        denoiser = Denoiser(transformer, **guided, injection=injection)
-        together = denoiser(x, 500, x_ref)
+        one = Denoiser(transformer, **guided, injection=injection)
+        two = Denoiser(transformer, **(guided | {"texts": upstream_texts(2)}), injection=injection)
+        together = two(x, 500, x_ref).edit
         assert injection.reference_of == (4, 5, 6, 7)
-        apart = [denoiser(x[i : i + 1], 500, x_ref[i : i + 1]) for i in range(2)]
-        swapped = denoiser(x, 500, x_ref.flip(0))
+        apart = [one(x[i : i + 1], 500, x_ref[i : i + 1]).edit for i in range(2)]
+        swapped = two(x, 500, x_ref.flip(0)).edit
     assert torch.allclose(together, torch.cat(apart), atol=1e-4)
     assert not torch.allclose(swapped, together, atol=1e-2)
 
 
 def test_a_step_without_reference_forgets_the_last_one(transformer, texts):
     x, x_ref = draw(1, *SHAPE), draw(1, *SHAPE, seed=1)
-    plain = Denoiser(transformer, **texts)(x, 500)
+    plain = Denoiser(transformer, **texts).velocity(x, 500)
     with inject(transformer, Injection()) as injection:
         denoiser = Denoiser(transformer, **texts, injection=injection)
-        assert not torch.allclose(denoiser(x, 500, x_ref), plain, atol=1e-2)
-        assert torch.allclose(denoiser(x, 500), plain, atol=1e-5)
+        assert not torch.allclose(denoiser(x, 500, x_ref).edit, plain, atol=1e-2)
+        assert torch.allclose(denoiser.velocity(x, 500), plain, atol=1e-5)
 
 
 @pytest.mark.parametrize("with_reference", [False, True])
-def test_equal_embeddings_need_one_row_and_give_the_same(transformer, golden, with_reference):
+def test_one_text_on_both_sides_needs_one_row_and_gives_the_same(
+    transformer, embeds, with_reference
+):
     """DESIGN section 4, trap 7: guidance between two equal texts cancels."""
-    empty = golden["negative_prompt_embeds"]
     x, x_ref = draw(1, *SHAPE), draw(1, *SHAPE, seed=1) if with_reference else None
+    texts = [EditTexts(EMPTY, EMPTY, EMPTY, EMPTY)]
     with inject(transformer, Injection()) as injection:
         denoiser = Denoiser(
-            transformer,
-            prompt_embeds=empty,
-            negative_prompt_embeds=empty.clone(),
-            guidance_scale=6.0,
-            injection=injection,
+            transformer, embeds=embeds, texts=texts, guidance_scale=6.0, injection=injection
         )
-        assert denoiser.num_sides == 1
-        dropped = denoiser(x, 500, x_ref)
+        found = denoiser(x, 500, x_ref).edit
+        assert injection.reference_of == ((1,) if with_reference else ())
     samples = [x[0]] * 2 + ([x_ref[0]] * 2 if with_reference else [])
     with inject(transformer, Injection(reference_of=(2, 3) if with_reference else ())):
-        uncond, cond, *_ = by_hand(transformer, samples, [empty] * len(samples)).split(1)
-    assert torch.allclose(dropped, uncond + 6 * (cond - uncond), atol=1e-5)
-
-
-def test_scale_one_drops_the_unconditional_row(transformer, guided):
-    x = draw(1, *SHAPE)
-    one = Denoiser(transformer, **(guided | {"guidance_scale": 1.0}))
-    assert one.num_sides == 1
-    plain = Denoiser(transformer, prompt_embeds=guided["prompt_embeds"])
-    assert torch.equal(one(x, 500), plain(x, 500))
+        rows = by_hand(transformer, samples, [EMPTY] * len(samples), embeds)
+        uncond, cond, *_ = rows.split(1)
+    assert torch.allclose(found, uncond + 6 * (cond - uncond), atol=1e-5)
 
 
 def test_the_state_stays_in_float32(golden_pipeline, texts):
     half = deepcopy(golden_pipeline.transformer).bfloat16()
     x = draw(1, *SHAPE)
     before = x.clone()
-    v = Denoiser(half, **texts)(x, 500)
+    v = Denoiser(half, **texts).velocity(x, 500)
     assert v.dtype == torch.float32
     assert not v.requires_grad
     assert torch.equal(x, before)
-    exact = Denoiser(golden_pipeline.transformer, **texts)(x, 500)
+    exact = Denoiser(golden_pipeline.transformer, **texts).velocity(x, 500)
     assert 0 < float((v - exact).norm() / exact.norm()) < 0.05
 
 
@@ -160,6 +191,6 @@ def test_two_sizes_one_after_the_other(transformer, texts):
     """Positions are cached by size."""
     denoiser = Denoiser(transformer, **texts)
     small, large = draw(1, 2, 16, 4, 6), draw(1, *SHAPE)
-    first = denoiser(large, 500)
-    assert denoiser(small, 500).shape == small.shape
-    assert torch.equal(denoiser(large, 500), first)
+    first = denoiser.velocity(large, 500)
+    assert denoiser.velocity(small, 500).shape == small.shape
+    assert torch.equal(denoiser.velocity(large, 500), first)

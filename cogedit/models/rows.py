@@ -1,0 +1,107 @@
+"""Which rows one call of the transformer runs, and which of them looks at which.
+
+An edit row is a sample under a text; a reference row is the source's sample, at the same level,
+under a text. Rows that would be equal are run once: the unconditional reference row that all
+prompts share, or the single row that is left where both sides are under one text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class EditTexts:
+    """The texts of one edit, as indices into the embeddings of a run.
+
+    Attributes:
+        conditional: What the edit shows.
+        unconditional: The other side of guidance; None means no guidance.
+        reference_conditional: Text of the reference row that the conditional row looks at.
+        reference_unconditional: Text of the one that the unconditional row looks at.
+        source: Index of the source clip.
+    """
+
+    conditional: int
+    unconditional: int | None
+    reference_conditional: int
+    reference_unconditional: int
+    source: int = 0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a batch: sample number `sample` (of the edits or of the sources) under `text`."""
+
+    sample: int
+    text: int
+
+
+@dataclass(frozen=True)
+class RowPlan:
+    """The rows of one call, edits first.
+
+    Attributes:
+        edits: Rows of the edits.
+        references: Rows of the sources.
+        reference_of: For each edit row, the row of the batch that it looks at; empty without
+            references.
+        conditional: For each edit, its conditional row.
+        unconditional: For each edit, its unconditional row; the conditional one without guidance.
+        reference: For each edit, the reference row of its conditional row; empty without.
+    """
+
+    edits: tuple[Row, ...]
+    references: tuple[Row, ...]
+    reference_of: tuple[int, ...]
+    conditional: tuple[int, ...]
+    unconditional: tuple[int, ...]
+    reference: tuple[int, ...]
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the batch."""
+        return len(self.edits) + len(self.references)
+
+
+def plan_rows(texts: Sequence[EditTexts], *, guided: bool, referenced: bool) -> RowPlan:
+    """Lay out the rows of one call.
+
+    With guidance and references, one edit under upstream's texts gives upstream's four rows,
+    [edit-uncond, edit-cond, ref-uncond, ref-cond]; N edits of one source give 3N + 1, or 2N + 1
+    where all reference rows are under one text.
+
+    Args:
+        texts: One entry per edit.
+        guided: Whether the unconditional rows are run.
+        referenced: Whether the reference rows are run.
+    """
+    edits: dict[tuple[Row, int | None], int] = {}
+    references: dict[Row, int] = {}
+    conditional, unconditional, looked_at = [], [], []
+
+    def edit_row(edit: int, text: int, reference_text: int) -> tuple[int, int]:
+        target = None
+        if referenced:
+            target = references.setdefault(Row(texts[edit].source, reference_text), len(references))
+        return edits.setdefault((Row(edit, text), target), len(edits)), target or 0
+
+    for edit, own in enumerate(texts):
+        if guided and own.unconditional is not None:
+            row, _ = edit_row(edit, own.unconditional, own.reference_unconditional)
+            unconditional.append(row)
+        row, target = edit_row(edit, own.conditional, own.reference_conditional)
+        conditional.append(row)
+        looked_at.append(target)
+        if len(unconditional) < len(conditional):
+            unconditional.append(row)
+    first = len(edits)
+    return RowPlan(
+        edits=tuple(row for row, _ in edits),
+        references=tuple(references),
+        reference_of=tuple(first + t for _, t in edits if t is not None),
+        conditional=tuple(conditional),
+        unconditional=tuple(unconditional),
+        reference=tuple(first + t for t in looked_at) if referenced else (),
+    )

@@ -1,0 +1,221 @@
+"""Edits as their settings say: each control does what its sentence in the settings promises."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from cogedit.errors import ArtifactMismatch, UsageError
+from cogedit.models.sampling import edit_latents, edit_texts, invert_latents
+from cogedit.types import InvertSettings, ReconstructSettings
+
+PROMPT = "a blue cat running in snow"
+CAPTION = "a dog"
+PLAIN = ReconstructSettings(prompt="", guidance_scale=1.0, start="inverted", injection_strength=0.0)
+
+
+@pytest.fixture(scope="module")
+def model(golden, golden_pipeline):
+    """What both functions need of a model."""
+    generator = torch.Generator().manual_seed(9)
+    return {
+        "alphas_cumprod": golden_pipeline.scheduler.alphas_cumprod,
+        "embeds": {
+            "": golden["negative_prompt_embeds"],
+            PROMPT: golden["prompt_embeds"],
+            CAPTION: torch.randn(1, 226, 32, generator=generator),
+        },
+    }
+
+
+@pytest.fixture(scope="module")
+def invert(golden, golden_pipeline, model):
+    def run(settings, **options):
+        return invert_latents(
+            golden_pipeline.transformer, golden["latents"], [settings], **model, **options
+        )
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def inverted(invert):
+    return invert(InvertSettings(num_inference_steps=10, inverse="upstream"))
+
+
+@pytest.fixture(scope="module")
+def edit(golden_pipeline, model):
+    def run(reference, settings, inversion_prompt="", **options):
+        return edit_latents(
+            golden_pipeline.transformer,
+            reference,
+            [settings],
+            inversion_prompts=[inversion_prompt],
+            **model,
+            **options,
+        )
+
+    return run
+
+
+def test_full_drift_correction_of_the_source_itself_returns_it(edit, inverted):
+    """Upstream's inversion is off by far; what it is off by at each step is known and added."""
+    settings = replace(PLAIN, drift_correction=1.0, reference_prompt="inversion")
+    samples = edit(inverted, settings)
+    assert torch.allclose(samples[-1], inverted.latents, atol=1e-4)
+    assert torch.allclose(samples[0], inverted.at(899), atol=1e-4)
+    uncorrected = edit(inverted, PLAIN)[-1]
+    assert not torch.allclose(uncorrected, inverted.latents, atol=0.1)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 4.0])
+@pytest.mark.parametrize("start", ["inverted", "random"])
+def test_flow_of_one_text_returns_the_source_bit_for_bit(edit, inverted, guidance, start):
+    settings = replace(
+        PLAIN,
+        prompt=CAPTION,
+        method="flow",
+        start=start,
+        guidance_scale=guidance,
+        source_guidance_scale=guidance,
+    )
+    samples = edit(inverted, settings, CAPTION)
+    assert len(samples) == 10
+    assert all(torch.equal(sample, inverted.latents) for sample in samples)
+    other = edit(inverted, replace(settings, prompt=PROMPT), CAPTION)[-1]
+    assert not torch.allclose(other, inverted.latents, atol=0.05)
+
+
+def test_flow_may_look_at_the_source(edit, inverted):
+    settings = replace(PLAIN, prompt=PROMPT, method="flow", guidance_scale=4.0)
+    plain = edit(inverted, settings)[-1]
+    looking = edit(inverted, replace(settings, injection_strength=1.0))[-1]
+    never = edit(inverted, replace(settings, injection_strength=1.0, injection_steps=(0.0, 0.0)))[
+        -1
+    ]
+    assert not torch.allclose(looking, plain, atol=1e-2)
+    assert torch.allclose(never, plain, atol=1e-4)
+
+
+def test_start_between_the_inverted_and_the_random(edit, inverted):
+    def first(**changes):
+        return edit(inverted, replace(PLAIN, **changes))[0]
+
+    assert torch.equal(first(start_noise=0.0), first(start="inverted"))
+    assert torch.equal(first(start_noise=1.0), first(start="random"))
+    halfway = first(start_noise=0.5)
+    assert not torch.allclose(halfway, first(start="inverted"), atol=1e-2)
+    assert not torch.allclose(halfway, first(start="random"), atol=1e-2)
+    assert torch.equal(first(start="random"), first(start="random"))
+    assert not torch.equal(first(start="random"), first(start="random", seed=43))
+
+
+def test_start_below_the_noisiest_level(edit, inverted):
+    settings = replace(PLAIN, start_step=4, drift_correction=1.0, reference_prompt="inversion")
+    samples = edit(inverted, settings)
+    assert len(samples) == 6
+    assert torch.allclose(samples[0], inverted.at(499), atol=1e-4)
+    # From z0 and fresh noise at that level (SDEdit): the source shows through.
+    noised = edit(inverted, replace(PLAIN, start_step=9, start="random"))
+    assert len(noised) == 1
+    similarity = torch.nn.functional.cosine_similarity
+    assert similarity(noised[0].flatten(), inverted.latents.flatten(), dim=0) > 0.5
+
+
+def test_fewer_steps_than_the_inversion(edit, inverted):
+    settings = replace(
+        PLAIN, num_inference_steps=5, drift_correction=1.0, reference_prompt="inversion"
+    )
+    samples = edit(inverted, settings)
+    assert len(samples) == 5
+    assert torch.allclose(samples[0], inverted.at(799), atol=1e-4)
+    assert torch.allclose(samples[-1], inverted.latents, atol=1e-4)
+    with pytest.raises(UsageError, match="asks for 11 steps; the inversion visited 10"):
+        edit(inverted, replace(PLAIN, num_inference_steps=11))
+    with pytest.raises(UsageError, match="start_step is 10; the edit has 10 steps, 0 to 9"):
+        edit(inverted, replace(PLAIN, start_step=10))
+
+
+def test_a_level_that_the_inversion_did_not_visit_is_missed_by_name(inverted):
+    with pytest.raises(ArtifactMismatch, match="no sample at timestep 979"):
+        inverted.at(979)
+
+
+def test_guidance_window(edit, inverted):
+    guided = replace(PLAIN, prompt=PROMPT, guidance_scale=5.0)
+    never = edit(inverted, replace(guided, guidance_steps=(0.0, 0.0)))
+    assert torch.equal(never[-1], edit(inverted, replace(guided, guidance_scale=1.0))[-1])
+    half = edit(inverted, replace(guided, guidance_steps=(0.0, 0.5)))
+    always = edit(inverted, guided)
+    assert torch.equal(half[4], always[4])
+    assert not torch.allclose(half[5], always[5], atol=1e-4)
+
+
+def test_a_mask_keeps_the_source_outside(edit, inverted):
+    mask = torch.zeros(3, 1, 8, 12)
+    mask[:, :, 2:5, 3:9] = 1
+    settings = replace(PLAIN, prompt=PROMPT, start="random")
+    samples = edit(inverted, settings, mask=mask)
+    inside = mask.bool().expand_as(inverted.latents)
+    assert torch.equal(samples[-1][~inside], inverted.latents[~inside])
+    assert torch.equal(samples[0][~inside], inverted.at(899)[~inside])
+    assert not torch.allclose(samples[-1][inside], inverted.latents[inside], atol=0.1)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"injection_mode": "queries-keys"},
+        {"injection_tokens": "image"},
+        {"reference_prompt": "inversion"},
+        {"reference_rows": "one"},
+        {"injection_strength": 0.5},
+        {"injection_steps": (0.0, 0.5)},
+        {"injection_layers": (1, 2)},
+        {"unconditional": "source"},
+        {"negative_prompt": CAPTION},
+    ],
+)
+def test_each_control_changes_the_edit(edit, inverted, changes):
+    upstream = ReconstructSettings(prompt=PROMPT)
+    first = edit(inverted, upstream, CAPTION)[-1]
+    other = edit(inverted, replace(upstream, **changes), CAPTION)[-1]
+    assert not torch.allclose(other, first, atol=1e-2)
+
+
+def test_texts_of_the_rows():
+    bank = ["", PROMPT, CAPTION]
+
+    def texts(**changes):
+        chosen = edit_texts(ReconstructSettings(PROMPT, **changes), CAPTION, bank, clip=0)
+        return tuple(
+            bank[i]
+            for i in (
+                chosen.unconditional,
+                chosen.conditional,
+                chosen.reference_unconditional,
+                chosen.reference_conditional,
+            )
+        )
+
+    assert texts() == ("", PROMPT, "", PROMPT)  # upstream
+    assert texts(reference_prompt="inversion") == ("", PROMPT, "", CAPTION)
+    assert texts(reference_prompt="inversion", reference_rows="one") == (
+        "",
+        PROMPT,
+        CAPTION,
+        CAPTION,
+    )
+    assert texts(reference_rows="one") == ("", PROMPT, PROMPT, PROMPT)
+    assert texts(unconditional="source") == (CAPTION, PROMPT, CAPTION, PROMPT)
+
+
+def test_automatic_iterations_spend_calls_where_the_residual_asks(invert):
+    steps, more = [], []
+    invert(InvertSettings(num_inference_steps=10), on_step=steps.append)
+    invert(InvertSettings(num_inference_steps=10, inversion_iterations=None), on_step=more.append)
+    assert [s.num_calls for s in steps] == [2] + [1] * 9
+    assert sum(s.num_calls for s in more) > sum(s.num_calls for s in steps)
+    assert max(s.num_calls for s in more) <= 11
+    for step in more:
+        assert step.residual < 1e-3 or step.num_calls >= 10
