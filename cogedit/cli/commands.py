@@ -19,6 +19,7 @@ from cogedit.stages import invert as invert_stage
 from cogedit.stages import load as load_stage
 from cogedit.stages import reconstruct as reconstruct_stage
 from cogedit.stages.run import Exported, Written
+from cogedit.stages.settings import settings_for
 from cogedit.version import __version__
 
 app = typer.Typer(
@@ -95,7 +96,7 @@ def reconstruct(
     source: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[TRAJECTORY]",
+            metavar="TRAJECTORY",
             help="A trajectory or anything before it. Default: the newest trajectory here.",
             show_default=False,
         ),
@@ -145,14 +146,14 @@ def edit(
         typer.Option(
             "--output",
             "-o",
-            help="Folder for the videos. Default: the workspace.",
+            help="Folder for the videos, or the video for a single prompt. Default: the workspace.",
             show_default=False,
         ),
     ] = None,
 ) -> None:
     """Edit a video from start to finish, reusing what is there: VIDEO -> mp4."""
     settings = call.settings(video)
-    exported = edit_stage(video, prompt, settings, output_folder=output, run=call.run)
+    exported = edit_stage(video, prompt, settings, output=output, run=call.run)
     _print(call, "edit", exported)
 
 
@@ -168,8 +169,8 @@ def inspect(
 
 def _newest_trajectory(call: Call) -> Path:
     """Find the trajectory that was written last, and say which it is."""
-    workspace = call.flags.get("workspace")
-    if isinstance(workspace, Path):
+    workspace = settings_for(None, call.flags, config=call.config).settings.workspace
+    if workspace is not None:
         where, found = str(workspace), Workspace(workspace).newest("trajectory")
     else:
         where, found = "*.cogedit", newest_in_directory(Path(), "trajectory")

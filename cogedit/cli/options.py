@@ -252,6 +252,9 @@ class Call:
 
         kind = sniff_kind(source) if source is not None else None
         past = _STAGES.get(kind, ()) if kind is not None else ()
+        if "export" in self.tables:
+            # How the VAE works in tiles also concerns the decoding that is still to come.
+            past = tuple(stage for stage in past if stage != "encode")
         for key in self.flags:
             stage, flag = key.partition(".")[0], _flag(key, self.tables)
             if stage in past:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cogedit.artifacts import (
     FramesRecord,
     Record,
+    content_key,
     frames_record,
     num_pad_frames,
     read_artifact,
@@ -22,11 +24,17 @@ from cogedit.errors import UsageError, VideoError
 from cogedit.media.probe import read_comment
 from cogedit.models.checkpoint import Checkpoint
 from cogedit.stages.checkpoints import check_same_model, checkpoint_for, dtype_for
-from cogedit.stages.run import Exported, Run, check_writable
+from cogedit.stages.run import Exported, Run, check_output, check_writable
+from cogedit.types import DType
 
 if TYPE_CHECKING:
     import numpy as np
+    from diffusers import AutoencoderKLCogVideoX
     from numpy.typing import NDArray
+
+
+SUFFIXES = (".mp4", ".mov", ".mkv")
+"""Containers that a video can be written to, as in `cogedit.media.writer`, which brings numpy."""
 
 
 @dataclass(frozen=True)
@@ -37,45 +45,118 @@ class _Recipe:
         record: The artifact.
         fps: Frames per second, exact.
         crf: Quality of x264.
+        dtype: What the VAE decodes in; None where nothing is decoded.
+        vae_tiling: Whether it decodes in tiles; None where nothing is decoded.
     """
 
     record: Record
     fps: Fraction
     crf: int
+    dtype: DType | None = None
+    vae_tiling: bool | None = None
 
     def comment(self) -> str:
         """Return the recipe as JSON, to be kept in the video's metadata."""
-        options = {"crf": self.crf, "fps": str(self.fps)}
+        options = {
+            "crf": self.crf,
+            "dtype": self.dtype,
+            "fps": str(self.fps),
+            "vae_tiling": self.vae_tiling,
+        }
+        record = json.loads(record_text(self.record), object_hook=_with_short_indices)
+        key = content_key(self.record)
         return json.dumps(
-            {"cogedit": json.loads(record_text(self.record)), "export": options},
+            {"cogedit": record, "content_key": key, "export": options},
             sort_keys=True,
             separators=(",", ":"),
         )
 
 
+class Decoder:
+    """Decodes artifacts; loads the VAE when the first is asked for and keeps it.
+
+    Args:
+        settings: `model`, `device`, `dtype` and `encode.vae_tiling`.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def decode(self, source: Path) -> NDArray[np.uint8]:
+        """Decode the latents of an artifact, of a trajectory its noise end.
+
+        Returns:
+            uint8 RGB, [F, H, W, C].
+
+        Raises:
+            ArtifactError: It is of another model, or damaged.
+            ModelError: The model is missing or incomplete.
+            DeviceMemoryError: The device is full.
+        """
+        from cogedit.models.device import memory_guard
+        from cogedit.models.vae import decode_latents, to_pixels
+
+        artifact = read_artifact(source, ("latents", "trajectory", "edit"))
+        record = artifact.record
+        if isinstance(record, FramesRecord):
+            raise TypeError("frames are not decoded")
+        check_same_model(str(source), record.model, self._checkpoint)
+        if record.kind == "trajectory":
+            latents = artifact.tensors["trajectory"][-1]
+        else:
+            latents = artifact.tensors["latents"]
+        latents = latents[:, num_pad_frames(record) :]
+        with memory_guard("decoding"):
+            pixels = to_pixels(decode_latents(self._vae, latents)).cpu()
+        array: NDArray[np.uint8] = pixels.numpy()
+        return array
+
+    @cached_property
+    def _checkpoint(self) -> Checkpoint:
+        return checkpoint_for(self._settings)
+
+    @cached_property
+    def _vae(self) -> AutoencoderKLCogVideoX:
+        from cogedit.models.device import DTYPES, resolve_device
+        from cogedit.models.loading import load_vae
+
+        device = resolve_device(self._settings.device)
+        vae = load_vae(self._checkpoint, device=device, dtype=DTYPES[dtype_for(self._settings)])
+        if self._settings.encode.vae_tiling:
+            vae.enable_tiling()
+        return vae
+
+
 def export(
-    source: str | Path, settings: Settings, *, output: Path | None = None, run: Run | None = None
+    source: str | Path,
+    settings: Settings,
+    *,
+    output: Path | None = None,
+    run: Run | None = None,
+    decoder: Decoder | None = None,
 ) -> Exported:
     """Write an artifact as a video.
 
     An edit and latents are decoded; frames are written as they are, which gives the source clip;
-    of a trajectory its noise end is decoded, the upstream script's inversion video.
+    of a trajectory its noise end is decoded, the upstream script's inversion video. An export of
+    the same artifact that is in the way is replaced; any other file only by force, and only where
+    `output` names it.
 
     Args:
         source: The artifact.
-        settings: `export`; `model`, `dtype` and `device` where something is decoded.
+        settings: `export`; `model`, `dtype`, `device` and `encode` where something is decoded.
         output: The video; None is the artifact's name with .mp4, beside it.
         run: How to run; None is silent.
+        decoder: A decoder of these settings that is loaded already.
 
     Raises:
         ArtifactError: The source is no artifact, of another model, or damaged.
-        UsageError: `output` exists and is not this run's, or its suffix is unknown.
+        UsageError: Another file is in the way, or the suffix is unknown.
         ModelError: The model is missing or incomplete.
         StorageError: The video cannot be written.
     """
-    from cogedit.media.writer import SUFFIXES  # brings numpy, which --help does not need
-
     source, run = Path(source), run or Run()
+    check_output(output, source=source)
     record = read_record(source)
     path = source.with_suffix(".mp4") if output is None else output
     if path.suffix.lower() not in SUFFIXES:
@@ -85,16 +166,17 @@ def export(
         )
     fps = settings.export.fps or frames_record(record).fps
     recipe = _Recipe(record, fps, settings.export.crf)
-    if not run.force and _is_there(path, recipe):
+    if not isinstance(record, FramesRecord):
+        tiling = settings.encode.vae_tiling
+        recipe = replace(recipe, dtype=dtype_for(settings), vae_tiling=tiling)
+    if _is_there(path, recipe, may_replace=run.force and output is not None) and not run.force:
         run.say(f"reused {path} (--force makes it anew)")
         return Exported(path, reused=True)
     check_writable(path)
     if isinstance(record, FramesRecord):
         frames = read_artifact(source, "frames").tensors["frames"].numpy()
     else:
-        checkpoint = checkpoint_for(settings)
-        check_same_model(str(source), record.model, checkpoint)
-        frames = _decode(source, checkpoint, settings)
+        frames = (decoder or Decoder(settings)).decode(source)
     from cogedit.media.writer import write_video
 
     write_video(frames, path, fps=fps, crf=recipe.crf, comment=recipe.comment())
@@ -102,43 +184,33 @@ def export(
     return Exported(path, reused=False)
 
 
-def _is_there(path: Path, recipe: _Recipe) -> bool:
+def _is_there(path: Path, recipe: _Recipe, *, may_replace: bool) -> bool:
     """Tell whether the video is there with this recipe.
 
     Raises:
-        UsageError: Something else is there.
+        UsageError: Something that is no export of the same artifact is there, and stays.
     """
     if not path.exists():
         return False
     try:
-        found = read_comment(path)
+        found = read_comment(path) or ""
     except VideoError:
-        found = None
+        found = ""
     if found == recipe.comment():
         return True
+    if f'"content_key":"{content_key(recipe.record)}"' in found or may_replace:
+        return False
     raise UsageError(
-        f"{path} exists and was not made by this export",
-        hint="choose another -o, or replace it with --force",
+        f"{path} exists and is no export of this artifact",
+        hint="name another file with -o, or the same one with -o and --force to replace it",
     )
 
 
-def _decode(source: Path, checkpoint: Checkpoint, settings: Settings) -> NDArray[np.uint8]:
-    """Decode the latents of an artifact to uint8 frames [F, H, W, C]."""
-    from cogedit.models.device import DTYPES, memory_guard, resolve_device
-    from cogedit.models.loading import load_vae
-    from cogedit.models.vae import decode_latents, to_pixels
-
-    artifact = read_artifact(source)
-    if artifact.record.kind == "trajectory":
-        latents = artifact.tensors["trajectory"][-1]
-    else:
-        latents = artifact.tensors["latents"]
-    latents = latents[:, num_pad_frames(artifact.record) :]
-    device, dtype = resolve_device(settings.device), DTYPES[dtype_for(settings)]
-    with memory_guard("decoding"):
-        vae = load_vae(checkpoint, device=device, dtype=dtype)
-        if settings.encode.vae_tiling:
-            vae.enable_tiling()
-        pixels = to_pixels(decode_latents(vae, latents)).cpu()
-    array: NDArray[np.uint8] = pixels.numpy()
-    return array
+def _with_short_indices(value: dict[str, object]) -> dict[str, object]:
+    """Write evenly spaced frame indices as first:end:step; metadata has little room."""
+    indices = value.get("frame_indices")
+    if isinstance(indices, list) and len(indices) > 1:
+        step = indices[1] - indices[0]
+        if indices == list(range(indices[0], indices[-1] + 1, step)):
+            return value | {"frame_indices": f"{indices[0]}:{indices[-1] + 1}:{step}"}
+    return value
