@@ -174,6 +174,20 @@ def round_trip_error(video, model, **flags):
 
 
 @pytest.mark.parametrize("name", ["pipeline_2b", "pipeline_15", "pipeline_5b"])
+def test_check_of_an_inversion(video, request, name):
+    model = request.getfixturevalue(name)
+
+    def check(**flags):
+        settings = settings_of(video, model, invert__num_inference_steps=25, **flags)
+        return cogedit.check_inversion(cogedit.invert(video, settings).path, settings)
+
+    good, bad = check(invert__inversion_iterations="auto"), check(invert__inverse="upstream")
+    assert good.psnr > 45
+    assert good.psnr > bad.psnr + 10
+    assert 0.1 < good.std < 3
+
+
+@pytest.mark.parametrize("name", ["pipeline_2b", "pipeline_15", "pipeline_5b"])
 def test_inversion_round_trips_when_injection_is_off(video, request, name):
     model = request.getfixturevalue(name)
     assert round_trip_error(video, model, invert__inversion_iterations=8) < 0.01

@@ -12,6 +12,7 @@ from cogedit.artifacts import Record, Workspace, content_key, newest_in_director
 from cogedit.cli.options import Call, with_options
 from cogedit.cli.show import describe
 from cogedit.errors import UsageError
+from cogedit.stages import check_inversion
 from cogedit.stages import edit as edit_stage
 from cogedit.stages import encode as encode_stage
 from cogedit.stages import export as export_stage
@@ -81,11 +82,22 @@ def encode(
 def invert(
     call: Call,
     source: Annotated[Path, typer.Argument(metavar="LATENTS|FRAMES|VIDEO", help="What to invert.")],
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Sample back from the noise and say how near it comes."),
+    ] = False,
     output: Output = None,
 ) -> None:
     """Invert a clip into noise, keeping every level: latents -> trajectory."""
     settings = call.settings(source)
-    _print(call, "invert", [invert_stage(source, settings, output=output, run=call.run)])
+    written = invert_stage(source, settings, output=output, run=call.run)
+    if check:
+        found = check_inversion(written.path, settings, run=call.run)
+        call.screen.say(
+            f"sampled back: {found.psnr:.1f} dB against the VAE's round trip; standard deviation "
+            f"of the noise {found.std:.3f} (1 is right)"
+        )
+    _print(call, "invert", [written])
 
 
 @app.command()

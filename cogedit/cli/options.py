@@ -240,7 +240,12 @@ class Call:
     @property
     def run(self) -> Run:
         """How the stages run under this command."""
-        return Run(force=self.force, say=self.screen.say, progress=self.screen.progress)
+        return Run(
+            force=self.force,
+            say=self.screen.say,
+            detail=self.screen.detail,
+            progress=self.screen.progress,
+        )
 
     def settings(self, source: Path | None) -> Settings:
         """Settle the settings, say which model was chosen where nobody named one.

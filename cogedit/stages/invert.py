@@ -114,6 +114,11 @@ def _invert(
                 on_step=tell,
             )
     run.say(_quality(float(inverted.noise.std()), steps))
+    for step in steps:
+        if step.residual is not None:
+            run.detail(
+                f"timestep {step.timestep}: residual {step.residual:.1e}, {step.num_calls} calls"
+            )
     return {
         "trajectory": inverted.samples.cpu(),
         "latents": inverted.latents.cpu(),

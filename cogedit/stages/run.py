@@ -52,11 +52,13 @@ class Run:
         force: Make the result of the stage anew even where it exists, and replace another file.
             The stages before it are reused all the same.
         say: Told one sentence at a time, for people.
+        detail: Told what only some people want to know.
         progress: Shows the steps of a long loop.
     """
 
     force: bool = False
     say: Callable[[str], None] = _silent
+    detail: Callable[[str], None] = _silent
     progress: Progress = _no_progress
 
     @property

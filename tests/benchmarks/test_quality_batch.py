@@ -11,9 +11,10 @@ from cogedit.artifacts import read_artifact
 from cogedit.benchmarks.batch import BatchPipeline, noise_std
 from cogedit.benchmarks.cases import make_case
 from cogedit.benchmarks.configurations import BUILT_IN, Configuration, Inversion
-from cogedit.benchmarks.metrics import Answer, measure, psnr, to_frames
+from cogedit.benchmarks.metrics import Answer, measure, to_frames
 from cogedit.config import Settings
 from cogedit.errors import UsageError
+from cogedit.media.metrics import psnr
 from cogedit.media.writer import write_video
 from cogedit.models.checkpoint import find_checkpoint
 from cogedit.shapes import world

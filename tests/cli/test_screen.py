@@ -109,5 +109,5 @@ def test_a_terminal_has_a_bar(term, bar):
     except OSError:
         pass  # what reading a closed terminal gives on Linux
     assert done.stdout == b""
-    assert ("editing: a [red] cat".encode() in shown) == bar
+    assert (b"editing: a [red] cat" in shown) == bar
     assert (b"4/4" in shown) == bar

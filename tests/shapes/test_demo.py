@@ -4,7 +4,7 @@ import pytest
 from pipelines import make_pipeline
 from videos import read_back
 
-from cogedit.benchmarks.metrics import psnr
+from cogedit.media.metrics import psnr
 from cogedit.shapes import demo, model_dir, world
 
 needs_weights = pytest.mark.skipif(
