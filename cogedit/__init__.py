@@ -14,8 +14,10 @@ purpose is a `CogeditError`; the tree is in `cogedit.errors`.
 from cogedit.errors import CogeditError
 from cogedit.stages import (
     Exported,
+    InversionCheck,
     Run,
     Written,
+    check_inversion,
     edit,
     encode,
     export,
@@ -29,9 +31,11 @@ from cogedit.version import __version__
 __all__ = [
     "CogeditError",
     "Exported",
+    "InversionCheck",
     "Run",
     "Written",
     "__version__",
+    "check_inversion",
     "edit",
     "encode",
     "export",

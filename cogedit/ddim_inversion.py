@@ -2,8 +2,9 @@
 
 A thin face over the rooms: same names, same defaults, same numbers in float32. What differs on
 purpose: the state stays in float32 whatever the model's dtype, clips are encoded to the mode of the
-posterior instead of a draw from the global random generator, the levels of the inversion come from
-a table that may be shifted (CogVideoX-2B), and any number of steps is spaced exactly.
+posterior instead of a draw from the global random generator, both directions read the pipeline's
+own table of levels (`DDIMInverseScheduler` drops the shift of CogVideoX-2B), and any number of
+steps is spaced exactly.
 
     with OverrideAttnProcessors(transformer=pipe.transformer):
         sample(pipe, latents, scheduler, prompt=..., reference_latents=...)
@@ -29,6 +30,7 @@ from cogedit.media.reader import read_frames_upstream
 from cogedit.media.writer import write_video
 from cogedit.models.attention import InjectingAttnProcessor, SecondHalfInjection, inject
 from cogedit.models.denoiser import Denoiser
+from cogedit.models.loading import scheduler_problem
 from cogedit.models.prompts import embed_prompts
 from cogedit.models.rows import EditTexts
 from cogedit.models.vae import decode_latents, encode_frames, to_model_range, to_pixels
@@ -127,16 +129,16 @@ def sample(
         [N, B, F', C', H', W'] float32: the sample after each step.
 
     Raises:
-        UsageError: Another scheduler class, an inversion with a reference, a reference of another
-            length, or a reference without `OverrideAttnProcessors`.
+        UsageError: Another scheduler class or configuration, an inversion with a reference, a
+            reference of another length, or a reference without `OverrideAttnProcessors` or the
+            other way round.
     """
-    schedule = Schedule.trailing(scheduler.alphas_cumprod, num_inference_steps)
     name = type(scheduler).__name__
-    if name not in {"DDIMInverseScheduler", "CogVideoXDDIMScheduler"}:
-        raise UsageError(
-            f"sample() got a {name}; expected DDIMInverseScheduler or CogVideoXDDIMScheduler",
-            hint="build one from the pipeline's: CogVideoXDDIMScheduler.from_config(config)",
-        )
+    _check_scheduler(scheduler)
+    # `DDIMInverseScheduler(**config)` drops 2B's snr_shift_scale: both directions read the
+    # forward table.
+    forward = pipeline.scheduler if name == "DDIMInverseScheduler" else scheduler
+    schedule = Schedule.trailing(forward.alphas_cumprod, num_inference_steps)
     reference = _reference(reference_latents, pipeline.transformer, schedule)
     embeds = embed_prompts(
         [prompt or "", ""],
@@ -196,10 +198,11 @@ class OverrideAttnProcessors:
     """
 
     def __init__(self, transformer: CogVideoXTransformer3DModel) -> None:
-        self._injection = inject(transformer, SecondHalfInjection())
+        self._transformer = transformer
 
     def __enter__(self) -> None:
         """Install the processors."""
+        self._injection = inject(self._transformer, SecondHalfInjection())
         self._injection.__enter__()
 
     def __exit__(
@@ -212,19 +215,38 @@ class OverrideAttnProcessors:
         self._injection.__exit__(kind, error, traceback)
 
 
+def _check_scheduler(scheduler: DDIMInverseScheduler | CogVideoXDDIMScheduler) -> None:
+    """Refuse a scheduler whose own steps would be others than those taken here."""
+    name = type(scheduler).__name__
+    if name not in {"DDIMInverseScheduler", "CogVideoXDDIMScheduler"}:
+        raise UsageError(
+            f"sample() got a {name}; expected DDIMInverseScheduler or CogVideoXDDIMScheduler",
+            hint="build one from the pipeline's: CogVideoXDDIMScheduler.from_config(config)",
+        )
+    problem = scheduler_problem(scheduler.config)
+    if problem is not None:
+        raise UsageError(f"sample() got a {name} with {problem}")
+
+
 def _reference(
     latents: Tensor | None, transformer: CogVideoXTransformer3DModel, schedule: Schedule
 ) -> Trajectory | None:
     """Turn a reversed trajectory, given by position, into one that is looked up by timestep."""
+    processors = [block.attn1.processor for block in transformer.transformer_blocks]
+    injecting = any(isinstance(processor, InjectingAttnProcessor) for processor in processors)
     if latents is None:
+        if injecting:
+            raise UsageError(
+                "OverrideAttnProcessors needs reference_latents",
+                hint="give sample() the inversion's trajectory, or call it outside of the block",
+            )
         return None
     if len(latents) != len(schedule.timesteps):
         raise UsageError(
             f"reference_latents has {len(latents)} entries; expected {len(schedule.timesteps)}, "
             "one for each inference step"
         )
-    processors = [block.attn1.processor for block in transformer.transformer_blocks]
-    if not all(isinstance(processor, InjectingAttnProcessor) for processor in processors):
+    if not injecting:
         raise UsageError(
             "reference_latents without injecting processors would have no effect",
             hint="call sample() inside `with OverrideAttnProcessors(pipe.transformer):`",

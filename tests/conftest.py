@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 torch.set_num_threads(1)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from pipelines import GOLDEN, GOLDEN_PIPELINE, make_2b_like, make_15_like  # noqa: E402
+from pipelines import GOLDEN, GOLDEN_PIPELINE, make_2b_like, make_5b_like, make_15_like  # noqa: E402
 
 PROMPT = "a blue cat running in snow"
 
@@ -32,6 +32,12 @@ def golden_pipeline():
 def pipeline_2b(tmp_path_factory):
     """Folder of a tiny pipeline with 2B's traits."""
     return make_2b_like(tmp_path_factory.mktemp("models") / "tiny-2b")
+
+
+@pytest.fixture(scope="session")
+def pipeline_5b(tmp_path_factory):
+    """Folder of a tiny pipeline with 5B's traits."""
+    return make_5b_like(tmp_path_factory.mktemp("models") / "tiny-5b")
 
 
 @pytest.fixture(scope="session")

@@ -47,6 +47,11 @@ def make_2b_like(folder):
     )
 
 
+def make_5b_like(folder):
+    """Rotary positions and unshifted levels."""
+    return make_pipeline(folder, use_rotary_positional_embeddings=True)
+
+
 def make_15_like(folder):
     """Rotary positions and two latent frames to a token."""
     return make_pipeline(

@@ -4,7 +4,12 @@ import inspect
 
 import pytest
 import torch
-from diffusers import CogVideoXDDIMScheduler, CogVideoXDPMScheduler, DDIMInverseScheduler
+from diffusers import (
+    CogVideoXDDIMScheduler,
+    CogVideoXDPMScheduler,
+    CogVideoXPipeline,
+    DDIMInverseScheduler,
+)
 from diffusers.models.attention_processor import CogVideoXAttnProcessor2_0
 from videos import make_video, read_back
 
@@ -17,6 +22,8 @@ from cogedit.ddim_inversion import (
     get_video_frames,
     sample,
 )
+from cogedit.diffusion.ddim import ddim_step
+from cogedit.diffusion.schedule import Schedule
 from cogedit.errors import UsageError, VideoError
 from cogedit.models.attention import InjectingAttnProcessor
 from cogedit.models.vae import decode_latents
@@ -200,6 +207,43 @@ def test_a_reference_without_the_processors_is_refused(golden, golden_pipeline, 
             STEPS,
             reference_latents=golden["inversion_g6"].flip(0),
         )
+
+
+def test_the_processors_without_a_reference_are_refused(golden, golden_pipeline, forward_scheduler):
+    override = OverrideAttnProcessors(golden_pipeline.transformer)
+    for _ in range(2):  # one object may be entered again
+        with override, pytest.raises(UsageError, match="needs reference_latents"):
+            sample(golden_pipeline, golden["noise"], forward_scheduler, PROMPT, STEPS)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("timestep_spacing", "leading"),
+        ("set_alpha_to_one", False),
+        ("prediction_type", "epsilon"),
+        ("clip_sample", True),
+    ],
+)
+def test_a_scheduler_with_other_steps_is_refused(golden, golden_pipeline, key, value):
+    scheduler = CogVideoXDDIMScheduler.from_config(golden_pipeline.scheduler.config, **{key: value})
+    with pytest.raises(UsageError, match=f"with {key} = {value!r}; expected"):
+        sample(golden_pipeline, golden["noise"], scheduler, PROMPT, STEPS)
+
+
+def test_2b_is_inverted_on_its_own_levels(pipeline_2b):
+    """`DDIMInverseScheduler` drops snr_shift_scale and would be off by up to 0.26 in abar."""
+    pipe = CogVideoXPipeline.from_pretrained(pipeline_2b, dtype=torch.float32)
+    inverse = DDIMInverseScheduler.from_config(pipe.scheduler.config)
+    latents = torch.randn(1, 3, 16, 8, 8, generator=torch.Generator().manual_seed(0))
+    found = sample(pipe, latents, inverse, "", 5, 1.0)
+    schedule = Schedule.trailing(pipe.scheduler.alphas_cumprod, 5)
+    # The first step by hand: v is asked at level 199, with the clean sample.
+    with torch.no_grad():
+        embeds = pipe.encode_prompt("", None, False, max_sequence_length=16)[0]
+        v = pipe.transformer(latents, embeds, torch.tensor([199]), return_dict=False)[0]
+    expected = ddim_step(v, latents, schedule=schedule, t_from=-1, t_to=199)
+    assert torch.allclose(found[0], expected, atol=1e-5)
 
 
 def test_a_reference_of_another_length_is_refused(golden, golden_pipeline, forward_scheduler):

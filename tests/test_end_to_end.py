@@ -161,3 +161,58 @@ def test_version_and_module(folder):
         [sys.executable, "-m", "cogedit", "--version"], capture_output=True, text=True, check=True
     )
     assert done.stdout == f"cogedit {cogedit.__version__}\n"
+
+
+@pytest.mark.parametrize("name", ["pipeline_2b", "pipeline_15"])
+def test_five_commands_on_other_models(name, request, tmp_path):
+    make_video(tmp_path / "clip.mp4", width=128, height=128, num_frames=12)
+    model = ("--model", request.getfixturevalue(name), "--dtype", "fp32")
+    frames = path_of(tmp_path, run(tmp_path, "load", "clip.mp4", *model))
+    latents = path_of(tmp_path, run(tmp_path, "encode", frames, *model))
+    steps = ("--num-inference-steps", 3)
+    trajectory = path_of(tmp_path, run(tmp_path, "invert", latents, *steps, *model))
+    edit = path_of(tmp_path, run(tmp_path, "reconstruct", trajectory, "-p", PROMPT, *model))
+    video = path_of(tmp_path, run(tmp_path, "export", edit, *model))
+    assert read_back(video, width=64, height=64).shape == (9, 64, 64, 3)
+
+
+def test_the_shell_loop_of_the_readme(folder, tmp_path):
+    """As written there, on a clip of that name."""
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    loop = text[text.index("trajectory=$(cogedit invert bear.mp4)") :]
+    loop = loop[: loop.index("```")]
+    shutil.copy(folder / "my clip.mp4", tmp_path / "bear.mp4")
+    shutil.copy(folder / "cogedit.toml", tmp_path)
+    (tmp_path / "prompts.txt").write_text("a cat\na dog in the snow\n")
+    done = subprocess.run(
+        ["bash", "-euc", loop],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PATH": f"{Path(COGEDIT).parent}:{os.environ['PATH']}"},
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    videos = [tmp_path / line for line in done.stdout.splitlines()]
+    assert len(set(videos)) == 2
+    assert all(video.is_file() for video in videos)
+
+
+def test_the_python_example_of_the_readme(folder, tmp_path):
+    """As written there, on a clip of that name."""
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    example = text[text.index("import cogedit") :]
+    example = example[: example.index("```")]
+    shutil.copy(folder / "my clip.mp4", tmp_path / "bear.mp4")
+    shutil.copy(folder / "cogedit.toml", tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", example.replace("25}", "2}")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.glob("bear.cogedit/edit-*.mp4"))) == 2

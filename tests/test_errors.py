@@ -197,7 +197,7 @@ def test_layers_beyond_the_model(fail, inverted):
         *MODEL,
     )
     assert code == 2
-    assert "this model has layers 0:3" in said
+    assert "injection_layers is 2:9; pipeline has layers 0:3" in said
 
 
 def test_nan_in_the_model(fail, tmp_path, inverted):
@@ -221,6 +221,30 @@ def test_nan_in_the_model(fail, tmp_path, inverted):
     assert "the inverted sample holds" in result.stderr
     assert "at step 1 (timestep 19)" in result.stderr
     assert not list(tmp_path.glob("clip.cogedit/trajectory-*"))
+
+
+def test_a_prompt_of_another_encoding(fail, inverted):
+    code, said = fail("reconstruct", inverted["trajectory"], "-p", "bad\udcff", *MODEL)
+    assert code == 2
+    assert "is not UTF-8" in said
+
+
+def test_tiling_is_no_matter_of_the_past_where_something_is_decoded(inverted, tmp_path):
+    out = tmp_path / "tiled.mp4"
+    args = ("export", inverted["latents"], *MODEL, "--vae-tiling", "-o", out)
+    result = CliRunner().invoke(app, [str(a) for a in args])
+    assert result.exit_code == 0, result.stderr
+    assert out.is_file()
+
+
+def test_the_newest_trajectory_is_looked_for_where_the_settings_say(
+    inverted, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COGEDIT_WORKSPACE", str(inverted["trajectory"].parent))
+    result = CliRunner().invoke(app, ["reconstruct", "-p", "x", "-o", "e.bin", *MODEL])
+    assert result.exit_code == 0, result.stderr
+    assert f"taking the newest trajectory, {inverted['trajectory']}" in result.stderr
 
 
 def test_markup_and_control_characters_are_shown_as_they_are(fail):

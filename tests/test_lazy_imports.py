@@ -108,8 +108,9 @@ def options(command):
         "load": SETTINGS["load"],
         "encode": SETTINGS["load"],
         "invert": [*SETTINGS["load"], *SETTINGS["invert"]],
-        "reconstruct": [*SETTINGS["load"], *SETTINGS["invert"]],
-        "edit": [*SETTINGS["load"], *SETTINGS["invert"]],
+        # Beside an edit the plain name is the edit's own number of steps, which is another edit.
+        "reconstruct": [*SETTINGS["load"], "--inversion-steps", "2"],
+        "edit": [*SETTINGS["load"], "--inversion-steps", "2"],
     }[command]
     prompt = ["--prompt", "a blue cat", "--guidance-scale", "1"]
     return [*model, *own, *(prompt if command in {"reconstruct", "edit"} else [])]

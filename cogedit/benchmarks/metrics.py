@@ -10,13 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from cogedit.benchmarks.cases import EditCase
+from cogedit.media.metrics import psnr
 from cogedit.shapes import oracle, world
 
 Levels = npt.NDArray[np.float32]
 """Pixels in levels of 0..255, not rounded, so that a decoder's output is not compared in steps."""
-
-MAX_PSNR = 100.0
-"""PSNR of equal clips: beyond what rounding leaves, and finite, so that a mean exists."""
 
 
 @dataclass(frozen=True)
@@ -103,28 +101,6 @@ class Interval:
     low: float
     high: float
     count: int
-
-
-def psnr(
-    clip: npt.ArrayLike, expected: npt.ArrayLike, *, where: npt.NDArray[np.bool_] | None = None
-) -> float:
-    """Return the peak signal-to-noise ratio of a clip in dB.
-
-    Args:
-        clip: [F, H, W, 3] in levels of 0..255, any dtype.
-        expected: The same shape.
-        where: [F, H, W], the pixels that count; None is all.
-
-    Returns:
-        10 log10(255^2 / mean squared error), at most `MAX_PSNR`; NaN if no pixel counts.
-    """
-    error = (np.asarray(clip, dtype=np.float64) - np.asarray(expected, dtype=np.float64)) ** 2
-    if where is not None:
-        error = error[where]
-    if not error.size:
-        return math.nan
-    mean = float(error.mean())
-    return MAX_PSNR if mean == 0 else min(MAX_PSNR, 10 * math.log10(255**2 / mean))
 
 
 def to_frames(clip: Levels) -> world.Frames:

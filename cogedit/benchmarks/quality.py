@@ -37,7 +37,6 @@ from cogedit.benchmarks.metrics import (
     InversionFigures,
     Levels,
     measure,
-    psnr,
     to_frames,
 )
 from cogedit.benchmarks.report import (
@@ -52,6 +51,7 @@ from cogedit.benchmarks.report import (
     write_json,
 )
 from cogedit.errors import CogeditError, StorageError, UsageError
+from cogedit.media.metrics import psnr
 from cogedit.models.checkpoint import find_checkpoint
 from cogedit.shapes import world
 from cogedit.types import DType

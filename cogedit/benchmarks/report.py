@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from cogedit.benchmarks.cases import EditKind
 from cogedit.benchmarks.configurations import Configuration, Inversion
-from cogedit.benchmarks.metrics import MAX_PSNR, EditFigures, Interval, InversionFigures, summarize
+from cogedit.benchmarks.metrics import EditFigures, Interval, InversionFigures, summarize
 from cogedit.errors import StorageError
+from cogedit.media.metrics import MAX_PSNR
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -12,6 +12,7 @@ from cogedit.artifacts import Record, Workspace, content_key, newest_in_director
 from cogedit.cli.options import Call, with_options
 from cogedit.cli.show import describe
 from cogedit.errors import UsageError
+from cogedit.stages import check_inversion
 from cogedit.stages import edit as edit_stage
 from cogedit.stages import encode as encode_stage
 from cogedit.stages import export as export_stage
@@ -19,6 +20,7 @@ from cogedit.stages import invert as invert_stage
 from cogedit.stages import load as load_stage
 from cogedit.stages import reconstruct as reconstruct_stage
 from cogedit.stages.run import Exported, Written
+from cogedit.stages.settings import settings_for
 from cogedit.version import __version__
 
 app = typer.Typer(
@@ -91,11 +93,22 @@ def encode(
 def invert(
     call: Call,
     source: Annotated[Path, typer.Argument(metavar="LATENTS|FRAMES|VIDEO", help="What to invert.")],
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Sample back from the noise and say how near it comes."),
+    ] = False,
     output: Output = None,
 ) -> None:
     """Invert a clip into noise, keeping every level: latents -> trajectory."""
     settings = call.settings(source)
-    _print(call, "invert", [invert_stage(source, settings, output=output, run=call.run)])
+    written = invert_stage(source, settings, output=output, run=call.run)
+    if check:
+        found = check_inversion(written.path, settings, run=call.run)
+        call.screen.say(
+            f"sampled back: {found.psnr:.1f} dB against the VAE's round trip; standard deviation "
+            f"of the noise {found.std:.3f} (1 is right)"
+        )
+    _print(call, "invert", [written])
 
 
 @app.command()
@@ -106,7 +119,7 @@ def reconstruct(
     source: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[TRAJECTORY]",
+            metavar="TRAJECTORY",
             help="A trajectory or anything before it. Default: the newest trajectory here.",
             show_default=False,
         ),
@@ -159,14 +172,14 @@ def edit(
         typer.Option(
             "--output",
             "-o",
-            help="Folder for the videos. Default: the workspace.",
+            help="Folder for the videos, or the video for a single prompt. Default: the workspace.",
             show_default=False,
         ),
     ] = None,
 ) -> None:
     """Edit a video from start to finish, reusing what is there: VIDEO -> mp4."""
     settings = call.settings(video)
-    exported = edit_stage(video, prompt, settings, mask=mask, output_folder=output, run=call.run)
+    exported = edit_stage(video, prompt, settings, mask=mask, output=output, run=call.run)
     _print(call, "edit", exported)
 
 
@@ -182,8 +195,8 @@ def inspect(
 
 def _newest_trajectory(call: Call) -> Path:
     """Find the trajectory that was written last, and say which it is."""
-    workspace = call.flags.get("workspace")
-    if isinstance(workspace, Path):
+    workspace = settings_for(None, call.flags, config=call.config).settings.workspace
+    if workspace is not None:
         where, found = str(workspace), Workspace(workspace).newest("trajectory")
     else:
         where, found = "*.cogedit", newest_in_directory(Path(), "trajectory")

@@ -265,7 +265,12 @@ class Call:
     @property
     def run(self) -> Run:
         """How the stages run under this command."""
-        return Run(force=self.force, say=self.screen.say, progress=self.screen.progress)
+        return Run(
+            force=self.force,
+            say=self.screen.say,
+            detail=self.screen.detail,
+            progress=self.screen.progress,
+        )
 
     def settings(self, source: Path | None) -> Settings:
         """Settle the settings, say which model was chosen where nobody named one.
@@ -277,6 +282,9 @@ class Call:
 
         kind = sniff_kind(source) if source is not None else None
         past = _STAGES.get(kind, ()) if kind is not None else ()
+        if "export" in self.tables:
+            # How the VAE works in tiles also concerns the decoding that is still to come.
+            past = tuple(stage for stage in past if stage != "encode")
         for key in self.flags:
             stage, flag = key.partition(".")[0], _flag(key, self.tables)
             if stage in past:

@@ -10,7 +10,6 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import typer
 
@@ -56,7 +55,9 @@ class Screen:
             typer.echo(json.dumps({"command": command, "outputs": list(outputs)}, default=str))
             return
         for output in outputs:
-            typer.echo(str(output["path"]))
+            path = str(output["path"])
+            # A path that begins with a dash would be an option to the next command.
+            typer.echo(f"./{path}" if path.startswith("-") else path)
 
     @contextmanager
     def progress(self, doing: str, total: int) -> Iterator[OnStep]:
@@ -85,6 +86,7 @@ class _PlainProgress:
         self._start = self._told = time.monotonic()
 
     def __call__(self, info: StepInfo) -> None:
+        """Tell of a step, if the last time is long enough ago."""
         now = time.monotonic()
         done = info.index + 1
         if now - self._told < PLAIN_INTERVAL or done == info.total:
@@ -149,7 +151,10 @@ def handle_errors(screen: Screen, *, debug: bool) -> Iterator[None]:
             typer.echo(f"hint: {printable(error.hint)}", err=True)
         raise typer.Exit(error.exit_code) from error
     except KeyboardInterrupt as error:
-        said = "interrupted: finished artifacts are kept, and the same command goes on from them"
+        said = (
+            "interrupted: finished artifacts are kept, and the same command goes on from them; "
+            "the stage that was running starts over"
+        )
         typer.echo(said, err=True)
         raise typer.Exit(Interrupted.exit_code) from error
 
@@ -159,15 +164,6 @@ def printable(text: str) -> str:
     return "".join(
         char if char.isprintable() or char == "\n" else char.encode("unicode_escape").decode()
         for char in text
-    )
-
-
-def relative(path: Path) -> str:
-    """Show a path relative to the current directory where that is shorter."""
-    return (
-        os.path.relpath(path)
-        if path.is_absolute() and path.is_relative_to(Path.cwd())
-        else str(path)
     )
 
 

@@ -35,8 +35,9 @@ class Schedule:
     def trailing(cls, alphas_cumprod: torch.Tensor, num_inference_steps: int) -> Schedule:
         """Space the levels evenly, ending at the noisiest (arXiv 2305.08891, table 2, "trailing").
 
-        Level i lies at round(T - i T / N) - 1. `numpy.arange` with a fractional step, which
-        diffusers uses, yields N + 1 levels for some N (61, 103, ...); counting i does not.
+        Level i lies at round(T - i T / N) - 1. diffusers counts with `numpy.arange` and a
+        fractional step, which yields N + 1 levels for some N (61, 103, ...); counting i does not.
+        The step is rounded as `arange` rounds it, so that all other N give diffusers' levels.
 
         Args:
             alphas_cumprod: Table of the forward scheduler, [T], any float dtype.
@@ -50,10 +51,8 @@ class Schedule:
             raise UsageError(
                 f"num_inference_steps is {num_inference_steps}; it must lie between 1 and {total}"
             )
-        timesteps = tuple(
-            round(total * (num_inference_steps - i) / num_inference_steps) - 1
-            for i in range(num_inference_steps)
-        )
+        step = (total - total / num_inference_steps) - total
+        timesteps = tuple(round(total + i * step) - 1 for i in range(num_inference_steps))
         return cls(tuple(alphas_cumprod.double().tolist()), timesteps)
 
     def alpha_cumprod(self, timestep: int) -> float:

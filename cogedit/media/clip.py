@@ -57,6 +57,21 @@ class ResizePlan:
     width: int
     height: int
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know about the new size, one phrase each."""
+        notes = []
+        lost = 1 - self.width * self.height / (self.scaled_width * self.scaled_height)
+        if self.mode == "crop" and lost > 0.1:
+            notes.append(
+                f"cropping leaves out {lost:.0%} of the picture: --resize-mode pad keeps it, or a "
+                "--width and --height of its own shape"
+            )
+        scale = self.scaled_width / self.source_width
+        if scale > 1.05:
+            notes.append(f"the picture is enlarged {scale:.1f} times")
+        return tuple(notes)
+
 
 def check_load_settings(settings: LoadSettings) -> None:
     """Raise `UsageError` for a setting outside its range."""

@@ -210,15 +210,31 @@ def attention_with_lse(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]
         Output like `q`, and the log-sum-exp [rows, heads, tokens] in float32.
     """
     ops = torch.ops.aten
+    half = q.dtype in (torch.float16, torch.bfloat16)
     if q.device.type == "cpu":
         out, lse = ops._scaled_dot_product_flash_attention_for_cpu(q, k, v)
         return out, lse
-    if q.device.type == "cuda" and q.dtype in (torch.float16, torch.bfloat16):
+    if q.device.type == "cuda" and half and torch.cuda.get_device_capability(q.device) >= (8, 0):
         out, lse, *_ = ops._scaled_dot_product_flash_attention(q, k, v)
         return out, lse
-    logits = (q @ k.transpose(-1, -2)).float() / math.sqrt(q.shape[-1])
-    lse = torch.logsumexp(logits, dim=-1)
-    return (torch.exp(logits - lse.unsqueeze(-1)) @ v.float()).to(q.dtype), lse
+    if q.device.type == "cuda":
+        out, lse, *_ = ops._scaled_dot_product_efficient_attention(q, k, v, None, True)
+        return out, lse[:, :, : q.shape[2]]  # this kernel pads the rows of its log-sum-exp
+    return _attention_by_hand(q, k, v)
+
+
+def _attention_by_hand(
+    q: Tensor, k: Tensor, v: Tensor, *, block: int = 1024
+) -> tuple[Tensor, Tensor]:
+    """Attend in blocks of queries, so that no more than `block` rows of logits are in memory."""
+    outs: list[Tensor] = []
+    lses: list[Tensor] = []
+    for queries in torch.split(q, block, dim=2):
+        logits = (queries @ k.transpose(-1, -2)).float() / math.sqrt(q.shape[-1])
+        lse = torch.logsumexp(logits, dim=-1)
+        outs.append((torch.exp(logits - lse.unsqueeze(-1)) @ v.float()).to(q.dtype))
+        lses.append(lse)
+    return torch.cat(outs, dim=2), torch.cat(lses, dim=2)
 
 
 def _project(

@@ -39,6 +39,10 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
 
 
+class NotCachedError(ModelError):
+    """A hub model that is not here, or only in part, where no download was allowed."""
+
+
 class _Incomplete(ModelError):
     """A file is missing, which a download would bring."""
 
@@ -78,6 +82,7 @@ def find_checkpoint(
         download: Whether a hub model that is not here may be fetched.
 
     Raises:
+        NotCachedError: A hub model is not here and may not be fetched.
         ModelError: Missing, gated, incomplete, or not a CogVideoX text-to-video pipeline.
         StorageError: Its files cannot be read, or a download cannot be written.
     """
@@ -101,8 +106,18 @@ def find_checkpoint(
 
 
 def cuda_present() -> bool:
-    """Tell whether this machine has a CUDA device, asking the driver and not torch (2 s)."""
+    """Tell whether torch would find a CUDA device, without loading it (2 s).
+
+    Asks the driver, and the name of torch's build: a CPU build finds none whatever the driver says.
+    """
     import ctypes
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        if version("torch").endswith("+cpu"):
+            return False
+    except PackageNotFoundError:
+        return False
 
     library = "nvcuda.dll" if os.name == "nt" else "libcuda.so.1"
     try:
@@ -141,11 +156,11 @@ def _find_on_hub(model: str, revision: str | None, *, download: bool) -> Checkpo
         cached = Path(index).parent
         try:
             return _checked(model, cached, cached.name, mend=fetch)
-        except _Incomplete:
+        except _Incomplete as error:
             if not download:
-                raise
+                raise NotCachedError(error.message, hint=fetch) from error
     elif not download:
-        raise ModelError(f"{model} is not in the local cache", hint=fetch)
+        raise NotCachedError(f"{model} is not in the local cache", hint=fetch)
     fetched = _download(model, revision, fetch=fetch)
     return _checked(model, fetched, fetched.name, mend=fetch)
 

@@ -27,6 +27,7 @@ class Geometry:
         width: Width that the model was trained at, in pixels.
         num_frames: Frames that the model was trained at.
         max_text_seq_length: Tokens of a prompt; shorter ones are padded to it.
+        num_layers: Blocks of the transformer.
     """
 
     spatial_compression: int
@@ -37,6 +38,7 @@ class Geometry:
     width: int
     num_frames: int
     max_text_seq_length: int
+    num_layers: int
 
     @classmethod
     def of(cls, vae: Config, transformer: Config) -> Geometry:
@@ -68,6 +70,7 @@ class Geometry:
             width=width * spatial,
             num_frames=_integer(transformer, "sample_frames", "transformer"),
             max_text_seq_length=_integer(transformer, "max_text_seq_length", "transformer"),
+            num_layers=_integer(transformer, "num_layers", "transformer"),
         )
 
     @property

@@ -6,7 +6,7 @@ to pickled files; here both are errors.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypedDict, TypeVar, cast
 
@@ -91,15 +91,36 @@ def alphas_cumprod(checkpoint: Checkpoint) -> Tensor:
     stochastic DPM scheduler, whose table is the same but whose steps cannot be inverted.
 
     Raises:
-        ModelError: The model does not predict v.
+        ModelError: Its steps are others than those of `cogedit.diffusion`.
     """
     from diffusers import CogVideoXDDIMScheduler
 
-    prediction = checkpoint.scheduler_config.get("prediction_type")
-    if prediction != "v_prediction":
-        raise ModelError(f"{checkpoint.id} predicts {prediction!r}; expected v_prediction")
     scheduler = CogVideoXDDIMScheduler.from_config(dict(checkpoint.scheduler_config))
+    problem = scheduler_problem(scheduler.config)
+    if problem is not None:
+        raise ModelError(f"the scheduler of {checkpoint.id} has {problem}")
     return cast(Tensor, scheduler.alphas_cumprod)
+
+
+def scheduler_problem(config: Mapping[str, object]) -> str | None:
+    """Tell what in a scheduler's configuration asks for other steps than those taken here.
+
+    Args:
+        config: Configuration of a `CogVideoXDDIMScheduler` or `DDIMInverseScheduler`.
+
+    Returns:
+        Found against expected, or None where all is right.
+    """
+    expected = {
+        "prediction_type": "v_prediction",
+        "timestep_spacing": "trailing",
+        "set_alpha_to_one": True,
+        "clip_sample": False,
+    }
+    for key, value in expected.items():
+        if config[key] != value:
+            return f"{key} = {config[key]!r}; expected {value!r}"
+    return None
 
 
 def _load(

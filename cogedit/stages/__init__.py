@@ -4,6 +4,7 @@ Each stage takes an artifact or anything that comes before it, runs what is miss
 it wrote. Importing this package loads no torch; calling a stage that computes does.
 """
 
+from cogedit.stages.check import InversionCheck, check_inversion
 from cogedit.stages.edit import edit, reconstruct
 from cogedit.stages.encode import encode
 from cogedit.stages.export import export
@@ -14,8 +15,10 @@ from cogedit.stages.settings import settings_for
 
 __all__ = [
     "Exported",
+    "InversionCheck",
     "Run",
     "Written",
+    "check_inversion",
     "edit",
     "encode",
     "export",

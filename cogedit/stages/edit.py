@@ -18,11 +18,11 @@ from cogedit.artifacts import (
     read_record,
     sniff_kind,
 )
-from cogedit.config import Settings
+from cogedit.config import Settings, check_settings
 from cogedit.errors import UsageError
 from cogedit.models.checkpoint import Checkpoint
 from cogedit.stages.checkpoints import check_same_model, checkpoint_for, dtype_for, model_record
-from cogedit.stages.export import export
+from cogedit.stages.export import SUFFIXES, Decoder, export
 from cogedit.stages.invert import invert
 from cogedit.stages.load import load
 from cogedit.stages.mask import (
@@ -33,19 +33,27 @@ from cogedit.stages.mask import (
     show_mask,
     take_mask,
 )
-from cogedit.stages.run import Exported, Run, Written, find_or_make, workspace_for
+from cogedit.stages.run import (
+    Exported,
+    Run,
+    Written,
+    check_output,
+    check_text,
+    find_or_make,
+    workspace_for,
+)
 
 if TYPE_CHECKING:
     from diffusers import CogVideoXTransformer3DModel
     from torch import Tensor
 
     from cogedit.diffusion.trajectory import Trajectory
-    from cogedit.media.mask import GivenMask
+    from cogedit.media.masks import GivenMask
 
 
 def reconstruct(
     source: str | Path,
-    prompts: Sequence[str],
+    prompts: str | Sequence[str],
     settings: Settings,
     *,
     mask: str | Path | None = None,
@@ -79,23 +87,24 @@ def reconstruct(
         NumericalError: NaN or Inf appeared.
     """
     source, run = Path(source), run or Run()
-    if not prompts:
-        raise UsageError("reconstruct needs a prompt", hint='--prompt "what the edit shows"')
+    prompts = [prompts] if isinstance(prompts, str) else prompts
     if output is not None and len(prompts) > 1:
         raise UsageError(
             f"-o names one file, and there are {len(prompts)} prompts",
             hint="leave -o out: each edit gets a name of its own in the workspace",
         )
+    check_output(output, source=source)
     workspace = workspace_for(source, settings)
     given = take_mask(mask, settings)
     checkpoint = checkpoint_for(settings)
+    _check(prompts, settings, checkpoint)
     if given is not None:
         # Before the inversion, which takes long: a mask that does not fit is known from the clip.
         if sniff_kind(source) is None:
-            source = load(source, settings, run=run).path
+            source = load(source, settings, run=run.earlier).path
         check_fits(given, frames_record(read_record(source)))
     if sniff_kind(source) in (None, "frames", "latents"):
-        source = invert(source, settings, run=run).path
+        source = invert(source, settings, run=run.earlier).path
     trajectory = read_record(source, "trajectory")
     check_same_model(str(source), trajectory.model, checkpoint)
     records = [
@@ -120,11 +129,11 @@ def reconstruct(
 
 def edit(
     video: str | Path,
-    prompts: Sequence[str],
+    prompts: str | Sequence[str],
     settings: Settings,
     *,
     mask: str | Path | None = None,
-    output_folder: Path | None = None,
+    output: Path | None = None,
     run: Run | None = None,
 ) -> list[Exported]:
     """Edit a video from start to finish: load, encode, invert, reconstruct, export.
@@ -134,7 +143,8 @@ def edit(
         prompts: One edited video is made of each.
         settings: All tables.
         mask: As for `reconstruct`.
-        output_folder: Where the videos go; None is the workspace. It is made if need be.
+        output: The folder for the videos, made if need be, or the video itself for a single
+            prompt; None is the workspace.
         run: How to run; None is silent.
 
     Returns:
@@ -144,18 +154,58 @@ def edit(
         CogeditError: As the stages.
     """
     video, run = Path(video), run or Run()
+    prompts = [prompts] if isinstance(prompts, str) else prompts
     wanted = settings.export.composite
     if wanted in ("decode", "source") and mask is None and not settings.reconstruct.auto_mask:
         raise UsageError(f"--composite {wanted} needs a mask", hint="give --mask or --auto-mask")
-    folder = workspace_for(video, settings).root if output_folder is None else output_folder
-    Workspace(folder).create()
-    exported: list[Exported] = []
-    for written in reconstruct(video, prompts, settings, mask=mask, run=run):
-        source = Path(written.record.trajectory.latents.frames.source.name).stem
-        name = f"{source}-{_slug(written.record.settings.prompt)}-{content_key(written.record)[:8]}"
-        output = folder / f"{name}.mp4"
-        exported.append(export(written.path, settings, output=output, run=run))
-    return exported
+    is_file = output is not None and output.suffix.lower() in SUFFIXES and not output.is_dir()
+    if is_file and len(prompts) > 1:
+        raise UsageError(
+            f"-o names one video, and there are {len(prompts)} prompts", hint="name a folder"
+        )
+    check_output(output if is_file else None, source=video)
+    folder = workspace_for(video, settings).root if output is None else output
+    written = reconstruct(video, prompts, settings, mask=mask, run=run)
+    if not is_file:
+        Workspace(folder).create()
+    decoder = Decoder(settings)
+    return [
+        export(
+            one.path,
+            settings,
+            output=output if is_file else folder / _video_name(one.record),
+            run=run,
+            decoder=decoder,
+        )
+        for one in written
+    ]
+
+
+def _check(prompts: Sequence[str], settings: Settings, checkpoint: Checkpoint) -> None:
+    """Refuse what cannot work before any stage runs.
+
+    Raises:
+        UsageError: No prompt, one that is no text, or a setting out of range.
+    """
+    if not prompts:
+        raise UsageError("reconstruct needs a prompt", hint='--prompt "what the edit shows"')
+    asked = settings.reconstruct
+    check_settings(asked)
+    for text in (*prompts, asked.negative_prompt):
+        check_text(text)
+    last, num_layers = asked.injection_layers[1], checkpoint.geometry.num_layers
+    if asked.injection_layers[0] >= num_layers or (last is not None and last > num_layers):
+        raise UsageError(
+            f"injection_layers is {asked.injection_layers[0]}:{last or 'END'}; "
+            f"{checkpoint.id} has layers 0:{num_layers}",
+            hint=f"choose a window within 0:{num_layers}",
+        )
+
+
+def _video_name(record: EditRecord) -> str:
+    """Name a video after source, prompt and content key."""
+    source = Path(record.trajectory.latents.frames.source.name).stem
+    return f"{source}-{_slug(record.settings.prompt)}-{content_key(record)[:8]}.mp4"
 
 
 class Editor:
@@ -206,17 +256,18 @@ class Editor:
         asked = record.settings
         pixels = self._pixels(record)
         steps = (asked.num_inference_steps or len(self._reference.timesteps)) - asked.start_step
+        transformer, embeds = self._transformer, self._embeds  # loaded before the clock starts
         with (
             memory_guard("editing"),
             self._run.progress(f"editing: {asked.prompt}", steps) as on_step,
         ):
             samples = edit_latents(
-                self._transformer,
+                transformer,
                 self._reference,
                 [asked],
                 inversion_prompts=[self._record.settings.prompt],
                 alphas_cumprod=alphas_cumprod(self._checkpoint),
-                embeds=self._embeds,
+                embeds=embeds,
                 mask=None if pixels is None else self._latents(pixels, record),
                 on_step=on_step,
             )

@@ -11,7 +11,7 @@ from cogedit.config import Settings
 from cogedit.media.clip import check_size
 from cogedit.stages.checkpoints import checkpoint_for, model_record
 from cogedit.stages.load import load
-from cogedit.stages.run import Run, Written, find_or_make, workspace_for
+from cogedit.stages.run import Run, Written, check_output, find_or_make, workspace_for
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,10 +35,11 @@ def encode(
         DeviceMemoryError: The device is full.
     """
     source, run = Path(source), run or Run()
+    check_output(output, source=source)
     workspace = workspace_for(source, settings)
     checkpoint = checkpoint_for(settings)
     if sniff_kind(source) is None:
-        source = load(source, settings, run=run).path
+        source = load(source, settings, run=run.earlier).path
     frames = read_record(source, "frames")
     check_size(
         frames.settings.width,

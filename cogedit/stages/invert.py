@@ -13,11 +13,12 @@ from cogedit.artifacts import (
     read_record,
     sniff_kind,
 )
-from cogedit.config import Settings
+from cogedit.config import Settings, check_settings
+from cogedit.errors import UsageError
 from cogedit.models.checkpoint import Checkpoint
 from cogedit.stages.checkpoints import check_same_model, checkpoint_for, model_record
 from cogedit.stages.encode import encode
-from cogedit.stages.run import Run, Written, find_or_make, workspace_for
+from cogedit.stages.run import Run, Written, check_output, check_text, find_or_make, workspace_for
 from cogedit.types import StepInfo
 
 if TYPE_CHECKING:
@@ -43,10 +44,15 @@ def invert(
         NumericalError: NaN or Inf appeared.
     """
     source, run = Path(source), run or Run()
+    check_output(output, source=source)
+    check_settings(settings.invert)
+    check_text(settings.invert.prompt)
+    if settings.invert.num_inference_steps < 2 and settings.invert.inverse == "consistent":
+        raise UsageError("the inversion needs at least 2 inference steps; found 1")
     workspace = workspace_for(source, settings)
     checkpoint = checkpoint_for(settings)
     if sniff_kind(source) in (None, "frames"):
-        source = encode(source, settings, run=run).path
+        source = encode(source, settings, run=run.earlier).path
     latents = read_record(source, "latents")
     check_same_model(str(source), latents.model, checkpoint)
     num_latent_frames = latents.tensors[0].shape[1]
@@ -90,25 +96,29 @@ def _invert(
     pad = latents[:, :1].expand(-1, record.num_pad_frames, -1, -1, -1)
     z0 = torch.cat([pad, latents], dim=1).to(device)
     steps: list[StepInfo] = []
-    with (
-        memory_guard("inverting"),
-        run.progress("inverting", asked.num_inference_steps) as on_step,
-    ):
+    with memory_guard("inverting"):
         embeds = embed_texts(["", asked.prompt], checkpoint, device, dtype=dtype, run=run)
+        transformer = load_transformer(checkpoint, device=device, dtype=dtype)
+        with run.progress("inverting", asked.num_inference_steps) as on_step:
 
-        def tell(info: StepInfo) -> None:
-            steps.append(info)
-            on_step(info)
+            def tell(info: StepInfo) -> None:
+                steps.append(info)
+                on_step(info)
 
-        inverted = invert_latents(
-            load_transformer(checkpoint, device=device, dtype=dtype),
-            z0,
-            [asked],
-            alphas_cumprod=alphas_cumprod(checkpoint),
-            embeds=embeds,
-            on_step=tell,
-        )
+            inverted = invert_latents(
+                transformer,
+                z0,
+                [asked],
+                alphas_cumprod=alphas_cumprod(checkpoint),
+                embeds=embeds,
+                on_step=tell,
+            )
     run.say(_quality(float(inverted.noise.std()), steps))
+    for step in steps:
+        if step.residual is not None:
+            run.detail(
+                f"timestep {step.timestep}: residual {step.residual:.1e}, {step.num_calls} calls"
+            )
     return {
         "trajectory": inverted.samples.cpu(),
         "latents": inverted.latents.cpu(),

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 
 from cogedit.artifacts import FramesRecord
 from cogedit.config import Settings
-from cogedit.errors import ModelError
 from cogedit.media.clip import check_size, plan_clip, plan_resize
 from cogedit.media.probe import identify, probe_facts
-from cogedit.models.checkpoint import find_checkpoint
-from cogedit.stages.run import Run, Written, find_or_make, workspace_for
+from cogedit.models.checkpoint import NotCachedError, find_checkpoint
+from cogedit.stages.run import Run, Written, check_output, find_or_make, workspace_for
 from cogedit.types import ResizeBox
 
 if TYPE_CHECKING:
@@ -36,6 +35,7 @@ def load(
         StorageError: The artifact cannot be written.
     """
     video, run = Path(video), run or Run()
+    check_output(output, source=video)
     facts = probe_facts(video)
     _check_size(settings)
     source = identify(video, facts)
@@ -59,7 +59,7 @@ def load(
         f"{float(source.fps):.6g} fps, read by {source.reader}; clip: {len(clip.indices)} frames "
         f"of {settings.load.width}x{settings.load.height} at {float(clip.fps):.6g} fps"
     )
-    for note in (*facts.notes, *clip.notes):
+    for note in (*facts.notes, *clip.notes, *resize.notes):
         run.say(note)
 
     def make() -> Mapping[str, Tensor]:
@@ -78,7 +78,7 @@ def _check_size(settings: Settings) -> None:
     """Check the size against the model, if its files are here; `encode` checks in any case."""
     try:
         checkpoint = find_checkpoint(settings.model, settings.revision, download=False)
-    except ModelError:
+    except NotCachedError:
         return
     multiple = checkpoint.geometry.size_multiple
     check_size(settings.load.width, settings.load.height, multiple=multiple)

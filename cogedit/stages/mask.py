@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from cogedit.media.clip import ResizePlan
-    from cogedit.media.mask import GivenMask
+    from cogedit.media.masks import GivenMask
     from cogedit.models.geometry import Geometry
 
 
@@ -29,7 +29,7 @@ def take_mask(given: str | Path | None, settings: Settings) -> GivenMask | None:
         return None
     if settings.reconstruct.auto_mask:
         raise UsageError("--mask and --auto-mask exclude each other", hint="leave one of them out")
-    from cogedit.media.mask import open_mask  # brings numpy, which --help does not need
+    from cogedit.media.masks import open_mask  # brings numpy, which --help does not need
 
     return open_mask(given)
 
@@ -41,7 +41,7 @@ def check_fits(mask: GivenMask, frames: FramesRecord) -> None:
         UsageError: A box outside the source's picture or the clip's frames.
         VideoError: A file that cannot be read, of another shape, or with too few frames.
     """
-    from cogedit.media.mask import check_mask
+    from cogedit.media.masks import check_mask
 
     check_mask(mask, frames.source, indices=frames.frame_indices)
 
@@ -55,7 +55,7 @@ def pixels_of(mask: GivenMask, frames: FramesRecord) -> Tensor:
     """
     import torch
 
-    from cogedit.media.mask import read_mask
+    from cogedit.media.masks import read_mask
 
     read = read_mask(mask, frames.source, indices=frames.frame_indices, resize=_resize_plan(frames))
     return torch.from_numpy(read)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
@@ -49,14 +49,22 @@ class Run:
     """How a stage runs and whom it tells; nothing in here changes a number.
 
     Attributes:
-        force: Make the artifact anew even where it exists, and replace another file.
+        force: Make the result of the stage anew even where it exists, and replace another file.
+            The stages before it are reused all the same.
         say: Told one sentence at a time, for people.
+        detail: Told what only some people want to know.
         progress: Shows the steps of a long loop.
     """
 
     force: bool = False
     say: Callable[[str], None] = _silent
+    detail: Callable[[str], None] = _silent
     progress: Progress = _no_progress
+
+    @property
+    def earlier(self) -> Run:
+        """How the stages before the one that was asked for run."""
+        return replace(self, force=False)
 
 
 @dataclass(frozen=True)
@@ -90,16 +98,18 @@ class Exported:
 def workspace_for(source: Path, settings: Settings) -> Workspace:
     """Choose where the artifacts made from a video or an artifact go.
 
-    `settings.workspace` if it is set; else the artifact's own folder if that is a workspace; else
-    `<video stem>.cogedit` in the current directory.
+    `settings.workspace` if it is set; else the artifact's own folder if it lies there under its own
+    name; else `<video stem>.cogedit` in the current directory.
     """
     if settings.workspace is not None:
         return Workspace(settings.workspace)
     if sniff_kind(source) is None:
         return Workspace(default_workspace(source))
-    if source.resolve().parent.suffix == ".cogedit":
-        return Workspace(source.parent)
-    name = frames_record(read_record(source)).source.name
+    record = read_record(source)
+    beside = Workspace(source.parent)
+    if beside.path_for(record).name == source.name:
+        return beside
+    name = frames_record(record).source.name
     return Workspace(default_workspace(Path(name)))
 
 
@@ -161,8 +171,38 @@ def find(record: Record, *, output: Path | None, workspace: Workspace) -> Path |
     return output
 
 
+def check_output(output: Path | None, *, source: Path) -> None:
+    """Make sure, before any stage runs, that a result can be written where the user wants it.
+
+    Args:
+        output: What the user named; None is a place of our own.
+        source: What the run starts from: never replaced, not even by force.
+
+    Raises:
+        UsageError: `output` is the source.
+        StorageError: Its folder is missing, or no file can be made there.
+    """
+    if output is None:
+        return
+    check_writable(output)
+    if output.exists() and source.exists() and output.samefile(source):
+        raise UsageError(f"{output} is what the run starts from", hint="choose another -o")
+
+
+def check_text(text: str) -> None:
+    """Refuse a prompt that is not text, such as bytes of another encoding on the command line.
+
+    Raises:
+        UsageError: It cannot be written as UTF-8.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"the prompt {text!r} is not UTF-8", hint="set the locale") from error
+
+
 def check_writable(path: Path) -> None:
-    """Make sure, before minutes of computing, that a file can be written at `path`.
+    """Make sure that a file can be written at `path`.
 
     Raises:
         StorageError: Its folder is missing, or no file can be made there.

@@ -6,10 +6,15 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from cogedit.artifacts import FramesRecord, Record, read_record, sniff_kind
+from cogedit.artifacts import FramesRecord, ModelRecord, read_record, sniff_kind
 from cogedit.config import ResolvedSettings, preset_for_model, resolve_settings
 from cogedit.errors import ModelError
-from cogedit.models.checkpoint import EMBEDDED, cuda_present, find_checkpoint
+from cogedit.models.checkpoint import (
+    EMBEDDED,
+    NotCachedError,
+    cuda_present,
+    find_checkpoint,
+)
 
 Inferred = Mapping[str, Mapping[str, object]]
 """What nobody gave: by origin, values by dotted key."""
@@ -19,7 +24,7 @@ SMALL_MODEL = "shapes"
 
 
 def settings_for(
-    source: Path | None = None,
+    source: str | Path | None = None,
     flags: Mapping[str, object] | None = None,
     *,
     config: str | None = None,
@@ -54,27 +59,43 @@ def settings_for(
 
     inferred: Inferred = {}
     first = resolve(inferred)
-    if first.settings.model == "auto":
-        inferred = _from_artifact(source) or _from_machine()
-        first = resolve(inferred)
-    return resolve({**inferred, **_from_checkpoint(first)})
+    path = None if source is None else Path(source)
+    made_by = _model_of(path)
+    if made_by is not None and path is not None:
+        origin = f"artifact {path.name}"
+        inferred = {origin: {"dtype": made_by.dtype}}
+        if first.settings.model == "auto":
+            inferred = {origin: _found_again(made_by, path) | {"dtype": made_by.dtype}}
+    elif first.settings.model == "auto":
+        inferred = _from_machine()
+    first = resolve(inferred)
+    # Only a run that starts from the video chooses a clip.
+    of_model = _from_checkpoint(first) if path is None or sniff_kind(path) is None else {}
+    return resolve({**inferred, **of_model})
 
 
-def _from_artifact(source: Path | None) -> Inferred:
-    """Take the model of the artifact that the run starts from, where it can be found again."""
+def _model_of(source: Path | None) -> ModelRecord | None:
+    """Return the model that made an artifact; None for a video, for frames and for nothing."""
     if source is None or sniff_kind(source) is None:
-        return {}
-    record: Record = read_record(source)
-    if isinstance(record, FramesRecord):
-        return {}
-    model, origin = record.model, f"artifact {source.name}"
-    if model.id not in EMBEDDED and model.revision is None:
-        raise ModelError(
-            f"{source} was made with the local model {model.id}, whose folder it does not know",
-            hint="name the folder with --model DIR",
-        )
-    values = {"model": model.id, "revision": model.revision, "dtype": model.dtype}
-    return {origin: {key: value for key, value in values.items() if value is not None}}
+        return None
+    record = read_record(source)
+    return None if isinstance(record, FramesRecord) else record.model
+
+
+def _found_again(model: ModelRecord, source: Path) -> dict[str, object]:
+    """Return the settings that name an artifact's model again.
+
+    Raises:
+        ModelError: It was a local folder, whose place the artifact does not know.
+    """
+    if model.revision is not None:
+        return {"model": model.id, "revision": model.revision}
+    if model.id in EMBEDDED:
+        return {"model": model.id}
+    raise ModelError(
+        f"{source} was made with the local model {model.id}, whose folder it does not know",
+        hint="name the folder with --model DIR",
+    )
 
 
 def _from_machine() -> Inferred:
@@ -86,18 +107,22 @@ def _from_machine() -> Inferred:
 def _from_checkpoint(resolved: ResolvedSettings) -> Inferred:
     """Take size and length of the clip from the model's own files, for a model without a preset.
 
-    A hub model that is not here yet is not downloaded for this.
+    Raises:
+        ModelError: It is nowhere, or a hub model that is not here yet: its size would be a guess,
+            and another one once it is here.
     """
     settings = resolved.settings
+    keys = ("load.width", "load.height", "load.max_num_frames")
     if preset_for_model(settings.model) is not None:
+        return {}
+    if all(resolved.origins[key] != "default" for key in keys):
         return {}
     try:
         geometry = find_checkpoint(settings.model, settings.revision, download=False).geometry
-    except ModelError:
-        return {}
-    clip = {
-        "load.width": geometry.width,
-        "load.height": geometry.height,
-        "load.max_num_frames": geometry.num_frames,
-    }
-    return {f"model {settings.model}": clip}
+    except NotCachedError as error:
+        raise ModelError(
+            f"{error.message}, and what size of clip it takes is not known without it",
+            hint=f"{error.hint}, or give --width, --height and --max-num-frames",
+        ) from error
+    values = (geometry.width, geometry.height, geometry.num_frames)
+    return {f"model {settings.model}": dict(zip(keys, values, strict=True))}

@@ -8,17 +8,16 @@ import pytest
 
 from cogedit.benchmarks.cases import EDIT_KINDS, EditCase, make_case
 from cogedit.benchmarks.metrics import (
-    MAX_PSNR,
     Answer,
     InversionFigures,
     bootstrap_interval,
     measure,
     overlap,
-    psnr,
     summarize,
     to_frames,
     track_distance,
 )
+from cogedit.media.metrics import MAX_PSNR, psnr
 from cogedit.shapes import world
 
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from cogedit.benchmarks.contact_sheet import SheetRow, draw_sheet, enlarge
-from cogedit.benchmarks.metrics import MAX_PSNR, Interval
+from cogedit.benchmarks.metrics import Interval
 from cogedit.benchmarks.quality import main
 from cogedit.benchmarks.report import CEILING, FLOOR, format_interval
+from cogedit.media.metrics import MAX_PSNR
 from cogedit.shapes import model_dir
 
 needs_weights = pytest.mark.skipif(

@@ -12,15 +12,16 @@ from cogedit.artifacts import read_artifact
 from cogedit.benchmarks.batch import BatchPipeline, noise_std
 from cogedit.benchmarks.cases import change_mask, make_case
 from cogedit.benchmarks.configurations import BUILT_IN, Configuration, Inversion
-from cogedit.benchmarks.metrics import MAX_PSNR, Answer, measure, psnr, to_frames
+from cogedit.benchmarks.metrics import Answer, measure, to_frames
 from cogedit.benchmarks.quality import exact_masks, put_back
 from cogedit.config import Settings
 from cogedit.errors import UsageError
+from cogedit.media.metrics import MAX_PSNR, psnr
 from cogedit.media.writer import write_video
 from cogedit.models.checkpoint import find_checkpoint
 from cogedit.shapes import world
 from cogedit.stages import encode, export, invert, load, reconstruct
-from cogedit.stages.export import render_frames
+from cogedit.stages.export import Decoder
 from cogedit.types import InvertSettings, LoadSettings, ReconstructSettings
 
 STEPS = 3
@@ -203,7 +204,7 @@ def test_what_lies_outside_the_mask_is_put_back(clips, pipeline, settings, mask_
         reconstruct=configuration.reconstruct,
     )
     [written] = reconstruct(artifacts[0], [PROMPTS[0]], own, mask=mask_files[0])
-    exported = render_frames(written.path, own)
+    exported = Decoder(own).decode(written.path)
     decoded = pipeline.decode(tensor(written.path, "latents"))
     [back] = put_back(decoded, answers[:1], EXACT_MASKS[:1])
     assert np.array_equal(to_frames(back), exported)

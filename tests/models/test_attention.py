@@ -11,6 +11,7 @@ from cogedit.errors import UsageError
 from cogedit.models.attention import (
     InjectingAttnProcessor,
     Injection,
+    _attention_by_hand,
     attend_with_reference,
     attention_with_lse,
     inject,
@@ -48,6 +49,15 @@ def test_log_sum_exp():
     logits = q @ k.transpose(-1, -2) / 4
     assert torch.allclose(lse, logits.logsumexp(-1), atol=1e-5)
     assert torch.allclose(out, functional.scaled_dot_product_attention(q, k, v), atol=1e-5)
+
+
+@pytest.mark.parametrize("block", [1, 3, 1024])
+def test_by_hand_in_blocks_of_queries(block):
+    """What serves where torch has no kernel that gives the log-sum-exp."""
+    q, k, v = qkv(2)
+    expected = attention_with_lse(q, k, v)
+    for found, right in zip(_attention_by_hand(q, k, v, block=block), expected, strict=True):
+        assert torch.allclose(found, right, atol=1e-5)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from videos import ffmpeg
 
 from cogedit.errors import UsageError, VideoError
 from cogedit.media.clip import plan_resize
-from cogedit.media.mask import check_mask, open_mask, read_mask
+from cogedit.media.masks import check_mask, open_mask, read_mask
 from cogedit.types import LoadSettings, MaskSource, SourceVideo
 
 SOURCE = SourceVideo(

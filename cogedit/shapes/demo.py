@@ -1,0 +1,221 @@
+"""`python -m cogedit.shapes.demo`: edit a clip of the shapes world and show what came out.
+
+The clip is rendered, written as a video, and edited from that video under three prompts (another
+colour, shape and background) with the default settings, by the same stages that the commands run.
+Since the right answer of each edit can be rendered too, every edit comes with figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from cogedit.artifacts import Workspace, read_artifact
+from cogedit.benchmarks.cases import EditCase, EditKind
+from cogedit.benchmarks.contact_sheet import Picture, SheetRow, draw_sheet, save_png
+from cogedit.benchmarks.metrics import Answer, EditFigures, Levels, measure, to_frames
+from cogedit.benchmarks.report import make_table, print_report
+from cogedit.config import Settings
+from cogedit.errors import CogeditError, ModelError
+from cogedit.media.writer import write_video
+from cogedit.shapes import model_dir, world
+from cogedit.stages import Run, edit, reconstruct, settings_for
+from cogedit.stages.checkpoints import checkpoint_for, dtype_for
+
+SEED = 1
+"""Number of the bundled clip among the held-out ones, which no training has seen."""
+
+EDITS: tuple[tuple[EditKind, world.Edit], ...] = (
+    ("color", world.Edit(color="orange")),
+    ("shape", world.Edit(shape="circle")),
+    ("background", world.Edit(background="white")),
+)
+_FPS = Fraction(world.FPS)
+# The source goes through H.264 like any user's clip, but at a quality that leaves it as it is.
+_SOURCE_CRF = 4
+_ZOOM = 4
+_REPEATS = 4
+_SHEET_FRAMES = (0, 2, 4, 6, 8)
+_HEADS = (
+    "prompt",
+    "edit seen",
+    "others kept",
+    "right answer dB",
+    "floor .. ceiling",
+    "background dB",
+    "motion px",
+)
+_LEGEND = (
+    "edit seen: the attribute that the prompt changes, in the edit's pixels. right answer: PSNR "
+    "against the rendered right answer; floor: what the unedited source gets, ceiling: what the "
+    "right answer itself gets after the VAE. background: PSNR outside the object, against the "
+    "source (where the background was edited, against the right answer), and what the right answer "
+    "gets after the VAE. motion: distance of the object from the source's track."
+)
+
+
+@dataclass(frozen=True)
+class Edited:
+    """One edit of the demo.
+
+    Attributes:
+        case: What was asked for, and the right answer.
+        video: The edited video.
+        clip: What the VAE decoded, [F, H, W, 3] levels of 0..255.
+        figures: How good it is.
+        ceiling: The same figures of the right answer after the VAE's round trip.
+        floor: The same figures of the unedited source after the VAE's round trip.
+    """
+
+    case: EditCase
+    video: Path
+    clip: Levels
+    figures: EditFigures
+    ceiling: EditFigures
+    floor: EditFigures
+
+
+def run_demo(folder: Path, *, model: str = "shapes") -> list[Path]:
+    """Make the clip, edit it, and print figures and paths to stdout.
+
+    Args:
+        folder: Where everything goes; made if need be. Artifacts go into `folder/artifacts`, where
+            the next run finds them.
+        model: A pipeline made for clips of the world's size.
+
+    Returns:
+        The files to look at.
+
+    Raises:
+        ModelError: The model is not there.
+        CogeditError: As the stages.
+    """
+    Workspace(folder).create()
+    spec = world.sample_spec(SEED, "held_out")
+    source = folder / "source.mp4"
+    write_video(world.render(spec), source, fps=_FPS, crf=_SOURCE_CRF)
+    # Nothing but the defaults counts here: no variable and no cogedit.toml.
+    flags = {"model": model, "workspace": folder / "artifacts"}
+    settings = settings_for(source, flags, environ={}, cwd=folder).settings
+    cases = [
+        EditCase(SEED, kind, spec, world.counterfactual(spec, change)) for kind, change in EDITS
+    ]
+    edited = _edit(source, cases, settings)
+    side_by_side, sheet = folder / "side-by-side.mp4", folder / "contact-sheet.png"
+    write_video(_side_by_side(edited), side_by_side, fps=_FPS)
+    save_png(_sheet(edited), sheet)
+    paths = [source, *(one.video for one in edited), side_by_side, sheet]
+    title = f"edits of: {edited[0].case.source_prompt}"
+    print_report([make_table(title, _HEADS, [*map(_row, edited)])], legend=_LEGEND, paths=paths)
+    return paths
+
+
+def _edit(source: Path, cases: Sequence[EditCase], settings: Settings) -> list[Edited]:
+    """Run the stages, and measure what they made."""
+    # Not at the top: torch takes seconds to load, and a missing model is known without it.
+    from cogedit.benchmarks.batch import BatchPipeline
+    from cogedit.models.device import DTYPES, resolve_device
+
+    prompts = [case.prompt for case in cases]
+    videos = edit(source, prompts, settings, output=source.parent, run=Run(say=_say))
+    # The edits are there; this finds their artifacts, which no video encoder has touched.
+    artifacts = reconstruct(source, prompts, settings)
+    codec = BatchPipeline(
+        checkpoint_for(settings),
+        device=resolve_device(settings.device),
+        dtype=DTYPES[dtype_for(settings)],
+    )
+    rendered = [world.render(spec) for spec in (cases[0].source, *(c.right for c in cases))]
+    source_round_trip, *right_round_trips = codec.decode(codec.encode(rendered))
+    edited = []
+    for case, video, artifact, right in zip(
+        cases, videos, artifacts, right_round_trips, strict=True
+    ):
+        clip = codec.decode(read_artifact(artifact.path, "edit").tensors["latents"])[0]
+        answer = Answer(case, source_round_trip, right)
+        figures, ceiling = measure(clip, answer), measure(right, answer)
+        floor = measure(source_round_trip, answer)
+        edited.append(Edited(case, video.path, clip, figures, ceiling, floor))
+    return edited
+
+
+def _side_by_side(edited: Sequence[Edited]) -> world.Frames:
+    """Lay the source and its edits beside each other, enlarged, a few times over."""
+    clips = [world.render(edited[0].case.source), *(to_frames(one.clip) for one in edited)]
+    labels = [edited[0].case.source_prompt, *(one.case.prompt for one in edited)]
+    frames = np.stack(
+        [
+            draw_sheet(labels, [SheetRow("", tuple(clip[index] for clip in clips))], zoom=_ZOOM)
+            for index in range(world.NUM_FRAMES)
+        ]
+    )
+    # H.264 needs an even width and height.
+    odd = [(0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)]
+    return np.tile(np.pad(frames, odd, mode="edge"), (_REPEATS, 1, 1, 1))
+
+
+def _sheet(edited: Sequence[Edited]) -> Picture:
+    """Lay out frames from top to bottom: the source, then the right answer and the edit of each."""
+    columns = [f"source: {edited[0].case.source_prompt}"]
+    clips = [world.render(edited[0].case.source)]
+    for one in edited:
+        columns += [f"right answer: {one.case.prompt}", "edit"]
+        clips += [world.render(one.case.right), to_frames(one.clip)]
+    rows = [
+        SheetRow(f"frame {index}", tuple(clip[index] for clip in clips)) for index in _SHEET_FRAMES
+    ]
+    return draw_sheet(columns, rows, zoom=_ZOOM - 1)
+
+
+def _row(one: Edited) -> tuple[str, ...]:
+    """Return the cells of an edit in the table: see `_HEADS`."""
+    figures, floor, ceiling = one.figures, one.floor, one.ceiling
+    lost = math.isnan(figures.motion_distance)
+    return (
+        one.case.prompt,
+        "yes" if figures.target_seen else "no",
+        "yes" if figures.others_kept else "no",
+        f"{figures.counterfactual_psnr:.1f}",
+        f"{floor.counterfactual_psnr:.1f} .. {ceiling.counterfactual_psnr:.1f}",
+        f"{figures.background_psnr:.1f} of {ceiling.background_psnr:.1f}",
+        "lost" if lost else f"{figures.motion_distance:.2f}",
+    )
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line: figures and paths go to stdout.
+
+    Returns:
+        0, or the exit code of what went wrong, which is said on stderr.
+    """
+    parser = argparse.ArgumentParser(prog="python -m cogedit.shapes.demo", description=__doc__)
+    parser.add_argument("--output", type=Path, default=Path("demo"), help="folder (default demo)")
+    options = parser.parse_args(arguments)
+    if not (model_dir() / "model_index.json").is_file():
+        _say("error: this checkout has no trained weights of the shapes model (cogedit/shapes).")
+        return ModelError.exit_code
+    started = time.monotonic()
+    try:
+        run_demo(options.output)
+    except CogeditError as error:
+        _say(f"error: {error}")
+        return error.exit_code
+    _say(f"done in {time.monotonic() - started:.0f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

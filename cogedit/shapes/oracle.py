@@ -1,0 +1,245 @@
+"""The oracle: what a clip of the shapes world shows, read from its pixels alone.
+
+`read_clip` finds the object without knowing how the clip was made, for generated clips. The other
+functions answer single questions at a known place, for edited clips, whose right answer is known:
+which colour lies inside this mask, which shape fits along this track.
+
+A pixel belongs to the background if it is closer to the background colour, made lighter or darker
+by the texture, than to any colour of the objects. Everything is numpy.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from cogedit.shapes import world
+from cogedit.shapes.world import Frames, Mask
+
+# The texture moves the background at most this many levels from its mean (a diagonal gradient).
+_TEXTURE_RANGE = 32.0
+# Fewer pixels per frame than this are no object: the smallest has about 190.
+_MIN_AREA = 60.0
+# Area of each shape of radius 1, to guess the size from the mask.
+_AREA = {"circle": math.pi, "square": 3.125, "triangle": 2.546, "star": 2.880}
+_ANGLES = np.linspace(-0.6, 0.6, 13)
+_SCALES = (0.93, 1.0, 1.07)
+_SHAPE_FRAMES = (1, 4, 7)
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ClipReading:
+    """What a clip shows.
+
+    Attributes:
+        color: Colour of the object, a key of `world.COLORS`; None if there is no object.
+        shape: Its shape, one of `world.SHAPES`; None if there is no object.
+        background: The nearest key of `world.BACKGROUNDS`.
+        motion: Where the object goes, a key of `world.MOTIONS`; None if it moves less than four
+            pixels in the whole clip or is not there from the first frame to the last.
+        mask: [F, H, W] float32 in 0..1, the share of each pixel that the object covers.
+        track: [F, 2] float64, the object's centre (x, y) in pixels; NaN where it is not seen.
+        shape_iou: Overlap of the mask with the best-fitting template, 0..1.
+    """
+
+    color: str | None
+    shape: str | None
+    background: str
+    motion: str | None
+    mask: Mask
+    track: Array
+    shape_iou: float
+
+
+def background_color(frames: Frames, mask: Mask | None = None) -> str:
+    """Name the background.
+
+    Args:
+        frames: [F, H, W, 3] uint8.
+        mask: [F, H, W] coverage of the object, which is left out; None if it is not known.
+
+    Returns:
+        The key of `world.BACKGROUNDS` nearest to the median colour.
+    """
+    pixels = frames.reshape(-1, 3) if mask is None else frames[mask < 0.01]
+    return _nearest(np.median(pixels, axis=0), world.BACKGROUNDS)
+
+
+def object_color(frames: Frames, mask: Mask) -> str:
+    """Name the colour inside a mask.
+
+    Args:
+        frames: [F, H, W, 3] uint8.
+        mask: [F, H, W] coverage in 0..1; pixels at its edge are left out.
+
+    Returns:
+        The key of `world.COLORS` nearest to the median colour of the pixels inside.
+    """
+    inside = mask > 0.99
+    pixels = frames[inside] if inside.any() else frames.reshape(-1, 3)
+    return _nearest(np.median(pixels, axis=0), world.COLORS)
+
+
+def shape_scores(
+    mask: Mask, track: npt.ArrayLike, *, radius: float, angle: float
+) -> dict[str, float]:
+    """Compare a mask with every shape at a known place.
+
+    Args:
+        mask: [F, H, W] coverage in 0..1, as seen in a clip (`object_mask`).
+        track: [F, 2] centres (x, y) in pixels.
+        radius: Size in pixels, as in `world.ClipSpec.radius`.
+        angle: Rotation in radians.
+
+    Returns:
+        Overlap (intersection over union, 0..1) with each shape of `world.SHAPES`.
+    """
+    return {
+        shape: _iou(mask, world.shape_coverage(shape, track, radius=radius, angle=angle))
+        for shape in world.SHAPES
+    }
+
+
+def object_mask(frames: Frames, *, color: str, background: str) -> Mask:
+    """Find the object of a known colour on a known background.
+
+    Args:
+        frames: [F, H, W, 3] uint8.
+        color: A key of `world.COLORS`.
+        background: A key of `world.BACKGROUNDS`.
+
+    Returns:
+        [F, H, W] float32 in 0..1, the share of each pixel that the largest connected area of this
+        colour covers; all zero in frames where there is none.
+    """
+    labels = _classify(frames, background)
+    wanted = np.stack([_largest_area(area) for area in labels == list(world.COLORS).index(color)])
+    # The colour of an edge pixel lies between both colours: its place there is its coverage.
+    base = np.median(frames[labels < 0], axis=0) if (labels < 0).any() else np.zeros(3)
+    direction = np.asarray(world.COLORS[color], dtype=np.float64) - base
+    cover = (frames - base) @ direction / (direction @ direction)
+    near = _grow(wanted, 2)
+    return np.where(near, np.clip(cover, 0.0, 1.0), 0.0).astype(np.float32)
+
+
+def mask_track(mask: Mask) -> Array:
+    """Return the centre of a mask in every frame: [F, 2] float64 (x, y); NaN where it is empty."""
+    area = mask.sum(axis=(1, 2), dtype=np.float64)
+    x = np.arange(mask.shape[2]) + 0.5
+    y = np.arange(mask.shape[1]) + 0.5
+    with np.errstate(invalid="ignore", divide="ignore"):
+        centers = np.stack([mask.sum(axis=1) @ x / area, mask.sum(axis=2) @ y / area], axis=1)
+    return np.where(area[:, None] >= _MIN_AREA, centers, np.nan)
+
+
+def track_motion(track: npt.ArrayLike) -> str | None:
+    """Name the direction of a track [F, 2]: a key of `world.MOTIONS`.
+
+    Returns:
+        None if it is shorter than four pixels or not known in the first or the last frame.
+    """
+    centers = np.asarray(track, dtype=np.float64)
+    way = centers[-1] - centers[0]
+    if np.isnan(way).any() or np.abs(way).max() < 4.0:
+        return None
+    if abs(way[0]) >= abs(way[1]):
+        return "right" if way[0] > 0 else "left"
+    return "down" if way[1] > 0 else "up"
+
+
+def read_clip(frames: Frames) -> ClipReading:
+    """Say what a clip shows, knowing nothing but its pixels.
+
+    Args:
+        frames: [F, H, W, 3] uint8.
+
+    Returns:
+        The reading. The object is the colour that covers most pixels; a companion is smaller.
+    """
+    background = background_color(frames)
+    labels = _classify(frames, background)
+    counts = np.asarray([(labels == index).sum() for index in range(len(world.COLORS))])
+    color = list(world.COLORS)[int(counts.argmax())]
+    mask = object_mask(frames, color=color, background=background)
+    track = mask_track(mask)
+    if np.isnan(track).all():
+        return ClipReading(None, None, background, None, mask, track, 0.0)
+    shape, iou = _fit_shape(mask, track)
+    return ClipReading(color, shape, background, track_motion(track), mask, track, iou)
+
+
+def _nearest(color: npt.ArrayLike, names: dict[str, tuple[int, int, int]]) -> str:
+    """Return the name whose colour is nearest in RGB."""
+    distances = np.linalg.norm(np.asarray(list(names.values())) - np.asarray(color), axis=1)
+    return list(names)[int(distances.argmin())]
+
+
+def _classify(frames: Frames, background: str) -> npt.NDArray[np.intp]:
+    """Label each pixel with the index of its colour in `world.COLORS`, or -1 for the background."""
+    pixels = frames.astype(np.float32)
+    colors = np.asarray(list(world.COLORS.values()), dtype=np.float32)
+    distances = np.stack([((pixels - color) ** 2).sum(axis=-1) for color in colors])
+    difference = pixels - np.asarray(world.BACKGROUNDS[background], dtype=np.float32)
+    lighter = np.clip(difference.mean(axis=-1, keepdims=True), -_TEXTURE_RANGE, _TEXTURE_RANGE)
+    to_background = ((difference - lighter) ** 2).sum(axis=-1)
+    return np.where(distances.min(axis=0) < to_background, distances.argmin(axis=0), -1)
+
+
+def _grow(areas: npt.NDArray[np.bool_], pixels: int) -> npt.NDArray[np.bool_]:
+    """Grow areas [..., H, W] by some pixels to the four sides."""
+    for _ in range(pixels):
+        grown = areas.copy()
+        grown[..., 1:, :] |= areas[..., :-1, :]
+        grown[..., :-1, :] |= areas[..., 1:, :]
+        grown[..., :, 1:] |= areas[..., :, :-1]
+        grown[..., :, :-1] |= areas[..., :, 1:]
+        areas = grown
+    return areas
+
+
+def _largest_area(area: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Return the largest connected part of an area [H, W]."""
+    best = np.zeros_like(area)
+    rest = area.copy()
+    while rest.sum() > best.sum():
+        part = np.zeros_like(area)
+        part.flat[int(rest.argmax())] = True
+        while True:
+            grown = _grow(part, 1) & rest
+            if (grown == part).all():
+                break
+            part = grown
+        rest &= ~part
+        if part.sum() > best.sum():
+            best = part
+    return best
+
+
+def _iou(first: Mask, second: Mask) -> float:
+    """Return the overlap of two coverages: sum of minima over sum of maxima."""
+    union = float(np.maximum(first, second).sum())
+    return float(np.minimum(first, second).sum()) / union if union else 0.0
+
+
+def _fit_shape(mask: Mask, track: Array) -> tuple[str, float]:
+    """Return the shape that fits best at any angle and size near the mask's, and its overlap."""
+    seen = [index for index in _SHAPE_FRAMES if not np.isnan(track[index]).any()]
+    if not seen:
+        seen = [int(np.flatnonzero(~np.isnan(track[:, 0]))[0])]
+    masks, centers = mask[seen], track[seen]
+    area = float(np.median(masks.sum(axis=(1, 2))))
+    best = ("", -1.0)
+    for shape in world.SHAPES:
+        for scale in _SCALES:
+            radius = scale * math.sqrt(area / _AREA[shape])
+            for angle in _ANGLES if shape != "circle" else (0.0,):
+                template = world.shape_coverage(shape, centers, radius=radius, angle=float(angle))
+                iou = _iou(masks, template)
+                if iou > best[1]:
+                    best = (shape, iou)
+    return best

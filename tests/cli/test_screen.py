@@ -1,0 +1,113 @@
+"""What a person sees while something runs."""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+
+import pytest
+
+from cogedit.cli import screen as screen_module
+from cogedit.cli.screen import Screen, printable
+from cogedit.types import StepInfo
+
+
+def steps(total):
+    return [StepInfo(index, total, timestep=0) for index in range(total)]
+
+
+def test_plain_progress_is_a_line_about_every_thirty_seconds(monkeypatch, capsys):
+    clock = [0.0]
+    monkeypatch.setattr(screen_module.time, "monotonic", lambda: clock[0])
+    with Screen().progress("inverting", 10) as on_step:
+        for step in steps(10):
+            clock[0] += 12.0
+            on_step(step)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.splitlines() == [
+        "inverting: step 3 of 10, 12.0 s per step, 1:24 left",
+        "inverting: step 6 of 10, 12.0 s per step, 0:48 left",
+        "inverting: step 9 of 10, 12.0 s per step, 0:12 left",
+    ]
+
+
+def test_long_times_have_hours(monkeypatch, capsys):
+    clock = [0.0]
+    monkeypatch.setattr(screen_module.time, "monotonic", lambda: clock[0])
+    with Screen().progress("inverting", 100) as on_step:
+        clock[0] += 61.0
+        on_step(StepInfo(0, 100, timestep=0))
+    assert "61.0 s per step, 1:40:39 left" in capsys.readouterr().err
+
+
+def test_quiet_says_nothing(capsys):
+    quiet = Screen(quiet=True, verbose=True)
+    quiet.say("hello")
+    quiet.detail("hello")
+    with quiet.progress("inverting", 3) as on_step:
+        for step in steps(3):
+            on_step(step)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_verbose_says_more(capsys):
+    Screen().detail("a detail")
+    Screen(verbose=True).detail("a detail")
+    assert capsys.readouterr().err == "a detail\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a [bold]b[/bold]", "a [bold]b[/bold]"),
+        ("\x1b[31mred", "\\x1b[31mred"),
+        ("tab\tbell\a", "tab\\tbell\\x07"),
+        ("שלום \u202eevil", "שלום \\u202eevil"),
+        ("two\nlines", "two\nlines"),
+    ],
+)
+def test_what_is_shown_moves_no_cursor(text, shown):
+    assert printable(text) == shown
+
+
+def test_results_are_paths_or_one_object(capsys):
+    outputs = [{"path": "-dash.mp4", "reused": True}, {"path": "b.mp4", "reused": False}]
+    Screen().result("edit", outputs)
+    assert capsys.readouterr().out == "./-dash.mp4\nb.mp4\n"
+    Screen(json_output=True).result("edit", outputs)
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == {"command": "edit", "outputs": outputs}
+
+
+BAR = """
+from cogedit.cli.screen import Screen
+from cogedit.types import StepInfo
+with Screen().progress("editing: a [red] cat " + "x" * 60, 4) as on_step:
+    for index in range(4):
+        on_step(StepInfo(index, 4, timestep=0))
+"""
+
+
+@pytest.mark.parametrize(("term", "bar"), [("xterm", True), ("dumb", False)])
+def test_a_terminal_has_a_bar(term, bar):
+    ours, theirs = pty.openpty()
+    done = subprocess.run(
+        [sys.executable, "-c", BAR],
+        stderr=theirs,
+        stdout=subprocess.PIPE,
+        env=os.environ | {"TERM": term, "COLUMNS": "120"},
+        check=True,
+        timeout=60,
+    )
+    os.close(theirs)
+    shown = b""
+    try:
+        while chunk := os.read(ours, 65536):
+            shown += chunk
+    except OSError:
+        pass  # what reading a closed terminal gives on Linux
+    assert done.stdout == b""
+    assert (b"editing: a [red] cat" in shown) == bar
+    assert (b"4/4" in shown) == bar

@@ -1,0 +1,58 @@
+"""The pipeline that ships with the package."""
+
+import numpy as np
+import pytest
+import torch
+from diffusers import CogVideoXDDIMScheduler, CogVideoXPipeline
+
+from cogedit.shapes import model_dir, world
+from cogedit.shapes.evaluate import accuracy, generate
+from cogedit.shapes.train_vae import decode_latents, encode_frames, psnr, render_batch
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    pipe = CogVideoXPipeline.from_pretrained(
+        model_dir(), torch_dtype=torch.float32, use_safetensors=True
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def test_it_is_small():
+    assert sum(file.stat().st_size for file in model_dir().rglob("*")) <= 20_000_000
+
+
+def test_the_scheduler_has_the_settings_of_5b(pipeline):
+    assert isinstance(pipeline.scheduler, CogVideoXDDIMScheduler)
+    config = pipeline.scheduler.config
+    assert (config.prediction_type, config.timestep_spacing) == ("v_prediction", "trailing")
+    assert config.rescale_betas_zero_snr
+    assert config.snr_shift_scale == 1.0
+    assert pipeline.scheduler.alphas_cumprod[-1] == 0
+
+
+def test_the_vae_keeps_frames_and_pictures(pipeline):
+    frames = render_batch(range(8), "held_out")
+    latents = encode_frames(pipeline.vae, frames)
+    assert latents.shape[1] == 3
+    assert latents.std() == pytest.approx(1.0, abs=0.1)
+    decoded = decode_latents(pipeline.vae, latents)
+    assert decoded.shape == frames.shape
+    assert psnr(decoded, frames).mean() >= 32
+    specs = [world.sample_spec(seed, "held_out") for seed in range(8)]
+    assert accuracy("decoded", decoded, specs).all == 1.0
+
+
+def test_it_generates_what_the_caption_says(pipeline):
+    specs = [world.sample_spec(seed, "held_out") for seed in range(8)]
+    clips = generate(
+        pipeline,
+        [world.caption(spec) for spec in specs],
+        guidance_scale=3.0,
+        num_inference_steps=15,
+    )
+    assert clips.dtype == np.uint8
+    result = accuracy("generated", clips, specs)
+    assert min(result.color, result.background) >= 7 / 8
+    assert min(result.shape, result.motion) >= 5 / 8
