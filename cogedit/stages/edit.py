@@ -99,10 +99,7 @@ def reconstruct(
     checkpoint = checkpoint_for(settings)
     _check(prompts, settings, checkpoint)
     if given is not None:
-        # Before the inversion, which takes long: a mask that does not fit is known from the clip.
-        if sniff_kind(source) is None:
-            source = load(source, settings, run=run.earlier).path
-        check_fits(given, frames_record(read_record(source)))
+        source = _fit_mask(given, source, settings, run=run)
     if sniff_kind(source) in (None, "frames", "latents"):
         source = invert(source, settings, run=run.earlier).path
     trajectory = read_record(source, "trajectory")
@@ -179,6 +176,18 @@ def edit(
         )
         for one in written
     ]
+
+
+def _fit_mask(mask: GivenMask, source: Path, settings: Settings, *, run: Run) -> Path:
+    """Refuse a mask that does not fit before the inversion, which takes long: the clip tells.
+
+    Returns:
+        What the run goes on from: `source`, or its frames where that is a video.
+    """
+    if sniff_kind(source) is None:
+        source = load(source, settings, run=run.earlier).path
+    check_fits(mask, frames_record(read_record(source)))
+    return source
 
 
 def _check(prompts: Sequence[str], settings: Settings, checkpoint: Checkpoint) -> None:
