@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +33,7 @@ from cogedit.stages.run import (
     find_or_make,
     workspace_for,
 )
+from cogedit.types import ReconstructSettings
 
 if TYPE_CHECKING:
     from diffusers import CogVideoXTransformer3DModel
@@ -88,7 +90,7 @@ def reconstruct(
         EditRecord(
             trajectory=trajectory,
             model=model_record(checkpoint, settings),
-            settings=settings.reconstruct_with(prompt),
+            settings=_canonical(settings.reconstruct_with(prompt), trajectory),
             has_trajectory=save_trajectory,
         )
         for prompt in prompts
@@ -149,6 +151,13 @@ def edit(
         )
         for one in written
     ]
+
+
+def _canonical(asked: ReconstructSettings, trajectory: TrajectoryRecord) -> ReconstructSettings:
+    """Give one edit one content key: all levels of the inversion is what None stands for."""
+    if asked.num_inference_steps == trajectory.settings.num_inference_steps:
+        return replace(asked, num_inference_steps=None)
+    return asked
 
 
 def _check(prompts: Sequence[str], settings: Settings, checkpoint: Checkpoint) -> None:
