@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,6 +43,7 @@ from cogedit.stages.run import (
     find_or_make,
     workspace_for,
 )
+from cogedit.types import ReconstructSettings
 
 if TYPE_CHECKING:
     from diffusers import CogVideoXTransformer3DModel
@@ -108,7 +110,7 @@ def reconstruct(
         EditRecord(
             trajectory=trajectory,
             model=model_record(checkpoint, settings),
-            settings=settings.reconstruct_with(prompt),
+            settings=_canonical(settings.reconstruct_with(prompt), trajectory),
             has_trajectory=save_trajectory,
             mask=given.source if given is not None else None,
         )
@@ -188,6 +190,13 @@ def _fit_mask(mask: GivenMask, source: Path, settings: Settings, *, run: Run) ->
         source = load(source, settings, run=run.earlier).path
     check_fits(mask, frames_record(read_record(source)))
     return source
+
+
+def _canonical(asked: ReconstructSettings, trajectory: TrajectoryRecord) -> ReconstructSettings:
+    """Give one edit one content key: all levels of the inversion is what None stands for."""
+    if asked.num_inference_steps == trajectory.settings.num_inference_steps:
+        return replace(asked, num_inference_steps=None)
+    return asked
 
 
 def _check(prompts: Sequence[str], settings: Settings, checkpoint: Checkpoint) -> None:
