@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +12,7 @@ import typer
 from cogedit.artifacts import Record, Workspace, content_key, newest_in_directory
 from cogedit.cli.options import Call, with_options
 from cogedit.cli.show import describe
+from cogedit.config import resolve_settings
 from cogedit.errors import UsageError
 from cogedit.stages import check_inversion
 from cogedit.stages import edit as edit_stage
@@ -20,7 +22,6 @@ from cogedit.stages import invert as invert_stage
 from cogedit.stages import load as load_stage
 from cogedit.stages import reconstruct as reconstruct_stage
 from cogedit.stages.run import Exported, Written
-from cogedit.stages.settings import settings_for
 from cogedit.version import __version__
 
 app = typer.Typer(
@@ -195,7 +196,9 @@ def inspect(
 
 def _newest_trajectory(call: Call) -> Path:
     """Find the trajectory that was written last, and say which it is."""
-    workspace = settings_for(None, call.flags, config=call.config).settings.workspace
+    # Not `settings_for`: which model this machine would take is no matter here.
+    resolved = resolve_settings(call.flags, config=call.config, environ=os.environ, cwd=Path.cwd())
+    workspace = resolved.settings.workspace
     if workspace is not None:
         where, found = str(workspace), Workspace(workspace).newest("trajectory")
     else:

@@ -11,6 +11,7 @@ COGVIDEOX_5B = {
     "sample_width": 90,
     "sample_frames": 49,
     "max_text_seq_length": 226,
+    "num_layers": 42,
 }
 COGVIDEOX_15 = COGVIDEOX_5B | {
     "patch_size_t": 2,
@@ -27,6 +28,7 @@ def test_cogvideox_5b_and_2b(config):
     assert (geometry.spatial_compression, geometry.temporal_compression) == (8, 4)
     assert geometry.size_multiple == 16
     assert geometry.max_text_seq_length == 226
+    assert geometry.num_layers == 42
     assert geometry.num_latent_frames(49) == 13
     assert [geometry.num_pad_frames(count) for count in (1, 12, 13)] == [0, 0, 0]
 

@@ -150,7 +150,9 @@ def test_the_scheduler_is_ddim_whatever_the_checkpoint_names(folder):
 
 def test_a_model_that_predicts_epsilon_is_refused(folder, refused):
     error = refused(scheduler, folder, prediction_type="epsilon")
-    assert error.message == "tiny predicts 'epsilon'; expected v_prediction"
+    assert error.message == (
+        "the scheduler of tiny has prediction_type = 'epsilon'; expected 'v_prediction'"
+    )
 
 
 # --- the tokenizer --------------------------------------------------------------------------------

@@ -61,6 +61,7 @@ def geometry(vae):
         "sample_width": 12,
         "sample_frames": 9,
         "max_text_seq_length": 226,
+        "num_layers": 3,
     }
     return Geometry.of(dict(vae.config), transformer)
 
