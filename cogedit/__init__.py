@@ -16,6 +16,7 @@ from cogedit.stages import (
     Exported,
     InversionCheck,
     Run,
+    Swept,
     Written,
     check_inversion,
     edit,
@@ -25,6 +26,7 @@ from cogedit.stages import (
     load,
     reconstruct,
     settings_for,
+    sweep,
 )
 from cogedit.version import __version__
 
@@ -33,6 +35,7 @@ __all__ = [
     "Exported",
     "InversionCheck",
     "Run",
+    "Swept",
     "Written",
     "__version__",
     "check_inversion",
@@ -43,4 +46,5 @@ __all__ = [
     "load",
     "reconstruct",
     "settings_for",
+    "sweep",
 ]

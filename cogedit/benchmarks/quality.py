@@ -30,7 +30,6 @@ from cogedit.benchmarks.configurations import (
     Inversion,
     choose_configurations,
 )
-from cogedit.benchmarks.contact_sheet import Picture, SheetRow, draw_sheet, save_png
 from cogedit.benchmarks.metrics import (
     Answer,
     EditFigures,
@@ -51,6 +50,7 @@ from cogedit.benchmarks.report import (
     write_json,
 )
 from cogedit.errors import CogeditError, StorageError, UsageError
+from cogedit.media.contact_sheet import Picture, SheetRow, draw_sheet, save_png
 from cogedit.media.metrics import psnr
 from cogedit.models.checkpoint import find_checkpoint
 from cogedit.shapes import world

@@ -21,6 +21,7 @@ from cogedit.stages import export as export_stage
 from cogedit.stages import invert as invert_stage
 from cogedit.stages import load as load_stage
 from cogedit.stages import reconstruct as reconstruct_stage
+from cogedit.stages import sweep as sweep_stage
 from cogedit.stages.run import Exported, Written
 from cogedit.version import __version__
 
@@ -49,6 +50,15 @@ Mask = Annotated[
         help="Where the edit may change the source: a picture or a video, white there, or a box in "
         "pixels of the source, in its frames FIRST to LAST - 1.",
         rich_help_panel="Mask",
+        show_default=False,
+    ),
+]
+
+Trajectory = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="TRAJECTORY",
+        help="A trajectory or anything before it. Default: the newest trajectory here.",
         show_default=False,
     ),
 ]
@@ -117,14 +127,7 @@ def invert(
 def reconstruct(
     call: Call,
     prompt: Prompts,
-    source: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="TRAJECTORY",
-            help="A trajectory or anything before it. Default: the newest trajectory here.",
-            show_default=False,
-        ),
-    ] = None,
+    source: Trajectory = None,
     mask: Mask = None,
     save_trajectory: Annotated[
         bool, typer.Option("--save-trajectory", help="Keep every step of the edit.")
@@ -144,6 +147,39 @@ def reconstruct(
         run=call.run,
     )
     _print(call, "reconstruct", written)
+
+
+@app.command()
+@with_options("load", "encode", "invert", "reconstruct")
+def sweep(
+    call: Call,
+    prompt: Prompts,
+    vary: Annotated[
+        list[str],
+        typer.Option(
+            "--vary",
+            metavar="NAME=V,V,...",
+            help="An option and its values, such as strength=0.25,0.5,1; again for a grid.",
+        ),
+    ],
+    source: Trajectory = None,
+    mask: Mask = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="The contact sheet, a PNG.", show_default=False),
+    ] = None,
+) -> None:
+    """Edit under a grid of settings, onto one contact sheet: trajectory -> png + json."""
+    trajectory = source or _newest_trajectory(call)
+    settings = call.settings(trajectory)
+    swept = sweep_stage(
+        trajectory, prompt, settings, vary=vary, mask=mask, output=output, run=call.run
+    )
+    rows = [
+        {"path": str(swept.sheet), "kind": "picture", "reused": False},
+        {"path": str(swept.figures), "kind": "figures", "reused": False},
+    ]
+    call.screen.result("sweep", rows)
 
 
 @app.command()

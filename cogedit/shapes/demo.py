@@ -20,11 +20,11 @@ import numpy as np
 
 from cogedit.artifacts import Workspace, read_artifact
 from cogedit.benchmarks.cases import EditCase, EditKind
-from cogedit.benchmarks.contact_sheet import Picture, SheetRow, draw_sheet, save_png
 from cogedit.benchmarks.metrics import Answer, EditFigures, Levels, measure, to_frames
 from cogedit.benchmarks.report import make_table, print_report
 from cogedit.config import Settings
 from cogedit.errors import CogeditError, ModelError
+from cogedit.media.contact_sheet import Picture, SheetRow, draw_sheet, save_png
 from cogedit.media.writer import write_video
 from cogedit.shapes import model_dir, world
 from cogedit.stages import Run, edit, reconstruct, settings_for

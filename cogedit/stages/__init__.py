@@ -5,18 +5,21 @@ it wrote. Importing this package loads no torch; calling a stage that computes d
 """
 
 from cogedit.stages.check import InversionCheck, check_inversion
-from cogedit.stages.edit import edit, reconstruct
+from cogedit.stages.edit import edit
 from cogedit.stages.encode import encode
 from cogedit.stages.export import export
 from cogedit.stages.invert import invert
 from cogedit.stages.load import load
+from cogedit.stages.reconstruct import reconstruct
 from cogedit.stages.run import Exported, Run, Written
 from cogedit.stages.settings import settings_for
+from cogedit.stages.sweep import Swept, sweep
 
 __all__ = [
     "Exported",
     "InversionCheck",
     "Run",
+    "Swept",
     "Written",
     "check_inversion",
     "edit",
@@ -26,4 +29,5 @@ __all__ = [
     "load",
     "reconstruct",
     "settings_for",
+    "sweep",
 ]

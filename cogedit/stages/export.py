@@ -128,6 +128,22 @@ class Decoder:
         array: NDArray[np.uint8] = pixels.numpy()
         return array
 
+    def decode_source(self, trajectory: Path) -> NDArray[np.uint8]:
+        """Decode the clean latents of a trajectory: its source, after the VAE's round trip.
+
+        Returns:
+            uint8 RGB, [F, H, W, C].
+
+        Raises:
+            ArtifactError: It is no trajectory, of another model, or damaged.
+            ModelError: The model is missing or incomplete.
+        """
+        artifact = read_artifact(trajectory, "trajectory")
+        check_same_model(str(trajectory), artifact.record.model, self._checkpoint)
+        clean = artifact.tensors["latents"][:, num_pad_frames(artifact.record) :]
+        array: NDArray[np.uint8] = self._pixels(clean).numpy()
+        return array
+
     def _pixels(self, latents: Tensor) -> Tensor:
         """Decode latents [1, F', C', H', W'] to uint8 [F, H, W, C] on the CPU."""
         from cogedit.models.device import memory_guard

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from cogedit.benchmarks.contact_sheet import SheetRow, draw_sheet, enlarge
 from cogedit.benchmarks.metrics import Interval
 from cogedit.benchmarks.quality import main
 from cogedit.benchmarks.report import CEILING, FLOOR, format_interval
+from cogedit.media.contact_sheet import SheetRow, draw_sheet, enlarge
 from cogedit.media.metrics import MAX_PSNR
 from cogedit.shapes import model_dir
 

@@ -1,0 +1,165 @@
+"""Makes edits of one trajectory with the model loaded once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cogedit.artifacts import (
+    EditRecord,
+    TrajectoryRecord,
+    frames_record,
+    read_artifact,
+)
+from cogedit.config import Settings
+from cogedit.models.checkpoint import Checkpoint
+from cogedit.stages.checkpoints import dtype_for
+from cogedit.stages.mask import (
+    found_pixels,
+    latents_of,
+    pixels_of,
+)
+from cogedit.stages.run import (
+    Run,
+)
+
+if TYPE_CHECKING:
+    from diffusers import CogVideoXTransformer3DModel
+    from torch import Tensor
+
+    from cogedit.diffusion.trajectory import Trajectory
+    from cogedit.media.masks import GivenMask
+
+
+class Editor:
+    """Makes edits of one trajectory; loads prompts and model when the first is asked for.
+
+    Args:
+        path: The trajectory artifact.
+        record: Its record.
+        checkpoint: The model.
+        texts: All prompts that may be asked for, embedded in one go.
+        mask: The mask of all of them; None where there is none, or it is to be found.
+        settings: Device and dtype of the run.
+        run: How to run.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        record: TrajectoryRecord,
+        checkpoint: Checkpoint,
+        texts: Sequence[str],
+        *,
+        mask: GivenMask | None,
+        settings: Settings,
+        run: Run,
+    ) -> None:
+        self._path = path
+        self._record = record
+        self._checkpoint = checkpoint
+        self._texts = texts
+        self._mask = mask
+        self._settings = settings
+        self._run = run
+
+    def edit(self, record: EditRecord) -> Mapping[str, Tensor]:
+        """Denoise as the record says.
+
+        Returns:
+            `latents` [B, F', C, H', W'] float32, `trajectory` [N, B, F', C, H', W'] if the record
+            asks for it, `mask` [F, H, W] uint8 and `source_latents` if it has a mask.
+        """
+        import torch
+
+        from cogedit.models.device import memory_guard
+        from cogedit.models.loading import alphas_cumprod
+        from cogedit.models.sampling import edit_latents
+
+        asked = record.settings
+        pixels = self._pixels(record)
+        steps = (asked.num_inference_steps or len(self._reference.timesteps)) - asked.start_step
+        transformer, embeds = self._transformer, self._embeds  # loaded before the clock starts
+        with (
+            memory_guard("editing"),
+            self._run.progress(f"editing: {asked.prompt}", steps) as on_step,
+        ):
+            samples = edit_latents(
+                transformer,
+                self._reference,
+                [asked],
+                inversion_prompts=[self._record.settings.prompt],
+                alphas_cumprod=alphas_cumprod(self._checkpoint),
+                embeds=embeds,
+                mask=None if pixels is None else self._latents(pixels, record),
+                on_step=on_step,
+            )
+        tensors = {"latents": samples[-1].cpu()}
+        if record.has_trajectory:
+            tensors["trajectory"] = torch.stack(samples).cpu()
+        if pixels is not None:
+            tensors |= {"mask": pixels, "source_latents": self._reference.latents}
+        return tensors
+
+    def _pixels(self, record: EditRecord) -> Tensor | None:
+        """The mask of an edit as pixels of the clip, [F, H, W] uint8; None where it has none."""
+        if self._given is not None or not record.settings.auto_mask:
+            return self._given
+        from cogedit.models.auto_mask import find_masks
+        from cogedit.models.device import memory_guard
+
+        with memory_guard("looking for the mask"):
+            [found] = find_masks(
+                self._transformer,
+                self._reference,
+                [record.settings],
+                inversion_prompts=[self._record.settings.prompt],
+                embeds=self._embeds,
+            )
+        geometry = self._checkpoint.geometry
+        return found_pixels(found, geometry, num_pad_frames=self._record.num_pad_frames)
+
+    def _latents(self, pixels: Tensor, record: EditRecord) -> Tensor:
+        geometry, pad = self._checkpoint.geometry, self._record.num_pad_frames
+        return latents_of(pixels, record, geometry, num_pad_frames=pad)
+
+    @cached_property
+    def _given(self) -> Tensor | None:
+        return None if self._mask is None else pixels_of(self._mask, frames_record(self._record))
+
+    @cached_property
+    def _reference(self) -> Trajectory:
+        from cogedit.diffusion.trajectory import Trajectory
+
+        tensors = read_artifact(self._path, "trajectory").tensors
+        timesteps = tuple(int(t) for t in tensors["timesteps"])
+        return Trajectory(tensors["trajectory"], tensors["latents"], timesteps)
+
+    @cached_property
+    def _embeds(self) -> Mapping[str, Tensor]:
+        from cogedit.models.device import DTYPES, memory_guard, resolve_device
+        from cogedit.stages.text import embed_texts
+
+        with memory_guard("embedding the prompts"):
+            return embed_texts(
+                [*self._texts, self._record.settings.prompt],
+                self._checkpoint,
+                resolve_device(self._settings.device),
+                dtype=DTYPES[dtype_for(self._settings)],
+                run=self._run,
+            )
+
+    @cached_property
+    def _transformer(self) -> CogVideoXTransformer3DModel:
+        from cogedit.models.device import DTYPES, memory_guard, resolve_device
+        from cogedit.models.loading import load_transformer
+
+        _ = self._embeds  # T5 is done and freed before the transformer needs the memory.
+        with memory_guard("loading the transformer"):
+            return load_transformer(
+                self._checkpoint,
+                device=resolve_device(self._settings.device),
+                dtype=DTYPES[dtype_for(self._settings)],
+            )

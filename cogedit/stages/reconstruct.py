@@ -1,0 +1,188 @@
+"""reconstruct: trajectory + prompt -> edit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cogedit.artifacts import (
+    EditRecord,
+    TrajectoryRecord,
+    frames_record,
+    read_artifact,
+    read_record,
+    sniff_kind,
+)
+from cogedit.config import Settings, check_settings
+from cogedit.errors import UsageError
+from cogedit.models.checkpoint import Checkpoint
+from cogedit.stages.checkpoints import check_same_model, checkpoint_for, model_record
+from cogedit.stages.editor import Editor
+from cogedit.stages.invert import invert
+from cogedit.stages.load import load
+from cogedit.stages.mask import (
+    check_fits,
+    show_mask,
+    take_mask,
+)
+from cogedit.stages.run import (
+    Run,
+    Written,
+    check_output,
+    check_text,
+    find_or_make,
+    workspace_for,
+)
+from cogedit.types import ReconstructSettings
+
+if TYPE_CHECKING:
+    from cogedit.media.masks import GivenMask
+
+
+def reconstruct(
+    source: str | Path,
+    prompts: str | Sequence[str],
+    settings: Settings,
+    *,
+    mask: str | Path | None = None,
+    output: Path | None = None,
+    save_trajectory: bool = False,
+    run: Run | None = None,
+) -> list[Written[EditRecord]]:
+    """Denoise a trajectory under new prompts, with attention looking at the source.
+
+    Args:
+        source: A trajectory, or anything before it; what is missing is run first.
+        prompts: One edit is made of each.
+        settings: `reconstruct` and `model`; the tables of the earlier stages where they are run.
+        mask: Where the edit may change the source: a picture, a video, or a box in pixels of the
+            source, "x0,y0,x1,y1" or "x0,y0,x1,y1@FIRST:LAST"; None is everywhere. It belongs to
+            one video, as a prompt does, and is no setting.
+        output: The artifact, for a single prompt; None is its place in the workspace.
+        save_trajectory: Keep every step of the edit in the artifact.
+        run: How to run; None is silent.
+
+    Returns:
+        One artifact per prompt, in their order.
+
+    Raises:
+        UsageError: No prompt, one `output` for several, a setting out of range, or a mask that is
+            empty or outside the source.
+        VideoError: The mask cannot be read, or does not fit the source.
+        ArtifactError: The source is of a later kind, of another model, or damaged.
+        ModelError: The model is missing or incomplete.
+        DeviceMemoryError: The device is full.
+        NumericalError: NaN or Inf appeared.
+    """
+    prompts = [prompts] if isinstance(prompts, str) else prompts
+    return make_edits(
+        Path(source),
+        [settings.reconstruct_with(prompt) for prompt in prompts],
+        settings,
+        mask=mask,
+        output=output,
+        save_trajectory=save_trajectory,
+        run=run or Run(),
+    )
+
+
+def make_edits(
+    source: Path,
+    asked: Sequence[ReconstructSettings],
+    settings: Settings,
+    *,
+    mask: str | Path | None,
+    output: Path | None,
+    save_trajectory: bool,
+    run: Run,
+) -> list[Written[EditRecord]]:
+    """Make one edit for each of some settings, with the model loaded once.
+
+    Args and errors are those of `reconstruct`, with `asked` in place of its prompts and table.
+    """
+    if output is not None and len(asked) > 1:
+        raise UsageError(
+            f"-o names one file, and there are {len(asked)} prompts",
+            hint="leave -o out: each edit gets a name of its own in the workspace",
+        )
+    check_output(output, source=source)
+    workspace = workspace_for(source, settings)
+    given = take_mask(mask, settings)
+    checkpoint = checkpoint_for(settings)
+    _check(asked, checkpoint)
+    if given is not None:
+        source = _fit_mask(given, source, settings, run=run)
+    if sniff_kind(source) in (None, "frames", "latents"):
+        source = invert(source, settings, run=run.earlier).path
+    trajectory = read_record(source, "trajectory")
+    check_same_model(str(source), trajectory.model, checkpoint)
+    records = [
+        EditRecord(
+            trajectory=trajectory,
+            model=model_record(checkpoint, settings),
+            settings=_canonical(one, trajectory),
+            has_trajectory=save_trajectory,
+            mask=given.source if given is not None else None,
+        )
+        for one in asked
+    ]
+    texts = [text for one in asked for text in (one.prompt, one.negative_prompt)]
+    editor = Editor(source, trajectory, checkpoint, texts, mask=given, settings=settings, run=run)
+    edits = []
+    for record in records:
+        make = partial(editor.edit, record)
+        edits.append(find_or_make(record, make, output=output, workspace=workspace, run=run))
+        if record.settings.auto_mask and not edits[-1].reused:
+            _show_found_mask(edits[-1], run)
+    return edits
+
+
+def _check(asked: Sequence[ReconstructSettings], checkpoint: Checkpoint) -> None:
+    """Refuse what cannot work before any stage runs.
+
+    Raises:
+        UsageError: No prompt, one that is no text, or a setting out of range.
+    """
+    if not asked:
+        raise UsageError("reconstruct needs a prompt", hint='--prompt "what the edit shows"')
+    for one in asked:
+        check_settings(one)
+        check_text(one.prompt)
+        check_text(one.negative_prompt)
+        (first, last), num_layers = one.injection_layers, checkpoint.geometry.num_layers
+        if first >= num_layers or (last is not None and last > num_layers):
+            raise UsageError(
+                f"injection_layers is {first}:{last or 'END'}; {checkpoint.id} has layers "
+                f"0:{num_layers}",
+                hint=f"choose a window within 0:{num_layers}",
+            )
+
+
+def _fit_mask(mask: GivenMask, source: Path, settings: Settings, *, run: Run) -> Path:
+    """Refuse a mask that does not fit before the inversion, which takes long: the clip tells.
+
+    Returns:
+        What the run goes on from: `source`, or its frames where that is a video.
+    """
+    if sniff_kind(source) is None:
+        source = load(source, settings, run=run.earlier).path
+    check_fits(mask, frames_record(read_record(source)))
+    return source
+
+
+def _canonical(asked: ReconstructSettings, trajectory: TrajectoryRecord) -> ReconstructSettings:
+    """Give one edit one content key: all levels of the inversion is what None stands for."""
+    if asked.num_inference_steps == trajectory.settings.num_inference_steps:
+        return replace(asked, num_inference_steps=None)
+    return asked
+
+
+def _show_found_mask(written: Written[EditRecord], run: Run) -> None:
+    """Write the mask that was found beside its edit, and say where and how large it is."""
+    pixels = read_artifact(written.path, "edit").tensors["mask"]
+    path = show_mask(pixels, written.path, fps=frames_record(written.record).fps)
+    share = float(pixels.float().mean())
+    run.say(f"wrote {path} (the mask that was found: {share:.0%} of the picture)")
