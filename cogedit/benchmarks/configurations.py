@@ -61,7 +61,21 @@ _UPSTREAM = ReconstructSettings(
     injection_steps=(0.0, 1.0),
     injection_layers=(0, None),
 )
+_CAPTIONED = Inversion(under_caption=True)
+_ACCURATE = Inversion(InvertSettings(inversion_iterations=None), under_caption=True)
+# Guidance points from the source's caption to the edit's, from the source's own noise.
+_TOWARDS = replace(
+    _UPSTREAM,
+    start="inverted",
+    unconditional="source",
+    guidance_scale=3.0,
+    reference_prompt="inversion",
+    reference_rows="one",
+)
+_FREE = replace(_TOWARDS, injection_strength=0.0)
 _CAPTION_INVERTED = replace(_UPSTREAM, start="inverted", guidance_scale=3.0)
+_SHARED = replace(_UPSTREAM, reference_prompt="inversion", reference_rows="one")
+_FLOW = replace(_FREE, method="flow")
 
 # Spelt out and not taken from the defaults or from a preset: a row must go on meaning the same
 # when those change. "default" alone follows them.
@@ -73,18 +87,28 @@ BUILT_IN: dict[str, Configuration] = {
         Configuration("no-injection", Inversion(), replace(_UPSTREAM, injection_strength=0.0)),
         Configuration("half-strength", Inversion(), replace(_UPSTREAM, injection_strength=0.5)),
         Configuration("first-half", Inversion(), replace(_UPSTREAM, injection_steps=(0.0, 0.5))),
+        Configuration("image-tokens", Inversion(), replace(_UPSTREAM, injection_tokens="image")),
         Configuration("inverted-start", Inversion(), replace(_UPSTREAM, start="inverted")),
+        Configuration("mixed-start", Inversion(), replace(_UPSTREAM, start_noise=0.5)),
+        Configuration("shared-reference", Inversion(), _SHARED),
+        Configuration("shared-inverted", Inversion(), replace(_SHARED, start="inverted")),
         Configuration(
-            "caption-inverted",
-            Inversion(under_caption=True),
-            _CAPTION_INVERTED,
+            "queries-keys", Inversion(), replace(_UPSTREAM, injection_mode="queries-keys")
         ),
+        Configuration("caption-inverted", _CAPTIONED, _CAPTION_INVERTED),
+        Configuration("towards", _CAPTIONED, _FREE),
+        Configuration("towards-injected", _CAPTIONED, replace(_TOWARDS, injection_steps=(0, 0.5))),
+        Configuration("towards-drift", _CAPTIONED, replace(_FREE, drift_correction=1.0)),
         Configuration(
-            "exact-mask", Inversion(under_caption=True), _CAPTION_INVERTED, exact_mask=True
+            "towards-later", _CAPTIONED, replace(_FREE, guidance_scale=4.0, guidance_steps=(0, 0.8))
         ),
-        Configuration(
-            "auto-mask", Inversion(under_caption=True), replace(_CAPTION_INVERTED, auto_mask=True)
-        ),
+        Configuration("flow", _CAPTIONED, replace(_FLOW, guidance_scale=3.0)),
+        Configuration("flow-late", _CAPTIONED, replace(_FLOW, guidance_scale=4.0, start_step=5)),
+        Configuration("flow-noise", _CAPTIONED, replace(_FLOW, guidance_scale=4.0, start="random")),
+        Configuration("exact-mask", _CAPTIONED, _CAPTION_INVERTED, exact_mask=True),
+        Configuration("exact-mask-towards", _CAPTIONED, _FREE, exact_mask=True),
+        Configuration("auto-mask", _CAPTIONED, replace(_CAPTION_INVERTED, auto_mask=True)),
+        Configuration("auto-mask-towards", _ACCURATE, replace(_FREE, auto_mask=True)),
     )
 }
 """Configurations by name."""
