@@ -160,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     pipeline = CogVideoXPipeline.from_pretrained(
-        options.model, torch_dtype=torch.float32, use_safetensors=True
+        options.model, dtype=torch.float32, use_safetensors=True
     )
     pipeline.set_progress_bar_config(disable=True)
     seeds = range(options.first, options.first + options.clips)

@@ -301,7 +301,7 @@ def load_trained(
 def _make_untrained(settings: TransformerTraining, vae_folder: Path) -> CogVideoXPipeline:
     """Return the trained VAE with a transformer and a text encoder as random as the seed says."""
     vae = AutoencoderKLCogVideoX.from_pretrained(
-        vae_folder, torch_dtype=torch.float32, use_safetensors=True
+        vae_folder, dtype=torch.float32, use_safetensors=True
     )
     torch.manual_seed(settings.seed)
     transformer = make_transformer(
