@@ -62,7 +62,8 @@ _UPSTREAM = ReconstructSettings(
     injection_layers=(0, None),
 )
 _CAPTIONED = Inversion(under_caption=True)
-_ACCURATE = Inversion(InvertSettings(inversion_iterations=None), under_caption=True)
+# Not "auto": it stops by the residual of the whole batch, so a clip would depend on its neighbours.
+_ACCURATE = Inversion(InvertSettings(inversion_iterations=3), under_caption=True)
 # Guidance points from the source's caption to the edit's, from the source's own noise.
 _TOWARDS = replace(
     _UPSTREAM,
