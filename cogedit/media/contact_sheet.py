@@ -29,7 +29,7 @@ class SheetRow:
     """One row of a contact sheet.
 
     Attributes:
-        label: Text above the pictures; empty takes no room.
+        label: Text above the pictures, wrapped to the sheet's width; empty takes no room.
         pictures: One per column, equal sizes; None leaves the place empty.
     """
 
@@ -58,11 +58,12 @@ def draw_sheet(columns: Sequence[str], rows: Sequence[SheetRow], *, zoom: int) -
     shown = next(picture for row in rows for picture in row.pictures if picture is not None)
     height, width = shown.shape[0] * zoom, shown.shape[1] * zoom
     font = ImageFont.load_default(_FONT_SIZE)
-    letters = max(8, int(width / font.getlength("n")))
-    heads = [textwrap.wrap(column, letters) for column in columns]
+    letter = font.getlength("n")
+    heads = [textwrap.wrap(column, max(8, int(width / letter))) for column in columns]
     head_height = _LINE * max(map(len, heads)) + _GAP
-    row_heights = [height + _GAP + (_LINE if row.label else 0) for row in rows]
     total = _GAP + len(columns) * (width + _GAP)
+    labels = [textwrap.wrap(row.label, max(8, int(total / letter) - 2)) for row in rows]
+    row_heights = [height + _GAP + _LINE * len(label) for label in labels]
     sheet = Image.new("RGB", (total, head_height + sum(row_heights) + _GAP), _PAPER)
     draw = ImageDraw.Draw(sheet)
 
@@ -71,9 +72,9 @@ def draw_sheet(columns: Sequence[str], rows: Sequence[SheetRow], *, zoom: int) -
             place = _GAP + index * (width + _GAP), _GAP // 2 + number * _LINE
             draw.text(place, line, fill=_INK, font=font)
     top = head_height
-    for row, row_height in zip(rows, row_heights, strict=True):
-        if row.label:
-            draw.text((_GAP, top), row.label, fill=_INK, font=font)
+    for row, label, row_height in zip(rows, labels, row_heights, strict=True):
+        for number, line in enumerate(label):
+            draw.text((_GAP, top + number * _LINE), line, fill=_INK, font=font)
         for index, picture in enumerate(row.pictures):
             if picture is not None:
                 place = _GAP + index * (width + _GAP), top + row_height - height - _GAP

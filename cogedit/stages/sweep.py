@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 MAX_CELLS = 200
 """More cells than this are a mistake in the grid: an edit takes minutes on a large model."""
 
+_PICTURE_WIDTH = 192
+"""Pictures on the sheet are at least this wide, in pixels: the settings are written over them."""
+
 
 @dataclass(frozen=True)
 class Swept:
@@ -160,12 +163,12 @@ def _draw(
 
     across = _width_of(cells)
     middle = [clip[len(clip) // 2] for clip in clips]
-    zoom = max(1, 128 // middle[0].shape[1])
+    zoom = max(1, -(-_PICTURE_WIDTH // middle[0].shape[1]))
     rows = []
     for number, prompt in enumerate(prompts):
         for first in range(0, len(cells), across):
             shared = ", ".join(_label(cells[first], skip_last=True))
-            label = f"{prompt}   {shared}".rstrip()
+            label = f"{shared}: {prompt}" if shared else prompt
             start = number * len(cells) + first
             rows.append(SheetRow(label, tuple(middle[start : start + across])))
     heads = [_label(cell)[-1] if cell else "" for cell in cells[:across]]  # the last, across
