@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
@@ -192,3 +193,8 @@ def export_pipeline(pipeline: CogVideoXPipeline, folder: Path) -> None:
     share_embeddings(pipeline.text_encoder)
     pipeline.to(dtype=torch.float16)
     pipeline.save_pretrained(folder, safe_serialization=True)
+    for config in folder.glob("*/config.json"):
+        # diffusers writes down which folder a part was loaded from; that is nobody's business.
+        values = json.loads(config.read_text(encoding="utf-8"))
+        values.pop("_name_or_path", None)
+        config.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

@@ -21,6 +21,11 @@ def test_it_is_small():
     assert sum(file.stat().st_size for file in model_dir().rglob("*")) <= 20_000_000
 
 
+def test_it_names_no_place_on_a_disk():
+    for config in model_dir().rglob("*.json"):
+        assert "_name_or_path" not in config.read_text(encoding="utf-8")
+
+
 def test_the_scheduler_has_the_settings_of_5b(pipeline):
     assert isinstance(pipeline.scheduler, CogVideoXDDIMScheduler)
     config = pipeline.scheduler.config
