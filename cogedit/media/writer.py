@@ -17,11 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cogedit.errors import StorageError, UsageError, VideoError
-from cogedit.media.ffmpeg import FfmpegPipe, FfmpegResult, file_url, first_error, input_args
+from cogedit.media.ffmpeg import (
+    SUFFIXES,
+    FfmpegPipe,
+    FfmpegResult,
+    file_url,
+    first_error,
+    input_args,
+)
 from cogedit.media.probe import find_audio_codec, list_packets
 from cogedit.media.timing import explains
-
-SUFFIXES = (".mp4", ".mov", ".mkv")
 
 # What each container takes as it is; another codec is converted to AAC. None takes everything.
 _COPIED_AUDIO: dict[str, frozenset[str] | None] = {

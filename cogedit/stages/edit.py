@@ -14,7 +14,8 @@ from cogedit.artifacts import (
 )
 from cogedit.config import Settings
 from cogedit.errors import UsageError
-from cogedit.stages.export import SUFFIXES, Decoder, export
+from cogedit.media.ffmpeg import SUFFIXES
+from cogedit.stages.export import Decoder, export
 from cogedit.stages.reconstruct import reconstruct
 from cogedit.stages.run import (
     Exported,

@@ -21,6 +21,7 @@ from cogedit.artifacts import (
 )
 from cogedit.config import Settings
 from cogedit.errors import UsageError, VideoError
+from cogedit.media.ffmpeg import SUFFIXES
 from cogedit.media.probe import read_comment
 from cogedit.models.checkpoint import Checkpoint
 from cogedit.stages.checkpoints import check_same_model, checkpoint_for, dtype_for
@@ -33,10 +34,6 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKLCogVideoX
     from numpy.typing import NDArray
     from torch import Tensor
-
-
-SUFFIXES = (".mp4", ".mov", ".mkv")
-"""Containers that a video can be written to, as in `cogedit.media.writer`, which brings numpy."""
 
 
 @dataclass(frozen=True)
