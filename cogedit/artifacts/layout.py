@@ -154,13 +154,24 @@ def encode_header(record: Record) -> bytes:
             more than `MAX_HEADER_BYTES`.
     """
     check_tensors(record)
-    text = record_text(record)
+    return header_bytes("cogedit", record_text(record), record.tensors)
+
+
+def header_bytes(key: str, text: str, tensors: tuple[TensorRecord, ...]) -> bytes:
+    """Length and header of a safetensors file with one record.
+
+    Args:
+        key: The metadata key that holds the record.
+        text: Canonical JSON of the record.
+        tensors: In file order.
+
+    Raises:
+        ArtifactError: The header takes more than `MAX_HEADER_BYTES`.
+    """
     digest = hashlib.sha256(text.encode("ascii")).hexdigest()
-    header: dict[str, object] = {
-        "__metadata__": {"cogedit": f'{{"record":{text},"sha256":"{digest}"}}'}
-    }
+    header: dict[str, object] = {"__metadata__": {key: f'{{"record":{text},"sha256":"{digest}"}}'}}
     begin = 0
-    for tensor in record.tensors:
+    for tensor in tensors:
         end = begin + num_bytes(tensor)
         header[tensor.name] = {
             "dtype": _CODE[tensor.dtype],
@@ -188,7 +199,7 @@ def decode_header(start: bytes) -> Record:
         ArtifactMismatch: The record was written in another schema.
     """
     try:
-        record = _decode_envelope(start)
+        record = _decode_record(start)
         canonical = encode_header(record)
     except (ArtifactDamaged, ArtifactMismatch):
         raise
@@ -199,14 +210,23 @@ def decode_header(start: bytes) -> Record:
     return record
 
 
-def _decode_envelope(start: bytes) -> Record:
+def decode_envelope(start: bytes, key: str) -> dict[str, Json]:
+    """The record in the header of a file as a JSON object, its digest checked.
+
+    Args:
+        start: Length and header, as in the file.
+        key: The metadata key that holds the record.
+
+    Raises:
+        ArtifactError: There is none, or its bytes are not what its digest says.
+    """
     try:
         text = start[8:].decode("ascii")
     except UnicodeDecodeError as error:
         raise ArtifactDamaged("has a header that is not ASCII") from error
     header = _object(parse_json(text), "the header")
     metadata = _object(header.get("__metadata__"), "the metadata")
-    envelope = metadata.get("cogedit")
+    envelope = metadata.get(key)
     if not isinstance(envelope, str):
         raise ArtifactDamaged("has no record")
     fields = _object(parse_json(envelope), "the metadata")
@@ -216,6 +236,11 @@ def _decode_envelope(start: bytes) -> Record:
         raise ArtifactDamaged(
             f"has a record with digest {digest[:12]}, expected {reprlib.repr(fields.get('sha256'))}"
         )
+    return record
+
+
+def _decode_record(start: bytes) -> Record:
+    record = decode_envelope(start, "cogedit")
     schema, kind = record.get("schema"), record.get("kind")
     if type(schema) is int and schema > SCHEMA_VERSION:
         raise ArtifactMismatch(

@@ -8,14 +8,13 @@ process with SIGBUS.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import shlex
 import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Generic, Literal, TypeVar, cast, overload
+from typing import TYPE_CHECKING, BinaryIO, Generic, Literal, TypeVar, overload
 
 from cogedit.artifacts.atomic import atomic_write, show, storage_error
 from cogedit.artifacts.layout import (
@@ -26,6 +25,14 @@ from cogedit.artifacts.layout import (
     num_bytes,
     order_tensors,
 )
+from cogedit.artifacts.payload import (
+    chunks,
+    describe,
+    digest,
+    on_cpu,
+    read_chunks,
+    read_tensor,
+)
 from cogedit.artifacts.records import (
     RECORD_TYPES,
     EditRecord,
@@ -33,7 +40,6 @@ from cogedit.artifacts.records import (
     LatentsRecord,
     Record,
     RecordT,
-    TensorDType,
     TensorRecord,
     TrajectoryRecord,
     check_meaning,
@@ -50,7 +56,6 @@ SUFFIX = ".safetensors"
 Expected = ArtifactKind | tuple[ArtifactKind, ...] | None
 """The kind, or the kinds, that a command can use; None for any."""
 
-_CHUNK = 4 * 2**20  # bytes per read, write and digest: small enough for Ctrl-C to be prompt
 _COMMANDS: dict[ArtifactKind, tuple[str, str]] = {
     "frames": ("load", ""),
     "latents": ("encode", ""),
@@ -90,9 +95,9 @@ def write_artifact(path: Path, tensors: Mapping[str, torch.Tensor], record: Reco
         ArtifactError: The tensors or a field of the record are not what the kind demands.
         StorageError: Disk full, folder missing, permission denied.
     """
-    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    contiguous = on_cpu(tensors)
     try:
-        described = [_describe(name, tensor) for name, tensor in contiguous.items()]
+        described = [describe(name, tensor) for name, tensor in contiguous.items()]
         written = with_tensors(record, order_tensors(described))
         header = encode_header(written)
         check_meaning(written)
@@ -101,7 +106,7 @@ def write_artifact(path: Path, tensors: Mapping[str, torch.Tensor], record: Reco
     with atomic_write(path) as file:
         file.write(header)
         for tensor in written.tensors:
-            for chunk in _chunks(contiguous[tensor.name]):
+            for chunk in chunks(contiguous[tensor.name]):
                 file.write(chunk)
     return written
 
@@ -149,7 +154,7 @@ def verify_artifact(path: Path, expected: Expected = None) -> Record:
     with _open(path, expected) as file:
         record = _read_start(path, expected, file)
         for tensor in record.tensors:
-            _check_digest(path, record.kind, tensor, _digest(_read_chunks(path, file, tensor)))
+            _check_digest(path, record.kind, tensor, digest(read_chunks(path, file, tensor)))
         return record
 
 
@@ -174,27 +179,12 @@ def read_artifact(path: Path, expected: Expected = None) -> Artifact[Record]:
         ArtifactError: As `verify_artifact`.
         StorageError: The system refuses to read it.
     """
-    import torch
-
-    dtypes: dict[TensorDType, torch.dtype] = {
-        "uint8": torch.uint8,
-        "float32": torch.float32,
-        "int64": torch.int64,
-    }
     tensors: dict[str, torch.Tensor] = {}
     with _open(path, expected) as file:
         record = _read_start(path, expected, file)
         for tensor in record.tensors:
-            # Its size is that of the file, which was compared with the header: no header can ask
-            # for more memory than the file has bytes.
-            content = bytearray(num_bytes(tensor))
-            begin = 0
-            for chunk in _read_chunks(path, file, tensor):
-                content[begin : begin + len(chunk)] = chunk
-                begin += len(chunk)
-            _check_digest(path, record.kind, tensor, hashlib.sha256(content).hexdigest())
-            flat = torch.frombuffer(content, dtype=dtypes[tensor.dtype])
-            tensors[tensor.name] = flat.reshape(tensor.shape)
+            tensors[tensor.name], found = read_tensor(path, file, tensor)
+            _check_digest(path, record.kind, tensor, found)
     return Artifact(record, tensors)
 
 
@@ -224,34 +214,6 @@ def sniff_kind(path: Path) -> ArtifactKind | None:
         except OSError as error:
             raise storage_error(path, error, "read") from error
     return read_record(path).kind
-
-
-def _describe(name: str, tensor: torch.Tensor) -> TensorRecord:
-    dtype = str(tensor.dtype).removeprefix("torch.")
-    if dtype not in ("uint8", "float32", "int64"):
-        raise ArtifactError(f"tensor {name!r} is {dtype}, expected uint8, float32 or int64")
-    if tensor.numel() == 0:
-        raise ArtifactError(
-            f"tensor {name!r} has shape {list(tensor.shape)}, expected no empty axis"
-        )
-    shape = tuple(int(size) for size in tensor.shape)
-    return TensorRecord(name, cast(TensorDType, dtype), shape, _digest(_chunks(tensor)))
-
-
-def _chunks(tensor: torch.Tensor) -> Iterator[memoryview]:
-    """The bytes of a contiguous CPU tensor, without a copy."""
-    import torch
-
-    content = tensor.reshape(-1).view(torch.uint8).numpy().data
-    for begin in range(0, len(content), _CHUNK):
-        yield content[begin : begin + _CHUNK]
-
-
-def _digest(chunks: Iterator[bytes] | Iterator[memoryview]) -> str:
-    digest = hashlib.sha256()
-    for chunk in chunks:
-        digest.update(chunk)
-    return digest.hexdigest()
 
 
 @contextlib.contextmanager
@@ -299,20 +261,10 @@ def _read_start(path: Path, expected: Expected, file: BinaryIO) -> Record:
     return record
 
 
-def _read_chunks(path: Path, file: BinaryIO, tensor: TensorRecord) -> Iterator[bytes]:
-    left = num_bytes(tensor)
-    while left:
-        chunk = file.read(min(left, _CHUNK))
-        if not chunk:  # truncated since its size was compared
-            raise ArtifactDamaged(f"{show(path)} became shorter while it was read")
-        left -= len(chunk)
-        yield chunk
-
-
-def _check_digest(path: Path, kind: ArtifactKind, tensor: TensorRecord, digest: str) -> None:
-    if digest != tensor.sha256:
+def _check_digest(path: Path, kind: ArtifactKind, tensor: TensorRecord, found: str) -> None:
+    if found != tensor.sha256:
         reason = (
-            f"is damaged: tensor {tensor.name!r} has digest {digest[:12]}, "
+            f"is damaged: tensor {tensor.name!r} has digest {found[:12]}, "
             f"expected {tensor.sha256[:12]}"
         )
         raise _refuse(ArtifactDamaged, path, reason, _make(kind))
