@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from cogedit.artifacts import Record, Workspace, content_key, newest_in_directory
+from cogedit.cli.configuration import config_app
 from cogedit.cli.options import Call, with_options
 from cogedit.cli.show import describe
 from cogedit.config import resolve_settings
@@ -33,6 +34,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+app.add_typer(config_app)
 
 Video = Annotated[Path, typer.Argument(metavar="VIDEO", help="A video file.")]
 Output = Annotated[

@@ -17,17 +17,36 @@ from typing import Annotated, get_type_hints
 import typer
 
 from cogedit.cli.screen import Screen, handle_errors
-from cogedit.config import ResolvedSettings, Settings
+from cogedit.config import ResolvedSettings, Settings, preset_names, setting_choices
 from cogedit.errors import UsageError
 from cogedit.stages.run import Run
-from cogedit.stages.settings import settings_for
+from cogedit.stages.settings import known_models, settings_for
 
 _MODEL, _FILES, _CLIP, _VAE = "Model", "Files", "Clip", "VAE"
 _INVERSION, _EDIT, _MASK, _VIDEO = "Inversion", "Edit", "Mask", "Video"
 
 
-def _option(text: str, panel: str, *, metavar: str | None = None) -> object:
-    return typer.Option(help=text, rich_help_panel=panel, metavar=metavar, show_default=False)
+Complete = Callable[[str], list[str]]
+"""From what was typed so far to the words that go on from it."""
+
+
+def _option(
+    text: str, panel: str, *, metavar: str | None = None, complete: Complete | None = None
+) -> object:
+    return typer.Option(
+        help=text,
+        rich_help_panel=panel,
+        metavar=metavar,
+        show_default=False,
+        autocompletion=complete,
+    )
+
+
+def _one_of(words: Callable[[], Collection[str]]) -> Complete:
+    def complete(incomplete: str) -> list[str]:  # typer knows the parameter by this name
+        return [word for word in words() if word.startswith(incomplete)]
+
+    return complete
 
 
 SETTINGS: Mapping[str, object] = {
@@ -38,6 +57,7 @@ SETTINGS: Mapping[str, object] = {
             "CogVideoX-5B on a CUDA device and 'shapes' elsewhere.",
             _MODEL,
             metavar="ID|DIR",
+            complete=_one_of(known_models),
         ),
     ],
     "revision": Annotated[
@@ -222,7 +242,13 @@ SETTINGS: Mapping[str, object] = {
 
 RUNNING: Mapping[str, object] = {
     "config": Annotated[
-        str | None, _option("Preset, or a TOML file.", _FILES, metavar="NAME|FILE.toml")
+        str | None,
+        _option(
+            "Preset, or a TOML file.",
+            _FILES,
+            metavar="NAME|FILE.toml",
+            complete=_one_of(preset_names),
+        ),
     ],
     "force": Annotated[bool, typer.Option("--force", help="Make anew what is there.")],
     "json_output": Annotated[bool, typer.Option("--json", help="Print one JSON object.")],
@@ -278,6 +304,16 @@ class Call:
         Raises:
             UsageError: A flag is out of range, or belongs to a stage that `source` is past.
         """
+        resolved = self.resolve(source)
+        self._tell(resolved)
+        return resolved.settings
+
+    def resolve(self, source: Path | None) -> ResolvedSettings:
+        """Settle the settings, and keep where each came from.
+
+        Raises:
+            UsageError: As `settings`.
+        """
         from cogedit.artifacts import sniff_kind
 
         kind = sniff_kind(source) if source is not None else None
@@ -297,9 +333,7 @@ class Call:
         if steps is not None and "invert" not in past:
             # One number of steps for an inversion that is still to be made, and for its edit.
             flags.setdefault("invert.num_inference_steps", steps)
-        resolved = settings_for(source, flags, config=self.config)
-        self._tell(resolved)
-        return resolved.settings
+        return settings_for(source, flags, config=self.config)
 
     def _tell(self, resolved: ResolvedSettings) -> None:
         origin = resolved.origins["model"]
@@ -375,6 +409,8 @@ def _named(key: str, flag: str) -> object:
     annotation = SETTINGS[key]
     value_type = annotation.__origin__  # type: ignore[attr-defined]
     option = copy(annotation.__metadata__[0])  # type: ignore[attr-defined]
+    if setting_choices(key) and value_type != bool | None:
+        option.autocompletion = _one_of(functools.partial(setting_choices, key))
     option.param_decls = (f"{flag}/--no-{flag[2:]}" if value_type == bool | None else flag,)
     return Annotated[value_type, option]
 

@@ -9,7 +9,8 @@ from cogedit.config.resolve import (
     presets_folder,
     resolve_settings,
 )
-from cogedit.config.settings import Settings, check_settings
+from cogedit.config.settings import Settings, check_settings, setting_choices
+from cogedit.config.toml import plain_value, setting_values, settings_toml
 
 __all__ = [
     "CONFIG_FILE",
@@ -17,8 +18,12 @@ __all__ = [
     "ResolvedSettings",
     "Settings",
     "check_settings",
+    "plain_value",
     "preset_for_model",
     "preset_names",
     "presets_folder",
     "resolve_settings",
+    "setting_choices",
+    "setting_values",
+    "settings_toml",
 ]

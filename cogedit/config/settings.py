@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import TypeVar, cast, get_type_hints
+from typing import Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from cogedit.errors import UsageError
 from cogedit.types import (
@@ -76,6 +76,16 @@ def setting_types() -> dict[str, object]:
         hints |= {f"{table}.{name}": hint for name, hint in get_type_hints(record).items()}
     del hints["reconstruct.prompt"]
     return hints
+
+
+def setting_choices(key: str) -> tuple[str, ...]:
+    """The words that a setting takes; empty where it takes others than words of a list."""
+    hint = setting_types()[key]
+    members = (hint, *get_args(hint))  # the members of `Literal[...] | None`
+    literal = next((member for member in members if get_origin(member) is Literal), None)
+    if literal is not None:
+        return tuple(str(word) for word in get_args(literal))
+    return ("auto", "cuda", "mps", "cpu") if key == "device" else ()
 
 
 def _within(low: float, high: float = math.inf) -> Callable[[object], bool]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cogedit.artifacts import FramesRecord, ModelRecord, read_record, sniff_kind
-from cogedit.config import ResolvedSettings, preset_for_model, resolve_settings
+from cogedit.config import ResolvedSettings, preset_for_model, preset_names, resolve_settings
 from cogedit.errors import ModelError
 from cogedit.models.checkpoint import (
     EMBEDDED,
@@ -18,6 +18,9 @@ from cogedit.models.checkpoint import (
 
 Inferred = Mapping[str, Mapping[str, object]]
 """What nobody gave: by origin, values by dotted key."""
+
+_NOWHERE = Path(__file__).parent
+"""A folder without a `cogedit.toml`."""
 
 LARGE_MODEL = "zai-org/CogVideoX-5b"
 SMALL_MODEL = "shapes"
@@ -72,6 +75,15 @@ def settings_for(
     # Only a run that starts from the video chooses a clip.
     of_model = _from_checkpoint(first) if path is None or sniff_kind(path) is None else {}
     return resolve({**inferred, **of_model})
+
+
+def known_models() -> list[str]:
+    """Models that need no description: the embedded ones, and those of the presets."""
+    of_presets = (
+        resolve_settings({}, config=name, environ={}, cwd=_NOWHERE).settings.model
+        for name in preset_names()
+    )
+    return [*EMBEDDED, *dict.fromkeys(model for model in of_presets if model != "auto")]
 
 
 def _model_of(source: Path | None) -> ModelRecord | None:

@@ -1,0 +1,177 @@
+"""`cogedit config show`, completion of the shell, and the presets of an installed wheel."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from cogedit.cli import app
+from cogedit.config import preset_names, resolve_settings
+from cogedit.config.settings import setting_types
+
+ROOT = Path(__file__).parents[2]
+MAIN = "import sys; from cogedit.cli import main; sys.argv[0] = 'cogedit'; main()"
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty current directory, and no setting in the environment."""
+    for name in [name for name in os.environ if name.startswith("COGEDIT_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def show(*args):
+    result = CliRunner().invoke(app, ["config", "show", *args])
+    assert result.exit_code == 0, result.stderr
+    return result.stdout
+
+
+def origins(*args):
+    """Value and origin of every setting, as the columns show them."""
+    rows, table = {}, ""
+    for line in show("--origin", *args).splitlines():
+        if line.startswith("["):
+            table = line.strip("[]") + "."
+        elif line:
+            text, _, origin = line.rpartition("  # ")
+            name, _, value = text.strip("# ").partition(" ")
+            rows[table + name] = (value.removeprefix("= ").strip(), origin)
+    return rows
+
+
+def test_every_source_of_a_value_is_named(here, monkeypatch):
+    (here / "cogedit.toml").write_text("[export]\ncrf = 20\n[load]\nwidth = 96\n")
+    monkeypatch.setenv("COGEDIT_RECONSTRUCT_SEED", "7")
+    rows = origins("--config", "upstream", "--model", "shapes", "--guidance-scale", "3")
+    assert set(rows) == set(setting_types())
+    assert rows["reconstruct.guidance_scale"] == ("3.0", "flag")
+    assert rows["invert.guidance_scale"] == ("6.0", "preset upstream")
+    assert rows["reconstruct.seed"] == ("7", "environment variable COGEDIT_RECONSTRUCT_SEED")
+    assert rows["export.crf"] == ("20", "cogedit.toml")
+    assert rows["load.width"] == ("96", "cogedit.toml")
+    assert rows["load.height"] == ("64", "model shapes")
+    assert rows["revision"] == ("is not set", "default")
+    assert rows["reconstruct.injection_layers"] == ('"0:END"', "preset upstream")
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("--model", "shapes"),
+        *(("--config", name, "--model", "zai-org/CogVideoX-5b") for name in preset_names()),
+        ("--model", "zai-org/CogVideoX-2b", "--fps", "24000/1001", "--injection-layers", "2:5"),
+        ("--model", "zai-org/CogVideoX-5b", "--source-prompt", 'a "b"\\ \t\x7f é [c] # d'),
+        ("--model", "zai-org/CogVideoX-5b", "--workspace", "a b", "--revision", "auto"),
+    ],
+)
+@pytest.mark.parametrize("origin", [(), ("--origin",)])
+def test_what_is_shown_is_a_cogedit_toml_that_gives_the_same(here, args, origin):
+    shown = show(*args, *origin)
+    (here / "cogedit.toml").write_text(shown)
+    assert show() == show(*args)
+    resolved = resolve_settings({}, environ={}, cwd=here)
+    assert {resolved.origins[key] for key in setting_types()} <= {"cogedit.toml", "default"}
+
+
+def test_json_has_the_same(here):
+    found = json.loads(show("--json", "--model", "zai-org/CogVideoX-5b"))
+    assert found["preset"] == "cogvideox-5b"
+    assert list(found["settings"]) == list(setting_types())
+    assert found["settings"]["load.width"] == {"value": 720, "origin": "preset cogvideox-5b"}
+    assert found["settings"]["reconstruct.guidance_steps"]["value"] == "0.0:1.0"
+
+
+@pytest.mark.parametrize(
+    ("toml", "sentence"),
+    [
+        ("[reconstruct]\nguidence_scale = 3", "did you mean `reconstruct.guidance_scale`?"),
+        ("[recontruct]\nseed = 3", "did you mean `reconstruct`?"),
+        ("seed = 3", "did you mean `reconstruct.seed`?"),
+        ("modle = 'shapes'", "did you mean `model`?"),
+    ],
+)
+def test_an_unknown_key_is_refused_with_the_nearest(here, toml, sentence):
+    (here / "cogedit.toml").write_text(toml)
+    result = CliRunner().invoke(app, ["config", "show"])
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert sentence in result.stderr
+
+
+def run(*args, environment=None, program=MAIN, cwd):
+    """Run the command line in a process of its own; returns what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-c", program, *args],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})},
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def complete(line, cwd):
+    words = line.split()
+    last = len(words) - (not line.endswith(" "))
+    environment = {
+        "_COGEDIT_COMPLETE": "complete_bash",
+        "COMP_WORDS": line,
+        "COMP_CWORD": str(last),
+    }
+    return run(environment=environment, cwd=cwd).split()
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("cogedit edit --config ", preset_names()),
+        ("cogedit edit --config up", ["upstream"]),
+        ("cogedit config show --dtype ", ["bf16", "fp16", "fp32"]),
+        ("cogedit invert --model s", ["shapes"]),
+        ("cogedit con", ["config"]),
+    ],
+)
+def test_the_shell_completes_commands_presets_and_words(line, words, here):
+    assert complete(line, here) == words
+
+
+@pytest.mark.parametrize(("shell", "file"), [("bash", ".bashrc"), ("zsh", ".zshrc")])
+def test_completion_is_shown_and_installed(shell, file, here):
+    environment = {"HOME": str(here), "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    script = run("--show-completion", shell, environment=environment, cwd=here)
+    assert "_COGEDIT_COMPLETE=complete_" in script
+    run("--install-completion", shell, environment=environment, cwd=here)
+    assert (here / file).read_text().strip()
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("hatchling") is None, reason="hatchling, which builds, is not here"
+)
+def test_an_installed_wheel_has_the_presets(here):
+    build = "import runpy; runpy.run_module('hatchling', run_name='__main__')"
+    run("build", "-t", "wheel", "-d", str(here / "dist"), program=build, cwd=ROOT)
+    (wheel,) = (here / "dist").glob("*.whl")
+    with zipfile.ZipFile(wheel) as packed:
+        packed.extractall(here / "site")
+    unpacked = {"PYTHONPATH": str(here / "site")}
+    empty = here / "empty"
+    empty.mkdir()
+    where = "import cogedit; print(cogedit.__file__)"
+    found = run(program=where, environment=unpacked, cwd=empty)
+    assert found.strip() == str(here / "site" / "cogedit" / "__init__.py")
+    shown = run(
+        "config", "show", "--origin", "--config", "cogvideox-2b", environment=unpacked, cwd=empty
+    )
+    assert "zai-org/CogVideoX-2b" in shown
+    assert "# preset cogvideox-2b" in shown
