@@ -1,6 +1,7 @@
 # make demo    install, then edit a bundled clip and print what came out
 # make test    install, then run every test
 # make check   the same, with lint and types
+# make soak    the fault suite alone, in its long version
 # make bench   print the benchmark tables
 # make bench-quality   measure edits of the embedded model's world against their right answers
 
@@ -9,7 +10,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-fast check lint bench bench-quality clean
+.PHONY: demo test test-fast soak check lint bench bench-quality clean
 .DEFAULT_GOAL := test
 
 $(INSTALLED): pyproject.toml configs/constraints.txt
@@ -26,6 +27,9 @@ test: $(INSTALLED)
 
 test-fast: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2
+
+soak: $(INSTALLED)
+	COGEDIT_SOAK=1 $(BIN)/python -m pytest -m faults tests/faults
 
 check: lint test
 

@@ -1,6 +1,8 @@
 """Fixtures that more than one folder of tests uses."""
 
 import os
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from safetensors.torch import load_file
 torch.set_num_threads(1)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+from chains import Chain, make_chain  # noqa: E402
 from pipelines import GOLDEN, GOLDEN_PIPELINE, make_2b_like, make_5b_like, make_15_like  # noqa: E402
 
 PROMPT = "a blue cat running in snow"
@@ -44,3 +47,19 @@ def pipeline_5b(tmp_path_factory):
 def pipeline_15(tmp_path_factory):
     """Folder of a tiny pipeline with 1.5's traits."""
     return make_15_like(tmp_path_factory.mktemp("models") / "tiny-1.5")
+
+
+@pytest.fixture(scope="session")
+def chain(tmp_path_factory) -> Chain:
+    """A small chain of artifacts, which tests do not change."""
+    return make_chain(tmp_path_factory.mktemp("chain"))
+
+
+@pytest.fixture
+def listing() -> Callable[[Path], dict[str, bytes]]:
+    """Every file of a folder, hidden ones too, with its bytes."""
+
+    def read(folder: Path) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    return read

@@ -21,6 +21,7 @@ import hashlib
 import json
 import math
 import reprlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cogedit.artifacts.codec import Json, canonical_text, parse_json
@@ -33,6 +34,7 @@ from cogedit.artifacts.records import (
     TensorDType,
     TensorRecord,
     TrajectoryRecord,
+    chain_of,
     frames_record,
     record_from_json,
     record_text,
@@ -122,25 +124,40 @@ def check_tensors(record: Record) -> None:
                 f"tensor {tensor.name!r} is {tensor.dtype} {list(tensor.shape)}, "
                 f"expected {rule.dtype} [{', '.join(axes)}]"
             )
+    for name, shape in _shapes_by_settings(record, shapes).items():
+        if shapes[name] != shape:
+            raise ArtifactError(
+                f"tensor {name!r} has shape {list(shapes[name])}, expected {list(shape)} "
+                "by the record's settings"
+            )
+
+
+def _shapes_by_settings(
+    record: Record, shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, tuple[int, ...]]:
+    """Shapes that follow from the settings, from the parent, and from the other tensors."""
     expected: dict[str, tuple[int, ...]] = {}
     if isinstance(record, FramesRecord):
         size = record.settings
         expected["frames"] = (len(record.frame_indices), size.height, size.width, 3)
     if isinstance(record, TrajectoryRecord):
         num_levels = record.settings.num_inference_steps
+        batch, num_frames, *rest = _shape_of_latents(record.latents)
+        expected["latents"] = (batch, num_frames + record.num_pad_frames, *rest)
         expected["timesteps"] = (num_levels,)
         expected["trajectory"] = (num_levels, *shapes["latents"])
+    if isinstance(record, EditRecord):
+        expected["latents"] = _shape_of_latents(record.trajectory)
     if isinstance(record, EditRecord) and record.has_mask:
         frames = frames_record(record)
         size = frames.settings
         expected["mask"] = (len(frames.frame_indices), size.height, size.width)
         expected["source_latents"] = shapes["latents"]
-    for name, shape in expected.items():
-        if shapes[name] != shape:
-            raise ArtifactError(
-                f"tensor {name!r} has shape {list(shapes[name])}, expected {list(shape)} "
-                "by the record's settings"
-            )
+    return expected
+
+
+def _shape_of_latents(record: Record) -> tuple[int, ...]:
+    return next(tensor.shape for tensor in record.tensors if tensor.name == "latents")
 
 
 def encode_header(record: Record) -> bytes:
@@ -153,7 +170,8 @@ def encode_header(record: Record) -> bytes:
         ArtifactError: The record cannot be written: a wrong type in a field, a wrong tensor, or
             more than `MAX_HEADER_BYTES`.
     """
-    check_tensors(record)
+    for link in chain_of(record):
+        check_tensors(link)
     return header_bytes("cogedit", record_text(record), record.tensors)
 
 

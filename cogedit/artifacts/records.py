@@ -9,8 +9,11 @@ or absolute path in a record: equal runs give equal bytes.
 from __future__ import annotations
 
 import hashlib
+import re
+import reprlib
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import pairwise
 from typing import ClassVar, Literal, TypeVar, cast
 
 from cogedit.artifacts.codec import (
@@ -38,6 +41,8 @@ SCHEMA_VERSION = 1
 """Raise it whenever a record's fields or the meaning of a tensor change."""
 
 TensorDType = Literal["uint8", "float32", "int64"]
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -242,7 +247,7 @@ def record_text(record: Record) -> str:
 
 
 def record_from_json(value: Json, kind: ArtifactKind) -> Record:
-    """The record of a JSON object, with the values that later stages compute with checked.
+    """The record of a JSON object, with the values that later stages use checked.
 
     Raises:
         ArtifactError: A field is missing, unknown, of another type or without meaning.
@@ -252,21 +257,56 @@ def record_from_json(value: Json, kind: ArtifactKind) -> Record:
     return record
 
 
+def chain_of(record: Record) -> tuple[Record, ...]:
+    """A record and those it was made from, the clip first."""
+    match record:
+        case EditRecord():
+            return (*chain_of(record.trajectory), record)
+        case TrajectoryRecord():
+            return (*chain_of(record.latents), record)
+        case LatentsRecord():
+            return (record.frames, record)
+        case FramesRecord():
+            return (record,)
+
+
 def check_meaning(record: Record) -> None:
-    """Refuse numbers that every type allows and no clip has, before a later stage divides by one.
+    """Refuse values that every type allows and no clip has, before a later stage uses one.
+
+    A record may come from anywhere: its numbers are divided by and its names become file names.
 
     Raises:
         ArtifactError: Naming the field, what was found and what was expected.
     """
-    frames = frames_record(record)
-    source, box = frames.source, frames.box
+    for link in chain_of(record):
+        for tensor in link.tensors:
+            _check_digest(f"the digest of tensor {tensor.name!r}", tensor.sha256)
+        if isinstance(link, FramesRecord):
+            _check_clip(link)
+        else:
+            _check_name("model.id", link.model.id, is_file=False)
+            _check_digest("model.digest", link.model.digest)
+    if num_pad_frames(record) < 0:
+        raise ArtifactError(f"num_pad_frames is {num_pad_frames(record)}, expected 0 or more")
+    if isinstance(record, EditRecord) and record.mask is not None:
+        _check_name("mask.name", record.mask.name, is_file=True)
+        if record.mask.sha256 is not None:
+            _check_digest("mask.sha256", record.mask.sha256)
+
+
+def _check_clip(frames: FramesRecord) -> None:
+    source, settings, box = frames.source, frames.settings, frames.box
+    _check_name("source.name", source.name, is_file=True)
+    _check_digest("source.sha256", source.sha256)
     positive: dict[str, int | Fraction] = {
         "fps": frames.fps,
         "source.fps": source.fps,
         "source.width": source.width,
         "source.height": source.height,
-        "settings.width": frames.settings.width,
-        "settings.height": frames.settings.height,
+        "source.num_frames": source.num_frames,
+        "settings.width": settings.width,
+        "settings.height": settings.height,
+        "settings.max_num_frames": settings.max_num_frames,
         "box.scaled_width": box.scaled_width,
         "box.scaled_height": box.scaled_height,
         "the number of frame_indices": len(frames.frame_indices),
@@ -275,7 +315,6 @@ def check_meaning(record: Record) -> None:
         "the first frame index": min(frames.frame_indices, default=0),
         "box.left": box.left,
         "box.top": box.top,
-        "num_pad_frames": num_pad_frames(record),
     }
     for name, number in positive.items():
         if number <= 0:
@@ -283,3 +322,32 @@ def check_meaning(record: Record) -> None:
     for name, count in not_negative.items():
         if count < 0:
             raise ArtifactError(f"{name} is {count}, expected 0 or more")
+    if source.rotation not in (0, 90, 180, 270):
+        raise ArtifactError(f"source.rotation is {source.rotation}, expected 0, 90, 180 or 270")
+    if any(after <= before for before, after in pairwise(frames.frame_indices)):
+        raise ArtifactError("frame_indices are not ascending")
+    if frames.frame_indices[-1] >= source.num_frames:
+        raise ArtifactError(
+            f"the last frame index is {frames.frame_indices[-1]}, expected less than "
+            f"source.num_frames, {source.num_frames}"
+        )
+
+
+def _check_digest(name: str, digest: str) -> None:
+    if not _DIGEST.fullmatch(digest):
+        raise ArtifactError(f"{name} is {reprlib.repr(digest)}, expected 64 hexadecimal digits")
+
+
+def _check_name(name: str, text: str, *, is_file: bool) -> None:
+    """A name of a file must be able to be one, and to name nothing outside its folder."""
+    try:
+        # Names that are not UTF-8 hold what "surrogateescape" made of their bytes.
+        text.encode(errors="surrogateescape")
+    except UnicodeEncodeError:
+        is_name = False
+    else:
+        is_name = text not in ("", ".", "..") and "\0" not in text
+        is_name = is_name and not (is_file and "/" in text)
+    if not is_name:
+        expected = "the name of a file without its folder" if is_file else "a name"
+        raise ArtifactError(f"{name} is {reprlib.repr(text)}, expected {expected}")

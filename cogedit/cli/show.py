@@ -12,10 +12,9 @@ import typer
 from cogedit.artifacts import (
     EditRecord,
     FramesRecord,
-    LatentsRecord,
     ModelRecord,
     Record,
-    TrajectoryRecord,
+    chain_of,
     content_key,
     record_text,
     verify_artifact,
@@ -48,22 +47,11 @@ def describe(path: Path, *, json_output: bool) -> None:
         (f"tensor {tensor.name}", f"{list(tensor.shape)} {tensor.dtype}")
         for tensor in record.tensors
     ]
-    for link in _chain(record):
+    for link in chain_of(record):
         rows += _rows(link)
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
         typer.echo(f"{name:<{width}}  {printable(value)}")
-
-
-def _chain(record: Record) -> list[Record]:
-    """List a record and the records it was made from, the source first."""
-    if isinstance(record, EditRecord):
-        return [*_chain(record.trajectory), record]
-    if isinstance(record, TrajectoryRecord):
-        return [*_chain(record.latents), record]
-    if isinstance(record, LatentsRecord):
-        return [record.frames, record]
-    return [record]
 
 
 def _rows(record: Record) -> list[tuple[str, str]]:

@@ -1,0 +1,77 @@
+"""The score table of the fault suite, and what its files share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import settings
+
+SOAK = os.environ.get("COGEDIT_SOAK", "") not in ("", "0")
+"""Whether this is `make soak`, the long version."""
+
+# One fixed set of examples in CI, fresh ones in the soak; no database, which would be a folder.
+settings.register_profile("ci", derandomize=True, deadline=None, database=None)
+settings.register_profile("soak", deadline=None, database=None, max_examples=5_000)
+settings.load_profile("soak" if SOAK else "ci")
+
+
+@dataclass
+class Score:
+    """The cases of one row of the table."""
+
+    row: str
+    total: int = 0
+    failures: list[str] = field(default_factory=list)
+
+    def case(self, passed: bool, name: str) -> None:
+        """Count a case; `name` says which one failed."""
+        self.total += 1
+        if not passed:
+            self.failures.append(name)
+
+
+@pytest.fixture
+def score(record_property):
+    """`with score(ROW) as cases: cases.case(passed, name)`: counts, then fails if one failed.
+
+    Tests that name the same row add up in the table.
+    """
+
+    @contextmanager
+    def scored(row: str) -> Iterator[Score]:
+        cases = Score(row)
+        try:
+            yield cases
+        except BaseException:
+            cases.case(False, "stopped")
+            raise
+        finally:
+            passed = cases.total - len(cases.failures)
+            record_property("score", [cases.row, passed, cases.total])
+        assert cases.total > 0
+        assert not cases.failures, f"{len(cases.failures)} failed: {cases.failures[:5]}"
+
+    return scored
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """Print passed and total of every row."""
+    rows: dict[str, tuple[int, int]] = {}
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if getattr(report, "when", None) != "call":
+                continue
+            for name, value in report.user_properties:
+                if name == "score":
+                    row, passed, total = value
+                    before = rows.get(row, (0, 0))
+                    rows[row] = (before[0] + passed, before[1] + total)
+    if rows:
+        terminalreporter.section("fault suite")
+        width = max(map(len, rows))
+        for row, (passed, total) in sorted(rows.items()):
+            terminalreporter.write_line(f"{row:<{width}}  {passed:>6} of {total}")
