@@ -1,6 +1,7 @@
 """The stages over artifacts: numbers, reuse, and models with other traits."""
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from fractions import Fraction
 
@@ -17,6 +18,17 @@ from cogedit.stages.checkpoints import checkpoint_for, model_record
 from cogedit.types import EncodeSettings
 
 PROMPT = "a blue cat running in snow"
+
+
+def listening_run():
+    """A run, and the list of what it is told that it is doing."""
+    doing = []
+
+    def progress(what, total):
+        doing.append(what)
+        return nullcontext(lambda info: None)
+
+    return doing, cogedit.Run(progress=progress)
 
 
 @pytest.fixture
@@ -120,6 +132,51 @@ def test_equal_prompts_of_one_call_give_one_edit_each(video):
     assert first.path == second.path != third.path
     assert (first.reused, second.reused, third.reused) == (False, True, False)
     assert third.record.settings.prompt == "a dog"
+
+
+def test_prompts_made_together_are_the_edits_made_alone(video, tmp_path):
+    """One pass for what is missing; the same files but for rounding."""
+    settings = settings_of(video, GOLDEN_PIPELINE)
+    inverted = cogedit.invert(video, settings)
+    prompts = [PROMPT, "a dog", "", "a red bus"]
+    alone = [
+        cogedit.reconstruct(inverted.path, p, replace(settings, workspace=tmp_path / "alone"))[0]
+        for p in prompts
+    ]
+    (first,) = cogedit.reconstruct(inverted.path, prompts[0], settings)
+    passes, run = listening_run()
+    together = cogedit.reconstruct(inverted.path, prompts, settings, run=run)
+    assert passes == ["editing: 3 edits"]
+    assert [edit.reused for edit in together] == [True, False, False, False]
+    assert first.path == together[0].path
+    for one, many, prompt in zip(alone, together, prompts, strict=True):
+        assert one.path.name == many.path.name
+        assert many.record.settings.prompt == prompt
+        found = read_artifact(many.path, "edit").tensors["latents"]
+        expected = read_artifact(one.path, "edit").tensors["latents"]
+        assert torch.allclose(found, expected, atol=1e-4)
+    assert cogedit.reconstruct(inverted.path, prompts, settings)[3].reused
+
+
+def test_edits_that_differ_in_more_than_the_prompt_are_grouped(video):
+    settings = settings_of(video, GOLDEN_PIPELINE)
+    inverted = cogedit.invert(video, settings)
+    passes, run = listening_run()
+    vary = ["guidance-scale=2,4", "seed=1,2"]
+    swept = cogedit.sweep(inverted.path, ["a cat", "a dog"], settings, vary=vary, run=run)
+    assert passes == ["editing: 4 edits"] * 2
+    found = [(e.record.settings.prompt, e.record.settings.seed) for e in swept.edits]
+    assert found == [("a cat", 1), ("a cat", 2)] * 2 + [("a dog", 1), ("a dog", 2)] * 2
+    assert len({edit.path for edit in swept.edits}) == 8
+
+
+def test_a_pass_holds_no_more_edits_than_fit(video, monkeypatch):
+    settings = settings_of(video, GOLDEN_PIPELINE)
+    inverted = cogedit.invert(video, settings)
+    monkeypatch.setattr("cogedit.stages.editor.MAX_VALUES", 2 * 3 * 16 * 8 * 12)
+    passes, run = listening_run()
+    cogedit.reconstruct(inverted.path, ["a", "b", "c"], settings, run=run)
+    assert passes == ["editing: 2 edits", "editing: c"]
 
 
 def test_equal_runs_give_equal_bytes(video):

@@ -21,7 +21,8 @@ class Prediction:
 
     Attributes:
         edit: v of the edit, guided, [B, F, C, H, W] float32.
-        reference: v of the source's own sample, likewise; None where no reference was given.
+        reference: v of the source's own sample, likewise; None where no reference was given, or
+            none was asked for.
     """
 
     edit: Tensor
@@ -41,6 +42,7 @@ def denoise(
     reference_steps: Window = (0.0, 1.0),
     drift_correction: float = 0.0,
     mask: Tensor | None = None,
+    keep_steps: bool = True,
     on_step: OnStep | None = None,
 ) -> list[Tensor]:
     """Sample down to clean latents by DDIM, beside a reference trajectory.
@@ -61,6 +63,7 @@ def denoise(
         reference_steps: Window of the steps whose model call sees the reference.
         drift_correction: Share of the drift that is added back, 0 to 1.
         mask: 1 where the edit may change the source, 0 where not, [F, 1, H, W] or as `noise`.
+        keep_steps: Return every step; False returns the last alone, for less memory.
         on_step: Told after every step.
 
     Returns:
@@ -85,7 +88,7 @@ def denoise(
             if mask is not None:
                 x = mask * x + (1 - mask) * x_ref_next
         require_finite(x, name="the edited sample", step=index + 1, timestep=t)
-        samples.append(x)
+        samples = [*samples, x] if keep_steps else [x]
         if on_step is not None:
             on_step(StepInfo(index=index, total=len(schedule.timesteps), timestep=s))
     return samples

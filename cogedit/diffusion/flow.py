@@ -38,12 +38,14 @@ def flow_edit(
     source_at: SourceAt,
     reference_steps: Window = (0.0, 0.0),
     mask: Tensor | None = None,
+    keep_steps: bool = True,
     on_step: OnStep | None = None,
 ) -> list[Tensor]:
     """Carry an offset from the source down the levels of a schedule.
 
     Args:
-        edit_model: v under the edit's text and guidance; it may look at the source.
+        edit_model: v under the edit's text and guidance; it may look at the source. Where it says
+            what the source's own v is, `source_model` is not asked.
         source_model: v under the source's text and guidance.
         latents: z0, [B, F, C, H, W] float32.
         schedule: Levels to visit; starting below the noisiest keeps more of the source.
@@ -51,6 +53,7 @@ def flow_edit(
         reference_steps: Window of the steps whose edit looks at the source.
         mask: 1 where the edit may change the source, 0 where not, [F, 1, H, W] or as `latents`: the
             offset is kept at 0 outside, so that there every sample is z0 itself.
+        keep_steps: Return every step; False returns the last alone, for less memory.
         on_step: Told after every step.
 
     Returns:
@@ -65,17 +68,18 @@ def flow_edit(
     for index, (t, s) in enumerate(schedule.denoising_steps()):
         x_source = source_at(t).to(latents.device)
         x_edit = x_source + math.sqrt(schedule.alpha_cumprod(t)) * offset
-        v_edit = edit_model(x_edit, t, x_source if t in seen else None).edit
-        x0_edit = pred_original_sample(v_edit, x_edit, schedule=schedule, timestep=t)
-        x0_source = pred_original_sample(
-            source_model(x_source, t), x_source, schedule=schedule, timestep=t
-        )
+        predicted = edit_model(x_edit, t, x_source if t in seen else None)
+        v_source = predicted.reference
+        if v_source is None:
+            v_source = source_model(x_source, t)
+        x0_edit = pred_original_sample(predicted.edit, x_edit, schedule=schedule, timestep=t)
+        x0_source = pred_original_sample(v_source, x_source, schedule=schedule, timestep=t)
         ratio = noise_ratio(schedule, t, s)
         offset = ratio * offset + (1 - ratio) * (x0_edit - x0_source)
         if mask is not None:
             offset = mask * offset
         require_finite(offset, name="the offset of the flow", step=index + 1, timestep=t)
-        samples.append(latents + offset)
+        samples = [*samples, latents + offset] if keep_steps else [latents + offset]
         if on_step is not None:
             on_step(StepInfo(index=index, total=len(schedule.timesteps), timestep=s))
     return samples

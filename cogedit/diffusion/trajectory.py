@@ -50,6 +50,14 @@ class Trajectory:
             )
         return self.samples[self.timesteps.index(timestep)]
 
+    def repeated(self, count: int) -> Trajectory:
+        """Return one clip's trajectory as that of `count` equal clips, without a copy."""
+        return Trajectory(
+            self.samples.expand(-1, count, *self.samples.shape[2:]),
+            self.latents.expand(count, *self.latents.shape[1:]),
+            self.timesteps,
+        )
+
     @property
     def noise(self) -> Tensor:
         """The sample at the noisiest level, [B, F, C, H, W]."""

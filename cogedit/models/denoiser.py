@@ -31,6 +31,7 @@ class Denoiser:
         texts: The texts of each edit, as indices into `embeds`.
         guidance_scale: 1 means no guidance.
         guided: Timesteps with guidance; None is all of them.
+        reference_velocity: Whether a caller wants to know what the reference rows predict.
         injection: Told which row looks at which before every call; None where the transformer's
             processors know it by themselves, or there are no references.
     """
@@ -43,6 +44,7 @@ class Denoiser:
         texts: Sequence[EditTexts],
         guidance_scale: float = 1.0,
         guided: frozenset[int] | None = None,
+        reference_velocity: bool = True,
         injection: Injection | None = None,
     ) -> None:
         self.transformer = transformer
@@ -51,6 +53,7 @@ class Denoiser:
         self._embeds = embeds.to(transformer.device, transformer.dtype)
         self._texts = tuple(texts)
         self._guided = guided
+        self._reference_velocity = reference_velocity
         self._rotary = lru_cache(maxsize=1)(
             lambda *shape: image_rotary_emb(transformer, shape)  # once per run, not per step
         )
@@ -66,7 +69,8 @@ class Denoiser:
             reference: x*_t, one per source, [S, F, C, H, W]; None runs the edit rows alone.
 
         Returns:
-            v of each edit, float32, and of the source of each where there is a reference.
+            v of each edit, float32, and of the source of each where there is a reference and its
+            velocity is wanted.
         """
         has_guidance = self.guidance_scale != 1 and (
             self._guided is None or timestep in self._guided
@@ -79,7 +83,8 @@ class Denoiser:
         if has_guidance:
             unconditional = v[list(plan.unconditional)]
             edit = guide(unconditional, edit, guidance_scale=self.guidance_scale)
-        return Prediction(edit, v[list(plan.reference)] if plan.reference else None)
+        wanted = self._reference_velocity and plan.reference
+        return Prediction(edit, v[list(plan.reference)] if wanted else None)
 
     def velocity(self, sample: Tensor, timestep: int) -> Tensor:
         """Predict v of samples [B, F, C, H, W] without a reference, as an inversion wants it."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from cogedit.diffusion.ddim import Model
 from cogedit.diffusion.edit import denoise, start_sample
 from cogedit.diffusion.flow import flow_edit, noised_source
 from cogedit.diffusion.invert import invert_consistent, invert_upstream
@@ -80,23 +81,29 @@ def edit_latents(
     alphas_cumprod: Tensor,
     embeds: Embeds,
     mask: Tensor | None = None,
+    keep_steps: bool = True,
     on_step: OnStep | None = None,
 ) -> list[Tensor]:
-    """Edit clips as their settings say.
+    """Make N edits together, as their settings say: of one clip, or each of a clip of its own.
+
+    Edits of one clip share the rows that would be equal, and how many they are changes no number
+    beyond rounding: matrix products of another size may add up in another order, about 1e-6 of a
+    value in float32.
 
     Args:
         transformer: The checkpoint's transformer.
-        reference: The clips' trajectories in one, B clips.
-        settings: One per clip; they may differ in the prompt and the seed alone.
-        inversion_prompts: What each clip was inverted under.
+        reference: Trajectory of the one clip, or of N clips.
+        settings: One per edit; they may differ in the prompt and the seed alone.
+        inversion_prompts: What the clip of each edit was inverted under.
         alphas_cumprod: The forward scheduler's table, [T].
         embeds: Embeddings of all prompts, negative prompts and inversion prompts.
-        mask: 1 where the edit may change the source, [F, 1, H, W] for all clips or
-            [B, F, 1, H, W]; None is everywhere.
+        mask: 1 where the edit may change the source, [F, 1, H, W] for all edits or
+            [N, F, 1, H, W]; None is everywhere.
+        keep_steps: Return every step; False returns the last alone, for less memory.
         on_step: Told after every step.
 
     Returns:
-        The sample after each step, [B, F, C, H, W] float32; the last is clean.
+        The samples after each step, [N, F, C, H, W] float32; the last are clean.
 
     Raises:
         UsageError: A setting is out of range.
@@ -106,6 +113,9 @@ def edit_latents(
     asked = settings[0]
     visited = Schedule.trailing(alphas_cumprod, len(reference.timesteps))
     schedule = visited.subset(asked.num_inference_steps, start_step=asked.start_step)
+    sources = _sources(settings, num_clips=len(reference.latents))
+    if len(reference.latents) < len(settings):
+        reference = reference.repeated(len(settings))
     bank = list(
         dict.fromkeys(
             text
@@ -115,17 +125,19 @@ def edit_latents(
     )
     table = torch.cat([embeds[text] for text in bank])
     texts = [
-        edit_texts(s, source, bank, clip=clip)
-        for clip, (s, source) in enumerate(zip(settings, inversion_prompts, strict=True))
+        edit_texts(s, prompt, bank, source=source)
+        for s, prompt, source in zip(settings, inversion_prompts, sources, strict=True)
     ]
     injection = Injection(
         strength=asked.injection_strength, mode=asked.injection_mode, tokens=asked.injection_tokens
     )
     # Without strength or drift the reference row would be computed for nothing.
     looks = asked.injection_strength > 0 or asked.drift_correction > 0
+    reference_steps = asked.injection_steps if looks else (0.0, 0.0)
     seeds = [s.seed for s in settings]
     mask = None if mask is None else mask.to(transformer.device)
     with inject(transformer, injection, layers=asked.injection_layers):
+        is_flow = asked.method == "flow"
         denoiser = Denoiser(
             transformer,
             embeds=table,
@@ -133,15 +145,14 @@ def edit_latents(
             guidance_scale=asked.guidance_scale,
             guided=schedule.window(*asked.guidance_steps),
             injection=injection,
+            reference_velocity=_sees_source(asked) if is_flow else asked.drift_correction > 0,
         )
-        if asked.method == "flow":
-            source = Denoiser(
+        if is_flow:
+            own = [bank.index(prompt) for prompt in inversion_prompts]
+            plain = Denoiser(
                 transformer,
                 embeds=table,
-                texts=[
-                    replace(text, conditional=bank.index(source))
-                    for text, source in zip(texts, inversion_prompts, strict=True)
-                ],
+                texts=[replace(texts[i], conditional=own[i]) for i in dict.fromkeys(sources)],
                 guidance_scale=asked.source_guidance_scale,
                 injection=injection,
             )
@@ -149,12 +160,13 @@ def edit_latents(
             fresh = noised_source(z0, schedule, seeds=seeds)
             return flow_edit(
                 denoiser,
-                source.velocity,
+                _of_each_edit(plain.velocity, sources),
                 z0,
                 schedule,
                 source_at=fresh if asked.start == "random" else reference.at,
-                reference_steps=asked.injection_steps if looks else (0.0, 0.0),
+                reference_steps=reference_steps,
                 mask=mask,
+                keep_steps=keep_steps,
                 on_step=on_step,
             )
         start_noise = asked.start_noise
@@ -166,15 +178,43 @@ def edit_latents(
             start.to(transformer.device),
             schedule,
             reference=reference if looks or mask is not None else None,
-            reference_steps=asked.injection_steps if looks else (0.0, 0.0),
+            reference_steps=reference_steps,
             drift_correction=asked.drift_correction,
             mask=mask,
+            keep_steps=keep_steps,
             on_step=on_step,
         )
 
 
+def _sources(settings: Sequence[ReconstructSettings], *, num_clips: int) -> list[int]:
+    """Return, for each edit, the first one whose source samples are the same as its own.
+
+    Raises:
+        ValueError: There is neither one clip nor one for each edit.
+    """
+    if num_clips not in (1, len(settings)):
+        raise ValueError(f"{num_clips} clips for {len(settings)} edits")
+    fresh = settings[0].method == "flow" and settings[0].start == "random"
+    keys = [
+        (clip if num_clips > 1 else 0, s.seed if fresh else None) for clip, s in enumerate(settings)
+    ]
+    return [keys.index(key) for key in keys]
+
+
+def _sees_source(settings: ReconstructSettings) -> bool:
+    """Whether the reference row of a flow's edit predicts what the flow's source side asks for."""
+    return settings.reference_prompt == "inversion" and settings.source_guidance_scale == 1
+
+
+def _of_each_edit(model: Model, sources: Sequence[int]) -> Model:
+    """Ask a model once for each source and hand its answer to all edits of the source."""
+    once = list(dict.fromkeys(sources))
+    index = [once.index(source) for source in sources]
+    return lambda x, t: model(x[once], t)[index]
+
+
 def edit_texts(
-    settings: ReconstructSettings, inversion_prompt: str, bank: Sequence[str], *, clip: int
+    settings: ReconstructSettings, inversion_prompt: str, bank: Sequence[str], *, source: int
 ) -> EditTexts:
     """Choose the texts of an edit's rows.
 
@@ -182,7 +222,7 @@ def edit_texts(
         settings: Prompt, negative prompt, `unconditional`, `reference_prompt`, `reference_rows`.
         inversion_prompt: What the source was inverted under.
         bank: The texts of the run, in the order of their embeddings.
-        clip: Index of the source.
+        source: Number of the source's samples.
     """
     negative = settings.negative_prompt
     unconditional = negative if settings.unconditional == "negative" else inversion_prompt
@@ -194,5 +234,5 @@ def edit_texts(
         unconditional=bank.index(unconditional),
         reference_conditional=bank.index(conditional_reference),
         reference_unconditional=bank.index(conditional_reference if shared else unconditional),
-        source=clip,
+        source=source,
     )

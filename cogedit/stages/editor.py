@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,6 +34,13 @@ if TYPE_CHECKING:
     from cogedit.media.masks import GivenMask
 
 
+MAX_VALUES = 2**24
+"""Latent values of the edits that are denoised together: 14 clips of CogVideoX-5B.
+
+Their hidden states are in memory at once, whatever the number of rows that run at a time.
+"""
+
+
 class Editor:
     """Makes edits of one trajectory; loads prompts and model when the first is asked for.
 
@@ -40,7 +48,7 @@ class Editor:
         path: The trajectory artifact.
         record: Its record.
         checkpoint: The model.
-        texts: All prompts that may be asked for, embedded in one go.
+        wanted: Records of the edits that will be asked for, by content key.
         mask: The mask of all of them; None where there is none, or it is to be found.
         settings: Device and dtype of the run.
         run: How to run.
@@ -51,7 +59,7 @@ class Editor:
         path: Path,
         record: TrajectoryRecord,
         checkpoint: Checkpoint,
-        texts: Sequence[str],
+        wanted: Mapping[str, EditRecord],
         *,
         mask: GivenMask | None,
         settings: Settings,
@@ -60,45 +68,90 @@ class Editor:
         self._path = path
         self._record = record
         self._checkpoint = checkpoint
-        self._texts = texts
+        self._wanted = wanted
         self._mask = mask
         self._settings = settings
         self._run = run
+        self._made: dict[str, Mapping[str, Tensor]] = {}
+        self._done: set[str] = set()
 
-    def edit(self, record: EditRecord) -> Mapping[str, Tensor]:
-        """Denoise as the record says.
+    def edit(self, key: str) -> Mapping[str, Tensor]:
+        """Denoise one of the wanted edits, together with those that differ in text and seed alone.
+
+        Args:
+            key: Its content key; each may be asked for once.
 
         Returns:
             `latents` [B, F', C, H', W'] float32, `trajectory` [N, B, F', C, H', W'] if the record
             asks for it, `mask` [F, H, W] uint8 and `source_latents` if it has a mask.
         """
+        if key not in self._made:
+            keys = self._together(key)
+            made = self._edit([self._wanted[one] for one in keys])
+            self._made |= dict(zip(keys, made, strict=True))
+            self._done |= set(keys)
+        return self._made.pop(key)
+
+    def _together(self, key: str) -> list[str]:
+        """Return the edits of one pass: this one first, then others that are still to be made."""
+
+        def shared(record: EditRecord) -> EditRecord:
+            return replace(record, settings=replace(record.settings, prompt="", seed=0))
+
+        others = [
+            other
+            for other, record in self._wanted.items()
+            if other not in {key, *self._done} and shared(record) == shared(self._wanted[key])
+        ]
+        return [key, *others][: max(1, MAX_VALUES // self._reference.latents.numel())]
+
+    def _edit(self, records: Sequence[EditRecord]) -> list[Mapping[str, Tensor]]:
+        """Denoise edits that differ in the prompt and the seed alone."""
         import torch
 
         from cogedit.models.device import memory_guard
         from cogedit.models.loading import alphas_cumprod
         from cogedit.models.sampling import edit_latents
 
-        asked = record.settings
-        pixels = self._pixels(record)
+        asked = records[0].settings
+        pixels = [self._pixels(record) for record in records]
+        masks = [
+            self._latents(one, record)
+            for one, record in zip(pixels, records, strict=True)
+            if one is not None
+        ]
         steps = (asked.num_inference_steps or len(self._reference.timesteps)) - asked.start_step
         transformer, embeds = self._transformer, self._embeds  # loaded before the clock starts
+        what = asked.prompt if len(records) == 1 else f"{len(records)} edits"
         with (
             memory_guard("editing"),
-            self._run.progress(f"editing: {asked.prompt}", steps) as on_step,
+            self._run.progress(f"editing: {what}", steps) as on_step,
         ):
             samples = edit_latents(
                 transformer,
                 self._reference,
-                [asked],
-                inversion_prompts=[self._record.settings.prompt],
+                [record.settings for record in records],
+                inversion_prompts=[self._record.settings.prompt] * len(records),
                 alphas_cumprod=alphas_cumprod(self._checkpoint),
                 embeds=embeds,
-                mask=None if pixels is None else self._latents(pixels, record),
+                mask=torch.stack(masks) if masks else None,
+                keep_steps=records[0].has_trajectory,
                 on_step=on_step,
             )
+        return [
+            self._tensors([sample[[number]] for sample in samples], pixels[number], record)
+            for number, record in enumerate(records)
+        ]
+
+    def _tensors(
+        self, samples: Sequence[Tensor], pixels: Tensor | None, record: EditRecord
+    ) -> Mapping[str, Tensor]:
+        """Return what the artifact of an edit holds."""
+        import torch
+
         tensors = {"latents": samples[-1].cpu()}
         if record.has_trajectory:
-            tensors["trajectory"] = torch.stack(samples).cpu()
+            tensors["trajectory"] = torch.stack(list(samples)).cpu()
         if pixels is not None:
             tensors |= {"mask": pixels, "source_latents": self._reference.latents}
         return tensors
@@ -142,9 +195,12 @@ class Editor:
         from cogedit.models.device import DTYPES, memory_guard, resolve_device
         from cogedit.stages.text import embed_texts
 
+        asked = [record.settings for record in self._wanted.values()]
+        texts = [text for one in asked for text in (one.prompt, one.negative_prompt)]
+        texts.append(self._record.settings.prompt)
         with memory_guard("embedding the prompts"):
             return embed_texts(
-                [*self._texts, self._record.settings.prompt],
+                texts,
                 self._checkpoint,
                 resolve_device(self._settings.device),
                 dtype=DTYPES[dtype_for(self._settings)],

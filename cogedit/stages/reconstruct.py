@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from cogedit.artifacts import (
     EditRecord,
     TrajectoryRecord,
+    content_key,
     frames_record,
     read_artifact,
     read_record,
@@ -33,6 +34,7 @@ from cogedit.stages.run import (
     Written,
     check_output,
     check_text,
+    find,
     find_or_make,
     workspace_for,
 )
@@ -53,6 +55,12 @@ def reconstruct(
     run: Run | None = None,
 ) -> list[Written[EditRecord]]:
     """Denoise a trajectory under new prompts, with attention looking at the source.
+
+    Edits that are not there yet are computed together, so that they share the rows of the source
+    and every other row that would be equal. An edit has the same content key and file name whether
+    it was made alone or with others. Its numbers then agree to rounding and not bit for bit: a
+    matrix product of another size adds up in another order (about 1e-6 of a value in float32, the
+    last bit of the model's own results in bf16). The same prompts together give the same bytes.
 
     Args:
         source: A trajectory, or anything before it; what is missing is run first.
@@ -101,6 +109,8 @@ def make_edits(
 ) -> list[Written[EditRecord]]:
     """Make one edit for each of some settings, with the model loaded once.
 
+    Settings that differ in the prompt and the seed alone are denoised together.
+
     Args and errors are those of `reconstruct`, with `asked` in place of its prompts and table.
     """
     if output is not None and len(asked) > 1:
@@ -129,15 +139,30 @@ def make_edits(
         )
         for one in asked
     ]
-    texts = [text for one in asked for text in (one.prompt, one.negative_prompt)]
-    editor = Editor(source, trajectory, checkpoint, texts, mask=given, settings=settings, run=run)
-    edits = []
-    for record in records:
-        make = partial(editor.edit, record)
-        edits.append(find_or_make(record, make, output=output, workspace=workspace, run=run))
-        if record.settings.auto_mask and not edits[-1].reused:
-            _show_found_mask(edits[-1], run)
-    return edits
+    wanted = {content_key(record): record for record in records}
+    missing = {
+        key: record
+        for key, record in wanted.items()
+        if run.force or find(record, output=output, workspace=workspace) is None
+    }
+    editor = Editor(source, trajectory, checkpoint, missing, mask=given, settings=settings, run=run)
+    edits: dict[str, Written[EditRecord]] = {}
+    for key, record in wanted.items():
+        make = partial(editor.edit, key)
+        edits[key] = find_or_make(record, make, output=output, workspace=workspace, run=run)
+        if record.settings.auto_mask and not edits[key].reused:
+            _show_found_mask(edits[key], run)
+    return _in_order(edits, [content_key(record) for record in records])
+
+
+def _in_order(
+    edits: Mapping[str, Written[EditRecord]], keys: Sequence[str]
+) -> list[Written[EditRecord]]:
+    """Return the edit of each key; one that was asked for again is one that was there already."""
+    return [
+        replace(edits[key], reused=True) if key in keys[:number] else edits[key]
+        for number, key in enumerate(keys)
+    ]
 
 
 def _check(asked: Sequence[ReconstructSettings], checkpoint: Checkpoint) -> None:

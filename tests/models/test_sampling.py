@@ -220,7 +220,7 @@ def test_texts_of_the_rows():
     bank = ["", PROMPT, CAPTION]
 
     def texts(**changes):
-        chosen = edit_texts(ReconstructSettings(PROMPT, **changes), CAPTION, bank, clip=0)
+        chosen = edit_texts(ReconstructSettings(PROMPT, **changes), CAPTION, bank, source=0)
         return tuple(
             bank[i]
             for i in (
@@ -252,3 +252,54 @@ def test_automatic_iterations_spend_calls_where_the_residual_asks(invert):
     assert max(s.num_calls for s in more) <= 11
     for step in more:
         assert step.residual < 1e-3 or step.num_calls >= 10
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"start": "inverted", "drift_correction": 0.5},
+        {"reference_prompt": "inversion", "reference_rows": "one"},
+        {"method": "flow"},
+        {"method": "flow", "start": "inverted", "reference_prompt": "inversion"},
+        {"method": "flow", "start": "inverted", "source_guidance_scale": 2.0},
+    ],
+)
+def test_edits_of_one_clip_are_the_same_together_and_alone(
+    golden_pipeline, inverted, model, edit, changes
+):
+    """Prompts and seeds differ, an equal one among them; the rows of the source are shared."""
+    settings = [
+        ReconstructSettings(prompt=prompt, seed=seed, guidance_scale=3.0, **changes)
+        for prompt, seed in [(PROMPT, 1), (CAPTION, 1), (PROMPT, 2), ("", 2)]
+    ]
+    together = edit_latents(
+        golden_pipeline.transformer,
+        inverted,
+        settings,
+        inversion_prompts=[CAPTION] * len(settings),
+        **model,
+    )
+    assert len(together) == 10
+    for number, one in enumerate(settings):
+        alone = edit(inverted, one, CAPTION)[-1]
+        assert torch.allclose(together[-1][[number]], alone, atol=1e-4), number
+        assert not torch.allclose(together[-1][[(number + 1) % 4]], alone, atol=0.02)
+
+
+def test_the_last_step_alone(edit, inverted):
+    for method in ("injection", "flow"):
+        settings = ReconstructSettings(prompt=PROMPT, method=method)
+        (last,) = edit(inverted, settings, keep_steps=False)
+        assert torch.equal(last, edit(inverted, settings)[-1])
+
+
+def test_clips_and_edits_that_do_not_fit(golden_pipeline, inverted, model):
+    with pytest.raises(ValueError, match="2 clips for 3 edits"):
+        edit_latents(
+            golden_pipeline.transformer,
+            inverted.repeated(2),
+            [PLAIN] * 3,
+            inversion_prompts=[""] * 3,
+            **model,
+        )
