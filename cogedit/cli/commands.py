@@ -11,6 +11,7 @@ import typer
 
 from cogedit.artifacts import Record, Workspace, content_key, newest_in_directory
 from cogedit.cli.configuration import config_app
+from cogedit.cli.diagnosis import doctor
 from cogedit.cli.options import Call, with_options
 from cogedit.cli.show import describe
 from cogedit.config import resolve_settings
@@ -36,6 +37,7 @@ app = typer.Typer(
 )
 
 app.add_typer(config_app)
+app.command()(doctor)
 
 Video = Annotated[Path, typer.Argument(metavar="VIDEO", help="A video file.")]
 Output = Annotated[

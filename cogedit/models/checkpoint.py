@@ -105,6 +105,13 @@ def find_checkpoint(
     return _find_on_hub(model, revision, download=download)
 
 
+def hub_cache() -> Path:
+    """Where models of the hub are kept on this machine."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return Path(HF_HUB_CACHE)
+
+
 def cuda_present() -> bool:
     """Tell whether torch would find a CUDA device, without loading it (2 s).
 

@@ -110,10 +110,15 @@ def _found_again(model: ModelRecord, source: Path) -> dict[str, object]:
     )
 
 
+def model_of_machine() -> str:
+    """Return the model of a run for which nobody named one."""
+    return LARGE_MODEL if cuda_present() else SMALL_MODEL
+
+
 def _from_machine() -> Inferred:
-    if cuda_present():
-        return {"this machine has a CUDA device": {"model": LARGE_MODEL}}
-    return {"this machine has no CUDA device": {"model": SMALL_MODEL}}
+    model = model_of_machine()
+    has = "a" if model == LARGE_MODEL else "no"
+    return {f"this machine has {has} CUDA device": {"model": model}}
 
 
 def _from_checkpoint(resolved: ResolvedSettings) -> Inferred:
