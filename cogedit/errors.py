@@ -13,7 +13,8 @@ CogeditError              1   (never raised itself; an uncaught exception is a b
 ├── StorageError          7   disk full, folder missing, permission denied
 ├── NumericalError        8   NaN or Inf in the latents
 ├── BatchError           10   part of a batch failed
-└── Interrupted         130   stopped by the user (143 when terminated)
+└── Interrupted         130   stopped by the user
+    └── Terminated      143   ... by SIGTERM, as schedulers do
 ```
 """
 
@@ -106,3 +107,11 @@ class Interrupted(CogeditError):
     """Stopped by the user; the same command goes on from where it stopped."""
 
     exit_code = 130
+    verb: ClassVar[str] = "interrupted"
+
+
+class Terminated(Interrupted):
+    """Stopped by SIGTERM; the same command goes on from where it stopped."""
+
+    exit_code = 143
+    verb: ClassVar[str] = "terminated"

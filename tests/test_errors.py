@@ -278,7 +278,7 @@ def test_interrupt_is_130(monkeypatch, inverted):
     monkeypatch.setattr("cogedit.cli.commands.load_stage", interrupted)
     result = CliRunner().invoke(app, ["load", str(inverted["video"]), *SMALL])
     assert result.exit_code == 130
-    assert "the same command goes on from them" in result.stderr
+    assert "the same command goes on from what is kept" in result.stderr
 
 
 def test_json_prints_nothing_on_failure(fail):

@@ -51,6 +51,7 @@ OWNERS = {
     "safetensors": {"artifacts"},
     "decord": {"media"},
     "imageio_ffmpeg": {"media"},
+    "filelock": {"artifacts"},
     "typer": {"cli"},
     "rich": {"cli", "benchmarks"},
     "tomllib": {"config"},

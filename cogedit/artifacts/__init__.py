@@ -5,6 +5,7 @@ Importing this package and reading records loads no torch.
 
 from cogedit.artifacts.atomic import TEMPORARY_SUFFIX, atomic_write
 from cogedit.artifacts.codec import Json, JsonText, canonical_json
+from cogedit.artifacts.locks import in_use, unused
 from cogedit.artifacts.records import (
     SCHEMA_VERSION,
     EditRecord,
@@ -20,6 +21,7 @@ from cogedit.artifacts.records import (
     num_pad_frames,
     record_text,
 )
+from cogedit.artifacts.steps import Step, StepRecord, list_steps, read_steps, write_step
 from cogedit.artifacts.store import (
     Artifact,
     Expected,
@@ -29,11 +31,13 @@ from cogedit.artifacts.store import (
     verify_artifact,
     write_artifact,
 )
+from cogedit.artifacts.unfinished import UNFINISHED_SUFFIX, Unfinished
 from cogedit.artifacts.workspace import Workspace, default_workspace, newest_in_directory
 
 __all__ = [
     "SCHEMA_VERSION",
     "TEMPORARY_SUFFIX",
+    "UNFINISHED_SUFFIX",
     "Artifact",
     "EditRecord",
     "Expected",
@@ -43,8 +47,11 @@ __all__ = [
     "LatentsRecord",
     "ModelRecord",
     "Record",
+    "Step",
+    "StepRecord",
     "TensorRecord",
     "TrajectoryRecord",
+    "Unfinished",
     "Workspace",
     "atomic_write",
     "canonical_json",
@@ -52,12 +59,17 @@ __all__ = [
     "content_key",
     "default_workspace",
     "frames_record",
+    "in_use",
+    "list_steps",
     "newest_in_directory",
     "num_pad_frames",
     "read_artifact",
     "read_record",
+    "read_steps",
     "record_text",
     "sniff_kind",
+    "unused",
     "verify_artifact",
     "write_artifact",
+    "write_step",
 ]

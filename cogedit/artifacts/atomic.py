@@ -18,7 +18,7 @@ TEMPORARY_SUFFIX = ".tmp"
 
 
 @contextlib.contextmanager
-def atomic_write(path: Path) -> Iterator[BinaryIO]:
+def atomic_write(path: Path, *, scratch: Path | None = None) -> Iterator[BinaryIO]:
     """Open `path` for writing so that it appears at once and whole, or not at all.
 
     The bytes go to a temporary file in the same folder, which takes the name of `path` when the
@@ -28,6 +28,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
     Args:
         path: The file to write; what is there stays untouched until the new file is complete.
+        scratch: Folder of the temporary file, on the file system of `path`; None is that of `path`.
 
     Yields:
         A binary file to write to.
@@ -35,7 +36,8 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     Raises:
         StorageError: Disk full, folder missing, permission denied, or `path` is not a file.
     """
-    temporary = path.with_name(f".{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")
+    folder = path.parent if scratch is None else scratch
+    temporary = folder / f".{secrets.token_hex(8)}{TEMPORARY_SUFFIX}"
     try:
         _refuse_special(path)
         # Created with mode 0666, which the kernel reduces by the umask; asking for the umask in

@@ -80,13 +80,20 @@ class Artifact(Generic[RecordT_co]):
     tensors: Mapping[str, torch.Tensor]
 
 
-def write_artifact(path: Path, tensors: Mapping[str, torch.Tensor], record: RecordT) -> RecordT:
+def write_artifact(
+    path: Path,
+    tensors: Mapping[str, torch.Tensor],
+    record: RecordT,
+    *,
+    scratch: Path | None = None,
+) -> RecordT:
     """Write an artifact: whole or not at all, and the same bytes for the same arguments.
 
     Args:
         path: The file; an older one stays intact until the new one is complete.
         tensors: Exactly those of the record's kind, on any device.
         record: How they were made; its own `tensors` are ignored.
+        scratch: Folder of the unfinished file, as in `atomic_write`.
 
     Returns:
         The record as written, with names, dtypes, shapes and digests of the tensors.
@@ -103,7 +110,7 @@ def write_artifact(path: Path, tensors: Mapping[str, torch.Tensor], record: Reco
         check_meaning(written)
     except ArtifactError as error:
         raise ArtifactError(f"cannot write {show(path)}: {error.message}") from error
-    with atomic_write(path) as file:
+    with atomic_write(path, scratch=scratch) as file:
         file.write(header)
         for tensor in written.tensors:
             for chunk in chunks(contiguous[tensor.name]):

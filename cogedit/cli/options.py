@@ -10,17 +10,19 @@ import functools
 import inspect
 from collections.abc import Callable, Collection, Mapping
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, get_type_hints
 
 import typer
 
 from cogedit.cli.screen import Screen, handle_errors
+from cogedit.cli.signals import stoppable
 from cogedit.config import ResolvedSettings, Settings, preset_names, setting_choices
 from cogedit.errors import UsageError
 from cogedit.stages.run import Run
 from cogedit.stages.settings import known_models, settings_for
+from cogedit.stages.stop import Stop
 
 _MODEL, _FILES, _CLIP, _VAE = "Model", "Files", "Clip", "VAE"
 _INVERSION, _EDIT, _MASK, _VIDEO = "Inversion", "Edit", "Mask", "Video"
@@ -280,6 +282,7 @@ class Call:
         config: Preset or TOML file.
         force: Make anew what is there.
         screen: Where the command shows what it does.
+        stop: Lets a signal stop a long loop after its step.
     """
 
     flags: Mapping[str, object]
@@ -287,6 +290,7 @@ class Call:
     config: str | None
     force: bool
     screen: Screen
+    stop: Stop = field(default_factory=Stop)
 
     @property
     def run(self) -> Run:
@@ -296,6 +300,7 @@ class Call:
             say=self.screen.say,
             detail=self.screen.detail,
             progress=self.screen.progress,
+            stop=self.stop,
         )
 
     def settings(self, source: Path | None) -> Settings:
@@ -379,7 +384,7 @@ def with_options(*tables: str) -> Callable[[Callable[..., None]], Callable[..., 
                 force=bool(running["force"]),
                 screen=screen,
             )
-            with handle_errors(screen, debug=bool(running["debug"])):
+            with handle_errors(call.stop, debug=bool(running["debug"])), stoppable(call.stop):
                 command(call, **values)
 
         keyword = inspect.Parameter.KEYWORD_ONLY

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 import traceback
@@ -13,7 +14,8 @@ from dataclasses import dataclass
 
 import typer
 
-from cogedit.errors import CogeditError, Interrupted
+from cogedit.errors import CogeditError, Interrupted, Terminated
+from cogedit.stages.stop import Stop
 from cogedit.types import OnStep, StepInfo
 
 PLAIN_INTERVAL = 30.0
@@ -84,15 +86,18 @@ class _PlainProgress:
         self._doing = doing
         self._screen = screen
         self._start = self._told = time.monotonic()
+        self._before: int | None = None  # steps that an earlier run did
 
     def __call__(self, info: StepInfo) -> None:
         """Tell of a step, if the last time is long enough ago."""
         now = time.monotonic()
         done = info.index + 1
+        if self._before is None:
+            self._before = info.index
         if now - self._told < PLAIN_INTERVAL or done == info.total:
             return
         self._told = now
-        rate = done / (now - self._start)
+        rate = (done - self._before) / (now - self._start)
         left = (info.total - done) / rate
         self._screen.say(
             f"{self._doing}: step {done} of {info.total}, {1 / rate:.1f} s per step, "
@@ -128,13 +133,13 @@ def _bar(doing: str, total: int) -> Iterator[OnStep]:
 
 
 @contextmanager
-def handle_errors(screen: Screen, *, debug: bool) -> Iterator[None]:
+def handle_errors(stop: Stop, *, debug: bool) -> Iterator[None]:
     """Turn an error that was raised on purpose into a sentence and its exit code.
 
     Anything else is a bug: it keeps its traceback and ends with 1.
 
     Args:
-        screen: Not used for the error itself, which shows even under --quiet.
+        stop: Which signal asked to stop, if one did.
         debug: Show the traceback of expected errors too, and the libraries' warnings.
     """
     if not debug:
@@ -151,12 +156,10 @@ def handle_errors(screen: Screen, *, debug: bool) -> Iterator[None]:
             typer.echo(f"hint: {printable(error.hint)}", err=True)
         raise typer.Exit(error.exit_code) from error
     except KeyboardInterrupt as error:
-        said = (
-            "interrupted: finished artifacts are kept, and the same command goes on from them; "
-            "the stage that was running starts over"
-        )
-        typer.echo(said, err=True)
-        raise typer.Exit(Interrupted.exit_code) from error
+        terminated = stop.signum == signal.SIGTERM
+        kind = Terminated if terminated else Interrupted
+        typer.echo(f"{kind.verb}: the same command goes on from what is kept", err=True)
+        raise typer.Exit(kind.exit_code) from error
 
 
 def printable(text: str) -> str:

@@ -17,6 +17,7 @@ what upstream costs.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from cogedit.diffusion.ddim import Model, ddim_step, require_finite
 from cogedit.diffusion.schedule import Schedule
+from cogedit.diffusion.state import OnState, StepState, tell
 from cogedit.diffusion.trajectory import Trajectory
 from cogedit.errors import UsageError
 from cogedit.types import OnStep, StepInfo
@@ -47,6 +49,8 @@ def invert_consistent(
     schedule: Schedule,
     *,
     iterations: int | None = 1,
+    done: Sequence[StepState] = (),
+    on_state: OnState | None = None,
     on_step: OnStep | None = None,
 ) -> Trajectory:
     """Invert by the sampling step's own equation: predicted, then corrected `iterations` times.
@@ -61,6 +65,8 @@ def invert_consistent(
         schedule: Levels to visit, at least 2.
         iterations: Model calls per step, at least 1; None spends them by the residual. The first
             step has nothing to predict from and takes one extra call.
+        done: Steps of an earlier run of the same inversion, from the first on; it goes on there.
+        on_state: Given what a later run goes on from, after every step.
         on_step: Told after every step; `residual` is the relative size of the last correction.
 
     Returns:
@@ -75,10 +81,13 @@ def invert_consistent(
         raise UsageError(f"inversion_iterations is {iterations}; it must be at least 1")
     if len(schedule.timesteps) < 2:
         raise UsageError("Inverting needs at least 2 inference steps; found 1")
-    x = latents
-    samples: list[Tensor] = []
-    velocities: list[Velocity] = []
-    for index, (s, t) in enumerate(schedule.inversion_steps()):
+    samples = [state.tensors["sample"].to(latents.device) for state in done]
+    velocities = [
+        Velocity(schedule.angle(state.info.timestep), state.tensors["velocity"].to(latents.device))
+        for state in done[-2:]
+    ]
+    x = samples[-1] if samples else latents
+    for index, (s, t) in list(enumerate(schedule.inversion_steps()))[len(done) :]:
         cos, sin = schedule.rotation(t, s)
         v = predict_velocity(velocities, schedule.angle(t)) if velocities else model(x, t)
         y = (x + sin * v) / cos
@@ -93,14 +102,20 @@ def invert_consistent(
         velocities = [*velocities[-1:], Velocity(schedule.angle(t), v)]
         require_finite(x, name="the inverted sample", step=index + 1, timestep=t)
         samples.append(x)
-        if on_step is not None:
-            total = len(schedule.timesteps)
-            on_step(StepInfo(index, total, t, residual=residual, num_calls=num_calls))
+        total = len(schedule.timesteps)
+        info = StepInfo(index, total, t, residual=residual, num_calls=num_calls)
+        tell(StepState(info, {"sample": x, "velocity": v}), on_state, on_step)
     return Trajectory.of(samples, latents, schedule)
 
 
 def invert_upstream(
-    model: Model, latents: Tensor, schedule: Schedule, *, on_step: OnStep | None = None
+    model: Model,
+    latents: Tensor,
+    schedule: Schedule,
+    *,
+    done: Sequence[StepState] = (),
+    on_state: OnState | None = None,
+    on_step: OnStep | None = None,
 ) -> Trajectory:
     """Invert as `diffusers.DDIMInverseScheduler` does: x_t = step(v(x_s, t), x_s, s -> t).
 
@@ -110,6 +125,8 @@ def invert_upstream(
         model: v(x_t, t).
         latents: z0, [B, F, C, H, W] float32.
         schedule: Levels to visit.
+        done: Steps of an earlier run of the same inversion, from the first on; it goes on there.
+        on_state: Given what a later run goes on from, after every step.
         on_step: Told after every step.
 
     Returns:
@@ -118,14 +135,14 @@ def invert_upstream(
     Raises:
         NumericalError: NaN or Inf appeared.
     """
-    x = latents
-    samples: list[Tensor] = []
-    for index, (s, t) in enumerate(schedule.inversion_steps()):
+    samples = [state.tensors["sample"].to(latents.device) for state in done]
+    x = samples[-1] if samples else latents
+    for index, (s, t) in list(enumerate(schedule.inversion_steps()))[len(done) :]:
         x = ddim_step(model(x, t), x, schedule=schedule, t_from=s, t_to=t)
         require_finite(x, name="the inverted sample", step=index + 1, timestep=t)
         samples.append(x)
-        if on_step is not None:
-            on_step(StepInfo(index, len(schedule.timesteps), t))
+        info = StepInfo(index, len(schedule.timesteps), t)
+        tell(StepState(info, {"sample": x}), on_state, on_step)
     return Trajectory.of(samples, latents, schedule)
 
 

@@ -14,6 +14,7 @@ from cogedit.diffusion.edit import denoise, start_sample
 from cogedit.diffusion.flow import flow_edit, noised_source
 from cogedit.diffusion.invert import invert_consistent, invert_upstream
 from cogedit.diffusion.schedule import Schedule
+from cogedit.diffusion.state import OnState, StepState
 from cogedit.diffusion.trajectory import Trajectory
 from cogedit.models.attention import Injection, inject
 from cogedit.models.denoiser import Denoiser
@@ -34,6 +35,8 @@ def invert_latents(
     *,
     alphas_cumprod: Tensor,
     embeds: Embeds,
+    done: Sequence[StepState] = (),
+    on_state: OnState | None = None,
     on_step: OnStep | None = None,
 ) -> Trajectory:
     """Invert clips as their settings say.
@@ -44,6 +47,8 @@ def invert_latents(
         settings: One per clip; they may differ in the prompt alone.
         alphas_cumprod: The forward scheduler's table, [T].
         embeds: Embeddings of the prompts and of the empty prompt.
+        done: Steps of an earlier run of the same inversion, from the first on; it goes on there.
+        on_state: Given what a later run goes on from, after every step.
         on_step: Told after every step.
 
     Raises:
@@ -62,12 +67,16 @@ def invert_latents(
         guidance_scale=asked.guidance_scale,
     )
     if asked.inverse == "upstream":
-        return invert_upstream(denoiser.velocity, latents, schedule, on_step=on_step)
+        return invert_upstream(
+            denoiser.velocity, latents, schedule, done=done, on_state=on_state, on_step=on_step
+        )
     return invert_consistent(
         denoiser.velocity,
         latents,
         schedule,
         iterations=asked.inversion_iterations,
+        done=done,
+        on_state=on_state,
         on_step=on_step,
     )
 

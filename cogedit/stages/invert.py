@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from cogedit.artifacts import (
     TrajectoryRecord,
+    Unfinished,
     canonical_json,
     read_artifact,
     read_record,
@@ -18,7 +19,16 @@ from cogedit.errors import UsageError
 from cogedit.models.checkpoint import Checkpoint
 from cogedit.stages.checkpoints import check_same_model, checkpoint_for, model_record
 from cogedit.stages.encode import encode
-from cogedit.stages.run import Run, Written, check_output, check_text, find_or_make, workspace_for
+from cogedit.stages.keep import StepKeeper
+from cogedit.stages.run import (
+    Run,
+    Written,
+    check_output,
+    check_text,
+    find_or_make,
+    place_of,
+    workspace_for,
+)
 from cogedit.types import StepInfo
 
 if TYPE_CHECKING:
@@ -42,6 +52,7 @@ def invert(
         ModelError: The model is missing or incomplete.
         DeviceMemoryError: The device is full.
         NumericalError: NaN or Inf appeared.
+        Interrupted: Somebody asked to stop.
     """
     source, run = Path(source), run or Run()
     check_output(output, source=source)
@@ -68,7 +79,16 @@ def invert(
 
     def make() -> Mapping[str, Tensor]:
         clean = read_artifact(source, "latents").tensors["latents"]
-        return _invert(clean, record, checkpoint, settings=settings, run=run)
+        place = place_of(record, output=output, workspace=workspace)
+        unfinished = Unfinished.of(record, place)
+        return _invert(
+            clean,
+            record,
+            checkpoint=checkpoint,
+            unfinished=unfinished,
+            settings=settings,
+            run=run,
+        )
 
     return find_or_make(record, make, output=output, workspace=workspace, run=run)
 
@@ -76,12 +96,13 @@ def invert(
 def _invert(
     latents: Tensor,
     record: TrajectoryRecord,
-    checkpoint: Checkpoint,
     *,
+    checkpoint: Checkpoint,
+    unfinished: Unfinished,
     settings: Settings,
     run: Run,
 ) -> Mapping[str, Tensor]:
-    """Invert latents [B, F', C, H', W'] as the record says."""
+    """Invert latents [B, F', C', H', W'] as the record says, every step kept until all are done."""
     import torch
 
     from cogedit.models.device import DTYPES, memory_guard, resolve_device
@@ -95,11 +116,13 @@ def _invert(
     # clip is completed by its first latent frame, which stands for a single video frame.
     pad = latents[:, :1].expand(-1, record.num_pad_frames, -1, -1, -1)
     z0 = torch.cat([pad, latents], dim=1).to(device)
-    steps: list[StepInfo] = []
+    names = ("sample",) if asked.inverse == "upstream" else ("sample", "velocity")
+    keeper = StepKeeper(unfinished, names=names, shape=tuple(z0.shape), run=run)
+    steps = [state.info for state in keeper.done]
     with memory_guard("inverting"):
         embeds = embed_texts(["", asked.prompt], checkpoint, device, dtype=dtype, run=run)
         transformer = load_transformer(checkpoint, device=device, dtype=dtype)
-        with run.progress("inverting", asked.num_inference_steps) as on_step:
+        with run.progress("inverting", asked.num_inference_steps) as on_step, keeper:
 
             def tell(info: StepInfo) -> None:
                 steps.append(info)
@@ -111,6 +134,8 @@ def _invert(
                 [asked],
                 alphas_cumprod=alphas_cumprod(checkpoint),
                 embeds=embeds,
+                done=keeper.done,
+                on_state=keeper.keep,
                 on_step=tell,
             )
     run.say(_quality(float(inverted.noise.std()), steps))

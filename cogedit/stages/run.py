@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from cogedit.artifacts import (
     Record,
+    Unfinished,
     Workspace,
     content_key,
     default_workspace,
     frames_record,
+    in_use,
     read_record,
     sniff_kind,
     verify_artifact,
@@ -22,6 +24,7 @@ from cogedit.artifacts import (
 )
 from cogedit.config import Settings
 from cogedit.errors import ArtifactDamaged, ArtifactError, StorageError, UsageError
+from cogedit.stages.stop import Stop
 from cogedit.types import OnStep
 
 if TYPE_CHECKING:
@@ -54,12 +57,14 @@ class Run:
         say: Told one sentence at a time, for people.
         detail: Told what only some people want to know.
         progress: Shows the steps of a long loop.
+        stop: Lets somebody else stop a long loop after its step.
     """
 
     force: bool = False
     say: Callable[[str], None] = _silent
     detail: Callable[[str], None] = _silent
     progress: Progress = _no_progress
+    stop: Stop = field(default_factory=Stop)
 
     @property
     def earlier(self) -> Run:
@@ -134,18 +139,51 @@ def find_or_make(
         UsageError: `output` holds something else, and `run.force` is off.
         StorageError: The place cannot be written; found out before anything is computed.
     """
-    path = workspace.path_for(record) if output is None else output
-    if not run.force:
-        found = find(record, output=output, workspace=workspace)
-        if found is not None:
-            run.say(f"reused {found} (--force makes it anew)")
-            return Written(found, cast(RecordT, read_record(found)), reused=True)
+    path = place_of(record, output=output, workspace=workspace)
+    unfinished = Unfinished.of(record, path)
+
+    def there() -> Written[RecordT] | None:
+        found = None if run.force else find(record, output=output, workspace=workspace)
+        if found is None:
+            return None
+        run.say(f"reused {found} (--force makes it anew)")
+        return Written(found, cast(RecordT, read_record(found)), reused=True)
+
+    if (reused := there()) is not None:
+        unfinished.clear()  # a process that was killed may have left its steps
+        return reused
     if output is None:
         workspace.create()
     check_writable(path)
-    written = write_artifact(path, make(), record)
+
+    def waiting() -> None:
+        run.say(f"another process is making {path}; waiting for it")
+
+    with in_use(path.parent), unfinished.alone(waiting=waiting):
+        if (reused := there()) is not None:
+            unfinished.remove_steps()
+            return reused
+        written = _write(path, make(), record, scratch=unfinished.root)
+        unfinished.remove_steps()
     run.say(f"wrote {path} ({_size(path)})")
     return Written(path, written, reused=False)
+
+
+def place_of(record: Record, *, output: Path | None, workspace: Workspace) -> Path:
+    """Where an artifact goes: `output`, or its place in the workspace."""
+    return workspace.path_for(record) if output is None else output
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor], record: RecordT, *, scratch: Path) -> RecordT:
+    """Write an artifact by way of the folder in which it is made."""
+    try:
+        return write_artifact(path, tensors, record, scratch=scratch)
+    except StorageError as error:
+        # Where locks do nothing, another process may be done with the same artifact and remove
+        # the folder meanwhile.
+        if not isinstance(error.__cause__, FileNotFoundError):
+            raise
+        return write_artifact(path, tensors, record)
 
 
 def find(record: Record, *, output: Path | None, workspace: Workspace) -> Path | None:

@@ -152,3 +152,44 @@ def test_reference_is_looked_up_by_level_inside_the_step_window(window, seen):
     assert len(samples) == 10
     assert len(references) == seen
     assert torch.allclose(samples[-1], z0, atol=1e-5)
+
+
+@pytest.mark.parametrize("iterations", [1, 2, None])
+def test_an_inversion_goes_on_from_any_step_with_the_same_bits(iterations):
+    schedule, z0, states = schedule_of(7), gaussian(2), []
+    model = wavy(schedule)
+    whole = invert_consistent(model, z0, schedule, iterations=iterations, on_state=states.append)
+    for count in range(len(states) + 1):
+        told = []
+        again = invert_consistent(
+            model,
+            z0,
+            schedule,
+            iterations=iterations,
+            done=states[:count],
+            on_step=told.append,
+        )
+        assert torch.equal(again.samples, whole.samples)
+        assert told == [state.info for state in states[count:]]
+
+
+def test_an_upstream_inversion_goes_on_from_any_step_with_the_same_bits():
+    schedule, z0, states = schedule_of(7), gaussian(2), []
+    model = wavy(schedule)
+    whole = invert_upstream(model, z0, schedule, on_state=states.append)
+    for count in range(len(states) + 1):
+        again = invert_upstream(model, z0, schedule, done=states[:count])
+        assert torch.equal(again.samples, whole.samples)
+
+
+def test_the_last_good_step_is_handed_over_before_a_bad_one_stops():
+    schedule, z0, states = schedule_of(7), gaussian(2), []
+    good = wavy(schedule)
+
+    def model(sample, timestep):
+        return good(sample, timestep) * (float("nan") if timestep > 500 else 1.0)
+
+    with pytest.raises(NumericalError, match=r"the inverted sample .* at step 4 \(timestep 570"):
+        invert_consistent(model, z0, schedule, on_state=states.append)
+    assert [state.info.index for state in states] == [0, 1, 2]
+    assert all(torch.isfinite(state.tensors["sample"]).all() for state in states)

@@ -1,0 +1,217 @@
+"""Steps of a loop on disk: a run that was killed goes on from the newest of them.
+
+A step is one safetensors file, written like every other: whole or not at all. It names the content
+key of the artifact that is being made and the digest of the step before, so that the files
+`0001.safetensors`, `0002.safetensors`, ... are a chain; what counts is the longest piece of it that
+starts at the first step and has no damaged, missing or foreign link. Renaming a finished file into
+the chain is the commit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, ClassVar, cast
+
+from cogedit.artifacts.atomic import atomic_write, show, storage_error
+from cogedit.artifacts.codec import Json, canonical_text, decode_record, encode_record
+from cogedit.artifacts.layout import decode_envelope, header_bytes, num_bytes, order_tensors
+from cogedit.artifacts.payload import chunks, describe, digest, on_cpu, read_chunks, read_tensor
+from cogedit.artifacts.records import SCHEMA_VERSION, TensorRecord
+from cogedit.errors import ArtifactDamaged, ArtifactError, StorageError
+from cogedit.types import StepInfo
+
+if TYPE_CHECKING:
+    import torch
+
+_KEY = "cogedit_step"
+_MAX_HEADER_BYTES = 2**16  # a step has few fields and a handful of tensors
+_ATTEMPTS = 3
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One finished step of a loop.
+
+    Attributes:
+        content_key: What the loop makes, as `cogedit.artifacts.content_key` of its record.
+        info: The step; `index` counts from 0.
+        before: Digest of the record of the step before; None for the first.
+        tensors: What the loop goes on from; empty until written.
+    """
+
+    json_constants: ClassVar[dict[str, Json]] = {"kind": "step", "schema": SCHEMA_VERSION}
+
+    content_key: str
+    info: StepInfo
+    before: str | None
+    tensors: tuple[TensorRecord, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """The sha256 in hex of its canonical JSON, the tensors' digests included."""
+        return hashlib.sha256(_text(self).encode("ascii")).hexdigest()
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step in memory.
+
+    Attributes:
+        record: Which step of what.
+        tensors: By name, on the CPU.
+    """
+
+    record: StepRecord
+    tensors: Mapping[str, torch.Tensor]
+
+
+def write_step(folder: Path, tensors: Mapping[str, torch.Tensor], record: StepRecord) -> StepRecord:
+    """Add a step to a chain.
+
+    Args:
+        folder: Where the chain is; made where it is missing.
+        tensors: What the loop goes on from, on any device.
+        record: Which step of what; its own `tensors` are ignored.
+
+    Returns:
+        The record as written.
+
+    Raises:
+        ArtifactError: A tensor or a field is not one that can be written.
+        StorageError: Disk full, permission denied.
+    """
+    contiguous = on_cpu(tensors)
+    described = [describe(name, tensor) for name, tensor in contiguous.items()]
+    written = replace(record, tensors=order_tensors(described))
+    header = header_bytes(_KEY, _text(written), written.tensors)
+    path = folder / f"{record.info.index + 1:04}.safetensors"
+    for attempt in range(_ATTEMPTS):
+        try:
+            folder.mkdir(exist_ok=True)
+            with atomic_write(path) as file:
+                file.write(header)
+                for tensor in written.tensors:
+                    for chunk in chunks(contiguous[tensor.name]):
+                        file.write(chunk)
+            break
+        except OSError as error:
+            raise storage_error(folder, error, "write") from error
+        except StorageError as error:
+            # Where locks do nothing, another process may be done with the same artifact and
+            # remove the folder meanwhile.
+            if attempt + 1 == _ATTEMPTS or not isinstance(error.__cause__, FileNotFoundError):
+                raise
+    return written
+
+
+def read_steps(
+    folder: Path, *, content_key: str, names: tuple[str, ...], shape: tuple[int, ...]
+) -> list[Step]:
+    """Read the chain of an artifact as far as it is sound, every digest checked.
+
+    Args:
+        folder: Where the chain is; it need not exist.
+        content_key: What is being made.
+        names: Names of the tensors of a step.
+        shape: Of each of them.
+
+    Returns:
+        The steps from the first on; none where there is no chain, or one of something else.
+    """
+    steps: list[Step] = []
+    before = None
+    for path in _paths(folder):
+        with contextlib.suppress(ArtifactError, OSError), path.open("rb") as file:
+            record = _read_start(path, file)
+            if not _follows(record, content_key, len(steps), before):
+                break
+            tensors = {}
+            found_names = sorted(tensor.name for tensor in record.tensors)
+            for tensor in record.tensors:
+                if found_names != sorted(names) or (tensor.shape, tensor.dtype) != (
+                    shape,
+                    "float32",
+                ):
+                    raise ArtifactDamaged(f"{show(path)} is a step of another loop")
+                tensors[tensor.name], found = read_tensor(path, file, tensor)
+                _check_digest(path, tensor, found)
+            steps.append(Step(record, tensors))
+            before = record.digest
+            continue
+        break
+    return steps
+
+
+def list_steps(folder: Path, *, verify: bool = False) -> list[StepRecord]:
+    """List the sound beginning of a chain without its tensors and without torch.
+
+    Args:
+        folder: Where the chain is.
+        verify: Check the tensors' digests too.
+    """
+    steps: list[StepRecord] = []
+    for path in _paths(folder):
+        with contextlib.suppress(ArtifactError, OSError), path.open("rb") as file:
+            record = _read_start(path, file)
+            first = steps[0] if steps else record
+            before = steps[-1].digest if steps else None
+            if not _follows(record, first.content_key, len(steps), before):
+                break
+            if verify:
+                for tensor in record.tensors:
+                    _check_digest(path, tensor, digest(read_chunks(path, file, tensor)))
+            steps.append(record)
+            continue
+        break
+    return steps
+
+
+def _follows(record: StepRecord, content_key: str, index: int, before: str | None) -> bool:
+    found = (record.content_key, record.info.index, record.before)
+    return found == (content_key, index, before)
+
+
+def _paths(folder: Path) -> Iterator[Path]:
+    """The files of a chain, in order, up to the first that is missing."""
+    index = 1
+    while True:
+        path = folder / f"{index:04}.safetensors"
+        try:
+            if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever
+                return
+        except OSError:
+            return
+        yield path
+        index += 1
+
+
+def _read_start(path: Path, file: BinaryIO) -> StepRecord:
+    """Read and check the header, leave `file` at the first tensor."""
+    size = os.fstat(file.fileno()).st_size
+    start = file.read(8)
+    length = int.from_bytes(start, "little")
+    if len(start) < 8 or length > min(_MAX_HEADER_BYTES, size):
+        raise ArtifactDamaged(f"{show(path)} is no step")
+    start += file.read(length)
+    value = decode_envelope(start, _KEY)
+    record = cast(StepRecord, decode_record(value, StepRecord))
+    if header_bytes(_KEY, _text(record), record.tensors) != start:
+        raise ArtifactDamaged(f"{show(path)} has a header that does not match its record")
+    if size != 8 + length + sum(map(num_bytes, record.tensors)):
+        raise ArtifactDamaged(f"{show(path)} has {size} bytes, other than its header says")
+    return record
+
+
+def _check_digest(path: Path, tensor: TensorRecord, found: str) -> None:
+    if found != tensor.sha256:
+        raise ArtifactDamaged(f"{show(path)} is damaged: tensor {tensor.name!r}")
+
+
+def _text(record: StepRecord) -> str:
+    return canonical_text(encode_record(record))

@@ -1,0 +1,240 @@
+"""Steps on disk: what counts is the sound beginning of the chain, whatever happened to the rest."""
+
+import os
+import shutil
+import threading
+import time
+
+import pytest
+import torch
+
+from cogedit.artifacts import (
+    Step,
+    StepRecord,
+    Unfinished,
+    in_use,
+    list_steps,
+    read_steps,
+    unused,
+    write_step,
+)
+from cogedit.artifacts import locks as locks_module
+from cogedit.errors import StorageError
+from cogedit.types import StepInfo
+
+SHAPE = (1, 3, 4, 2, 2)
+KEY = "ab" * 32
+NAMES = ("sample", "velocity")
+
+
+def write_chain(folder, count, *, key=KEY, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    before, written = None, []
+    for index in range(count):
+        tensors = {name: torch.randn(SHAPE, generator=generator) for name in NAMES}
+        info = StepInfo(index, count, 19 + 20 * index, residual=0.5, num_calls=2)
+        record = write_step(folder, tensors, StepRecord(key, info, before))
+        written.append(Step(record, tensors))
+        before = record.digest
+    return written
+
+
+def read(folder, *, key=KEY, names=NAMES, shape=SHAPE):
+    return read_steps(folder, content_key=key, names=names, shape=shape)
+
+
+def path(folder, number):
+    return folder / f"{number:04}.safetensors"
+
+
+def test_a_chain_comes_back_as_it_was_written(tmp_path):
+    folder = tmp_path / "made when needed"
+    written = write_chain(folder, 3)
+    found = read(folder)
+    assert [step.record for step in found] == [step.record for step in written]
+    for a, b in zip(found, written, strict=True):
+        assert all(torch.equal(a.tensors[name], b.tensors[name]) for name in NAMES)
+    assert list_steps(folder, verify=True) == [step.record for step in written]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        f"000{number}.safetensors" for number in (1, 2, 3)
+    ]
+
+
+def test_a_step_is_a_safetensors_file(tmp_path):
+    from safetensors.torch import load_file
+
+    [step] = write_chain(tmp_path, 1)
+    loaded = load_file(path(tmp_path, 1))
+    assert all(torch.equal(loaded[name], step.tensors[name]) for name in NAMES)
+
+
+def test_nothing_is_there(tmp_path):
+    assert read(tmp_path / "missing") == []
+    assert read(tmp_path) == []
+
+
+def truncate(folder):
+    os.truncate(path(folder, 3), path(folder, 3).stat().st_size - 1)
+
+
+def extend(folder):
+    with path(folder, 3).open("ab") as file:
+        file.write(b"\0")
+
+
+def empty(folder):
+    path(folder, 3).write_bytes(b"")
+
+
+def remove(folder):
+    path(folder, 3).unlink()
+
+
+def foreign(folder):
+    path(folder, 3).write_bytes(b"not a step at all")
+
+
+def huge_header(folder):
+    path(folder, 3).write_bytes(b"\xff" * 8 + b"{}")
+
+
+def swap(folder):
+    path(folder, 3).write_bytes(path(folder, 4).read_bytes())
+
+
+def of_another_machine(folder):
+    """The same step with other numbers: what follows was not made from it."""
+    other = folder.parent / "other"
+    write_chain(other, 3, seed=1)
+    shutil.copy(path(other, 3), path(folder, 3))
+
+
+def pipe(folder):
+    path(folder, 3).unlink()
+    os.mkfifo(path(folder, 3))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [truncate, extend, empty, remove, foreign, huge_header, swap, of_another_machine, pipe],
+)
+def test_the_sound_beginning_counts(tmp_path, damage):
+    folder = tmp_path / "steps"
+    written = write_chain(folder, 5)
+    damage(folder)
+    assert [step.record for step in read(folder)] == [step.record for step in written[:2]]
+    assert list_steps(folder, verify=True) == [step.record for step in written[:2]]
+
+
+def test_no_flipped_byte_is_taken(tmp_path):
+    write_chain(tmp_path, 2)
+    good = path(tmp_path, 2).read_bytes()
+    for position in range(len(good)):
+        bad = bytearray(good)
+        bad[position] ^= 1 << (position % 8)
+        path(tmp_path, 2).write_bytes(bad)
+        assert len(read(tmp_path)) == 1, position
+
+
+@pytest.mark.parametrize(
+    "other", [{"key": "cd" * 32}, {"names": ("sample",)}, {"shape": (1, 3, 4, 4, 1)}]
+)
+def test_steps_of_something_else_are_not_taken(tmp_path, other):
+    write_chain(tmp_path, 2)
+    assert read(tmp_path, **other) == []
+
+
+def test_a_folder_that_goes_while_a_step_is_written_comes_back(tmp_path, monkeypatch):
+    """Where locks do nothing, another process may finish and remove it."""
+    folder = tmp_path / "steps"
+    replace, removed = os.replace, []
+
+    def replace_late(source, target):
+        if not removed:
+            removed.append(shutil.rmtree(folder))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", replace_late)
+    write_chain(folder, 1)
+    assert removed
+    assert len(read(folder)) == 1
+
+
+def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path):
+    with pytest.raises(StorageError, match="cannot write"):
+        write_chain(tmp_path / "no" / "such", 1)
+
+
+@pytest.fixture
+def unfinished(tmp_path):
+    return Unfinished(tmp_path / "trajectory-0123.unfinished", KEY)
+
+
+def never():
+    raise AssertionError("nobody else is in it")
+
+
+def test_only_steps_stay(unfinished):
+    with unfinished.alone(waiting=never):
+        write_chain(unfinished.root, 2)
+        (unfinished.root / ".00ff.tmp").write_bytes(b"half a file")
+        assert (unfinished.root / "lock").exists()
+    assert sorted(p.name for p in unfinished.root.iterdir()) == [
+        "0001.safetensors",
+        "0002.safetensors",
+    ]
+    with unfinished.alone(waiting=never):
+        unfinished.remove_steps()
+    assert not unfinished.root.exists()
+
+
+def test_the_next_one_waits_and_is_told(unfinished):
+    order, held = [], threading.Event()
+
+    def first():
+        with unfinished.alone(waiting=never):
+            held.set()
+            time.sleep(0.3)
+            order.append("first")
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    held.wait()
+    with unfinished.alone(waiting=lambda: order.append("waiting")):
+        order.append("second")
+    thread.join()
+    assert order == ["waiting", "first", "second"]
+    assert not unfinished.root.exists()
+
+
+def test_steps_in_use_are_not_cleared(unfinished):
+    write_chain(unfinished.root, 2)
+    with unfinished.alone(waiting=never):
+        assert not unfinished.clear()
+        assert len(read(unfinished.root)) == 2
+    assert unfinished.clear()
+    assert not unfinished.root.exists()
+    assert unfinished.clear()
+
+
+def test_without_locks_work_goes_on(unfinished, monkeypatch):
+    import filelock
+
+    def refuse(self, *args, **kwargs):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
+    with unfinished.alone(waiting=never), unfinished.alone(waiting=never):
+        write_chain(unfinished.root, 1)
+    assert len(read(unfinished.root)) == 1
+
+
+def test_a_folder_knows_whether_it_is_used(tmp_path, monkeypatch):
+    with unused(tmp_path) as free:
+        assert free is True
+    with in_use(tmp_path), in_use(tmp_path), unused(tmp_path) as free:
+        assert free is False
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(locks_module, "_try_lock", lambda descriptor: True)
+    with unused(tmp_path) as free:
+        assert free is None, "a lock that everyone gets tells nothing"

@@ -1,0 +1,224 @@
+"""A long stage that was stopped goes on where it stopped, and ends with the same bytes."""
+
+import errno
+import os
+import signal
+from contextlib import contextmanager
+
+import pytest
+import torch
+from pipelines import GOLDEN_PIPELINE
+from videos import make_video
+
+import cogedit
+from cogedit.artifacts import UNFINISHED_SUFFIX, list_steps
+from cogedit.errors import (
+    DeviceMemoryError,
+    Interrupted,
+    NumericalError,
+    StorageError,
+    Terminated,
+)
+from cogedit.models.denoiser import Denoiser
+
+STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """A small video, its settings, and the bytes of an uninterrupted inversion."""
+    folder = tmp_path_factory.mktemp("clip")
+    video = make_video(folder / "clip.mp4", width=176, height=144, num_frames=9)
+    return video, inversion_of(video, folder / "whole")
+
+
+def settings_of(video, workspace, **flags):
+    given = {
+        "model": str(GOLDEN_PIPELINE),
+        "dtype": "fp32",
+        "device": "cpu",
+        "load.max_num_frames": 9,
+        "invert.num_inference_steps": STEPS,
+        "workspace": workspace,
+    }
+    dotted = {key.replace("__", "."): value for key, value in flags.items()}
+    return cogedit.settings_for(video, given | dotted, environ={}).settings
+
+
+def inversion_of(video, workspace, **flags):
+    return cogedit.invert(video, settings_of(video, workspace, **flags)).path.read_bytes()
+
+
+class Told:
+    """A run that remembers what it was told, and does something after a step."""
+
+    def __init__(self, after=None, do=None):
+        self.said, self.steps, self._after, self._do = [], [], after, do
+        self.run = cogedit.Run(say=self.said.append, progress=self._progress)
+
+    @contextmanager
+    def _progress(self, doing, total):
+        def on_step(info):
+            self.steps.append(info.index)
+            if info.index + 1 == self._after:
+                self._do(self.run)
+
+        yield on_step
+
+
+def kept(workspace):
+    [folder] = workspace.glob(f"*{UNFINISHED_SUFFIX}")
+    assert sorted(p.suffix for p in folder.iterdir()) == [".safetensors"] * len(list_steps(folder))
+    return len(list_steps(folder, verify=True))
+
+
+def goes_on(clip, workspace, count, **flags):
+    """The same inversion goes on after `count` steps, and leaves what an uninterrupted one does."""
+    video, whole = clip
+    told = Told()
+    written = cogedit.invert(video, settings_of(video, workspace, **flags), run=told.run)
+    assert told.steps == list(range(count, STEPS))
+    assert f"going on after step {count} of {STEPS}" in told.said
+    assert written.path.read_bytes() == whole
+    assert not list(workspace.glob(f"*{UNFINISHED_SUFFIX}"))
+
+
+@pytest.mark.parametrize(
+    ("signum", "error", "code"),
+    [(signal.SIGINT, Interrupted, 130), (signal.SIGTERM, Terminated, 143)],
+)
+def test_a_wish_to_stop_is_granted_after_the_step(clip, tmp_path, signum, error, code):
+    told = Told(2, lambda run: run.stop.ask(signum))
+    with pytest.raises(error, match="after step 3 of 6") as raised:
+        cogedit.invert(clip[0], settings_of(clip[0], tmp_path), run=told.run)
+    assert raised.value.exit_code == code
+    assert raised.value.hint == "the same command goes on from there"
+    assert kept(tmp_path) == 3
+    goes_on(clip, tmp_path, 3)
+
+
+@pytest.mark.parametrize(
+    "flags", [{"invert__inverse": "upstream"}, {"invert__inversion_iterations": "auto"}]
+)
+def test_every_method_goes_on(clip, tmp_path, flags):
+    whole = inversion_of(clip[0], tmp_path / "whole", **flags)
+    told = Told(3, lambda run: run.stop.ask())
+    with pytest.raises(Interrupted):
+        cogedit.invert(clip[0], settings_of(clip[0], tmp_path / "w", **flags), run=told.run)
+    goes_on((clip[0], whole), tmp_path / "w", 4, **flags)
+
+
+def test_a_wish_in_the_last_step_keeps_all_of_them(clip, tmp_path):
+    told = Told(STEPS, lambda run: run.stop.ask())
+    with pytest.raises(Interrupted, match="after the last step"):
+        cogedit.invert(clip[0], settings_of(clip[0], tmp_path), run=told.run)
+    goes_on(clip, tmp_path, STEPS)
+
+
+def test_outside_of_a_loop_nobody_grants_a_wish():
+    stop = cogedit.Run().stop
+    assert not stop.ask(signal.SIGINT)
+    with pytest.raises(Interrupted), stop.granted():
+        assert not stop.ask(signal.SIGINT), "the second wish is for at once"
+
+
+def test_damaged_steps_are_made_again(clip, tmp_path):
+    told = Told(4, lambda run: run.stop.ask())
+    with pytest.raises(Interrupted):
+        cogedit.invert(clip[0], settings_of(clip[0], tmp_path), run=told.run)
+    [third] = tmp_path.glob(f"*{UNFINISHED_SUFFIX}/0003.safetensors")
+    content = bytearray(third.read_bytes())
+    content[-1] ^= 1
+    third.write_bytes(content)
+    goes_on(clip, tmp_path, 2)
+
+
+def test_steps_of_other_settings_are_left_alone(clip, tmp_path):
+    told = Told(2, lambda run: run.stop.ask())
+    with pytest.raises(Interrupted):
+        cogedit.invert(clip[0], settings_of(clip[0], tmp_path), run=told.run)
+    cogedit.invert(clip[0], settings_of(clip[0], tmp_path, invert__prompt="a dog"))
+    assert kept(tmp_path) == 3
+    goes_on(clip, tmp_path, 3)
+
+
+def test_a_named_output_goes_on_too(clip, tmp_path):
+    output = tmp_path / "there" / "my trajectory.safetensors"
+    output.parent.mkdir()
+    told = Told(2, lambda run: run.stop.ask())
+    settings = settings_of(clip[0], tmp_path / "w")
+    with pytest.raises(Interrupted):
+        cogedit.invert(clip[0], settings, output=output, run=told.run)
+    told = Told()
+    cogedit.invert(clip[0], settings, output=output, run=told.run)
+    assert told.steps == [3, 4, 5]
+    assert output.read_bytes() == clip[1]
+    assert [p.name for p in output.parent.iterdir()] == [output.name]
+
+
+def test_leftovers_of_a_finished_artifact_go_when_it_is_reused(clip, tmp_path):
+    settings = settings_of(clip[0], tmp_path)
+    written = cogedit.invert(clip[0], settings)
+    told = Told(2, lambda run: run.stop.ask())
+    forced = cogedit.Run(force=True, progress=told.run.progress, stop=told.run.stop)
+    with pytest.raises(Interrupted):
+        cogedit.invert(clip[0], settings, run=forced)
+    assert kept(tmp_path) == 3
+    assert cogedit.invert(clip[0], settings).reused
+    assert written.path.read_bytes() == clip[1]
+    assert not list(tmp_path.glob(f"*{UNFINISHED_SUFFIX}"))
+
+
+def test_nan_names_step_and_tensor_and_keeps_the_last_good_step(clip, tmp_path, monkeypatch):
+    velocity = Denoiser.velocity
+
+    def overflowing(self, sample, timestep):
+        v = velocity(self, sample, timestep)
+        return v if timestep < 600 else torch.full_like(v, torch.inf)
+
+    told = Told()
+    with monkeypatch.context() as patched:
+        patched.setattr(Denoiser, "velocity", overflowing)
+        with pytest.raises(NumericalError, match=r"the inverted sample .* at step 4") as raised:
+            cogedit.invert(clip[0], settings_of(clip[0], tmp_path), run=told.run)
+    assert raised.value.exit_code == 8
+    assert told.said[-1] == "3 of 6 steps are kept; the same command goes on from there"
+    assert kept(tmp_path) == 3
+    goes_on(clip, tmp_path, 3)
+
+
+def test_a_full_device_keeps_the_last_good_step(clip, tmp_path, monkeypatch):
+    velocity = Denoiser.velocity
+
+    def too_large(self, sample, timestep):
+        if timestep > 800:
+            torch.empty(2**62, dtype=torch.uint8)  # what torch itself raises
+        return velocity(self, sample, timestep)
+
+    told = Told()
+    with monkeypatch.context() as patched:
+        patched.setattr(Denoiser, "velocity", too_large)
+        with pytest.raises(DeviceMemoryError, match="out of memory while inverting") as raised:
+            cogedit.invert(clip[0], settings_of(clip[0], tmp_path), run=told.run)
+    assert raised.value.exit_code == 6
+    assert "--max-num-frames" in raised.value.hint
+    assert told.said[-1] == "4 of 6 steps are kept; the same command goes on from there"
+    goes_on(clip, tmp_path, 4)
+
+
+def test_a_full_disk_stops_the_loop_and_keeps_what_is_there(clip, tmp_path, monkeypatch):
+    replace, names = os.replace, []
+
+    def full(source, target):
+        names.append(str(target))
+        if "0003" in str(target):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", full)
+        with pytest.raises(StorageError, match="the disk is full"):
+            cogedit.invert(clip[0], settings_of(clip[0], tmp_path))
+    assert not [name for name in names if "0004" in name]
+    assert kept(tmp_path) == 2
+    goes_on(clip, tmp_path, 2)
