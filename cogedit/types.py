@@ -18,6 +18,7 @@ Reader = Literal["decord", "ffmpeg"]
 DType = Literal["bf16", "fp16", "fp32"]
 InjectionMode = Literal["concatenate", "queries-keys"]
 InjectionTokens = Literal["all", "image"]
+Solver = Literal["ddim", "dpm++2m"]
 Window = tuple[float, float]
 MaskKind = Literal["box", "picture", "video"]
 Composite = Literal["none", "decode", "source"]
@@ -162,6 +163,8 @@ class ReconstructSettings:
         guidance_steps: Window of the steps with guidance.
         source_guidance_scale: Guidance of the source's side ("flow" only); 1 means none.
         num_inference_steps: Levels to visit, some of the inversion's; None visits them all.
+        solver: "ddim" is of first order; "dpm++2m" is of second at the same calls, so that fewer
+            steps do (`cogedit.diffusion.multistep`).
         seed: Seed of the start noise.
         start: "random" noise, or the trajectory's own ("inverted").
         start_noise: Share of random noise in the variance of the start, between the two; None
@@ -192,6 +195,7 @@ class ReconstructSettings:
     guidance_steps: Window = (0.0, 1.0)
     source_guidance_scale: float = 1.0
     num_inference_steps: int | None = None
+    solver: Solver = "ddim"
     seed: int = 42
     start: Literal["random", "inverted"] = "random"
     start_noise: float | None = None

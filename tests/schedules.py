@@ -1,4 +1,6 @@
-"""The 5B scheduler settings, with any shift."""
+"""The 5B scheduler settings, with any shift, and models on it whose answer is known."""
+
+import math
 
 from diffusers import CogVideoXDDIMScheduler
 
@@ -16,3 +18,16 @@ CONFIG = {
 def forward_scheduler(snr_shift_scale=1.0):
     """5B has no shift (1.0), 2B has 3.0."""
     return CogVideoXDDIMScheduler(**CONFIG, snr_shift_scale=snr_shift_scale)
+
+
+def pulls_to(schedule, target, variance=0.25):
+    """The exact v of a Gaussian around `target`: E[z0 | x_t] is known in closed form."""
+
+    def model(sample, timestep):
+        a = schedule.alpha_cumprod(timestep)
+        gain = math.sqrt(a) * variance / (a * variance + 1 - a)
+        x0 = target + gain * (sample - math.sqrt(a) * target)
+        # From x0 = sqrt(a) x - sqrt(1 - a) v.
+        return (math.sqrt(a) * sample - x0) / math.sqrt(1 - a)
+
+    return model

@@ -56,6 +56,7 @@ _UPSTREAM_INVERSION = Inversion(InvertSettings(guidance_scale=6.0, inverse="upst
 _UPSTREAM = ReconstructSettings(
     prompt="",
     guidance_scale=6.0,
+    solver="ddim",
     start="random",
     injection_strength=1.0,
     injection_steps=(0.0, 1.0),

@@ -132,6 +132,14 @@ SETTINGS: Mapping[str, object] = {
     "reconstruct.num_inference_steps": Annotated[
         int | None, _option("Steps of the edit. Default: the inversion's.", _EDIT)
     ],
+    "reconstruct.solver": Annotated[
+        str | None,
+        _option(
+            "ddim, or dpm++2m: of second order at the same calls, for few steps.",
+            _EDIT,
+            metavar="SOLVER",
+        ),
+    ],
     "reconstruct.negative_prompt": Annotated[
         str | None, _option("What the edit does not show.", _EDIT)
     ],

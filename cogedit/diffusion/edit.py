@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cogedit.diffusion.ddim import ddim_step, require_finite
+from cogedit.diffusion.ddim import require_finite
+from cogedit.diffusion.multistep import Estimate, solver_step
 from cogedit.diffusion.schedule import Schedule
 from cogedit.diffusion.trajectory import Trajectory
-from cogedit.types import OnStep, StepInfo, Window
+from cogedit.types import OnStep, Solver, StepInfo, Window
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,12 @@ def denoise(
     reference_steps: Window = (0.0, 1.0),
     drift_correction: float = 0.0,
     mask: Tensor | None = None,
+    solver: Solver = "ddim",
+    restarts: frozenset[int] = frozenset(),
     keep_steps: bool = True,
     on_step: OnStep | None = None,
 ) -> list[Tensor]:
-    """Sample down to clean latents by DDIM, beside a reference trajectory.
+    """Sample down to clean latents, beside a reference trajectory.
 
     Drift correction (Direct Inversion, arXiv 2310.01506): the trajectory says where the source
     goes from level t to s, the model run on the source's row says where it would go; the difference
@@ -63,6 +66,8 @@ def denoise(
         reference_steps: Window of the steps whose model call sees the reference.
         drift_correction: Share of the drift that is added back, 0 to 1.
         mask: 1 where the edit may change the source, 0 where not, [F, 1, H, W] or as `noise`.
+        solver: How a step uses the model's calls.
+        restarts: Levels at which the model changes (`Schedule.changes`).
         keep_steps: Return every step; False returns the last alone, for less memory.
         on_step: Told after every step.
 
@@ -75,15 +80,29 @@ def denoise(
     """
     x = noise
     samples: list[Tensor] = []
+    before: Estimate | None = None
+    before_ref: Estimate | None = None
     seen = schedule.window(*reference_steps) if reference is not None else frozenset()
     for index, (t, s) in enumerate(schedule.denoising_steps()):
         x_ref = reference.at(t).to(x.device) if reference is not None and t in seen else None
         predicted = model(x, t, x_ref)
-        x = ddim_step(predicted.edit, x, schedule=schedule, t_from=t, t_to=s)
+        if t in restarts:
+            before = before_ref = None
+        x, before = solver_step(
+            predicted.edit, x, before, solver=solver, schedule=schedule, t_from=t, t_to=s
+        )
         if reference is not None and (drift_correction or mask is not None):
             x_ref_next = reference.at(s).to(x.device)
             if drift_correction and x_ref is not None and predicted.reference is not None:
-                led_to = ddim_step(predicted.reference, x_ref, schedule=schedule, t_from=t, t_to=s)
+                led_to, before_ref = solver_step(
+                    predicted.reference,
+                    x_ref,
+                    before_ref,
+                    solver=solver,
+                    schedule=schedule,
+                    t_from=t,
+                    t_to=s,
+                )
                 x = x + drift_correction * (x_ref_next - led_to)
             if mask is not None:
                 x = mask * x + (1 - mask) * x_ref_next

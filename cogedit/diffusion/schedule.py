@@ -106,6 +106,14 @@ class Schedule:
         total = len(self.timesteps)
         return frozenset(t for i, t in enumerate(self.timesteps) if first <= i / total < last)
 
+    def changes(self, *windows: frozenset[int]) -> frozenset[int]:
+        """Return the timesteps of the steps at which any of these windows begins or ends."""
+        return frozenset(
+            t
+            for before, t in zip(self.timesteps[:-1], self.timesteps[1:], strict=True)
+            if any((before in window) != (t in window) for window in windows)
+        )
+
     def denoising_steps(self) -> tuple[tuple[int, int], ...]:
         """Return the pairs (t_from, t_to) from the noisiest level down to the clean sample."""
         return tuple(zip(self.timesteps, (*self.timesteps[1:], CLEAN), strict=True))

@@ -144,6 +144,8 @@ def edit_latents(
     looks = asked.injection_strength > 0 or asked.drift_correction > 0
     reference_steps = asked.injection_steps if looks else (0.0, 0.0)
     seeds = [s.seed for s in settings]
+    guided = schedule.window(*asked.guidance_steps)
+    restarts = schedule.changes(guided, schedule.window(*reference_steps))
     mask = None if mask is None else mask.to(transformer.device)
     with inject(transformer, injection, layers=asked.injection_layers):
         is_flow = asked.method == "flow"
@@ -152,7 +154,7 @@ def edit_latents(
             embeds=table,
             texts=texts,
             guidance_scale=asked.guidance_scale,
-            guided=schedule.window(*asked.guidance_steps),
+            guided=guided,
             injection=injection,
             reference_velocity=_sees_source(asked) if is_flow else asked.drift_correction > 0,
         )
@@ -175,6 +177,8 @@ def edit_latents(
                 source_at=fresh if asked.start == "random" else reference.at,
                 reference_steps=reference_steps,
                 mask=mask,
+                solver=asked.solver,
+                restarts=restarts,
                 keep_steps=keep_steps,
                 on_step=on_step,
             )
@@ -190,6 +194,8 @@ def edit_latents(
             reference_steps=reference_steps,
             drift_correction=asked.drift_correction,
             mask=mask,
+            solver=asked.solver,
+            restarts=restarts,
             keep_steps=keep_steps,
             on_step=on_step,
         )

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from schedules import forward_scheduler
+from schedules import forward_scheduler, pulls_to
 
 from cogedit.diffusion.edit import Prediction
 from cogedit.diffusion.flow import flow_edit, noise_ratio, noised_source
@@ -19,29 +19,17 @@ def schedule_of(steps):
     return Schedule.trailing(forward_scheduler().alphas_cumprod, steps)
 
 
-def pulls_to(schedule, target, variance=0.25):
-    """The exact v of a Gaussian around `target`: E[z0 | x_t] is known in closed form."""
-
-    def model(sample, timestep):
-        a = schedule.alpha_cumprod(timestep)
-        gain = math.sqrt(a) * variance / (a * variance + 1 - a)
-        x0 = target + gain * (sample - math.sqrt(a) * target)
-        # From x0 = sqrt(a) x - sqrt(1 - a) v.
-        return (math.sqrt(a) * sample - x0) / math.sqrt(1 - a)
-
-    return model
-
-
 def as_edit(model):
     return lambda sample, timestep, reference: Prediction(model(sample, timestep))
 
 
+@pytest.mark.parametrize("solver", ["ddim", "dpm++2m"])
 @pytest.mark.parametrize("steps", [5, 28, 50])
-def test_the_same_model_on_both_sides_returns_the_source_bit_for_bit(steps):
+def test_the_same_model_on_both_sides_returns_the_source_bit_for_bit(steps, solver):
     schedule, z0 = schedule_of(steps), gaussian(0)
     model = pulls_to(schedule, gaussian(1))
     source_at = noised_source(z0, schedule, seeds=[3])
-    samples = flow_edit(as_edit(model), model, z0, schedule, source_at=source_at)
+    samples = flow_edit(as_edit(model), model, z0, schedule, source_at=source_at, solver=solver)
     assert len(samples) == steps
     assert all(torch.equal(sample, z0) for sample in samples)
 
@@ -58,6 +46,31 @@ def test_it_moves_by_the_difference_of_what_the_two_models_expect():
         source_at=noised_source(z0, schedule, seeds=[3]),
     )[-1]
     assert torch.allclose(edited - z0, target - source, atol=1e-4)
+
+
+def test_the_flow_too_is_of_second_order_when_asked():
+    """Where the source lies on its own ODE, the edit solves the other's, from the same noise."""
+    source, target, noise = gaussian(1), gaussian(2), gaussian(3)
+
+    def error(steps, solver):
+        schedule = schedule_of(steps)
+
+        def source_at(timestep):
+            a = schedule.alpha_cumprod(timestep)
+            return math.sqrt(a) * source + math.sqrt(a * 0.25 + 1 - a) * noise
+
+        edited = flow_edit(
+            as_edit(pulls_to(schedule, target, variance=0.09)),
+            pulls_to(schedule, source),
+            source_at(CLEAN),
+            schedule,
+            source_at=source_at,
+            solver=solver,
+        )[-1]
+        return float((edited - (target + 0.3 * noise)).square().mean().sqrt())
+
+    assert error(125, "dpm++2m") > 3 * error(250, "dpm++2m")
+    assert error(125, "ddim") < 2 * error(250, "ddim")
 
 
 def test_outside_a_mask_every_sample_is_the_source_s():

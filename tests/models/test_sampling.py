@@ -59,9 +59,10 @@ def edit(golden_pipeline, model):
     return run
 
 
-def test_full_drift_correction_of_the_source_itself_returns_it(edit, inverted):
+@pytest.mark.parametrize("solver", ["ddim", "dpm++2m"])
+def test_full_drift_correction_of_the_source_itself_returns_it(edit, inverted, solver):
     """Upstream's inversion is off by far; what it is off by at each step is known and added."""
-    settings = replace(PLAIN, drift_correction=1.0, reference_prompt="inversion")
+    settings = replace(PLAIN, drift_correction=1.0, reference_prompt="inversion", solver=solver)
     samples = edit(inverted, settings)
     assert torch.allclose(samples[-1], inverted.latents, atol=1e-4)
     assert torch.allclose(samples[0], inverted.at(899), atol=1e-4)
@@ -152,6 +153,21 @@ def test_guidance_window(edit, inverted):
     assert not torch.allclose(half[5], always[5], atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    "window",
+    [{"guidance_steps": (0.0, 0.5), "injection_strength": 0.0}, {"injection_steps": (0.0, 0.5)}],
+)
+def test_second_order_begins_anew_where_a_window_ends(edit, inverted, window):
+    """The steps after it are those of a run that starts there and knows nothing of before."""
+    settings = ReconstructSettings(prompt=PROMPT, solver="dpm++2m", start="inverted", **window)
+    samples = edit(inverted, settings)
+    there = inverted.samples.clone()
+    there[inverted.timesteps.index(499)] = samples[4]
+    after = replace(settings, start_step=5, **{key: (0.0, 0.0) for key in window if "steps" in key})
+    again = edit(replace(inverted, samples=there), after)
+    assert torch.allclose(again[-1], samples[-1], atol=1e-4)
+
+
 def test_a_mask_keeps_the_source_outside(edit, inverted):
     mask = torch.zeros(3, 1, 8, 12)
     mask[:, :, 2:5, 3:9] = 1
@@ -205,6 +221,7 @@ def test_clips_of_a_batch_have_masks_of_their_own(golden_pipeline, inverted, mod
         {"injection_strength": 0.5},
         {"injection_steps": (0.0, 0.5)},
         {"injection_layers": (1, 2)},
+        {"solver": "dpm++2m"},
         {"unconditional": "source"},
         {"negative_prompt": CAPTION},
     ],
