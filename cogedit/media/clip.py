@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from cogedit.errors import UsageError, VideoError
-from cogedit.types import LoadSettings, ResizeMode, SourceVideo
+from cogedit.types import LoadSettings, ResizeBox, SourceVideo
 
 # A frame of 30000x1 pixels, cropped to a clip's shape, would be scaled to gigabytes first.
 _MAX_SCALED_PIXELS = 8192 * 8192
@@ -40,20 +40,19 @@ class ClipPlan:
 
 @dataclass(frozen=True)
 class ResizePlan:
-    """How a frame becomes a frame of the clip, exact enough to be undone.
+    """How a frame of one size becomes a frame of the clip, exact enough to be undone.
 
-    A frame is scaled to `scaled_width` x `scaled_height`. "crop" then cuts `width` x `height` out
-    of it at (`left`, `top`); "pad" lays it at (`left`, `top`) on a black `width` x `height`;
-    "stretch" is done, with `left` and `top` 0. All in pixels.
+    Attributes:
+        source_width: Width of the frame in pixels.
+        source_height: Height of the frame in pixels.
+        box: What is done to it.
+        width: Width of the clip in pixels.
+        height: Height of the clip in pixels.
     """
 
-    mode: ResizeMode
     source_width: int
     source_height: int
-    scaled_width: int
-    scaled_height: int
-    left: int
-    top: int
+    box: ResizeBox
     width: int
     height: int
 
@@ -61,13 +60,14 @@ class ResizePlan:
     def notes(self) -> tuple[str, ...]:
         """What a user should know about the new size, one phrase each."""
         notes = []
-        lost = 1 - self.width * self.height / (self.scaled_width * self.scaled_height)
-        if self.mode == "crop" and lost > 0.1:
+        box = self.box
+        lost = 1 - self.width * self.height / (box.scaled_width * box.scaled_height)
+        if box.mode == "crop" and lost > 0.1:
             notes.append(
                 f"cropping leaves out {lost:.0%} of the picture: --resize-mode pad keeps it, or a "
                 "--width and --height of its own shape"
             )
-        scale = self.scaled_width / self.source_width
+        scale = box.scaled_width / self.source_width
         if scale > 1.05:
             notes.append(f"the picture is enlarged {scale:.1f} times")
         return tuple(notes)
@@ -165,17 +165,14 @@ def plan_resize(source_width: int, source_height: int, *, settings: LoadSettings
             f"them to {scaled_width}x{scaled_height}",
             hint="use --resize-mode pad or stretch",
         )
-    return ResizePlan(
-        mode=settings.resize_mode,
-        source_width=source_width,
-        source_height=source_height,
+    box = ResizeBox(
         scaled_width=scaled_width,
         scaled_height=scaled_height,
         left=abs(scaled_width - width) // 2,
         top=abs(scaled_height - height) // 2,
-        width=width,
-        height=height,
+        mode=settings.resize_mode,
     )
+    return ResizePlan(source_width, source_height, box, width, height)
 
 
 def check_size(width: int, height: int, *, multiple: int) -> None:

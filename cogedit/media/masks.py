@@ -207,13 +207,12 @@ def _check_shape(path: Path, width: int, *, height: int, video: SourceVideo) -> 
 def _draw_box(mask: GivenMask, indices: Sequence[int], resize: ResizePlan) -> Mask:
     """Draw a box in pixels of the clip; a pixel that it touches belongs to it."""
     x0, y0, x1, y1 = mask.box
-    sign = 1 if resize.mode == "pad" else -1
+    box = resize.box
+    sign = 1 if box.mode == "pad" else -1
     columns = _scaled_range(
-        x0, x1, resize.scaled_width, size=resize.source_width, shift=sign * resize.left
+        x0, x1, box.scaled_width, size=resize.source_width, shift=sign * box.left
     )
-    rows = _scaled_range(
-        y0, y1, resize.scaled_height, size=resize.source_height, shift=sign * resize.top
-    )
+    rows = _scaled_range(y0, y1, box.scaled_height, size=resize.source_height, shift=sign * box.top)
     drawn = np.zeros((len(indices), resize.height, resize.width), dtype=np.uint8)
     drawn[[_in_range(index, mask.frames) for index in indices], rows, columns] = 1
     return drawn

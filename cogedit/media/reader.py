@@ -72,11 +72,12 @@ def resize_frame(frame: Frames, resize: ResizePlan) -> Frames:
             f"{resize.source_width}x{resize.source_height}",
             hint="re-encode it at one size first",
         )
-    scaled = _scale(frame, resize.scaled_width, height=resize.scaled_height)
-    left, top = resize.left, resize.top
-    if resize.mode == "pad":
+    box = resize.box
+    scaled = _scale(frame, box.scaled_width, height=box.scaled_height)
+    left, top = box.left, box.top
+    if box.mode == "pad":
         padded = np.zeros((resize.height, resize.width, 3), dtype=np.uint8)
-        padded[top : top + resize.scaled_height, left : left + resize.scaled_width] = scaled
+        padded[top : top + box.scaled_height, left : left + box.scaled_width] = scaled
         return padded
     return scaled[top : top + resize.height, left : left + resize.width]
 

@@ -12,7 +12,6 @@ from cogedit.media.clip import check_size, plan_clip, plan_resize
 from cogedit.media.probe import identify, probe_facts
 from cogedit.models.checkpoint import NotCachedError, find_checkpoint
 from cogedit.stages.run import Run, Written, check_output, find_or_make, workspace_for
-from cogedit.types import ResizeBox
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,13 +45,7 @@ def load(
         settings=settings.load,
         frame_indices=clip.indices,
         fps=clip.fps,
-        box=ResizeBox(
-            scaled_width=resize.scaled_width,
-            scaled_height=resize.scaled_height,
-            left=resize.left,
-            top=resize.top,
-            mode=resize.mode,
-        ),
+        box=resize.box,
     )
     run.say(
         f"{source.name}: {source.num_frames} frames of {source.width}x{source.height} at "

@@ -119,14 +119,5 @@ def _resize_plan(frames: FramesRecord) -> ResizePlan:
     """How frames of the source became frames of the clip, from its record."""
     from cogedit.media.clip import ResizePlan
 
-    return ResizePlan(
-        mode=frames.box.mode,
-        source_width=frames.source.width,
-        source_height=frames.source.height,
-        scaled_width=frames.box.scaled_width,
-        scaled_height=frames.box.scaled_height,
-        left=frames.box.left,
-        top=frames.box.top,
-        width=frames.settings.width,
-        height=frames.settings.height,
-    )
+    source, size = frames.source, frames.settings
+    return ResizePlan(source.width, source.height, frames.box, size.width, size.height)

@@ -106,15 +106,15 @@ def test_settings_out_of_range(change, text):
 )
 def test_resize_plan(source, mode, scaled, offset):
     plan = plan_resize(*source, settings=LoadSettings(resize_mode=mode))
-    assert (plan.scaled_width, plan.scaled_height) == scaled
-    assert (plan.left, plan.top) == offset
+    assert (plan.box.scaled_width, plan.box.scaled_height) == scaled
+    assert (plan.box.left, plan.box.top) == offset
     assert (plan.width, plan.height) == (720, 480)
 
 
 def test_extreme_shape_is_not_scaled_to_gigabytes():
     with pytest.raises(UsageError, match="would scale them to"):
         plan_resize(30000, 2, settings=LoadSettings())
-    assert plan_resize(30000, 2, settings=LoadSettings(resize_mode="pad")).scaled_height == 1
+    assert plan_resize(30000, 2, settings=LoadSettings(resize_mode="pad")).box.scaled_height == 1
 
 
 def test_check_size_names_the_nearest():
