@@ -22,6 +22,8 @@ Solver = Literal["ddim", "dpm++2m"]
 Window = tuple[float, float]
 MaskKind = Literal["box", "picture", "video"]
 Composite = Literal["none", "decode", "source"]
+Codec = Literal["h264", "h265", "av1", "prores", "ffv1", "png", "gif"]
+VideoSize = Literal["clip", "source"]
 ArtifactKind = Literal["frames", "latents", "trajectory", "edit"]
 
 
@@ -219,7 +221,13 @@ class ExportSettings:
 
     Attributes:
         fps: Frames per second, exact; None is the clip's own rate.
-        crf: Quality of the H.264 encoder, 0 (lossless) to 51 (worst).
+        codec: How the frames are coded; "png" is a folder of pictures. None is "gif" for a file of
+            that suffix and "h264" otherwise.
+        crf: Quality, 0 (best) to 51 ("h264", "h265") or 63 ("av1"); None is the codec's default.
+        lossless: Keep every pixel exactly, as RGB.
+        size: "clip" is the size that the model worked at; "source" scales back to the source's
+            size, with the crop or the bars undone.
+        sound: Carry the source's sound over, where the clip plays as long as it did in the source.
         composite: What the pixels outside an edit's mask are taken from: nothing ("none"), the
             source after the VAE's round trip ("decode"), or the source's own frames ("source").
             None is "decode" where there is a mask.
@@ -227,7 +235,11 @@ class ExportSettings:
     """
 
     fps: Fraction | None = None
-    crf: int = 18
+    codec: Codec | None = None
+    crf: int | None = None
+    lossless: bool = False
+    size: VideoSize = "clip"
+    sound: bool = True
     composite: Composite | None = None
     feather: int = 0
 

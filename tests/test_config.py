@@ -111,6 +111,11 @@ def test_flags_that_were_not_given(resolve: Resolve) -> None:
         ("export.fps", "30000/1001", Fraction(30000, 1001)),
         ("export.fps", "23.976", Fraction(23976, 1000)),
         ("export.crf", "0", 0),
+        ("export.crf", "auto", None),
+        ("export.codec", "ffv1", "ffv1"),
+        ("export.lossless", "true", True),
+        ("export.size", "source", "source"),
+        ("export.sound", "false", False),
     ],
 )
 def test_text_values(key: str, text: str, value: object, resolve: Resolve) -> None:
@@ -176,7 +181,7 @@ def test_toml_values(resolve: Resolve) -> None:
         ("[reconstruct]\ninjection_layers = '4:4'", "is '4:4', expected FIRST:END with 0 <= FIRST"),
         ("[reconstruct]\ninjection_layers = [-1, 3]", "is [-1, 3], expected FIRST:END"),
         ("[reconstruct]\nseed = -1", "is -1, expected 0 to 2^63 - 1"),
-        ("[export]\ncrf = 52", "is 52, expected 0 to 51"),
+        ("[export]\ncrf = 64", "is 64, expected 0 to 63"),
         ("[export]\nfps = 0", "is 0, expected more than 0 and at most 1000"),
         ("[export]\nfps = '1/0'", "is '1/0', expected a frame rate such as"),
         ("[export]\nfps = '1e999999999'", "expected a frame rate such as"),

@@ -15,7 +15,7 @@ import cogedit
 from cogedit.artifacts import content_key, read_artifact, read_record, record_text, verify_artifact
 from cogedit.cli import app
 from cogedit.errors import ArtifactError, ArtifactMismatch, UsageError
-from cogedit.stages.export import Decoder
+from cogedit.stages.decode import Decoder
 
 PROMPT = "a blue cat running in snow"
 BOX = "40,30,120,100"

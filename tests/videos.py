@@ -8,6 +8,10 @@ import imageio_ffmpeg
 import numpy as np
 
 GRAY_STEP = 4
+BARS = (
+    (255, 255, 255), (255, 255, 0), (0, 255, 255), (0, 255, 0), (255, 0, 255),
+    (255, 0, 0), (0, 0, 255), (0, 0, 0), (200, 120, 40), (128, 128, 128),
+)  # fmt: skip
 
 
 def ffmpeg(*args: str | Path, stdin: bytes = b"") -> bytes:
@@ -61,8 +65,20 @@ def read_counter(frames: np.ndarray) -> list[int]:
     return [round(float(level - 16) / GRAY_STEP) for level in levels]
 
 
-def read_back(path: Path, *, width: int, height: int) -> np.ndarray:
+def bars(num_frames: int) -> np.ndarray:
+    """Colour bars of 32 pixels, [F, 64, 320, 3]."""
+    row = np.repeat(np.array(BARS, np.uint8), 32, axis=0)
+    return np.tile(row, (num_frames, 64, 1, 1))
+
+
+def middles(frame: np.ndarray) -> list[np.ndarray]:
+    """The inside of each of the `bars` in a frame, [N, 3] each, away from the edges."""
+    insides = [frame[20:44, number * 32 + 10 : number * 32 + 22] for number in range(len(BARS))]
+    return [inside.reshape(-1, 3).astype(int) for inside in insides]
+
+
+def read_back(path: Path, *, width: int, height: int, options: tuple[str, ...] = ()) -> np.ndarray:
     """All frames of a video as uint8 RGB [F, H, W, 3], by ffmpeg itself and none of our code."""
-    raw = ["-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+    raw = ["-fps_mode", "passthrough", *options, "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
     pixels = np.frombuffer(ffmpeg("-i", path, *raw), np.uint8)
     return pixels.reshape(-1, height, width, 3)

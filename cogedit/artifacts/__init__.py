@@ -4,7 +4,8 @@ Importing this package and reading records loads no torch.
 """
 
 from cogedit.artifacts.atomic import TEMPORARY_SUFFIX, atomic_write
-from cogedit.artifacts.codec import Json, JsonText, canonical_json
+from cogedit.artifacts.codec import Json, JsonText, canonical_json, parse_json
+from cogedit.artifacts.layout import record_of
 from cogedit.artifacts.locks import in_use, unused
 from cogedit.artifacts.records import (
     SCHEMA_VERSION,
@@ -63,9 +64,11 @@ __all__ = [
     "list_steps",
     "newest_in_directory",
     "num_pad_frames",
+    "parse_json",
     "read_artifact",
     "read_record",
     "read_steps",
+    "record_of",
     "record_text",
     "sniff_kind",
     "unused",

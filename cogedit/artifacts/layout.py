@@ -259,6 +259,17 @@ def decode_envelope(start: bytes, key: str) -> dict[str, Json]:
 
 def _decode_record(start: bytes) -> Record:
     record = decode_envelope(start, "cogedit")
+    return record_of(record)
+
+
+def record_of(record: dict[str, Json]) -> Record:
+    """The record that a JSON object says.
+
+    Raises:
+        ArtifactDamaged: It is of no kind.
+        ArtifactMismatch: It was written in a newer schema.
+        ArtifactError: A field is missing, unknown, of another type or without meaning.
+    """
     schema, kind = record.get("schema"), record.get("kind")
     if type(schema) is int and schema > SCHEMA_VERSION:
         raise ArtifactMismatch(

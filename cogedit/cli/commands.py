@@ -59,6 +59,26 @@ Mask = Annotated[
     ),
 ]
 
+SourceVideo = Annotated[
+    Path | None,
+    typer.Option(
+        "--source",
+        metavar="VIDEO",
+        help="The video that the clip was taken from. Default: looked for here and beside the "
+        "artifacts.",
+        rich_help_panel="Video",
+        show_default=False,
+    ),
+]
+WithSource = Annotated[
+    bool,
+    typer.Option(
+        "--with-source",
+        help="Write the source clip beside it: same frames, size and codec.",
+        rich_help_panel="Video",
+    ),
+]
+
 Trajectory = Annotated[
     Path | None,
     typer.Argument(
@@ -195,11 +215,21 @@ def export(
         Path,
         typer.Argument(metavar="EDIT|LATENTS|FRAMES|TRAJECTORY", help="What to show."),
     ],
+    source_video: SourceVideo = None,
+    with_source: WithSource = False,
     output: Output = None,
 ) -> None:
     """Write an artifact as a video: edit -> mp4."""
     settings = call.settings(source)
-    _print(call, "export", [export_stage(source, settings, output=output, run=call.run)])
+    exported = export_stage(
+        source,
+        settings,
+        output=output,
+        source_video=source_video,
+        with_source=with_source,
+        run=call.run,
+    )
+    _print(call, "export", [exported])
 
 
 @app.command()
@@ -209,6 +239,8 @@ def edit(
     video: Annotated[Path, typer.Argument(metavar="VIDEO", help="A video, or an artifact of it.")],
     prompt: Prompts,
     mask: Mask = None,
+    source_video: SourceVideo = None,
+    with_source: WithSource = False,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -221,7 +253,16 @@ def edit(
 ) -> None:
     """Edit a video from start to finish, reusing what is there: VIDEO -> mp4."""
     settings = call.settings(video)
-    exported = edit_stage(video, prompt, settings, mask=mask, output=output, run=call.run)
+    exported = edit_stage(
+        video,
+        prompt,
+        settings,
+        mask=mask,
+        output=output,
+        source_video=source_video,
+        with_source=with_source,
+        run=call.run,
+    )
     _print(call, "edit", exported)
 
 
@@ -229,9 +270,11 @@ def edit(
 @with_options()
 def inspect(
     call: Call,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="An artifact.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="An artifact, or an exported video.")
+    ],
 ) -> None:
-    """Show how an artifact was made and what is in it."""
+    """Show how an artifact or an exported video was made."""
     describe(file, json_output=call.screen.json_output)
 
 
@@ -263,4 +306,6 @@ def _print(call: Call, command: str, outputs: Sequence[Written[Record] | Exporte
         else:
             row |= {"kind": "video"}
         rows.append(row)
+        if isinstance(output, Exported) and output.source is not None:
+            rows.append({"path": str(output.source), "kind": "source"})
     call.screen.result(command, rows)

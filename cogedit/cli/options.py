@@ -246,7 +246,34 @@ SETTINGS: Mapping[str, object] = {
         str | None,
         _option("Frames per second, such as 24 or 30000/1001. Default: the clip's.", _VIDEO),
     ],
-    "export.crf": Annotated[int | None, _option("Quality of x264, 0 (lossless) to 51.", _VIDEO)],
+    "export.codec": Annotated[
+        str | None,
+        _option(
+            "h264, h265, av1, prores, ffv1, gif, or png (a folder of pictures). Default: gif for a "
+            "file of that suffix, otherwise h264.",
+            _VIDEO,
+            metavar="CODEC",
+        ),
+    ],
+    "export.crf": Annotated[
+        int | None,
+        _option("Quality, 0 (best) to 51, of av1 to 63. Default: 18; of h265 20.", _VIDEO),
+    ],
+    "export.lossless": Annotated[
+        bool | None, _option("Keep every pixel exactly (h264, h265, ffv1, png).", _VIDEO)
+    ],
+    "export.size": Annotated[
+        str | None,
+        _option(
+            "clip, or source: the source's own size, with the crop or the bars undone.",
+            _VIDEO,
+            metavar="SIZE",
+        ),
+    ],
+    "export.sound": Annotated[
+        bool | None,
+        _option("Carry the source's sound over while the duration is unchanged.", _VIDEO),
+    ],
 }
 """Options by the dotted key that they set."""
 

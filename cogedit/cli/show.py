@@ -1,4 +1,4 @@
-"""`cogedit inspect`: an artifact's record, for people or as JSON."""
+"""`cogedit inspect`: the record of an artifact or of an exported video, for people or as JSON."""
 
 from __future__ import annotations
 
@@ -17,38 +17,59 @@ from cogedit.artifacts import (
     chain_of,
     content_key,
     record_text,
+    sniff_kind,
     verify_artifact,
 )
 from cogedit.cli.screen import printable
+from cogedit.stages.recipe import read_recipe
 
 
 def describe(path: Path, *, json_output: bool) -> None:
     """Print how an artifact was made and what is in it, after checking every byte.
 
+    Of an exported video the recipe in its metadata is printed: the record of the artifact that it
+    shows, and how it was written.
+
     Raises:
-        ArtifactError: It is no artifact, or damaged.
+        ArtifactError: It is no artifact and carries no recipe, or is damaged.
+        VideoError: It is missing, or cannot be read.
     """
-    record = verify_artifact(path)
+    options: Mapping[str, object] | None = None
+    if path.is_dir() or (path.exists() and sniff_kind(path) is None):
+        recipe = read_recipe(path)
+        record, options = recipe.record, recipe.options
+    else:
+        record = verify_artifact(path)
     if json_output:
         found = {
             "path": str(path),
-            "kind": record.kind,
+            "kind": record.kind if options is None else "video",
             "content_key": content_key(record),
             "record": json.loads(record_text(record)),
         }
-        typer.echo(json.dumps(found))
+        typer.echo(json.dumps(found if options is None else found | {"export": options}))
         return
-    rows: list[tuple[str, str]] = [
-        ("file", f"{path} ({path.stat().st_size:,} bytes, all digests right)"),
-        ("kind", f"{record.kind}, made by cogedit {record.cogedit_version}"),
-        ("content key", content_key(record)),
-    ]
-    rows += [
-        (f"tensor {tensor.name}", f"{list(tensor.shape)} {tensor.dtype}")
-        for tensor in record.tensors
-    ]
+    rows: list[tuple[str, str]] = []
+    if options is None:
+        rows += [
+            ("file", f"{path} ({path.stat().st_size:,} bytes, all digests right)"),
+            ("kind", f"{record.kind}, made by cogedit {record.cogedit_version}"),
+            ("content key", content_key(record)),
+        ]
+        rows += [
+            (f"tensor {tensor.name}", f"{list(tensor.shape)} {tensor.dtype}")
+            for tensor in record.tensors
+        ]
+    else:
+        rows += [
+            ("file", str(path)),
+            ("kind", f"video of {record.kind}, made by cogedit {record.cogedit_version}"),
+            ("content key", f"{content_key(record)} (of the {record.kind})"),
+        ]
     for link in chain_of(record):
         rows += _rows(link)
+    if options is not None:
+        rows.append(("export", ", ".join(f"{k} = {_value(v)}" for k, v in options.items())))
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
         typer.echo(f"{name:<{width}}  {printable(value)}")

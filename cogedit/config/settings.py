@@ -139,7 +139,7 @@ RANGES: dict[str, tuple[Callable[[object], bool], str]] = {
         lambda value: 0 < cast(Fraction, value) <= 1000,
         "more than 0 and at most 1000",
     ),
-    "export.crf": (_within(0, 51), "0 to 51"),
+    "export.crf": (_within(0, 63), "0 to 63"),
     "export.feather": _COUNT,
 }
 

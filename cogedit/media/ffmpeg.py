@@ -44,10 +44,6 @@ _STDERR_KEPT = 64 * 1024
 _ERROR_LINE = re.compile(r"^(?:\[[^\]]* @ [^\]]*\] )*\[(?:error|fatal|panic)\] (.*)$", re.MULTILINE)
 
 
-SUFFIXES = (".mp4", ".mov", ".mkv")
-"""Containers that a video can be written to."""
-
-
 @dataclass(frozen=True)
 class FfmpegResult:
     """What one finished run of ffmpeg left.

@@ -63,6 +63,7 @@ class VideoFacts:
         sample_aspect_ratio: Width over height of a stored pixel, before rotation.
         rotation: Clockwise rotation that the container asks for: 0, 90, 180 or 270 degrees.
         fps: Frames per second; the average where it varies.
+        start: Time of the first frame in the file, in seconds: sound may begin before it.
         variable_frame_rate: Whether no constant rate explains the timestamps.
         num_frames: Number of frames that the reader delivers.
         has_edit_list: Whether an edit list takes packets out of the presentation.
@@ -79,6 +80,7 @@ class VideoFacts:
     sample_aspect_ratio: Fraction
     rotation: int
     fps: Fraction
+    start: Fraction
     variable_frame_rate: bool
     num_frames: int
     has_edit_list: bool
@@ -126,7 +128,7 @@ def identify(path: Path, facts: VideoFacts) -> SourceVideo:
     """
     return SourceVideo(
         name=path.name,
-        sha256=_file_digest(path),
+        sha256=file_digest(path),
         width=facts.width,
         height=facts.height,
         rotation=facts.rotation,
@@ -169,6 +171,7 @@ def probe_facts(path: Path) -> VideoFacts:
         sample_aspect_ratio=packets.sample_aspect_ratio,
         rotation=rotation,
         fps=fps,
+        start=packets.timestamps[0] * packets.time_base,
         variable_frame_rate=is_variable,
         num_frames=num_frames,
         has_edit_list=packets.num_discarded > 0,
@@ -363,7 +366,8 @@ def _is_utf8(path: Path) -> bool:
     return True
 
 
-def _file_digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """The sha256 of a file in hex. Raises `StorageError` where it may not be read."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

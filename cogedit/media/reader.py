@@ -45,12 +45,31 @@ def read_clip(
     Raises:
         VideoError: The file does not deliver the frames that the probe counted.
     """
-    stream = _Stream(path, source.reader, source.width, source.height, source.num_frames, "bicubic")
     clip = np.empty((len(indices), resize.height, resize.width, 3), dtype=np.uint8)
-    with closing(_read_frames(stream, indices)) as frames:
+    with closing(iterate_frames(path, source, indices=indices)) as frames:
         for number, frame in enumerate(frames):
             clip[number] = resize_frame(frame, resize)
     return clip
+
+
+def iterate_frames(
+    path: Path, source: SourceVideo, *, indices: Sequence[int]
+) -> Generator[Frames, None, None]:
+    """Read frames of a video one at a time, at its own size.
+
+    Args:
+        path: The video file.
+        source: What `probe_video` said about it; its `reader` is used.
+        indices: Numbers of the frames to take, ascending.
+
+    Yields:
+        uint8 RGB, [source.height, source.width, 3].
+
+    Raises:
+        VideoError: The file does not deliver the frames that the probe counted.
+    """
+    stream = _Stream(path, source.reader, source.width, source.height, source.num_frames, "bicubic")
+    return _read_frames(stream, indices)
 
 
 def resize_frame(frame: Frames, resize: ResizePlan) -> Frames:
@@ -73,7 +92,7 @@ def resize_frame(frame: Frames, resize: ResizePlan) -> Frames:
             hint="re-encode it at one size first",
         )
     box = resize.box
-    scaled = _scale(frame, box.scaled_width, height=box.scaled_height)
+    scaled = scale_frame(frame, box.scaled_width, height=box.scaled_height)
     left, top = box.left, box.top
     if box.mode == "pad":
         padded = np.zeros((resize.height, resize.width, 3), dtype=np.uint8)
@@ -226,7 +245,14 @@ def _first_line(error: BaseException) -> str:
     return lines[0][:200] if lines else type(error).__name__
 
 
-def _scale(frame: Frames, width: int, *, height: int) -> Frames:
+def scale_frame(frame: Frames, width: int, *, height: int) -> Frames:
+    """Scale a frame with antialiased bicubic interpolation.
+
+    Args:
+        frame: uint8 RGB, [H, W, 3].
+        width: Of the result in pixels.
+        height: Likewise.
+    """
     if frame.shape[:2] == (height, width):
         return frame
     import torch

@@ -1,14 +1,15 @@
-"""Frames to a video file: H.264 4:2:0 that every player reads, at the exact rate, all or nothing.
+"""Frames to a video file, or to a folder of pictures: at the exact rate, all or nothing.
 
-The file is written under another name beside its place, reopened and counted, and only then takes
-its name. A process that is killed outright can leave that other file (`.cogedit-*`) behind;
-everything else cleans up.
+What is written has another name beside its place, is reopened and counted, and only then takes its
+name. A process that is killed outright can leave that other file (`.cogedit-*`) behind; everything
+else cleans up.
 """
 
 from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -17,15 +18,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cogedit.errors import StorageError, UsageError, VideoError
+from cogedit.media.encoding import Encoding, plan_encoding
 from cogedit.media.ffmpeg import (
-    SUFFIXES,
     FfmpegPipe,
     FfmpegResult,
     file_url,
     first_error,
     input_args,
 )
+from cogedit.media.pictures import write_pictures
 from cogedit.media.probe import find_audio_codec, list_packets
+from cogedit.media.recipe import add_gif_comment
 from cogedit.media.timing import explains
 
 # What each container takes as it is; another codec is converted to AAC. None takes everything.
@@ -35,14 +38,25 @@ _COPIED_AUDIO: dict[str, frozenset[str] | None] = {
     ".mkv": None,
 }
 
-# The matrix is applied here and named in the stream; naming it alone leaves the colours of BT.601
-# under the label of BT.709.
-_COLOUR_FILTER = (
-    "scale=out_color_matrix=bt709:out_range=tv:flags=accurate_rnd+full_chroma_int,format=yuv420p,"
-    "setparams=range=tv:colorspace=bt709:color_primaries=bt709:color_trc=bt709"
-)
 _MAX_COMMENT_BYTES = 100_000  # the kernel takes 128 KiB in one argument
-_MAX_FPS = 1000
+_H264 = Encoding()
+
+
+@dataclass(frozen=True)
+class FrameStream:
+    """Frames that are made one at a time, as they are written.
+
+    Attributes:
+        frames: `num_frames` arrays [height, width, 3], uint8 RGB.
+        num_frames: How many there are.
+        height: In pixels.
+        width: In pixels.
+    """
+
+    frames: Iterable[NDArray[np.uint8]]
+    num_frames: int
+    height: int
+    width: int
 
 
 @dataclass(frozen=True)
@@ -61,85 +75,89 @@ class AudioSource:
 
 
 def write_video(
-    frames: NDArray[np.uint8],
+    frames: NDArray[np.uint8] | FrameStream,
     path: Path,
     *,
     fps: Fraction,
-    crf: int = 17,
+    encoding: Encoding = _H264,
     comment: str | None = None,
     audio: AudioSource | None = None,
 ) -> None:
-    """Write frames as an H.264 video; an existing file is replaced once the new one is complete.
+    """Write frames as a video; an existing file is replaced once the new one is complete.
 
     Args:
-        frames: uint8 RGB, [F, H, W, 3], H and W even: 4:2:0 halves the colour planes, and neither
-            cutting a row off nor inventing one is what was asked for.
-        path: The file to write; its suffix (.mp4, .mov or .mkv) names the container.
+        frames: uint8 RGB, [F, H, W, 3], or a stream of them. H.264 and its like take an even width
+            and height: 4:2:0 halves the colour planes, and neither cutting a row off nor inventing
+            one is what was asked for.
+        path: The file to write; its suffix names the container. Under the codec png, the folder.
         fps: Frames per second, exact.
-        crf: Quality of x264, 0 (lossless) to 51 (worst).
+        encoding: Codec and quality.
         comment: Text for the file's metadata, at most 100,000 bytes.
         audio: Sound to lay under the frames: copied where the container takes it, AAC otherwise.
             A file without sound gives a video without. It does not stretch: pass it only where the
             frames play as long as they did in its file.
 
     Raises:
-        UsageError: The suffix, the size, the rate, the quality, the comment or the window of the
+        UsageError: The suffix, the size, the rate, the codec, the comment or the window of the
             sound is not one that can be written.
         VideoError: The file with the sound is missing or not readable.
         StorageError: The folder is missing or may not be written, or the disk is full. Nothing is
             left behind.
     """
-    _check_arguments(frames, path, fps=fps, crf=crf, comment=comment)
+    stream = _as_stream(frames)
+    plan_encoding(path, encoding.codec, lossless=encoding.lossless, crf=encoding.crf)
+    encoding.check_frames(stream.width, stream.height, fps=fps)
+    _check_comment(comment)
     if not path.parent.is_dir():
         raise StorageError(
             f"cannot write {path}: the folder {path.parent} does not exist",
             hint=f"mkdir -p {path.parent}",
         )
+    if encoding.codec == "png":
+        write_pictures(stream.frames, path, comment=comment)
+        return
     if path.is_dir():
         raise StorageError(f"cannot write {path}: it is a folder", hint="name a file in it")
     # ffmpeg chooses the container by the suffix, so the temporary name keeps it.
     temporary = path.absolute().parent / f".cogedit-{secrets.token_hex(8)}{path.suffix}"
-    input_options, output_options = _audio_args(audio, path.suffix.lower())
+    sound = audio if encoding.has_sound else None
+    input_options, sound_options = _audio_args(sound, path.suffix.lower())
+    picture_options = encoding.args(fps)
+    # The one filter that makes a GIF maps its own result.
+    mapped = [] if "-filter_complex" in picture_options else ["-map", "0:v:0"]
     args = [
-        *_picture_input(frames, fps),
+        *_picture_input(stream, fps),
         *input_options,
-        "-map",
-        "0:v:0",
-        *output_options,
-        *_encoder_args(fps, crf=crf, comment=comment),
+        *mapped,
+        *sound_options,
+        *picture_options,
+        *_metadata_args(comment),
+        "-n",
         file_url(temporary),
     ]
     try:
-        _encode(frames, path, args=args)
-        _verify(temporary, path, num_frames=len(frames), fps=fps)
+        _encode(stream, path, args=args)
+        if comment is not None and encoding.codec == "gif":
+            add_gif_comment(temporary, comment)
+        _verify(temporary, path, num_frames=stream.num_frames, fps=fps)
         _move_into_place(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _check_arguments(
-    frames: NDArray[np.uint8], path: Path, *, fps: Fraction, crf: int, comment: str | None
-) -> None:
-    if path.suffix.lower() not in SUFFIXES:
-        raise UsageError(
-            f"cannot write {path.name}: the suffix {path.suffix or '(none)'} is not one of "
-            f"{', '.join(SUFFIXES)}"
-        )
+def _as_stream(frames: NDArray[np.uint8] | FrameStream) -> FrameStream:
+    if isinstance(frames, FrameStream):
+        return frames
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not frames.size:
         raise UsageError(
             f"frames must be uint8 [F, H, W, 3] with at least one frame, not {frames.dtype} "
             f"{list(frames.shape)}"
         )
-    _, height, width, _ = frames.shape
-    if width % 2 or height % 2:
-        raise UsageError(
-            f"frames of {width}x{height} cannot be written: H.264 4:2:0 needs an even width and "
-            "height"
-        )
-    if not 0 < fps <= _MAX_FPS or max(fps.numerator, fps.denominator) > 1_000_000:
-        raise UsageError(f"{fps} frames per second cannot be written: give 0 < fps <= {_MAX_FPS}")
-    if not 0 <= crf <= 51:
-        raise UsageError(f"crf is {crf}, it must lie in 0 to 51")
+    num_frames, height, width, _ = frames.shape
+    return FrameStream(frames, num_frames, height, width)
+
+
+def _check_comment(comment: str | None) -> None:
     if comment is not None:
         if "\0" in comment:
             raise UsageError("the comment holds a NUL character")
@@ -147,15 +165,14 @@ def _check_arguments(
             raise UsageError(f"the comment is longer than {_MAX_COMMENT_BYTES} bytes")
 
 
-def _picture_input(frames: NDArray[np.uint8], fps: Fraction) -> list[str]:
-    _, height, width, _ = frames.shape
+def _picture_input(stream: FrameStream, fps: Fraction) -> list[str]:
     return [
         "-f",
         "rawvideo",
         "-pixel_format",
         "rgb24",
         "-video_size",
-        f"{width}x{height}",
+        f"{stream.width}x{stream.height}",
         "-framerate",
         f"{fps.numerator}/{fps.denominator}",
         "-i",
@@ -185,22 +202,18 @@ def _audio_args(audio: AudioSource | None, suffix: str) -> tuple[list[str], list
     return [*window, *input_args(audio.path)], output
 
 
-def _encoder_args(fps: Fraction, *, crf: int, comment: str | None) -> list[str]:
-    # A clock on which one frame is a whole number of ticks, fine enough for the sound beside it.
-    timescale = fps.numerator * -(-10_000 // fps.numerator)
-    args = ["-c:v", "libx264", "-crf", str(crf), "-vf", _COLOUR_FILTER, "-fps_mode", "passthrough"]
+def _metadata_args(comment: str | None) -> list[str]:
     # The source's own metadata (title, place, camera) is not the edit's.
-    args += ["-map_metadata", "-1", "-map_chapters", "-1"]
+    args = ["-map_metadata", "-1", "-map_chapters", "-1"]
     if comment is not None:
         args += ["-metadata", f"comment={comment}"]
-    # Both options belong to the mp4 and mov muxer; Matroska has its own clock and ignores them.
-    return [*args, "-video_track_timescale", str(timescale), "-movflags", "+faststart", "-n"]
+    return args
 
 
-def _encode(frames: NDArray[np.uint8], path: Path, *, args: list[str]) -> None:
+def _encode(stream: FrameStream, path: Path, *, args: list[str]) -> None:
     with FfmpegPipe(args) as ffmpeg:
         try:
-            for frame in frames:
+            for frame in stream.frames:
                 ffmpeg.write(np.ascontiguousarray(frame).data.cast("B"))
         except BrokenPipeError:
             pass  # ffmpeg has ended early; its status and its message say why

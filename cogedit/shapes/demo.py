@@ -25,6 +25,7 @@ from cogedit.benchmarks.report import make_table, print_report
 from cogedit.config import Settings
 from cogedit.errors import CogeditError, ModelError
 from cogedit.media.contact_sheet import Picture, SheetRow, draw_sheet, save_png
+from cogedit.media.encoding import Encoding
 from cogedit.media.writer import write_video
 from cogedit.shapes import model_dir, world
 from cogedit.stages import Run, edit, reconstruct, settings_for
@@ -40,7 +41,7 @@ EDITS: tuple[tuple[EditKind, world.Edit], ...] = (
 )
 _FPS = Fraction(world.FPS)
 # The source goes through H.264 like any user's clip, but at a quality that leaves it as it is.
-_SOURCE_CRF = 4
+_SOURCE = Encoding(crf=4)
 _ZOOM = 4
 _REPEATS = 4
 _SHEET_FRAMES = (0, 2, 4, 6, 8)
@@ -101,7 +102,7 @@ def run_demo(folder: Path, *, model: str = "shapes") -> list[Path]:
     Workspace(folder).create()
     spec = world.sample_spec(SEED, "held_out")
     source = folder / "source.mp4"
-    write_video(world.render(spec), source, fps=_FPS, crf=_SOURCE_CRF)
+    write_video(world.render(spec), source, fps=_FPS, encoding=_SOURCE)
     # Nothing but the defaults counts here: no variable and no cogedit.toml.
     flags = {"model": model, "workspace": folder / "artifacts"}
     settings = settings_for(source, flags, environ={}, cwd=folder).settings

@@ -7,7 +7,14 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cogedit.artifacts import EditRecord, FramesRecord, Record, frames_record, read_artifact
+from cogedit.artifacts import (
+    EditRecord,
+    FramesRecord,
+    Record,
+    frames_record,
+    read_artifact,
+    sniff_kind,
+)
 from cogedit.config import Settings
 from cogedit.errors import ArtifactError, ArtifactMismatch, UsageError
 from cogedit.stages.run import workspace_for
@@ -38,15 +45,23 @@ def composite_for(record: Record, settings: Settings) -> Composite:
     return wanted
 
 
-def source_frames(edit: Path, record: Record, settings: Settings) -> Tensor:
-    """Read the clip that an edit was made of, uint8 [F, H, W, 3], from the edit's workspace.
+def source_frames(artifact: Path, record: Record, settings: Settings, *, otherwise: str) -> Tensor:
+    """Read the clip that an artifact was made of, uint8 [F, H, W, 3], from its workspace.
+
+    Args:
+        artifact: The artifact, or the clip itself.
+        record: Its record.
+        settings: `workspace`.
+        otherwise: What else would do, for the hint.
 
     Raises:
         ArtifactError: It is not there, or not the same.
     """
     wanted = frames_record(record)
-    workspace = workspace_for(edit, settings)
-    hint = f"make it with `{_load_command(wanted, workspace.root)}`, or use --composite decode"
+    if sniff_kind(artifact) == "frames":
+        return read_artifact(artifact, "frames").tensors["frames"]
+    workspace = workspace_for(artifact, settings)
+    hint = f"make it with `{_load_command(wanted, workspace.root)}`, {otherwise}"
     path = workspace.find(wanted)
     if path is None:
         raise ArtifactError(
@@ -55,7 +70,7 @@ def source_frames(edit: Path, record: Record, settings: Settings) -> Tensor:
         )
     frames = read_artifact(path, "frames")
     if frames.record.tensors != wanted.tensors:
-        raise ArtifactMismatch(f"{path} holds other pixels than {edit} was made of", hint=hint)
+        raise ArtifactMismatch(f"{path} holds other pixels than {artifact} was made of", hint=hint)
     return frames.tensors["frames"]
 
 

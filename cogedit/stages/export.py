@@ -2,167 +2,59 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from fractions import Fraction
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cogedit.artifacts import (
     FramesRecord,
-    Record,
     content_key,
     frames_record,
-    num_pad_frames,
     read_artifact,
     read_record,
-    record_text,
+    sniff_kind,
 )
 from cogedit.config import Settings
 from cogedit.errors import UsageError, VideoError
-from cogedit.media.ffmpeg import SUFFIXES
-from cogedit.media.probe import read_comment
-from cogedit.models.checkpoint import Checkpoint
-from cogedit.stages.checkpoints import check_same_model, checkpoint_for, dtype_for
+from cogedit.media.encoding import Encoding, plan_encoding
+from cogedit.media.probe import probe_facts
+from cogedit.media.recipe import find_comment
+from cogedit.stages.checkpoints import dtype_for
 from cogedit.stages.composite import composite_for, source_frames
+from cogedit.stages.decode import Decoder
+from cogedit.stages.recipe import Recipe
 from cogedit.stages.run import Exported, Run, check_output, check_writable
-from cogedit.types import Composite, DType
+from cogedit.stages.source import FoundSource, find_source, keeps_time, resize_plan
 
 if TYPE_CHECKING:
     import numpy as np
-    from diffusers import AutoencoderKLCogVideoX
     from numpy.typing import NDArray
-    from torch import Tensor
+
+    from cogedit.media.writer import FrameStream
 
 
 @dataclass(frozen=True)
-class _Recipe:
-    """What makes an exported video the one that was asked for.
+class _Job:
+    """One export.
 
     Attributes:
-        record: The artifact.
-        fps: Frames per second, exact.
-        crf: Quality of x264.
-        composite: What is shown outside the mask; "none" where there is none.
-        feather: Width in pixels of the passage; 0 without a composite.
-        dtype: What the VAE decodes in; None where nothing is decoded.
-        vae_tiling: Whether it decodes in tiles; None where nothing is decoded.
+        artifact: What is shown.
+        settings: Of the run.
+        recipe: How, once it is known whether there is sound.
+        path: The video.
+        may_replace: Whether another file may be replaced.
+        run: Whom to tell.
+        silent: Why the clip has no sound though its source has; None if it has or need not.
     """
 
-    record: Record
-    fps: Fraction
-    crf: int
-    composite: Composite = "none"
-    feather: int = 0
-    dtype: DType | None = None
-    vae_tiling: bool | None = None
-
-    def comment(self) -> str:
-        """Return the recipe as JSON, to be kept in the video's metadata."""
-        options = {
-            "composite": self.composite,
-            "crf": self.crf,
-            "dtype": self.dtype,
-            "feather": self.feather,
-            "fps": str(self.fps),
-            "vae_tiling": self.vae_tiling,
-        }
-        record = json.loads(record_text(self.record), object_hook=_with_short_indices)
-        key = content_key(self.record)
-        return json.dumps(
-            {"cogedit": record, "content_key": key, "export": options},
-            sort_keys=True,
-            separators=(",", ":"),
-        )
-
-
-class Decoder:
-    """Decodes artifacts; loads the VAE when the first is asked for and keeps it.
-
-    Args:
-        settings: `model`, `device`, `dtype`, `encode.vae_tiling`, and of `export` what is shown
-            outside a mask; `workspace` where that is the source's own frames.
-    """
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-
-    def decode(self, source: Path) -> NDArray[np.uint8]:
-        """Decode the latents of an artifact, of a trajectory its noise end.
-
-        Returns:
-            uint8 RGB, [F, H, W, C]. Under a composite every pixel outside the edit's mask is the
-            source's own.
-
-        Raises:
-            ArtifactError: It is of another model, or damaged; or the source's frames are gone.
-            UsageError: A composite is asked for, and the artifact has no mask.
-            ModelError: The model is missing or incomplete.
-            DeviceMemoryError: The device is full.
-        """
-        artifact = read_artifact(source, ("latents", "trajectory", "edit"))
-        record = artifact.record
-        if isinstance(record, FramesRecord):
-            raise TypeError("frames are not decoded")
-        check_same_model(str(source), record.model, self._checkpoint)
-        if record.kind == "trajectory":
-            latents = artifact.tensors["trajectory"][-1]
-        else:
-            latents = artifact.tensors["latents"]
-        wanted = composite_for(record, self._settings)
-        # Looked for before anything is decoded.
-        own = source_frames(source, record, self._settings) if wanted == "source" else None
-        pad = num_pad_frames(record)
-        pixels = self._pixels(latents[:, pad:])
-        if wanted != "none":
-            from cogedit.diffusion.mask import composite
-
-            if own is None:
-                own = self._pixels(artifact.tensors["source_latents"][:, pad:])
-            feather = self._settings.export.feather
-            pixels = composite(pixels, own, artifact.tensors["mask"], feather=feather)
-        array: NDArray[np.uint8] = pixels.numpy()
-        return array
-
-    def decode_source(self, trajectory: Path) -> NDArray[np.uint8]:
-        """Decode the clean latents of a trajectory: its source, after the VAE's round trip.
-
-        Returns:
-            uint8 RGB, [F, H, W, C].
-
-        Raises:
-            ArtifactError: It is no trajectory, of another model, or damaged.
-            ModelError: The model is missing or incomplete.
-        """
-        artifact = read_artifact(trajectory, "trajectory")
-        check_same_model(str(trajectory), artifact.record.model, self._checkpoint)
-        clean = artifact.tensors["latents"][:, num_pad_frames(artifact.record) :]
-        array: NDArray[np.uint8] = self._pixels(clean).numpy()
-        return array
-
-    def _pixels(self, latents: Tensor) -> Tensor:
-        """Decode latents [1, F', C', H', W'] to uint8 [F, H, W, C] on the CPU."""
-        from cogedit.models.device import memory_guard
-        from cogedit.models.vae import decode_latents, to_pixels
-
-        with memory_guard("decoding"):
-            return to_pixels(decode_latents(self._vae, latents)).cpu()
-
-    @cached_property
-    def _checkpoint(self) -> Checkpoint:
-        return checkpoint_for(self._settings)
-
-    @cached_property
-    def _vae(self) -> AutoencoderKLCogVideoX:
-        from cogedit.models.device import DTYPES, resolve_device
-        from cogedit.models.loading import load_vae
-
-        device = resolve_device(self._settings.device)
-        vae = load_vae(self._checkpoint, device=device, dtype=DTYPES[dtype_for(self._settings)])
-        if self._settings.encode.vae_tiling:
-            vae.enable_tiling()
-        return vae
+    artifact: Path
+    settings: Settings
+    recipe: Recipe
+    path: Path
+    may_replace: bool
+    run: Run
+    silent: str | None = None
 
 
 def export(
@@ -170,6 +62,8 @@ def export(
     settings: Settings,
     *,
     output: Path | None = None,
+    source_video: Path | None = None,
+    with_source: bool = False,
     run: Run | None = None,
     decoder: Decoder | None = None,
 ) -> Exported:
@@ -180,78 +74,233 @@ def export(
     the same artifact that is in the way is replaced; any other file only by force, and only where
     `output` names it. Of an edit with a mask, what lies outside is the source's.
 
+    The source video is looked for in the current directory, beside the artifact and in the folder
+    above, and known by its digest. Without it there is no sound, which is said; what a crop left
+    out is not to be had either, which is an error.
+
     Args:
         source: The artifact.
         settings: `export`; `model`, `dtype`, `device` and `encode` where something is decoded.
-        output: The video; None is the artifact's name with .mp4, beside it.
+        output: The video, or under the codec png the folder; None is the artifact's name with the
+            codec's suffix, beside it.
+        source_video: The video that the clip was taken from; None is looked for.
+        with_source: Write the source clip beside it, as NAME-source: same frames, size and codec.
         run: How to run; None is silent.
         decoder: A decoder of these settings that is loaded already.
 
     Raises:
         ArtifactError: The source is no artifact, of another model, or damaged.
-        UsageError: Another file is in the way, the suffix is unknown, or a composite is asked for
-            where there is no mask.
+        UsageError: Another file is in the way, the codec, suffix and size do not go together, or a
+            composite is asked for where there is no mask.
+        VideoError: The source video is needed and not there.
         ModelError: The model is missing or incomplete.
         StorageError: The video cannot be written.
     """
     source, run = Path(source), run or Run()
-    check_output(output, source=source)
+    asked = settings.export
+    encoding = plan_encoding(output, asked.codec, crf=asked.crf, lossless=asked.lossless)
+    check_output(output, source=source, is_folder=encoding.codec == "png")
     record = read_record(source)
-    path = source.with_suffix(".mp4") if output is None else output
-    if path.suffix.lower() not in SUFFIXES:
-        raise UsageError(
-            f"cannot write {path}: the suffix {path.suffix or '(none)'} is not one of "
-            f"{', '.join(SUFFIXES)}"
-        )
-    fps = settings.export.fps or frames_record(record).fps
-    recipe = _Recipe(record, fps, settings.export.crf, composite_for(record, settings))
+    frames = frames_record(record)
+    recipe = Recipe(
+        record,
+        asked.fps or frames.fps,
+        encoding,
+        size=asked.size,
+        sound=asked.sound and encoding.has_sound and frames.source.has_audio,
+        composite=composite_for(record, settings),
+    )
     if recipe.composite != "none":
-        recipe = replace(recipe, feather=settings.export.feather)
+        recipe = replace(recipe, feather=asked.feather)
     if not isinstance(record, FramesRecord):
-        tiling = settings.encode.vae_tiling
-        recipe = replace(recipe, dtype=dtype_for(settings), vae_tiling=tiling)
-    if _is_there(path, recipe, may_replace=run.force and output is not None) and not run.force:
-        run.say(f"reused {path} (--force makes it anew)")
-        return Exported(path, reused=True)
-    check_writable(path)
-    if isinstance(record, FramesRecord):
-        frames = read_artifact(source, "frames").tensors["frames"].numpy()
-    else:
-        frames = (decoder or Decoder(settings)).decode(source)
+        recipe = replace(recipe, dtype=dtype_for(settings), vae_tiling=settings.encode.vae_tiling)
+    silent = None
+    if recipe.sound and not (recipe.fps == frames.fps and keeps_time(frames)):
+        silent = f"at {float(recipe.fps):.6g} fps the clip does not keep the source's time"
+        recipe = replace(recipe, sound=False)
+    _check_size(recipe)
+    path = output or _beside(source, encoding)
+    job = _Job(source, settings, recipe, path, run.force and output is not None, run, silent=silent)
+    exported = _export(job, source_video, decoder=decoder)
+    if not with_source:
+        return exported
+    clip = replace(recipe, record=frames, composite="none", feather=0, dtype=None, vae_tiling=None)
+    beside = path.with_name(f"{path.stem}-source{path.suffix}")
+    shown = _export(replace(job, recipe=clip, path=beside), source_video)
+    return replace(exported, source=shown.path)
+
+
+def check_export(
+    video: Path, settings: Settings, *, output: Path | None, source_video: Path | None
+) -> None:
+    """Refuse, before anything is computed, what could not be written afterwards.
+
+    Args:
+        video: The video or the artifact that the run starts from.
+        settings: `export`, and `load` where the run starts from a video.
+        output: The video to write, if it is named.
+        source_video: The source, if it is named.
+
+    Raises:
+        UsageError: The codec, suffix, size and rate do not go together.
+        VideoError: The source cannot be read.
+    """
+    asked, load = settings.export, settings.load
+    encoding = plan_encoding(output, asked.codec, crf=asked.crf, lossless=asked.lossless)
+    if sniff_kind(video) is not None:
+        record = read_record(video)
+        frames = frames_record(record)
+        find_source(frames, video, source_video)
+        _check_size(Recipe(record, asked.fps or frames.fps, encoding, size=asked.size))
+        return
+    facts = probe_facts(video)
+    at_source = asked.size == "source"
+    width, height = (facts.width, facts.height) if at_source else (load.width, load.height)
+    encoding.check_frames(width, height, fps=asked.fps or facts.fps)
+
+
+def _check_size(recipe: Recipe) -> None:
+    frames = frames_record(recipe.record)
+    shown = frames.source if recipe.size == "source" else frames.settings
+    recipe.encoding.check_frames(shown.width, shown.height, fps=recipe.fps)
+
+
+def _beside(artifact: Path, encoding: Encoding) -> Path:
+    """The video of an artifact where none is named."""
+    if encoding.codec == "png":
+        return artifact.with_name(f"{artifact.stem}-frames")
+    return artifact.with_suffix(encoding.suffix)
+
+
+def _export(job: _Job, source_video: Path | None, *, decoder: Decoder | None = None) -> Exported:
+    """Write the video of a job, unless it is there."""
+    from cogedit.media.restore import needs_own_frames
+
+    recipe, run = job.recipe, job.run
+    if _is_there(job) and not run.force:
+        return _reused(job)
+    frames = frames_record(recipe.record)
+    needs_source = recipe.size == "source" and (
+        isinstance(recipe.record, FramesRecord)
+        or recipe.composite == "source"
+        or needs_own_frames(resize_plan(frames))
+    )
+    found: FoundSource | str = ""
+    if needs_source or recipe.sound or source_video is not None:
+        found = find_source(frames, job.artifact, source_video)
+    if needs_source and isinstance(found, str):
+        raise VideoError(
+            f"--size source needs frames of {frames.source.name} itself, and {found}",
+            hint="name it with --source VIDEO",
+        )
+    silent = _why_silent(found) if recipe.sound else None
+    if silent is not None:
+        recipe = replace(recipe, sound=False)
+        job = replace(job, recipe=recipe, silent=silent)
+        if _is_there(job) and not run.force:
+            return _reused(job)
+    if job.silent is not None:
+        run.say(f"no sound: {job.silent}")
+    check_writable(job.path, is_folder=recipe.encoding.codec == "png")
+    shown = _frames(job, found if isinstance(found, FoundSource) else None, decoder)
+    audio = found.audio() if recipe.sound and isinstance(found, FoundSource) else None
     from cogedit.media.writer import write_video
 
-    write_video(frames, path, fps=fps, crf=recipe.crf, comment=recipe.comment())
-    run.say(f"wrote {path} ({len(frames)} frames at {float(fps):.6g} fps)")
-    return Exported(path, reused=False)
+    write_video(
+        shown,
+        job.path,
+        fps=recipe.fps,
+        encoding=recipe.encoding,
+        comment=recipe.comment(),
+        audio=audio,
+    )
+    sound = ", with the source's sound" if recipe.sound else ""
+    count = len(frames.frame_indices)
+    run.say(f"wrote {job.path} ({count} frames at {float(recipe.fps):.6g} fps{sound})")
+    return Exported(job.path, reused=False)
 
 
-def _is_there(path: Path, recipe: _Recipe, *, may_replace: bool) -> bool:
+def _reused(job: _Job) -> Exported:
+    job.run.say(f"reused {job.path} (--force makes it anew)")
+    return Exported(job.path, reused=True)
+
+
+def _why_silent(found: FoundSource | str) -> str | None:
+    """Why a source's sound cannot be carried over; None where it can."""
+    if isinstance(found, str):
+        return f"{found} (--source VIDEO names it)"
+    if found.facts.variable_frame_rate:
+        return f"the frame rate of {found.path} varies"
+    return None
+
+
+def _frames(
+    job: _Job, found: FoundSource | None, decoder: Decoder | None
+) -> NDArray[np.uint8] | FrameStream:
+    """The frames that a job shows, at their size."""
+    recipe = job.recipe
+    frames = frames_record(recipe.record)
+    if isinstance(recipe.record, FramesRecord):
+        if recipe.size == "source" and found is not None:
+            return _source_stream(frames, _own_frames(found))
+        hint = "or name another --size"
+        clip: NDArray[np.uint8] = source_frames(
+            job.artifact, frames, job.settings, otherwise=hint
+        ).numpy()
+        return clip
+    shown = (decoder or Decoder(job.settings)).decode(job.artifact)
+    if recipe.size == "clip":
+        return shown
+    from cogedit.media.restore import restore_frames
+
+    weights = None
+    if recipe.composite == "source":
+        weights = _weights(job)
+    own = None if found is None else _own_frames(found)
+    restored = restore_frames(shown, resize_plan(frames), own=own, weights=weights)
+    return _source_stream(frames, restored)
+
+
+def _own_frames(found: FoundSource) -> Iterator[NDArray[np.uint8]]:
+    from cogedit.media.reader import iterate_frames
+
+    return iterate_frames(found.path, found.video, indices=found.frames.frame_indices)
+
+
+def _source_stream(frames: FramesRecord, made: Iterator[NDArray[np.uint8]]) -> FrameStream:
+    from cogedit.media.writer import FrameStream
+
+    source = frames.source
+    return FrameStream(made, len(frames.frame_indices), source.height, source.width)
+
+
+def _weights(job: _Job) -> NDArray[np.float32]:
+    """How much of each pixel of an edit is shown under its mask, [F, H, W]."""
+    from cogedit.diffusion.mask import feather_mask
+
+    mask = read_artifact(job.artifact, "edit").tensors["mask"]
+    weights: NDArray[np.float32] = feather_mask(mask, job.recipe.feather).numpy()
+    return weights
+
+
+def _is_there(job: _Job) -> bool:
     """Tell whether the video is there with this recipe.
 
     Raises:
         UsageError: Something that is no export of the same artifact is there, and stays.
     """
+    path, recipe = job.path, job.recipe
     if not path.exists():
         return False
     try:
-        found = read_comment(path) or ""
+        found = find_comment(path) or ""
     except VideoError:
         found = ""
     if found == recipe.comment():
         return True
-    if f'"content_key":"{content_key(recipe.record)}"' in found or may_replace:
+    if f'"content_key":"{content_key(recipe.record)}"' in found or job.may_replace:
         return False
     raise UsageError(
         f"{path} exists and is no export of this artifact",
         hint="name another file with -o, or the same one with -o and --force to replace it",
     )
-
-
-def _with_short_indices(value: dict[str, object]) -> dict[str, object]:
-    """Write evenly spaced frame indices as first:end:step; metadata has little room."""
-    indices = value.get("frame_indices")
-    if isinstance(indices, list) and len(indices) > 1:
-        step = indices[1] - indices[0]
-        if indices == list(range(indices[0], indices[-1] + 1, step)):
-            return value | {"frame_indices": f"{indices[0]}:{indices[-1] + 1}:{step}"}
-    return value

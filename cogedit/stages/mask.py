@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from cogedit.artifacts import EditRecord, FramesRecord
 from cogedit.config import Settings
 from cogedit.errors import UsageError
+from cogedit.stages.source import resize_plan
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cogedit.media.clip import ResizePlan
     from cogedit.media.masks import GivenMask
     from cogedit.models.geometry import Geometry
 
@@ -57,7 +57,7 @@ def pixels_of(mask: GivenMask, frames: FramesRecord) -> Tensor:
 
     from cogedit.media.masks import read_mask
 
-    read = read_mask(mask, frames.source, indices=frames.frame_indices, resize=_resize_plan(frames))
+    read = read_mask(mask, frames.source, indices=frames.frame_indices, resize=resize_plan(frames))
     return torch.from_numpy(read)
 
 
@@ -113,11 +113,3 @@ def show_mask(pixels: Tensor, edit: Path, *, fps: Fraction) -> Path:
     gray = 255 * pixels.numpy()[..., None]
     write_video(np.repeat(gray, 3, axis=-1), path, fps=fps)
     return path
-
-
-def _resize_plan(frames: FramesRecord) -> ResizePlan:
-    """How frames of the source became frames of the clip, from its record."""
-    from cogedit.media.clip import ResizePlan
-
-    source, size = frames.source, frames.settings
-    return ResizePlan(source.width, source.height, frames.box, size.width, size.height)

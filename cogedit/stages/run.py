@@ -92,12 +92,14 @@ class Exported:
     """A video on disk.
 
     Attributes:
-        path: The file.
+        path: The file, or the folder of pictures.
         reused: Whether it was there already.
+        source: The matching clip of the source beside it, if it was asked for.
     """
 
     path: Path
     reused: bool
+    source: Path | None = None
 
 
 def workspace_for(source: Path, settings: Settings) -> Workspace:
@@ -209,12 +211,13 @@ def find(record: Record, *, output: Path | None, workspace: Workspace) -> Path |
     return output
 
 
-def check_output(output: Path | None, *, source: Path) -> None:
+def check_output(output: Path | None, *, source: Path, is_folder: bool = False) -> None:
     """Make sure, before any stage runs, that a result can be written where the user wants it.
 
     Args:
         output: What the user named; None is a place of our own.
         source: What the run starts from: never replaced, not even by force.
+        is_folder: Whether the result is a folder.
 
     Raises:
         UsageError: `output` is the source.
@@ -222,7 +225,7 @@ def check_output(output: Path | None, *, source: Path) -> None:
     """
     if output is None:
         return
-    check_writable(output)
+    check_writable(output, is_folder=is_folder)
     if output.exists() and source.exists() and output.samefile(source):
         raise UsageError(f"{output} is what the run starts from", hint="choose another -o")
 
@@ -239,8 +242,8 @@ def check_text(text: str) -> None:
         raise UsageError(f"the prompt {text!r} is not UTF-8", hint="set the locale") from error
 
 
-def check_writable(path: Path) -> None:
-    """Make sure that a file can be written at `path`.
+def check_writable(path: Path, *, is_folder: bool = False) -> None:
+    """Make sure that a file, or a folder, can be written at `path`.
 
     Raises:
         StorageError: Its folder is missing, or no file can be made there.
@@ -250,7 +253,7 @@ def check_writable(path: Path) -> None:
         raise StorageError(
             f"cannot write {path}: there is no folder {folder}", hint=f"make it: mkdir -p {folder}"
         )
-    if path.is_dir():
+    if path.is_dir() and not is_folder:
         raise StorageError(f"cannot write {path}: it is a folder", hint="choose another -o")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise StorageError(f"cannot write {path}: permission denied", hint="choose another -o")

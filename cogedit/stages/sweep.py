@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from cogedit.artifacts import EditRecord, atomic_write, content_key, sniff_kind
 from cogedit.config import Settings, resolve_settings
 from cogedit.errors import UsageError
-from cogedit.stages.export import Decoder
+from cogedit.stages.decode import Decoder
 from cogedit.stages.invert import invert
 from cogedit.stages.reconstruct import make_edits
 from cogedit.stages.run import Run, Written, check_output, workspace_for

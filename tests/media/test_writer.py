@@ -6,10 +6,11 @@ from fractions import Fraction
 import imageio_ffmpeg
 import numpy as np
 import pytest
-from videos import ffmpeg, make_counter, make_video, read_back, read_counter
+from videos import BARS, bars, ffmpeg, make_counter, make_video, middles, read_back, read_counter
 
 from cogedit.errors import StorageError, UsageError, VideoError
 from cogedit.media import writer
+from cogedit.media.encoding import Encoding
 from cogedit.media.ffmpeg import input_args, run_ffmpeg
 from cogedit.media.probe import probe_facts, read_comment
 from cogedit.media.writer import AudioSource, write_video
@@ -50,20 +51,12 @@ def test_no_size_is_rounded_to_macroblocks(tmp_path, size):
     assert (facts.width, facts.height) == size
 
 
-COLOURS = [
-    (255, 255, 255), (255, 255, 0), (0, 255, 255), (0, 255, 0),
-    (255, 0, 255), (255, 0, 0), (0, 0, 255), (0, 0, 0), (200, 120, 40), (128, 128, 128),
-]  # fmt: skip
-
-
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
 def test_colours_survive_within_two_levels(tmp_path, suffix):
-    bars = np.repeat(np.array(COLOURS, np.uint8), 32, axis=0)[None].repeat(64, axis=0)
     path = tmp_path / f"bars{suffix}"
-    write_video(bars[None].repeat(3, axis=0), path, fps=FPS, crf=1)
+    write_video(bars(3), path, fps=FPS, encoding=Encoding(crf=1))
     found = read_back(path, width=320, height=64)[1]
-    for number, colour in enumerate(COLOURS):
-        middle = found[20:44, number * 32 + 10 : number * 32 + 22].reshape(-1, 3).astype(int)
+    for colour, middle in zip(BARS, middles(found), strict=True):
         assert np.abs(middle - colour).max() <= 2, colour
 
 
@@ -169,11 +162,11 @@ def test_missing_sound_file_is_an_error_that_leaves_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("name", "change", "text"),
     [
-        ("out.webm", {}, "the suffix .webm is not one of .mp4, .mov, .mkv"),
-        ("out", {}, "the suffix (none) is not one of"),
+        ("out.webm", {}, "the suffix .webm is none of a h264 video, expected .mp4 or .mov or .mkv"),
+        ("out", {}, "the suffix (none) is none of a h264 video"),
         ("out.mp4", {"fps": Fraction(0)}, "0 frames per second cannot be written"),
         ("out.mp4", {"fps": Fraction(-25)}, "cannot be written"),
-        ("out.mp4", {"crf": 52}, "crf is 52"),
+        ("out.mp4", {"encoding": Encoding(crf=52)}, "crf is 52"),
         ("out.mp4", {"comment": "a\0b"}, "NUL"),
         ("out.mp4", {"comment": "x" * 100_001}, "longer than 100000 bytes"),
     ],
@@ -245,7 +238,8 @@ def test_lost_frame_is_noticed(tmp_path, monkeypatch):
     out = tmp_path / "out"
     out.mkdir()
     # ffmpeg says that all went well, and has written one frame too few.
-    monkeypatch.setattr(writer, "_COLOUR_FILTER", "trim=end_frame=8,format=yuv420p")
+    short = ["-c:v", "libx264", "-vf", "trim=end_frame=8,format=yuv420p"]
+    monkeypatch.setattr(Encoding, "args", lambda self, fps: short)
     with pytest.raises(StorageError, match="8 of 9 frames were written"):
         write_video(frames(), out / "out.mp4", fps=FPS)
     assert list(out.iterdir()) == []

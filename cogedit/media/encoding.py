@@ -1,0 +1,212 @@
+"""Codecs: which container takes which, how each is asked for quality, and what ffmpeg is told.
+
+Every lossy codec gets BT.709 in limited range, applied here and named in the stream: naming it
+alone leaves the colours of BT.601 under the label of BT.709. Lossless means RGB as it is, because
+8 bits of YCbCr cannot hold all of 8 bits of RGB. Nothing here loads numpy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+from cogedit.errors import UsageError
+from cogedit.types import Codec
+
+MAX_FPS = 1000
+_MAX_GIF_FPS = 50
+
+
+@dataclass(frozen=True)
+class _Format:
+    """What a codec takes.
+
+    Attributes:
+        suffixes: Names of its containers, the default one first; "" is a folder.
+        max_crf: Worst quality of its crf; None where it has none.
+        default_crf: The crf that looks like the frames.
+        can_be_lossless: Whether it keeps RGB frames exactly, always or when asked to.
+        multiple: Width and height must be multiples of these.
+        has_sound: Whether its containers hold sound.
+    """
+
+    suffixes: tuple[str, ...]
+    max_crf: int | None = None
+    default_crf: int | None = None
+    can_be_lossless: bool = False
+    multiple: tuple[int, int] = (1, 1)
+    has_sound: bool = True
+
+
+_FORMATS: dict[Codec, _Format] = {
+    "h264": _Format((".mp4", ".mov", ".mkv"), 51, 18, can_be_lossless=True, multiple=(2, 2)),
+    "h265": _Format((".mp4", ".mov", ".mkv"), 51, 20, can_be_lossless=True, multiple=(2, 2)),
+    "av1": _Format((".mp4", ".mkv"), 63, 18, multiple=(2, 2)),
+    "prores": _Format((".mov", ".mkv"), multiple=(2, 1)),
+    "ffv1": _Format((".mkv",), can_be_lossless=True),
+    "png": _Format(("",), can_be_lossless=True, has_sound=False),
+    "gif": _Format((".gif",), has_sound=False),
+}
+
+VIDEO_SUFFIXES = tuple(
+    dict.fromkeys(suffix for form in _FORMATS.values() for suffix in form.suffixes if suffix)
+)
+"""Suffixes of a video that can be written."""
+
+_TAGS = "setparams=range={range}:colorspace={space}:color_primaries=bt709:color_trc=bt709"
+_YUV = (
+    "scale=out_color_matrix=bt709:out_range=tv:flags=accurate_rnd+full_chroma_int,format={format},"
+    + _TAGS.format(range="tv", space="bt709")
+)
+_RGB = "format={format}," + _TAGS.format(range="pc", space="gbr")
+# One palette for all frames; a picture's own changes colours from frame to frame.
+_PALETTE = "split[a][b];[a]palettegen[p];[b][p]paletteuse=dither=sierra2_4a"
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How frames are coded; `plan_encoding` makes one that is possible.
+
+    Attributes:
+        codec: The codec.
+        crf: Quality, 0 (best) to 51 or 63; None for a codec without one, and without loss.
+        lossless: Whether every pixel comes back as it was.
+    """
+
+    codec: Codec = "h264"
+    crf: int | None = 18
+    lossless: bool = False
+
+    @property
+    def has_sound(self) -> bool:
+        """Whether a sound stream fits beside the frames."""
+        return _FORMATS[self.codec].has_sound
+
+    @property
+    def suffix(self) -> str:
+        """The suffix of a file under this codec, unless one is named; "" is a folder."""
+        return _FORMATS[self.codec].suffixes[0]
+
+    def check_frames(self, width: int, height: int, *, fps: Fraction) -> None:
+        """Refuse a size or rate that the codec cannot have.
+
+        Raises:
+            UsageError: Naming what the codec needs.
+        """
+        across, down = _FORMATS[self.codec].multiple
+        # RGB has no planes of half the size; but x265 takes no odd sizes in any form.
+        if self.codec == "h264" and self.lossless:
+            across = down = 1
+        if width % across or height % down:
+            need = "an even width" if down == 1 else "an even width and height"
+            planes = "4:2:2" if down == 1 else "4:2:0"
+            raise UsageError(
+                f"frames of {width}x{height} cannot be written: {self.codec} {planes} needs {need}",
+                hint="--codec ffv1 or png takes any size",
+            )
+        if not 0 < fps <= MAX_FPS or max(fps.numerator, fps.denominator) > 1_000_000:
+            raise UsageError(
+                f"{fps} frames per second cannot be written: give 0 < fps <= {MAX_FPS}"
+            )
+        if self.codec == "gif" and fps > _MAX_GIF_FPS:
+            raise UsageError(
+                f"{float(fps):.6g} frames per second cannot be written: a GIF plays {_MAX_GIF_FPS} "
+                "at most",
+                hint="give a lower --fps, or another --codec",
+            )
+
+    def args(self, fps: Fraction) -> list[str]:
+        """Options of ffmpeg that encode the frames."""
+        clock = ["-fps_mode", "passthrough"]
+        if self.codec == "gif":
+            return ["-filter_complex", f"[0:v]{_PALETTE}", *clock, "-loop", "0"]
+        encoder, picture = self._encoder()
+        # A clock on which one frame is a whole number of ticks, fine enough for the sound beside
+        # it. Both options belong to the mp4 and mov muxer; Matroska has its own clock.
+        timescale = fps.numerator * -(-10_000 // fps.numerator)
+        muxer = ["-video_track_timescale", str(timescale), "-movflags", "+faststart"]
+        return ["-c:v", *encoder, "-vf", picture, *clock, *muxer]
+
+    def _encoder(self) -> tuple[list[str], str]:
+        """The encoder with its options, and the filter that makes its pixels."""
+        crf = [] if self.crf is None else ["-crf", str(self.crf)]
+        match self.codec:
+            case "h264":
+                if self.lossless:
+                    return ["libx264rgb", "-qp", "0"], _RGB.format(format="rgb24")
+                return ["libx264", *crf], _YUV.format(format="yuv420p")
+            case "h265":
+                # The tag is what QuickTime wants to see; the library has messages of its own.
+                quiet, tag = "log-level=error", ["-tag:v", "hvc1"]
+                if self.lossless:
+                    params = ["-x265-params", f"lossless=1:{quiet}"]
+                    return ["libx265", *params, *tag], _RGB.format(format="gbrp")
+                params = ["-x265-params", quiet]
+                return ["libx265", *crf, *params, *tag], _YUV.format(format="yuv420p")
+            case "av1":
+                speed = ["-b:v", "0", "-cpu-used", "6", "-row-mt", "1"]
+                return ["libaom-av1", *crf, *speed], _YUV.format(format="yuv420p")
+            case "prores":
+                profile = ["-profile:v", "3", "-vendor", "apl0"]
+                return ["prores_ks", *profile], _YUV.format(format="yuv422p10le")
+            case "ffv1":
+                options = ["-level", "3", "-g", "1", "-slices", "4", "-slicecrc", "1"]
+                return ["ffv1", *options], _RGB.format(format="bgr0")
+        raise UsageError(f"{self.codec} is not written by ffmpeg")
+
+
+def plan_encoding(
+    path: Path | None = None,
+    codec: Codec | None = None,
+    *,
+    crf: int | None = None,
+    lossless: bool = False,
+) -> Encoding:
+    """Settle how frames are coded.
+
+    Args:
+        path: The file, whose suffix names the container, or the folder of pictures; None is a
+            file of the codec's own suffix.
+        codec: The codec; None is what the suffix asks for: a GIF for .gif, otherwise H.264.
+        crf: Quality; None is the codec's default.
+        lossless: Whether every pixel must come back as it was.
+
+    Raises:
+        UsageError: The codec does not go into this container, or is not to be had in this quality.
+    """
+    suffix = None if path is None else path.suffix.lower()
+    if codec is None:
+        codec = "gif" if suffix == ".gif" else "h264"
+    form = _FORMATS[codec]
+    if suffix is not None and suffix not in form.suffixes:
+        raise _wrong_container(codec, suffix, path)
+    if lossless and not form.can_be_lossless:
+        able = ", ".join(name for name, other in _FORMATS.items() if other.can_be_lossless)
+        raise UsageError(f"{codec} is never lossless", hint=f"--codec is one of {able}")
+    if crf is not None:
+        if form.max_crf is None:
+            raise UsageError(f"{codec} has no crf; found {crf}", hint="leave --crf out")
+        if not 0 <= crf <= form.max_crf:
+            raise UsageError(f"crf is {crf}, it must lie in 0 to {form.max_crf} for {codec}")
+        if lossless:
+            raise UsageError(f"crf is {crf}, and a lossless video has none", hint="leave one out")
+    exact = lossless or codec in ("ffv1", "png")
+    return Encoding(codec, None if exact else form.default_crf if crf is None else crf, exact)
+
+
+def _wrong_container(codec: Codec, suffix: str, path: Path | None) -> UsageError:
+    suffixes = _FORMATS[codec].suffixes
+    if codec == "png":
+        return UsageError(
+            f"cannot write {path}: png writes a folder of pictures, and a folder has no suffix",
+            hint="name a folder with -o",
+        )
+    takers = [name for name, form in _FORMATS.items() if suffix in form.suffixes]
+    expected = " or ".join(suffixes)
+    hint = f"{suffix} takes --codec {' or '.join(takers)}" if takers and suffix else None
+    return UsageError(
+        f"cannot write {path}: the suffix {suffix or '(none)'} is none of a {codec} video, "
+        f"expected {expected}",
+        hint=hint,
+    )

@@ -1,0 +1,119 @@
+"""Frames of a clip laid back over the frames that they were taken from: the resize undone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import repeat
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cogedit.media.clip import ResizePlan
+from cogedit.media.reader import Frames, scale_frame
+
+Weights = NDArray[np.float32]
+
+
+def needs_own_frames(resize: ResizePlan) -> bool:
+    """Whether a clip lacks a part of its source's picture: what a crop left out."""
+    box = resize.box
+    cut = (box.scaled_width, box.scaled_height) != (resize.width, resize.height)
+    return box.mode == "crop" and cut
+
+
+def restore_frames(
+    frames: Iterable[Frames],
+    resize: ResizePlan,
+    *,
+    own: Iterable[Frames] | None = None,
+    weights: Iterable[Weights] | None = None,
+) -> Iterator[Frames]:
+    """Scale frames of a clip back to the source's size with Lanczos, crop or bars undone.
+
+    Args:
+        frames: uint8 RGB of the clip, [height, width, 3].
+        resize: How the source's frames became the clip's.
+        own: The source's frames that belong to them, [source_height, source_width, 3]; every pixel
+            that a crop left out, or that `weights` gives to the source, is theirs to the bit.
+        weights: How much of each pixel of the clip is shown, 0 to 1, [height, width]; None shows
+            all of it.
+
+    Yields:
+        uint8 RGB, [source_height, source_width, 3].
+
+    Raises:
+        ValueError: `own` is needed and not given.
+    """
+    if own is None and (weights is not None or needs_own_frames(resize)):
+        raise ValueError("the source's own frames are needed")
+    below = repeat(None) if own is None else own
+    shares = repeat(None) if weights is None else weights
+    for frame, source, share in zip(frames, below, shares, strict=False):
+        restored = _enlarge(frame, resize, source)
+        if source is None:
+            yield restored
+            continue
+        left, top, right, bottom = _kept_window(resize)
+        inside = restored[top:bottom, left:right]
+        result = source.copy()
+        if share is not None:
+            alpha = _enlarge_weights(share, resize)[top:bottom, left:right, None]
+            under = source[top:bottom, left:right].astype(np.float32)
+            inside = np.rint(under + alpha * (inside - under)).astype(np.uint8)
+        result[top:bottom, left:right] = inside
+        yield result
+
+
+def _enlarge(frame: Frames, resize: ResizePlan, source: Frames | None) -> Frames:
+    """Scale to the source's size; what a crop left out is the source's, scaled down and up."""
+    box = resize.box
+    top, left = box.top, box.left
+    if box.mode == "pad":
+        frame = frame[top : top + box.scaled_height, left : left + box.scaled_width]
+    elif source is not None and needs_own_frames(resize):
+        # The filter reaches over the edge of the crop: let it find the picture there.
+        canvas = scale_frame(source, box.scaled_width, height=box.scaled_height).copy()
+        canvas[top : top + resize.height, left : left + resize.width] = frame
+        frame = canvas
+    return _lanczos(frame, resize.source_width, height=resize.source_height)
+
+
+def _enlarge_weights(share: Weights, resize: ResizePlan) -> Weights:
+    """Scale weights as the frames; bilinear, so that they neither ring nor reach far."""
+    from PIL import Image
+
+    box = resize.box
+    if box.mode == "pad":
+        share = share[box.top : box.top + box.scaled_height, box.left : box.left + box.scaled_width]
+    elif needs_own_frames(resize):
+        canvas = np.zeros((box.scaled_height, box.scaled_width), dtype=np.float32)
+        canvas[box.top : box.top + resize.height, box.left : box.left + resize.width] = share
+        share = canvas
+    size = (resize.source_width, resize.source_height)
+    scaled = Image.fromarray(share).resize(size, Image.Resampling.BILINEAR)
+    weights: Weights = np.asarray(scaled, dtype=np.float32)
+    return weights
+
+
+def _kept_window(resize: ResizePlan) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of the source's whole pixels that the clip shows."""
+    box = resize.box
+    if not needs_own_frames(resize):
+        return 0, 0, resize.source_width, resize.source_height
+    columns = _whole_pixels(box.left, resize.width, box.scaled_width, size=resize.source_width)
+    rows = _whole_pixels(box.top, resize.height, box.scaled_height, size=resize.source_height)
+    return columns[0], rows[0], columns[1], rows[1]
+
+
+def _whole_pixels(start: int, length: int, scaled: int, *, size: int) -> tuple[int, int]:
+    return -(-start * size // scaled), min(size, (start + length) * size // scaled)
+
+
+def _lanczos(frame: Frames, width: int, *, height: int) -> Frames:
+    if frame.shape[:2] == (height, width):
+        return frame
+    from PIL import Image
+
+    scaled = Image.fromarray(frame).resize((width, height), Image.Resampling.LANCZOS)
+    result: Frames = np.asarray(scaled, dtype=np.uint8)
+    return result

@@ -1,0 +1,135 @@
+"""The recipe that an exported video carries: its artifact's record, and how it was written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+from cogedit.artifacts import Json, Record, content_key, parse_json, record_of, record_text
+from cogedit.errors import ArtifactDamaged, ArtifactError, ArtifactMismatch
+from cogedit.media.encoding import Encoding
+from cogedit.media.recipe import find_comment
+from cogedit.types import Composite, DType, VideoSize
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What makes an exported video the one that was asked for.
+
+    Attributes:
+        record: The artifact.
+        fps: Frames per second, exact.
+        encoding: Codec and quality.
+        size: The clip's size, or the source's.
+        sound: Whether the source's sound is under it.
+        composite: What is shown outside the mask; "none" where there is none.
+        feather: Width in pixels of the passage; 0 without a composite.
+        dtype: What the VAE decodes in; None where nothing is decoded.
+        vae_tiling: Whether it decodes in tiles; None where nothing is decoded.
+    """
+
+    record: Record
+    fps: Fraction
+    encoding: Encoding
+    size: VideoSize = "clip"
+    sound: bool = False
+    composite: Composite = "none"
+    feather: int = 0
+    dtype: DType | None = None
+    vae_tiling: bool | None = None
+
+    def comment(self) -> str:
+        """Return the recipe as canonical JSON, to be kept in the video's metadata."""
+        options = {
+            "codec": self.encoding.codec,
+            "composite": self.composite,
+            "crf": self.encoding.crf,
+            "dtype": self.dtype,
+            "feather": self.feather,
+            "fps": str(self.fps),
+            "lossless": self.encoding.lossless,
+            "size": self.size,
+            "sound": self.sound,
+            "vae_tiling": self.vae_tiling,
+        }
+        record = json.loads(record_text(self.record), object_hook=_with_short_indices)
+        key = content_key(self.record)
+        return json.dumps(
+            {"cogedit": record, "content_key": key, "export": options},
+            sort_keys=True,
+            separators=(",", ":"),
+        )
+
+
+@dataclass(frozen=True)
+class FoundRecipe:
+    """A recipe that was read from a video.
+
+    Attributes:
+        record: The artifact that the video shows.
+        options: How it was written, by name.
+    """
+
+    record: Record
+    options: Mapping[str, Json]
+
+
+def read_recipe(path: Path) -> FoundRecipe:
+    """Read the recipe of a video, a GIF, a PNG or a folder of them.
+
+    Raises:
+        VideoError: The file is missing, or nothing that can be read.
+        ArtifactMismatch: It carries no recipe, or one of a newer version.
+        ArtifactDamaged: The recipe was altered.
+    """
+    comment = find_comment(path)
+    if comment is None or '"cogedit":' not in comment:
+        raise ArtifactMismatch(
+            f"{path} is no artifact, and carries no recipe of cogedit",
+            hint="name an artifact, or a video that `cogedit export` or `edit` wrote",
+        )
+    try:
+        found = parse_json(comment)
+    except ArtifactError as error:
+        raise ArtifactDamaged(f"the recipe of {path} is damaged: {error.message}") from error
+    if not isinstance(found, dict):
+        raise ArtifactDamaged(f"the recipe of {path} is damaged: it is no object")
+    value, options = _with_long_indices(found.get("cogedit")), found.get("export")
+    if not isinstance(value, dict) or not isinstance(options, dict):
+        raise ArtifactDamaged(f"the recipe of {path} is damaged: it has no record")
+    record = record_of(value)
+    if content_key(record) != found.get("content_key"):
+        raise ArtifactDamaged(f"the recipe of {path} was altered: its content key is another")
+    return FoundRecipe(record, options)
+
+
+def _with_short_indices(value: dict[str, object]) -> dict[str, object]:
+    """Write evenly spaced frame indices as first:end:step; metadata has little room."""
+    indices = value.get("frame_indices")
+    if isinstance(indices, list) and len(indices) > 1:
+        step = indices[1] - indices[0]
+        if indices == list(range(indices[0], indices[-1] + 1, step)):
+            return value | {"frame_indices": f"{indices[0]}:{indices[-1] + 1}:{step}"}
+    return value
+
+
+_MAX_INDICES = 1_000_000
+
+
+def _with_long_indices(value: Json) -> Json:
+    """Undo `_with_short_indices` in a record and the records inside of it."""
+    if not isinstance(value, dict):
+        return value
+    changed = {key: _with_long_indices(item) for key, item in value.items()}
+    short = changed.get("frame_indices")
+    if isinstance(short, str):
+        try:
+            indices = range(*(int(part) for part in short.split(":")))
+        except (TypeError, ValueError) as error:
+            raise ArtifactDamaged(f"the recipe has the frame indices {short!r}") from error
+        if len(indices) <= _MAX_INDICES:
+            changed["frame_indices"] = list(indices)
+    return changed

@@ -1,0 +1,191 @@
+"""Every codec on real frames: what a decoder reads back, and what is refused."""
+
+import re
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from videos import BARS, bars, ffmpeg, middles, read_back
+
+from cogedit.errors import StorageError, UsageError
+from cogedit.media.encoding import Encoding, plan_encoding
+from cogedit.media.ffmpeg import input_args, run_ffmpeg
+from cogedit.media.probe import probe_facts
+from cogedit.media.recipe import find_comment
+from cogedit.media.writer import FrameStream, write_video
+
+FPS = Fraction(30000, 1001)
+COMMENT = '{"prompt":"a \\"cat\\"; #1 \\u00fc"}' + "x" * 700
+LOSSY = [
+    ("h264", ".mp4"), ("h264", ".mkv"), ("h265", ".mp4"), ("h265", ".mov"), ("h265", ".mkv"),
+    ("av1", ".mp4"), ("av1", ".mkv"), ("prores", ".mov"), ("prores", ".mkv"),
+]  # fmt: skip
+LOSSLESS = [
+    ("h264", ".mp4"), ("h264", ".mov"), ("h264", ".mkv"), ("h265", ".mp4"), ("h265", ".mkv"),
+    ("ffv1", ".mkv"),
+]  # fmt: skip
+# Without it swscale itself is three levels off from 10 bits.
+EXACT_SCALING = ("-sws_flags", "accurate_rnd+full_chroma_int+bitexact")
+
+
+def noise(count=9, height=48, width=64):
+    shape = (count, height, width, 3)
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def stream_line(path):
+    stderr = run_ffmpeg(input_args(path), timeout=60).stderr
+    return re.search(r"Stream #0:0.*: (Video: .*)", stderr).group(1)
+
+
+@pytest.mark.parametrize(("codec", "suffix"), LOSSY)
+def test_colours_of_lossy_codecs_at_their_default_quality(tmp_path, codec, suffix):
+    path = tmp_path / f"bars{suffix}"
+    encoding = plan_encoding(path, codec)
+    write_video(bars(9), path, fps=FPS, encoding=encoding, comment=COMMENT)
+    height, width = bars(1).shape[1:3]
+    found = read_back(path, width=width, height=height, options=EXACT_SCALING)
+    assert len(found) == 9
+    for colour, middle in zip(BARS, middles(found[4]), strict=True):
+        assert np.abs(middle - colour).max() <= 2, colour
+    assert "(tv, bt709" in stream_line(path)
+    facts = probe_facts(path)
+    assert (facts.codec, facts.fps) == ({"h265": "hevc"}.get(codec, codec), FPS)
+    assert find_comment(path) == COMMENT
+
+
+@pytest.mark.parametrize(("codec", "suffix"), LOSSLESS)
+def test_lossless_is_exact(tmp_path, codec, suffix):
+    path = tmp_path / f"noise{suffix}"
+    encoding = plan_encoding(path, codec, lossless=True)
+    write_video(noise(), path, fps=FPS, encoding=encoding, comment=COMMENT)
+    assert np.array_equal(read_back(path, width=64, height=48), noise())
+    assert "gbr/bt709/bt709" in stream_line(path)
+    assert probe_facts(path).fps == FPS
+    assert find_comment(path) == COMMENT
+
+
+def test_ffv1_is_lossless_unasked_and_takes_odd_sizes(tmp_path):
+    odd = noise(3, 37, 51)
+    write_video(odd, tmp_path / "a.mkv", fps=FPS, encoding=plan_encoding(None, "ffv1"))
+    assert np.array_equal(read_back(tmp_path / "a.mkv", width=51, height=37), odd)
+    lossless = plan_encoding(None, "h264", lossless=True)
+    write_video(odd, tmp_path / "b.mp4", fps=FPS, encoding=lossless)
+    assert np.array_equal(read_back(tmp_path / "b.mp4", width=51, height=37), odd)
+
+
+def test_hevc_has_the_tag_that_quicktime_wants(tmp_path):
+    for encoding in (plan_encoding(None, "h265"), plan_encoding(None, "h265", lossless=True)):
+        write_video(noise(), tmp_path / "a.mp4", fps=FPS, encoding=encoding)
+        assert "(hvc1 / " in stream_line(tmp_path / "a.mp4")
+
+
+def test_pictures_are_exact_and_carry_the_comment(tmp_path):
+    folder = tmp_path / "frames"
+    encoding = plan_encoding(folder, "png")
+    write_video(noise(3), folder, fps=FPS, encoding=encoding, comment=COMMENT)
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == ["frame-0000.png", "frame-0001.png", "frame-0002.png"]
+    found = np.stack([np.asarray(Image.open(folder / name)) for name in names])
+    assert np.array_equal(found, noise(3))
+    assert find_comment(folder) == COMMENT
+    assert find_comment(folder / names[1]) == COMMENT
+    # ffmpeg reads them as a sequence.
+    pattern = ["-i", folder / "frame-%04d.png", "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+    assert ffmpeg(*pattern) == noise(3).tobytes()
+
+
+def test_pictures_replace_pictures_and_nothing_else(tmp_path):
+    folder = tmp_path / "frames"
+    encoding = plan_encoding(folder, "png")
+    write_video(noise(5), folder, fps=FPS, encoding=encoding)
+    write_video(noise(3), folder, fps=FPS, encoding=encoding)
+    assert len(list(folder.iterdir())) == 3
+    (folder / "thesis.txt").write_text("years of work")
+    with pytest.raises(StorageError, match=r"holds other files, such as thesis\.txt"):
+        write_video(noise(3), folder, fps=FPS, encoding=encoding)
+    assert len(list(folder.iterdir())) == 4
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="it is a file"):
+        write_video(noise(3), tmp_path / "file", fps=FPS, encoding=encoding)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "frames"]
+
+
+@pytest.mark.parametrize("fps", [Fraction(25), Fraction(8), Fraction(15000, 1001)])
+def test_gif(tmp_path, fps):
+    path = tmp_path / "bars.gif"
+    frames = bars(9)
+    frames[:, :, :8] = 28 * np.arange(9, dtype=np.uint8)[:, None, None, None]
+    encoding = plan_encoding(path)
+    assert encoding.codec == "gif"
+    write_video(frames, path, fps=fps, encoding=encoding, comment=COMMENT)
+    facts = probe_facts(path)
+    assert (facts.codec, facts.num_frames, facts.audio_codec) == ("gif", 9, None)
+    found = read_back(path, width=frames.shape[2], height=frames.shape[1])
+    for colour, middle in zip(BARS[1:], middles(found[4])[1:], strict=True):
+        assert np.abs(middle - colour).max() <= 6, colour
+    assert find_comment(path) == COMMENT
+    with Image.open(path) as picture:
+        assert picture.n_frames == 9
+        assert picture.info["loop"] == 0
+        assert abs(picture.info["duration"] - 1000 / fps) <= 10
+
+
+def test_still_frames_of_a_gif_are_all_there(tmp_path):
+    still = np.repeat(noise(1), 9, axis=0)
+    write_video(still, tmp_path / "a.gif", fps=Fraction(10), encoding=Encoding("gif", None))
+    assert probe_facts(tmp_path / "a.gif").num_frames == 9
+
+
+def test_a_stream_is_written_as_it_comes(tmp_path):
+    made = FrameStream((frame for frame in noise()), 9, 48, 64)
+    write_video(made, tmp_path / "a.mkv", fps=FPS, encoding=plan_encoding(None, "ffv1"))
+    assert np.array_equal(read_back(tmp_path / "a.mkv", width=64, height=48), noise())
+    short = FrameStream((frame for frame in noise(5)), 9, 48, 64)
+    with pytest.raises(StorageError, match="5 of 9 frames"):
+        write_video(short, tmp_path / "b.mp4", fps=FPS)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "change", "text"),
+    [
+        ("a.mp4", "ffv1", {}, "the suffix .mp4 is none of a ffv1 video, expected .mkv"),
+        ("a.mp4", "prores", {}, "the suffix .mp4 is none of a prores video, expected .mov or .mkv"),
+        ("a.mov", "av1", {}, "expected .mp4 or .mkv (.mov takes --codec h264 or h265 or prores)"),
+        ("a.gif", "h264", {}, "expected .mp4 or .mov or .mkv (.gif takes --codec gif)"),
+        ("a.webm", None, {}, "the suffix .webm is none of a h264 video"),
+        ("a.png", "png", {}, "a folder has no suffix"),
+        (None, "av1", {"lossless": True}, "av1 is never lossless (--codec is one of h264, h265"),
+        ("a.gif", None, {"lossless": True}, "gif is never lossless"),
+        (None, "prores", {"lossless": True}, "prores is never lossless"),
+        (None, "h264", {"crf": 52}, "crf is 52, it must lie in 0 to 51 for h264"),
+        (None, "av1", {"crf": 64}, "crf is 64, it must lie in 0 to 63 for av1"),
+        (None, "ffv1", {"crf": 1}, "ffv1 has no crf; found 1 (leave --crf out)"),
+        (None, "h265", {"crf": 3, "lossless": True}, "a lossless video has none"),
+    ],
+)
+def test_impossible_combinations(name, codec, change, text):
+    with pytest.raises(UsageError) as caught:
+        plan_encoding(None if name is None else Path(name), codec, **change)
+    assert text in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("codec", "size", "text"),
+    [
+        ("h264", (51, 48), "h264 4:2:0 needs an even width and height"),
+        ("h265", (52, 47), "h265 4:2:0 needs an even width and height"),
+        ("av1", (51, 48), "av1 4:2:0 needs"),
+        ("prores", (51, 48), "prores 4:2:2 needs an even width"),
+    ],
+)
+def test_odd_sizes(tmp_path, codec, size, text):
+    with pytest.raises(UsageError, match=re.escape(text)):
+        plan_encoding(None, codec).check_frames(*size, fps=FPS)
+
+
+def test_a_gif_has_a_coarse_clock():
+    with pytest.raises(UsageError, match="60 frames per second cannot be written: a GIF plays 50"):
+        plan_encoding(None, "gif").check_frames(64, 64, fps=Fraction(60))
