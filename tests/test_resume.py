@@ -11,7 +11,8 @@ from pipelines import GOLDEN_PIPELINE
 from videos import make_video
 
 import cogedit
-from cogedit.artifacts import UNFINISHED_SUFFIX, list_steps
+import cogedit.stages.run as run_module
+from cogedit.artifacts import UNFINISHED_SUFFIX, newest_step
 from cogedit.errors import (
     DeviceMemoryError,
     Interrupted,
@@ -67,9 +68,10 @@ class Told:
 
 
 def kept(workspace):
+    """How many steps are kept in a workspace, where there are no other leftovers."""
     [folder] = workspace.glob(f"*{UNFINISHED_SUFFIX}")
-    assert sorted(p.suffix for p in folder.iterdir()) == [".safetensors"] * len(list_steps(folder))
-    return len(list_steps(folder, verify=True))
+    assert {p.suffix for p in folder.iterdir()} == {".safetensors"}
+    return newest_step(folder).info.index + 1
 
 
 def goes_on(clip, workspace, count, **flags):
@@ -222,3 +224,104 @@ def test_a_full_disk_stops_the_loop_and_keeps_what_is_there(clip, tmp_path, monk
     assert not [name for name in names if "0004" in name]
     assert kept(tmp_path) == 2
     goes_on(clip, tmp_path, 2)
+
+
+PROMPTS = ["a red fox", "a blue cat running in snow", "a dog"]
+EDITS = {
+    "injection": {},
+    "second order": {
+        "reconstruct__solver": "dpm++2m",
+        "reconstruct__drift_correction": 0.5,
+        "reconstruct__injection_steps": "0.0:0.5",
+    },
+    "flow": {"reconstruct__method": "flow", "reconstruct__solver": "dpm++2m"},
+    "automatic mask": {
+        "reconstruct__auto_mask": True,
+        "reconstruct__auto_mask_threshold": 0.3,
+        "invert__prompt": "a bear",
+    },
+}
+
+
+def edit(video, workspace, prompts, told=None, *, save_trajectory=False, **flags):
+    """The edits, as (path, bytes)."""
+    written = cogedit.reconstruct(
+        video,
+        prompts,
+        settings_of(video, workspace, **flags),
+        save_trajectory=save_trajectory,
+        run=cogedit.Run() if told is None else told.run,
+    )
+    return [(one.path.name, one.path.read_bytes()) for one in written]
+
+
+def stopped_edit(video, workspace, prompts, after, **kwargs):
+    """Stop while editing, one step after `after`; the inversion is there already."""
+    cogedit.invert(video, settings_of(video, workspace, **_settings(kwargs)))
+    told = Told(after, lambda run: run.stop.ask())
+    with pytest.raises(Interrupted, match=f"after step {after + 1} of {STEPS}"):
+        edit(video, workspace, prompts, told, **kwargs)
+
+
+def _settings(kwargs):
+    return {name: value for name, value in kwargs.items() if name != "save_trajectory"}
+
+
+@pytest.mark.parametrize("save_trajectory", [False, True])
+@pytest.mark.parametrize("flags", EDITS.values(), ids=EDITS)
+def test_an_edit_goes_on_with_the_same_bytes(clip, tmp_path, flags, save_trajectory):
+    kwargs = {"save_trajectory": save_trajectory, **flags}
+    whole = edit(clip[0], tmp_path / "whole", PROMPTS[:1], **kwargs)
+    stopped_edit(clip[0], tmp_path / "w", PROMPTS[:1], 3, **kwargs)
+    [folder] = (tmp_path / "w").glob(f"*{UNFINISHED_SUFFIX}")
+    assert kept(tmp_path / "w") == 4
+    assert len(list(folder.iterdir())) == (4 if save_trajectory else 2)
+    told = Told()
+    assert edit(clip[0], tmp_path / "w", PROMPTS[:1], told, **kwargs) == whole
+    assert told.steps == [4, 5]
+    assert not list((tmp_path / "w").glob(f"*{UNFINISHED_SUFFIX}"))
+
+
+def test_edits_of_one_pass_go_on_together(clip, tmp_path):
+    whole = edit(clip[0], tmp_path / "whole", PROMPTS)
+    stopped_edit(clip[0], tmp_path / "w", PROMPTS, 2)
+    assert kept(tmp_path / "w") == 3
+    told = Told()
+    assert edit(clip[0], tmp_path / "w", PROMPTS, told) == whole
+    assert told.steps == [3, 4, 5]
+    assert not list((tmp_path / "w").glob(f"*{UNFINISHED_SUFFIX}"))
+
+
+def test_a_pass_that_was_killed_between_its_edits_gives_the_rest_of_them(
+    clip, tmp_path, monkeypatch
+):
+    """The numbers of an edit depend on its company, to rounding: the rest is not edited alone."""
+    workspace = tmp_path / "w"
+    whole = edit(clip[0], tmp_path / "whole", PROMPTS)
+    write, written = run_module.write_artifact, []
+
+    def killed(path, *args, **kwargs):
+        if path.name.startswith("edit"):
+            written.append(path.name)
+            if len(written) == 2:
+                raise KeyboardInterrupt
+        return write(path, *args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(run_module, "write_artifact", killed)
+        with pytest.raises(KeyboardInterrupt):
+            edit(clip[0], workspace, PROMPTS)
+    assert kept(workspace) == STEPS
+    told = Told()
+    assert edit(clip[0], workspace, PROMPTS, told) == whole
+    assert told.steps == [], "nothing is computed again"
+    assert not list(workspace.glob(f"*{UNFINISHED_SUFFIX}"))
+
+
+def test_another_command_does_not_go_on_with_a_pass_of_more_edits(clip, tmp_path):
+    workspace = tmp_path / "w"
+    stopped_edit(clip[0], workspace, PROMPTS[:2], 2)
+    told = Told()
+    edit(clip[0], workspace, PROMPTS[1:2], told)
+    assert told.steps == list(range(STEPS))
+    assert kept(workspace) == 3

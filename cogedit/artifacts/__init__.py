@@ -22,7 +22,15 @@ from cogedit.artifacts.records import (
     num_pad_frames,
     record_text,
 )
-from cogedit.artifacts.steps import Step, StepRecord, list_steps, read_steps, write_step
+from cogedit.artifacts.steps import (
+    Step,
+    StepRecord,
+    forget_steps,
+    newest_step,
+    read_last_step,
+    read_steps,
+    write_step,
+)
 from cogedit.artifacts.store import (
     Artifact,
     Expected,
@@ -32,7 +40,7 @@ from cogedit.artifacts.store import (
     verify_artifact,
     write_artifact,
 )
-from cogedit.artifacts.unfinished import UNFINISHED_SUFFIX, Unfinished
+from cogedit.artifacts.unfinished import UNFINISHED_SUFFIX, Unfinished, made_together
 from cogedit.artifacts.workspace import Workspace, default_workspace, newest_in_directory
 
 __all__ = [
@@ -59,13 +67,16 @@ __all__ = [
     "chain_of",
     "content_key",
     "default_workspace",
+    "forget_steps",
     "frames_record",
     "in_use",
-    "list_steps",
+    "made_together",
     "newest_in_directory",
+    "newest_step",
     "num_pad_frames",
     "parse_json",
     "read_artifact",
+    "read_last_step",
     "read_record",
     "read_steps",
     "record_of",

@@ -1,10 +1,10 @@
 """Steps of a loop on disk: a run that was killed goes on from the newest of them.
 
 A step is one safetensors file, written like every other: whole or not at all. It names the content
-key of the artifact that is being made and the digest of the step before, so that the files
+keys of the artifacts that are being made and the digest of the step before, so that the files
 `0001.safetensors`, `0002.safetensors`, ... are a chain; what counts is the longest piece of it that
 starts at the first step and has no damaged, missing or foreign link. Renaming a finished file into
-the chain is the commit.
+the chain is the commit. A loop that goes on from its last step alone keeps the newest two.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class StepRecord:
     """One finished step of a loop.
 
     Attributes:
-        content_key: What the loop makes, as `cogedit.artifacts.content_key` of its record.
+        makes: Content keys of the artifacts that the loop makes, in its own order.
         info: The step; `index` counts from 0.
         before: Digest of the record of the step before; None for the first.
         tensors: What the loop goes on from; empty until written.
@@ -47,7 +47,7 @@ class StepRecord:
 
     json_constants: ClassVar[dict[str, Json]] = {"kind": "step", "schema": SCHEMA_VERSION}
 
-    content_key: str
+    makes: tuple[str, ...]
     info: StepInfo
     before: str | None
     tensors: tuple[TensorRecord, ...] = ()
@@ -90,7 +90,7 @@ def write_step(folder: Path, tensors: Mapping[str, torch.Tensor], record: StepRe
     described = [describe(name, tensor) for name, tensor in contiguous.items()]
     written = replace(record, tensors=order_tensors(described))
     header = header_bytes(_KEY, _text(written), written.tensors)
-    path = folder / f"{record.info.index + 1:04}.safetensors"
+    path = step_path(folder, record.info.index)
     for attempt in range(_ATTEMPTS):
         try:
             folder.mkdir(exist_ok=True)
@@ -111,84 +111,102 @@ def write_step(folder: Path, tensors: Mapping[str, torch.Tensor], record: StepRe
 
 
 def read_steps(
-    folder: Path, *, content_key: str, names: tuple[str, ...], shape: tuple[int, ...]
+    folder: Path, *, makes: tuple[str, ...], names: tuple[str, ...], shape: tuple[int, ...]
 ) -> list[Step]:
-    """Read the chain of an artifact as far as it is sound, every digest checked.
+    """Read a chain as far as it is sound, every digest checked.
 
     Args:
         folder: Where the chain is; it need not exist.
-        content_key: What is being made.
-        names: Names of the tensors of a step.
-        shape: Of each of them.
+        makes: What is being made.
+        names: Names of the tensors that every step has; there may be more.
+        shape: Of each tensor.
 
     Returns:
         The steps from the first on; none where there is no chain, or one of something else.
     """
     steps: list[Step] = []
     before = None
-    for path in _paths(folder):
-        with contextlib.suppress(ArtifactError, OSError), path.open("rb") as file:
-            record = _read_start(path, file)
-            if not _follows(record, content_key, len(steps), before):
-                break
-            tensors = {}
-            found_names = sorted(tensor.name for tensor in record.tensors)
-            for tensor in record.tensors:
-                if found_names != sorted(names) or (tensor.shape, tensor.dtype) != (
-                    shape,
-                    "float32",
-                ):
-                    raise ArtifactDamaged(f"{show(path)} is a step of another loop")
-                tensors[tensor.name], found = read_tensor(path, file, tensor)
-                _check_digest(path, tensor, found)
-            steps.append(Step(record, tensors))
-            before = record.digest
-            continue
-        break
-    return steps
+    while True:
+        step = _read_step(step_path(folder, len(steps)), makes, names, shape)
+        if step is None or (step.record.info.index, step.record.before) != (len(steps), before):
+            return steps
+        steps.append(step)
+        before = step.record.digest
 
 
-def list_steps(folder: Path, *, verify: bool = False) -> list[StepRecord]:
-    """List the sound beginning of a chain without its tensors and without torch.
+def read_last_step(
+    folder: Path, *, makes: tuple[str, ...], names: tuple[str, ...], shape: tuple[int, ...]
+) -> Step | None:
+    """Read the newest step that is sound, whether or not those before it are there.
 
     Args:
-        folder: Where the chain is.
-        verify: Check the tensors' digests too.
+        folder: Where the steps are; it need not exist.
+        makes: What is being made.
+        names: Names of the tensors that every step has; there may be more.
+        shape: Of each tensor.
     """
-    steps: list[StepRecord] = []
     for path in _paths(folder):
-        with contextlib.suppress(ArtifactError, OSError), path.open("rb") as file:
+        step = _read_step(path, makes, names, shape)
+        if step is not None and path == step_path(folder, step.record.info.index):
+            return step
+    return None
+
+
+def newest_step(folder: Path) -> StepRecord | None:
+    """Return the record of the newest sound step, without its tensors and without torch."""
+    for path in _paths(folder):
+        with contextlib.suppress(ArtifactError, StorageError), _open(path) as file:
             record = _read_start(path, file)
-            first = steps[0] if steps else record
-            before = steps[-1].digest if steps else None
-            if not _follows(record, first.content_key, len(steps), before):
-                break
-            if verify:
-                for tensor in record.tensors:
-                    _check_digest(path, tensor, digest(read_chunks(path, file, tensor)))
-            steps.append(record)
-            continue
-        break
-    return steps
+            for tensor in record.tensors:
+                _check_digest(path, tensor, digest(read_chunks(path, file, tensor)))
+            return record
+    return None
 
 
-def _follows(record: StepRecord, content_key: str, index: int, before: str | None) -> bool:
-    found = (record.content_key, record.info.index, record.before)
-    return found == (content_key, index, before)
+def forget_steps(folder: Path, *, before: int) -> None:
+    """Remove the steps with an index below `before`."""
+    for path in _paths(folder):
+        if path < step_path(folder, before):
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
-def _paths(folder: Path) -> Iterator[Path]:
-    """The files of a chain, in order, up to the first that is missing."""
-    index = 1
-    while True:
-        path = folder / f"{index:04}.safetensors"
-        try:
-            if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever
-                return
-        except OSError:
-            return
-        yield path
-        index += 1
+def step_path(folder: Path, index: int) -> Path:
+    """The file of a step; names sort as the steps do."""
+    return folder / f"{index + 1:04}.safetensors"
+
+
+def _paths(folder: Path) -> list[Path]:
+    """The files of steps, the newest first."""
+    return sorted(folder.glob("[0-9][0-9][0-9][0-9].safetensors"), reverse=True)
+
+
+def _read_step(
+    path: Path, makes: tuple[str, ...], names: tuple[str, ...], shape: tuple[int, ...]
+) -> Step | None:
+    """Read a step if it is there, sound, and one of this loop."""
+    with contextlib.suppress(ArtifactError, StorageError), _open(path) as file:
+        record = _read_start(path, file)
+        fits = all((t.shape, t.dtype) == (shape, "float32") for t in record.tensors)
+        if record.makes != makes or not fits or not {*names} <= {t.name for t in record.tensors}:
+            return None
+        tensors = {}
+        for tensor in record.tensors:
+            tensors[tensor.name], found = read_tensor(path, file, tensor)
+            _check_digest(path, tensor, found)
+        return Step(record, tensors)
+    return None
+
+
+@contextlib.contextmanager
+def _open(path: Path) -> Iterator[BinaryIO]:
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever
+            raise ArtifactDamaged(f"{show(path)} is not a file")
+        with path.open("rb") as file:
+            yield file
+    except OSError as error:
+        raise storage_error(path, error, "read") from error
 
 
 def _read_start(path: Path, file: BinaryIO) -> StepRecord:

@@ -8,14 +8,16 @@ artifact goes on from it and removes it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cogedit.artifacts.atomic import TEMPORARY_SUFFIX, storage_error
 from cogedit.artifacts.locks import acquire
-from cogedit.artifacts.records import Record, content_key
+from cogedit.artifacts.steps import newest_step
 from cogedit.errors import StorageError
+from cogedit.types import ArtifactKind
 
 UNFINISHED_SUFFIX = ".unfinished"
 _LOCK = "lock"
@@ -27,17 +29,20 @@ class Unfinished:
 
     Attributes:
         root: The folder; it need not exist.
-        content_key: What is being made.
+        makes: Content keys of the artifacts that are made together, in their order.
     """
 
     root: Path
-    content_key: str
+    makes: tuple[str, ...]
 
     @classmethod
-    def of(cls, record: Record, path: Path) -> Unfinished:
-        """Where the artifact of a record is made that is to become `path`."""
-        key = content_key(record)
-        return cls(path.parent / f"{record.kind}-{key[:12]}{UNFINISHED_SUFFIX}", key)
+    def of(cls, folder: Path, kind: ArtifactKind, makes: Sequence[str]) -> Unfinished:
+        """Where artifacts of a kind are made that are to lie in a folder."""
+        name = f"{kind}-{makes[0][:12]}"
+        if len(makes) > 1:
+            digest = hashlib.sha256(" ".join(makes).encode("ascii")).hexdigest()
+            name = f"{kind}s-{digest[:12]}"
+        return cls(folder / f"{name}{UNFINISHED_SUFFIX}", tuple(makes))
 
     @contextlib.contextmanager
     def alone(self, *, waiting: Callable[[], None] | None) -> Iterator[None]:
@@ -83,6 +88,16 @@ class Unfinished:
             with contextlib.suppress(BlockingIOError, StorageError), self.alone(waiting=None):
                 self.remove_steps()
         return not self.root.exists()
+
+
+def made_together(folder: Path, kind: ArtifactKind) -> list[Unfinished]:
+    """Where several artifacts of a kind are being made together in a folder, with a step done."""
+    found = []
+    for root in sorted(folder.glob(f"{kind}s-*{UNFINISHED_SUFFIX}")):
+        step = newest_step(root)
+        if step is not None:
+            found.append(Unfinished(root, step.makes))
+    return found
 
 
 def _unlink(*paths: Path) -> None:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from cogedit.diffusion.ddim import require_finite
-from cogedit.diffusion.multistep import Estimate, solver_step
+from cogedit.diffusion.multistep import estimates, kept_estimate, solver_step
 from cogedit.diffusion.schedule import Schedule
+from cogedit.diffusion.state import OnState, StepState, on_device, steps_after, tell
 from cogedit.diffusion.trajectory import Trajectory
 from cogedit.types import OnStep, Solver, StepInfo, Window
 
@@ -46,6 +47,8 @@ def denoise(
     solver: Solver = "ddim",
     restarts: frozenset[int] = frozenset(),
     keep_steps: bool = True,
+    done: Sequence[StepState] = (),
+    on_state: OnState | None = None,
     on_step: OnStep | None = None,
 ) -> list[Tensor]:
     """Sample down to clean latents, beside a reference trajectory.
@@ -69,6 +72,9 @@ def denoise(
         solver: How a step uses the model's calls.
         restarts: Levels at which the model changes (`Schedule.changes`).
         keep_steps: Return every step; False returns the last alone, for less memory.
+        done: Steps of an earlier run of the same edit, from the first on, or the last alone where
+            not every step is returned; it goes on there.
+        on_state: Given what a later run goes on from, after every step.
         on_step: Told after every step.
 
     Returns:
@@ -78,12 +84,12 @@ def denoise(
         ArtifactMismatch: The reference did not visit a level that needs it.
         NumericalError: NaN or Inf appeared.
     """
-    x = noise
-    samples: list[Tensor] = []
-    before: Estimate | None = None
-    before_ref: Estimate | None = None
+    done = on_device(done, noise.device)
+    samples = [state.tensors["sample"] for state in done]
+    x = samples[-1] if samples else noise
+    before, before_ref = (kept_estimate(done, n, schedule) for n in ("before", "before_reference"))
     seen = schedule.window(*reference_steps) if reference is not None else frozenset()
-    for index, (t, s) in enumerate(schedule.denoising_steps()):
+    for index, (t, s) in steps_after(done, schedule.denoising_steps()):
         x_ref = reference.at(t).to(x.device) if reference is not None and t in seen else None
         predicted = model(x, t, x_ref)
         if t in restarts:
@@ -108,8 +114,8 @@ def denoise(
                 x = mask * x + (1 - mask) * x_ref_next
         require_finite(x, name="the edited sample", step=index + 1, timestep=t)
         samples = [*samples, x] if keep_steps else [x]
-        if on_step is not None:
-            on_step(StepInfo(index=index, total=len(schedule.timesteps), timestep=s))
+        kept = {"sample": x} | estimates({"before": before, "before_reference": before_ref})
+        tell(StepState(StepInfo(index, len(schedule.timesteps), s), kept), on_state, on_step)
     return samples
 
 

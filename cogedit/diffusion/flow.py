@@ -24,8 +24,9 @@ from torch import Tensor
 
 from cogedit.diffusion.ddim import Model, pred_original_sample, require_finite
 from cogedit.diffusion.edit import EditModel, draw_noise
-from cogedit.diffusion.multistep import Estimate, extrapolate
+from cogedit.diffusion.multistep import Estimate, estimates, extrapolate, kept_estimate
 from cogedit.diffusion.schedule import Schedule
+from cogedit.diffusion.state import OnState, StepState, on_device, steps_after, tell
 from cogedit.types import OnStep, Solver, StepInfo, Window
 
 SourceAt = Callable[[int], Tensor]
@@ -44,6 +45,8 @@ def flow_edit(
     solver: Solver = "ddim",
     restarts: frozenset[int] = frozenset(),
     keep_steps: bool = True,
+    done: Sequence[StepState] = (),
+    on_state: OnState | None = None,
     on_step: OnStep | None = None,
 ) -> list[Tensor]:
     """Carry an offset from the source down the levels of a schedule.
@@ -61,6 +64,9 @@ def flow_edit(
         solver: How a step uses the models' calls.
         restarts: Levels at which a model changes (`Schedule.changes`).
         keep_steps: Return every step; False returns the last alone, for less memory.
+        done: Steps of an earlier run of the same edit, from the first on, or the last alone where
+            not every step is returned; it goes on there.
+        on_state: Given what a later run goes on from, after every step.
         on_step: Told after every step.
 
     Returns:
@@ -69,11 +75,13 @@ def flow_edit(
     Raises:
         NumericalError: NaN or Inf appeared.
     """
-    offset = torch.zeros_like(latents)
-    samples: list[Tensor] = []
-    before: Estimate | None = None
+    done = on_device(done, latents.device)
+    offsets = [state.tensors["offset"] for state in done]
+    offset = offsets[-1] if offsets else torch.zeros_like(latents)
+    samples = [latents + one for one in offsets]
+    before = kept_estimate(done, "before", schedule)
     seen = schedule.window(*reference_steps)
-    for index, (t, s) in enumerate(schedule.denoising_steps()):
+    for index, (t, s) in steps_after(done, schedule.denoising_steps()):
         x_source = source_at(t).to(latents.device)
         x_edit = x_source + math.sqrt(schedule.alpha_cumprod(t)) * offset
         predicted = edit_model(x_edit, t, x_source if t in seen else None)
@@ -91,8 +99,8 @@ def flow_edit(
             offset = mask * offset
         require_finite(offset, name="the offset of the flow", step=index + 1, timestep=t)
         samples = [*samples, latents + offset] if keep_steps else [latents + offset]
-        if on_step is not None:
-            on_step(StepInfo(index=index, total=len(schedule.timesteps), timestep=s))
+        kept = {"offset": offset} | estimates({"before": before})
+        tell(StepState(StepInfo(index, len(schedule.timesteps), s), kept), on_state, on_step)
     return samples
 
 

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from cogedit.diffusion.ddim import Model, ddim_step, require_finite
 from cogedit.diffusion.schedule import Schedule
-from cogedit.diffusion.state import OnState, StepState, tell
+from cogedit.diffusion.state import OnState, StepState, on_device, steps_after, tell
 from cogedit.diffusion.trajectory import Trajectory
 from cogedit.errors import UsageError
 from cogedit.types import OnStep, StepInfo
@@ -81,13 +81,14 @@ def invert_consistent(
         raise UsageError(f"inversion_iterations is {iterations}; it must be at least 1")
     if len(schedule.timesteps) < 2:
         raise UsageError("Inverting needs at least 2 inference steps; found 1")
-    samples = [state.tensors["sample"].to(latents.device) for state in done]
+    done = on_device(done, latents.device)
+    samples = [state.tensors["sample"] for state in done]
     velocities = [
-        Velocity(schedule.angle(state.info.timestep), state.tensors["velocity"].to(latents.device))
+        Velocity(schedule.angle(state.info.timestep), state.tensors["velocity"])
         for state in done[-2:]
     ]
     x = samples[-1] if samples else latents
-    for index, (s, t) in list(enumerate(schedule.inversion_steps()))[len(done) :]:
+    for index, (s, t) in steps_after(done, schedule.inversion_steps()):
         cos, sin = schedule.rotation(t, s)
         v = predict_velocity(velocities, schedule.angle(t)) if velocities else model(x, t)
         y = (x + sin * v) / cos
@@ -135,9 +136,10 @@ def invert_upstream(
     Raises:
         NumericalError: NaN or Inf appeared.
     """
-    samples = [state.tensors["sample"].to(latents.device) for state in done]
+    done = on_device(done, latents.device)
+    samples = [state.tensors["sample"] for state in done]
     x = samples[-1] if samples else latents
-    for index, (s, t) in list(enumerate(schedule.inversion_steps()))[len(done) :]:
+    for index, (s, t) in steps_after(done, schedule.inversion_steps()):
         x = ddim_step(model(x, t), x, schedule=schedule, t_from=s, t_to=t)
         require_finite(x, name="the inverted sample", step=index + 1, timestep=t)
         samples.append(x)

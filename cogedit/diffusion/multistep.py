@@ -25,12 +25,14 @@ and the error falls fourfold when the steps are doubled.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from cogedit.diffusion.ddim import ddim_step, pred_original_sample
 from cogedit.diffusion.schedule import Schedule
+from cogedit.diffusion.state import StepState
 from cogedit.types import Solver
 
 
@@ -119,3 +121,21 @@ def extrapolation_weight(schedule: Schedule, t_before: int, t_from: int, t_to: i
     angle = schedule.angle(t_from) - schedule.angle(t_to)
     share = math.sqrt(a_to) - math.sqrt(a_from) * sigma_to / sigma_from
     return (math.sqrt(a_to) * step - sigma_to * angle) / (share * passed)
+
+
+def estimates(kept: Mapping[str, Estimate | None]) -> dict[str, Tensor]:
+    """Return the estimates that there are as tensors of a `StepState`."""
+    return {name: one.x0 for name, one in kept.items() if one is not None}
+
+
+def kept_estimate(done: Sequence[StepState], name: str, schedule: Schedule) -> Estimate | None:
+    """Return an estimate that the last of some steps kept; None where it kept none.
+
+    Args:
+        done: Steps down the levels of `schedule`.
+        name: Name of its tensor.
+        schedule: Levels to visit.
+    """
+    if not done or name not in done[-1].tensors:
+        return None
+    return Estimate(schedule.timesteps[done[-1].info.index], done[-1].tensors[name])

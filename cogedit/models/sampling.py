@@ -91,6 +91,8 @@ def edit_latents(
     embeds: Embeds,
     mask: Tensor | None = None,
     keep_steps: bool = True,
+    done: Sequence[StepState] = (),
+    on_state: OnState | None = None,
     on_step: OnStep | None = None,
 ) -> list[Tensor]:
     """Make N edits together, as their settings say: of one clip, or each of a clip of its own.
@@ -109,6 +111,9 @@ def edit_latents(
         mask: 1 where the edit may change the source, [F, 1, H, W] for all edits or
             [N, F, 1, H, W]; None is everywhere.
         keep_steps: Return every step; False returns the last alone, for less memory.
+        done: Steps of an earlier run of the same edits, from the first on, or the last alone where
+            not every step is returned; it goes on there.
+        on_state: Given what a later run goes on from, after every step.
         on_step: Told after every step.
 
     Returns:
@@ -180,6 +185,8 @@ def edit_latents(
                 solver=asked.solver,
                 restarts=restarts,
                 keep_steps=keep_steps,
+                done=done,
+                on_state=on_state,
                 on_step=on_step,
             )
         start_noise = asked.start_noise
@@ -197,6 +204,8 @@ def edit_latents(
             solver=asked.solver,
             restarts=restarts,
             keep_steps=keep_steps,
+            done=done,
+            on_state=on_state,
             on_step=on_step,
         )
 

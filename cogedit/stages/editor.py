@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cogedit.artifacts import (
     EditRecord,
     TrajectoryRecord,
+    Unfinished,
     frames_record,
+    made_together,
     read_artifact,
 )
 from cogedit.config import Settings
 from cogedit.models.checkpoint import Checkpoint
 from cogedit.stages.checkpoints import dtype_for
+from cogedit.stages.keep import StepKeeper
 from cogedit.stages.mask import (
     found_pixels,
     latents_of,
@@ -24,6 +28,7 @@ from cogedit.stages.mask import (
 )
 from cogedit.stages.run import (
     Run,
+    tell_waiting,
 )
 
 if TYPE_CHECKING:
@@ -48,7 +53,9 @@ class Editor:
         path: The trajectory artifact.
         record: Its record.
         checkpoint: The model.
-        wanted: Records of the edits that will be asked for, by content key.
+        wanted: Records of the edits of the run, by content key.
+        missing: Keys of those that will be asked for; the others are there.
+        folder: Where the artifacts are to lie, and are made.
         mask: The mask of all of them; None where there is none, or it is to be found.
         settings: Device and dtype of the run.
         run: How to run.
@@ -61,6 +68,8 @@ class Editor:
         checkpoint: Checkpoint,
         wanted: Mapping[str, EditRecord],
         *,
+        missing: Collection[str],
+        folder: Path,
         mask: GivenMask | None,
         settings: Settings,
         run: Run,
@@ -69,6 +78,8 @@ class Editor:
         self._record = record
         self._checkpoint = checkpoint
         self._wanted = wanted
+        self._missing = missing
+        self._folder = folder
         self._mask = mask
         self._settings = settings
         self._run = run
@@ -86,14 +97,26 @@ class Editor:
             asks for it, `mask` [F, H, W] uint8 and `source_latents` if it has a mask.
         """
         if key not in self._made:
-            keys = self._together(key)
-            made = self._edit([self._wanted[one] for one in keys])
-            self._made |= dict(zip(keys, made, strict=True))
-            self._done |= set(keys)
+            unfinished = self._together(key)
+            alone: AbstractContextManager[None] = nullcontext()
+            if len(unfinished.makes) > 1:  # of a single one the caller holds the lock
+                waiting = partial(tell_waiting, unfinished.root, self._run)
+                alone = unfinished.alone(waiting=waiting)
+            with alone:
+                made = self._edit(unfinished)
+            self._made |= dict(zip(unfinished.makes, made, strict=True))
+            self._done |= set(unfinished.makes)
         return self._made.pop(key)
 
-    def _together(self, key: str) -> list[str]:
-        """Return the edits of one pass: this one first, then others that are still to be made."""
+    def _together(self, key: str) -> Unfinished:
+        """Choose the edits of one pass: this one first, then others that are still to be made.
+
+        A pass that an earlier run did not finish goes on with the same edits, also those that are
+        there by now: in another company the numbers would agree to rounding only.
+        """
+        for kept in made_together(self._folder, "edit"):
+            if key in kept.makes and {*kept.makes} <= self._wanted.keys():
+                return kept
 
         def shared(record: EditRecord) -> EditRecord:
             return replace(record, settings=replace(record.settings, prompt="", seed=0))
@@ -101,11 +124,14 @@ class Editor:
         others = [
             other
             for other, record in self._wanted.items()
-            if other not in {key, *self._done} and shared(record) == shared(self._wanted[key])
+            if other in self._missing
+            and other not in {key, *self._done}
+            and shared(record) == shared(self._wanted[key])
         ]
-        return [key, *others][: max(1, MAX_VALUES // self._reference.latents.numel())]
+        keys = [key, *others][: max(1, MAX_VALUES // self._reference.latents.numel())]
+        return Unfinished.of(self._folder, "edit", keys)
 
-    def _edit(self, records: Sequence[EditRecord]) -> list[Mapping[str, Tensor]]:
+    def _edit(self, unfinished: Unfinished) -> list[Mapping[str, Tensor]]:
         """Denoise edits that differ in the prompt and the seed alone."""
         import torch
 
@@ -113,6 +139,7 @@ class Editor:
         from cogedit.models.loading import alphas_cumprod
         from cogedit.models.sampling import edit_latents
 
+        records = [self._wanted[key] for key in unfinished.makes]
         asked = records[0].settings
         pixels = [self._pixels(record) for record in records]
         masks = [
@@ -122,10 +149,18 @@ class Editor:
         ]
         steps = (asked.num_inference_steps or len(self._reference.timesteps)) - asked.start_step
         transformer, embeds = self._transformer, self._embeds  # loaded before the clock starts
+        keeper = StepKeeper(
+            unfinished,
+            names=("offset" if asked.method == "flow" else "sample",),
+            shape=(len(records), *self._reference.latents.shape[1:]),
+            keep_all=records[0].has_trajectory,
+            run=self._run,
+        )
         what = asked.prompt if len(records) == 1 else f"{len(records)} edits"
         with (
             memory_guard("editing"),
             self._run.progress(f"editing: {what}", steps) as on_step,
+            keeper,
         ):
             samples = edit_latents(
                 transformer,
@@ -136,6 +171,8 @@ class Editor:
                 embeds=embeds,
                 mask=torch.stack(masks) if masks else None,
                 keep_steps=records[0].has_trajectory,
+                done=keeper.done,
+                on_state=keeper.keep,
                 on_step=on_step,
             )
         return [

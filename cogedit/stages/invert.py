@@ -10,6 +10,7 @@ from cogedit.artifacts import (
     TrajectoryRecord,
     Unfinished,
     canonical_json,
+    content_key,
     read_artifact,
     read_record,
     sniff_kind,
@@ -80,7 +81,7 @@ def invert(
     def make() -> Mapping[str, Tensor]:
         clean = read_artifact(source, "latents").tensors["latents"]
         place = place_of(record, output=output, workspace=workspace)
-        unfinished = Unfinished.of(record, place)
+        unfinished = Unfinished.of(place.parent, record.kind, [content_key(record)])
         return _invert(
             clean,
             record,
@@ -117,7 +118,7 @@ def _invert(
     pad = latents[:, :1].expand(-1, record.num_pad_frames, -1, -1, -1)
     z0 = torch.cat([pad, latents], dim=1).to(device)
     names = ("sample",) if asked.inverse == "upstream" else ("sample", "velocity")
-    keeper = StepKeeper(unfinished, names=names, shape=tuple(z0.shape), run=run)
+    keeper = StepKeeper(unfinished, names=names, shape=tuple(z0.shape), keep_all=True, run=run)
     steps = [state.info for state in keeper.done]
     with memory_guard("inverting"):
         embeds = embed_texts(["", asked.prompt], checkpoint, device, dtype=dtype, run=run)

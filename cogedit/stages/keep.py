@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from cogedit.artifacts import StepRecord, Unfinished, read_steps, write_step
+from cogedit.artifacts import (
+    StepRecord,
+    Unfinished,
+    forget_steps,
+    read_last_step,
+    read_steps,
+    write_step,
+)
 from cogedit.artifacts.payload import on_cpu
 from cogedit.errors import CogeditError, Interrupted
 from cogedit.stages.run import Run
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from cogedit.diffusion.state import StepState
 
 
@@ -25,24 +35,35 @@ class StepKeeper:
 
     Args:
         unfinished: Where the steps are kept.
-        names: Names of the tensors of a step's state.
+        names: Names of the tensors that the state of every step has; there may be more.
         shape: Of each of them.
+        keep_all: Whether the result holds every step; else the newest two are kept.
         run: Whom to tell, and who may ask to stop.
 
     Attributes:
-        done: The steps of an earlier run, from the first on.
+        done: The steps of an earlier run, from the first on, or the last alone.
     """
 
     def __init__(
-        self, unfinished: Unfinished, *, names: tuple[str, ...], shape: tuple[int, ...], run: Run
+        self,
+        unfinished: Unfinished,
+        *,
+        names: tuple[str, ...],
+        shape: tuple[int, ...],
+        keep_all: bool,
+        run: Run,
     ) -> None:
         from cogedit.diffusion.state import StepState
 
         self._unfinished = unfinished
         self._run = run
-        steps = read_steps(
-            unfinished.root, content_key=unfinished.content_key, names=names, shape=shape
-        )
+        self._keep_all = keep_all
+        root, makes = unfinished.root, unfinished.makes
+        if keep_all:
+            steps = read_steps(root, makes=makes, names=names, shape=shape)
+        else:
+            last = read_last_step(root, makes=makes, names=names, shape=shape)
+            steps = [] if last is None else [last]
         self.done = [StepState(step.record.info, step.tensors) for step in steps]
         self._last = steps[-1].record if steps else None
         self._pending: Future[StepRecord] | None = None
@@ -73,9 +94,15 @@ class StepKeeper:
         tensors = on_cpu(state.tensors)  # device work of this thread, not of the other
         self._wait()
         before = None if self._last is None else self._last.digest
-        record = StepRecord(self._unfinished.content_key, state.info, before)
-        self._pending = self._thread.submit(write_step, self._unfinished.root, tensors, record)
+        record = StepRecord(self._unfinished.makes, state.info, before)
+        self._pending = self._thread.submit(self._write, tensors, record)
         self._run.stop.check(f"after step {state.info.index + 1} of {state.info.total}")
+
+    def _write(self, tensors: Mapping[str, Tensor], record: StepRecord) -> StepRecord:
+        written = write_step(self._unfinished.root, tensors, record)
+        if not self._keep_all:
+            forget_steps(self._unfinished.root, before=record.info.index - 1)
+        return written
 
     def _wait(self) -> None:
         pending, self._pending = self._pending, None

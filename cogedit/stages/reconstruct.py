@@ -13,6 +13,7 @@ from cogedit.artifacts import (
     TrajectoryRecord,
     content_key,
     frames_record,
+    made_together,
     read_artifact,
     read_record,
     sniff_kind,
@@ -84,6 +85,7 @@ def reconstruct(
         ModelError: The model is missing or incomplete.
         DeviceMemoryError: The device is full.
         NumericalError: NaN or Inf appeared.
+        Interrupted: Somebody asked to stop.
     """
     prompts = [prompts] if isinstance(prompts, str) else prompts
     return make_edits(
@@ -141,17 +143,31 @@ def make_edits(
     ]
     wanted = {content_key(record): record for record in records}
     missing = {
-        key: record
+        key
         for key, record in wanted.items()
         if run.force or find(record, output=output, workspace=workspace) is None
     }
-    editor = Editor(source, trajectory, checkpoint, missing, mask=given, settings=settings, run=run)
+    folder = workspace.root if output is None else output.parent
+    editor = Editor(
+        source,
+        trajectory,
+        checkpoint,
+        wanted,
+        missing=missing,
+        folder=folder,
+        mask=given,
+        settings=settings,
+        run=run,
+    )
     edits: dict[str, Written[EditRecord]] = {}
     for key, record in wanted.items():
         make = partial(editor.edit, key)
         edits[key] = find_or_make(record, make, output=output, workspace=workspace, run=run)
         if record.settings.auto_mask and not edits[key].reused:
             _show_found_mask(edits[key], run)
+    for unfinished in made_together(folder, "edit"):
+        if {*unfinished.makes} <= edits.keys():
+            unfinished.clear()
     return _in_order(edits, [content_key(record) for record in records])
 
 

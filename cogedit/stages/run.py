@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
@@ -142,7 +143,7 @@ def find_or_make(
         StorageError: The place cannot be written; found out before anything is computed.
     """
     path = place_of(record, output=output, workspace=workspace)
-    unfinished = Unfinished.of(record, path)
+    unfinished = Unfinished.of(path.parent, record.kind, [content_key(record)])
 
     def there() -> Written[RecordT] | None:
         found = None if run.force else find(record, output=output, workspace=workspace)
@@ -158,10 +159,7 @@ def find_or_make(
         workspace.create()
     check_writable(path)
 
-    def waiting() -> None:
-        run.say(f"another process is making {path}; waiting for it")
-
-    with in_use(path.parent), unfinished.alone(waiting=waiting):
+    with in_use(path.parent), unfinished.alone(waiting=partial(tell_waiting, path, run)):
         if (reused := there()) is not None:
             unfinished.remove_steps()
             return reused
@@ -169,6 +167,11 @@ def find_or_make(
         unfinished.remove_steps()
     run.say(f"wrote {path} ({_size(path)})")
     return Written(path, written, reused=False)
+
+
+def tell_waiting(path: Path, run: Run) -> None:
+    """Say what a run is waiting for."""
+    run.say(f"another process is making {path}; waiting for it")
 
 
 def place_of(record: Record, *, output: Path | None, workspace: Workspace) -> Path:

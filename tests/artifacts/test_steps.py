@@ -12,8 +12,11 @@ from cogedit.artifacts import (
     Step,
     StepRecord,
     Unfinished,
+    forget_steps,
     in_use,
-    list_steps,
+    made_together,
+    newest_step,
+    read_last_step,
     read_steps,
     unused,
     write_step,
@@ -24,23 +27,24 @@ from cogedit.types import StepInfo
 
 SHAPE = (1, 3, 4, 2, 2)
 KEY = "ab" * 32
+MAKES = (KEY,)
 NAMES = ("sample", "velocity")
 
 
-def write_chain(folder, count, *, key=KEY, seed=0):
+def write_chain(folder, count, *, makes=MAKES, seed=0):
     generator = torch.Generator().manual_seed(seed)
     before, written = None, []
     for index in range(count):
         tensors = {name: torch.randn(SHAPE, generator=generator) for name in NAMES}
         info = StepInfo(index, count, 19 + 20 * index, residual=0.5, num_calls=2)
-        record = write_step(folder, tensors, StepRecord(key, info, before))
+        record = write_step(folder, tensors, StepRecord(makes, info, before))
         written.append(Step(record, tensors))
         before = record.digest
     return written
 
 
-def read(folder, *, key=KEY, names=NAMES, shape=SHAPE):
-    return read_steps(folder, content_key=key, names=names, shape=shape)
+def read(folder, *, makes=MAKES, names=NAMES, shape=SHAPE):
+    return read_steps(folder, makes=makes, names=names, shape=shape)
 
 
 def path(folder, number):
@@ -54,7 +58,7 @@ def test_a_chain_comes_back_as_it_was_written(tmp_path):
     assert [step.record for step in found] == [step.record for step in written]
     for a, b in zip(found, written, strict=True):
         assert all(torch.equal(a.tensors[name], b.tensors[name]) for name in NAMES)
-    assert list_steps(folder, verify=True) == [step.record for step in written]
+    assert newest_step(folder) == written[-1].record
     assert sorted(p.name for p in folder.iterdir()) == [
         f"000{number}.safetensors" for number in (1, 2, 3)
     ]
@@ -123,7 +127,6 @@ def test_the_sound_beginning_counts(tmp_path, damage):
     written = write_chain(folder, 5)
     damage(folder)
     assert [step.record for step in read(folder)] == [step.record for step in written[:2]]
-    assert list_steps(folder, verify=True) == [step.record for step in written[:2]]
 
 
 def test_no_flipped_byte_is_taken(tmp_path):
@@ -137,7 +140,13 @@ def test_no_flipped_byte_is_taken(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "other", [{"key": "cd" * 32}, {"names": ("sample",)}, {"shape": (1, 3, 4, 4, 1)}]
+    "other",
+    [
+        {"makes": ("cd" * 32,)},
+        {"makes": (KEY, "cd" * 32)},
+        {"names": ("offset",)},
+        {"shape": (1, 3, 4, 4, 1)},
+    ],
 )
 def test_steps_of_something_else_are_not_taken(tmp_path, other):
     write_chain(tmp_path, 2)
@@ -165,9 +174,34 @@ def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path):
         write_chain(tmp_path / "no" / "such", 1)
 
 
+def last(folder):
+    return read_last_step(folder, makes=MAKES, names=NAMES, shape=SHAPE)
+
+
+def test_the_last_step_alone_is_enough_for_some_loops(tmp_path):
+    written = write_chain(tmp_path, 5)
+    forget_steps(tmp_path, before=3)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["0004.safetensors", "0005.safetensors"]
+    assert read(tmp_path) == []
+    assert last(tmp_path).record == written[-1].record == newest_step(tmp_path)
+    path(tmp_path, 5).write_bytes(b"damaged")
+    assert last(tmp_path).record == written[-2].record == newest_step(tmp_path)
+    path(tmp_path, 4).rename(path(tmp_path, 7))
+    assert last(tmp_path) is None, "a step under the name of another"
+
+
+def test_what_is_made_together_is_found_by_its_steps(tmp_path):
+    together = Unfinished.of(tmp_path, "edit", [KEY, "cd" * 32])
+    alone = Unfinished.of(tmp_path, "edit", [KEY])
+    assert alone.root.name == f"edit-{KEY[:12]}.unfinished"
+    write_chain(together.root, 1, makes=together.makes)
+    write_chain(alone.root, 1, makes=alone.makes)
+    assert made_together(tmp_path, "edit") == [together]
+
+
 @pytest.fixture
 def unfinished(tmp_path):
-    return Unfinished(tmp_path / "trajectory-0123.unfinished", KEY)
+    return Unfinished(tmp_path / "trajectory-0123.unfinished", MAKES)
 
 
 def never():
