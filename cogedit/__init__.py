@@ -7,28 +7,33 @@
     edits = cogedit.reconstruct(inverted.path, ["a red square"], settings)
     cogedit.export(edits[0].path, settings)
 
-Importing the package loads no torch; calling a stage that computes does. Every error raised on
-purpose is a `CogeditError`; the tree is in `cogedit.errors`.
+Importing the package is quick: the stages come with the first name that is used, torch with the
+first stage that computes. Every error raised on purpose is a `CogeditError`; the tree is in
+`cogedit.errors`.
 """
 
+from typing import TYPE_CHECKING
+
 from cogedit.errors import CogeditError
-from cogedit.stages import (
-    Exported,
-    InversionCheck,
-    Run,
-    Swept,
-    Written,
-    check_inversion,
-    edit,
-    encode,
-    export,
-    invert,
-    load,
-    reconstruct,
-    settings_for,
-    sweep,
-)
 from cogedit.version import __version__
+
+if TYPE_CHECKING:
+    from cogedit.stages import (
+        Exported,
+        InversionCheck,
+        Run,
+        Swept,
+        Written,
+        check_inversion,
+        edit,
+        encode,
+        export,
+        invert,
+        load,
+        reconstruct,
+        settings_for,
+        sweep,
+    )
 
 __all__ = [
     "CogeditError",
@@ -48,3 +53,18 @@ __all__ = [
     "settings_for",
     "sweep",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Bring the stages when one of them is named (PEP 562)."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from cogedit import stages
+
+    value: object = getattr(stages, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -265,7 +265,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch, inverted):
     def broken(*args, **kwargs):
         raise RuntimeError("unexpected")
 
-    monkeypatch.setattr("cogedit.cli.commands.load_stage", broken)
+    monkeypatch.setattr("cogedit.stages.load", broken)
     result = CliRunner().invoke(app, ["load", str(inverted["video"]), *SMALL])
     assert result.exit_code == 1
     assert isinstance(result.exception, RuntimeError)
@@ -275,7 +275,7 @@ def test_interrupt_is_130(monkeypatch, inverted):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("cogedit.cli.commands.load_stage", interrupted)
+    monkeypatch.setattr("cogedit.stages.load", interrupted)
     result = CliRunner().invoke(app, ["load", str(inverted["video"]), *SMALL])
     assert result.exit_code == 130
     assert "the same command goes on from what is kept" in result.stderr

@@ -1,31 +1,26 @@
-"""The commands. Each parses, calls one stage and prints what was written."""
+"""The commands. Each parses, calls one stage and prints what was written.
+
+The stages are imported by the command that runs them: `--help` needs none of them.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cogedit.artifacts import Record, Workspace, content_key, newest_in_directory
 from cogedit.cli.configuration import config_app
 from cogedit.cli.diagnosis import doctor
 from cogedit.cli.options import Call, with_options
-from cogedit.cli.show import describe
-from cogedit.config import resolve_settings
 from cogedit.errors import UsageError
-from cogedit.stages import check_inversion
-from cogedit.stages import edit as edit_stage
-from cogedit.stages import encode as encode_stage
-from cogedit.stages import export as export_stage
-from cogedit.stages import invert as invert_stage
-from cogedit.stages import load as load_stage
-from cogedit.stages import reconstruct as reconstruct_stage
-from cogedit.stages import sweep as sweep_stage
-from cogedit.stages.run import Exported, Written
 from cogedit.version import __version__
+
+if TYPE_CHECKING:
+    from cogedit.artifacts import Record
+    from cogedit.stages import Exported, Written
 
 app = typer.Typer(
     name="cogedit",
@@ -108,8 +103,10 @@ def root(
 @with_options("load")
 def load(call: Call, video: Video, output: Output = None) -> None:
     """Read a clip of a video: VIDEO -> frames."""
+    from cogedit import stages
+
     settings = call.settings(video)
-    _print(call, "load", [load_stage(video, settings, output=output, run=call.run)])
+    _print(call, "load", [stages.load(video, settings, output=output, run=call.run)])
 
 
 @app.command()
@@ -120,8 +117,10 @@ def encode(
     output: Output = None,
 ) -> None:
     """Encode a clip with the VAE: frames -> latents."""
+    from cogedit import stages
+
     settings = call.settings(source)
-    _print(call, "encode", [encode_stage(source, settings, output=output, run=call.run)])
+    _print(call, "encode", [stages.encode(source, settings, output=output, run=call.run)])
 
 
 @app.command()
@@ -136,10 +135,12 @@ def invert(
     output: Output = None,
 ) -> None:
     """Invert a clip into noise, keeping every level: latents -> trajectory."""
+    from cogedit import stages
+
     settings = call.settings(source)
-    written = invert_stage(source, settings, output=output, run=call.run)
+    written = stages.invert(source, settings, output=output, run=call.run)
     if check:
-        found = check_inversion(written.path, settings, run=call.run)
+        found = stages.check_inversion(written.path, settings, run=call.run)
         call.screen.say(
             f"sampled back: {found.psnr:.1f} dB against the VAE's round trip; standard deviation "
             f"of the noise {found.std:.3f} (1 is right)"
@@ -160,9 +161,11 @@ def reconstruct(
     output: Output = None,
 ) -> None:
     """Denoise a trajectory under new prompts: trajectory -> edits."""
+    from cogedit import stages
+
     trajectory = source or _newest_trajectory(call)
     settings = call.settings(trajectory)
-    written = reconstruct_stage(
+    written = stages.reconstruct(
         trajectory,
         prompt,
         settings,
@@ -195,9 +198,11 @@ def sweep(
     ] = None,
 ) -> None:
     """Edit under a grid of settings, onto one contact sheet: trajectory -> png + json."""
+    from cogedit import stages
+
     trajectory = source or _newest_trajectory(call)
     settings = call.settings(trajectory)
-    swept = sweep_stage(
+    swept = stages.sweep(
         trajectory, prompt, settings, vary=vary, mask=mask, output=output, run=call.run
     )
     rows = [
@@ -220,8 +225,10 @@ def export(
     output: Output = None,
 ) -> None:
     """Write an artifact as a video: edit -> mp4."""
+    from cogedit import stages
+
     settings = call.settings(source)
-    exported = export_stage(
+    exported = stages.export(
         source,
         settings,
         output=output,
@@ -252,8 +259,10 @@ def edit(
     ] = None,
 ) -> None:
     """Edit a video from start to finish, reusing what is there: VIDEO -> mp4."""
+    from cogedit import stages
+
     settings = call.settings(video)
-    exported = edit_stage(
+    exported = stages.edit(
         video,
         prompt,
         settings,
@@ -275,11 +284,16 @@ def inspect(
     ],
 ) -> None:
     """Show how an artifact or an exported video was made."""
+    from cogedit.cli.show import describe
+
     describe(file, json_output=call.screen.json_output)
 
 
 def _newest_trajectory(call: Call) -> Path:
     """Find the trajectory that was written last, and say which it is."""
+    from cogedit.artifacts import Workspace, newest_in_directory
+    from cogedit.config import resolve_settings
+
     # Not `settings_for`: which model this machine would take is no matter here.
     resolved = resolve_settings(call.flags, config=call.config, environ=os.environ, cwd=Path.cwd())
     workspace = resolved.settings.workspace
@@ -298,6 +312,9 @@ def _newest_trajectory(call: Call) -> Path:
 
 def _print(call: Call, command: str, outputs: Sequence[Written[Record] | Exported]) -> None:
     """Print the paths that were written, or one JSON object about them."""
+    from cogedit.artifacts import content_key
+    from cogedit.stages import Written
+
     rows: list[dict[str, object]] = []
     for output in outputs:
         row: dict[str, object] = {"path": str(output.path), "reused": output.reused}

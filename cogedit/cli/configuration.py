@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from cogedit.cli.options import Call, with_options
-from cogedit.config import plain_value, setting_values, settings_toml
 
 config_app = typer.Typer(
     name="config", help="Show the settings that a run would have.", no_args_is_help=True
@@ -31,6 +30,8 @@ def show(
     ] = False,
 ) -> None:
     """Show every setting of `cogedit edit` with these options here, as TOML."""
+    from cogedit.config import plain_value, setting_values, settings_toml
+
     resolved = call.resolve(source)
     if not call.screen.json_output:
         typer.echo(settings_toml(resolved, origins=origin), nl=False)

@@ -7,19 +7,24 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from cogedit.cli.options import Call, with_options
 from cogedit.cli.screen import printable
-from cogedit.config import resolve_settings
-from cogedit.stages.doctor import Diagnosis, Finding, diagnose
 from cogedit.version import __version__
+
+if TYPE_CHECKING:
+    from cogedit.stages.doctor import Diagnosis, Finding
 
 
 @with_options()
 def doctor(call: Call) -> None:
     """Look whether this machine can run an edit, and say what is missing."""
+    from cogedit.config import resolve_settings
+    from cogedit.stages.doctor import diagnose
+
     # Not `call.settings`: it asks for the files of the model, whose absence is a finding here.
     resolved = resolve_settings(call.flags, config=call.config, environ=os.environ, cwd=Path.cwd())
     found = diagnose(resolved.settings)

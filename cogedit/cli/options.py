@@ -12,17 +12,18 @@ from collections.abc import Callable, Collection, Mapping
 from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, get_type_hints
+from typing import TYPE_CHECKING, Annotated, get_type_hints
 
 import typer
 
 from cogedit.cli.screen import Screen, handle_errors
 from cogedit.cli.signals import stoppable
-from cogedit.config import ResolvedSettings, Settings, preset_names, setting_choices
 from cogedit.errors import UsageError
-from cogedit.stages.run import Run
-from cogedit.stages.settings import known_models, settings_for
-from cogedit.stages.stop import Stop
+
+if TYPE_CHECKING:
+    from cogedit.config import ResolvedSettings, Settings
+    from cogedit.stages import Run
+    from cogedit.stages.stop import Stop
 
 _MODEL, _FILES, _CLIP, _VAE = "Model", "Files", "Clip", "VAE"
 _INVERSION, _EDIT, _MASK, _VIDEO = "Inversion", "Edit", "Mask", "Video"
@@ -51,6 +52,24 @@ def _one_of(words: Callable[[], Collection[str]]) -> Complete:
     return complete
 
 
+def _known_models() -> Collection[str]:
+    from cogedit.stages.settings import known_models
+
+    return known_models()
+
+
+def _preset_names() -> Collection[str]:
+    from cogedit.config import preset_names
+
+    return preset_names()
+
+
+def _choices(key: str) -> Collection[str]:
+    from cogedit.config import setting_choices
+
+    return setting_choices(key)
+
+
 SETTINGS: Mapping[str, object] = {
     "model": Annotated[
         str | None,
@@ -59,7 +78,7 @@ SETTINGS: Mapping[str, object] = {
             "CogVideoX-5B on a CUDA device and 'shapes' elsewhere.",
             _MODEL,
             metavar="ID|DIR",
-            complete=_one_of(known_models),
+            complete=_one_of(_known_models),
         ),
     ],
     "revision": Annotated[
@@ -284,7 +303,7 @@ RUNNING: Mapping[str, object] = {
             "Preset, or a TOML file.",
             _FILES,
             metavar="NAME|FILE.toml",
-            complete=_one_of(preset_names),
+            complete=_one_of(_preset_names),
         ),
     ],
     "force": Annotated[bool, typer.Option("--force", help="Make anew what is there.")],
@@ -307,6 +326,12 @@ _STAGES["trajectory"] = (*_STAGES["latents"], "invert")
 _STAGES["edit"] = _STAGES["trajectory"]
 
 
+def _new_stop() -> Stop:
+    from cogedit.stages.stop import Stop
+
+    return Stop()
+
+
 @dataclass(frozen=True)
 class Call:
     """What a command was told besides its own arguments.
@@ -325,11 +350,13 @@ class Call:
     config: str | None
     force: bool
     screen: Screen
-    stop: Stop = field(default_factory=Stop)
+    stop: Stop = field(default_factory=_new_stop)
 
     @property
     def run(self) -> Run:
         """How the stages run under this command."""
+        from cogedit.stages import Run
+
         return Run(
             force=self.force,
             say=self.screen.say,
@@ -355,6 +382,7 @@ class Call:
             UsageError: As `settings`.
         """
         from cogedit.artifacts import sniff_kind
+        from cogedit.stages import settings_for
 
         kind = sniff_kind(source) if source is not None else None
         past = _STAGES.get(kind, ()) if kind is not None else ()
@@ -449,8 +477,8 @@ def _named(key: str, flag: str) -> object:
     annotation = SETTINGS[key]
     value_type = annotation.__origin__  # type: ignore[attr-defined]
     option = copy(annotation.__metadata__[0])  # type: ignore[attr-defined]
-    if setting_choices(key) and value_type != bool | None:
-        option.autocompletion = _one_of(functools.partial(setting_choices, key))
+    if value_type == str | None and option.autocompletion is None:
+        option.autocompletion = _one_of(functools.partial(_choices, key))
     option.param_decls = (f"{flag}/--no-{flag[2:]}" if value_type == bool | None else flag,)
     return Annotated[value_type, option]
 

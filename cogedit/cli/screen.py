@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -11,12 +10,15 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import typer
 
 from cogedit.errors import CogeditError, Interrupted, Terminated
-from cogedit.stages.stop import Stop
-from cogedit.types import OnStep, StepInfo
+
+if TYPE_CHECKING:
+    from cogedit.stages.stop import Stop
+    from cogedit.types import OnStep, StepInfo
 
 PLAIN_INTERVAL = 30.0
 """Seconds between two progress lines where there is no terminal."""
@@ -54,6 +56,8 @@ class Screen:
             outputs: Per file its `path`, and what else is known of it.
         """
         if self.json_output:
+            import json
+
             typer.echo(json.dumps({"command": command, "outputs": list(outputs)}, default=str))
             return
         for output in outputs:

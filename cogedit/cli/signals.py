@@ -8,8 +8,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import TYPE_CHECKING
 
-from cogedit.stages.stop import Stop
+if TYPE_CHECKING:
+    from cogedit.stages.stop import Stop
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _SAID = b"\nstopping after this step; the same again stops at once\n"
