@@ -1,6 +1,7 @@
 """Fixtures that more than one folder of tests uses."""
 
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,10 @@ from safetensors.torch import load_file
 
 torch.set_num_threads(1)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Prompt embeddings of the tests stay out of the user's cache; matplotlib's fonts stay in it.
+os.environ.setdefault("MPLCONFIGDIR", str(Path.home() / ".cache" / "matplotlib"))
+CACHE = tempfile.TemporaryDirectory(prefix="cogedit-tests-")
+os.environ["XDG_CACHE_HOME"] = CACHE.name
 
 from chains import Chain, make_chain  # noqa: E402
 from pipelines import GOLDEN, GOLDEN_PIPELINE, make_2b_like, make_5b_like, make_15_like  # noqa: E402

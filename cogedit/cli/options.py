@@ -95,6 +95,10 @@ SETTINGS: Mapping[str, object] = {
         Path | None,
         _option("Folder of the artifacts. Default: VIDEO-NAME.cogedit here.", _FILES),
     ],
+    "cache": Annotated[
+        Path | None,
+        _option("Folder of the prompt embeddings. Default: ~/.cache/cogedit.", _FILES),
+    ],
     "load.width": Annotated[int | None, _option("Width. Default: the model's own.", _CLIP)],
     "load.height": Annotated[int | None, _option("Height. Default: the model's own.", _CLIP)],
     "load.max_num_frames": Annotated[

@@ -36,6 +36,7 @@ class Settings:
         dtype: Floating-point type of the model; None is the checkpoint's own.
         device: "auto", "cuda", "cuda:N", "mps" or "cpu".
         workspace: Folder of the artifacts; None is `<video stem>.cogedit`.
+        cache: Folder of the prompt embeddings, for all videos; None is `~/.cache/cogedit`.
         load: How frames are chosen.
         encode: How the VAE encodes.
         invert: How latents are inverted.
@@ -49,6 +50,7 @@ class Settings:
     dtype: DType | None = None
     device: str = "auto"
     workspace: Path | None = None
+    cache: Path | None = None
     load: LoadSettings = field(default_factory=LoadSettings)
     encode: EncodeSettings = field(default_factory=EncodeSettings)
     invert: InvertSettings = field(default_factory=InvertSettings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -44,6 +45,18 @@ def resolve_device(device: str) -> torch.device:
     if resolved.type not in {"cuda", "mps", "cpu"}:
         raise UsageError(f"The device {device} is not supported; use cuda, mps or cpu")
     return resolved
+
+
+def release_memory(device: torch.device) -> None:
+    """Give back what no object holds any more, so that the next part of a model has room.
+
+    Modules may hang in reference cycles, and torch keeps freed blocks of a GPU for itself.
+    """
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
 
 
 _FULL = ("out of memory", "can't allocate memory", "ALLOC_FAILED")

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from cogedit.artifacts import num_pad_frames, read_artifact
 from cogedit.config import Settings
-from cogedit.stages.checkpoints import check_same_model, checkpoint_for, dtype_for
+from cogedit.stages.checkpoints import check_same_model, checkpoint_for
+from cogedit.stages.parts import Parts
 from cogedit.stages.run import Run
 from cogedit.types import ReconstructSettings
 
@@ -44,18 +45,17 @@ def check_inversion(
     """
     from cogedit.diffusion.trajectory import Trajectory
     from cogedit.media.metrics import psnr
-    from cogedit.models.device import DTYPES, memory_guard, resolve_device
-    from cogedit.models.loading import alphas_cumprod, load_transformer, load_vae
+    from cogedit.models.device import memory_guard
+    from cogedit.models.loading import alphas_cumprod
     from cogedit.models.sampling import edit_latents
     from cogedit.models.vae import decode_latents
-    from cogedit.stages.text import embed_texts
 
     trajectory, run = Path(trajectory), run or Run()
     artifact = read_artifact(trajectory, "trajectory")
     record, tensors = artifact.record, artifact.tensors
     checkpoint = checkpoint_for(settings)
     check_same_model(str(trajectory), record.model, checkpoint)
-    device, dtype = resolve_device(settings.device), DTYPES[dtype_for(settings)]
+    parts = Parts(checkpoint, settings, run=run)
     timesteps = tuple(int(t) for t in tensors["timesteps"])
     inverted = Trajectory(tensors["trajectory"], tensors["latents"], timesteps)
     prompt = record.settings.prompt
@@ -63,8 +63,8 @@ def check_inversion(
         prompt=prompt, guidance_scale=1.0, start="inverted", injection_strength=0.0
     )
     with memory_guard("checking the inversion"):
-        embeds = embed_texts(["", prompt], checkpoint, device, dtype=dtype, run=run)
-        transformer = load_transformer(checkpoint, device=device, dtype=dtype)
+        embeds = parts.embed(["", prompt])
+        transformer = parts.transformer()
         with run.progress("resampling", len(timesteps)) as on_step:
             samples = edit_latents(
                 transformer,
@@ -76,7 +76,7 @@ def check_inversion(
                 on_step=on_step,
             )
         del transformer  # the decoding needs its memory
-        vae = load_vae(checkpoint, device=device, dtype=dtype)
+        vae = parts.vae()
         pad = num_pad_frames(record)
         resampled, round_trip = (
             (decode_latents(vae, latents[:, pad:]).clamp(-1, 1).cpu().numpy() + 1) * 127.5

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 from cogedit.artifacts import FramesRecord, num_pad_frames, read_artifact
 from cogedit.config import Settings
 from cogedit.models.checkpoint import Checkpoint
-from cogedit.stages.checkpoints import check_same_model, checkpoint_for, dtype_for
+from cogedit.stages.checkpoints import check_same_model, checkpoint_for
 from cogedit.stages.composite import composite_for, source_frames
+from cogedit.stages.parts import Parts
+from cogedit.stages.run import Run
 
 if TYPE_CHECKING:
     import numpy as np
@@ -100,11 +102,4 @@ class Decoder:
 
     @cached_property
     def _vae(self) -> AutoencoderKLCogVideoX:
-        from cogedit.models.device import DTYPES, resolve_device
-        from cogedit.models.loading import load_vae
-
-        device = resolve_device(self._settings.device)
-        vae = load_vae(self._checkpoint, device=device, dtype=DTYPES[dtype_for(self._settings)])
-        if self._settings.encode.vae_tiling:
-            vae.enable_tiling()
-        return vae
+        return Parts(self._checkpoint, self._settings, run=Run()).vae()

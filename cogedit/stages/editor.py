@@ -19,17 +19,14 @@ from cogedit.artifacts import (
 )
 from cogedit.config import Settings
 from cogedit.models.checkpoint import Checkpoint
-from cogedit.stages.checkpoints import dtype_for
 from cogedit.stages.keep import StepKeeper
 from cogedit.stages.mask import (
     found_pixels,
     latents_of,
     pixels_of,
 )
-from cogedit.stages.run import (
-    Run,
-    tell_waiting,
-)
+from cogedit.stages.parts import Parts
+from cogedit.stages.run import Run, tell_waiting
 
 if TYPE_CHECKING:
     from diffusers import CogVideoXTransformer3DModel
@@ -81,7 +78,7 @@ class Editor:
         self._missing = missing
         self._folder = folder
         self._mask = mask
-        self._settings = settings
+        self._parts = Parts(checkpoint, settings, run=run)
         self._run = run
         self._made: dict[str, Mapping[str, Tensor]] = {}
         self._done: set[str] = set()
@@ -229,30 +226,11 @@ class Editor:
 
     @cached_property
     def _embeds(self) -> Mapping[str, Tensor]:
-        from cogedit.models.device import DTYPES, memory_guard, resolve_device
-        from cogedit.stages.text import embed_texts
-
         asked = [record.settings for record in self._wanted.values()]
         texts = [text for one in asked for text in (one.prompt, one.negative_prompt)]
-        texts.append(self._record.settings.prompt)
-        with memory_guard("embedding the prompts"):
-            return embed_texts(
-                texts,
-                self._checkpoint,
-                resolve_device(self._settings.device),
-                dtype=DTYPES[dtype_for(self._settings)],
-                run=self._run,
-            )
+        return self._parts.embed([*texts, self._record.settings.prompt])
 
     @cached_property
     def _transformer(self) -> CogVideoXTransformer3DModel:
-        from cogedit.models.device import DTYPES, memory_guard, resolve_device
-        from cogedit.models.loading import load_transformer
-
         _ = self._embeds  # T5 is done and freed before the transformer needs the memory.
-        with memory_guard("loading the transformer"):
-            return load_transformer(
-                self._checkpoint,
-                device=resolve_device(self._settings.device),
-                dtype=DTYPES[dtype_for(self._settings)],
-            )
+        return self._parts.transformer()

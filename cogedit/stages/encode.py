@@ -11,6 +11,7 @@ from cogedit.config import Settings
 from cogedit.media.clip import check_size
 from cogedit.stages.checkpoints import checkpoint_for, model_record
 from cogedit.stages.load import load
+from cogedit.stages.parts import Parts
 from cogedit.stages.run import Run, Written, check_output, find_or_make, workspace_for
 
 if TYPE_CHECKING:
@@ -51,16 +52,12 @@ def encode(
     )
 
     def make() -> Mapping[str, Tensor]:
-        from cogedit.models.device import DTYPES, memory_guard, resolve_device
-        from cogedit.models.loading import load_vae
+        from cogedit.models.device import memory_guard
         from cogedit.models.vae import encode_frames, to_model_range
 
         pixels = read_artifact(source, "frames").tensors["frames"]
-        device = resolve_device(settings.device)
+        vae = Parts(checkpoint, settings, run=run).vae()
         with memory_guard("encoding"):
-            vae = load_vae(checkpoint, device=device, dtype=DTYPES[record.model.dtype])
-            if record.settings.vae_tiling:
-                vae.enable_tiling()
             return {"latents": encode_frames(vae, to_model_range(pixels)).cpu()}
 
     return find_or_make(record, make, output=output, workspace=workspace, run=run)

@@ -21,6 +21,7 @@ from cogedit.models.checkpoint import Checkpoint
 from cogedit.stages.checkpoints import check_same_model, checkpoint_for, model_record
 from cogedit.stages.encode import encode
 from cogedit.stages.keep import StepKeeper
+from cogedit.stages.parts import Parts
 from cogedit.stages.run import (
     Run,
     Written,
@@ -106,23 +107,22 @@ def _invert(
     """Invert latents [B, F', C', H', W'] as the record says, every step kept until all are done."""
     import torch
 
-    from cogedit.models.device import DTYPES, memory_guard, resolve_device
-    from cogedit.models.loading import alphas_cumprod, load_transformer
+    from cogedit.models.device import memory_guard
+    from cogedit.models.loading import alphas_cumprod
     from cogedit.models.sampling import invert_latents
-    from cogedit.stages.text import embed_texts
 
     asked = record.settings
-    device, dtype = resolve_device(settings.device), DTYPES[record.model.dtype]
+    parts = Parts(checkpoint, settings, run=run)
     # CogVideoX 1.5 packs two latent frames into a token. As in its image-to-video training, an odd
     # clip is completed by its first latent frame, which stands for a single video frame.
     pad = latents[:, :1].expand(-1, record.num_pad_frames, -1, -1, -1)
-    z0 = torch.cat([pad, latents], dim=1).to(device)
+    z0 = torch.cat([pad, latents], dim=1).to(parts.device)
     names = ("sample",) if asked.inverse == "upstream" else ("sample", "velocity")
     keeper = StepKeeper(unfinished, names=names, shape=tuple(z0.shape), keep_all=True, run=run)
     steps = [state.info for state in keeper.done]
     with memory_guard("inverting"):
-        embeds = embed_texts(["", asked.prompt], checkpoint, device, dtype=dtype, run=run)
-        transformer = load_transformer(checkpoint, device=device, dtype=dtype)
+        embeds = parts.embed(["", asked.prompt])
+        transformer = parts.transformer()
         with run.progress("inverting", asked.num_inference_steps) as on_step, keeper:
 
             def tell(info: StepInfo) -> None:

@@ -1,0 +1,173 @@
+"""The parts of the model that a run uses: where they compute, in which number format, one by one.
+
+T5 comes, embeds and goes before the transformer is loaded; embeddings stay on disk, so that the
+same prompts never need T5 again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cogedit.artifacts.embeds import EmbedsRecord, default_cache, find_embeds, write_embeds
+from cogedit.config import Settings
+from cogedit.errors import ArtifactDamaged, StorageError
+from cogedit.models.checkpoint import Checkpoint
+from cogedit.stages.checkpoints import dtype_for
+from cogedit.stages.run import Run
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import AutoencoderKLCogVideoX, CogVideoXTransformer3DModel
+    from torch import Tensor
+
+
+class Parts:
+    """Loads what a run needs of a checkpoint. Nothing is kept here: who asks, owns.
+
+    Args:
+        checkpoint: The model.
+        settings: `device`, `dtype`, `cache`, `encode.vae_tiling`.
+        run: Whom to tell.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, settings: Settings, *, run: Run) -> None:
+        self.checkpoint = checkpoint
+        self._settings = settings
+        self._run = run
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where the run computes.
+
+        Raises:
+            UsageError: The device is not there.
+        """
+        from cogedit.models.device import resolve_device
+
+        return resolve_device(self._settings.device)
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """What the model computes in."""
+        from cogedit.models.device import DTYPES
+
+        return DTYPES[dtype_for(self._settings)]
+
+    def transformer(self) -> CogVideoXTransformer3DModel:
+        """Load the transformer.
+
+        Raises:
+            ModelError: It is incomplete.
+            DeviceMemoryError: The device is full.
+        """
+        from cogedit.models.device import memory_guard
+        from cogedit.models.loading import load_transformer
+
+        with memory_guard("loading the transformer"):
+            return load_transformer(self.checkpoint, device=self.device, dtype=self.dtype)
+
+    def vae(self) -> AutoencoderKLCogVideoX:
+        """Load the VAE, in tiles if the settings say so.
+
+        Raises:
+            ModelError: It is incomplete.
+            DeviceMemoryError: The device is full.
+        """
+        from cogedit.models.device import memory_guard
+        from cogedit.models.loading import load_vae
+
+        with memory_guard("loading the VAE"):
+            vae = load_vae(self.checkpoint, device=self.device, dtype=self.dtype)
+        if self._settings.encode.vae_tiling:
+            vae.enable_tiling()
+        return vae
+
+    def embed(self, texts: Sequence[str]) -> Mapping[str, Tensor]:
+        """Embed texts, [1, L, D] by text; say which of them were too long for the model.
+
+        What is in the cache is read from there. T5 is loaded for the rest and freed before this
+        returns.
+
+        Raises:
+            ModelError: T5 or its vocabulary is incomplete.
+            DeviceMemoryError: The device is full.
+        """
+        cache = self._settings.cache or default_cache()
+        records = {text: self._record(text) for text in texts}
+        embeds: dict[str, Tensor] = {}
+        for text, record in records.items():
+            found = self._find(cache, record)
+            if found is not None:
+                self._tell(found[0])
+                embeds[text] = found[1].to(self.device, self.dtype)
+        for record, tensor in self._compute([t for t in records if t not in embeds]):
+            self._tell(record)
+            self._keep(cache, record, tensor)
+            embeds[record.prompt] = tensor
+        return embeds
+
+    def _compute(self, texts: Sequence[str]) -> list[tuple[EmbedsRecord, Tensor]]:
+        """Embed texts with T5, which is gone when this returns."""
+        if not texts:
+            return []
+        from cogedit.models.device import memory_guard, release_memory
+        from cogedit.models.loading import load_text_encoder
+        from cogedit.models.prompts import embed_prompts
+
+        length = self.checkpoint.geometry.max_text_seq_length
+        with memory_guard("embedding the prompts"):
+            tokenizer, encoder = load_text_encoder(
+                self.checkpoint, device=self.device, dtype=self.dtype
+            )
+            embedded = embed_prompts(texts, tokenizer, encoder, max_text_seq_length=length)
+        del encoder
+        release_memory(self.device)
+        return [
+            (replace(self._record(text), truncated=truncated), embeds)
+            for text, truncated, embeds in zip(
+                texts, embedded.truncated, embedded.embeds, strict=True
+            )
+        ]
+
+    def _record(self, text: str) -> EmbedsRecord:
+        from importlib.metadata import version
+
+        return EmbedsRecord(
+            prompt=text,
+            model=self.checkpoint.digest,
+            dtype=dtype_for(self._settings),
+            device=self.device.type,
+            max_text_seq_length=self.checkpoint.geometry.max_text_seq_length,
+            library=f"transformers {version('transformers')}",
+        )
+
+    def _find(self, cache: Path, record: EmbedsRecord) -> tuple[EmbedsRecord, Tensor] | None:
+        try:
+            return find_embeds(cache, record)
+        except (ArtifactDamaged, StorageError) as error:
+            self._run.say(f"{error.message}; the prompt is embedded again")
+            return None
+
+    def _keep(self, cache: Path, record: EmbedsRecord, embeds: Tensor) -> None:
+        try:
+            path = write_embeds(cache, embeds, record)
+        except StorageError as error:
+            # The run does not need it; the next one takes longer.
+            self._run.say(f"the embedding of the prompt is not kept: {error.message}")
+        else:
+            self._run.detail(f"wrote {path} (the embedding of {_short(record.prompt)!r})")
+
+    def _tell(self, record: EmbedsRecord) -> None:
+        if record.truncated:
+            self._run.say(
+                f"the prompt {_short(record.prompt)!r} is {record.truncated} tokens too long for "
+                f"this model ({record.max_text_seq_length}); its end is left out"
+            )
+
+
+def _short(text: str, length: int = 60) -> str:
+    return text if len(text) <= length else f"{text[:length]}..."
