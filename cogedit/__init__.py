@@ -19,6 +19,7 @@ from cogedit.version import __version__
 
 if TYPE_CHECKING:
     from cogedit.stages import (
+        Estimate,
         Exported,
         InversionCheck,
         Run,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
         check_inversion,
         edit,
         encode,
+        estimate,
         export,
         invert,
         load,
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CogeditError",
+    "Estimate",
     "Exported",
     "InversionCheck",
     "Run",
@@ -46,6 +49,7 @@ __all__ = [
     "check_inversion",
     "edit",
     "encode",
+    "estimate",
     "export",
     "invert",
     "load",

@@ -14,6 +14,7 @@ import typer
 
 from cogedit.cli.configuration import config_app
 from cogedit.cli.diagnosis import doctor
+from cogedit.cli.dry_run import show_estimate
 from cogedit.cli.options import Call, with_options
 from cogedit.errors import UsageError
 from cogedit.version import __version__
@@ -72,6 +73,10 @@ WithSource = Annotated[
         help="Write the source clip beside it: same frames, size and codec.",
         rich_help_panel="Video",
     ),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Say what it would take in time and memory; write nothing."),
 ]
 
 Trajectory = Annotated[
@@ -132,12 +137,16 @@ def invert(
         bool,
         typer.Option("--check", help="Sample back from the noise and say how near it comes."),
     ] = False,
+    dry_run: DryRun = False,
     output: Output = None,
 ) -> None:
     """Invert a clip into noise, keeping every level: latents -> trajectory."""
     from cogedit import stages
 
     settings = call.settings(source)
+    if dry_run:
+        show_estimate(call.screen, "invert", stages.estimate(source, settings, run=call.run))
+        return
     written = stages.invert(source, settings, output=output, run=call.run)
     if check:
         found = stages.check_inversion(written.path, settings, run=call.run)
@@ -158,6 +167,7 @@ def reconstruct(
     save_trajectory: Annotated[
         bool, typer.Option("--save-trajectory", help="Keep every step of the edit.")
     ] = False,
+    dry_run: DryRun = False,
     output: Output = None,
 ) -> None:
     """Denoise a trajectory under new prompts: trajectory -> edits."""
@@ -165,6 +175,17 @@ def reconstruct(
 
     trajectory = source or _newest_trajectory(call)
     settings = call.settings(trajectory)
+    if dry_run:
+        found = stages.estimate(
+            trajectory,
+            settings,
+            prompts=prompt,
+            save_trajectory=save_trajectory,
+            mask=mask,
+            run=call.run,
+        )
+        show_estimate(call.screen, "reconstruct", found)
+        return
     written = stages.reconstruct(
         trajectory,
         prompt,
@@ -248,6 +269,7 @@ def edit(
     mask: Mask = None,
     source_video: SourceVideo = None,
     with_source: WithSource = False,
+    dry_run: DryRun = False,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -262,6 +284,10 @@ def edit(
     from cogedit import stages
 
     settings = call.settings(video)
+    if dry_run:
+        found = stages.estimate(video, settings, prompts=prompt, mask=mask, run=call.run)
+        show_estimate(call.screen, "edit", found)
+        return
     exported = stages.edit(
         video,
         prompt,

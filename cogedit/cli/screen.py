@@ -105,7 +105,7 @@ class _PlainProgress:
         left = (info.total - done) / rate
         self._screen.say(
             f"{self._doing}: step {done} of {info.total}, {1 / rate:.1f} s per step, "
-            f"{_duration(left)} left"
+            f"{duration(left)} left"
         )
 
 
@@ -178,7 +178,8 @@ def _is_terminal() -> bool:
     return sys.stderr.isatty() and os.environ.get("TERM", "") != "dumb"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Write a time as minutes and seconds, with hours where there are any."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

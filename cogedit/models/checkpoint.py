@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,6 +59,8 @@ class Checkpoint:
         digest: sha256 over all configuration files and a sample of the weights, in hex.
         geometry: Sizes that it imposes on a clip.
         scheduler_config: Its scheduler's configuration.
+        transformer_config: Its transformer's configuration.
+        num_parameters: Weights of each component, by the names of `COMPONENTS`.
     """
 
     id: str
@@ -66,6 +69,8 @@ class Checkpoint:
     digest: str
     geometry: Geometry
     scheduler_config: Config
+    transformer_config: Config
+    num_parameters: Mapping[str, int]
 
 
 def find_checkpoint(
@@ -223,6 +228,7 @@ def _checked(name: str, folder: Path, revision: str | None, *, mend: str) -> Che
                 hint=_EXAMPLE,
             )
         weights: list[WeightFile] = []
+        num_parameters: dict[str, int] = {}
         for component, (class_name, stem) in COMPONENTS.items():
             entry = index.get(component)
             found = entry[1] if isinstance(entry, list) and len(entry) == 2 else entry
@@ -230,7 +236,9 @@ def _checked(name: str, folder: Path, revision: str | None, *, mend: str) -> Che
                 raise ModelError(
                     f"{name} has {component} = {found}; expected {class_name}", hint=_EXAMPLE
                 )
-            weights += _weight_files(folder, component, stem, name, mend)
+            files = _weight_files(folder, component, stem, name, mend)
+            num_parameters[component] = sum(file.num_parameters for file in files)
+            weights += files
         vocabularies = [folder / "tokenizer" / file for file in VOCABULARIES]
         if not any(path.is_file() and path.stat().st_size for path in vocabularies):
             raise _Incomplete(
@@ -245,7 +253,16 @@ def _checked(name: str, folder: Path, revision: str | None, *, mend: str) -> Che
     except OSError as error:
         raise StorageError(f"The files of model {name} cannot be read: {error}") from error
     geometry = Geometry.of(configs["vae"], configs["transformer"])
-    return Checkpoint(name, folder, revision, digest, geometry, scheduler)
+    return Checkpoint(
+        name,
+        folder,
+        revision,
+        digest,
+        geometry,
+        scheduler,
+        transformer_config=configs["transformer"],
+        num_parameters=num_parameters,
+    )
 
 
 def _read_config(folder: Path, file: str, name: str, mend: str) -> Config:

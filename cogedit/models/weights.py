@@ -12,6 +12,7 @@ PAGE = 4096
 """Bytes read from the middle of every tensor for a digest."""
 
 _MAX_HEADER_BYTES = 100_000_000
+_METADATA = "__metadata__"
 _ITEM_BYTES = {
     **dict.fromkeys(("F64", "I64", "U64"), 8),
     **dict.fromkeys(("F32", "I32", "U32"), 4),
@@ -71,6 +72,12 @@ class WeightFile:
             raise ValueError(f"has {size} bytes; expected {expected}")
         return cls(path, header, tuple((data + begin, data + end) for begin, end in spans))
 
+    @property
+    def num_parameters(self) -> int:
+        """Numbers in all tensors of the file together."""
+        entries = json.loads(self.header)
+        return sum(math.prod(one["shape"]) for name, one in entries.items() if name != _METADATA)
+
     def sample(self, digest: Hash) -> None:
         """Take the header and a page from the middle of every tensor into a digest.
 
@@ -92,7 +99,7 @@ def _spans(header: bytes) -> list[tuple[int, int]]:
     Raises:
         ValueError: They are not, or a shape does not fill its place.
     """
-    entries = [entry for name, entry in json.loads(header).items() if name != "__metadata__"]
+    entries = [entry for name, entry in json.loads(header).items() if name != _METADATA]
     spans: list[tuple[int, int]] = []
     for entry in sorted(entries, key=lambda entry: entry["data_offsets"]):
         begin, end = entry["data_offsets"]

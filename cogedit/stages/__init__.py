@@ -7,6 +7,7 @@ it wrote. Importing this package loads no torch; calling a stage that computes d
 from cogedit.stages.check import InversionCheck, check_inversion
 from cogedit.stages.edit import edit
 from cogedit.stages.encode import encode
+from cogedit.stages.estimate import Estimate, estimate
 from cogedit.stages.export import export
 from cogedit.stages.invert import invert
 from cogedit.stages.load import load
@@ -16,6 +17,7 @@ from cogedit.stages.settings import settings_for
 from cogedit.stages.sweep import Swept, sweep
 
 __all__ = [
+    "Estimate",
     "Exported",
     "InversionCheck",
     "Run",
@@ -24,6 +26,7 @@ __all__ = [
     "check_inversion",
     "edit",
     "encode",
+    "estimate",
     "export",
     "invert",
     "load",

@@ -43,6 +43,11 @@ Their hidden states are in memory at once, whatever the number of rows that run 
 """
 
 
+def edits_together(num_values: int) -> int:
+    """Return how many edits of a clip of this many latent values are denoised together."""
+    return max(1, MAX_VALUES // num_values)
+
+
 class Editor:
     """Makes edits of one trajectory; loads prompts and model when the first is asked for.
 
@@ -125,7 +130,7 @@ class Editor:
             and other not in {key, *self._done}
             and shared(record) == shared(self._wanted[key])
         ]
-        keys = [key, *others][: max(1, MAX_VALUES // self._reference.latents.numel())]
+        keys = [key, *others][: edits_together(self._reference.latents.numel())]
         return Unfinished.of(self._folder, "edit", keys)
 
     def _edit(self, unfinished: Unfinished) -> list[Mapping[str, Tensor]]:

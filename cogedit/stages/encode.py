@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cogedit.artifacts import LatentsRecord, read_artifact, read_record, sniff_kind
+from cogedit.artifacts import FramesRecord, LatentsRecord, read_artifact, read_record, sniff_kind
 from cogedit.config import Settings
 from cogedit.media.clip import check_size
+from cogedit.models.checkpoint import Checkpoint
 from cogedit.stages.checkpoints import checkpoint_for, model_record
 from cogedit.stages.load import load
 from cogedit.stages.parts import Parts
@@ -41,15 +42,7 @@ def encode(
     checkpoint = checkpoint_for(settings)
     if sniff_kind(source) is None:
         source = load(source, settings, run=run.earlier).path
-    frames = read_record(source, "frames")
-    check_size(
-        frames.settings.width,
-        frames.settings.height,
-        multiple=checkpoint.geometry.size_multiple,
-    )
-    record = LatentsRecord(
-        frames=frames, model=model_record(checkpoint, settings), settings=settings.encode
-    )
+    record = latents_record(read_record(source, "frames"), checkpoint, settings=settings)
 
     def make() -> Mapping[str, Tensor]:
         from cogedit.models.device import memory_guard
@@ -61,3 +54,21 @@ def encode(
             return {"latents": encode_frames(vae, to_model_range(pixels)).cpu()}
 
     return find_or_make(record, make, output=output, workspace=workspace, run=run)
+
+
+def latents_record(
+    frames: FramesRecord, checkpoint: Checkpoint, *, settings: Settings
+) -> LatentsRecord:
+    """Describe the latents of a clip.
+
+    Raises:
+        UsageError: Its size does not suit the model.
+    """
+    check_size(
+        frames.settings.width,
+        frames.settings.height,
+        multiple=checkpoint.geometry.size_multiple,
+    )
+    return LatentsRecord(
+        frames=frames, model=model_record(checkpoint, settings), settings=settings.encode
+    )

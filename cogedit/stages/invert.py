@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cogedit.artifacts import (
+    LatentsRecord,
     TrajectoryRecord,
     Unfinished,
     canonical_json,
@@ -58,26 +59,14 @@ def invert(
     """
     source, run = Path(source), run or Run()
     check_output(output, source=source)
-    check_settings(settings.invert)
-    check_text(settings.invert.prompt)
-    if settings.invert.num_inference_steps < 2 and settings.invert.inverse == "consistent":
-        raise UsageError("the inversion needs at least 2 inference steps; found 1")
+    check_inversion_settings(settings)
     workspace = workspace_for(source, settings)
     checkpoint = checkpoint_for(settings)
     if sniff_kind(source) in (None, "frames"):
         source = encode(source, settings, run=run.earlier).path
     latents = read_record(source, "latents")
     check_same_model(str(source), latents.model, checkpoint)
-    num_latent_frames = latents.tensors[0].shape[1]
-    record = TrajectoryRecord(
-        latents=latents,
-        model=model_record(checkpoint, settings),
-        settings=settings.invert,
-        scheduler=canonical_json(
-            {k: v for k, v in checkpoint.scheduler_config.items() if not k.startswith("_")}
-        ),
-        num_pad_frames=checkpoint.geometry.num_pad_frames(num_latent_frames),
-    )
+    record = trajectory_record(latents, checkpoint, settings=settings)
 
     def make() -> Mapping[str, Tensor]:
         clean = read_artifact(source, "latents").tensors["latents"]
@@ -93,6 +82,34 @@ def invert(
         )
 
     return find_or_make(record, make, output=output, workspace=workspace, run=run)
+
+
+def check_inversion_settings(settings: Settings) -> None:
+    """Refuse what cannot work before any stage runs.
+
+    Raises:
+        UsageError: A setting is out of range.
+    """
+    check_settings(settings.invert)
+    check_text(settings.invert.prompt)
+    if settings.invert.num_inference_steps < 2 and settings.invert.inverse == "consistent":
+        raise UsageError("the inversion needs at least 2 inference steps; found 1")
+
+
+def trajectory_record(
+    latents: LatentsRecord, checkpoint: Checkpoint, *, settings: Settings
+) -> TrajectoryRecord:
+    """Describe the inversion of some latents."""
+    num_latent_frames = latents.tensors[0].shape[1]
+    return TrajectoryRecord(
+        latents=latents,
+        model=model_record(checkpoint, settings),
+        settings=settings.invert,
+        scheduler=canonical_json(
+            {k: v for k, v in checkpoint.scheduler_config.items() if not k.startswith("_")}
+        ),
+        num_pad_frames=checkpoint.geometry.num_pad_frames(num_latent_frames),
+    )
 
 
 def _invert(

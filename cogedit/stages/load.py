@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from cogedit.artifacts import FramesRecord
 from cogedit.config import Settings
-from cogedit.media.clip import check_size, plan_clip, plan_resize
+from cogedit.media.clip import ResizePlan, check_size, plan_clip, plan_resize
 from cogedit.media.probe import identify, probe_facts
 from cogedit.models.checkpoint import NotCachedError, find_checkpoint
 from cogedit.stages.run import Run, Written, check_output, find_or_make, workspace_for
@@ -35,18 +35,32 @@ def load(
     """
     video, run = Path(video), run or Run()
     check_output(output, source=video)
+    record, resize = choose_clip(video, settings, run=run)
+
+    def make() -> Mapping[str, Tensor]:
+        import torch
+
+        from cogedit.media.reader import read_clip
+
+        frames = read_clip(video, record.source, indices=record.frame_indices, resize=resize)
+        return {"frames": torch.from_numpy(frames)}
+
+    workspace = workspace_for(video, settings)
+    return find_or_make(record, make, output=output, workspace=workspace, run=run)
+
+
+def choose_clip(video: Path, settings: Settings, *, run: Run) -> tuple[FramesRecord, ResizePlan]:
+    """Choose frames and size of a clip, and say which.
+
+    Raises:
+        VideoError: The video cannot be read.
+        UsageError: The size does not suit the model, or a setting is out of range.
+    """
     facts = probe_facts(video)
     _check_size(settings)
     source = identify(video, facts)
     clip = plan_clip(source, settings.load)
     resize = plan_resize(source.width, source.height, settings=settings.load)
-    record = FramesRecord(
-        source=source,
-        settings=settings.load,
-        frame_indices=clip.indices,
-        fps=clip.fps,
-        box=resize.box,
-    )
     run.say(
         f"{source.name}: {source.num_frames} frames of {source.width}x{source.height} at "
         f"{float(source.fps):.6g} fps, read by {source.reader}; clip: {len(clip.indices)} frames "
@@ -54,17 +68,14 @@ def load(
     )
     for note in (*facts.notes, *clip.notes, *resize.notes):
         run.say(note)
-
-    def make() -> Mapping[str, Tensor]:
-        import torch
-
-        from cogedit.media.reader import read_clip
-
-        frames = read_clip(video, source, indices=clip.indices, resize=resize)
-        return {"frames": torch.from_numpy(frames)}
-
-    workspace = workspace_for(video, settings)
-    return find_or_make(record, make, output=output, workspace=workspace, run=run)
+    record = FramesRecord(
+        source=source,
+        settings=settings.load,
+        frame_indices=clip.indices,
+        fps=clip.fps,
+        box=resize.box,
+    )
+    return record, resize
 
 
 def _check_size(settings: Settings) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from cogedit.artifacts import (
     EditRecord,
+    ModelRecord,
     TrajectoryRecord,
     content_key,
     frames_record,
@@ -124,7 +125,7 @@ def make_edits(
     workspace = workspace_for(source, settings)
     given = take_mask(mask, settings)
     checkpoint = checkpoint_for(settings)
-    _check(asked, checkpoint)
+    check_edits(asked, checkpoint)
     if given is not None:
         source = _fit_mask(given, source, settings, run=run)
     if sniff_kind(source) in (None, "frames", "latents"):
@@ -132,12 +133,12 @@ def make_edits(
     trajectory = read_record(source, "trajectory")
     check_same_model(str(source), trajectory.model, checkpoint)
     records = [
-        EditRecord(
-            trajectory=trajectory,
+        edit_record(
+            one,
+            trajectory,
             model=model_record(checkpoint, settings),
-            settings=_canonical(one, trajectory),
             has_trajectory=save_trajectory,
-            mask=given.source if given is not None else None,
+            mask=given,
         )
         for one in asked
     ]
@@ -181,7 +182,7 @@ def _in_order(
     ]
 
 
-def _check(asked: Sequence[ReconstructSettings], checkpoint: Checkpoint) -> None:
+def check_edits(asked: Sequence[ReconstructSettings], checkpoint: Checkpoint) -> None:
     """Refuse what cannot work before any stage runs.
 
     Raises:
@@ -212,6 +213,24 @@ def _fit_mask(mask: GivenMask, source: Path, settings: Settings, *, run: Run) ->
         source = load(source, settings, run=run.earlier).path
     check_fits(mask, frames_record(read_record(source)))
     return source
+
+
+def edit_record(
+    asked: ReconstructSettings,
+    trajectory: TrajectoryRecord,
+    *,
+    model: ModelRecord,
+    has_trajectory: bool,
+    mask: GivenMask | None,
+) -> EditRecord:
+    """Describe an edit of a trajectory."""
+    return EditRecord(
+        trajectory=trajectory,
+        model=model,
+        settings=_canonical(asked, trajectory),
+        has_trajectory=has_trajectory,
+        mask=mask.source if mask is not None else None,
+    )
 
 
 def _canonical(asked: ReconstructSettings, trajectory: TrajectoryRecord) -> ReconstructSettings:

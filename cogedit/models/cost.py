@@ -1,0 +1,291 @@
+"""What a run costs before it runs: rows, floating-point operations, bytes. Arithmetic, no torch.
+
+Counted is the transformer, which takes 99 % of a run. One multiplication with its addition are two
+operations. Of a row with S tokens of width d in n layers:
+
+    L = 24 n S d^2 + embedding and output      linear layers: q, k, v, out and the MLP of 4 d
+    A = 4 n S^2 d                              attention: q k^T and its product with v
+
+An edit row that looks at a reference attends to twice the tokens. A reference row stops after the
+last layer that looks at it, where it gives its keys and values and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cogedit.errors import ModelError
+from cogedit.models.geometry import Config
+from cogedit.models.rows import EditTexts, RowPlan, plan_rows
+from cogedit.types import InvertSettings, ReconstructSettings, Window
+
+if TYPE_CHECKING:
+    from cogedit.diffusion.schedule import Schedule
+
+LatentShape = tuple[int, int, int]
+"""Latent frames, height and width of a clip, pad frames included."""
+
+
+@dataclass(frozen=True)
+class TransformerSizes:
+    """The sizes that a transformer's cost follows from, by the names of its `config.json`."""
+
+    num_layers: int
+    num_attention_heads: int
+    attention_head_dim: int
+    in_channels: int
+    out_channels: int
+    patch_size: int
+    patch_size_t: int
+    text_embed_dim: int
+    time_embed_dim: int
+    max_text_seq_length: int
+
+    @classmethod
+    def of(cls, config: Config) -> TransformerSizes:
+        """Read them from a transformer's configuration.
+
+        Raises:
+            ModelError: A field is missing or no positive whole number.
+        """
+
+        def size(key: str) -> int:
+            value = config.get(key)
+            if not isinstance(value, int) or value < 1:
+                raise ModelError(
+                    f"transformer/config.json has {key} = {value!r}; expected a positive whole "
+                    "number"
+                )
+            return value
+
+        return cls(
+            num_layers=size("num_layers"),
+            num_attention_heads=size("num_attention_heads"),
+            attention_head_dim=size("attention_head_dim"),
+            in_channels=size("in_channels"),
+            out_channels=size("out_channels"),
+            patch_size=size("patch_size"),
+            patch_size_t=size("patch_size_t") if config.get("patch_size_t") is not None else 1,
+            text_embed_dim=size("text_embed_dim"),
+            time_embed_dim=size("time_embed_dim"),
+            max_text_seq_length=size("max_text_seq_length"),
+        )
+
+    @property
+    def width(self) -> int:
+        """Width d of a token."""
+        return self.num_attention_heads * self.attention_head_dim
+
+    def num_image_tokens(self, shape: LatentShape) -> int:
+        """Image tokens of a clip."""
+        frames, height, width = shape
+        return (
+            (frames // self.patch_size_t) * (height // self.patch_size) * (width // self.patch_size)
+        )
+
+    def num_tokens(self, shape: LatentShape) -> int:
+        """Text and image tokens of a clip."""
+        return self.max_text_seq_length + self.num_image_tokens(shape)
+
+
+@dataclass(frozen=True)
+class Flops:
+    """Floating-point operations, apart by what bounds their speed."""
+
+    linear: float = 0.0
+    attention: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """All of them."""
+        return self.linear + self.attention
+
+    def __add__(self, other: Flops) -> Flops:
+        return Flops(self.linear + other.linear, self.attention + other.attention)
+
+    def __mul__(self, times: float) -> Flops:
+        return Flops(times * self.linear, times * self.attention)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What some calls of the transformer take.
+
+    Attributes:
+        calls: Calls of the transformer.
+        rows: Rows of all calls together.
+        max_rows: Rows of the largest call.
+        flops: Operations.
+    """
+
+    calls: int = 0
+    rows: int = 0
+    max_rows: int = 0
+    flops: Flops = Flops()
+
+    def __add__(self, other: Work) -> Work:
+        return Work(
+            self.calls + other.calls,
+            self.rows + other.rows,
+            max(self.max_rows, other.max_rows),
+            self.flops + other.flops,
+        )
+
+    def __mul__(self, times: int) -> Work:
+        if times == 0:
+            return Work()
+        return Work(times * self.calls, times * self.rows, self.max_rows, self.flops * times)
+
+
+def row_flops(sizes: TransformerSizes, shape: LatentShape) -> Flops:
+    """Count one row that attends to itself: L and A."""
+    tokens, image = sizes.num_tokens(shape), sizes.num_image_tokens(shape)
+    d, text = sizes.width, sizes.max_text_seq_length
+    patch = sizes.patch_size**2 * sizes.patch_size_t
+    modulation = sizes.time_embed_dim * 2 * 6 * d * sizes.num_layers
+    ends = image * patch * (sizes.in_channels + sizes.out_channels) * d
+    ends += text * sizes.text_embed_dim * d
+    return Flops(
+        linear=2.0 * (12 * sizes.num_layers * tokens * d**2 + modulation + ends),
+        attention=4.0 * sizes.num_layers * tokens**2 * d,
+    )
+
+
+def call_work(
+    plan: RowPlan,
+    sizes: TransformerSizes,
+    shape: LatentShape,
+    *,
+    injection: ReconstructSettings | None = None,
+    reference_velocity: bool = False,
+) -> Work:
+    """Count one call of the transformer.
+
+    Args:
+        plan: Its rows.
+        sizes: Of the transformer.
+        shape: Of the clip.
+        injection: How edit rows look at reference rows; None where there are none.
+        reference_velocity: Whether the reference rows run to the end, for what they predict.
+    """
+    row, layers = row_flops(sizes, shape), sizes.num_layers
+    work = Work(1, plan.num_rows, plan.num_rows, row * len(plan.edits))
+    if not plan.references or injection is None:
+        return work
+    first, end = injection.injection_layers
+    end = layers if end is None else end
+    if injection.injection_strength > 0:
+        extra = row.attention / layers * (end - first) * _looked_at(injection, sizes, shape)
+        work += Work(flops=Flops(attention=extra * len(plan.edits)))
+    reference = row
+    if not reference_velocity:
+        # Keys and values are 2 of the 12 d^2 of a layer.
+        through = (end - 1) / layers
+        reference = Flops(row.linear * (through + 2 / 12 / layers), row.attention * through)
+    return work + Work(flops=reference * len(plan.references))
+
+
+def _looked_at(
+    injection: ReconstructSettings, sizes: TransformerSizes, shape: LatentShape
+) -> float:
+    """Attention of a looking row beyond its own, as a share of its own."""
+    if injection.injection_mode == "queries-keys":
+        return 0.0 if injection.injection_strength == 1 else 1.0
+    if injection.injection_tokens == "image":
+        return sizes.num_image_tokens(shape) / sizes.num_tokens(shape)
+    return 1.0
+
+
+def inversion_work(asked: InvertSettings, sizes: TransformerSizes, shape: LatentShape) -> Work:
+    """Count an inversion; where its corrections are found on the way ("auto"), at least this."""
+    texts = EditTexts(1 if asked.prompt else 0, 0, 0, 0)
+    plan = plan_rows([texts], guided=asked.guidance_scale != 1, referenced=False)
+    calls = asked.num_inference_steps
+    if asked.inverse == "consistent":
+        calls = calls * (asked.inversion_iterations or 1) + 1
+    return call_work(plan, sizes, shape) * calls
+
+
+def edit_work(
+    asked: Sequence[ReconstructSettings],
+    inversion: InvertSettings,
+    sizes: TransformerSizes,
+    shape: LatentShape,
+) -> Work:
+    """Count the edits of one clip that are denoised together.
+
+    Args:
+        asked: One per edit; they differ in the prompt and the seed alone.
+        inversion: How the clip was inverted.
+        sizes: Of the transformer.
+        shape: Of the clip.
+    """
+    one = asked[0]
+    texts = _texts(asked, inversion.prompt)
+    visited = one.num_inference_steps or inversion.num_inference_steps
+    schedule = _schedule(visited - one.start_step)
+    guided = _window(schedule, one.guidance_steps, wanted=one.guidance_scale != 1)
+    looks = one.injection_strength > 0 or one.drift_correction > 0
+    referenced = _window(schedule, one.injection_steps, wanted=looks)
+    is_flow = one.method == "flow"
+    sees = one.reference_prompt == "inversion" and one.source_guidance_scale == 1
+    velocity = sees if is_flow else one.drift_correction > 0
+    source = plan_rows([texts[0]], guided=one.source_guidance_scale != 1, referenced=False)
+    work = Work()
+    for step in schedule.timesteps:
+        plan = plan_rows(texts, guided=step in guided, referenced=step in referenced)
+        work += call_work(plan, sizes, shape, injection=one, reference_velocity=velocity)
+        if is_flow and not (velocity and step in referenced):
+            work += call_work(source, sizes, shape)
+    if one.auto_mask:
+        from cogedit.models.auto_mask import mask_levels
+
+        plain = plan_rows([EditTexts(0, None, 0, 0)], guided=False, referenced=False)
+        levels = mask_levels(range(inversion.num_inference_steps))
+        work += call_work(plain, sizes, shape) * (2 * len(levels) * len(asked))
+    return work
+
+
+def _texts(asked: Sequence[ReconstructSettings], inversion_prompt: str) -> list[EditTexts]:
+    from cogedit.models.sampling import edit_texts
+
+    bank = [
+        *dict.fromkeys(
+            text for one in asked for text in (one.negative_prompt, one.prompt, inversion_prompt)
+        )
+    ]
+    return [edit_texts(one, inversion_prompt, bank, source=0) for one in asked]
+
+
+def _schedule(num_steps: int) -> Schedule:
+    """Steps by their number: which levels they lie at costs nothing."""
+    from cogedit.diffusion.schedule import Schedule
+
+    return Schedule((), tuple(range(num_steps)))
+
+
+def _window(schedule: Schedule, window: Window, *, wanted: bool) -> frozenset[int]:
+    return schedule.window(*window) if wanted else frozenset()
+
+
+def activation_bytes(
+    sizes: TransformerSizes, shape: LatentShape, *, rows: int, item_size: int
+) -> int:
+    """Estimate what one call of the transformer needs beside its weights.
+
+    The hidden states of all rows, and for the rows that run at a time what a layer holds at once:
+    in its MLP the inner tokens of 4 d twice beside four of d, or in an injected attention queries,
+    keys and values, twice the keys and values and the output. The largest of these comes to about
+    12 tensors of [rows, S, d].
+    """
+    return 12 * rows * sizes.num_tokens(shape) * sizes.width * item_size
+
+
+def trajectory_bytes(
+    num_steps: int, shape: LatentShape, *, channels: int, with_clean: bool = True
+) -> int:
+    """Size of a trajectory in float32, the clean latents included, without its header."""
+    frames, height, width = shape
+    return 4 * (num_steps + with_clean) * frames * channels * height * width

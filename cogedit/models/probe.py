@@ -1,0 +1,94 @@
+"""How fast a device is at what a transformer does: a matrix product and an attention, timed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional
+
+from cogedit.models.cost import Flops, TransformerSizes
+
+SECONDS = 0.2
+"""A measurement that lasted this long is long enough."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Operations per second of a device.
+
+    Attributes:
+        linear: In a product of tokens with a matrix of the model's width.
+        attention: In an attention with the model's heads.
+    """
+
+    linear: float
+    attention: float
+
+    def seconds(self, flops: Flops) -> float:
+        """Return how long some operations take at this speed."""
+        return flops.linear / self.linear + flops.attention / self.attention
+
+
+def measure_speed(
+    sizes: TransformerSizes, *, num_tokens: int, device: torch.device, dtype: torch.dtype
+) -> Speed:
+    """Time both at the model's width, with more and more tokens until it takes long enough.
+
+    Args:
+        sizes: Of the transformer.
+        num_tokens: Tokens of the clip: not more than these are tried.
+        device: Where.
+        dtype: In which number format.
+    """
+    d, heads = sizes.width, sizes.num_attention_heads
+    matrix = torch.randn(d, 4 * d, device=device, dtype=dtype)
+
+    def product(tokens: int) -> tuple[Callable[[], object], float]:
+        x = torch.randn(tokens, d, device=device, dtype=dtype)
+        return lambda: x @ matrix, 2.0 * tokens * d * 4 * d
+
+    def attention(tokens: int) -> tuple[Callable[[], object], float]:
+        q = torch.randn(1, heads, tokens, d // heads, device=device, dtype=dtype)
+        return lambda: functional.scaled_dot_product_attention(q, q, q), 4.0 * tokens**2 * d
+
+    return Speed(
+        linear=_rate(product, num_tokens, device), attention=_rate(attention, num_tokens, device)
+    )
+
+
+def _rate(
+    prepare: Callable[[int], tuple[Callable[[], object], float]],
+    num_tokens: int,
+    device: torch.device,
+) -> float:
+    """Operations per second; the first call of each size only warms up."""
+    tokens = min(256, num_tokens)
+    while True:
+        call, flops = prepare(tokens)
+        call()
+        seconds = _timed(call, device)
+        if tokens == num_tokens:
+            # A small model: again and again, until the clock can tell.
+            times = max(1, min(1000, round(SECONDS / max(seconds, 1e-6))))
+            return flops * times / sum(_timed(call, device) for _ in range(times))
+        if seconds >= SECONDS:
+            return flops / seconds
+        tokens = min(2 * tokens, num_tokens)
+
+
+def _timed(call: Callable[[], object], device: torch.device) -> float:
+    _wait_for(device)
+    start = time.perf_counter()
+    call()
+    _wait_for(device)
+    return time.perf_counter() - start
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()

@@ -1,0 +1,241 @@
+"""The cost model against the counter of torch, and against the published sizes of CogVideoX-5B."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from pipelines import GOLDEN_PIPELINE
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+from cogedit.diffusion.trajectory import Trajectory
+from cogedit.errors import ModelError
+from cogedit.models.checkpoint import find_checkpoint
+from cogedit.models.cost import (
+    TransformerSizes,
+    activation_bytes,
+    edit_work,
+    inversion_work,
+    row_flops,
+    trajectory_bytes,
+)
+from cogedit.models.loading import alphas_cumprod, load_transformer
+from cogedit.models.sampling import edit_latents, invert_latents
+from cogedit.types import InvertSettings, ReconstructSettings
+
+TERA = 1e12
+COGVIDEOX_5B = {
+    "num_layers": 42,
+    "num_attention_heads": 48,
+    "attention_head_dim": 64,
+    "in_channels": 16,
+    "out_channels": 16,
+    "patch_size": 2,
+    "patch_size_t": None,
+    "text_embed_dim": 4096,
+    "time_embed_dim": 512,
+    "max_text_seq_length": 226,
+}
+SIZES_5B = TransformerSizes.of(COGVIDEOX_5B)
+CLIP_5B = (13, 60, 90)
+SHARED = {"reference_rows": "one", "reference_prompt": "inversion"}
+
+
+def test_a_row_of_5b():
+    assert SIZES_5B.width == 3072
+    assert SIZES_5B.num_image_tokens(CLIP_5B) == 17550
+    row = row_flops(SIZES_5B, CLIP_5B)
+    assert row.linear / TERA == pytest.approx(169.1, abs=0.05)
+    assert row.attention / TERA == pytest.approx(163.1, abs=0.05)
+
+
+def test_a_patch_over_two_frames_halves_the_tokens():
+    sizes = TransformerSizes.of(COGVIDEOX_5B | {"patch_size_t": 2})
+    assert sizes.num_image_tokens((22, 96, 170)) == 11 * 48 * 85
+
+
+def upstream_flops(num_prompts):
+    """The upstream script, run once for every prompt: two rows up, four rows down."""
+    row = row_flops(SIZES_5B, CLIP_5B)
+    up, down = 2 * row.total, 4 * row.linear + 6 * row.attention
+    return num_prompts * 50 * (up + down)
+
+
+def test_the_upstream_job():
+    # With VAE and T5 it is 116.8 PFLOP.
+    assert upstream_flops(1) / 1e15 == pytest.approx(116.0, abs=0.1)
+
+
+def job_flops(num_prompts, inversion=None, **changes):
+    inversion = inversion or InvertSettings()
+    asked = [
+        ReconstructSettings(prompt=f"edit {number}", **changes) for number in range(num_prompts)
+    ]
+    up = inversion_work(inversion, SIZES_5B, CLIP_5B)
+    return (up + edit_work(asked, inversion, SIZES_5B, CLIP_5B)).flops.total
+
+
+@pytest.mark.parametrize(
+    ("changes", "ratios"),
+    [
+        ({}, (1.16, 1.55, 1.64)),
+        (SHARED, (1.40, 2.00, 2.15)),
+        (SHARED | {"injection_steps": (0.0, 0.5)}, (1.74, 2.43, 2.60)),
+        (
+            SHARED | {"injection_steps": (0.0, 0.5), "guidance_steps": (0.0, 0.5)},
+            (1.99, 2.94, 3.20),
+        ),
+    ],
+)
+def test_savings_over_the_upstream_script(changes, ratios):
+    prompt = InvertSettings(prompt="what the clip shows")
+    for num_prompts, ratio in zip((1, 4, 8), ratios, strict=True):
+        found = upstream_flops(num_prompts) / job_flops(num_prompts, prompt, **changes)
+        # Our inversion takes one call more than it has levels.
+        assert found >= 0.99 * ratio
+        assert found < 1.1 * ratio
+
+
+@pytest.mark.parametrize(
+    ("changes", "rows"),
+    [
+        ({}, 3 * 2 + 1),
+        (SHARED, 2 * 2 + 1),
+        ({"guidance_scale": 1.0}, 2 * 2),
+        ({"injection_strength": 0.0}, 2 * 2),
+        ({"injection_strength": 0.0, "guidance_scale": 1.0}, 2),
+    ],
+)
+def test_rows_of_a_step(changes, rows):
+    asked = [ReconstructSettings(prompt=text, **changes) for text in ("a", "b")]
+    work = edit_work(asked, InvertSettings(), SIZES_5B, CLIP_5B)
+    assert (work.calls, work.max_rows, work.rows) == (50, rows, 50 * rows)
+
+
+def test_fewer_steps_windows_and_layers():
+    def work(**changes):
+        asked = [ReconstructSettings(prompt="a", **changes)]
+        return edit_work(asked, InvertSettings(), SIZES_5B, CLIP_5B)
+
+    assert work(num_inference_steps=20).calls == 20
+    assert work(num_inference_steps=20, start_step=5).calls == 15
+    assert work(injection_steps=(0.0, 0.5)).rows == 25 * 4 + 25 * 2
+    assert work(guidance_steps=(0.0, 0.2)).rows == 10 * 4 + 40 * 2
+    assert work(injection_layers=(0, 21)).flops.total < work().flops.total
+    assert work(injection_tokens="image").flops.total < work().flops.total
+    assert work(drift_correction=1.0).flops.total > work().flops.total
+    assert work(method="flow").rows == 50 * 5
+    assert work(auto_mask=True).rows == work().rows + 8
+
+
+@pytest.mark.parametrize(
+    ("changes", "calls", "rows"),
+    [
+        ({}, 51, 51),
+        ({"inversion_iterations": 2}, 101, 101),
+        ({"inverse": "upstream"}, 50, 50),
+        ({"inverse": "upstream", "guidance_scale": 6.0}, 50, 50),  # both sides are one row
+        ({"inverse": "upstream", "guidance_scale": 6.0, "prompt": "a"}, 50, 100),
+    ],
+)
+def test_calls_of_an_inversion(changes, calls, rows):
+    work = inversion_work(InvertSettings(**changes), SIZES_5B, CLIP_5B)
+    assert (work.calls, work.rows) == (calls, rows)
+
+
+def test_bytes():
+    # 225 MB in DESIGN's own count: 50 levels of 1.1 million numbers.
+    assert trajectory_bytes(50, CLIP_5B, channels=16, with_clean=False) == 50 * 4 * 16 * 13 * 5400
+    one = activation_bytes(SIZES_5B, CLIP_5B, rows=1, item_size=2)
+    assert 1e9 < one < 2e9
+    assert activation_bytes(SIZES_5B, CLIP_5B, rows=4, item_size=2) == 4 * one
+
+
+@pytest.mark.parametrize("value", [None, 0, "48", 1.5])
+def test_a_configuration_without_a_size(value):
+    with pytest.raises(ModelError, match="num_attention_heads"):
+        TransformerSizes.of(COGVIDEOX_5B | {"num_attention_heads": value})
+
+
+def cpu_attention(query, key, value, *args, **kwargs):
+    return sdpa_flop_count(query, key, value)
+
+
+def counted(run):
+    """Operations of a run by torch's counter, which does not know the CPU's attention."""
+    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    with FlopCounterMode(display=False, custom_mapping={kernel: cpu_attention}) as counter:
+        run()
+    return counter.get_total_flops()
+
+
+@pytest.fixture(scope="module")
+def golden_model():
+    checkpoint = find_checkpoint(str(GOLDEN_PIPELINE))
+    device, dtype = torch.device("cpu"), torch.float32
+    transformer = load_transformer(checkpoint, device=device, dtype=dtype)
+    return transformer, TransformerSizes.of(checkpoint.transformer_config), checkpoint
+
+
+SHAPE = (3, 8, 12)
+
+
+def embeds_of(*texts):
+    generator = torch.Generator().manual_seed(3)
+    return {text: torch.randn(1, 226, 32, generator=generator) for text in texts}
+
+
+@pytest.mark.parametrize("changes", [{}, {"inverse": "upstream", "guidance_scale": 2.0}])
+def test_an_inversion_against_the_counter(golden_model, changes):
+    transformer, sizes, checkpoint = golden_model
+    asked = InvertSettings(num_inference_steps=3, prompt="a", **changes)
+    z0 = torch.randn(1, SHAPE[0], 16, *SHAPE[1:], generator=torch.Generator().manual_seed(1))
+
+    def run():
+        invert_latents(
+            transformer,
+            z0,
+            [asked],
+            alphas_cumprod=alphas_cumprod(checkpoint),
+            embeds=embeds_of("", "a"),
+        )
+
+    assert inversion_work(asked, sizes, SHAPE).flops.total == pytest.approx(counted(run), rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"injection_tokens": "image"},
+        {"injection_strength": 0.5},
+        {"injection_mode": "queries-keys"},
+        {"injection_layers": (1, 2)},
+        {"injection_steps": (0.0, 0.5), "guidance_steps": (0.0, 0.3)},
+        {"reference_rows": "one"},
+        {"injection_strength": 0.0, "drift_correction": 0.0},
+        {"method": "flow", "reference_prompt": "inversion"},
+    ],
+)
+@pytest.mark.parametrize("num_prompts", [1, 3])
+def test_an_edit_against_the_counter(golden_model, changes, num_prompts):
+    transformer, sizes, checkpoint = golden_model
+    inversion = InvertSettings(num_inference_steps=4)
+    # With drift correction the reference rows run to the end.
+    base = ReconstructSettings(prompt="", **({"drift_correction": 0.5} | changes))
+    asked = [replace(base, prompt=text) for text in "abc"[:num_prompts]]
+    generator = torch.Generator().manual_seed(1)
+    samples = torch.randn(4, 1, SHAPE[0], 16, *SHAPE[1:], generator=generator)
+    reference = Trajectory(samples, samples[0], (249, 499, 749, 999))
+
+    def run():
+        edit_latents(
+            transformer,
+            reference,
+            asked,
+            inversion_prompts=[""] * num_prompts,
+            alphas_cumprod=alphas_cumprod(checkpoint),
+            embeds=embeds_of("", "a", "b", "c"),
+        )
+
+    work = edit_work(asked, inversion, sizes, SHAPE)
+    assert work.flops.total == pytest.approx(counted(run), rel=0.02)

@@ -1,0 +1,138 @@
+"""A dry run: what it says is what the run does, and nothing is written."""
+
+import json
+
+import pytest
+from pipelines import GOLDEN_PIPELINE
+from typer.testing import CliRunner
+from videos import make_video
+
+import cogedit
+from cogedit.cli import app
+from cogedit.errors import UsageError
+
+SMALL = ["--width", "96", "--height", "64", "--max-num-frames", "9"]
+MODEL = ["--model", str(GOLDEN_PIPELINE), "--dtype", "fp32", "--device", "cpu"]
+FLAGS = {
+    "model": str(GOLDEN_PIPELINE),
+    "device": "cpu",
+    "dtype": "fp32",
+    "load.width": 96,
+    "load.height": 64,
+    "load.max_num_frames": 9,
+    "invert.num_inference_steps": 4,
+}
+
+
+@pytest.fixture
+def video(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return make_video(tmp_path / "clip.mp4", width=96, height=64, num_frames=9)
+
+
+def files(folder):
+    return sorted(str(path) for path in folder.rglob("*"))
+
+
+def settings_with(source, **changes):
+    return cogedit.settings_for(source, FLAGS | changes, environ={}).settings
+
+
+class Calls:
+    """Counts the transformer's calls and rows, and lets them happen."""
+
+    def __init__(self, monkeypatch):
+        from diffusers import CogVideoXTransformer3DModel
+
+        self.rows = []
+        forward = CogVideoXTransformer3DModel.forward
+
+        def counting(model, *args, **kwargs):
+            self.rows.append(len(kwargs["hidden_states"]))
+            return forward(model, *args, **kwargs)
+
+        monkeypatch.setattr(CogVideoXTransformer3DModel, "forward", counting)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"invert.prompt": "a cat", "invert.guidance_scale": 2.0, "invert.inverse": "upstream"},
+        {"reconstruct.injection_steps": (0.0, 0.5), "reconstruct.num_inference_steps": 2},
+        {"reconstruct.auto_mask": True, "reconstruct.guidance_scale": 1.0},
+    ],
+)
+def test_rows_and_calls_are_those_of_the_run(video, monkeypatch, changes):
+    settings = settings_with(video, **changes)
+    prompts = ["a blue cat", "snow"]
+    up, down = cogedit.estimate(video, settings, prompts=prompts).stages
+    calls = Calls(monkeypatch)
+    inverted = cogedit.invert(video, settings)
+    assert (len(calls.rows), sum(calls.rows)) == (up.work.calls, up.work.rows)
+    assert max(calls.rows) == up.work.max_rows
+    calls.rows.clear()
+    edits = cogedit.reconstruct(inverted.path, prompts, settings)
+    assert (len(calls.rows), sum(calls.rows)) == (down.work.calls, down.work.rows)
+    assert max(calls.rows) == down.work.max_rows
+    assert inverted.path.stat().st_size == pytest.approx(up.disk_bytes, rel=0.1)
+    assert not any(edit.reused for edit in edits)
+
+
+def test_what_is_there_costs_nothing(video):
+    settings = settings_with(video)
+    assert cogedit.estimate(video, settings).earlier_bytes > 0
+    inverted = cogedit.invert(video, settings)
+    found = cogedit.estimate(video, settings, prompts=["a blue cat"])
+    assert found.earlier_bytes == 0
+    assert [stage.reused for stage in found.stages] == [1, 0]
+    assert found.stages[0].seconds == found.stages[0].disk_bytes == 0
+    assert found.stages[1].seconds > 0
+    cogedit.reconstruct(inverted.path, ["a blue cat"], settings)
+    found = cogedit.estimate(inverted.path, settings, prompts=["a blue cat"])
+    assert [stage.reused for stage in found.stages] == [1, 1]
+    assert found.seconds == found.disk_bytes == found.memory_bytes == 0
+    both = cogedit.estimate(inverted.path, settings, prompts=["a blue cat", "snow"])
+    assert both.stages[1].reused == 1
+    again = cogedit.estimate(video, settings, run=cogedit.Run(force=True))
+    assert again.stages[0].reused == 0
+
+
+def test_nothing_is_written(video, tmp_path):
+    before = files(tmp_path)
+    cogedit.estimate(video, settings_with(video), prompts=["a blue cat"])
+    assert files(tmp_path) == before
+
+
+def test_what_cannot_run_is_refused(video):
+    with pytest.raises(UsageError, match="needs a prompt"):
+        cogedit.estimate(video, settings_with(video), prompts=[])
+    with pytest.raises(UsageError, match="injection_layers is 7:END"):
+        bad = settings_with(video, **{"reconstruct.injection_layers": (7, None)})
+        cogedit.estimate(video, bad, prompts=["a cat"])
+
+
+@pytest.mark.parametrize("command", ["invert", "reconstruct", "edit"])
+def test_the_command_prints_an_estimate_and_writes_nothing(video, tmp_path, command):
+    before = files(tmp_path)
+    prompt = [] if command == "invert" else ["--prompt", "a blue cat"]
+    args = [command, str(video), *MODEL, *SMALL, *prompt, "--dry-run"]
+    shown = CliRunner().invoke(app, args)
+    assert shown.exit_code == 0, shown.stderr
+    for word in ("clip", "model", "invert", "disk", "memory", "time", "FLOP", "rows"):
+        assert word in shown.stdout
+    found = json.loads(CliRunner().invoke(app, [*args, "--json"]).stdout)
+    assert (found["command"], found["dry_run"], found["outputs"]) == (command, True, [])
+    names = ["invert", "reconstruct"] if prompt else ["invert"]
+    assert [stage["name"] for stage in found["stages"]] == names
+    assert found["num_tokens"] == 226 + 3 * 4 * 6
+    assert found["stages"][0]["work"]["flops"]["linear"] > 0
+    assert files(tmp_path) == before
+
+
+def test_a_model_that_is_not_here_is_not_downloaded(video):
+    shown = CliRunner().invoke(
+        app, ["invert", str(video), "--model", "zai-org/CogVideoX-5b", "--dry-run"]
+    )
+    assert shown.exit_code == 5
+    assert "is not in the local cache" in shown.stderr
