@@ -339,7 +339,7 @@ def _newest_trajectory(call: Call) -> Path:
 def _print(call: Call, command: str, outputs: Sequence[Written[Record] | Exported]) -> None:
     """Print the paths that were written, or one JSON object about them."""
     from cogedit.artifacts import content_key
-    from cogedit.stages import Written
+    from cogedit.stages import Exported, Written
 
     rows: list[dict[str, object]] = []
     for output in outputs:
