@@ -24,6 +24,7 @@ MaskKind = Literal["box", "picture", "video"]
 Composite = Literal["none", "decode", "source"]
 Codec = Literal["h264", "h265", "av1", "prores", "ffv1", "png", "gif"]
 VideoSize = Literal["clip", "source"]
+ComparisonLayout = Literal["row", "column", "wipe", "sheet"]
 ArtifactKind = Literal["frames", "latents", "trajectory", "edit"]
 
 

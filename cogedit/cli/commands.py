@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cogedit.cli.comparison import compare
 from cogedit.cli.configuration import config_app
 from cogedit.cli.diagnosis import doctor
 from cogedit.cli.dry_run import show_estimate
@@ -299,6 +300,9 @@ def edit(
         run=call.run,
     )
     _print(call, "edit", exported)
+
+
+app.command()(compare)
 
 
 @app.command()

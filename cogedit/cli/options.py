@@ -416,18 +416,21 @@ class Call:
                 self.screen.detail(f"{key}: from {where}")
 
 
-def with_options(*tables: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def with_options(
+    *tables: str, without: Collection[str] = ()
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command the options of some tables, those of every command, and its error handling.
 
     The command takes a `Call` as its first parameter and declares only its own arguments.
 
     Args:
         tables: Names of settings tables; the top-level settings are always there.
+        without: Settings of these tables that have no effect on the command.
     """
     keys = {
         key: f"{key.replace('.', '__')}"
         for key in SETTINGS
-        if "." not in key or key.partition(".")[0] in tables
+        if key not in without and ("." not in key or key.partition(".")[0] in tables)
     }
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:

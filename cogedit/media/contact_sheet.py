@@ -1,12 +1,12 @@
-"""Contact sheets: labelled, enlarged frames in one PNG, drawn with Pillow (which diffusers needs).
+"""Contact sheets: labelled, enlarged frames in one picture, drawn with Pillow.
 
-Pillow is imported where it is used: a benchmark without pictures does not need it.
+Pillow, which diffusers needs, is imported where it is used: a benchmark without pictures does not
+need it.
 """
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,10 +18,9 @@ from cogedit.errors import StorageError
 Picture = npt.NDArray[np.uint8]
 """[H, W, 3] RGB."""
 
+PAPER, _INK = (250, 250, 248), (20, 20, 20)
 _GAP = 6
 _FONT_SIZE = 14
-_LINE = 18
-_PAPER, _INK = (250, 250, 248), (20, 20, 20)
 
 
 @dataclass(frozen=True)
@@ -37,9 +36,80 @@ class SheetRow:
     pictures: tuple[Picture | None, ...]
 
 
+@dataclass(frozen=True)
+class SheetLayout:
+    """A sheet whose labels are drawn, to be filled with the pictures of one moment or of many.
+
+    Attributes:
+        sheet: The sheet without pictures, [H, W, 3].
+        places: Per row, per column, left and top of the picture in pixels of the sheet.
+        zoom: How many pixels of the sheet one pixel of a picture is wide.
+    """
+
+    sheet: Picture
+    places: tuple[tuple[tuple[int, int], ...], ...]
+    zoom: int
+
+    def fill(self, rows: Sequence[Sequence[Picture | None]]) -> Picture:
+        """Return the sheet with pictures, per row and column; None leaves a place empty."""
+        filled = self.sheet.copy()
+        for places, pictures in zip(self.places, rows, strict=True):
+            for (left, top), picture in zip(places, pictures, strict=False):
+                if picture is not None:
+                    shown = enlarge(picture, self.zoom)
+                    filled[top : top + shown.shape[0], left : left + shown.shape[1]] = shown
+        return filled
+
+
 def enlarge(pictures: Picture, zoom: int) -> Picture:
     """Repeat every pixel of [..., H, W, 3] `zoom` times along both sides: edges stay sharp."""
     return pictures.repeat(zoom, axis=-3).repeat(zoom, axis=-2)
+
+
+def lay_out(
+    columns: Sequence[str],
+    labels: Sequence[str],
+    *,
+    size: tuple[int, int],
+    zoom: int = 1,
+    font_size: int = _FONT_SIZE,
+) -> SheetLayout:
+    """Draw the labels of a grid of pictures.
+
+    Args:
+        columns: Label above each column, wrapped to its width; a newline is kept.
+        labels: Label above each row, wrapped to the sheet's width; empty takes no room.
+        size: Width and height of a picture in its own pixels.
+        zoom: How many pixels of the sheet one pixel of a picture is wide.
+        font_size: In pixels.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    width, height = size[0] * zoom, size[1] * zoom
+    font = ImageFont.load_default(font_size)
+    line_height = round(font_size * 9 / 7)
+    heads = [_wrap(column, width, font.getlength) for column in columns]
+    head_height = line_height * max(map(len, heads)) + _GAP
+    total = _GAP + len(columns) * (width + _GAP)
+    texts = [_wrap(label, total - 2 * _GAP, font.getlength) for label in labels]
+    row_heights = [height + _GAP + line_height * len(text) for text in texts]
+    sheet = Image.new("RGB", (total, head_height + sum(row_heights) + _GAP), PAPER)
+    draw = ImageDraw.Draw(sheet)
+
+    for index, lines in enumerate(heads):
+        for number, line in enumerate(lines):
+            place = _GAP + index * (width + _GAP), _GAP // 2 + number * line_height
+            draw.text(place, line, fill=_INK, font=font)
+    top = head_height
+    places = []
+    for text, row_height in zip(texts, row_heights, strict=True):
+        for number, line in enumerate(text):
+            draw.text((_GAP, top + number * line_height), line, fill=_INK, font=font)
+        pictures_top = top + row_height - height - _GAP
+        lefts = range(_GAP, total, width + _GAP)
+        places.append(tuple((left, pictures_top) for left in lefts[: len(columns)]))
+        top += row_height
+    return SheetLayout(np.asarray(sheet, dtype=np.uint8), tuple(places), zoom)
 
 
 def draw_sheet(columns: Sequence[str], rows: Sequence[SheetRow], *, zoom: int) -> Picture:
@@ -53,34 +123,18 @@ def draw_sheet(columns: Sequence[str], rows: Sequence[SheetRow], *, zoom: int) -
     Returns:
         The sheet, [H, W, 3] uint8.
     """
-    from PIL import Image, ImageDraw, ImageFont
-
     shown = next(picture for row in rows for picture in row.pictures if picture is not None)
-    height, width = shown.shape[0] * zoom, shown.shape[1] * zoom
-    font = ImageFont.load_default(_FONT_SIZE)
-    letter = font.getlength("n")
-    heads = [textwrap.wrap(column, max(8, int(width / letter))) for column in columns]
-    head_height = _LINE * max(map(len, heads)) + _GAP
-    total = _GAP + len(columns) * (width + _GAP)
-    labels = [textwrap.wrap(row.label, max(8, int(total / letter) - 2)) for row in rows]
-    row_heights = [height + _GAP + _LINE * len(label) for label in labels]
-    sheet = Image.new("RGB", (total, head_height + sum(row_heights) + _GAP), _PAPER)
-    draw = ImageDraw.Draw(sheet)
+    size = (shown.shape[1], shown.shape[0])
+    layout = lay_out(columns, [row.label for row in rows], size=size, zoom=zoom)
+    return layout.fill([row.pictures for row in rows])
 
-    for index, lines in enumerate(heads):
-        for number, line in enumerate(lines):
-            place = _GAP + index * (width + _GAP), _GAP // 2 + number * _LINE
-            draw.text(place, line, fill=_INK, font=font)
-    top = head_height
-    for row, label, row_height in zip(rows, labels, row_heights, strict=True):
-        for number, line in enumerate(label):
-            draw.text((_GAP, top + number * _LINE), line, fill=_INK, font=font)
-        for index, picture in enumerate(row.pictures):
-            if picture is not None:
-                place = _GAP + index * (width + _GAP), top + row_height - height - _GAP
-                sheet.paste(Image.fromarray(enlarge(picture, zoom)), place)
-        top += row_height
-    return np.asarray(sheet, dtype=np.uint8)
+
+def pad_to_even(pictures: Picture) -> Picture:
+    """Repeat the last row and column of [..., H, W, 3] where H or W is odd, as H.264 needs it."""
+    height, width = pictures.shape[-3:-1]
+    odd = [(0, 0)] * (pictures.ndim - 3) + [(0, height % 2), (0, width % 2), (0, 0)]
+    padded: Picture = np.pad(pictures, odd, mode="edge")
+    return padded
 
 
 def save_png(picture: Picture, path: Path) -> None:
@@ -95,3 +149,24 @@ def save_png(picture: Picture, path: Path) -> None:
         Image.fromarray(picture).save(path)
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _wrap(text: str, width: int, measure: Callable[[str], float]) -> list[str]:
+    """Break a text where it has newlines, and into lines of at most `width` pixels."""
+    lines = []
+    for part in text.split("\n"):
+        line = ""
+        for word in part.split():
+            joined = f"{line} {word}" if line else word
+            if line and measure(joined) > width:
+                lines.append(line)
+                joined = word
+            line = joined
+            while len(line) > 1 and measure(line) > width:  # a word wider than the column
+                cut = next(
+                    n for n in range(len(line) - 1, 0, -1) if n == 1 or measure(line[:n]) <= width
+                )
+                lines.append(line[:cut])
+                line = line[cut:]
+        lines += [line] if line else []
+    return lines

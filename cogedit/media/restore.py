@@ -75,7 +75,7 @@ def _enlarge(frame: Frames, resize: ResizePlan, source: Frames | None) -> Frames
         canvas = scale_frame(source, box.scaled_width, height=box.scaled_height).copy()
         canvas[top : top + resize.height, left : left + resize.width] = frame
         frame = canvas
-    return _lanczos(frame, resize.source_width, height=resize.source_height)
+    return lanczos(frame, resize.source_width, height=resize.source_height)
 
 
 def _enlarge_weights(share: Weights, resize: ResizePlan) -> Weights:
@@ -109,7 +109,8 @@ def _whole_pixels(start: int, length: int, scaled: int, *, size: int) -> tuple[i
     return -(-start * size // scaled), min(size, (start + length) * size // scaled)
 
 
-def _lanczos(frame: Frames, width: int, *, height: int) -> Frames:
+def lanczos(frame: Frames, width: int, *, height: int) -> Frames:
+    """Scale a frame [H, W, 3] uint8 with Lanczos; one that keeps its size keeps its bytes."""
     if frame.shape[:2] == (height, width):
         return frame
     from PIL import Image

@@ -24,7 +24,14 @@ from cogedit.benchmarks.metrics import Answer, EditFigures, Levels, measure, to_
 from cogedit.benchmarks.report import make_table, print_report
 from cogedit.config import Settings
 from cogedit.errors import CogeditError, ModelError
-from cogedit.media.contact_sheet import Picture, SheetRow, draw_sheet, save_png
+from cogedit.media.contact_sheet import (
+    Picture,
+    SheetRow,
+    draw_sheet,
+    lay_out,
+    pad_to_even,
+    save_png,
+)
 from cogedit.media.encoding import Encoding
 from cogedit.media.writer import write_video
 from cogedit.shapes import model_dir, world
@@ -152,15 +159,9 @@ def _side_by_side(edited: Sequence[Edited]) -> world.Frames:
     """Lay the source and its edits beside each other, enlarged, a few times over."""
     clips = [world.render(edited[0].case.source), *(to_frames(one.clip) for one in edited)]
     labels = [edited[0].case.source_prompt, *(one.case.prompt for one in edited)]
-    frames = np.stack(
-        [
-            draw_sheet(labels, [SheetRow("", tuple(clip[index] for clip in clips))], zoom=_ZOOM)
-            for index in range(world.NUM_FRAMES)
-        ]
-    )
-    # H.264 needs an even width and height.
-    odd = [(0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)]
-    return np.tile(np.pad(frames, odd, mode="edge"), (_REPEATS, 1, 1, 1))
+    sheet = lay_out(labels, [""], size=(world.WIDTH, world.HEIGHT), zoom=_ZOOM)
+    frames = [sheet.fill([[clip[index] for clip in clips]]) for index in range(world.NUM_FRAMES)]
+    return np.tile(pad_to_even(np.stack(frames)), (_REPEATS, 1, 1, 1))
 
 
 def _sheet(edited: Sequence[Edited]) -> Picture:

@@ -5,6 +5,7 @@ it wrote. Importing this package loads no torch; calling a stage that computes d
 """
 
 from cogedit.stages.check import InversionCheck, check_inversion
+from cogedit.stages.compare import compare
 from cogedit.stages.edit import edit
 from cogedit.stages.encode import encode
 from cogedit.stages.estimate import Estimate, estimate
@@ -24,6 +25,7 @@ __all__ = [
     "Swept",
     "Written",
     "check_inversion",
+    "compare",
     "edit",
     "encode",
     "estimate",
