@@ -205,6 +205,8 @@ def _wrong_container(codec: Codec, suffix: str, path: Path | None) -> UsageError
     takers = [name for name, form in _FORMATS.items() if suffix in form.suffixes]
     expected = " or ".join(suffixes)
     hint = f"{suffix} takes --codec {' or '.join(takers)}" if takers and suffix else None
+    if suffix == ".png":
+        hint = "--codec png writes pictures into the folder that -o names"
     return UsageError(
         f"cannot write {path}: the suffix {suffix or '(none)'} is none of a {codec} video, "
         f"expected {expected}",

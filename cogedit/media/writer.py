@@ -39,6 +39,10 @@ _COPIED_AUDIO: dict[str, frozenset[str] | None] = {
 }
 
 _MAX_COMMENT_BYTES = 100_000  # the kernel takes 128 KiB in one argument
+# How long ffmpeg may be silent: AV1 codes most of a clip after its last frame has arrived, and a
+# busy machine is slow at it.
+_PATIENCE = 120.0
+_SLOWEST_PIXELS_PER_SECOND = 100_000
 _H264 = Encoding()
 
 
@@ -211,14 +215,18 @@ def _metadata_args(comment: str | None) -> list[str]:
 
 
 def _encode(stream: FrameStream, path: Path, *, args: list[str]) -> None:
-    with FfmpegPipe(args) as ffmpeg:
+    pixels = stream.num_frames * stream.height * stream.width
+    patience = _PATIENCE + pixels / _SLOWEST_PIXELS_PER_SECOND
+    with FfmpegPipe(args, stall_timeout=patience) as ffmpeg:
         try:
             for frame in stream.frames:
                 ffmpeg.write(np.ascontiguousarray(frame).data.cast("B"))
         except BrokenPipeError:
             pass  # ffmpeg has ended early; its status and its message say why
         result = ffmpeg.finish()
-    if result.returncode != 0 or ffmpeg.timed_out:
+    if ffmpeg.timed_out:
+        raise StorageError(f"cannot write {path}: ffmpeg gave no answer for {patience:.0f} s")
+    if result.returncode != 0:
         raise _failed(path, result)
 
 

@@ -158,6 +158,7 @@ def test_a_stream_is_written_as_it_comes(tmp_path):
         ("a.gif", "h264", {}, "expected .mp4 or .mov or .mkv (.gif takes --codec gif)"),
         ("a.webm", None, {}, "the suffix .webm is none of a h264 video"),
         ("a.png", "png", {}, "a folder has no suffix"),
+        ("a.png", None, {}, "(--codec png writes pictures into the folder that -o names)"),
         (None, "av1", {"lossless": True}, "av1 is never lossless (--codec is one of h264, h265"),
         ("a.gif", None, {"lossless": True}, "gif is never lossless"),
         (None, "prores", {"lossless": True}, "prores is never lossless"),

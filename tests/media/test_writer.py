@@ -234,6 +234,15 @@ def test_failure_keeps_the_old_file_and_leaves_nothing(tmp_path, monkeypatch, li
     assert [entry.name for entry in out.iterdir()] == ["old.mp4"]
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell")
+def test_an_encoder_that_hangs_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(writer, "_PATIENCE", 0.5)
+    wrapper(tmp_path, monkeypatch, "exec sleep 60")
+    with pytest.raises(StorageError, match="ffmpeg gave no answer for 1 s"):
+        write_video(frames(), tmp_path / "out.mp4", fps=FPS)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["bin"]
+
+
 def test_lost_frame_is_noticed(tmp_path, monkeypatch):
     out = tmp_path / "out"
     out.mkdir()
