@@ -251,7 +251,8 @@ def test_good_records_pass() -> None:
 
 
 def test_shipped_presets(resolve: Resolve) -> None:
-    assert preset_names() == ["cogvideox-1.5-5b", "cogvideox-2b", "cogvideox-5b", "upstream"]
+    models = ["cogvideox-1.5-5b", "cogvideox-2b", "cogvideox-5b"]
+    assert preset_names() == [*models, "fast", "upstream"]
     assert (presets_folder() / "upstream.toml").is_file()
     expected = {
         "cogvideox-5b": ("zai-org/CogVideoX-5b", "bf16", 720, 480, 49, "crop"),

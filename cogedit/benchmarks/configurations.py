@@ -10,6 +10,9 @@ from cogedit.config import preset_names, presets_folder, resolve_settings
 from cogedit.errors import UsageError
 from cogedit.types import InvertSettings, ReconstructSettings
 
+STEPS = 50
+"""Inference steps of upstream, for which the built-in configurations are written."""
+
 
 @dataclass(frozen=True)
 class Inversion:
@@ -47,9 +50,20 @@ class Configuration:
     exact_mask: bool = False
 
     def with_steps(self, num_inference_steps: int) -> Configuration:
-        """Return the same configuration with another number of steps."""
-        settings = replace(self.inversion.settings, num_inference_steps=num_inference_steps)
-        return replace(self, inversion=replace(self.inversion, settings=settings))
+        """Return the same configuration with another number of steps in place of 50.
+
+        One of fewer steps, or of fewer in its edit, keeps its share of them: at least two up and
+        one down.
+        """
+        share = num_inference_steps / STEPS
+        up, down = self.inversion.settings.num_inference_steps, self.reconstruct.num_inference_steps
+        settings = replace(self.inversion.settings, num_inference_steps=max(2, round(share * up)))
+        scaled = None if down is None else max(1, round(share * down))
+        return replace(
+            self,
+            inversion=replace(self.inversion, settings=settings),
+            reconstruct=replace(self.reconstruct, num_inference_steps=scaled),
+        )
 
 
 _UPSTREAM_INVERSION = Inversion(InvertSettings(guidance_scale=6.0, inverse="upstream"))
@@ -74,6 +88,16 @@ _TOWARDS = replace(
     reference_prompt="inversion",
     reference_rows="one",
 )
+# As configs/fast.toml has it.
+_FAST = replace(
+    _UPSTREAM,
+    num_inference_steps=20,
+    solver="dpm++2m",
+    reference_prompt="inversion",
+    reference_rows="one",
+    injection_steps=(0.0, 0.5),
+    guidance_steps=(0.0, 0.8),
+)
 _FREE = replace(_TOWARDS, injection_strength=0.0)
 _CAPTION_INVERTED = replace(_UPSTREAM, start="inverted", guidance_scale=3.0)
 _SHARED = replace(_UPSTREAM, reference_prompt="inversion", reference_rows="one")
@@ -91,6 +115,12 @@ BUILT_IN: dict[str, Configuration] = {
         Configuration("first-half", Inversion(), replace(_UPSTREAM, injection_steps=(0.0, 0.5))),
         Configuration("image-tokens", Inversion(), replace(_UPSTREAM, injection_tokens="image")),
         Configuration("inverted-start", Inversion(), replace(_UPSTREAM, start="inverted")),
+        Configuration("dpm++2m", Inversion(), replace(_UPSTREAM, solver="dpm++2m")),
+        Configuration(
+            "dpm++2m-20", Inversion(), replace(_UPSTREAM, solver="dpm++2m", num_inference_steps=20)
+        ),
+        Configuration("ddim-20", Inversion(), replace(_UPSTREAM, num_inference_steps=20)),
+        Configuration("fast", Inversion(InvertSettings(num_inference_steps=25)), _FAST),
         Configuration("mixed-start", Inversion(), replace(_UPSTREAM, start_noise=0.5)),
         Configuration("shared-reference", Inversion(), _SHARED),
         Configuration("shared-inverted", Inversion(), replace(_SHARED, start="inverted")),
@@ -155,7 +185,7 @@ def choose_configurations(
 
     Args:
         names: As `find_configuration` takes them.
-        num_inference_steps: Replaces their own number of steps, so that all rows cost alike.
+        num_inference_steps: Takes the place of 50 steps in all of them (`with_steps`).
 
     Raises:
         UsageError: There is no such configuration.

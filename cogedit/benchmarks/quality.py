@@ -298,7 +298,7 @@ def _parser() -> argparse.ArgumentParser:
         help=f"another row: one of {', '.join(n for n in BUILT_IN if n not in ALWAYS)}, a preset "
         "or a TOML file; may be given again",
     )
-    add("--steps", type=int, default=50, help="inference steps of every row (default 50)")
+    add("--steps", type=int, default=50, help="inference steps in place of 50 (default 50)")
     add("--output", type=Path, default=Path("bench"), help="folder (default bench)")
     add("--pictures", type=int, default=8, help="clips on the contact sheets (default 8, 0: none)")
     add("--model", default="shapes", help="shapes (default) or a pipeline folder")

@@ -35,7 +35,7 @@ class RunFacts:
         model_digest: Its digest, in hex.
         device: Where it ran.
         dtype: Number format of the model.
-        num_inference_steps: Of every row.
+        num_inference_steps: Of every row that is written for 50 steps.
         first_seed: First held-out clip.
         num_clips: Held-out clips from there on, the same for every kind of edit.
     """

@@ -58,6 +58,20 @@ def test_upstream_is_the_upstream_preset(tmp_path):
     assert replace(from_preset, name="upstream") == BUILT_IN["upstream"]
 
 
+def test_fast_is_the_fast_preset(tmp_path):
+    preset = tmp_path / "copy.toml"
+    preset.write_text('config = "fast"\n')
+    assert replace(find_configuration(str(preset)), name="fast") == BUILT_IN["fast"]
+
+
+def test_other_numbers_of_steps_keep_the_proportions():
+    fast = BUILT_IN["fast"].with_steps(20)
+    assert fast.inversion.settings.num_inference_steps == 10
+    assert fast.reconstruct.num_inference_steps == 8
+    assert BUILT_IN["fast"].with_steps(50) == BUILT_IN["fast"]
+    assert BUILT_IN["fast"].with_steps(1).reconstruct.num_inference_steps == 1
+
+
 def test_a_toml_file_is_a_configuration(tmp_path, monkeypatch):
     monkeypatch.setenv("COGEDIT_RECONSTRUCT_GUIDANCE_SCALE", "9")
     monkeypatch.chdir(tmp_path)

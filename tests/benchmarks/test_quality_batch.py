@@ -98,7 +98,7 @@ EVERYTHING = Configuration(
         InvertSettings(
             prompt="old",
             guidance_scale=1.5,
-            num_inference_steps=STEPS,
+            num_inference_steps=60,  # of which `with_steps` makes 4
             inverse="upstream",
             inversion_iterations=2,
         )
@@ -109,7 +109,8 @@ EVERYTHING = Configuration(
         unconditional="source",
         guidance_scale=2.5,
         guidance_steps=(0.0, 0.9),
-        num_inference_steps=2,
+        num_inference_steps=50,  # and 3 of these
+        solver="dpm++2m",
         seed=7,
         start="inverted",
         start_noise=0.3,
