@@ -17,6 +17,7 @@ from cogedit.cli.configuration import config_app
 from cogedit.cli.diagnosis import doctor
 from cogedit.cli.dry_run import show_estimate
 from cogedit.cli.options import Call, with_options
+from cogedit.cli.reporting import report
 from cogedit.errors import UsageError
 from cogedit.version import __version__
 
@@ -35,6 +36,7 @@ app = typer.Typer(
 
 app.add_typer(config_app)
 app.command()(doctor)
+app.command()(report)
 
 Video = Annotated[Path, typer.Argument(metavar="VIDEO", help="A video file.")]
 Output = Annotated[

@@ -31,3 +31,63 @@ def psnr(
         return math.nan
     mean = float(error.mean())
     return MAX_PSNR if mean == 0 else min(MAX_PSNR, 10 * math.log10(255**2 / mean))
+
+
+def ssim(
+    clip: npt.NDArray[np.uint8],
+    expected: npt.NDArray[np.uint8],
+    *,
+    where: npt.NDArray[np.bool_] | None = None,
+) -> float:
+    """Return the mean structural similarity of two clips' luma (Wang et al. 2004, equation 13).
+
+    The window is theirs, a Gaussian of 11 pixels with standard deviation 1.5; only places where it
+    lies within the picture count.
+
+    Args:
+        clip: [F, H, W, 3] in levels of 0..255, H and W at least 11.
+        expected: The same shape.
+        where: [F, H, W], the pixels at which a window counts; None is all.
+
+    Returns:
+        At most 1, which only equal clips reach; NaN if no pixel counts.
+    """
+    total, count = 0.0, 0
+    inner = slice(_RADIUS, -_RADIUS)
+    for index, (one, other) in enumerate(zip(clip, expected, strict=True)):
+        similarity = _ssim_map(luma(one), luma(other))
+        counted = similarity if where is None else similarity[where[index, inner, inner]]
+        total += float(counted.sum())
+        count += counted.size
+    return total / count if count else math.nan
+
+
+def luma(frame: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """Return the brightness of a frame [..., 3] in levels of 0..255 (ITU-R BT.601)."""
+    weights = np.asarray((0.299, 0.587, 0.114), dtype=np.float32)
+    return np.asarray(frame @ weights, dtype=np.float32)
+
+
+_RADIUS = 5
+_C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+
+
+def _ssim_map(
+    one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float64]:
+    """Return the similarity [H - 10, W - 10] of two frames [H, W]."""
+    x, y = one.astype(np.float64), other.astype(np.float64)
+    mean_x, mean_y = _blur(x), _blur(y)
+    var_x, var_y = _blur(x * x) - mean_x**2, _blur(y * y) - mean_y**2
+    covariance = _blur(x * y) - mean_x * mean_y
+    shared = (2 * mean_x * mean_y + _C1) * (2 * covariance + _C2)
+    return np.asarray(shared / ((mean_x**2 + mean_y**2 + _C1) * (var_x + var_y + _C2)))
+
+
+def _blur(picture: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Blur [H, W] with the window, where it lies within the picture."""
+    taps = np.exp(-((np.arange(-_RADIUS, _RADIUS + 1) / 1.5) ** 2) / 2)
+    taps /= taps.sum()
+    height, width = picture.shape[0] - 2 * _RADIUS, picture.shape[1] - 2 * _RADIUS
+    rows = np.asarray(sum(tap * picture[i : i + height] for i, tap in enumerate(taps)))
+    return np.asarray(sum(tap * rows[:, i : i + width] for i, tap in enumerate(taps)))

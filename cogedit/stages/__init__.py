@@ -13,6 +13,7 @@ from cogedit.stages.export import export
 from cogedit.stages.invert import invert
 from cogedit.stages.load import load
 from cogedit.stages.reconstruct import reconstruct
+from cogedit.stages.report import report
 from cogedit.stages.run import Exported, Run, Written
 from cogedit.stages.settings import settings_for
 from cogedit.stages.sweep import Swept, sweep
@@ -33,6 +34,7 @@ __all__ = [
     "invert",
     "load",
     "reconstruct",
+    "report",
     "settings_for",
     "sweep",
 ]

@@ -13,12 +13,14 @@ from cogedit.artifacts import (
     EditRecord,
     TrajectoryRecord,
     Unfinished,
+    content_key,
     frames_record,
     made_together,
     read_artifact,
 )
 from cogedit.config import Settings
 from cogedit.models.checkpoint import Checkpoint
+from cogedit.stages.journal import Stopwatch
 from cogedit.stages.keep import StepKeeper
 from cogedit.stages.mask import (
     found_pixels,
@@ -59,6 +61,7 @@ class Editor:
         missing: Keys of those that will be asked for; the others are there.
         folder: Where the artifacts are to lie, and are made.
         mask: The mask of all of them; None where there is none, or it is to be found.
+        notes: Workspace where the time of a pass is noted; None notes nothing.
         settings: Device and dtype of the run.
         run: How to run.
     """
@@ -73,6 +76,7 @@ class Editor:
         missing: Collection[str],
         folder: Path,
         mask: GivenMask | None,
+        notes: Path | None,
         settings: Settings,
         run: Run,
     ) -> None:
@@ -84,6 +88,7 @@ class Editor:
         self._folder = folder
         self._mask = mask
         self._parts = Parts(checkpoint, settings, run=run)
+        self._notes = notes
         self._run = run
         self._made: dict[str, Mapping[str, Tensor]] = {}
         self._done: set[str] = set()
@@ -158,6 +163,7 @@ class Editor:
             keep_all=records[0].has_trajectory,
             run=self._run,
         )
+        stopwatch = Stopwatch(self._parts.device)
         what = asked.prompt if len(records) == 1 else f"{len(records)} edits"
         with (
             memory_guard("editing"),
@@ -177,6 +183,8 @@ class Editor:
                 on_state=keeper.keep,
                 on_step=on_step,
             )
+        keys = [content_key(record) for record in records]
+        stopwatch.note(self._notes, keys, is_whole=not keeper.done)
         return [
             self._tensors([sample[[number]] for sample in samples], pixels[number], record)
             for number, record in enumerate(records)

@@ -21,6 +21,7 @@ from cogedit.errors import UsageError
 from cogedit.models.checkpoint import Checkpoint
 from cogedit.stages.checkpoints import check_same_model, checkpoint_for, model_record
 from cogedit.stages.encode import encode
+from cogedit.stages.journal import Stopwatch
 from cogedit.stages.keep import StepKeeper
 from cogedit.stages.parts import Parts
 from cogedit.stages.run import (
@@ -77,6 +78,7 @@ def invert(
             record,
             checkpoint=checkpoint,
             unfinished=unfinished,
+            notes=workspace.root if output is None else None,
             settings=settings,
             run=run,
         )
@@ -118,6 +120,7 @@ def _invert(
     *,
     checkpoint: Checkpoint,
     unfinished: Unfinished,
+    notes: Path | None,
     settings: Settings,
     run: Run,
 ) -> Mapping[str, Tensor]:
@@ -140,6 +143,7 @@ def _invert(
     with memory_guard("inverting"):
         embeds = parts.embed(["", asked.prompt])
         transformer = parts.transformer()
+        stopwatch = Stopwatch(parts.device)
         with run.progress("inverting", asked.num_inference_steps) as on_step, keeper:
 
             def tell(info: StepInfo) -> None:
@@ -156,6 +160,8 @@ def _invert(
                 on_state=keeper.keep,
                 on_step=tell,
             )
+    went_on = len(keeper.done) > 0
+    stopwatch.note(notes, [content_key(record)], steps=steps, is_whole=not went_on)
     run.say(_quality(float(inverted.noise.std()), steps))
     for step in steps:
         if step.residual is not None:

@@ -157,6 +157,7 @@ def make_edits(
         missing=missing,
         folder=folder,
         mask=given,
+        notes=workspace.root if output is None else None,
         settings=settings,
         run=run,
     )

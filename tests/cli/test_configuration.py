@@ -170,6 +170,9 @@ def test_an_installed_wheel_has_the_presets(here):
     where = "import cogedit; print(cogedit.__file__)"
     found = run(program=where, environment=unpacked, cwd=empty)
     assert found.strip() == str(here / "site" / "cogedit" / "__init__.py")
+    assert {"page.css", "page.js"} < {
+        path.name for path in (here / "site" / "cogedit" / "stages" / "report").iterdir()
+    }
     shown = run(
         "config", "show", "--origin", "--config", "cogvideox-2b", environment=unpacked, cwd=empty
     )

@@ -1,0 +1,135 @@
+"""`runs.jsonl` of a workspace: how long inversions and edits took here, and what they told.
+
+An artifact's record holds nothing of the machine, so that equal runs give equal bytes. What is only
+true of one run goes into this file beside the artifacts, one line per pass of the model; nothing
+but the report reads it, and nothing is lost without it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cogedit.types import StepInfo
+
+if TYPE_CHECKING:
+    import torch
+
+FILE = "runs.jsonl"
+
+
+@dataclass(frozen=True)
+class RunNote:
+    """One pass of the model.
+
+    Attributes:
+        content_keys: Of the artifacts that it made; several where it made them together.
+        seconds: How long its steps took, without loading the model; None where it went on from an
+            earlier run.
+        device: What it ran on.
+        peak_bytes: The most memory that its tensors took on a CUDA device; None elsewhere.
+        steps: Per step of an inversion its timestep, its residual and its model calls.
+    """
+
+    content_keys: tuple[str, ...]
+    seconds: float | None
+    device: str
+    peak_bytes: int | None
+    steps: tuple[tuple[int, float | None, int], ...] = ()
+
+
+class Stopwatch:
+    """Measures one pass from its making on.
+
+    Args:
+        device: Where the pass runs.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        import torch
+
+        self._device = device
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        self._started = time.monotonic()
+
+    def note(
+        self,
+        folder: Path | None,
+        content_keys: Sequence[str],
+        *,
+        steps: Sequence[StepInfo] = (),
+        is_whole: bool = True,
+    ) -> None:
+        """Write down what the pass took.
+
+        Args:
+            folder: The workspace; None writes nothing.
+            content_keys: Of what it made.
+            steps: Those of an inversion.
+            is_whole: Whether it began at the beginning, so that its time means something.
+        """
+        if folder is None:
+            return
+        import torch
+
+        seconds = round(time.monotonic() - self._started, 3)
+        on_cuda = self._device.type == "cuda"
+        note = RunNote(
+            content_keys=tuple(content_keys),
+            seconds=seconds if is_whole else None,
+            device=torch.cuda.get_device_name(self._device) if on_cuda else self._device.type,
+            peak_bytes=torch.cuda.max_memory_allocated(self._device) if on_cuda else None,
+            steps=tuple((step.timestep, step.residual, step.num_calls) for step in steps),
+        )
+        # The artifact is what counts: where this cannot be written, it could not be either.
+        with contextlib.suppress(OSError), (folder / FILE).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(note)) + "\n")
+
+
+def read_notes(folder: Path) -> dict[str, RunNote]:
+    """Read what is noted of each artifact, by content key; of several runs the last.
+
+    Lines that are none of ours are passed over.
+    """
+    notes: dict[str, RunNote] = {}
+    try:
+        lines = (folder / FILE).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return notes
+    for line in lines:
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            note = _note(json.loads(line))
+            notes |= dict.fromkeys(note.content_keys, note)
+    return notes
+
+
+def _note(found: dict[str, object]) -> RunNote:
+    """Check a line and turn it into a note.
+
+    Raises:
+        ValueError, KeyError, TypeError: It is none.
+    """
+    keys, seconds, peak, steps = (
+        found[name] for name in ("content_keys", "seconds", "peak_bytes", "steps")
+    )
+    if not isinstance(keys, list) or not isinstance(steps, list):
+        raise TypeError("expected lists")
+    return RunNote(
+        content_keys=tuple(map(str, keys)),
+        seconds=_number(seconds),
+        device=str(found["device"]),
+        peak_bytes=None if peak is None else int(_number(peak) or 0),
+        steps=tuple((int(t), _number(residual), int(calls)) for t, residual, calls in steps),
+    )
+
+
+def _number(value: object) -> float | None:
+    if value is not None and not isinstance(value, int | float):
+        raise TypeError(f"expected a number, found {value!r}")
+    return None if value is None else float(value)
