@@ -237,10 +237,10 @@ def test_a_plot_holds_its_curves():
     assert pairs[0][1] > pairs[1][1]  # larger is higher
     assert re.findall(r'class="y"[^>]*>([^<]+)<', drawn) == [
         "1e-05",
-        "1e-04",
-        "1e-03",
-        "1e-02",
-        "1e-01",
+        "0.0001",
+        "0.001",
+        "0.01",
+        "0.1",
     ]
     flat = draw(Plot("Flat", "step", (Curve("a", ((0.0, 1.0), (1.0, 1.0))),)), "2")
     assert "nan" not in flat

@@ -7,10 +7,8 @@ from typing import Annotated
 
 import typer
 
-from cogedit.artifacts import Workspace, newest_in_directory
 from cogedit.cli.options import Call, with_options
 from cogedit.errors import UsageError
-from cogedit.stages import report as report_stage
 
 
 @with_options("encode")
@@ -39,6 +37,9 @@ def report(
     ] = None,
 ) -> None:
     """Compare the edits of a workspace with their source on one page: WORKSPACE -> html."""
+    from cogedit.artifacts import Workspace
+    from cogedit.stages import report as report_stage
+
     root = folder or _newest_workspace(call)
     if not root.is_dir():
         raise UsageError(f"there is no folder {root}", hint="name a workspace, *.cogedit")
@@ -52,6 +53,8 @@ def report(
 
 def _newest_workspace(call: Call) -> Path:
     """Find the workspace of the edit that was written last, and say which it is."""
+    from cogedit.artifacts import newest_in_directory
+
     given = call.flags.get("workspace")
     if isinstance(given, Path):
         return given

@@ -9,7 +9,7 @@ from html import escape
 from cogedit.stages.report.contents import Curve, Plot
 
 _WIDTH, _HEIGHT = 420, 220
-_LEFT, _RIGHT, _TOP, _BOTTOM = 42, 18, 10, 36
+_LEFT, _RIGHT, _TOP, _BOTTOM = 42, 18, 10, 40
 
 
 class _Axis:
@@ -67,10 +67,9 @@ def draw(plot: Plot, number: str) -> str:
     for tick in y.ticks:
         at = f"{y(tick):.1f}"
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{right:.0f}" y1="{at}" y2="{at}"/>')
-        label = f"{tick:.0e}" if plot.is_logarithmic else f"{tick:.4g}"
-        parts.append(f'<text class="y" x="{_LEFT - 6}" y="{at}">{label}</text>')
+        parts.append(f'<text class="y" x="{_LEFT - 7}" y="{at}">{tick:.4g}</text>')
     for tick in x.ticks:
-        place = f'x="{x(tick):.1f}" y="{bottom + 15:.0f}"'
+        place = f'x="{x(tick):.1f}" y="{bottom + 18:.0f}"'
         parts.append(f'<text class="x" {place}>{tick:.4g}</text>')
     middle = (left + right) / 2
     parts.append(
