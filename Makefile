@@ -3,6 +3,7 @@
 # make check   the same, with lint and types
 # make soak    the fault suite alone, in its long version
 # make bench   print the benchmark tables
+# make bench-speed     count and time the edits of one clip, against the upstream script
 # make bench-quality   measure edits of the embedded model's world against their right answers
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-fast soak check lint bench bench-quality clean
+.PHONY: demo test test-fast soak check lint bench bench-speed bench-quality clean
 .DEFAULT_GOAL := test
 
 $(INSTALLED): pyproject.toml configs/constraints.txt
@@ -38,7 +39,10 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: bench-quality
+bench: bench-speed bench-quality
+
+bench-speed: $(INSTALLED)
+	$(BIN)/python -m cogedit.benchmarks.speed --output bench
 
 bench-quality: $(INSTALLED)
 	$(BIN)/python -m cogedit.benchmarks.quality --output bench

@@ -34,6 +34,7 @@ from cogedit.models.loading import scheduler_problem
 from cogedit.models.prompts import embed_prompts
 from cogedit.models.rows import EditTexts
 from cogedit.models.vae import decode_latents, encode_frames, to_model_range, to_pixels
+from cogedit.types import OnStep
 
 if TYPE_CHECKING:
     from diffusers import (
@@ -139,16 +140,58 @@ def sample(
     # forward table.
     forward = pipeline.scheduler if name == "DDIMInverseScheduler" else scheduler
     schedule = Schedule.trailing(forward.alphas_cumprod, num_inference_steps)
-    reference = _reference(reference_latents, pipeline.transformer, schedule)
     embeds = embed_prompts(
         [prompt or "", ""],
         pipeline.tokenizer,
         pipeline.text_encoder,
         max_text_seq_length=pipeline.transformer.config.max_text_seq_length,
     ).embeds
-    denoiser = Denoiser(
+    return sample_embedded(
         pipeline.transformer,
-        embeds=torch.cat(embeds),
+        latents,
+        torch.cat(embeds),
+        schedule=schedule,
+        inverting=name == "DDIMInverseScheduler",
+        guidance_scale=guidance_scale,
+        reference_latents=reference_latents,
+    )
+
+
+def sample_embedded(
+    transformer: CogVideoXTransformer3DModel,
+    latents: Tensor,
+    embeds: Tensor,
+    *,
+    schedule: Schedule,
+    inverting: bool,
+    guidance_scale: float = 6.0,
+    reference_latents: Tensor | None = None,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """Do what `sample` does, with the prompt embedded already.
+
+    Args:
+        transformer: The pipeline's transformer.
+        latents: As for `sample`.
+        embeds: Embeddings of the prompt and of the empty prompt, [2, L, D].
+        schedule: Levels to visit.
+        inverting: Whether to go up to noise.
+        guidance_scale: As for `sample`.
+        reference_latents: As for `sample`.
+        on_step: Told after every step.
+
+    Returns:
+        [N, B, F', C', H', W'] float32: the sample after each step.
+
+    Raises:
+        UsageError: As `sample`.
+    """
+    reference = _reference(reference_latents, transformer, schedule)
+    if inverting and reference is not None:
+        raise UsageError("An inversion takes no reference_latents")
+    denoiser = Denoiser(
+        transformer,
+        embeds=embeds,
         texts=[
             EditTexts(
                 conditional=0,
@@ -161,12 +204,10 @@ def sample(
         ],
         guidance_scale=max(1.0, guidance_scale),
     )
-    start = latents.to(pipeline.transformer.device).float()
-    if name == "DDIMInverseScheduler":
-        if reference is not None:
-            raise UsageError("An inversion takes no reference_latents")
-        return invert_upstream(denoiser.velocity, start, schedule).samples
-    return torch.stack(denoise(denoiser, start, schedule, reference=reference))
+    start = latents.to(transformer.device).float()
+    if inverting:
+        return invert_upstream(denoiser.velocity, start, schedule, on_step=on_step).samples
+    return torch.stack(denoise(denoiser, start, schedule, reference=reference, on_step=on_step))
 
 
 def export_latents_to_video(

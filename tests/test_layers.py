@@ -36,7 +36,8 @@ ROOMS = {
     # `python -m cogedit.shapes.demo` runs the stages and prints figures, as the benchmarks do: it
     # lives beside its model but stands in their row.
     "shapes.demo": {"shapes", "benchmarks", "stages"} | COMPUTING | LEAVES,
-    "benchmarks": {"shapes", "stages"} | COMPUTING | LEAVES,
+    # The row "upstream" of the speed table is that face.
+    "benchmarks": {"shapes", "stages", "ddim_inversion"} | COMPUTING | LEAVES,
     # Faces over the rooms.
     "ddim_inversion": {"models", "media", "diffusion", "types", "errors"},
     "__init__": {"stages", "errors", "version"},
