@@ -44,17 +44,19 @@ def _json(found: Diagnosis) -> dict[str, object]:
         "exit_code": found.exit_code,
         "findings": [asdict(finding) for finding in found.findings],
         "models": [asdict(finding) for finding in found.models],
+        "presets": [asdict(finding) for finding in found.presets],
     }
 
 
 def _show(found: Diagnosis) -> None:
     typer.echo(f"cogedit {__version__}")
-    rows = [*found.findings, *found.models]
+    rows = [*found.findings, *found.models, *found.presets]
     width = max(len(row.name) for row in rows)
     _table(found.findings, width)
-    if found.models:
-        typer.echo("\nother models")
-        _table(found.models, width)
+    for title, more in (("other models", found.models), ("memory", found.presets)):
+        if more:
+            typer.echo(f"\n{title}")
+            _table(more, width)
     typer.echo()
     for finding in found.problems:
         typer.echo(f"problem: {printable(finding.problem or '')}")

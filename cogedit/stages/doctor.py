@@ -6,13 +6,21 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cogedit.config import Settings
-from cogedit.errors import CogeditError, ConfigError, ModelError, StorageError, UsageError
+from cogedit.config import Settings, preset_for_model
+from cogedit.errors import (
+    CogeditError,
+    ConfigError,
+    DeviceMemoryError,
+    ModelError,
+    StorageError,
+    UsageError,
+)
 from cogedit.media.tools import decord_version, examine_ffmpeg
 from cogedit.models.checkpoint import EMBEDDED, find_checkpoint, hub_cache
+from cogedit.stages.fits import Need, needs_of_presets
 from cogedit.stages.machine import Device, Library, Machine, examine_machine
 from cogedit.stages.settings import known_models, model_of_machine
 
@@ -52,11 +60,13 @@ class Diagnosis:
         model: The model of the edit that was asked about.
         findings: About the machine and that model, in order of what is needed first.
         models: About the models that are known: problems in here are none of the edit's.
+        presets: Which presets the device has the memory for, likewise.
     """
 
     model: str
     findings: tuple[Finding, ...]
     models: tuple[Finding, ...]
+    presets: tuple[Finding, ...] = ()
 
     @property
     def problems(self) -> tuple[Finding, ...]:
@@ -87,12 +97,16 @@ def diagnose(settings: Settings) -> Diagnosis:
         Finding("decoder", _decoder()),
         _disk(settings.workspace or Path()),
     ]
+    device = device_for(machine, settings.device)
+    presets = () if device is None else tuple(_fits(need, device) for need in needs_of_presets())
     hub_works = all(one.problem is None for one in machine.libraries if one.name in _HUB)
     if not hub_works:
-        return Diagnosis(model, tuple(findings), ())
+        return Diagnosis(model, tuple(findings), (), presets)
     findings += [_cache(), _model(model, settings.revision)]
     others = [_model(name, None) for name in known_models() if name != model]
-    return Diagnosis(model, tuple(findings), tuple(others))
+    name = preset_for_model(model)
+    findings += [replace(one, name="memory") for one in presets if one.name == f"preset {name}"]
+    return Diagnosis(model, tuple(findings), tuple(others), presets)
 
 
 _HUB = ("numpy", "huggingface_hub")
@@ -137,6 +151,21 @@ def device_for(machine: Machine, wanted: str) -> Device | None:
         return next(iter(machine.devices), None)
     name = "cuda:0" if wanted == "cuda" else wanted
     return next((device for device in machine.devices if device.name == name), None)
+
+
+def _fits(need: Need, device: Device) -> Finding:
+    """Say whether a device has the memory for an edit under a preset."""
+    load, name = need.settings.load, f"preset {need.preset}"
+    clip = f"{load.max_num_frames} frames of {load.width}x{load.height}"
+    takes = f"about {_gigabytes(need.memory_bytes)} for {clip}"
+    if need.memory_bytes <= device.free_bytes:
+        return Finding(name, f"fits: {takes}")
+    full = DeviceMemoryError(
+        f"{device.name} has {_gigabytes(device.free_bytes)} free, and an edit with "
+        f"{need.settings.model} takes {takes}",
+        hint="fewer frames (--max-num-frames) or a smaller --width and --height",
+    )
+    return Finding.of(name, f"does not fit: {takes}", full)
 
 
 def _ffmpeg() -> Finding:

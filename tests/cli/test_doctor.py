@@ -5,12 +5,15 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import torch
+from diffusers import CogVideoXTransformer3DModel
 
 from cogedit.models.checkpoint import EMBEDDED
-from cogedit.stages import doctor
+from cogedit.stages import doctor, fits
 from cogedit.stages.machine import LIBRARIES, Device, Machine
 
 ROOT = Path(__file__).parents[2]
@@ -52,6 +55,9 @@ def test_a_machine_that_can_edit(here_found):
     assert " GB free" in by_name["cpu"]["found"]
     assert by_name["model shapes"]["found"] == "embedded, all files there"
     assert all(finding["problem"] is None for finding in found["findings"])
+    presets = [finding["found"] for finding in found["presets"]]
+    assert len(presets) == 3
+    assert all(text.startswith(("fits: ", "does not fit: ")) for text in presets)
 
 
 def test_other_models_come_with_the_command_that_brings_them(here_found):
@@ -122,6 +128,42 @@ def test_devices_that_are_asked_for():
     (missing,) = [finding for finding in shown if finding.problem]
     assert missing.problem == "the device cuda:1 is not there: torch sees cuda:0, cpu"
     assert missing.exit_code == 2
+
+
+def test_what_fits_into_a_device():
+    needs = {need.preset: need for need in fits.needs_of_presets()}
+    assert sorted(needs) == ["cogvideox-1.5-5b", "cogvideox-2b", "cogvideox-5b"]
+    # 11.1 GB of weights, and 12 tensors of 4 rows of 17,776 tokens of 3072 in bf16.
+    need = needs["cogvideox-5b"]
+    assert need.memory_bytes == pytest.approx(11.14e9 + 12 * 4 * 17776 * 3072 * 2, rel=1e-3)
+    large = Device("cuda:0", "a card", 80 * 10**9, 40 * 10**9)
+    small = Device("cuda:0", "a card", 80 * 10**9, 8 * 10**9)
+    fitting = doctor._fits(need, large)
+    assert fitting.problem is None
+    assert fitting.found == "fits: about 16.4 GB for 49 frames of 720x480"
+    full = doctor._fits(need, small)
+    assert full.exit_code == 6
+    assert full.found.startswith("does not fit")
+    assert "cuda:0 has 8.0 GB free" in full.problem
+
+
+@pytest.mark.parametrize("model", sorted(fits.PUBLISHED))
+def test_published_models_are_as_large_as_their_classes(model):
+    published = fits.PUBLISHED[model]
+    sizes = {field.name: getattr(published.sizes, field.name) for field in fields(published.sizes)}
+    if sizes["patch_size_t"] == 1:
+        sizes["patch_size_t"] = None
+    frames, height, width = published.latent_shape
+    with torch.device("meta"):
+        transformer = CogVideoXTransformer3DModel(
+            **sizes,
+            sample_height=height,
+            sample_width=width,
+            use_rotary_positional_embeddings=model != "zai-org/CogVideoX-2b",
+            patch_bias=sizes["patch_size_t"] is None,
+        )
+    assert sum(p.numel() for p in transformer.parameters()) == published.parameters
+    assert frames % (sizes["patch_size_t"] or 1) == 0
 
 
 def test_a_full_disk(tmp_path, monkeypatch):

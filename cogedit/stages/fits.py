@@ -1,0 +1,101 @@
+"""Which presets a machine has the memory for, known without the files of their models."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cogedit.config import Settings, preset_names, resolve_settings
+from cogedit.models.cost import LatentShape, TransformerSizes, activation_bytes
+from cogedit.models.rows import EditTexts, plan_rows
+from cogedit.types import DType
+
+_ITEM_SIZE: dict[DType, int] = {"bf16": 2, "fp16": 2, "fp32": 4}
+_TEXT_ENCODER_PARAMETERS = 4_762_310_656
+"""Of the T5 encoder that all CogVideoX checkpoints have."""
+
+
+@dataclass(frozen=True)
+class PublishedModel:
+    """What is known of a checkpoint from its published configuration.
+
+    Attributes:
+        sizes: Of the transformer.
+        parameters: Of the transformer.
+        latent_shape: Of the clip that it was trained at: latent frames with pads, height, width.
+    """
+
+    sizes: TransformerSizes
+    parameters: int
+    latent_shape: LatentShape
+
+
+def _sizes(num_layers: int, num_heads: int, *, patch_size_t: int, text: int) -> TransformerSizes:
+    return TransformerSizes(
+        num_layers=num_layers,
+        num_attention_heads=num_heads,
+        attention_head_dim=64,
+        in_channels=16,
+        out_channels=16,
+        patch_size=2,
+        patch_size_t=patch_size_t,
+        text_embed_dim=4096,
+        time_embed_dim=512,
+        max_text_seq_length=text,
+    )
+
+
+_SHAPE_5B = (13, 60, 90)
+PUBLISHED = {
+    "zai-org/CogVideoX-2b": PublishedModel(
+        _sizes(30, 30, patch_size_t=1, text=226), 1_693_783_872, _SHAPE_5B
+    ),
+    "zai-org/CogVideoX-5b": PublishedModel(
+        _sizes(42, 48, patch_size_t=1, text=226), 5_570_283_072, _SHAPE_5B
+    ),
+    "zai-org/CogVideoX1.5-5B": PublishedModel(
+        _sizes(42, 48, patch_size_t=2, text=224), 5_570_676_352, (22, 96, 170)
+    ),
+}
+"""The models of the presets: sizes from the `transformer/config.json` of each."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """What an edit under a preset takes.
+
+    Attributes:
+        preset: Its name.
+        settings: What it sets.
+        memory_bytes: The largest of T5 and the transformer with what it computes in: one is freed
+            before the other comes. The decoding by the VAE is not counted; in tiles it takes less.
+    """
+
+    preset: str
+    settings: Settings
+    memory_bytes: int
+
+
+def needs_of_presets() -> tuple[Need, ...]:
+    """Estimate what one edit takes under every preset that names a model."""
+    found = []
+    for name in preset_names():
+        settings = resolve_settings({}, config=name, environ={}, cwd=_NOWHERE).settings
+        model = PUBLISHED.get(settings.model)
+        if model is not None:
+            found.append(Need(name, settings, _memory(model, settings)))
+    return tuple(found)
+
+
+_NOWHERE = Path(__file__).parent
+"""A folder without a `cogedit.toml`."""
+
+
+def _memory(model: PublishedModel, settings: Settings) -> int:
+    """Estimate as `--dry-run` does, for one edit with guidance and references."""
+    item_size = _ITEM_SIZE[settings.dtype or "bf16"]
+    guided = settings.reconstruct.guidance_scale != 1
+    rows = plan_rows([EditTexts(1, 0, 1, 0)], guided=guided, referenced=True).num_rows
+    activations = activation_bytes(model.sizes, model.latent_shape, rows=rows, item_size=item_size)
+    transformer = model.parameters * item_size + activations
+    return max(transformer, _TEXT_ENCODER_PARAMETERS * item_size)
