@@ -115,3 +115,8 @@ class Terminated(Interrupted):
 
     exit_code = 143
     verb: ClassVar[str] = "terminated"
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of another library's error, to go on in a sentence of ours."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

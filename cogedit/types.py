@@ -20,6 +20,10 @@ InjectionMode = Literal["concatenate", "queries-keys"]
 InjectionTokens = Literal["all", "image"]
 Solver = Literal["ddim", "dpm++2m"]
 Window = tuple[float, float]
+RowMode = Literal["upstream", "exact", "shared"]
+AttentionBackend = Literal[
+    "native", "math", "efficient", "cudnn", "flash", "flash3", "sage", "xformers"
+]
 MaskKind = Literal["box", "picture", "video"]
 Composite = Literal["none", "decode", "source"]
 Codec = Literal["h264", "h265", "av1", "prores", "ffv1", "png", "gif"]
@@ -243,6 +247,27 @@ class ExportSettings:
     sound: bool = True
     composite: Composite | None = None
     feather: int = 0
+
+
+@dataclass(frozen=True)
+class TransformerSettings:
+    """How the transformer runs its rows. Numbers stay the same to rounding, except where said.
+
+    Attributes:
+        rows: "upstream" runs each edit's four rows as the upstream script does; "exact" runs rows
+            that are equal once; "shared" has all rows look at one reference under the inversion's
+            prompt, which changes the edit. The choice of the reference is written into
+            `ReconstructSettings`; None leaves it as it is there, every row once.
+        max_rows: At most this many rows at a time in a layer; None suits the size of the clip.
+        attention_backend: Kernel of the attention; "sage" computes in 8 bits, which the record of
+            an artifact says.
+        compile: Compile the blocks.
+    """
+
+    rows: RowMode | None = None
+    max_rows: int | None = None
+    attention_backend: AttentionBackend = "native"
+    compile: bool = False
 
 
 @dataclass(frozen=True)

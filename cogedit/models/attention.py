@@ -13,17 +13,25 @@ the reference out. Reference rows attend to themselves.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from cogedit.errors import UsageError
-from cogedit.types import InjectionMode, InjectionTokens
+from cogedit.models.kernels import attention, attention_with_lse
+from cogedit.types import AttentionBackend, InjectionMode, InjectionTokens
+
+
+class Heads(NamedTuple):
+    """Queries, keys and values of some rows, each [rows, heads, tokens, head_dim], text first."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
 
 
 class AttentionModule(Protocol):
@@ -51,12 +59,14 @@ class Injection:
             reference's, weighted by w, and keeps the edit's values.
         tokens: Whether the reference's text tokens are seen too, or its image tokens only
             ("concatenate").
+        reference_velocity: Whether the caller wants to know what the reference rows predict.
     """
 
     reference_of: tuple[int, ...] = ()
     strength: float = 1.0
     mode: InjectionMode = "concatenate"
     tokens: InjectionTokens = "all"
+    reference_velocity: bool = True
 
     def references(self, num_rows: int) -> tuple[int, ...]:
         """Return `reference_of` for a batch of `num_rows`."""
@@ -111,44 +121,124 @@ class InjectingAttnProcessor:
             raise ValueError("CogVideoX attends to all tokens; an attention mask is not supported")
         text_length = encoder_hidden_states.shape[1]
         tokens = torch.cat([encoder_hidden_states, hidden_states], dim=1)
-        q, k, v = _project(attn, tokens, text_length, image_rotary_emb)
-        attended = self._attend(q, k, v, text_length).transpose(1, 2).flatten(2)
+        rows = project(attn, tokens, text_length, image_rotary_emb)
+        attended = self._attend(rows, text_length).transpose(1, 2).flatten(2)
         projected: Tensor = attn.to_out[1](attn.to_out[0](attended))
         return projected[:, text_length:], projected[:, :text_length]
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, text_length: int) -> Tensor:
-        """Attend with [rows, heads, tokens, head_dim] tensors, text tokens first."""
-        references = self.injection.references(q.shape[0])
-        num_edits = len(references)
-        if num_edits == 0 or self.injection.strength == 0:
-            return functional.scaled_dot_product_attention(q, k, v)
-        index = torch.tensor(references, device=q.device)
-        own = k[:num_edits], v[:num_edits]
-        if self.injection.mode == "queries-keys":
-            edits = attend_where_reference_does(
-                q[:num_edits],
-                own,
-                (q.index_select(0, index), k.index_select(0, index)),
-                strength=self.injection.strength,
-            )
-        else:
-            first = text_length if self.injection.tokens == "image" else 0
-            edits = attend_with_reference(
-                q[:num_edits],
-                own,
-                (k[:, :, first:].index_select(0, index), v[:, :, first:].index_select(0, index)),
-                strength=self.injection.strength,
-            )
-        rest = functional.scaled_dot_product_attention(q[num_edits:], k[num_edits:], v[num_edits:])
-        return torch.cat([edits, rest])
+    def _attend(self, rows: Heads, text_length: int) -> Tensor:
+        targets = self.injection.references(rows.q.shape[0])
+        if not targets or self.injection.strength == 0:
+            return attention(*rows)
+        own, rest = (Heads(*(x[part] for x in rows)) for part in _halves(len(targets)))
+        edits = attend_rows(own, rows, targets, injection=self.injection, text_length=text_length)
+        return torch.cat([edits, attention(*rest)])
+
+
+def _halves(count: int) -> tuple[slice, slice]:
+    return slice(count), slice(count, None)
+
+
+class KeyValues:
+    """Keys and values of some rows with those of their references behind them, in one memory.
+
+    The memory is allocated once for all layers and steps, and what the rows of the next chunk see
+    of the same references is left where it is.
+    """
+
+    def __init__(self) -> None:
+        self._k = self._v = torch.empty(0)
+        self._holds: tuple[Heads | None, tuple[int, ...]] = (None, ())
+
+    def join(
+        self, own: Heads, references: Heads, targets: Sequence[int], *, first: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """Put keys and values together.
+
+        Args:
+            own: Of the rows.
+            references: Of the references.
+            targets: For each row, the reference that it sees.
+            first: First of the reference's tokens that is seen.
+
+        Returns:
+            Both, [rows, heads, own and seen tokens, head_dim]; good until the next call.
+        """
+        rows, heads, count, head_dim = own.k.shape
+        seen = references.k.shape[2] - first
+        shape = rows, count + seen, heads, head_dim
+        if (self._k.shape, self._k.dtype, self._k.device) != (shape, own.k.dtype, own.k.device):
+            self._k, self._v = (own.k.new_empty(shape) for _ in range(2))
+            self._holds = None, ()
+        both = self._k.transpose(1, 2), self._v.transpose(1, 2)
+        for joined, mine in zip(both, (own.k, own.v), strict=True):
+            joined[:, :, :count] = mine
+        held, held_targets = self._holds
+        if held is not references or held_targets != tuple(targets):
+            for joined, theirs in zip(both, (references.k, references.v), strict=True):
+                for row, target in enumerate(targets):
+                    joined[row, :, count:] = theirs[target, :, first:]
+            self._holds = references, tuple(targets)
+        return both
+
+    def forget(self) -> None:
+        """Let go of the references' own tensors at the end of a layer."""
+        self._holds = None, ()
+
+
+def attend_rows(
+    own: Heads,
+    references: Heads,
+    targets: Sequence[int],
+    *,
+    injection: Injection,
+    text_length: int,
+    backend: AttentionBackend = "native",
+    memory: KeyValues | None = None,
+) -> Tensor:
+    """Let rows attend to themselves and each to a reference, as an injection says.
+
+    Args:
+        own: Of the rows.
+        references: Of the references. Where the mode has no use for them, queries or values may
+            be any tensor.
+        targets: For each row, the reference that it looks at.
+        injection: Mode, tokens, and a strength above 0.
+        text_length: Number of text tokens.
+        backend: Kernel of the attention; a strength between 0 and 1 needs log-sum-exps, which come
+            from a kernel of torch whatever this says.
+        memory: Where keys and values are put together; None allocates.
+
+    Returns:
+        Attention output, like `own.q`.
+    """
+    strength = injection.strength
+    if injection.mode == "queries-keys":
+        theirs = gather(references.q, targets), gather(references.k, targets)
+        return attend_where_reference_does(
+            own.q, (own.k, own.v), theirs, strength=strength, backend=backend
+        )
+    first = text_length if injection.tokens == "image" else 0
+    if strength == 1:
+        joined = (memory or KeyValues()).join(own, references, targets, first=first)
+        return attention(own.q, *joined, backend=backend)
+    seen = gather(references.k[:, :, first:], targets), gather(references.v[:, :, first:], targets)
+    return attend_with_reference(own.q, (own.k, own.v), seen, strength=strength)
+
+
+def gather(rows: Tensor, targets: Sequence[int]) -> Tensor:
+    """Return the rows with these numbers; without a copy where they are one and the same."""
+    if len(set(targets)) == 1:
+        return rows[targets[0] : targets[0] + 1].expand(len(targets), *rows.shape[1:])
+    return rows[list(targets)]
 
 
 def attend_with_reference(
     q: Tensor, own: tuple[Tensor, Tensor], reference: tuple[Tensor, Tensor], *, strength: float
 ) -> Tensor:
-    """Attend to one's own keys and values and to a reference's, the latter weighted by w.
+    """Attend to one's own keys and values and to a reference's, the latter weighted by w < 1.
 
-    Between 0 and 1 the two attentions are computed apart and merged by their log-sum-exps, which
+    The two attentions are computed apart and merged by their log-sum-exps, which
     equals a softmax over both with ln w added to the reference's logits and needs no mask tensor:
 
         o = (e^L o_own + w e^L_ref o_ref) / (e^L + w e^L_ref)
@@ -162,9 +252,6 @@ def attend_with_reference(
     Returns:
         Attention output, like `q`.
     """
-    if strength == 1:
-        k, v = (torch.cat(pair, dim=2) for pair in zip(own, reference, strict=True))
-        return functional.scaled_dot_product_attention(q, k, v)
     out, lse = attention_with_lse(q, *own)
     out_ref, lse_ref = attention_with_lse(q, *reference)
     share = torch.sigmoid(lse_ref + math.log(strength) - lse).unsqueeze(-1)
@@ -172,7 +259,12 @@ def attend_with_reference(
 
 
 def attend_where_reference_does(
-    q: Tensor, own: tuple[Tensor, Tensor], reference: tuple[Tensor, Tensor], *, strength: float
+    q: Tensor,
+    own: tuple[Tensor, Tensor],
+    reference: tuple[Tensor, Tensor],
+    *,
+    strength: float,
+    backend: AttentionBackend = "native",
 ) -> Tensor:
     """Attend to one's own values with the attention map of a reference.
 
@@ -185,85 +277,66 @@ def attend_where_reference_does(
         own: Keys and values of the same rows, each like `q`.
         reference: Queries and keys of the reference rows, each like `q`.
         strength: w in (0, 1].
+        backend: Kernel of the attention.
 
     Returns:
         Attention output, like `q`.
     """
-    guided = functional.scaled_dot_product_attention(*reference, own[1])
+    guided = attention(*reference, own[1], backend=backend)
     if strength == 1:
         return guided
-    return torch.lerp(functional.scaled_dot_product_attention(q, *own), guided, strength)
+    return torch.lerp(attention(q, *own, backend=backend), guided, strength)
 
 
-def attention_with_lse(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """Return attention and the log-sum-exp of its logits.
-
-    torch keeps the log-sum-exp in its fused kernels for the backward pass but has no public
-    function that returns it; the by-hand form serves where there is no such kernel.
-
-    Args:
-        q: [rows, heads, tokens, head_dim].
-        k: Likewise, any number of tokens.
-        v: Like `k`.
-
-    Returns:
-        Output like `q`, and the log-sum-exp [rows, heads, tokens] in float32.
-    """
-    ops = torch.ops.aten
-    half = q.dtype in (torch.float16, torch.bfloat16)
-    if q.device.type == "cpu":
-        out, lse = ops._scaled_dot_product_flash_attention_for_cpu(q, k, v)
-        return out, lse
-    if q.device.type == "cuda" and half and torch.cuda.get_device_capability(q.device) >= (8, 0):
-        out, lse, *_ = ops._scaled_dot_product_flash_attention(q, k, v)
-        return out, lse
-    if q.device.type == "cuda":
-        out, lse, *_ = ops._scaled_dot_product_efficient_attention(q, k, v, None, True)
-        return out, lse[:, :, : q.shape[2]]  # this kernel pads the rows of its log-sum-exp
-    return _attention_by_hand(q, k, v)
-
-
-def _attention_by_hand(
-    q: Tensor, k: Tensor, v: Tensor, *, block: int = 1024
-) -> tuple[Tensor, Tensor]:
-    """Attend in blocks of queries, so that no more than `block` rows of logits are in memory."""
-    outs: list[Tensor] = []
-    lses: list[Tensor] = []
-    for queries in torch.split(q, block, dim=2):
-        logits = (queries @ k.transpose(-1, -2)).float() / math.sqrt(q.shape[-1])
-        lse = torch.logsumexp(logits, dim=-1)
-        outs.append((torch.exp(logits - lse.unsqueeze(-1)) @ v.float()).to(q.dtype))
-        lses.append(lse)
-    return torch.cat(outs, dim=2), torch.cat(lses, dim=2)
-
-
-def _project(
+def project(
     attn: AttentionModule,
     tokens: Tensor,
     text_length: int,
     image_rotary_emb: tuple[Tensor, Tensor] | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Make queries, keys and values [rows, heads, tokens, head_dim] of tokens [rows, tokens, D]."""
+) -> Heads:
+    """Make queries, keys and values of tokens [rows, tokens, D], the text's first."""
+    return Heads(
+        _heads(attn, attn.to_q, tokens, attn.norm_q, text_length, image_rotary_emb),
+        _heads(attn, attn.to_k, tokens, attn.norm_k, text_length, image_rotary_emb),
+        _heads(attn, attn.to_v, tokens, None, text_length, None),
+    )
 
-    def split(x: Tensor) -> Tensor:
-        return x.view(x.shape[0], x.shape[1], attn.heads, -1).transpose(1, 2)
 
-    q, k, v = split(attn.to_q(tokens)), split(attn.to_k(tokens)), split(attn.to_v(tokens))
-    if attn.norm_q is not None:
-        q = attn.norm_q(q)
-    if attn.norm_k is not None:
-        k = attn.norm_k(k)
+def project_reference(
+    attn: AttentionModule,
+    tokens: Tensor,
+    text_length: int,
+    image_rotary_emb: tuple[Tensor, Tensor] | None,
+    *,
+    mode: InjectionMode,
+) -> Heads:
+    """Make the two that an injection needs of a reference; the third is one of them again."""
+    k = _heads(attn, attn.to_k, tokens, attn.norm_k, text_length, image_rotary_emb)
+    if mode == "queries-keys":
+        q = _heads(attn, attn.to_q, tokens, attn.norm_q, text_length, image_rotary_emb)
+        return Heads(q, k, k)
+    return Heads(k, k, _heads(attn, attn.to_v, tokens, None, text_length, None))
+
+
+def _heads(
+    attn: AttentionModule,
+    linear: nn.Module,
+    tokens: Tensor,
+    norm: nn.Module | None,
+    text_length: int,
+    image_rotary_emb: tuple[Tensor, Tensor] | None,
+) -> Tensor:
+    """Project tokens to [rows, heads, tokens, head_dim], a view of [rows, tokens, D]."""
+    x: Tensor = linear(tokens)
+    x = x.view(x.shape[0], x.shape[1], attn.heads, -1).transpose(1, 2)
+    if norm is not None:
+        x = norm(x)
     if image_rotary_emb is not None:
-        q = _rotate_image_tokens(q, text_length, image_rotary_emb)
-        k = _rotate_image_tokens(k, text_length, image_rotary_emb)
-    return q, k, v
+        from diffusers.models.embeddings import apply_rotary_emb
 
-
-def _rotate_image_tokens(x: Tensor, text_length: int, emb: tuple[Tensor, Tensor]) -> Tensor:
-    from diffusers.models.embeddings import apply_rotary_emb
-
-    image = cast(Tensor, apply_rotary_emb(x[:, :, text_length:], emb))
-    return torch.cat([x[:, :, :text_length], image], dim=2)
+        image = x[:, :, text_length:]
+        image.copy_(cast(Tensor, apply_rotary_emb(image, image_rotary_emb)))  # x is ours alone
+    return x
 
 
 @contextmanager
@@ -290,12 +363,7 @@ def inject(
             would be lost), or the window holds no layer of this model.
     """
     blocks = list(cast(nn.ModuleList, transformer.transformer_blocks))
-    first, end = layers[0], len(blocks) if layers[1] is None else layers[1]
-    if not 0 <= first < end <= len(blocks):
-        raise UsageError(
-            f"injection_layers is {first}:{end}; this model has layers 0:{len(blocks)}",
-            hint=f"choose a window within 0:{len(blocks)}",
-        )
+    first, end = check_layers(layers, len(blocks))
     attentions = [cast(AttentionModule, block.attn1) for block in blocks]
     originals = [attention.processor for attention in attentions]
     names = {type(processor).__name__ for processor in originals}
@@ -313,3 +381,18 @@ def inject(
     finally:
         for attention, processor in zip(attentions, originals, strict=True):
             attention.processor = processor
+
+
+def check_layers(layers: tuple[int, int | None], num_layers: int) -> tuple[int, int]:
+    """Return the first layer of a window and the one after its last.
+
+    Raises:
+        UsageError: It holds no layer of the model, or more than the model has.
+    """
+    first, end = layers[0], num_layers if layers[1] is None else layers[1]
+    if not 0 <= first < end <= num_layers:
+        raise UsageError(
+            f"injection_layers is {first}:{end}; this model has layers 0:{num_layers}",
+            hint=f"choose a window within 0:{num_layers}",
+        )
+    return first, end

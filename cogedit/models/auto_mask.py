@@ -11,8 +11,9 @@ from torch import Tensor
 from cogedit.diffusion.mask import difference_mask
 from cogedit.diffusion.trajectory import Trajectory
 from cogedit.models.denoiser import Denoiser
+from cogedit.models.forward import run_rows
 from cogedit.models.rows import EditTexts
-from cogedit.types import ReconstructSettings
+from cogedit.types import ReconstructSettings, TransformerSettings
 
 if TYPE_CHECKING:
     from diffusers import CogVideoXTransformer3DModel
@@ -33,6 +34,7 @@ def find_masks(
     *,
     inversion_prompts: Sequence[str],
     embeds: Mapping[str, Tensor],
+    how: TransformerSettings | None = None,
 ) -> Tensor:
     """Find where each edit has something to change, from the source's own trajectory.
 
@@ -45,19 +47,21 @@ def find_masks(
         settings: One per clip: prompt, `auto_mask_threshold`, `mask_dilation`.
         inversion_prompts: What each clip was inverted under.
         embeds: Embeddings [1, L, D] of all prompts and inversion prompts, by text.
+        how: How the transformer runs; None is its defaults.
 
     Returns:
         [B, F, 1, H, W] float32 on the CPU, 1 where the edit may change the source; all 0 for a clip
         whose two texts are one.
     """
-    differences = text_differences(
-        transformer,
-        reference,
-        [s.prompt for s in settings],
-        inversion_prompts=inversion_prompts,
-        embeds=embeds,
-        timesteps=mask_levels(reference.timesteps),
-    )
+    with run_rows(transformer, settings=how):
+        differences = text_differences(
+            transformer,
+            reference,
+            [s.prompt for s in settings],
+            inversion_prompts=inversion_prompts,
+            embeds=embeds,
+            timesteps=mask_levels(reference.timesteps),
+        )
     asked = settings[0]
     return difference_mask(
         differences, threshold=asked.auto_mask_threshold, dilation=asked.mask_dilation

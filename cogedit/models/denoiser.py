@@ -32,6 +32,7 @@ class Denoiser:
         guidance_scale: 1 means no guidance.
         guided: Timesteps with guidance; None is all of them.
         reference_velocity: Whether a caller wants to know what the reference rows predict.
+        share: Run rows that are equal once.
         injection: Told which row looks at which before every call; None where the transformer's
             processors know it by themselves, or there are no references.
     """
@@ -45,6 +46,7 @@ class Denoiser:
         guidance_scale: float = 1.0,
         guided: frozenset[int] | None = None,
         reference_velocity: bool = True,
+        share: bool = True,
         injection: Injection | None = None,
     ) -> None:
         self.transformer = transformer
@@ -54,6 +56,7 @@ class Denoiser:
         self._texts = tuple(texts)
         self._guided = guided
         self._reference_velocity = reference_velocity
+        self._share = share
         self._rotary = lru_cache(maxsize=1)(
             lambda *shape: image_rotary_emb(transformer, shape)  # once per run, not per step
         )
@@ -75,9 +78,15 @@ class Denoiser:
         has_guidance = self.guidance_scale != 1 and (
             self._guided is None or timestep in self._guided
         )
-        plan = plan_rows(self._texts, guided=has_guidance, referenced=reference is not None)
+        plan = plan_rows(
+            self._texts,
+            guided=has_guidance,
+            referenced=reference is not None,
+            share=self._share,
+        )
         if self.injection is not None:
             self.injection.reference_of = plan.reference_of
+            self.injection.reference_velocity = self._reference_velocity
         v = self._transform(plan, sample, reference, timestep=timestep)
         edit = v[list(plan.conditional)]
         if has_guidance:
@@ -104,7 +113,8 @@ class Denoiser:
             v: Tensor = self.transformer(
                 hidden_states=hidden_states.to(device, dtype),
                 encoder_hidden_states=self._embeds[texts],
-                timestep=torch.full((len(texts),), timestep, device=device),
+                # One for all rows: time embedding and modulation are computed once per layer.
+                timestep=torch.full((1,), timestep, device=device),
                 image_rotary_emb=self._rotary(sample.shape[1], *sample.shape[3:]),
                 return_dict=False,
             )[0]

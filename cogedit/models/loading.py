@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypedDict, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from cogedit.errors import ModelError
+from cogedit.errors import ModelError, first_line
 from cogedit.models.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def _load(
             )
         except (OSError, ValueError, RuntimeError) as error:
             raise ModelError(
-                f"The {name} of {checkpoint.id} cannot be loaded: {_first_line(error)}",
+                f"The {name} of {checkpoint.id} cannot be loaded: {first_line(error)}",
                 hint=_AGAIN,
             ) from error
     missing = sorted(info["missing_keys"])
@@ -167,10 +167,6 @@ def _load(
             hint=_AGAIN,
         )
     return loaded.to(device).eval().requires_grad_(False)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 @contextmanager

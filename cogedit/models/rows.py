@@ -65,42 +65,46 @@ class RowPlan:
         return len(self.edits) + len(self.references)
 
 
-def plan_rows(texts: Sequence[EditTexts], *, guided: bool, referenced: bool) -> RowPlan:
+def plan_rows(
+    texts: Sequence[EditTexts], *, guided: bool, referenced: bool, share: bool = True
+) -> RowPlan:
     """Lay out the rows of one call.
 
     With guidance and references, one edit under upstream's texts gives upstream's four rows,
     [edit-uncond, edit-cond, ref-uncond, ref-cond]; N edits of one source give 3N + 1, or 2N + 1
-    where all reference rows are under one text.
+    where all reference rows are under one text. Without sharing they give 4N.
 
     Args:
         texts: One entry per edit.
         guided: Whether the unconditional rows are run.
         referenced: Whether the reference rows are run.
+        share: Run rows that are equal once; False runs upstream's four rows for each edit.
     """
-    edits: dict[tuple[Row, int | None], int] = {}
-    references: dict[Row, int] = {}
+    edits: dict[tuple[Row, int | None, object], int] = {}
+    references: dict[tuple[Row, object], int] = {}
     conditional, unconditional, looked_at = [], [], []
 
-    def edit_row(edit: int, text: int, reference_text: int) -> tuple[int, int]:
-        target = None
+    def edit_row(edit: int, text: int, reference_text: int, side: str) -> tuple[int, int]:
+        target, owner = None, None if share else (edit, side)
         if referenced:
-            target = references.setdefault(Row(texts[edit].source, reference_text), len(references))
-        return edits.setdefault((Row(edit, text), target), len(edits)), target or 0
+            seen = Row(texts[edit].source, reference_text)
+            target = references.setdefault((seen, owner), len(references))
+        return edits.setdefault((Row(edit, text), target, owner), len(edits)), target or 0
 
     for edit, own in enumerate(texts):
         if guided and own.unconditional is not None:
-            row, _ = edit_row(edit, own.unconditional, own.reference_unconditional)
+            row, _ = edit_row(edit, own.unconditional, own.reference_unconditional, "unconditional")
             unconditional.append(row)
-        row, target = edit_row(edit, own.conditional, own.reference_conditional)
+        row, target = edit_row(edit, own.conditional, own.reference_conditional, "conditional")
         conditional.append(row)
         looked_at.append(target)
         if len(unconditional) < len(conditional):
             unconditional.append(row)
     first = len(edits)
     return RowPlan(
-        edits=tuple(row for row, _ in edits),
-        references=tuple(references),
-        reference_of=tuple(first + t for _, t in edits if t is not None),
+        edits=tuple(row for row, _, _ in edits),
+        references=tuple(row for row, _ in references),
+        reference_of=tuple(first + t for _, t, _ in edits if t is not None),
         conditional=tuple(conditional),
         unconditional=tuple(unconditional),
         reference=tuple(first + t for t in looked_at) if referenced else (),

@@ -16,10 +16,11 @@ from cogedit.diffusion.invert import invert_consistent, invert_upstream
 from cogedit.diffusion.schedule import Schedule
 from cogedit.diffusion.state import OnState, StepState
 from cogedit.diffusion.trajectory import Trajectory
-from cogedit.models.attention import Injection, inject
+from cogedit.models.attention import Injection
 from cogedit.models.denoiser import Denoiser
+from cogedit.models.forward import run_rows
 from cogedit.models.rows import EditTexts
-from cogedit.types import InvertSettings, OnStep, ReconstructSettings
+from cogedit.types import InvertSettings, OnStep, ReconstructSettings, TransformerSettings
 
 if TYPE_CHECKING:
     from diffusers import CogVideoXTransformer3DModel
@@ -37,6 +38,7 @@ def invert_latents(
     embeds: Embeds,
     done: Sequence[StepState] = (),
     on_state: OnState | None = None,
+    how: TransformerSettings | None = None,
     on_step: OnStep | None = None,
 ) -> Trajectory:
     """Invert clips as their settings say.
@@ -49,6 +51,7 @@ def invert_latents(
         embeds: Embeddings of the prompts and of the empty prompt.
         done: Steps of an earlier run of the same inversion, from the first on; it goes on there.
         on_state: Given what a later run goes on from, after every step.
+        how: How the transformer runs; None is its defaults.
         on_step: Told after every step.
 
     Raises:
@@ -66,19 +69,20 @@ def invert_latents(
         ],
         guidance_scale=asked.guidance_scale,
     )
-    if asked.inverse == "upstream":
-        return invert_upstream(
-            denoiser.velocity, latents, schedule, done=done, on_state=on_state, on_step=on_step
+    with run_rows(transformer, settings=how):
+        if asked.inverse == "upstream":
+            return invert_upstream(
+                denoiser.velocity, latents, schedule, done=done, on_state=on_state, on_step=on_step
+            )
+        return invert_consistent(
+            denoiser.velocity,
+            latents,
+            schedule,
+            iterations=asked.inversion_iterations,
+            done=done,
+            on_state=on_state,
+            on_step=on_step,
         )
-    return invert_consistent(
-        denoiser.velocity,
-        latents,
-        schedule,
-        iterations=asked.inversion_iterations,
-        done=done,
-        on_state=on_state,
-        on_step=on_step,
-    )
 
 
 def edit_latents(
@@ -90,6 +94,7 @@ def edit_latents(
     alphas_cumprod: Tensor,
     embeds: Embeds,
     mask: Tensor | None = None,
+    how: TransformerSettings | None = None,
     keep_steps: bool = True,
     done: Sequence[StepState] = (),
     on_state: OnState | None = None,
@@ -110,6 +115,7 @@ def edit_latents(
         embeds: Embeddings of all prompts, negative prompts and inversion prompts.
         mask: 1 where the edit may change the source, [F, 1, H, W] for all edits or
             [N, F, 1, H, W]; None is everywhere.
+        how: How the transformer runs; None is its defaults.
         keep_steps: Return every step; False returns the last alone, for less memory.
         done: Steps of an earlier run of the same edits, from the first on, or the last alone where
             not every step is returned; it goes on there.
@@ -152,7 +158,8 @@ def edit_latents(
     guided = schedule.window(*asked.guidance_steps)
     restarts = schedule.changes(guided, schedule.window(*reference_steps))
     mask = None if mask is None else mask.to(transformer.device)
-    with inject(transformer, injection, layers=asked.injection_layers):
+    share = how is None or how.rows != "upstream"
+    with run_rows(transformer, injection, layers=asked.injection_layers, settings=how):
         is_flow = asked.method == "flow"
         denoiser = Denoiser(
             transformer,
@@ -161,7 +168,10 @@ def edit_latents(
             guidance_scale=asked.guidance_scale,
             guided=guided,
             injection=injection,
-            reference_velocity=_sees_source(asked) if is_flow else asked.drift_correction > 0,
+            reference_velocity=_sees_source(asked)
+            if is_flow
+            else asked.drift_correction > 0 or not share,
+            share=share,
         )
         if is_flow:
             own = [bank.index(prompt) for prompt in inversion_prompts]

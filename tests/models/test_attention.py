@@ -5,15 +5,12 @@ import math
 import pytest
 import torch
 from diffusers.models.attention_processor import CogVideoXAttnProcessor2_0
-from torch.nn import functional
 
 from cogedit.errors import UsageError
 from cogedit.models.attention import (
     InjectingAttnProcessor,
     Injection,
-    _attention_by_hand,
     attend_with_reference,
-    attention_with_lse,
     inject,
 )
 from cogedit.models.rotary import image_rotary_emb
@@ -41,23 +38,6 @@ def test_merge_by_log_sum_exp_is_the_biased_softmax(strength):
     _, k_ref, v_ref = qkv(1)
     merged = attend_with_reference(q, (k, v), (k_ref, v_ref), strength=strength)
     assert torch.allclose(merged, by_hand(q, (k, v), (k_ref, v_ref), strength), atol=1e-5)
-
-
-def test_log_sum_exp():
-    q, k, v = qkv(2)
-    out, lse = attention_with_lse(q, k, v)
-    logits = q @ k.transpose(-1, -2) / 4
-    assert torch.allclose(lse, logits.logsumexp(-1), atol=1e-5)
-    assert torch.allclose(out, functional.scaled_dot_product_attention(q, k, v), atol=1e-5)
-
-
-@pytest.mark.parametrize("block", [1, 3, 1024])
-def test_by_hand_in_blocks_of_queries(block):
-    """What serves where torch has no kernel that gives the log-sum-exp."""
-    q, k, v = qkv(2)
-    expected = attention_with_lse(q, k, v)
-    for found, right in zip(_attention_by_hand(q, k, v, block=block), expected, strict=True):
-        assert torch.allclose(found, right, atol=1e-5)
 
 
 @pytest.fixture

@@ -78,7 +78,7 @@ def test_guidance_runs_the_unconditional_row_first(transformer, guided):
     x = draw(1, *SHAPE)
     uncond, cond = by_hand(transformer, [x[0], x[0]], [EMPTY, PROMPT], guided["embeds"]).split(1)
     found = Denoiser(transformer, **guided).velocity(x, 500)
-    assert torch.allclose(found, uncond + 6 * (cond - uncond), atol=1e-5)
+    assert torch.allclose(found, uncond + 6 * (cond - uncond), atol=1e-4)
     assert not torch.allclose(found, cond, atol=1e-3)
 
 
@@ -115,7 +115,7 @@ def test_reference_rows_come_last_and_give_the_sources_velocity(transformer, gui
     with inject(transformer, Injection()) as injection:
         found = Denoiser(transformer, **guided, injection=injection)(x, 500, x_ref)
         assert injection.reference_of == (2, 3)
-    assert torch.allclose(found.edit, uncond + 6 * (cond - uncond), atol=1e-5)
+    assert torch.allclose(found.edit, uncond + 6 * (cond - uncond), atol=1e-4)
     assert torch.allclose(found.reference, ref, atol=1e-5)
 
 
@@ -172,7 +172,7 @@ def test_one_text_on_both_sides_needs_one_row_and_gives_the_same(
     with inject(transformer, Injection(reference_of=(2, 3) if with_reference else ())):
         rows = by_hand(transformer, samples, [EMPTY] * len(samples), embeds)
         uncond, cond, *_ = rows.split(1)
-    assert torch.allclose(found, uncond + 6 * (cond - uncond), atol=1e-5)
+    assert torch.allclose(found, uncond + 6 * (cond - uncond), atol=1e-4)
 
 
 def test_the_state_stays_in_float32(golden_pipeline, texts):

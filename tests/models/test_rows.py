@@ -33,11 +33,20 @@ def test_row_counts_of_the_cost_model(count):
         return plan_rows(texts, **what).num_rows
 
     exact, few = [upstream(p) for p in prompts], [shared(p) for p in prompts]
+    assert rows(exact, guided=True, referenced=True, share=False) == 4 * count
     assert rows(exact, guided=True, referenced=True) == 3 * count + 1
     assert rows(few, guided=True, referenced=True) == 2 * count + 1
     assert rows(few, guided=True, referenced=False) == 2 * count
     assert rows(few, guided=False, referenced=True) == count + 1
     assert rows(few, guided=False, referenced=False) == count
+
+
+def test_rows_that_are_not_shared_are_upstreams_for_each_edit():
+    plan = plan_rows([upstream(1), upstream(EMPTY)], guided=True, referenced=True, share=False)
+    assert plan.edits == (Row(0, EMPTY), Row(0, 1), Row(1, EMPTY), Row(1, EMPTY))
+    assert plan.references == (Row(0, EMPTY), Row(0, 1), Row(0, EMPTY), Row(0, EMPTY))
+    assert plan.reference_of == (4, 5, 6, 7)
+    assert (plan.unconditional, plan.conditional, plan.reference) == ((0, 2), (1, 3), (5, 7))
 
 
 def test_an_edit_under_the_unconditional_text_has_one_row():

@@ -8,7 +8,7 @@ import torch
 from cogedit.diffusion.trajectory import Trajectory
 from cogedit.errors import ArtifactMismatch, UsageError
 from cogedit.models.sampling import edit_latents, edit_texts, invert_latents
-from cogedit.types import InvertSettings, ReconstructSettings
+from cogedit.types import InvertSettings, ReconstructSettings, TransformerSettings
 
 PROMPT = "a blue cat running in snow"
 CAPTION = "a dog"
@@ -287,7 +287,9 @@ def test_edits_of_one_clip_are_the_same_together_and_alone(
 ):
     """Prompts and seeds differ, an equal one among them; the rows of the source are shared."""
     settings = [
-        ReconstructSettings(prompt=prompt, seed=seed, guidance_scale=3.0, **changes)
+        ReconstructSettings(
+            prompt=prompt, seed=seed, guidance_scale=3.0, num_inference_steps=4, **changes
+        )
         for prompt, seed in [(PROMPT, 1), (CAPTION, 1), (PROMPT, 2), ("", 2)]
     ]
     together = edit_latents(
@@ -297,7 +299,7 @@ def test_edits_of_one_clip_are_the_same_together_and_alone(
         inversion_prompts=[CAPTION] * len(settings),
         **model,
     )
-    assert len(together) == 10
+    assert len(together) == 4
     for number, one in enumerate(settings):
         alone = edit(inverted, one, CAPTION)[-1]
         assert torch.allclose(together[-1][[number]], alone, atol=1e-4), number
@@ -320,3 +322,54 @@ def test_clips_and_edits_that_do_not_fit(golden_pipeline, inverted, model):
             inversion_prompts=[""] * 3,
             **model,
         )
+
+
+@pytest.mark.parametrize("count", [1, 4, 8])
+def test_rows_of_the_three_modes(golden_pipeline, inverted, model, count):
+    """Upstream 4N, exact 3N + 1 with the same numbers, shared 2N + 1."""
+    prompts = [f"prompt {number}" for number in range(count)]
+    generator = torch.Generator().manual_seed(4)
+    embeds = model["embeds"] | {p: torch.randn(1, 226, 32, generator=generator) for p in prompts}
+    first = golden_pipeline.transformer.transformer_blocks[0].attn1
+    rows = []
+
+    def edited(mode, **reference):
+        rows.clear()
+        handle = first.to_q.register_forward_hook(lambda m, args, out: rows.append(len(args[0])))
+        settings = [ReconstructSettings(p, num_inference_steps=2, **reference) for p in prompts]
+        try:
+            samples = edit_latents(
+                golden_pipeline.transformer,
+                inverted,
+                settings,
+                inversion_prompts=[CAPTION] * count,
+                how=TransformerSettings(rows=mode),
+                **(model | {"embeds": embeds}),
+            )
+        finally:
+            handle.remove()
+        return samples[-1], sum(rows) / 2
+
+    upstream, upstream_rows = edited("upstream")
+    exact, exact_rows = edited("exact")
+    shared, shared_rows = edited("shared", reference_prompt="inversion", reference_rows="one")
+    assert (upstream_rows, exact_rows, shared_rows) == (4 * count, 3 * count + 1, 2 * count + 1)
+    assert torch.allclose(exact, upstream, atol=1e-5)
+    assert not torch.allclose(shared, exact, atol=1e-2)
+
+
+@pytest.mark.parametrize("max_rows", [1, 2, 5])
+def test_rows_in_chunks_give_the_same_edit(golden_pipeline, inverted, model, max_rows):
+    settings = [ReconstructSettings(p, num_inference_steps=3) for p in (PROMPT, CAPTION)]
+    options = {"inversion_prompts": ["", ""], **model}
+    at_once, in_chunks = (
+        edit_latents(
+            golden_pipeline.transformer,
+            inverted,
+            settings,
+            how=TransformerSettings(max_rows=rows),
+            **options,
+        )[-1]
+        for rows in (100, max_rows)
+    )
+    assert torch.allclose(in_chunks, at_once, atol=1e-5)

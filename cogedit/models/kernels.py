@@ -1,0 +1,150 @@
+"""The attention kernels that torch and optional packages bring, each under one name.
+
+diffusers' own CogVideoX processor calls torch and nothing else, so its `set_attention_backend` has
+no effect on it; attention here goes through `dispatch_attention_fn`.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from cogedit.errors import UsageError, first_line
+from cogedit.types import AttentionBackend, DType
+
+_NAMES: Mapping[AttentionBackend, str] = {
+    "native": "native",
+    "math": "_native_math",
+    "efficient": "_native_efficient",
+    "cudnn": "_native_cudnn",
+    "flash": "flash",
+    "flash3": "_flash_3",
+    "sage": "sage",
+    "xformers": "xformers",
+}
+"""diffusers' names (`diffusers.models.attention_dispatch.AttentionBackendName`)."""
+
+_ANY_DEVICE = frozenset({"native", "math"})
+
+_MENDED_BY: Mapping[str, str] = {
+    "flash": "pip install flash-attn",
+    "flash3": "build FlashAttention-3 from its repository",
+    "sage": "pip install sageattention",
+    "xformers": "pip install xformers",
+}
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, *, backend: AttentionBackend = "native") -> Tensor:
+    """Attend with a kernel.
+
+    Args:
+        q: Queries, [rows, heads, tokens, head_dim], in any memory layout.
+        k: Keys, likewise, any number of tokens.
+        v: Values, like `k`.
+        backend: The kernel; `check_backend` says whether it can run.
+
+    Returns:
+        Like `q`.
+    """
+    from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
+
+    out: Tensor = dispatch_attention_fn(
+        q.transpose(1, 2),
+        k.transpose(1, 2),
+        v.transpose(1, 2),
+        backend=AttentionBackendName(_NAMES[backend]),
+    )
+    return out.transpose(1, 2)
+
+
+def check_backend(
+    backend: AttentionBackend, *, device: torch.device, dtype: DType, head_dim: int
+) -> None:
+    """Make sure that a kernel is installed and runs on a device.
+
+    Args:
+        backend: The kernel.
+        device: Where the model runs.
+        dtype: Number format of the model.
+        head_dim: Channels of one attention head.
+
+    Raises:
+        UsageError: Its package is missing, or the device or the number format is not for it.
+    """
+    if backend == "native":
+        return
+    asked, instead = f"--attention-backend {backend}", "--attention-backend native"
+    if backend not in _ANY_DEVICE and device.type != "cuda":
+        raise UsageError(f"{asked} needs a CUDA device; this run is on {device.type}", hint=instead)
+    from diffusers.models.attention_dispatch import attention_backend
+
+    try:
+        with attention_backend(_NAMES[backend]):
+            pass
+    except RuntimeError as error:
+        mend = _MENDED_BY.get(backend)
+        raise UsageError(
+            f"{asked} needs a package that is not here or too old: {first_line(error)}",
+            hint=f"{mend}, or {instead}" if mend else instead,
+        ) from error
+    formats = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+    probe = torch.zeros(1, 1, 128, head_dim, device=device, dtype=formats[dtype])
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch says in warnings why a kernel is ruled out
+            attention(probe, probe, probe, backend=backend)
+    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+        raise UsageError(
+            f"{asked} cannot run on this device in {dtype} with heads of {head_dim}: "
+            f"{first_line(error)}",
+            hint=instead,
+        ) from error
+
+
+def attention_with_lse(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Return attention and the log-sum-exp of its logits, by a kernel of torch.
+
+    torch keeps the log-sum-exp in its fused kernels for the backward pass but has no public
+    function that returns it; the by-hand form serves where there is no such kernel.
+
+    Args:
+        q: [rows, heads, tokens, head_dim].
+        k: Likewise, any number of tokens.
+        v: Like `k`.
+
+    Returns:
+        Output like `q`, and the log-sum-exp [rows, heads, tokens] in float32.
+    """
+    ops = torch.ops.aten
+    half = q.dtype in (torch.float16, torch.bfloat16)
+    if q.device.type == "cpu":
+        out, lse = ops._scaled_dot_product_flash_attention_for_cpu(q, k, v)
+        return out, lse
+    if q.device.type == "cuda" and half and torch.cuda.get_device_capability(q.device) >= (8, 0):
+        out, lse, *_ = ops._scaled_dot_product_flash_attention(q, k, v)
+        return out, lse
+    if q.device.type == "cuda":
+        out, lse, *_ = ops._scaled_dot_product_efficient_attention(q, k, v, None, True)
+        return out, lse[:, :, : q.shape[2]]  # this kernel pads the rows of its log-sum-exp
+    return attention_by_hand(q, k, v)
+
+
+def attention_by_hand(
+    q: Tensor, k: Tensor, v: Tensor, *, block: int = 1024
+) -> tuple[Tensor, Tensor]:
+    """Attend in blocks of queries, so that no more than `block` rows of logits are in memory.
+
+    Args and what is returned are those of `attention_with_lse`.
+    """
+    outs: list[Tensor] = []
+    lses: list[Tensor] = []
+    for queries in torch.split(q, block, dim=2):
+        logits = (queries @ k.transpose(-1, -2)).float() / math.sqrt(q.shape[-1])
+        lse = torch.logsumexp(logits, dim=-1)
+        outs.append((torch.exp(logits - lse.unsqueeze(-1)) @ v.float()).to(q.dtype))
+        lses.append(lse)
+    return torch.cat(outs, dim=2), torch.cat(lses, dim=2)

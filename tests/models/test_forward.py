@@ -1,0 +1,319 @@
+"""The blocks row by row: the transformer's own numbers, and fewer of them where nobody looks."""
+
+import pytest
+import torch
+from diffusers import CogVideoXTransformer3DModel
+
+from cogedit.errors import UsageError
+from cogedit.models.attention import Injection, inject
+from cogedit.models.forward import run_rows
+from cogedit.models.rotary import image_rotary_emb
+from cogedit.types import TransformerSettings
+
+MODELS = ["pipeline_2b", "pipeline_5b", "pipeline_15"]
+FRAMES = 4
+
+
+@pytest.fixture(scope="module")
+def load():
+    """A tiny transformer with the traits of a checkpoint, and three layers."""
+
+    def make(**traits):
+        torch.manual_seed(7)
+        return CogVideoXTransformer3DModel(
+            num_attention_heads=2,
+            attention_head_dim=16,
+            time_embed_dim=16,
+            text_embed_dim=32,
+            num_layers=3,
+            sample_width=8,
+            sample_height=8,
+            sample_frames=13,
+            max_text_seq_length=6,
+            **traits,
+        ).eval()
+
+    made = {
+        "2b": make(use_rotary_positional_embeddings=False),
+        "5b": make(use_rotary_positional_embeddings=True),
+        "1.5": make(use_rotary_positional_embeddings=True, patch_size_t=2, patch_bias=False),
+        "learned": make(
+            use_rotary_positional_embeddings=True, use_learned_positional_embeddings=True
+        ),
+        "ofs": make(use_rotary_positional_embeddings=True, patch_size_t=2, ofs_embed_dim=16),
+    }
+    return made.__getitem__
+
+
+TRAITS = ["2b", "5b", "1.5", "learned", "ofs"]
+
+
+def forward(transformer, num_rows, *, seed=3):
+    """v of random rows at one timestep."""
+    generator = torch.Generator().manual_seed(seed)
+    text = torch.randn(9, 6, 32, generator=generator)[:num_rows]
+    latents = torch.randn(9, FRAMES, 16, 8, 8, generator=generator)[:num_rows]
+    ofs = torch.full((1,), 2.0) if transformer.config.ofs_embed_dim else None
+    with torch.no_grad():
+        return transformer(
+            hidden_states=latents,
+            encoder_hidden_states=text,
+            timestep=torch.full((1,), 500),
+            ofs=ofs,
+            image_rotary_emb=image_rotary_emb(transformer, (FRAMES, 8, 8)),
+            return_dict=False,
+        )[0]
+
+
+def both(transformer, injection, num_rows, *, layers=(0, None), settings=None):
+    """By processors within the model's own forward, and row by row."""
+    with inject(transformer, injection, layers=layers):
+        expected = forward(transformer, num_rows)
+    with run_rows(transformer, injection, layers=layers, settings=settings):
+        found = forward(transformer, num_rows)
+    return found, expected
+
+
+@pytest.mark.parametrize("traits", TRAITS)
+@pytest.mark.parametrize("num_rows", [1, 3])
+def test_without_references_it_is_the_models_own_forward_bit_for_bit(load, traits, num_rows):
+    transformer = load(traits)
+    expected = forward(transformer, num_rows)
+    with run_rows(transformer):
+        found = forward(transformer, num_rows)
+    assert torch.equal(found, expected)
+    assert torch.equal(forward(transformer, num_rows), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_in_half_precision_too(load, dtype):
+    from copy import deepcopy
+
+    transformer = deepcopy(load("5b")).to(dtype)
+    with torch.autocast("cpu", enabled=False):
+        expected = half(transformer)
+        with run_rows(transformer):
+            found = half(transformer)
+    assert torch.equal(found, expected)
+
+
+def half(transformer):
+    """v of one row in the model's own number format."""
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        return transformer(
+            hidden_states=torch.randn(1, 4, 16, 8, 8, generator=generator).to(transformer.dtype),
+            encoder_hidden_states=torch.randn(1, 6, 32, generator=generator).to(transformer.dtype),
+            timestep=torch.full((1,), 500),
+            image_rotary_emb=image_rotary_emb(transformer, (4, 8, 8)),
+            return_dict=False,
+        )[0]
+
+
+LOOKING = (4, 5, 4, 6)  # two edits under guidance, with three references
+
+
+@pytest.mark.parametrize("traits", TRAITS)
+@pytest.mark.parametrize("max_rows", [None, 1, 2, 3])
+def test_rows_in_chunks_are_the_rows_at_once(load, traits, max_rows):
+    found, expected = both(
+        load(traits), Injection(LOOKING), 7, settings=TransformerSettings(max_rows=max_rows)
+    )
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("max_rows", [None, 1, 3])
+@pytest.mark.parametrize("mode", ["concatenate", "queries-keys"])
+@pytest.mark.parametrize("strength", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("layers", [(0, None), (1, 2), (0, 1), (2, 3)])
+@pytest.mark.parametrize("velocity", [True, False])
+def test_every_way_of_looking(load, max_rows, mode, strength, layers, velocity):
+    injection = Injection(LOOKING, strength=strength, mode=mode, reference_velocity=velocity)
+    settings = TransformerSettings(max_rows=max_rows)
+    found, expected = both(load("5b"), injection, 7, layers=layers, settings=settings)
+    edits = slice(None) if velocity else slice(4)
+    assert torch.allclose(found[edits], expected[edits], atol=1e-5)
+
+
+@pytest.mark.parametrize("max_rows", [None, 2])
+@pytest.mark.parametrize("strength", [0.4, 1.0])
+def test_image_tokens_alone(load, strength, max_rows):
+    injection = Injection(LOOKING, strength=strength, tokens="image")
+    settings = TransformerSettings(max_rows=max_rows)
+    found, expected = both(load("5b"), injection, 7, settings=settings)
+    assert torch.allclose(found, expected, atol=1e-5)
+    everything, _ = both(load("5b"), Injection(LOOKING, strength=strength), 7)
+    assert not torch.allclose(found[0], everything[0], atol=1e-4)
+
+
+class Count:
+    """Rows that go through the parts of each block."""
+
+    def __init__(self, transformer):
+        self.rows = {}
+        self._handles = []
+        for number, block in enumerate(transformer.transformer_blocks):
+            for name in ("to_q", "to_k", "to_v"):
+                self._watch(getattr(block.attn1, name), (number, name))
+            self._watch(block.ff, (number, "ff"))
+
+    def _watch(self, module, key):
+        def hook(module, args, output):
+            self.rows[key] = self.rows.get(key, 0) + len(args[0])
+
+        self._handles.append(module.register_forward_hook(hook))
+
+    def of(self, layer):
+        return [self.rows.get((layer, name), 0) for name in ("to_q", "to_k", "to_v", "ff")]
+
+    def close(self):
+        for handle in self._handles:
+            handle.remove()
+
+
+@pytest.fixture
+def count(load):
+    counting = Count(load("5b"))
+    yield counting
+    counting.close()
+
+
+@pytest.mark.parametrize("max_rows", [None, 1])
+def test_a_reference_row_stops_after_the_last_layer_that_looks(load, count, max_rows):
+    """One reference beside two edit rows, looked at in the first two of three layers."""
+    injection = Injection((2, 2), reference_velocity=False)
+    with run_rows(
+        load("5b"), injection, layers=(0, 2), settings=TransformerSettings(max_rows=max_rows)
+    ):
+        forward(load("5b"), 3)
+    assert count.of(0) == [3, 3, 3, 3]
+    assert count.of(1) == [2, 3, 3, 2]  # keys and values, nothing else
+    assert count.of(2) == [2, 2, 2, 2]
+
+
+def test_a_reference_that_is_asked_for_goes_to_the_end(load, count):
+    with run_rows(load("5b"), Injection((2, 2)), layers=(0, 1)):
+        forward(load("5b"), 3)
+    assert [count.of(layer) for layer in range(3)] == [[3] * 4] * 3
+
+
+def test_queries_and_keys_are_what_the_other_mode_needs(load, count):
+    with run_rows(
+        load("5b"), Injection((1,), mode="queries-keys", reference_velocity=False), layers=(0, 1)
+    ):
+        forward(load("5b"), 2)
+    assert count.of(0) == [2, 2, 1, 1]
+
+
+def test_a_batch_of_another_size_may_follow(load):
+    transformer = load("5b")
+    injection = Injection(LOOKING)
+    with run_rows(transformer, injection):
+        first = forward(transformer, 7)
+        injection.reference_of = ()
+        assert torch.allclose(forward(transformer, 2), forward(transformer, 3)[:2], atol=1e-5)
+        injection.reference_of = LOOKING
+        assert torch.equal(forward(transformer, 7), first)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_the_blocks_come_back_when_the_body_raises(load, error):
+    transformer = load("5b")
+
+    def interrupted():
+        with run_rows(transformer):
+            assert all("forward" in vars(block) for block in transformer.transformer_blocks)
+            raise error
+
+    with pytest.raises(error):
+        interrupted()
+    assert not any("forward" in vars(block) for block in transformer.transformer_blocks)
+
+
+def test_what_does_not_nest(load):
+    transformer = load("5b")
+    before = forward(transformer, 2)
+    with run_rows(transformer):
+        with pytest.raises(UsageError, match="does not nest"), run_rows(transformer):
+            pass
+        assert torch.equal(forward(transformer, 2), before)
+    with (
+        inject(transformer, Injection()),
+        pytest.raises(UsageError, match="attention processors of another kind"),
+        run_rows(transformer),
+    ):
+        pass
+    with (
+        pytest.raises(UsageError, match=r"injection_layers is 0:4; this model has layers 0:3"),
+        run_rows(transformer, layers=(0, 4)),
+    ):
+        pass
+    assert not any("forward" in vars(block) for block in transformer.transformer_blocks)
+
+
+def test_hooks_around_a_block_meet_one_call_of_it(load):
+    """What offloading a block at a time relies on."""
+    from copy import deepcopy
+
+    from diffusers.hooks import HookRegistry, ModelHook
+
+    calls = []
+
+    class Hook(ModelHook):
+        def pre_forward(self, module, *args, **kwargs):
+            calls.append("in")
+            return args, kwargs
+
+        def post_forward(self, module, output):
+            calls.append("out")
+            return output
+
+    transformer = deepcopy(load("5b"))
+    for block in transformer.transformer_blocks:
+        HookRegistry.check_if_exists_or_initialize(block).register_hook(Hook(), "watch")
+    found, expected = both(
+        transformer, Injection(LOOKING), 7, settings=TransformerSettings(max_rows=1)
+    )
+    assert calls == ["in", "out"] * 6
+    assert torch.allclose(found, expected, atol=1e-5)
+    assert torch.equal(forward(transformer, 2), forward(load("5b"), 2))
+
+
+def test_group_offloading(load):
+    from copy import deepcopy
+
+    transformer = deepcopy(load("5b"))
+    expected = forward(transformer, 3)
+    transformer.enable_group_offload(
+        onload_device=torch.device("cpu"),
+        offload_device=torch.device("cpu"),
+        offload_type="block_level",
+        num_blocks_per_group=1,
+    )
+    with run_rows(transformer):
+        assert torch.equal(forward(transformer, 3), expected)
+
+
+@pytest.mark.parametrize("compiler", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_a_compiled_block_is_the_same_and_its_graphs_stay(load, monkeypatch, compiler):
+    """No graph break; closing the window of looking or of guidance asks for no new graph."""
+    from torch._dynamo.utils import counters
+
+    monkeypatch.setattr("cogedit.models.forward.COMPILER", compiler)
+    transformer = load("5b")
+    injection = Injection(LOOKING, reference_velocity=False)
+    expected, _ = both(transformer, injection, 7)
+    torch._dynamo.reset()
+    counters.clear()
+    settings = TransformerSettings(compile=True)
+    with run_rows(transformer, injection, settings=settings):
+        found = forward(transformer, 7)
+        graphs = counters["stats"]["unique_graphs"]
+        with torch._dynamo.config.patch(error_on_recompile=True):
+            injection.reference_of = ()
+            forward(transformer, 4)
+            forward(transformer, 2)
+    assert torch.allclose(found[:4], expected[:4], atol=1e-5)
+    assert graphs == counters["stats"]["unique_graphs"] <= 4
+    assert not counters["graph_break"]
+    torch._dynamo.reset()
