@@ -249,6 +249,10 @@ class ExportSettings:
     feather: int = 0
 
 
+INEXACT_BACKENDS: frozenset[AttentionBackend] = frozenset({"sage"})
+"""Kernels that compute in fewer bits than the model; an artifact's record names them."""
+
+
 @dataclass(frozen=True)
 class TransformerSettings:
     """How the transformer runs its rows. Numbers stay the same to rounding, except where said.
@@ -256,11 +260,10 @@ class TransformerSettings:
     Attributes:
         rows: "upstream" runs each edit's four rows as the upstream script does; "exact" runs rows
             that are equal once; "shared" has all rows look at one reference under the inversion's
-            prompt, which changes the edit. The choice of the reference is written into
+            prompt, which changes the edit. `settings_for` writes which reference that is into
             `ReconstructSettings`; None leaves it as it is there, every row once.
         max_rows: At most this many rows at a time in a layer; None suits the size of the clip.
-        attention_backend: Kernel of the attention; "sage" computes in 8 bits, which the record of
-            an artifact says.
+        attention_backend: Kernel of the attention; those in `INEXACT_BACKENDS` change numbers.
         compile: Compile the blocks.
     """
 

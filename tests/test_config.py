@@ -371,3 +371,39 @@ def test_an_installed_package_finds_its_own_presets(tmp_path: Path) -> None:
         timeout=60,
     )
     assert done.stdout.split("\n")[:-1] == [str(package / "configs"), *preset_names()]
+
+
+def references(resolved: ResolvedSettings) -> tuple[str, str]:
+    """Which text the reference is under, and how many rows it has."""
+    chosen = resolved.settings.reconstruct
+    return chosen.reference_prompt, chosen.reference_rows
+
+
+def test_a_mode_of_rows_stands_for_a_reference(resolve: Resolve) -> None:
+    assert references(resolve()) == ("edit", "two")
+    for mode in ("upstream", "exact"):
+        assert references(resolve({"transformer.rows": mode})) == ("edit", "two")
+    shared = resolve({"transformer.rows": "shared"})
+    assert references(shared) == ("inversion", "one")
+    assert shared.origins["reconstruct.reference_rows"] == "flag"
+    # What comes first counts for more, whichever of the two it is.
+    below = "[transformer]\nrows = 'shared'\n"
+    above = {"reconstruct.reference_prompt": "edit"}
+    mixed = resolve(above, toml=below)
+    assert references(mixed) == ("edit", "one")
+    assert mixed.settings.transformer.rows is None
+    below = "[reconstruct]\nreference_rows = 'one'\n"
+    assert references(resolve({"transformer.rows": "exact"}, toml=below)) == ("edit", "two")
+
+
+def test_a_mode_of_rows_beside_another_reference_is_refused(resolve: Resolve) -> None:
+    both = {"transformer.rows": "shared", "reconstruct.reference_prompt": "edit"}
+    said = "--reference-prompt is edit, expected inversion, which rows = shared stands for"
+    with pytest.raises(UsageError, match=said):
+        resolve(both)
+    same = both | {"reconstruct.reference_prompt": "inversion"}
+    assert references(resolve(same)) == ("inversion", "one")
+    with pytest.raises(UsageError, match="--rows is all, expected one of upstream, exact"):
+        resolve({"transformer.rows": "all"})
+    with pytest.raises(UsageError, match="--max-rows is 0, expected 1 or more"):
+        resolve({"transformer.max_rows": "0"})

@@ -14,7 +14,7 @@ import cogedit
 from cogedit.artifacts import LatentsRecord, read_artifact, write_artifact
 from cogedit.errors import ArtifactMismatch, ModelError, StorageError, UsageError, VideoError
 from cogedit.media.probe import read_comment
-from cogedit.stages.checkpoints import checkpoint_for, model_record
+from cogedit.stages.checkpoints import checkpoint_for, model_record, transformer_record
 from cogedit.types import EncodeSettings
 
 PROMPT = "a blue cat running in snow"
@@ -168,6 +168,35 @@ def test_edits_that_differ_in_more_than_the_prompt_are_grouped(video):
     found = [(e.record.settings.prompt, e.record.settings.seed) for e in swept.edits]
     assert found == [("a cat", 1), ("a cat", 2)] * 2 + [("a dog", 1), ("a dog", 2)] * 2
     assert len({edit.path for edit in swept.edits}) == 8
+
+
+def test_how_the_rows_run_is_no_part_of_an_edit(video):
+    settings = settings_of(video, GOLDEN_PIPELINE)
+    (edit,) = cogedit.reconstruct(video, PROMPT, settings)
+    few = settings_of(video, GOLDEN_PIPELINE, transformer__max_rows=1, transformer__rows="exact")
+    assert cogedit.reconstruct(video, PROMPT, few)[0].reused
+    (anew,) = cogedit.reconstruct(video, PROMPT, few, run=cogedit.Run(force=True))
+    assert anew.path == edit.path
+    upstream = settings_of(video, GOLDEN_PIPELINE, transformer__rows="upstream")
+    assert cogedit.reconstruct(video, PROMPT, upstream)[0].reused
+    shared = settings_of(video, GOLDEN_PIPELINE, transformer__rows="shared")
+    (other,) = cogedit.reconstruct(video, PROMPT, shared)
+    assert not other.reused
+    assert other.record.settings.reference_rows == "one"
+
+
+def test_a_kernel_that_cannot_run_is_refused_before_anything_is_computed(video, tmp_path):
+    settings = settings_of(video, GOLDEN_PIPELINE, transformer__attention_backend="sage")
+    for stage in (cogedit.invert, lambda *given: cogedit.reconstruct(given[0], PROMPT, given[1])):
+        with pytest.raises(UsageError, match="--attention-backend sage needs a CUDA device"):
+            stage(video, settings)
+    assert not (tmp_path / "clip.cogedit").exists()
+    checkpoint = checkpoint_for(settings)
+    assert transformer_record(checkpoint, settings).attention_backend == "sage"
+    exact = settings_of(video, GOLDEN_PIPELINE, transformer__attention_backend="math")
+    assert transformer_record(checkpoint, exact) == model_record(checkpoint, exact)
+    assert not cogedit.invert(video, exact).reused
+    assert cogedit.invert(video, settings_of(video, GOLDEN_PIPELINE)).reused
 
 
 def test_a_pass_holds_no_more_edits_than_fit(video, monkeypatch):

@@ -26,6 +26,7 @@ from cogedit.artifacts.codec import (
 from cogedit.errors import ArtifactError
 from cogedit.types import (
     ArtifactKind,
+    AttentionBackend,
     DType,
     EncodeSettings,
     InvertSettings,
@@ -71,12 +72,14 @@ class ModelRecord:
         revision: Resolved commit of a hub model; None for a local one.
         digest: Fingerprint of its configuration and weights, in hex.
         dtype: Floating-point type that the model computed in.
+        attention_backend: Kernel of the attention, where it computed in fewer bits than that.
     """
 
     id: str
     revision: str | None
     digest: str
     dtype: DType
+    attention_backend: AttentionBackend | None = None
 
 
 @dataclass(frozen=True)

@@ -132,7 +132,7 @@ def encode(
 
 
 @app.command()
-@with_options("load", "encode", "invert")
+@with_options("load", "encode", "invert", "transformer", without=("transformer.rows",))
 def invert(
     call: Call,
     source: Annotated[Path, typer.Argument(metavar="LATENTS|FRAMES|VIDEO", help="What to invert.")],
@@ -161,7 +161,7 @@ def invert(
 
 
 @app.command()
-@with_options("load", "encode", "invert", "reconstruct")
+@with_options("load", "encode", "invert", "reconstruct", "transformer")
 def reconstruct(
     call: Call,
     prompt: Prompts,
@@ -202,7 +202,7 @@ def reconstruct(
 
 
 @app.command()
-@with_options("load", "encode", "invert", "reconstruct")
+@with_options("load", "encode", "invert", "reconstruct", "transformer")
 def sweep(
     call: Call,
     prompt: Prompts,
@@ -264,7 +264,7 @@ def export(
 
 
 @app.command()
-@with_options("load", "encode", "invert", "reconstruct", "export")
+@with_options("load", "encode", "invert", "reconstruct", "export", "transformer")
 def edit(
     call: Call,
     video: Annotated[Path, typer.Argument(metavar="VIDEO", help="A video, or an artifact of it.")],

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _MODEL, _FILES, _CLIP, _VAE = "Model", "Files", "Clip", "VAE"
 _INVERSION, _EDIT, _MASK, _VIDEO = "Inversion", "Edit", "Mask", "Video"
+_SPEED = "Speed and memory"
 
 
 Complete = Callable[[str], list[str]]
@@ -251,6 +252,32 @@ SETTINGS: Mapping[str, object] = {
     "reconstruct.auto_mask_threshold": Annotated[
         float | None,
         _option("How different, 0 to 1 of the strongest; lower is larger. Default: 0.5.", _MASK),
+    ],
+    "transformer.rows": Annotated[
+        str | None,
+        _option(
+            "Rows of the model for N prompts: exact (3N + 1), upstream (4N, the same numbers) or "
+            "shared (2N + 1, all see the source in one way, which changes the edit). "
+            "Default: exact.",
+            _SPEED,
+            metavar="MODE",
+        ),
+    ],
+    "transformer.max_rows": Annotated[
+        int | None,
+        _option("Rows at a time in a layer; fewer need less memory. Default: by size.", _SPEED),
+    ],
+    "transformer.attention_backend": Annotated[
+        str | None,
+        _option(
+            "Kernel of the attention: native, cudnn, flash, flash3, sage (8 bits), xformers, "
+            "efficient or math.",
+            _SPEED,
+            metavar="KERNEL",
+        ),
+    ],
+    "transformer.compile": Annotated[
+        bool | None, _option("Compile the model's blocks: a slow start, faster steps.", _SPEED)
     ],
     "export.composite": Annotated[
         str | None,

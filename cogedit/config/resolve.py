@@ -240,7 +240,7 @@ def _merge(layers: list[_Layer]) -> tuple[dict[str, object], dict[str, str]]:
     values: dict[str, object] = {}
     origins = dict.fromkeys(hints, "default")
     for layer in reversed(layers):
-        for key, raw in layer.values.items():
+        for key, raw in _spell_out(layer).items():
             if key not in hints:
                 raise UsageError(f"unknown setting {key}", hint=_nearest(key, [*hints]))
             try:
@@ -252,7 +252,41 @@ def _merge(layers: list[_Layer]) -> tuple[dict[str, object], dict[str, str]]:
                 raise layer.refuse(key, raw, RANGES[key][1])
             values[key] = value
             origins[key] = layer.origin(key)
+    _forget_rows(values)
     return values, origins
+
+
+_REFERENCE = "reconstruct.reference_prompt", "reconstruct.reference_rows"
+_STANDS_FOR = {
+    "upstream": ("edit", "two"),
+    "exact": ("edit", "two"),
+    "shared": ("inversion", "one"),
+}
+"""Which reference a mode of rows stands for."""
+
+
+def _spell_out(layer: _Layer) -> Mapping[str, object]:
+    """Add the reference that a mode of rows stands for, at the same level of precedence.
+
+    Raises:
+        UsageError: The layer asks for another reference besides.
+    """
+    rows = layer.values.get("transformer.rows")
+    if not isinstance(rows, str) or rows not in _STANDS_FOR:
+        return layer.values
+    stands_for = dict(zip(_REFERENCE, _STANDS_FOR[rows], strict=True))
+    for key, value in stands_for.items():
+        found = layer.values.get(key, value)
+        if found != value:
+            raise layer.refuse(key, found, f"{value}, which rows = {rows} stands for")
+    return {**stands_for, **layer.values}
+
+
+def _forget_rows(values: dict[str, object]) -> None:
+    """Leave the mode of rows open where a layer above asks for another reference than it has."""
+    rows = values.get("transformer.rows")
+    if isinstance(rows, str) and tuple(values[key] for key in _REFERENCE) != _STANDS_FOR[rows]:
+        values["transformer.rows"] = None
 
 
 def _build(values: Mapping[str, object]) -> Settings:

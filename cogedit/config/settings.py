@@ -19,10 +19,17 @@ from cogedit.types import (
     InvertSettings,
     LoadSettings,
     ReconstructSettings,
+    TransformerSettings,
 )
 
 SettingsT = TypeVar(
-    "SettingsT", LoadSettings, EncodeSettings, InvertSettings, ReconstructSettings, ExportSettings
+    "SettingsT",
+    LoadSettings,
+    EncodeSettings,
+    InvertSettings,
+    ReconstructSettings,
+    ExportSettings,
+    TransformerSettings,
 )
 
 
@@ -43,6 +50,7 @@ class Settings:
         reconstruct: How a trajectory is denoised. Its prompt is empty: a prompt belongs to one
             command, `reconstruct_with` adds it.
         export: How a video is written.
+        transformer: How the transformer runs its rows: time and memory, not numbers.
     """
 
     model: str = "auto"
@@ -56,6 +64,7 @@ class Settings:
     invert: InvertSettings = field(default_factory=InvertSettings)
     reconstruct: ReconstructSettings = field(default_factory=lambda: ReconstructSettings(prompt=""))
     export: ExportSettings = field(default_factory=ExportSettings)
+    transformer: TransformerSettings = field(default_factory=TransformerSettings)
 
     def reconstruct_with(self, prompt: str) -> ReconstructSettings:
         """The `reconstruct` table under this prompt."""
@@ -68,6 +77,7 @@ TABLES: dict[str, type[object]] = {
     "invert": InvertSettings,
     "reconstruct": ReconstructSettings,
     "export": ExportSettings,
+    "transformer": TransformerSettings,
 }
 
 
@@ -137,6 +147,7 @@ RANGES: dict[str, tuple[Callable[[object], bool], str]] = {
     "reconstruct.injection_strength": _SHARE,
     "reconstruct.injection_steps": _WINDOW,
     "reconstruct.injection_layers": (_is_layer_range, "FIRST:END with 0 <= FIRST < END"),
+    "transformer.max_rows": _POSITIVE,
     "export.fps": (
         lambda value: 0 < cast(Fraction, value) <= 1000,
         "more than 0 and at most 1000",

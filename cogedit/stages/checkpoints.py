@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from cogedit.artifacts import ModelRecord
-from cogedit.config import Settings
+from cogedit.config import Settings, check_settings
 from cogedit.errors import ArtifactMismatch
 from cogedit.models.checkpoint import Checkpoint, cuda_present, find_checkpoint
-from cogedit.types import DType
+from cogedit.types import INEXACT_BACKENDS, DType
 
 
 def checkpoint_for(settings: Settings) -> Checkpoint:
@@ -24,6 +26,32 @@ def model_record(checkpoint: Checkpoint, settings: Settings) -> ModelRecord:
         id=checkpoint.id,
         revision=checkpoint.revision,
         digest=checkpoint.digest,
+        dtype=dtype_for(settings),
+    )
+
+
+def transformer_record(checkpoint: Checkpoint, settings: Settings) -> ModelRecord:
+    """Describe the model of a run whose transformer computes something."""
+    backend = settings.transformer.attention_backend
+    inexact = backend if backend in INEXACT_BACKENDS else None
+    return replace(model_record(checkpoint, settings), attention_backend=inexact)
+
+
+def check_transformer(settings: Settings) -> None:
+    """Refuse a kernel of the attention that cannot run, before any stage does.
+
+    Raises:
+        UsageError: Its package is missing, or the device or the dtype is not for it.
+    """
+    check_settings(settings.transformer)
+    if settings.transformer.attention_backend == "native":
+        return
+    from cogedit.models.device import resolve_device
+    from cogedit.models.kernels import check_backend
+
+    check_backend(
+        settings.transformer.attention_backend,
+        device=resolve_device(settings.device),
         dtype=dtype_for(settings),
     )
 

@@ -62,7 +62,7 @@ class Editor:
         folder: Where the artifacts are to lie, and are made.
         mask: The mask of all of them; None where there is none, or it is to be found.
         notes: Workspace where the time of a pass is noted; None notes nothing.
-        settings: Device and dtype of the run.
+        settings: Device and dtype of the run, and how its transformer runs.
         run: How to run.
     """
 
@@ -89,6 +89,7 @@ class Editor:
         self._mask = mask
         self._parts = Parts(checkpoint, settings, run=run)
         self._notes = notes
+        self._how = settings.transformer
         self._run = run
         self._made: dict[str, Mapping[str, Tensor]] = {}
         self._done: set[str] = set()
@@ -178,6 +179,7 @@ class Editor:
                 alphas_cumprod=alphas_cumprod(self._checkpoint),
                 embeds=embeds,
                 mask=torch.stack(masks) if masks else None,
+                how=self._how,
                 keep_steps=records[0].has_trajectory,
                 done=keeper.done,
                 on_state=keeper.keep,
@@ -217,6 +219,7 @@ class Editor:
                 [record.settings],
                 inversion_prompts=[self._record.settings.prompt],
                 embeds=self._embeds,
+                how=self._how,
             )
         geometry = self._checkpoint.geometry
         return found_pixels(found, geometry, num_pad_frames=self._record.num_pad_frames)

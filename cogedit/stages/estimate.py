@@ -29,7 +29,7 @@ from cogedit.models.cost import (
     inversion_work,
     trajectory_bytes,
 )
-from cogedit.stages.checkpoints import check_same_model, dtype_for, model_record
+from cogedit.stages.checkpoints import check_same_model, dtype_for, transformer_record
 from cogedit.stages.editor import edits_together
 from cogedit.stages.encode import latents_record
 from cogedit.stages.invert import check_inversion_settings, trajectory_record
@@ -171,7 +171,7 @@ def estimate(
                 edit_record(
                     one,
                     found,
-                    model=model_record(checkpoint, settings),
+                    model=transformer_record(checkpoint, settings),
                     has_trajectory=save_trajectory,
                     mask=given,
                 )

@@ -19,7 +19,12 @@ from cogedit.artifacts import (
 from cogedit.config import Settings, check_settings
 from cogedit.errors import UsageError
 from cogedit.models.checkpoint import Checkpoint
-from cogedit.stages.checkpoints import check_same_model, checkpoint_for, model_record
+from cogedit.stages.checkpoints import (
+    check_same_model,
+    check_transformer,
+    checkpoint_for,
+    transformer_record,
+)
 from cogedit.stages.encode import encode
 from cogedit.stages.journal import Stopwatch
 from cogedit.stages.keep import StepKeeper
@@ -61,6 +66,7 @@ def invert(
     source, run = Path(source), run or Run()
     check_output(output, source=source)
     check_inversion_settings(settings)
+    check_transformer(settings)
     workspace = workspace_for(source, settings)
     checkpoint = checkpoint_for(settings)
     if sniff_kind(source) in (None, "frames"):
@@ -105,7 +111,7 @@ def trajectory_record(
     num_latent_frames = latents.tensors[0].shape[1]
     return TrajectoryRecord(
         latents=latents,
-        model=model_record(checkpoint, settings),
+        model=transformer_record(checkpoint, settings),
         settings=settings.invert,
         scheduler=canonical_json(
             {k: v for k, v in checkpoint.scheduler_config.items() if not k.startswith("_")}
@@ -156,6 +162,7 @@ def _invert(
                 [asked],
                 alphas_cumprod=alphas_cumprod(checkpoint),
                 embeds=embeds,
+                how=settings.transformer,
                 done=keeper.done,
                 on_state=keeper.keep,
                 on_step=tell,

@@ -22,7 +22,12 @@ from cogedit.artifacts import (
 from cogedit.config import Settings, check_settings
 from cogedit.errors import UsageError
 from cogedit.models.checkpoint import Checkpoint
-from cogedit.stages.checkpoints import check_same_model, checkpoint_for, model_record
+from cogedit.stages.checkpoints import (
+    check_same_model,
+    check_transformer,
+    checkpoint_for,
+    transformer_record,
+)
 from cogedit.stages.editor import Editor
 from cogedit.stages.invert import invert
 from cogedit.stages.load import load
@@ -126,6 +131,7 @@ def make_edits(
     given = take_mask(mask, settings)
     checkpoint = checkpoint_for(settings)
     check_edits(asked, checkpoint)
+    check_transformer(settings)
     if given is not None:
         source = _fit_mask(given, source, settings, run=run)
     if sniff_kind(source) in (None, "frames", "latents"):
@@ -136,7 +142,7 @@ def make_edits(
         edit_record(
             one,
             trajectory,
-            model=model_record(checkpoint, settings),
+            model=transformer_record(checkpoint, settings),
             has_trajectory=save_trajectory,
             mask=given,
         )

@@ -23,7 +23,7 @@ def test_every_setting_is_an_option_and_the_other_way_round():
     [
         ("load", ["--width", "--resize-mode"], ["--vae-tiling", "--num-inference-steps"]),
         ("encode", ["--width", "--vae-tiling"], ["--num-inference-steps"]),
-        ("invert", ["--prompt", "--guidance-scale", "--inversion-iterations"], ["--seed"]),
+        ("invert", ["--prompt", "--max-rows", "--inversion-iterations"], ["--seed", "--rows"]),
         ("export", ["--fps", "--crf", "--vae-tiling"], ["--width", "--prompt"]),
         ("inspect", ["--json"], ["--width"]),
         (
