@@ -324,38 +324,64 @@ def test_clips_and_edits_that_do_not_fit(golden_pipeline, inverted, model):
         )
 
 
-@pytest.mark.parametrize("count", [1, 4, 8])
-def test_rows_of_the_three_modes(golden_pipeline, inverted, model, count):
-    """Upstream 4N, exact 3N + 1 with the same numbers, shared 2N + 1."""
-    prompts = [f"prompt {number}" for number in range(count)]
+@pytest.fixture
+def rows_of(golden_pipeline, inverted, model):
+    """Edit under some prompts in two steps: the edits, and how many rows each model call had."""
     generator = torch.Generator().manual_seed(4)
-    embeds = model["embeds"] | {p: torch.randn(1, 226, 32, generator=generator) for p in prompts}
+    texts = [f"prompt {number}" for number in range(8)]
+    embeds = {text: torch.randn(1, 226, 32, generator=generator) for text in texts}
+    options = model | {"embeds": model["embeds"] | embeds}
     first = golden_pipeline.transformer.transformer_blocks[0].attn1
-    rows = []
 
-    def edited(mode, **reference):
-        rows.clear()
-        handle = first.to_q.register_forward_hook(lambda m, args, out: rows.append(len(args[0])))
-        settings = [ReconstructSettings(p, num_inference_steps=2, **reference) for p in prompts]
+    def run(count, mode=None, **changes):
+        rows = []
+        handle = first.to_v.register_forward_hook(lambda m, args, out: rows.append(len(args[0])))
         try:
             samples = edit_latents(
                 golden_pipeline.transformer,
                 inverted,
-                settings,
+                [ReconstructSettings(t, num_inference_steps=2, **changes) for t in texts[:count]],
                 inversion_prompts=[CAPTION] * count,
                 how=TransformerSettings(rows=mode),
-                **(model | {"embeds": embeds}),
+                **options,
             )
         finally:
             handle.remove()
-        return samples[-1], sum(rows) / 2
+        return samples[-1], rows
 
-    upstream, upstream_rows = edited("upstream")
-    exact, exact_rows = edited("exact")
-    shared, shared_rows = edited("shared", reference_prompt="inversion", reference_rows="one")
-    assert (upstream_rows, exact_rows, shared_rows) == (4 * count, 3 * count + 1, 2 * count + 1)
+    return run
+
+
+SHARED = {"reference_prompt": "inversion", "reference_rows": "one"}
+
+
+@pytest.mark.parametrize("count", [1, 4, 8])
+def test_rows_of_the_three_modes(rows_of, count):
+    """Upstream 4N, exact 3N + 1 with the same numbers, shared 2N + 1."""
+    upstream, upstream_rows = rows_of(count, "upstream")
+    exact, exact_rows = rows_of(count, "exact")
+    shared, shared_rows = rows_of(count, "shared", **SHARED)
+    assert sum(upstream_rows) == 2 * (4 * count)
+    assert sum(exact_rows) == 2 * (3 * count + 1)
+    assert sum(shared_rows) == 2 * (2 * count + 1)
     assert torch.allclose(exact, upstream, atol=1e-5)
     assert not torch.allclose(shared, exact, atol=1e-2)
+
+
+def test_rows_that_a_window_leaves_out_are_not_run(rows_of):
+    _, rows = rows_of(3, **SHARED, injection_steps=(0.0, 0.5))
+    assert rows == [1, 6, 6]  # the reference beside the edits, then the edits alone
+    _, rows = rows_of(3, **SHARED, guidance_steps=(0.0, 0.5))
+    assert rows == [1, 6, 1, 3]
+    _, rows = rows_of(3, injection_strength=0.0)
+    assert rows == [6, 6]
+
+
+def test_a_flow_asks_for_the_source_once(rows_of):
+    _, rows = rows_of(3, method="flow", injection_strength=0.0)
+    assert rows == [6, 1] * 2  # the edits, then the source
+    _, rows = rows_of(3, method="flow", **SHARED)
+    assert rows == [1, 6] * 2  # what the edits look at says where the source goes
 
 
 @pytest.mark.parametrize("max_rows", [1, 2, 5])
