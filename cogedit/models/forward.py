@@ -24,7 +24,7 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from cogedit.errors import UsageError
+from cogedit.errors import UsageError, first_line
 from cogedit.models.attention import (
     AttentionModule,
     Heads,
@@ -313,7 +313,8 @@ def run_rows(
         The injection.
 
     Raises:
-        UsageError: The blocks run otherwise already, or the window holds no layer of this model.
+        UsageError: The blocks run otherwise already, the window holds no layer of this model, or
+            the blocks cannot be compiled.
     """
     injection = injection or Injection()
     blocks = list(cast(nn.ModuleList, transformer.transformer_blocks))
@@ -329,7 +330,27 @@ def run_rows(
                     "call `transformer.unfuse_qkv_projections()` first",
                 )
             stack.enter_context(_replaced_forward(block, Layer(block, number, run)))
+        if run.settings.compile:
+            stack.enter_context(_compiler_errors())
         yield injection
+
+
+@contextmanager
+def _compiler_errors() -> Iterator[None]:
+    """Turn the errors of the compiler into one sentence.
+
+    Raises:
+        UsageError: The blocks cannot be compiled, as on a machine without a C++ compiler.
+    """
+    from torch._dynamo.exc import TorchDynamoException
+
+    try:
+        yield
+    except TorchDynamoException as error:
+        cause: BaseException = getattr(error, "inner_exception", error)
+        raise UsageError(
+            f"--compile does not work here: {first_line(cause)}", hint="leave --compile out"
+        ) from error
 
 
 @contextmanager

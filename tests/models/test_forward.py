@@ -317,3 +317,21 @@ def test_a_compiled_block_is_the_same_and_its_graphs_stay(load, monkeypatch, com
     assert graphs == counters["stats"]["unique_graphs"] <= 4
     assert not counters["graph_break"]
     torch._dynamo.reset()
+
+
+def test_a_machine_that_cannot_compile(load, monkeypatch):
+    def broken(graph, inputs):
+        raise RuntimeError("there is no C++ compiler")
+
+    monkeypatch.setattr("cogedit.models.forward.COMPILER", broken)
+    torch._dynamo.reset()
+    with (
+        pytest.raises(
+            UsageError, match=r"--compile does not work here: .*no C.. compiler"
+        ) as caught,
+        run_rows(load("5b"), settings=TransformerSettings(compile=True)),
+    ):
+        forward(load("5b"), 1)
+    assert caught.value.hint == "leave --compile out"
+    assert not any("forward" in vars(block) for block in load("5b").transformer_blocks)
+    torch._dynamo.reset()
