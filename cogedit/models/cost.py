@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from cogedit.errors import ModelError
 from cogedit.models.geometry import Config
-from cogedit.models.rows import EditTexts, RowPlan, plan_rows
+from cogedit.models.rows import EditTexts, RowPlan, plan_rows, rows_at_a_time
 from cogedit.types import InvertSettings, ReconstructSettings, Window
 
 if TYPE_CHECKING:
@@ -213,6 +213,8 @@ def edit_work(
     inversion: InvertSettings,
     sizes: TransformerSizes,
     shape: LatentShape,
+    *,
+    share: bool = True,
 ) -> Work:
     """Count the edits of one clip that are denoised together.
 
@@ -221,6 +223,7 @@ def edit_work(
         inversion: How the clip was inverted.
         sizes: Of the transformer.
         shape: Of the clip.
+        share: Rows that are equal are run once; False is upstream's four for each edit.
     """
     one = asked[0]
     texts = _texts(asked, inversion.prompt)
@@ -231,11 +234,11 @@ def edit_work(
     referenced = _window(schedule, one.injection_steps, wanted=looks)
     is_flow = one.method == "flow"
     sees = one.reference_prompt == "inversion" and one.source_guidance_scale == 1
-    velocity = sees if is_flow else one.drift_correction > 0
+    velocity = sees if is_flow else one.drift_correction > 0 or not share
     source = plan_rows([texts[0]], guided=one.source_guidance_scale != 1, referenced=False)
     work = Work()
     for step in schedule.timesteps:
-        plan = plan_rows(texts, guided=step in guided, referenced=step in referenced)
+        plan = plan_rows(texts, guided=step in guided, referenced=step in referenced, share=share)
         work += call_work(plan, sizes, shape, injection=one, reference_velocity=velocity)
         if is_flow and not (velocity and step in referenced):
             work += call_work(source, sizes, shape)
@@ -271,7 +274,12 @@ def _window(schedule: Schedule, window: Window, *, wanted: bool) -> frozenset[in
 
 
 def activation_bytes(
-    sizes: TransformerSizes, shape: LatentShape, *, rows: int, item_size: int
+    sizes: TransformerSizes,
+    shape: LatentShape,
+    *,
+    rows: int,
+    max_rows: int | None = None,
+    item_size: int,
 ) -> int:
     """Estimate what one call of the transformer needs beside its weights.
 
@@ -279,8 +287,18 @@ def activation_bytes(
     in its MLP the inner tokens of 4 d twice beside four of d, or in an injected attention queries,
     keys and values, twice the keys and values and the output. The largest of these comes to about
     12 tensors of [rows, S, d].
+
+    Args:
+        sizes: Of the transformer.
+        shape: Of the clip.
+        rows: Of the call.
+        max_rows: Of them, how many run at a time; None suits the size of the clip.
+        item_size: Bytes of one number.
     """
-    return 12 * rows * sizes.num_tokens(shape) * sizes.width * item_size
+    num_tokens = sizes.num_tokens(shape)
+    at_a_time = min(rows, rows_at_a_time(max_rows, num_tokens=num_tokens))
+    states = 0 if rows == at_a_time else 2 * rows  # of the patches, and in the first layer its copy
+    return (states + 12 * at_a_time) * num_tokens * sizes.width * item_size
 
 
 def trajectory_bytes(

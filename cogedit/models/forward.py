@@ -36,13 +36,8 @@ from cogedit.models.attention import (
     project_reference,
 )
 from cogedit.models.kernels import attention
+from cogedit.models.rows import rows_at_a_time
 from cogedit.types import TransformerSettings
-
-CHUNK_TOKENS = 2**15
-"""Tokens of a chunk of rows where `max_rows` leaves it open: one row of 49 frames at 720x480.
-
-That many keep every kernel of a large device busy; a small model takes all its rows at once.
-"""
 
 COMPILER = "inductor"
 """Backend of `torch.compile`."""
@@ -279,7 +274,7 @@ class Layer:
 
     def _chunks(self, rows: Sequence[int], state: _State) -> Iterator[Sequence[int]]:
         tokens = state.image.shape[1] + state.text.shape[1]
-        size = self._run.settings.max_rows or max(1, CHUNK_TOKENS // tokens)
+        size = rows_at_a_time(self._run.settings.max_rows, num_tokens=tokens)
         for first in range(0, len(rows), size):
             yield rows[first : first + size]
 

@@ -10,6 +10,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+CHUNK_TOKENS = 2**15
+"""Tokens of a chunk of rows where `max_rows` leaves it open: one row of 49 frames at 720x480.
+
+That many keep every kernel of a large device busy; a small model takes all its rows at once.
+"""
+
+
+def rows_at_a_time(max_rows: int | None, *, num_tokens: int) -> int:
+    """Return how many rows of so many tokens run at a time in a layer."""
+    return max_rows or max(1, CHUNK_TOKENS // num_tokens)
+
 
 @dataclass(frozen=True)
 class EditTexts:

@@ -185,7 +185,13 @@ def estimate(
         work = Work()
         together = edits_together(math.prod(shape) * sizes.in_channels)
         for first in range(0, len(missing), together):
-            work += edit_work(missing[first : first + together], inversion, sizes, shape)
+            work += edit_work(
+                missing[first : first + together],
+                inversion,
+                sizes,
+                shape,
+                share=settings.transformer.rows != "upstream",
+            )
         levels = _num_levels(asked[0], inversion) if save_trajectory else 0
         size = trajectory_bytes(levels, shape, channels=sizes.in_channels) * len(missing)
         plans.append(_Plan("reconstruct", len(asked) - len(missing), len(asked), work, size))
@@ -216,7 +222,13 @@ def _timed(
             )
     weights = checkpoint.num_parameters["transformer"] * item_size
     text_encoder = checkpoint.num_parameters["text_encoder"] * item_size
-    activations = activation_bytes(sizes, shape, rows=total.max_rows, item_size=item_size)
+    activations = activation_bytes(
+        sizes,
+        shape,
+        rows=total.max_rows,
+        max_rows=settings.transformer.max_rows,
+        item_size=item_size,
+    )
     clip = frames_record(known[0])
     frames, (width, height) = len(clip.frame_indices), (clip.settings.width, clip.settings.height)
     earlier = 0 if clip.tensors else 3 * frames * height * width

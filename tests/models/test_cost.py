@@ -147,7 +147,9 @@ def test_bytes():
     assert trajectory_bytes(50, CLIP_5B, channels=16, with_clean=False) == 50 * 4 * 16 * 13 * 5400
     one = activation_bytes(SIZES_5B, CLIP_5B, rows=1, item_size=2)
     assert 1e9 < one < 2e9
-    assert activation_bytes(SIZES_5B, CLIP_5B, rows=4, item_size=2) == 4 * one
+    assert activation_bytes(SIZES_5B, CLIP_5B, rows=4, max_rows=4, item_size=2) == 4 * one
+    few = activation_bytes(SIZES_5B, CLIP_5B, rows=4, item_size=2)  # one at a time
+    assert one < few < 2 * one
 
 
 @pytest.mark.parametrize("value", [None, 0, "48", 1.5])
