@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from cogedit.artifacts.locks import in_use
 from cogedit.errors import StorageError
 
 TEMPORARY_SUFFIX = ".tmp"
@@ -38,22 +39,24 @@ def atomic_write(path: Path, *, scratch: Path | None = None) -> Iterator[BinaryI
     """
     folder = path.parent if scratch is None else scratch
     temporary = folder / f".{secrets.token_hex(8)}{TEMPORARY_SUFFIX}"
-    try:
-        _refuse_special(path)
-        # Created with mode 0666, which the kernel reduces by the umask; asking for the umask in
-        # order to chmod would have to change it for every thread of the process.
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o666)
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)  # noqa: PTH105  (the name says what it does)
-        _fsync_folder(path.parent)
-    except OSError as error:
-        raise storage_error(path, error, "write") from error
-    finally:
-        with contextlib.suppress(OSError):  # after os.replace it is gone
-            temporary.unlink()
+    with in_use(path.parent):  # nobody takes the temporary file for a leftover
+        try:
+            _refuse_special(path)
+            # Created with mode 0666, which the kernel reduces by the umask; asking for the umask in
+            # order to chmod would have to change it for every thread of the process.
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY
+            descriptor = os.open(temporary, flags, 0o666)
+            with os.fdopen(descriptor, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)  # noqa: PTH105  (the name says what it does)
+            _fsync_folder(path.parent)
+        except OSError as error:
+            raise storage_error(path, error, "write") from error
+        finally:
+            with contextlib.suppress(OSError):  # after os.replace it is gone
+                temporary.unlink()
 
 
 def storage_error(path: Path, error: OSError, verb: str) -> StorageError:
@@ -85,6 +88,17 @@ def show(path: Path) -> str:
     """A path as it goes into a sentence: on one line, whatever the file is called."""
     text = str(path)
     return text if text.isprintable() else ascii(text)
+
+
+def show_size(num_bytes: float) -> str:
+    """A number of bytes as it goes into a sentence, such as "4.5 MB"."""
+    if num_bytes < 1000:
+        return f"{num_bytes:.0f} B"
+    for unit in ("KB", "MB", "GB"):
+        num_bytes /= 1000
+        if num_bytes < 1000:
+            return f"{num_bytes:.1f} {unit}"
+    return f"{num_bytes:.0f} GB"
 
 
 _BINARY: int = getattr(os, "O_BINARY", 0)  # Windows would translate line ends otherwise

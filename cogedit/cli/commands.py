@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cogedit.cli.cache import cache_app
 from cogedit.cli.comparison import compare
 from cogedit.cli.configuration import config_app
 from cogedit.cli.diagnosis import doctor
@@ -35,6 +36,7 @@ app = typer.Typer(
 )
 
 app.add_typer(config_app)
+app.add_typer(cache_app)
 app.command()(doctor)
 app.command()(report)
 

@@ -19,6 +19,7 @@ from cogedit.artifacts import (
     frames_record,
     in_use,
     read_record,
+    show_size,
     sniff_kind,
     verify_artifact,
     write_artifact,
@@ -165,7 +166,7 @@ def find_or_make(
             return reused
         written = _write(path, make(), record, scratch=unfinished.root)
         unfinished.remove_steps()
-    run.say(f"wrote {path} ({_size(path)})")
+    run.say(f"wrote {path} ({show_size(path.stat().st_size)})")
     return Written(path, written, reused=False)
 
 
@@ -260,12 +261,3 @@ def check_writable(path: Path, *, is_folder: bool = False) -> None:
         raise StorageError(f"cannot write {path}: it is a folder", hint="choose another -o")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise StorageError(f"cannot write {path}: permission denied", hint="choose another -o")
-
-
-def _size(path: Path) -> str:
-    size = float(path.stat().st_size)
-    for unit in ("B", "KB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} GB"

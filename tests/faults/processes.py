@@ -80,6 +80,8 @@ def log(cwd: Path) -> str:
 
 def _command(args: list[str], cwd: Path, prepare: Prepare | None) -> None:
     os.chdir(cwd)
+    for name in [name for name in os.environ if name.startswith("COGEDIT_")]:
+        del os.environ[name]
     with _into(cwd / LOG, 2), _into(cwd / "out.txt", 1):
         # As in the foreground of a shell, wherever the tests themselves run.
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,0 +1,162 @@
+"""`cogedit cache`: shows, checks and removes, and leaves alone what a process works with."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from cogedit.artifacts import (
+    StepRecord,
+    Unfinished,
+    Workspace,
+    atomic_write,
+    content_key,
+    in_use,
+    write_step,
+)
+from cogedit.cli import app
+from cogedit.types import StepInfo
+
+
+@pytest.fixture
+def folder(chain, tmp_path, monkeypatch):
+    """A workspace with four artifacts, a run that did not finish, and leftovers of two kills."""
+    monkeypatch.chdir(tmp_path)
+    folder = Path("clip.cogedit")
+    folder.mkdir()
+    for kind, record in chain.records.items():
+        shutil.copy(chain.paths[kind], Workspace(folder).path_for(record))
+    unfinished = Unfinished.of(folder, "trajectory", ["ab" * 32])
+    add_step(unfinished, 3)
+    finished = Unfinished.of(folder, "edit", [content_key(chain.records["edit"])])
+    add_step(finished, 0)
+    Unfinished.of(folder, "latents", ["cd" * 32]).root.mkdir()
+    (folder / ".00ff.tmp").write_bytes(b"half")
+    (folder / ".cogedit-00ff.mp4").write_bytes(b"half a video")
+    (folder / "my edit.mp4").write_bytes(b"a video")
+    return folder
+
+
+def add_step(unfinished, index):
+    record = StepRecord(unfinished.makes, StepInfo(index, 50, 19), None)
+    write_step(unfinished.root, {"sample": torch.zeros(1, 1, 1, 2, 2)}, record)
+
+
+def cache(*args, code=0):
+    result = CliRunner().invoke(app, ["cache", *map(str, args)])
+    assert result.exit_code == code, result.output
+    return result
+
+
+def found(*args):
+    entries = json.loads(cache("ls", "--json", *args).stdout)["entries"]
+    return {Path(entry["path"]).name: entry for entry in entries}
+
+
+def states(*args):
+    return sorted(entry["state"] for entry in found(*args).values())
+
+
+UNTOUCHED = ["unfinished", "whole", "whole", "whole", "whole"]
+
+
+def test_ls_shows_what_is_there(folder, chain):
+    entries = found()
+    edit = Workspace(folder).path_for(chain.records["edit"]).name
+    assert entries[edit]["about"] == chain.records["edit"].settings.prompt
+    assert entries[edit]["size"] == chain.paths["edit"].stat().st_size
+    unfinished = entries["trajectory-abababababab.unfinished"]
+    assert unfinished["state"] == "unfinished"
+    assert unfinished["about"] == "step 4 of 50; the same command goes on from it"
+    assert states() == ["leftover"] * 4 + UNTOUCHED
+    text = cache("ls")
+    assert len(text.stdout.splitlines()) == 9
+    assert text.stderr.startswith("9 entries, ")
+    assert "my edit.mp4" not in text.stdout
+
+
+def test_ls_elsewhere(folder, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    assert found(other) == {}
+    assert len(found(other, folder)) == 9
+    refused = cache("ls", tmp_path / "missing", code=2)
+    assert "is no folder" in refused.stderr
+    assert refused.stdout == ""
+
+
+def test_verify_finds_the_damaged_one(folder, chain):
+    assert cache("verify").stdout.count("whole") == 4
+    path = Workspace(folder).path_for(chain.records["trajectory"])
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    result = cache("verify", "--json", code=4)
+    rows = json.loads(result.stdout)["entries"]
+    [damaged] = [row for row in rows if row["state"] == "damaged"]
+    assert damaged["path"] == str(path)
+    assert "has digest" in damaged["about"]
+    assert "1 of 4 artifacts are damaged" in result.stderr
+
+
+def test_prune_removes_leftovers_alone(folder):
+    result = cache("prune", "--dry-run")
+    assert len(result.stdout.splitlines()) == 4
+    assert "would remove 4" in result.stderr
+    assert len(found()) == 9
+    assert "removed 4" in cache("prune").stderr
+    assert states() == UNTOUCHED
+    assert (folder / "my edit.mp4").exists()
+    assert json.loads(cache("prune", "--json").stdout)["removed"] == []
+
+
+def test_prune_removes_what_is_named(folder, chain):
+    cache("prune", "--unfinished", "--kind", "trajectory", "--kind", "latents")
+    kinds = sorted(entry["kind"] for entry in found().values())
+    assert kinds == ["edit", "frames"]
+    path = Workspace(folder).path_for(chain.records["edit"])
+    os.truncate(path, path.stat().st_size - 1)
+    cache("prune")
+    assert path.exists()
+    cache("prune", "--damaged")
+    assert not path.exists()
+
+
+def test_prune_leaves_a_workspace_alone_where_a_process_works(folder):
+    with in_use(folder):
+        result = cache("prune", "--unfinished", "--kind", "edit")
+        assert result.stdout == ""
+        assert "clip.cogedit is in use by a running process" in result.stderr
+        assert json.loads(cache("prune", "--json").stdout)["in_use"] == ["clip.cogedit"]
+    assert states() == ["leftover"] * 4 + UNTOUCHED
+
+
+def test_prune_leaves_a_file_alone_while_it_is_written(folder):
+    with atomic_write(folder / "new.json") as file:
+        file.write(b"half")
+        assert "in use" in cache("prune").stderr
+    assert len(cache("prune").stdout.splitlines()) == 4
+    assert (folder / "new.json").read_bytes() == b"half"
+
+
+def test_without_locks_only_what_is_old_goes(folder, monkeypatch):
+    from cogedit.artifacts import locks
+
+    monkeypatch.setattr(locks, "_try_lock", lambda descriptor: True)
+    result = cache("prune")
+    assert result.stdout == ""
+    assert result.stderr.count("it changed within the hour") == 4
+    for name in (".00ff.tmp", ".cogedit-00ff.mp4"):
+        os.utime(folder / name, (0, 0))
+    assert len(cache("prune").stdout.splitlines()) == 2
+
+
+def test_a_name_moves_no_cursor(folder):
+    (folder / "x\x1b[31m\n.safetensors").write_bytes(b"not one")
+    shown = cache("ls").stdout
+    assert "\x1b" not in shown
+    assert len(shown.splitlines()) == 10

@@ -1,0 +1,130 @@
+"""Several processes on one workspace: no torn read, and no work done twice where locks work."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import processes
+import pytest
+from conftest import SOAK
+from videos import make_video
+
+from cogedit.artifacts import UNFINISHED_SUFFIX, verify_artifact
+from cogedit.errors import ArtifactError
+
+pytestmark = pytest.mark.faults
+
+ROUNDS = 20 if SOAK else 1
+PROCESSES = 4
+COMMAND = ["invert", "clip.mp4", "--workspace", "w", *processes.MODEL, *processes.SIZE]
+COMMAND += ["--num-inference-steps", "30"]
+
+
+def no_locks() -> None:
+    """Locks that everyone gets at once, as on some network file systems."""
+    import fcntl
+
+    import filelock
+
+    fcntl.flock = lambda descriptor, operation: None  # type: ignore[assignment]
+    filelock.FileLock.acquire = lambda self, **options: None  # type: ignore[assignment,method-assign]
+    filelock.FileLock.release = lambda self, **options: None  # type: ignore[assignment,method-assign]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the clip and what one process makes of it."""
+    folder = tmp_path_factory.mktemp("whole")
+    make_video(folder / "clip.mp4", width=64, height=64, num_frames=9)
+    assert processes.run(COMMAND, folder) == 0, processes.log(folder)
+    return folder
+
+
+def fresh(whole: Path, folder: Path) -> list[Path]:
+    """Folders of several processes over one clip and one workspace."""
+    (folder / "w").mkdir(parents=True)
+    places = [folder / f"{number}" for number in range(PROCESSES)]
+    for place in places:
+        place.mkdir()
+        shutil.copy(whole / "clip.mp4", place)
+        (place / "w").symlink_to(folder / "w")
+    return places
+
+
+def read_all(workspace: Path) -> tuple[int, list[str]]:
+    """Verify every artifact that is there: how many were read, and which could not be."""
+    count, torn = 0, []
+    for path in workspace.glob("*.safetensors"):
+        count += 1
+        try:
+            verify_artifact(path)
+        except ArtifactError as error:
+            torn.append(str(error))
+    return count, torn
+
+
+def results(workspace: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in workspace.glob("*.safetensors")}
+
+
+@pytest.mark.parametrize("prepare", [None, no_locks], ids=["locks", "no-locks"])
+def test_four_processes_and_a_reader(
+    whole: Path, tmp_path: Path, score: Any, prepare: Callable[[], None] | None
+) -> None:
+    kind = "locks" if prepare is None else "locks that do nothing"
+    with score(f"four processes, {kind}: torn reads") as cases:
+        for number in range(ROUNDS):
+            folder = tmp_path / f"round-{number}"
+            places = fresh(whole, folder)
+            running = [processes.start(COMMAND, place, prepare=prepare) for place in places]
+            while any(process.is_alive() for process in running):
+                count, torn = read_all(folder / "w")
+                for name in torn:
+                    cases.case(False, name)
+                for _ in range(count - len(torn)):
+                    cases.case(True, "read")
+                time.sleep(0.05)
+            said = [processes.log(place) for place in places]
+            codes = [processes.finish(process) for process in running]
+            cases.case(codes == [0] * PROCESSES, f"exit codes {codes}: {said}")
+            cases.case(results(folder / "w") == results(whole / "w"), "the results differ")
+            left = sorted(path.name for path in (folder / "w").glob(f"*{UNFINISHED_SUFFIX}"))
+            cases.case(not left, f"left behind: {left}")
+            if prepare is None:
+                for made in ("frames", "latents", "trajectory"):
+                    writers = sum(f"wrote w/{made}" in text for text in said)
+                    cases.case(writers == 1, f"{made} was made {writers} times")
+
+
+def test_when_the_holder_is_killed_the_others_go_on(whole: Path, tmp_path: Path) -> None:
+    places = fresh(whole, tmp_path)
+    holder = processes.start(COMMAND, places[0])
+
+    def steps() -> int:
+        return len(list((tmp_path / "w").glob(f"trajectory-*{UNFINISHED_SUFFIX}/0*.safetensors")))
+
+    assert processes.wait_for(holder, lambda: steps() >= 5)
+    others = [processes.start(COMMAND, place) for place in places[1:]]
+
+    def waiting() -> bool:
+        logs = [place / processes.LOG for place in places[1:]]
+        said = [path.read_text() if path.exists() else "" for path in logs]
+        return all("another process is making w/trajectory" in text for text in said)
+
+    waited = processes.wait_for(holder, waiting)
+    processes.send(holder, signal.SIGKILL)
+    assert processes.finish(holder) == (-signal.SIGKILL if waited else 0)
+    assert [processes.finish(process) for process in others] == [0, 0, 0]
+    said = [processes.log(place) for place in places[1:]]
+    if waited:
+        assert sum("wrote w/trajectory" in text for text in said) == 1
+        [resumed] = re.findall(r"going on after step (\d+) of 30", "".join(said))
+        assert int(resumed) >= 5
+    assert results(tmp_path / "w") == results(whole / "w")
+    assert not list((tmp_path / "w").glob(f"*{UNFINISHED_SUFFIX}"))
