@@ -3,11 +3,9 @@
 Importing this package and reading records loads no torch.
 """
 
-from cogedit.artifacts.atomic import TEMPORARY_SUFFIX, atomic_write
+from cogedit.artifacts.atomic import TEMPORARY_SUFFIX, atomic_write, show_size
 from cogedit.artifacts.codec import Json, JsonText, canonical_json, parse_json
 from cogedit.artifacts.layout import record_of
-from cogedit.artifacts.atomic import TEMPORARY_SUFFIX, atomic_write, show_size
-from cogedit.artifacts.codec import Json, JsonText, canonical_json
 from cogedit.artifacts.locks import in_use, unused
 from cogedit.artifacts.records import (
     SCHEMA_VERSION,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import stat
 import time
 from collections.abc import Callable, Sequence
@@ -26,8 +27,8 @@ State = Literal["whole", "damaged", "unfinished", "leftover"]
 IDLE_SECONDS = 3600.0
 """How long nothing may have changed before it is removed where locks cannot tell who uses it."""
 
-_TEMPORARY_VIDEO = ".cogedit-*"
-"""What ffmpeg writes to until a video is whole (`cogedit.media.writer`)."""
+_TEMPORARY_EXPORT = ".cogedit-*"
+"""What a video, or a folder of pictures, is written to until it is whole (`cogedit.media`)."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def survey(folder: Path, *, verify: bool = False) -> list[Entry]:
         if not path.name.startswith(".") and not path.is_dir()
     )
     unfinished = sorted(folder.glob(f"*{UNFINISHED_SUFFIX}"))
-    temporary = sorted([*folder.glob(f".*{TEMPORARY_SUFFIX}"), *folder.glob(_TEMPORARY_VIDEO)])
+    temporary = sorted([*folder.glob(f".*{TEMPORARY_SUFFIX}"), *folder.glob(_TEMPORARY_EXPORT)])
     entries = [
         *(_artifact(path, verify=verify) for path in artifacts),
         *(_unfinished(path) for path in unfinished if path.is_dir()),
@@ -130,7 +131,10 @@ def _remove(entry: Entry) -> bool:
     if entry.path.name.endswith(UNFINISHED_SUFFIX):
         return Unfinished(entry.path, ()).clear()
     try:
-        entry.path.unlink()
+        if entry.path.is_dir() and not entry.path.is_symlink():
+            shutil.rmtree(entry.path)
+        else:
+            entry.path.unlink()
     except FileNotFoundError:
         return False
     except OSError as error:
@@ -166,7 +170,8 @@ def _unfinished(path: Path) -> Entry | None:
 
 
 def _temporary(path: Path) -> Entry | None:
-    facts = _facts([path])
+    pictures = path.is_dir() and not path.is_symlink()
+    facts = _facts([path, *path.iterdir()] if pictures else [path])
     return None if facts is None else Entry(path, "leftover", *facts, None, "half written")
 
 
@@ -175,12 +180,11 @@ def _facts(files: Sequence[Path]) -> tuple[int, float] | None:
     found: list[os.stat_result] = []
     for file in files:
         with contextlib.suppress(OSError):
-            status = file.lstat()
-            if not stat.S_ISDIR(status.st_mode):
-                found.append(status)
+            found.append(file.lstat())
     if not found:
         return None
-    return sum(status.st_size for status in found), max(status.st_mtime for status in found)
+    size = sum(status.st_size for status in found if not stat.S_ISDIR(status.st_mode))
+    return size, max(status.st_mtime for status in found)
 
 
 def _about(record: Record) -> str:

@@ -11,6 +11,7 @@ from cogedit.artifacts import (
     FramesRecord,
     content_key,
     frames_record,
+    in_use,
     read_artifact,
     read_record,
     sniff_kind,
@@ -202,18 +203,19 @@ def _export(job: _Job, source_video: Path | None, *, decoder: Decoder | None = N
     if job.silent is not None:
         run.say(f"no sound: {job.silent}")
     check_writable(job.path, is_folder=recipe.encoding.codec == "png")
-    shown = _frames(job, found if isinstance(found, FoundSource) else None, decoder)
     audio = found.audio() if recipe.sound and isinstance(found, FoundSource) else None
     from cogedit.media.writer import write_video
 
-    write_video(
-        shown,
-        job.path,
-        fps=recipe.fps,
-        encoding=recipe.encoding,
-        comment=recipe.comment(),
-        audio=audio,
-    )
+    with in_use(job.path.parent):
+        shown = _frames(job, found if isinstance(found, FoundSource) else None, decoder)
+        write_video(
+            shown,
+            job.path,
+            fps=recipe.fps,
+            encoding=recipe.encoding,
+            comment=recipe.comment(),
+            audio=audio,
+        )
     sound = ", with the source's sound" if recipe.sound else ""
     count = len(frames.frame_indices)
     run.say(f"wrote {job.path} ({count} frames at {float(recipe.fps):.6g} fps{sound})")

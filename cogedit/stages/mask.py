@@ -6,7 +6,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cogedit.artifacts import EditRecord, FramesRecord
+from cogedit.artifacts import EditRecord, FramesRecord, in_use
 from cogedit.config import Settings
 from cogedit.errors import UsageError
 from cogedit.stages.source import resize_plan
@@ -111,5 +111,6 @@ def show_mask(pixels: Tensor, edit: Path, *, fps: Fraction) -> Path:
 
     path = edit.with_name(f"{edit.stem}-mask.mp4")
     gray = 255 * pixels.numpy()[..., None]
-    write_video(np.repeat(gray, 3, axis=-1), path, fps=fps)
+    with in_use(path.parent):
+        write_video(np.repeat(gray, 3, axis=-1), path, fps=fps)
     return path

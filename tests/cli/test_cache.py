@@ -37,6 +37,8 @@ def folder(chain, tmp_path, monkeypatch):
     Unfinished.of(folder, "latents", ["cd" * 32]).root.mkdir()
     (folder / ".00ff.tmp").write_bytes(b"half")
     (folder / ".cogedit-00ff.mp4").write_bytes(b"half a video")
+    (folder / ".cogedit-01fe").mkdir()
+    (folder / ".cogedit-01fe" / "frame-0000.png").write_bytes(b"the first of many")
     (folder / "my edit.mp4").write_bytes(b"a video")
     return folder
 
@@ -72,10 +74,10 @@ def test_ls_shows_what_is_there(folder, chain):
     unfinished = entries["trajectory-abababababab.unfinished"]
     assert unfinished["state"] == "unfinished"
     assert unfinished["about"] == "step 4 of 50; the same command goes on from it"
-    assert states() == ["leftover"] * 4 + UNTOUCHED
+    assert states() == ["leftover"] * 5 + UNTOUCHED
     text = cache("ls")
-    assert len(text.stdout.splitlines()) == 9
-    assert text.stderr.startswith("9 entries, ")
+    assert len(text.stdout.splitlines()) == 10
+    assert text.stderr.startswith("10 entries, ")
     assert "my edit.mp4" not in text.stdout
 
 
@@ -83,7 +85,7 @@ def test_ls_elsewhere(folder, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     assert found(other) == {}
-    assert len(found(other, folder)) == 9
+    assert len(found(other, folder)) == 10
     refused = cache("ls", tmp_path / "missing", code=2)
     assert "is no folder" in refused.stderr
     assert refused.stdout == ""
@@ -105,10 +107,10 @@ def test_verify_finds_the_damaged_one(folder, chain):
 
 def test_prune_removes_leftovers_alone(folder):
     result = cache("prune", "--dry-run")
-    assert len(result.stdout.splitlines()) == 4
-    assert "would remove 4" in result.stderr
-    assert len(found()) == 9
-    assert "removed 4" in cache("prune").stderr
+    assert len(result.stdout.splitlines()) == 5
+    assert "would remove 5" in result.stderr
+    assert len(found()) == 10
+    assert "removed 5" in cache("prune").stderr
     assert states() == UNTOUCHED
     assert (folder / "my edit.mp4").exists()
     assert json.loads(cache("prune", "--json").stdout)["removed"] == []
@@ -132,14 +134,14 @@ def test_prune_leaves_a_workspace_alone_where_a_process_works(folder):
         assert result.stdout == ""
         assert "clip.cogedit is in use by a running process" in result.stderr
         assert json.loads(cache("prune", "--json").stdout)["in_use"] == ["clip.cogedit"]
-    assert states() == ["leftover"] * 4 + UNTOUCHED
+    assert states() == ["leftover"] * 5 + UNTOUCHED
 
 
 def test_prune_leaves_a_file_alone_while_it_is_written(folder):
     with atomic_write(folder / "new.json") as file:
         file.write(b"half")
         assert "in use" in cache("prune").stderr
-    assert len(cache("prune").stdout.splitlines()) == 4
+    assert len(cache("prune").stdout.splitlines()) == 5
     assert (folder / "new.json").read_bytes() == b"half"
 
 
@@ -149,7 +151,7 @@ def test_without_locks_only_what_is_old_goes(folder, monkeypatch):
     monkeypatch.setattr(locks, "_try_lock", lambda descriptor: True)
     result = cache("prune")
     assert result.stdout == ""
-    assert result.stderr.count("it changed within the hour") == 4
+    assert result.stderr.count("it changed within the hour") == 5
     for name in (".00ff.tmp", ".cogedit-00ff.mp4"):
         os.utime(folder / name, (0, 0))
     assert len(cache("prune").stdout.splitlines()) == 2
@@ -159,4 +161,4 @@ def test_a_name_moves_no_cursor(folder):
     (folder / "x\x1b[31m\n.safetensors").write_bytes(b"not one")
     shown = cache("ls").stdout
     assert "\x1b" not in shown
-    assert len(shown.splitlines()) == 10
+    assert len(shown.splitlines()) == 11
