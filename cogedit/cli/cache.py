@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cogedit.artifacts.atomic import show_size
-from cogedit.artifacts.survey import Entry, Pruned, prune, survey, workspaces_in
 from cogedit.cli.screen import Screen, handle_errors, printable
 from cogedit.errors import ArtifactDamaged, UsageError
-from cogedit.stages.stop import Stop
+
+if TYPE_CHECKING:
+    from cogedit.artifacts.survey import Entry, Pruned
 
 cache_app = typer.Typer(
     name="cache",
@@ -45,6 +45,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 @cache_app.command("ls")
 def list_entries(folders: Folders = None, json_output: Json = False) -> None:
     """List artifacts, unfinished runs and leftovers."""
+    from cogedit.artifacts.survey import survey
+    from cogedit.stages.stop import Stop
+
     with handle_errors(Stop(), debug=False):
         entries = [entry for folder in _folders(folders) for entry in survey(folder)]
         if json_output:
@@ -56,6 +59,9 @@ def list_entries(folders: Folders = None, json_output: Json = False) -> None:
 @cache_app.command()
 def verify(folders: Folders = None, json_output: Json = False) -> None:
     """Check every byte of every artifact; exit with 4 if one is damaged."""
+    from cogedit.artifacts.survey import survey
+    from cogedit.stages.stop import Stop
+
     with handle_errors(Stop(), debug=False):
         entries = [entry for folder in _folders(folders) for entry in survey(folder, verify=True)]
         artifacts = [entry for entry in entries if entry.state in ("whole", "damaged")]
@@ -92,6 +98,9 @@ def prune_entries(
 
     A workspace that a running process works in is left alone.
     """
+    from cogedit.artifacts.survey import prune
+    from cogedit.stages.stop import Stop
+
     kinds = {str(one) for one in kind or ()}
 
     def wanted(entry: Entry) -> bool:
@@ -116,6 +125,8 @@ def prune_entries(
 
 
 def _tell_pruned(done: Pruned, *, dry_run: bool) -> None:
+    from cogedit.artifacts.atomic import show_size
+
     screen = Screen()
     for entry in done.removed:
         typer.echo(_one_line(str(entry.path)))
@@ -135,6 +146,8 @@ def _folders(given: Sequence[Path] | None) -> list[Path]:
     Raises:
         UsageError: One is no folder.
     """
+    from cogedit.artifacts.survey import workspaces_in
+
     for folder in given or ():
         if not folder.is_dir():
             raise UsageError(f"{folder} is no folder", hint="name a workspace, such as a *.cogedit")
@@ -142,6 +155,8 @@ def _folders(given: Sequence[Path] | None) -> list[Path]:
 
 
 def _print_table(entries: Sequence[Entry]) -> None:
+    from cogedit.artifacts.atomic import show_size
+
     rows = [
         (
             _one_line(str(entry.path)),
