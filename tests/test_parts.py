@@ -11,7 +11,9 @@ from videos import make_video
 
 import cogedit
 import cogedit.models.loading
+from cogedit.artifacts import read_artifact
 from cogedit.models.checkpoint import find_checkpoint
+from cogedit.stages.checkpoints import transformer_record
 from cogedit.stages.parts import Parts
 
 PROMPT = "a blue cat"
@@ -144,3 +146,49 @@ def test_another_model_has_its_own_embeddings(tmp_path):
     second = parts_for(tmp_path, model=str(folder)).embed([PROMPT])[PROMPT]
     assert not torch.equal(first, second)
     assert len(list((tmp_path / "cache" / "prompts").iterdir())) == 2
+
+
+def test_stored_weights_are_part_of_what_the_transformer_made(tmp_path, video, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    whole = cogedit.invert(video, settings_with(tmp_path))
+    stored = cogedit.invert(video, settings_with(tmp_path, weights="fp8"))
+    assert (whole.record.model.weights, stored.record.model.weights) == (None, "fp8")
+    assert stored.path != whole.path
+    assert stored.record.latents == whole.record.latents  # the VAE has none of it
+    a, b = (read_artifact(one.path, "trajectory").tensors["trajectory"] for one in (whole, stored))
+    assert 0 < (a - b).norm() / a.norm() < 0.5  # random weights, rounded to 3 bits
+    # What goes on from it keeps to it.
+    found = cogedit.settings_for(stored.path, {"model": str(GOLDEN_PIPELINE)}, environ={})
+    assert found.settings.weights == "fp8"
+
+
+def test_weights_in_the_dtype_itself_are_no_other_weights(tmp_path):
+    checkpoint = find_checkpoint(str(GOLDEN_PIPELINE))
+    plain, named = (
+        transformer_record(checkpoint, settings_with(tmp_path, dtype="bf16", weights=weights))
+        for weights in (None, "bf16")
+    )
+    assert plain == named
+
+
+def test_stored_weights_take_less_memory(tmp_path, video, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    whole, stored = (
+        cogedit.estimate(video, settings_with(tmp_path, weights=weights))
+        for weights in (None, "fp8")
+    )
+    assert whole.transformer_bytes == 4 * stored.transformer_bytes
+    assert stored.memory_bytes < whole.memory_bytes
+
+
+@pytest.mark.parametrize("offload", ["auto", "none", "model", "group"])
+def test_offload_changes_nothing_on_the_cpu(tmp_path, video, monkeypatch, offload):
+    monkeypatch.chdir(tmp_path)
+    said = []
+    settings = settings_with(tmp_path, offload=offload)
+    written = cogedit.invert(video, settings, run=cogedit.Run(say=said.append))
+    assert any("--offload" in one for one in said) == (offload in ("model", "group"))
+    # Where the weights were is no part of what was made.
+    again = cogedit.invert(video, settings_with(tmp_path))
+    assert again.reused
+    assert again.path == written.path

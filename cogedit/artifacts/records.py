@@ -35,6 +35,7 @@ from cogedit.types import (
     ReconstructSettings,
     ResizeBox,
     SourceVideo,
+    Weights,
 )
 from cogedit.version import __version__
 
@@ -73,6 +74,7 @@ class ModelRecord:
         digest: Fingerprint of its configuration and weights, in hex.
         dtype: Floating-point type that the model computed in.
         attention_backend: Kernel of the attention, where it computed in fewer bits than that.
+        weights: Format that the transformer's weights were kept in where it is another one.
     """
 
     id: str
@@ -80,6 +82,7 @@ class ModelRecord:
     digest: str
     dtype: DType
     attention_backend: AttentionBackend | None = None
+    weights: Weights | None = None
 
 
 @dataclass(frozen=True)

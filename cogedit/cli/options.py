@@ -89,6 +89,24 @@ SETTINGS: Mapping[str, object] = {
         str | None,
         _option("bf16, fp16 or fp32. Default: the model's own.", _MODEL, metavar="DTYPE"),
     ],
+    "weights": Annotated[
+        str | None,
+        _option(
+            "Keep the transformer's weights in bf16 or fp8, for less memory; changes the numbers. "
+            "Default: as --dtype.",
+            _MODEL,
+            metavar="FORMAT",
+        ),
+    ],
+    "offload": Annotated[
+        str | None,
+        _option(
+            "Where the transformer's weights wait: none (on the device), model or group (in host "
+            "memory, between passes or layers), auto (the fastest that fits). Default: auto.",
+            _MODEL,
+            metavar="WHERE",
+        ),
+    ],
     "device": Annotated[
         str | None, _option("auto, cuda, cuda:N, mps or cpu.", _MODEL, metavar="DEVICE")
     ],

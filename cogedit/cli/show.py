@@ -97,7 +97,8 @@ def _rows(record: Record) -> list[tuple[str, str]]:
 
 def _model(model: ModelRecord) -> str:
     revision = f"@{model.revision}" if model.revision is not None else ""
-    return f"{model.id}{revision} in {model.dtype}, digest {model.digest[:12]}"
+    weights = f" (weights in {model.weights})" if model.weights is not None else ""
+    return f"{model.id}{revision} in {model.dtype}{weights}, digest {model.digest[:12]}"
 
 
 def _settings(settings: object) -> str:

@@ -18,8 +18,10 @@ from cogedit.types import (
     ExportSettings,
     InvertSettings,
     LoadSettings,
+    Offload,
     ReconstructSettings,
     TransformerSettings,
+    Weights,
 )
 
 SettingsT = TypeVar(
@@ -41,6 +43,10 @@ class Settings:
         model: Hub id or folder; "auto" is the model of the artifact that the command reads.
         revision: Branch, tag or commit of a hub model; None is its main branch.
         dtype: Floating-point type of the model; None is the checkpoint's own.
+        weights: Format in which the transformer's weights are kept, cast to `dtype` layer by layer;
+            None is `dtype` itself.
+        offload: Where its weights are between their layers' turns: on the device ("none"), in host
+            memory between passes ("model") or layers ("group"); "auto" is the fastest that fits.
         device: "auto", "cuda", "cuda:N", "mps" or "cpu".
         workspace: Folder of the artifacts; None is `<video stem>.cogedit`.
         cache: Folder of the prompt embeddings, for all videos; None is `~/.cache/cogedit`.
@@ -56,6 +62,8 @@ class Settings:
     model: str = "auto"
     revision: str | None = None
     dtype: DType | None = None
+    weights: Weights | None = None
+    offload: Offload = "auto"
     device: str = "auto"
     workspace: Path | None = None
     cache: Path | None = None

@@ -22,6 +22,8 @@ from cogedit.models.rows import EditTexts, RowPlan, plan_rows, rows_at_a_time
 from cogedit.types import InvertSettings, ReconstructSettings, Window
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from cogedit.diffusion.schedule import Schedule
 
 LatentShape = tuple[int, int, int]
@@ -137,6 +139,12 @@ class Work:
         if times == 0:
             return Work()
         return Work(times * self.calls, times * self.rows, self.max_rows, self.flops * times)
+
+
+def latent_shape(latents: Tensor) -> LatentShape:
+    """Return the shape of latents [B, F, C, H, W] as costs take it."""
+    _, frames, _, height, width = latents.shape
+    return frames, height, width
 
 
 def row_flops(sizes: TransformerSizes, shape: LatentShape) -> Flops:

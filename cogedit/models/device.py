@@ -81,6 +81,6 @@ def memory_guard(doing: str) -> Iterator[None]:
             raise
         raise DeviceMemoryError(
             f"The device ran out of memory while {doing}",
-            hint="use --dtype bf16, --vae-tiling, fewer frames (--max-num-frames) or a smaller "
-            "--width and --height",
+            hint="use --dtype bf16, --offload group, --max-rows 1, --weights fp8, --vae-tiling, "
+            "fewer frames (--max-num-frames) or a smaller --width and --height",
         ) from error

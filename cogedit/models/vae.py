@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -29,19 +30,52 @@ def encode_frames(vae: AutoencoderKLCogVideoX, frames: Tensor) -> Tensor:
 
 
 def decode_latents(vae: AutoencoderKLCogVideoX, latents: Tensor) -> Tensor:
-    """Decode latents to a clip.
+    """Decode latents to a clip, which leaves the device piece by piece.
+
+    Args:
+        vae: The checkpoint's VAE; with tiling enabled the numbers differ.
+        latents: [1, F', C', H', W'] float32, scaled.
+
+    Returns:
+        Frames [F, C, H, W] float32 on the CPU, about [-1, 1].
+    """
+    with torch.no_grad():
+        return torch.cat([piece.float().cpu() for piece in decode_pieces(vae, latents)])
+
+
+def decode_pieces(vae: AutoencoderKLCogVideoX, latents: Tensor) -> Iterator[Tensor]:
+    """Decode latents in pieces of two or three latent frames, one after the other.
+
+    The VAE is causal: it keeps the last frames that its convolutions saw and goes on from them.
+    These are the pieces that `AutoencoderKLCogVideoX.decode` itself makes and joins at the end, so
+    the numbers are the same. Tiles are joined over all frames by diffusers; they come as one piece.
 
     Args:
         vae: The checkpoint's VAE.
         latents: [1, F', C', H', W'] float32, scaled.
 
-    Returns:
-        Frames [F, C, H, W] float32, about [-1, 1].
+    Yields:
+        Frames [F, C, H, W] on the VAE's device and in its dtype.
     """
     unscaled = latents.movedim(1, 2) / float(vae.config.scaling_factor)
-    with torch.no_grad():
-        video: Tensor = vae.decode(unscaled.to(vae.device, vae.dtype)).sample
-    return video[0].movedim(1, 0).float()
+    z = unscaled.to(vae.device, vae.dtype)
+    num_frames, height, width = z.shape[2:]
+    too_large = height > vae.tile_latent_min_height or width > vae.tile_latent_min_width
+    if vae.use_tiling and too_large:
+        yield vae.decode(z).sample[0].movedim(1, 0)
+        return
+    size = int(vae.num_latent_frames_batch_size)
+    rest = num_frames % size if num_frames >= size else num_frames - size
+    conv_cache = None
+    first = 0
+    while first < num_frames:
+        last = first + size + (rest if first == 0 else 0)
+        piece = z[:, :, first:last]
+        if vae.post_quant_conv is not None:
+            piece = vae.post_quant_conv(piece)
+        decoded, conv_cache = vae.decoder(piece, conv_cache=conv_cache)
+        yield decoded[0].movedim(1, 0)
+        first = last
 
 
 def to_model_range(frames: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cogedit.artifacts import num_pad_frames, read_artifact
 from cogedit.config import Settings
+from cogedit.models.cost import edit_work, latent_shape
 from cogedit.stages.checkpoints import check_same_model, checkpoint_for
 from cogedit.stages.parts import Parts
 from cogedit.stages.run import Run
@@ -45,7 +46,7 @@ def check_inversion(
     """
     from cogedit.diffusion.trajectory import Trajectory
     from cogedit.media.metrics import psnr
-    from cogedit.models.device import memory_guard
+    from cogedit.models.device import memory_guard, release_memory
     from cogedit.models.loading import alphas_cumprod
     from cogedit.models.sampling import edit_latents
     from cogedit.models.vae import decode_latents
@@ -64,8 +65,10 @@ def check_inversion(
     )
     with memory_guard("checking the inversion"):
         embeds = parts.embed(["", prompt])
-        transformer = parts.transformer()
-        with run.progress("resampling", len(timesteps)) as on_step:
+        shape = latent_shape(inverted.latents)
+        work = edit_work([plain], record.settings, parts.sizes, shape)
+        transformer = parts.transformer(work, shape)
+        with parts.running(transformer), run.progress("resampling", len(timesteps)) as on_step:
             samples = edit_latents(
                 transformer,
                 inverted,
@@ -77,6 +80,7 @@ def check_inversion(
                 on_step=on_step,
             )
         del transformer  # the decoding needs its memory
+        release_memory(parts.device)
         vae = parts.vae()
         pad = num_pad_frames(record)
         resampled, round_trip = (

@@ -8,7 +8,7 @@ from cogedit.artifacts import ModelRecord
 from cogedit.config import Settings, check_settings
 from cogedit.errors import ArtifactMismatch
 from cogedit.models.checkpoint import Checkpoint, cuda_present, find_checkpoint
-from cogedit.types import INEXACT_BACKENDS, DType
+from cogedit.types import INEXACT_BACKENDS, DType, Weights
 
 
 def checkpoint_for(settings: Settings) -> Checkpoint:
@@ -34,7 +34,11 @@ def transformer_record(checkpoint: Checkpoint, settings: Settings) -> ModelRecor
     """Describe the model of a run whose transformer computes something."""
     backend = settings.transformer.attention_backend
     inexact = backend if backend in INEXACT_BACKENDS else None
-    return replace(model_record(checkpoint, settings), attention_backend=inexact)
+    return replace(
+        model_record(checkpoint, settings),
+        attention_backend=inexact,
+        weights=weights_for(settings),
+    )
 
 
 def check_transformer(settings: Settings) -> None:
@@ -54,6 +58,11 @@ def check_transformer(settings: Settings) -> None:
         device=resolve_device(settings.device),
         dtype=dtype_for(settings),
     )
+
+
+def weights_for(settings: Settings) -> Weights | None:
+    """Return the format that the transformer's weights are kept in; None is the run's dtype."""
+    return None if settings.weights == dtype_for(settings) else settings.weights
 
 
 def dtype_for(settings: Settings) -> DType:

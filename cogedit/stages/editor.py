@@ -20,6 +20,7 @@ from cogedit.artifacts import (
 )
 from cogedit.config import Settings
 from cogedit.models.checkpoint import Checkpoint
+from cogedit.models.cost import Work, edit_work, latent_shape
 from cogedit.stages.journal import Stopwatch
 from cogedit.stages.keep import StepKeeper
 from cogedit.stages.mask import (
@@ -168,6 +169,7 @@ class Editor:
         what = asked.prompt if len(records) == 1 else f"{len(records)} edits"
         with (
             memory_guard("editing"),
+            self._parts.running(transformer),
             self._run.progress(f"editing: {what}", steps) as on_step,
             keeper,
         ):
@@ -212,7 +214,7 @@ class Editor:
         from cogedit.models.auto_mask import find_masks
         from cogedit.models.device import memory_guard
 
-        with memory_guard("looking for the mask"):
+        with memory_guard("looking for the mask"), self._parts.running(self._transformer):
             [found] = find_masks(
                 self._transformer,
                 self._reference,
@@ -249,4 +251,15 @@ class Editor:
     @cached_property
     def _transformer(self) -> CogVideoXTransformer3DModel:
         _ = self._embeds  # T5 is done and freed before the transformer needs the memory.
-        return self._parts.transformer()
+        shape = latent_shape(self._reference.latents)
+        work = Work()
+        for key in self._missing:
+            asked = [self._wanted[one].settings for one in self._together(key).makes]
+            work += edit_work(
+                asked,
+                self._record.settings,
+                self._parts.sizes,
+                shape,
+                share=self._how.rows != "upstream",
+            )
+        return self._parts.transformer(work, shape)

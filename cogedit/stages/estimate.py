@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +29,12 @@ from cogedit.models.cost import (
     inversion_work,
     trajectory_bytes,
 )
-from cogedit.stages.checkpoints import check_same_model, dtype_for, transformer_record
+from cogedit.stages.checkpoints import (
+    check_same_model,
+    dtype_for,
+    transformer_record,
+    weights_for,
+)
 from cogedit.stages.editor import edits_together
 from cogedit.stages.encode import latents_record
 from cogedit.stages.invert import check_inversion_settings, trajectory_record
@@ -38,7 +43,10 @@ from cogedit.stages.mask import take_mask
 from cogedit.stages.parts import Parts
 from cogedit.stages.reconstruct import check_edits, edit_record
 from cogedit.stages.run import Run, workspace_for
-from cogedit.types import InvertSettings, ReconstructSettings
+from cogedit.types import InvertSettings, ReconstructSettings, Weights
+
+STORED_BYTES: Mapping[Weights | None, int] = {"bf16": 2, "fp8": 1}
+"""Bytes of a weight that is kept in another format than it computes in."""
 
 
 @dataclass(frozen=True)
@@ -220,7 +228,8 @@ def _timed(
             speed = measure_speed(
                 sizes, num_tokens=num_tokens, device=parts.device, dtype=parts.dtype
             )
-    weights = checkpoint.num_parameters["transformer"] * item_size
+    per_weight = STORED_BYTES.get(weights_for(settings), item_size)
+    weights = checkpoint.num_parameters["transformer"] * per_weight
     text_encoder = checkpoint.num_parameters["text_encoder"] * item_size
     activations = activation_bytes(
         sizes,

@@ -19,6 +19,7 @@ from cogedit.artifacts import (
 from cogedit.config import Settings, check_settings
 from cogedit.errors import UsageError
 from cogedit.models.checkpoint import Checkpoint
+from cogedit.models.cost import inversion_work, latent_shape
 from cogedit.stages.checkpoints import (
     check_same_model,
     check_transformer,
@@ -148,9 +149,14 @@ def _invert(
     steps = [state.info for state in keeper.done]
     with memory_guard("inverting"):
         embeds = parts.embed(["", asked.prompt])
-        transformer = parts.transformer()
+        shape = latent_shape(z0)
+        transformer = parts.transformer(inversion_work(asked, parts.sizes, shape), shape)
         stopwatch = Stopwatch(parts.device)
-        with run.progress("inverting", asked.num_inference_steps) as on_step, keeper:
+        with (
+            parts.running(transformer),
+            run.progress("inverting", asked.num_inference_steps) as on_step,
+            keeper,
+        ):
 
             def tell(info: StepInfo) -> None:
                 steps.append(info)

@@ -7,6 +7,7 @@ same prompts never need T5 again.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -16,8 +17,10 @@ from cogedit.artifacts.embeds import EmbedsRecord, default_cache, find_embeds, w
 from cogedit.config import Settings
 from cogedit.errors import ArtifactDamaged, StorageError
 from cogedit.models.checkpoint import Checkpoint
-from cogedit.stages.checkpoints import dtype_for
+from cogedit.models.cost import LatentShape, TransformerSizes, Work, activation_bytes
+from cogedit.stages.checkpoints import dtype_for, weights_for
 from cogedit.stages.run import Run
+from cogedit.types import Offload
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +33,7 @@ class Parts:
 
     Args:
         checkpoint: The model.
-        settings: `device`, `dtype`, `cache`, `encode.vae_tiling`.
+        settings: `device`, `dtype`, `weights`, `offload`, `cache`, `encode.vae_tiling`.
         run: Whom to tell.
     """
 
@@ -38,6 +41,7 @@ class Parts:
         self.checkpoint = checkpoint
         self._settings = settings
         self._run = run
+        self._offload: Offload = "none"
 
     @cached_property
     def device(self) -> torch.device:
@@ -57,18 +61,68 @@ class Parts:
 
         return DTYPES[dtype_for(self._settings)]
 
-    def transformer(self) -> CogVideoXTransformer3DModel:
-        """Load the transformer.
+    @cached_property
+    def sizes(self) -> TransformerSizes:
+        """The sizes of the transformer."""
+        return TransformerSizes.of(self.checkpoint.transformer_config)
+
+    def transformer(self, work: Work, shape: LatentShape) -> CogVideoXTransformer3DModel:
+        """Load the transformer and place it for what it is to do.
+
+        Args:
+            work: The passes that it is to make.
+            shape: Of the clip's latents.
 
         Raises:
             ModelError: It is incomplete.
             DeviceMemoryError: The device is full.
         """
+        import torch
+
         from cogedit.models.device import memory_guard
         from cogedit.models.loading import load_transformer
+        from cogedit.models.placement import place, store_weights
 
         with memory_guard("loading the transformer"):
-            return load_transformer(self.checkpoint, device=self.device, dtype=self.dtype)
+            host = torch.device("cpu")
+            transformer = load_transformer(self.checkpoint, device=host, dtype=self.dtype)
+            weights = weights_for(self._settings)
+            if weights is not None:
+                store_weights(transformer, weights)
+            self._offload = self._choose(transformer, work, shape)
+            place(transformer, self.device, offload=self._offload)
+            return transformer
+
+    def running(self, transformer: CogVideoXTransformer3DModel) -> AbstractContextManager[None]:
+        """Have a transformer that was loaded here on its device for a pass."""
+        from cogedit.models.placement import on_device
+
+        return on_device(transformer, self.device, offload=self._offload)
+
+    def _choose(
+        self, transformer: CogVideoXTransformer3DModel, work: Work, shape: LatentShape
+    ) -> Offload:
+        """Choose the placement where it is left open, and say what was chosen and why."""
+        from cogedit.models.placement import Demand, choose_offload, free_memory
+
+        asked = self._settings.offload
+        if self.device.type != "cuda":
+            if asked not in ("auto", "none"):
+                self._run.say(f"--offload {asked} has no effect on {self.device.type}")
+            return "none"
+        if asked != "auto":
+            return asked
+        activations = activation_bytes(
+            self.sizes,
+            shape,
+            rows=work.max_rows,
+            max_rows=self._settings.transformer.max_rows,
+            item_size=self.dtype.itemsize,
+        )
+        demand = Demand.of(transformer, activations)
+        chosen, why = choose_offload(demand, free=free_memory(self.device))
+        self._run.say(why)
+        return chosen
 
     def vae(self) -> AutoencoderKLCogVideoX:
         """Load the VAE, in tiles if the settings say so.

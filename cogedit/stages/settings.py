@@ -66,9 +66,12 @@ def settings_for(
     made_by = _model_of(path)
     if made_by is not None and path is not None:
         origin = f"artifact {path.name}"
-        inferred = {origin: {"dtype": made_by.dtype}}
+        values: dict[str, object] = {"dtype": made_by.dtype}
+        if made_by.weights is not None:
+            values["weights"] = made_by.weights
         if first.settings.model == "auto":
-            inferred = {origin: _found_again(made_by, path) | {"dtype": made_by.dtype}}
+            values |= _found_again(made_by, path)
+        inferred = {origin: values}
     elif first.settings.model == "auto":
         inferred = _from_machine()
     first = resolve(inferred)

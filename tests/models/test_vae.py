@@ -6,7 +6,13 @@ import pytest
 import torch
 
 from cogedit.models.geometry import Geometry
-from cogedit.models.vae import decode_latents, encode_frames, to_model_range, to_pixels
+from cogedit.models.vae import (
+    decode_latents,
+    decode_pieces,
+    encode_frames,
+    to_model_range,
+    to_pixels,
+)
 
 
 @pytest.fixture
@@ -95,3 +101,26 @@ def test_pixels_are_clamped_and_rounded():
     values = torch.tensor([-1.7, 1.2, 0.0, 2 / 255 - 1.0, 2.9 / 255 - 1.0, 3.1 / 255 - 1.0])
     frames = values.reshape(1, 1, 1, -1)
     assert to_pixels(frames).flatten().tolist() == [0, 255, 128, 1, 1, 2]
+
+
+@pytest.mark.parametrize("num_latent_frames", [1, 2, 3, 4, 5, 13])
+def test_pieces_are_the_whole_decoding(vae, num_latent_frames):
+    generator = torch.Generator().manual_seed(2)
+    latents = torch.randn(1, num_latent_frames, 16, 4, 6, generator=generator)
+    with torch.no_grad():
+        whole = vae.decode(latents.movedim(1, 2) / 0.7).sample[0].movedim(1, 0)
+        pieces = list(decode_pieces(vae, latents))
+    assert len(pieces) == max(1, num_latent_frames // 2)
+    assert torch.equal(torch.cat(pieces), whole)
+    assert torch.equal(decode_latents(vae, latents), whole)
+
+
+def test_tiles_come_as_one_piece(vae):
+    tiled = deepcopy(vae)
+    tiled.enable_tiling(tile_sample_min_height=32, tile_sample_min_width=32)
+    latents = torch.randn(1, 3, 16, 8, 8, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        whole = tiled.decode(latents.movedim(1, 2) / 0.7).sample[0].movedim(1, 0)
+        [piece] = decode_pieces(tiled, latents)
+    assert torch.equal(piece, whole)
+    assert not torch.equal(decode_latents(vae, latents), whole)

@@ -1,0 +1,158 @@
+"""Where the transformer's weights are while it runs, and in which format they wait there.
+
+The weights may stay on the device ("none"), wait in host memory between passes ("model"), or come
+block by block, the next one copied while the last one computes ("group"). All three give the same
+numbers. Weights that are stored in fewer bits and cast for each layer do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from cogedit.models.device import release_memory
+from cogedit.types import Offload, Weights
+
+if TYPE_CHECKING:
+    from diffusers import CogVideoXTransformer3DModel
+
+STORAGE: dict[Weights, torch.dtype] = {"bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn}
+
+RESERVE = 0.05
+"""Share of the free memory that is left alone: kernels ask for workspace, and blocks leave gaps."""
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What a pass of the transformer needs, in bytes.
+
+    Attributes:
+        weights: Of all layers.
+        resident: What is on the device at once under group offload: the parts outside the blocks,
+            one block that computes and one that is being copied.
+        activations: Beside the weights, at most.
+    """
+
+    weights: int
+    resident: int
+    activations: int
+
+    @classmethod
+    def of(cls, transformer: nn.Module, activations: int) -> Demand:
+        """Measure a transformer that is loaded, wherever it is."""
+        blocks = [_bytes(block) for block in _blocks(transformer)]
+        weights = _bytes(transformer)
+        outside = weights - sum(blocks)
+        return cls(weights, outside + 2 * max(blocks, default=0), activations)
+
+
+def choose_offload(demand: Demand, *, free: int) -> tuple[Offload, str]:
+    """Choose the fastest placement that fits.
+
+    Args:
+        demand: What a pass needs.
+        free: Bytes of the device that are free.
+
+    Returns:
+        "none" or "group", and why, as one sentence without its end. ("model" needs as much during
+        a pass as "none"; it is for those who share a device.)
+    """
+    usable = free * (1 - RESERVE)
+    whole, blocks = (part + demand.activations for part in (demand.weights, demand.resident))
+    needs = f"{_gb(demand.weights)} of weights and about {_gb(demand.activations)} beside them"
+    if whole <= usable:
+        return "none", f"the transformer stays on the device: {needs}, {_gb(free)} free"
+    said = f"the transformer comes block by block: {needs} do not fit into {_gb(free)} free"
+    if blocks > usable:
+        said += f", and even so it takes about {_gb(blocks)} (--weights fp8 or fewer frames help)"
+    return "group", said
+
+
+def free_memory(device: torch.device) -> int:
+    """Return the bytes of a CUDA device that this process may still take.
+
+    What torch has reserved and no tensor uses is free to it, whatever the driver says.
+    """
+    free, _ = torch.cuda.mem_get_info(device)
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(free) + unused
+
+
+def store_weights(transformer: CogVideoXTransformer3DModel, weights: Weights) -> None:
+    """Keep the weights in another format and cast each layer's while it computes.
+
+    Norms, patch embedding and output stay as they are: they are small, and errors there reach
+    everything.
+
+    Args:
+        transformer: In the format that it computes in; on any device, best before it is moved.
+        weights: The format to keep.
+    """
+    transformer.enable_layerwise_casting(
+        storage_dtype=STORAGE[weights], compute_dtype=transformer.dtype
+    )
+
+
+def place(
+    transformer: CogVideoXTransformer3DModel, device: torch.device, *, offload: Offload
+) -> None:
+    """Put a transformer that is in host memory where it is to be.
+
+    Args:
+        transformer: With its weights in their format already.
+        device: Where it computes.
+        offload: "none", "model" or "group".
+    """
+    if offload == "none":
+        transformer.to(device)
+    elif offload == "group":
+        from diffusers.hooks import apply_group_offloading
+
+        streams = device.type == "cuda"
+        apply_group_offloading(
+            transformer,
+            onload_device=device,
+            offload_device=torch.device("cpu"),
+            offload_type="block_level",
+            num_blocks_per_group=1,
+            use_stream=streams,
+            record_stream=streams,
+        )
+
+
+@contextmanager
+def on_device(
+    transformer: CogVideoXTransformer3DModel, device: torch.device, *, offload: Offload
+) -> Iterator[None]:
+    """Have a transformer on its device for a pass; under "model" it goes back to host memory."""
+    if offload != "model":
+        yield
+        return
+    transformer.to(device)
+    try:
+        yield
+    finally:
+        transformer.to("cpu")
+        release_memory(device)
+
+
+def _blocks(transformer: nn.Module) -> list[nn.Module]:
+    return [
+        block
+        for child in transformer.children()
+        if isinstance(child, nn.ModuleList)
+        for block in child
+    ]
+
+
+def _bytes(module: nn.Module) -> int:
+    return sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
+
+
+def _gb(num_bytes: float) -> str:
+    return f"{num_bytes / 1e9:.1f} GB"

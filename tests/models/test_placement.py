@@ -1,0 +1,134 @@
+"""Where the weights are changes no number; in which format they are kept does."""
+
+import pytest
+import torch
+from pipelines import GOLDEN_PIPELINE
+from torch import nn
+
+from cogedit.models.checkpoint import find_checkpoint
+from cogedit.models.cost import TransformerSizes, activation_bytes
+from cogedit.models.denoiser import Denoiser
+from cogedit.models.loading import load_transformer
+from cogedit.models.placement import Demand, choose_offload, on_device, place, store_weights
+from cogedit.models.rows import EditTexts
+
+CPU = torch.device("cpu")
+GB = 10**9
+COGVIDEOX_5B = Demand(weights=int(11.1 * GB), resident=int(0.9 * GB), activations=int(5.7 * GB))
+
+
+@pytest.fixture
+def transformer():
+    return load_transformer(find_checkpoint(str(GOLDEN_PIPELINE)), device=CPU, dtype=torch.float32)
+
+
+def velocity(transformer):
+    generator = torch.Generator().manual_seed(1)
+    embeds = torch.randn(1, 226, 32, generator=generator)
+    sample = torch.randn(1, 3, 16, 8, 12, generator=generator)
+    return Denoiser(transformer, embeds=embeds, texts=[EditTexts(0, None, 0, 0)]).velocity(
+        sample, 500
+    )
+
+
+@pytest.mark.parametrize(
+    ("free", "expected", "said"),
+    [
+        (80, "none", "stays on the device: 11.1 GB of weights and about 5.7 GB beside them, 80.0"),
+        (18, "none", "stays on the device"),
+        (17, "group", "block by block"),  # 16.8 GB, and a reserve of 5 %
+        (8, "group", "do not fit into 8.0 GB free"),
+        (6, "group", "even so it takes about 6.6 GB (--weights fp8 or fewer frames help)"),
+    ],
+)
+def test_the_fastest_that_fits(free, expected, said):
+    chosen, why = choose_offload(COGVIDEOX_5B, free=free * GB)
+    assert chosen == expected
+    assert said in why
+    assert ("even so" in why) == (free == 6)
+
+
+def test_a_demand_counts_two_blocks_and_what_is_outside():
+    model = nn.Module()
+    model.outside = nn.Linear(10, 1, bias=False)
+    model.blocks = nn.ModuleList([nn.Linear(10, 10, bias=False) for _ in range(5)])
+    found = Demand.of(model, 7)
+    assert found == Demand(weights=4 * 510, resident=4 * (10 + 200), activations=7)
+
+
+def test_group_offload_gives_the_same_numbers(transformer):
+    """On the CPU the blocks move nowhere, through the same hooks."""
+    expected = velocity(transformer)
+    place(transformer, CPU, offload="group")
+    assert torch.equal(velocity(transformer), expected)
+    assert torch.equal(velocity(transformer), expected)
+
+
+def test_model_offload_gives_the_same_numbers(transformer):
+    expected = velocity(transformer)
+    place(transformer, CPU, offload="model")
+    with on_device(transformer, CPU, offload="model"):
+        assert torch.equal(velocity(transformer), expected)
+
+
+@pytest.mark.parametrize(
+    ("weights", "dtype", "size", "error"),
+    [
+        ("fp8", torch.bfloat16, 1, 0.2),
+        ("fp8", torch.float32, 1, 0.2),
+        ("bf16", torch.float32, 2, 0.02),
+    ],
+)
+def test_weights_in_fewer_bits(weights, dtype, size, error):
+    checkpoint = find_checkpoint(str(GOLDEN_PIPELINE))
+    whole = load_transformer(checkpoint, device=CPU, dtype=dtype)
+    expected = velocity(whole)
+    stored = load_transformer(checkpoint, device=CPU, dtype=dtype)
+    store_weights(stored, weights)
+    for _ in range(2):
+        found = velocity(stored)
+        assert 0 < (found - expected).norm() / expected.norm() < error
+    block = stored.transformer_blocks[0]
+    assert block.ff.net[2].weight.element_size() == size
+    assert block.norm1.linear.weight.dtype == stored.patch_embed.proj.weight.dtype == dtype
+    assert Demand.of(stored, 0).weights < Demand.of(whole, 0).weights
+    assert stored.dtype == dtype  # what it computes in
+
+
+def test_stored_weights_come_block_by_block_too(transformer):
+    store_weights(transformer, "fp8")
+    expected = velocity(transformer)
+    place(transformer, CPU, offload="group")
+    assert torch.equal(velocity(transformer), expected)
+
+
+@pytest.mark.gpu
+def test_offload_on_a_gpu_gives_the_same_numbers():
+    device = torch.device("cuda")
+    checkpoint = find_checkpoint(str(GOLDEN_PIPELINE))
+    results = []
+    for offload in ("none", "model", "group"):
+        model = load_transformer(checkpoint, device=CPU, dtype=torch.bfloat16)
+        place(model, device, offload=offload)
+        with on_device(model, device, offload=offload):
+            assert model.device.type == "cuda"
+            results += [velocity(model), velocity(model)]
+    assert all(torch.equal(result, results[0]) for result in results)
+
+
+@pytest.mark.gpu
+def test_group_offload_keeps_two_blocks_on_the_gpu():
+    from diffusers import CogVideoXTransformer3DModel
+
+    device = torch.device("cuda")
+    config = {"num_attention_heads": 16, "num_layers": 12, "text_embed_dim": 32}
+    model = CogVideoXTransformer3DModel(**config).to(torch.bfloat16).eval().requires_grad_(False)
+    demand = Demand.of(model, 0)
+    place(model, device, offload="group")
+    velocity(model)  # the order of the blocks is learned in the first pass
+    torch.cuda.reset_peak_memory_stats(device)
+    velocity(model)
+    sizes = TransformerSizes.of(dict(model.config))
+    expected = activation_bytes(sizes, (3, 8, 12), rows=1, item_size=2)
+    assert torch.cuda.max_memory_allocated(device) < demand.resident + 2 * expected
+    assert demand.resident < 0.5 * demand.weights
