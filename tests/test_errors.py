@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from videos import ffmpeg, make_video
 
 import cogedit
-from cogedit.cli import app
+from cogedit.cli import app, main
 
 MODEL = ("--model", str(GOLDEN_PIPELINE), "--dtype", "fp32", "--device", "cpu")
 SMALL = (*MODEL, "--max-num-frames", "9")
@@ -286,3 +286,15 @@ def test_json_prints_nothing_on_failure(fail):
     assert code == 3
     with pytest.raises(json.JSONDecodeError):
         json.loads(said)
+
+
+def test_interrupt_before_the_command_runs_is_130_too(monkeypatch, capsys):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cogedit.cli.commands.app", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130
+    said = "interrupted: the same command goes on from what is kept\n"
+    assert capsys.readouterr() == ("", said)

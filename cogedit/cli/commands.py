@@ -6,6 +6,8 @@ The stages are imported by the command that runs them: `--help` needs none of th
 from __future__ import annotations
 
 import os
+import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,6 +21,7 @@ from cogedit.cli.diagnosis import doctor
 from cogedit.cli.dry_run import show_estimate
 from cogedit.cli.options import Call, with_options
 from cogedit.cli.reporting import report
+from cogedit.cli.screen import tell_stopped
 from cogedit.errors import UsageError
 from cogedit.version import __version__
 
@@ -96,7 +99,10 @@ Trajectory = Annotated[
 
 def main() -> None:
     """Run the command line."""
-    app()
+    try:
+        app()
+    except KeyboardInterrupt:  # while the options are read; later a command handles it
+        sys.exit(tell_stopped(signal.SIGINT))
 
 
 @app.callback(invoke_without_command=True)

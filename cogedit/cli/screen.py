@@ -160,10 +160,21 @@ def handle_errors(stop: Stop, *, debug: bool) -> Iterator[None]:
             typer.echo(f"hint: {printable(error.hint)}", err=True)
         raise typer.Exit(error.exit_code) from error
     except KeyboardInterrupt as error:
-        terminated = stop.signum == signal.SIGTERM
-        kind = Terminated if terminated else Interrupted
-        typer.echo(f"{kind.verb}: the same command goes on from what is kept", err=True)
-        raise typer.Exit(kind.exit_code) from error
+        raise typer.Exit(tell_stopped(stop.signum)) from error
+
+
+def tell_stopped(signum: int | None) -> int:
+    """Say that a command was stopped at once, and how to go on.
+
+    Args:
+        signum: The signal that stopped it; None is SIGINT.
+
+    Returns:
+        The exit code.
+    """
+    kind = Terminated if signum == signal.SIGTERM else Interrupted
+    typer.echo(f"{kind.verb}: the same command goes on from what is kept", err=True)
+    return kind.exit_code
 
 
 def printable(text: str) -> str:
