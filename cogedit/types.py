@@ -14,7 +14,7 @@ from typing import Literal
 
 ResizeMode = Literal["crop", "pad", "stretch"]
 InverseStep = Literal["consistent", "upstream"]
-Reader = Literal["decord", "ffmpeg"]
+Reader = Literal["decord", "ffmpeg", "ffmpeg-tonemap"]
 DType = Literal["bf16", "fp16", "fp32"]
 Weights = Literal["bf16", "fp8"]
 Offload = Literal["auto", "none", "model", "group"]
@@ -46,7 +46,7 @@ class SourceVideo:
         rotation: Rotation that the container asks for, clockwise in degrees: 0, 90, 180 or 270.
         fps: Frames per second, exact.
         num_frames: Number of frames that the reader delivers.
-        reader: Which decoder is right for this file.
+        reader: Which decoder is right for this file; "ffmpeg-tonemap" maps HDR to BT.709.
         has_audio: Whether the file has a sound stream.
     """
 

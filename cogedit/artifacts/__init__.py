@@ -41,7 +41,12 @@ from cogedit.artifacts.store import (
     write_artifact,
 )
 from cogedit.artifacts.unfinished import UNFINISHED_SUFFIX, Unfinished, made_together
-from cogedit.artifacts.workspace import Workspace, default_workspace, newest_in_directory
+from cogedit.artifacts.workspace import (
+    Workspace,
+    default_workspace,
+    newest_in_directory,
+    short_stem,
+)
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -81,6 +86,7 @@ __all__ = [
     "read_steps",
     "record_of",
     "record_text",
+    "short_stem",
     "show_size",
     "sniff_kind",
     "unused",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +15,24 @@ from cogedit.types import ArtifactKind
 
 FOLDER_SUFFIX = ".cogedit"
 
+_MAX_STEM_BYTES = 150
+
 
 def default_workspace(video: Path) -> Path:
     """Where the artifacts of a video go: `<video stem>.cogedit`, in the current directory."""
-    return Path(f"{video.stem}{FOLDER_SUFFIX}")
+    return Path(f"{short_stem(video)}{FOLDER_SUFFIX}")
+
+
+def short_stem(file: Path) -> str:
+    """The name of a file without its suffix, short enough for something to be added to it.
+
+    File systems take names of 255 bytes. Two long names may have one short one: what lies in a
+    workspace is told apart by content key.
+    """
+    name = os.fsencode(file.stem)
+    if len(name) <= _MAX_STEM_BYTES:
+        return file.stem
+    return name[:_MAX_STEM_BYTES].decode(errors="ignore")
 
 
 @dataclass(frozen=True)

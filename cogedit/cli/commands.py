@@ -22,6 +22,7 @@ from cogedit.cli.dry_run import show_estimate
 from cogedit.cli.options import Call, with_options
 from cogedit.cli.reporting import report
 from cogedit.cli.screen import tell_stopped
+from cogedit.cli.usage import Commands
 from cogedit.errors import UsageError
 from cogedit.version import __version__
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="cogedit",
+    cls=Commands,
     help="Edit real videos by text with CogVideoX: invert once, edit many times.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from cogedit.errors import CogeditError, Interrupted, Terminated
+from cogedit.errors import CogeditError, Interrupted, StorageError, Terminated
 
 if TYPE_CHECKING:
     from cogedit.stages.stop import Stop
@@ -22,6 +23,21 @@ if TYPE_CHECKING:
 
 PLAIN_INTERVAL = 30.0
 """Seconds between two progress lines where there is no terminal."""
+
+_REFUSED_BY_THE_SYSTEM = {
+    errno.EACCES,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EIO,
+    errno.ELOOP,
+    errno.EMFILE,
+    errno.ENAMETOOLONG,
+    errno.ENFILE,
+    errno.ENOSPC,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ESTALE,
+}
 
 
 @dataclass(frozen=True)
@@ -63,7 +79,10 @@ class Screen:
         for output in outputs:
             path = str(output["path"])
             # A path that begins with a dash would be an option to the next command.
-            typer.echo(f"./{path}" if path.startswith("-") else path)
+            path = f"./{path}" if path.startswith("-") else path
+            # A terminal is shown what is in it; another program gets the very bytes, which may be
+            # no UTF-8.
+            typer.echo(printable(path) if sys.stdout.isatty() else os.fsencode(path))
 
     @contextmanager
     def progress(self, doing: str, total: int) -> Iterator[OnStep]:
@@ -159,6 +178,15 @@ def handle_errors(stop: Stop, *, debug: bool) -> Iterator[None]:
         if error.hint is not None:
             typer.echo(f"hint: {printable(error.hint)}", err=True)
         raise typer.Exit(error.exit_code) from error
+    except OSError as error:
+        # What no stage foresaw, such as a full disk below stdout. The rest is a bug.
+        if error.errno not in _REFUSED_BY_THE_SYSTEM:
+            raise
+        if debug:
+            traceback.print_exc()
+        where = "" if error.filename is None else f" {os.fsdecode(error.filename)}"
+        typer.echo(f"error: cannot read or write{printable(where)}: {error.strerror}", err=True)
+        raise typer.Exit(StorageError.exit_code) from error
     except KeyboardInterrupt as error:
         raise typer.Exit(tell_stopped(stop.signum)) from error
 
@@ -178,10 +206,9 @@ def tell_stopped(signum: int | None) -> int:
 
 
 def printable(text: str) -> str:
-    """Show control characters by their code: a file name must not move the cursor."""
+    """Show control characters by their code: a name must not move the cursor or add a line."""
     return "".join(
-        char if char.isprintable() or char == "\n" else char.encode("unicode_escape").decode()
-        for char in text
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
     )
 
 

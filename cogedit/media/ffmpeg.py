@@ -7,19 +7,15 @@ of `CONTAINERS` alone, so that a playlist under a video's name is never followed
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import subprocess
-import threading
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from cogedit.errors import ConfigError
+from cogedit.media.pipe import ProcessPipe
 
 # Names of ffmpeg's demuxers. The pure sound formats are there for the better error message only.
 CONTAINERS = (
@@ -39,8 +35,10 @@ CONTAINERS = (
     "flac",
 )
 MAX_FRAME_PIXELS = 8192 * 4320
+INPUT_NAME = "file:input"
 
-_STDERR_KEPT = 64 * 1024
+_SURELY_WHOLE = 200  # bytes of a name that ffmpeg never cuts
+
 _ERROR_LINE = re.compile(r"^(?:\[[^\]]* @ [^\]]*\] )*\[(?:error|fatal|panic)\] (.*)$", re.MULTILINE)
 
 
@@ -143,11 +141,8 @@ def first_error(stderr: str) -> str:
     return match.group(1).strip() if match else "no message"
 
 
-class FfmpegPipe:
+class FfmpegPipe(ProcessPipe):
     """A running ffmpeg whose stdin or stdout carries frames. Use it in a `with` statement.
-
-    Leaving the block kills a process that still runs. A call that blocks for longer than
-    `stall_timeout` seconds kills it too, which the call then sees as the end of the stream.
 
     Args:
         args: Arguments after the common ones.
@@ -160,114 +155,39 @@ class FfmpegPipe:
     def __init__(self, args: Sequence[str], stall_timeout: float = 120.0) -> None:
         command = _command(args)
         self._executable = command[0]
-        self._stall_timeout = stall_timeout
-        self._deadline: float | None = None
-        self._closed = threading.Event()
-        self._stderr = bytearray()
-        self.timed_out = False
         try:
-            # A session of its own: Ctrl-C reaches us and not ffmpeg, which must not finish a
-            # file that we are about to throw away.
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env=_environment(),
-                start_new_session=True,
-            )
+            super().__init__(command, stall_timeout=stall_timeout, environment=_environment())
         except OSError as error:
             raise _not_runnable(command[0], error) from error
-        self._threads = [
-            threading.Thread(target=self._drain_stderr, daemon=True),
-            threading.Thread(target=self._watch, daemon=True),
-        ]
-        for thread in self._threads:
-            thread.start()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._process.poll() is None:
-            self._process.kill()
-        self._process.wait()
-        self._closed.set()
-        for thread in self._threads:
-            thread.join()
-        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
-            if stream is not None:
-                with contextlib.suppress(BrokenPipeError):  # bytes for a process that is gone
-                    stream.close()
-
-    def read_into(self, buffer: memoryview) -> int:
-        """Fill `buffer` with bytes from stdout; returns how many came before the stream ended."""
-        stdout = self._process.stdout
-        if stdout is None:
-            raise ValueError("this ffmpeg has no stdout")
-        filled = 0
-        self._deadline = time.monotonic() + self._stall_timeout
-        try:
-            while filled < len(buffer):
-                count = stdout.readinto(buffer[filled:])  # type: ignore[attr-defined]
-                if not count:
-                    break
-                filled += count
-        finally:
-            self._deadline = None
-        return filled
-
-    def write(self, data: memoryview) -> None:
-        """Send bytes to stdin.
-
-        Raises:
-            BrokenPipeError: ffmpeg has ended; `finish` says why.
-        """
-        stdin = self._process.stdin
-        if stdin is None:
-            raise ValueError("this ffmpeg has no stdin")
-        self._deadline = time.monotonic() + self._stall_timeout
-        try:
-            stdin.write(data)
-        finally:
-            self._deadline = None
 
     def finish(self) -> FfmpegResult:
         """Close its stdin, wait for its end and return status and messages (stdout stays empty)."""
-        self._deadline = time.monotonic() + self._stall_timeout
-        try:
-            if self._process.stdin is not None:
-                with contextlib.suppress(BrokenPipeError):  # the status says why it is gone
-                    self._process.stdin.close()
-            returncode = self._process.wait()
-        finally:
-            self._deadline = None
-        self._threads[0].join()
-        stderr = self._stderr.decode("utf-8", errors="replace")
+        returncode, stderr = self.wait()
         _check_version(self._executable, stderr)
         return FfmpegResult(returncode, b"", stderr)
 
-    def _drain_stderr(self) -> None:
-        # A pipe that nobody empties stops ffmpeg after 64 kB of messages.
-        stderr = self._process.stderr
-        if stderr is None:
-            return
-        while chunk := stderr.read1(4096):  # type: ignore[attr-defined]
-            if len(self._stderr) < _STDERR_KEPT:
-                self._stderr += chunk
 
-    def _watch(self) -> None:
-        while not self._closed.wait(0.2):
-            deadline = self._deadline
-            if deadline is not None and time.monotonic() > deadline:
-                self.timed_out = True
-                self._process.kill()
-                return
+def without_name(stderr: str, path: Path) -> str:
+    """Take the name of an input out of ffmpeg's messages.
+
+    ffmpeg prints names as they are, and a name may hold line ends and what looks like a message.
+
+    Args:
+        stderr: The messages.
+        path: The input; `INPUT_NAME` stands for it in what is returned.
+    """
+    url = os.fsencode(file_url(path)).decode("utf-8", errors="replace")
+    # ffmpeg cuts a message at 1023 bytes, and with it a long name: at every place, what agrees with
+    # the name is the name.
+    first, *others = stderr.split(url[:_SURELY_WHOLE])
+    rest = url[_SURELY_WHOLE:]
+    kept = [first]
+    for other in others:
+        end = 0
+        while end < min(len(rest), len(other)) and other[end] == rest[end]:
+            end += 1
+        kept.append(other[end:])
+    return INPUT_NAME.join(kept)
 
 
 def _command(args: Sequence[str]) -> list[str]:

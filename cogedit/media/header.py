@@ -13,8 +13,9 @@ _STREAM_LINE = re.compile(
     r"(?P<rest>.*)$",
     re.MULTILINE,
 )
-# "(High) (avc1 / 0x31637661), yuv420p(tv, bt709), 160x96 ..."
-_PIXEL_FORMAT = re.compile(r", ([a-z][a-z0-9]+)(?:\([^)]*\))?, \d+x\d+")
+# "(High) (avc1 / 0x31637661), yuv420p(tv, bt2020nc/bt2020/smpte2084, top first), 160x96 ..."
+_PIXEL_FORMAT = re.compile(r", ([a-z][a-z0-9]+)(?:\((.*?)\))?, \d+x\d+")
+_HDR_TRANSFERS = ("smpte2084", "arib-std-b67")  # PQ and HLG
 _ROTATION = re.compile(r"Display Matrix: rotation of (-?[\d.]+) degrees")
 
 
@@ -25,6 +26,8 @@ class InputHeader:
     Attributes:
         container: First of the container's names ("mov" for mp4); empty if none was opened.
         pixel_format: Of the video stream that was mapped; empty if there is none.
+        is_hdr: Whether its transfer function is PQ or HLG.
+        is_interlaced: Whether its frames are said to hold two fields each.
         printed_rates: Frame rates with two decimals: the average, then the guessed one.
         has_display_matrix: Whether the container asks to turn or mirror the picture.
         clockwise: By how many degrees it asks to turn it, 0 to 360.
@@ -34,6 +37,8 @@ class InputHeader:
 
     container: str
     pixel_format: str
+    is_hdr: bool
+    is_interlaced: bool
     printed_rates: tuple[Fraction, ...]
     has_display_matrix: bool
     clockwise: float
@@ -53,11 +58,15 @@ def parse_header(stderr: str) -> InputHeader:
         if video.group("index") == chosen:
             line = video.group("rest")
             side_data = header[video.end() :].partition("\n[info]   Stream #")[0]
+    layout = _PIXEL_FORMAT.search(line)
+    colour = (layout.group(2) or "") if layout else ""
     # ffmpeg counts counter-clockwise, phones and players clockwise.
     counter_clockwise = float(_first_group(_ROTATION, side_data) or 0.0)
     return InputHeader(
         container=_first_group(_CONTAINER_LINE, header).split(",")[0],
         pixel_format=_first_group(_PIXEL_FORMAT, line),
+        is_hdr=any(name in colour for name in _HDR_TRANSFERS),
+        is_interlaced=" first" in f" {colour}",
         printed_rates=_printed_rates(line),
         has_display_matrix="Display Matrix" in side_data,
         clockwise=-counter_clockwise % 360.0,

@@ -12,19 +12,20 @@ import hashlib
 import importlib.util
 import re
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
 from cogedit.errors import StorageError, VideoError
 from cogedit.media.ffmpeg import (
+    INPUT_NAME,
     MAX_FRAME_PIXELS,
     FfmpegResult,
-    file_url,
     first_error,
     has_error,
     input_args,
     run_ffmpeg,
+    without_name,
 )
 from cogedit.media.header import InputHeader, parse_header
 from cogedit.media.timing import PacketTable, find_frame_rate, parse_framecrc, snap_rate
@@ -66,7 +67,8 @@ class VideoFacts:
         start: Time of the first frame in the file, in seconds: sound may begin before it.
         variable_frame_rate: Whether no constant rate explains the timestamps.
         num_frames: Number of frames that the reader delivers.
-        has_edit_list: Whether an edit list takes packets out of the presentation.
+        is_hdr: Whether its transfer function is PQ or HLG, which the reader maps to BT.709.
+        is_interlaced: Whether its frames are said to hold two fields each.
         is_damaged: Whether ffmpeg complained while it listed the packets.
         reader: Which decoder is right for this file.
     """
@@ -83,7 +85,8 @@ class VideoFacts:
     start: Fraction
     variable_frame_rate: bool
     num_frames: int
-    has_edit_list: bool
+    is_hdr: bool
+    is_interlaced: bool
     is_damaged: bool
     reader: Reader
 
@@ -100,6 +103,13 @@ class VideoFacts:
             notes.append(f"the file is damaged or cut short: {self.num_frames} frames are readable")
         if self.sample_aspect_ratio != 1:
             notes.append(f"pixels are not square: shown as {self.width}x{self.height}")
+        if self.is_hdr:
+            notes.append("the video is HDR: tone mapped to BT.709, with white at 203 nits")
+        if self.is_interlaced:
+            notes.append(
+                "the video is interlaced: each frame is read with its two fields as they are; "
+                "deinterlacing it first gives cleaner edits"
+            )
         return tuple(notes)
 
 
@@ -174,9 +184,10 @@ def probe_facts(path: Path) -> VideoFacts:
         start=packets.timestamps[0] * packets.time_base,
         variable_frame_rate=is_variable,
         num_frames=num_frames,
-        has_edit_list=packets.num_discarded > 0,
+        is_hdr=header.is_hdr,
+        is_interlaced=header.is_interlaced,
         is_damaged=is_damaged,
-        reader="decord" if is_safe and _decord_is_right(header, packets) else "ffmpeg",
+        reader=_choose_reader(header, packets, is_safe=is_safe),
     )
 
 
@@ -252,7 +263,8 @@ def check_file(path: Path) -> None:
 
 def _run(path: Path, args: list[str], *, timeout: float = _PROBE_TIMEOUT) -> FfmpegResult:
     try:
-        return run_ffmpeg([*input_args(path), *args], timeout=timeout)
+        result = run_ffmpeg([*input_args(path), *args], timeout=timeout)
+        return replace(result, stderr=without_name(result.stderr, path))
     except TimeoutError as error:
         raise VideoError(
             f"{path} could not be read within {timeout:.0f} seconds",
@@ -262,16 +274,26 @@ def _run(path: Path, args: list[str], *, timeout: float = _PROBE_TIMEOUT) -> Ffm
 
 def _unreadable(path: Path, result: FfmpegResult) -> VideoError:
     if "matches no streams" in result.stderr:
-        found = "sound" if parse_header(result.stderr).audio_codec else "no picture"
+        found = "sound but no" if parse_header(result.stderr).audio_codec else "no"
         return VideoError(
-            f"{path} holds {found} but no video stream", hint="name a file with moving pictures"
+            f"{path} holds {found} video stream", hint="name a file with moving pictures"
         )
+    size = re.search(r"Picture size (\d+x\d+) is invalid", result.stderr)
+    if size:
+        return _too_large(path, size.group(1))
     if "not on whitelist" in result.stderr:
         return VideoError(f"{path} is not a video: expected {_READABLE}", hint="convert it to mp4")
-    reason = first_error(result.stderr).replace(file_url(path), path.name)
+    reason = first_error(result.stderr).replace(INPUT_NAME, path.name)
     return VideoError(
         f"{path} is not a video that can be read: expected {_READABLE}, ffmpeg says: {reason}",
         hint="check that the file is complete",
+    )
+
+
+def _too_large(path: Path, size: str) -> VideoError:
+    return VideoError(
+        f"{path} has frames of {size}, at most 8192x4320 pixels are read",
+        hint="scale it down first",
     )
 
 
@@ -289,14 +311,15 @@ def _parse_packets(path: Path, result: FfmpegResult) -> PacketTable:
 
 def _check_bounds(path: Path, packets: PacketTable) -> None:
     if packets.width <= 0 or packets.height <= 0:
-        raise VideoError(f"{path} has frames of unknown size", hint="check that it is complete")
+        # What ffmpeg says of a size that it refuses to look into.
+        raise VideoError(
+            f"{path} has frames of unknown size: at most 8192x4320 pixels are read",
+            hint="check that it is complete, or scale it down first",
+        )
     # Also as displayed: a pixel can claim to be a thousand times as wide as high.
     width = max(packets.width, _displayed_size(packets, 0)[0])
     if width * packets.height > MAX_FRAME_PIXELS:
-        raise VideoError(
-            f"{path} has frames of {width}x{packets.height}, at most 8192x4320 pixels are read",
-            hint="scale it down first",
-        )
+        raise _too_large(path, f"{width}x{packets.height}")
     if len(packets.timestamps) > MAX_FRAMES:
         raise VideoError(
             f"{path} has more than {MAX_FRAMES} frames, which is the bound", hint="cut it first"
@@ -323,6 +346,12 @@ def _counted_by_packets(header: InputHeader, packets: PacketTable, *, is_damaged
         and packets.num_discarded == 0
         and not is_damaged
     )
+
+
+def _choose_reader(header: InputHeader, packets: PacketTable, *, is_safe: bool) -> Reader:
+    if header.is_hdr:
+        return "ffmpeg-tonemap"
+    return "decord" if is_safe and _decord_is_right(header, packets) else "ffmpeg"
 
 
 def _decord_is_right(header: InputHeader, packets: PacketTable) -> bool:

@@ -1,14 +1,16 @@
 """Frames of a video file as arrays, by decord or by ffmpeg, one at a time.
 
 Both readers go through the file from its first frame: seeking is where decoders differ. They return
-the same bytes wherever the probe takes decord. decord and torch are imported on first use, torch
-first: loaded the other way round, the two bring clashing libraries on some systems.
+the same bytes wherever the probe takes decord. Both run as processes of their own with a bound on
+how long one frame may take: a file that makes a decoder hang or crash ends as a sentence.
 """
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Generator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -20,10 +22,21 @@ from numpy.typing import NDArray
 from cogedit.errors import UsageError, VideoError
 from cogedit.media.clip import ResizePlan
 from cogedit.media.ffmpeg import FfmpegPipe, first_error, input_args
+from cogedit.media.pipe import ProcessPipe
 from cogedit.media.probe import probe_facts
 from cogedit.types import Reader, SourceVideo
 
 Frames = NDArray[np.uint8]
+
+_DECORD_PROGRAM = Path(__file__).with_name("decord_child.py")
+_DECORD_TIMEOUT = 60.0  # seconds for one frame
+
+# HDR to BT.709: reference white, 203 nits in BT.2408, is 1.0; what SDR can show keeps its value and
+# what is brighter is compressed.
+_TONE_MAP = (
+    "zscale=transfer=linear:npl=203,format=gbrpf32le,zscale=primaries=bt709,"
+    "tonemap=mobius:desat=0,zscale=transfer=bt709:matrix=bt709:range=tv,format=yuv444p"
+)
 
 
 def read_clip(
@@ -161,45 +174,55 @@ def _read_frames(stream: _Stream, indices: Sequence[int]) -> Generator[Frames, N
 
 
 def _read_by_decord(stream: _Stream, indices: Sequence[int]) -> Generator[Frames, None, None]:
-    import torch  # noqa: F401  (before decord: see the top of this file)
-
-    try:
-        import decord
-    except (ImportError, OSError) as error:
-        raise VideoError(
-            "decord is installed but cannot be loaded", hint="pip uninstall decord"
-        ) from error
-    decode_errors = (decord.DECORDError, RuntimeError, StopIteration, IndexError)
-    try:
-        video = decord.VideoReader(
-            str(stream.path.absolute()), decord.cpu(0), width=stream.width, height=stream.height
-        )
-        found = len(video)
-    except decode_errors as error:
-        raise _wrong_frame(0, stream, _first_line(error)) from error
-    if found != stream.num_frames:
-        raise _wrong_frame(found, stream, "decord counts otherwise")
-    wanted = set(indices)
-    for index in range(indices[-1] + 1):
-        try:
-            # Frames between the wanted ones are decoded too: decord's seeking is not exact.
-            frame: Frames = video.next().asnumpy()
-        except decode_errors as error:
-            raise _wrong_frame(index, stream, _first_line(error)) from error
-        if index in wanted:
+    request = {
+        "path": str(stream.path.absolute()),
+        "width": stream.width,
+        "height": stream.height,
+        "num_frames": stream.num_frames,
+        "indices": list(indices),
+    }
+    # -P keeps the folder of the program, which has modules of ours, out of its imports.
+    command = [sys.executable, "-P", str(_DECORD_PROGRAM)]
+    with ProcessPipe(command, stall_timeout=_DECORD_TIMEOUT) as decord:
+        with suppress(BrokenPipeError):  # its status says why it ended
+            decord.write(memoryview(json.dumps(request).encode()))
+        decord.close_stdin()
+        for index in indices:
+            frame = np.empty((stream.height, stream.width, 3), dtype=np.uint8)
+            if decord.read_into(frame.data.cast("B")) != frame.nbytes:
+                status, messages = decord.wait()
+                reason = f"decord ended with status {status}"
+                if decord.timed_out:
+                    reason = f"decord gave no frame for {_DECORD_TIMEOUT:.0f} seconds"
+                raise _failed_in_decord(messages, index, stream=stream, reason=reason)
             yield frame
+
+
+def _failed_in_decord(messages: str, index: int, *, stream: _Stream, reason: str) -> VideoError:
+    """Which frame failed and why: what the child's last line says, or else `index` and `reason`."""
+    if "import decord" in messages:  # the line of the traceback
+        return VideoError("decord is installed but cannot be loaded", hint="pip uninstall decord")
+    try:
+        said = json.loads(messages.strip().splitlines()[-1])
+        return _wrong_frame(int(said["index"]), stream, str(said["reason"]))
+    except (ValueError, LookupError, TypeError):
+        return _wrong_frame(index, stream, reason)
 
 
 def _read_by_ffmpeg(stream: _Stream, indices: Sequence[int]) -> Generator[Frames, None, None]:
     scale = f"scale={stream.width}:{stream.height}:flags={stream.scaling}"
+    tone_map = f"{_TONE_MAP}," if stream.reader == "ffmpeg-tonemap" else ""
     args = [
+        # Not several frames at once: ffmpeg 9 then reads other pixels of Theora from run to run.
+        "-thread_type",
+        "slice",
         *input_args(stream.path),
         "-map",
         "0:V:0",
         # The scale filter changes nothing but the pixel format where the size is right already; it
         # makes pixels square, and keeps a stream that changes its size from shifting the bytes.
         "-vf",
-        f"select={_select_expression(indices)},{scale},format=rgb24",
+        f"select={_select_expression(indices)},{tone_map}{scale},format=rgb24",
         "-fps_mode",
         "passthrough",
         "-frames:v",
@@ -214,6 +237,11 @@ def _read_by_ffmpeg(stream: _Stream, indices: Sequence[int]) -> Generator[Frames
             frame = np.empty((stream.height, stream.width, 3), dtype=np.uint8)
             if ffmpeg.read_into(frame.data.cast("B")) != frame_bytes:
                 result = ffmpeg.finish()
+                if "No such filter" in result.stderr:
+                    raise VideoError(
+                        f"{stream.path} is HDR, and this ffmpeg has no zscale to tone map it with",
+                        hint="unset IMAGEIO_FFMPEG_EXE to use the one that imageio-ffmpeg ships",
+                    )
                 reason = "no answer in time" if ffmpeg.timed_out else first_error(result.stderr)
                 raise _wrong_frame(indices[number], stream, reason)
             yield frame
@@ -237,12 +265,6 @@ def _wrong_frame(index: int, stream: _Stream, reason: str) -> VideoError:
         f"({reason})",
         hint="check that the file is complete, or re-encode it",
     )
-
-
-def _first_line(error: BaseException) -> str:
-    # decord puts a C++ stack trace below its message.
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
 
 
 def scale_frame(frame: Frames, width: int, *, height: int) -> Frames:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import secrets
+import shlex
+import signal
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -38,6 +40,7 @@ _COPIED_AUDIO: dict[str, frozenset[str] | None] = {
     ".mkv": None,
 }
 
+_FILE_SIZE_SIGNAL = getattr(signal, "SIGXFSZ", 0)  # Windows has none, and no such limit
 _MAX_COMMENT_BYTES = 100_000  # the kernel takes 128 KiB in one argument
 # How long ffmpeg may be silent: AV1 codes most of a clip after its last frame has arrived, and a
 # busy machine is slow at it.
@@ -115,7 +118,7 @@ def write_video(
     if not path.parent.is_dir():
         raise StorageError(
             f"cannot write {path}: the folder {path.parent} does not exist",
-            hint=f"mkdir -p {path.parent}",
+            hint=f"mkdir -p {shlex.quote(str(path.parent))}",
         )
     if encoding.codec == "png":
         write_pictures(stream.frames, path, comment=comment)
@@ -231,6 +234,11 @@ def _encode(stream: FrameStream, path: Path, *, args: list[str]) -> None:
 
 
 def _failed(path: Path, result: FfmpegResult) -> StorageError:
+    if result.returncode == -_FILE_SIZE_SIGNAL:
+        return StorageError(
+            f"cannot write {path}: it would be larger than this process may write",
+            hint="raise the limit: ulimit -f",
+        )
     for message in ("No space left on device", "File too large", "Disk quota exceeded"):
         if message in result.stderr:
             return StorageError(f"cannot write {path}: {message}", hint="free some space")

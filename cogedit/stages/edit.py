@@ -10,6 +10,7 @@ from cogedit.artifacts import (
     EditRecord,
     Workspace,
     content_key,
+    short_stem,
     sniff_kind,
 )
 from cogedit.config import Settings
@@ -94,7 +95,7 @@ def edit(
 
 def _video_name(record: EditRecord) -> str:
     """Name a video after source, prompt and content key, without a suffix."""
-    source = Path(record.trajectory.latents.frames.source.name).stem
+    source = short_stem(Path(record.trajectory.latents.frames.source.name))
     return f"{source}-{_slug(record.settings.prompt)}-{content_key(record)[:8]}"
 
 

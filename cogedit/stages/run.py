@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
@@ -255,7 +256,8 @@ def check_writable(path: Path, *, is_folder: bool = False) -> None:
     folder = path.parent
     if not folder.is_dir():
         raise StorageError(
-            f"cannot write {path}: there is no folder {folder}", hint=f"make it: mkdir -p {folder}"
+            f"cannot write {path}: there is no folder {folder}",
+            hint=f"make it: mkdir -p {shlex.quote(str(folder))}",
         )
     if path.is_dir() and not is_folder:
         raise StorageError(f"cannot write {path}: it is a folder", hint="choose another -o")

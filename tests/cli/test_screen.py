@@ -65,7 +65,7 @@ def test_verbose_says_more(capsys):
         ("\x1b[31mred", "\\x1b[31mred"),
         ("tab\tbell\a", "tab\\tbell\\x07"),
         ("שלום \u202eevil", "שלום \\u202eevil"),
-        ("two\nlines", "two\nlines"),
+        ("two\nlines", "two\\nlines"),
     ],
 )
 def test_what_is_shown_moves_no_cursor(text, shown):

@@ -1,0 +1,144 @@
+"""A process that decodes or encodes beside us, with a bound on how long it may be silent."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Self
+
+_STDERR_KEPT = 64 * 1024
+
+
+class ProcessPipe:
+    """A running process whose stdin or stdout carries frames. Use it in a `with` statement.
+
+    Leaving the block kills a process that still runs. A call that blocks for longer than
+    `stall_timeout` seconds kills it too, which the call then sees as the end of the stream.
+
+    Args:
+        command: The program and its arguments.
+        stall_timeout: Seconds that one read or write may take.
+        environment: Its environment; None is that of this process.
+
+    Raises:
+        OSError: It cannot be run.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        stall_timeout: float,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self._stall_timeout = stall_timeout
+        self._deadline: float | None = None
+        self._closed = threading.Event()
+        self._stderr = bytearray()
+        self.timed_out = False
+        # A session of its own: Ctrl-C reaches us and not the process, which must not finish a file
+        # that we are about to throw away.
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment,
+            start_new_session=True,
+        )
+        self._threads = [
+            threading.Thread(target=self._drain_stderr, daemon=True),
+            threading.Thread(target=self._watch, daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        self._closed.set()
+        for thread in self._threads:
+            thread.join()
+        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
+            if stream is not None:
+                with contextlib.suppress(BrokenPipeError):  # bytes for a process that is gone
+                    stream.close()
+
+    def read_into(self, buffer: memoryview) -> int:
+        """Fill `buffer` with bytes from stdout; returns how many came before the stream ended."""
+        stdout = self._process.stdout
+        if stdout is None:
+            raise ValueError("this process has no stdout")
+        filled = 0
+        self._deadline = time.monotonic() + self._stall_timeout
+        try:
+            while filled < len(buffer):
+                count = stdout.readinto(buffer[filled:])  # type: ignore[attr-defined]
+                if not count:
+                    break
+                filled += count
+        finally:
+            self._deadline = None
+        return filled
+
+    def write(self, data: memoryview) -> None:
+        """Send bytes to stdin.
+
+        Raises:
+            BrokenPipeError: The process has ended; `wait` says why.
+        """
+        stdin = self._process.stdin
+        if stdin is None:
+            raise ValueError("this process has no stdin")
+        self._deadline = time.monotonic() + self._stall_timeout
+        try:
+            stdin.write(data)
+        finally:
+            self._deadline = None
+
+    def close_stdin(self) -> None:
+        """Say that no more bytes come."""
+        if self._process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):  # the status says why it is gone
+                self._process.stdin.close()
+
+    def wait(self) -> tuple[int, str]:
+        """Close its stdin, wait for its end and return status and messages."""
+        self._deadline = time.monotonic() + self._stall_timeout
+        try:
+            self.close_stdin()
+            returncode = self._process.wait()
+        finally:
+            self._deadline = None
+        self._threads[0].join()
+        return returncode, self._stderr.decode("utf-8", errors="replace")
+
+    def _drain_stderr(self) -> None:
+        # A pipe that nobody empties stops the process after 64 kB of messages.
+        stderr = self._process.stderr
+        if stderr is None:
+            return
+        while chunk := stderr.read1(4096):  # type: ignore[attr-defined]
+            if len(self._stderr) < _STDERR_KEPT:
+                self._stderr += chunk
+
+    def _watch(self) -> None:
+        while not self._closed.wait(0.2):
+            deadline = self._deadline
+            if deadline is not None and time.monotonic() > deadline:
+                self.timed_out = True
+                self._process.kill()
+                return
