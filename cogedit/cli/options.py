@@ -442,7 +442,8 @@ class Call:
             stage, flag = key.partition(".")[0], _flag(key, self.tables)
             if stage in past:
                 raise UsageError(
-                    f"{flag} has no effect: {source} is past `{stage}`",
+                    f"{flag} has no effect: {source} is past `{stage}`, which was done with "
+                    f"{_made_with(source, key)} (found {self.flags[key]})",
                     hint=f"leave {flag} out, or start from the video",
                 )
         flags = dict(self.flags)
@@ -459,6 +460,19 @@ class Call:
         for key, where in resolved.origins.items():
             if where != "default":
                 self.screen.detail(f"{key}: from {where}")
+
+
+def _made_with(source: Path | None, key: str) -> object:
+    """The value of a setting by which an artifact was made."""
+    from cogedit.artifacts import chain_of, read_record
+
+    stage, _, name = key.partition(".")
+    if source is None:
+        return None
+    made = {"load": "frames", "encode": "latents", "invert": "trajectory"}[stage]
+    [link] = [one for one in chain_of(read_record(source)) if one.kind == made]
+    value: object = getattr(link.settings, name)
+    return value
 
 
 def with_options(

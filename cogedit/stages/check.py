@@ -55,7 +55,7 @@ def check_inversion(
     artifact = read_artifact(trajectory, "trajectory")
     record, tensors = artifact.record, artifact.tensors
     checkpoint = checkpoint_for(settings)
-    check_same_model(str(trajectory), record.model, checkpoint)
+    check_same_model(str(trajectory), record, checkpoint)
     parts = Parts(checkpoint, settings, run=run)
     timesteps = tuple(int(t) for t in tensors["timesteps"])
     inverted = Trajectory(tensors["trajectory"], tensors["latents"], timesteps)

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
-from cogedit.artifacts import ModelRecord
+from cogedit.artifacts import (
+    EditRecord,
+    JsonText,
+    LatentsRecord,
+    ModelRecord,
+    Record,
+    TrajectoryRecord,
+    canonical_json,
+)
 from cogedit.config import Settings, check_settings
 from cogedit.errors import ArtifactMismatch
 from cogedit.models.checkpoint import Checkpoint, cuda_present, find_checkpoint
@@ -76,17 +85,20 @@ def dtype_for(settings: Settings) -> DType:
     return "bf16" if on_cuda else "fp32"
 
 
-def check_same_model(name: str, made_by: ModelRecord, checkpoint: Checkpoint) -> None:
+def check_same_model(
+    name: str, record: LatentsRecord | TrajectoryRecord | EditRecord, checkpoint: Checkpoint
+) -> None:
     """Refuse to go on from an artifact of another model.
 
     Args:
         name: The artifact, for the message.
-        made_by: The model in its record.
+        record: Its record.
         checkpoint: The model of this run.
 
     Raises:
-        ArtifactMismatch: They differ.
+        ArtifactMismatch: They differ; what the schedulers have that differs is named too.
     """
+    made_by = record.model
     if made_by.digest == checkpoint.digest:
         return
     found, expected = (
@@ -95,9 +107,32 @@ def check_same_model(name: str, made_by: ModelRecord, checkpoint: Checkpoint) ->
     )
     raise ArtifactMismatch(
         f"{name} was made with model {found} ({made_by.digest[:12]}); "
-        f"this run uses {expected} ({checkpoint.digest[:12]})",
+        f"this run uses {expected} ({checkpoint.digest[:12]})"
+        f"{_scheduler_change(record, checkpoint)}",
         hint="name the same --model and --revision, or invert the video again with this one",
     )
+
+
+def scheduler_record(checkpoint: Checkpoint) -> JsonText:
+    """Describe the scheduler of a run for an artifact."""
+    config = checkpoint.scheduler_config.items()
+    return canonical_json({key: value for key, value in config if not key.startswith("_")})
+
+
+def _scheduler_change(record: Record, checkpoint: Checkpoint) -> str:
+    """Name the first setting in which the schedulers differ; empty if none does."""
+    if isinstance(record, EditRecord):
+        record = record.trajectory
+    if not isinstance(record, TrajectoryRecord):
+        return ""
+    found = json.loads(record.scheduler)
+    expected = json.loads(scheduler_record(checkpoint))
+    for key in sorted({*found, *expected}):
+        if found.get(key) != expected.get(key):
+            return f", and its scheduler has {key} = {found.get(key)} where this run has " + str(
+                expected.get(key)
+            )
+    return ""
 
 
 def _label(model: str, revision: str | None) -> str:

@@ -49,7 +49,7 @@ class Decoder:
         record = artifact.record
         if isinstance(record, FramesRecord):
             raise TypeError("frames are not decoded")
-        check_same_model(str(source), record.model, self._checkpoint)
+        check_same_model(str(source), record, self._checkpoint)
         if record.kind == "trajectory":
             latents = artifact.tensors["trajectory"][-1]
         else:
@@ -83,7 +83,7 @@ class Decoder:
             ModelError: The model is missing or incomplete.
         """
         artifact = read_artifact(trajectory, "trajectory")
-        check_same_model(str(trajectory), artifact.record.model, self._checkpoint)
+        check_same_model(str(trajectory), artifact.record, self._checkpoint)
         clean = artifact.tensors["latents"][:, num_pad_frames(artifact.record) :]
         array: NDArray[np.uint8] = self._pixels(clean).numpy()
         return array

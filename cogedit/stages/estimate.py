@@ -284,7 +284,7 @@ def _follow(
         chain = [*chain_of(read_record(source, ("frames", "latents", "trajectory")))]
     last = chain[-1]
     if isinstance(last, LatentsRecord | TrajectoryRecord):
-        check_same_model(str(source), last.model, checkpoint)
+        check_same_model(str(source), last, checkpoint)
     if isinstance(last, FramesRecord) and last.tensors:
         found = _found(latents_record(last, checkpoint, settings=settings), workspace)
         chain += [found] if found is not None else []

@@ -10,7 +10,6 @@ from cogedit.artifacts import (
     LatentsRecord,
     TrajectoryRecord,
     Unfinished,
-    canonical_json,
     content_key,
     read_artifact,
     read_record,
@@ -24,6 +23,7 @@ from cogedit.stages.checkpoints import (
     check_same_model,
     check_transformer,
     checkpoint_for,
+    scheduler_record,
     transformer_record,
 )
 from cogedit.stages.encode import encode
@@ -73,7 +73,7 @@ def invert(
     if sniff_kind(source) in (None, "frames"):
         source = encode(source, settings, run=run.earlier).path
     latents = read_record(source, "latents")
-    check_same_model(str(source), latents.model, checkpoint)
+    check_same_model(str(source), latents, checkpoint)
     record = trajectory_record(latents, checkpoint, settings=settings)
 
     def make() -> Mapping[str, Tensor]:
@@ -114,9 +114,7 @@ def trajectory_record(
         latents=latents,
         model=transformer_record(checkpoint, settings),
         settings=settings.invert,
-        scheduler=canonical_json(
-            {k: v for k, v in checkpoint.scheduler_config.items() if not k.startswith("_")}
-        ),
+        scheduler=scheduler_record(checkpoint),
         num_pad_frames=checkpoint.geometry.num_pad_frames(num_latent_frames),
     )
 

@@ -137,7 +137,7 @@ def make_edits(
     if sniff_kind(source) in (None, "frames", "latents"):
         source = invert(source, settings, run=run.earlier).path
     trajectory = read_record(source, "trajectory")
-    check_same_model(str(source), trajectory.model, checkpoint)
+    check_same_model(str(source), trajectory, checkpoint)
     records = [
         edit_record(
             one,

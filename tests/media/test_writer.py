@@ -216,7 +216,7 @@ def wrapper(tmp_path, monkeypatch, lines):
     [
         # A full disk, as the kernel reports it to a process at its file-size limit.
         ('ulimit -f 8; trap \'\' XFSZ; exec "$REAL" "$@"', "File too large"),
-        ('ulimit -f 8; exec "$REAL" "$@"', "ffmpeg ended with signal 25"),
+        ('ulimit -f 8; exec "$REAL" "$@"', "larger than this process may write"),
         ("exit 3", "ffmpeg ended with 3"),
         ("head -c 10000 >/dev/null; echo '[error] Permission denied' >&2; exit 1", "Permission"),
         ("exit 0", "does not read back"),

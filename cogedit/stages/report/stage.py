@@ -217,7 +217,7 @@ class _Reporter:
         path = files.find(record)
         if path is not None:
             try:
-                check_same_model(path.name, record.model, self._checkpoint)
+                check_same_model(path.name, record, self._checkpoint)
                 tensors = read_artifact(path, "trajectory").tensors
             except ArtifactError as error:
                 self._left_out[path.name] = error.message

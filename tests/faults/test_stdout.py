@@ -1,0 +1,187 @@
+"""stdout in every failure: empty, or one JSON object."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chains import Chain
+from corpus import H264, make
+from pipelines import GOLDEN_PIPELINE
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
+
+import cogedit
+from cogedit.cli import app
+
+pytestmark = pytest.mark.faults
+
+MODEL = ("--model", str(GOLDEN_PIPELINE), "--dtype", "fp32", "--device", "cpu")
+SMALL = ("--width", 96, "--height", 64, "--max-num-frames", 1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with everything that can be wrong."""
+    folder = tmp_path_factory.mktemp("failures")
+    make(folder / "clip.mp4", *H264)
+    (folder / "empty.mp4").write_bytes(b"")
+    (folder / "text.mp4").write_text("hello\n" * 100)
+    (folder / "list.mp4").write_text("#EXTM3U\nclip.mp4\n")
+    given = {
+        "model": str(GOLDEN_PIPELINE),
+        "dtype": "fp32",
+        "device": "cpu",
+        "workspace": folder / "work",
+        "load.width": 96,
+        "load.height": 64,
+        "load.max_num_frames": 1,
+        "invert.num_inference_steps": 2,
+    }
+    settings = cogedit.settings_for(folder / "clip.mp4", given, environ={}).settings
+    for name, written in {
+        "frames": cogedit.load(folder / "clip.mp4", settings),
+        "latents": cogedit.encode(folder / "clip.mp4", settings),
+        "trajectory": cogedit.invert(folder / "clip.mp4", settings),
+    }.items():
+        shutil.copy(written.path, folder / f"{name}.safetensors")
+    good = (folder / "trajectory.safetensors").read_bytes()
+    (folder / "cut.safetensors").write_bytes(good[:-9])
+    (folder / "flipped.safetensors").write_bytes(good[:-9] + bytes([good[-9] ^ 1]) + good[-8:])
+    (folder / "foreign.safetensors").write_bytes(b"\x80\x04" + bytes(500))
+    (folder / "broken.toml").write_text("[invert\n")
+    (folder / "unknown.toml").write_text("[invert]\nsteps = 3\n")
+    shutil.copytree(GOLDEN_PIPELINE, folder / "nan")
+    weights = folder / "nan" / "transformer" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(weights)
+    tensors["proj_out.bias"][0] = float("nan")
+    save_file(tensors, weights, metadata={"format": "pt"})
+    shutil.copytree(GOLDEN_PIPELINE, folder / "incomplete")
+    (folder / "incomplete" / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+    return folder
+
+
+T, L, F = "trajectory.safetensors", "latents.safetensors", "frames.safetensors"
+
+FAILURES: list[tuple[int, tuple[object, ...]]] = [
+    (2, ("load",)),
+    (2, ("nonsense",)),
+    (2, ("load", "clip.mp4", "--nonsense")),
+    (2, ("load", "clip.mp4", "--width", "wide", *MODEL)),
+    (2, ("load", "clip.mp4", "--width", 100, "--height", 64, *MODEL)),
+    (2, ("load", "clip.mp4", *SMALL, *MODEL, "--frame-sample-step", 0)),
+    (2, ("load", "clip.mp4", "--config", "nonsense")),
+    (2, ("load", "clip.mp4", "--config", "broken.toml")),
+    (2, ("load", "clip.mp4", "--config", "unknown.toml")),
+    (2, ("load", "clip.mp4", *SMALL, *MODEL, "-o", "clip.mp4", "--force")),
+    (2, ("invert", L, *MODEL, "--num-inference-steps", 1)),
+    (2, ("invert", L, *MODEL, "--width", 96)),
+    (2, ("reconstruct", T, *MODEL, "-p", "x", "--injection-strength", 2)),
+    (2, ("reconstruct", T, *MODEL, "-p", "x", "--num-inference-steps", 0)),
+    (2, ("reconstruct", T, *MODEL, "-p", "x", "--mask", "1,2,3")),
+    (2, ("reconstruct", T, *MODEL, "-p", "x", "-p", "y", "-o", "one.safetensors")),
+    (2, ("sweep", T, *MODEL, "-p", "x", "--vary", "nonsense=1")),
+    (2, ("export", F, "-o", "film.gif.txt")),
+    (2, ("export", F, "--fps", "-1", "-o", "x.mp4")),
+    (3, ("load", "missing.mp4", *SMALL, *MODEL)),
+    (3, ("load", "empty.mp4", *SMALL, *MODEL)),
+    (3, ("load", "text.mp4", *SMALL, *MODEL)),
+    (3, ("load", "list.mp4", *SMALL, *MODEL)),
+    (3, ("edit", "text.mp4", "-p", "x", *SMALL, *MODEL)),
+    (3, ("invert", "text.mp4", *SMALL, *MODEL)),
+    (3, ("load", ".", *SMALL, *MODEL)),
+    (3, ("load", "clip.mp4", *SMALL, *MODEL, "--skip-frames-start", 99)),
+    (3, ("reconstruct", T, *MODEL, "-p", "x", "--mask", "missing.png")),
+    (4, ("inspect", "missing.safetensors")),
+    (4, ("inspect", "cut.safetensors")),
+    (4, ("inspect", "flipped.safetensors")),
+    (4, ("inspect", "foreign.safetensors")),
+    (4, ("inspect", "clip.mp4")),
+    (4, ("encode", "foreign.safetensors", *MODEL)),
+    (4, ("encode", L, *MODEL)),
+    (4, ("invert", T, *MODEL)),
+    (4, ("reconstruct", "cut.safetensors", "-p", "x", *MODEL)),
+    (4, ("reconstruct", "flipped.safetensors", "-p", "x", *MODEL)),
+    (4, ("export", "flipped.safetensors", *MODEL, "-o", "x.mp4")),
+    (4, ("edit", "cut.safetensors", "-p", "x", *MODEL)),
+    (4, ("reconstruct", T, "-p", "x", "--model", "shapes")),
+    (5, ("load", "clip.mp4", "--model", "nonsense")),
+    (5, ("encode", F, "--model", "nobody/nothing")),
+    (5, ("encode", F, "--model", "incomplete")),
+    (5, ("encode", F, "--model", "clip.mp4")),
+    (5, ("encode", F, "--model", "work")),
+    (7, ("load", "clip.mp4", *SMALL, *MODEL, "-o", "no/where.safetensors")),
+    (7, ("export", F, "-o", "no/where.mp4")),
+    (7, ("load", "clip.mp4", *SMALL, *MODEL, "--workspace", "clip.mp4")),
+    (8, ("invert", "clip.mp4", *SMALL, "--model", "nan", "--device", "cpu")),
+    (8, ("reconstruct", "clip.mp4", "-p", "x", *SMALL, "--model", "nan", "--device", "cpu")),
+]
+
+
+@pytest.mark.parametrize("more", [(), ("--json",), ("--json", "--quiet"), ("--json", "-v")])
+def test_failures(
+    more: tuple[str, ...], folder: Path, monkeypatch: pytest.MonkeyPatch, score: Any
+) -> None:
+    monkeypatch.chdir(folder)
+    with score("stdout: failure") as cases:
+        for code, args in FAILURES:
+            result = CliRunner().invoke(app, [str(arg) for arg in (*args, *more)])
+            name = f"{' '.join(map(str, args))[:80]}: {result.exit_code} {result.output[-300:]}"
+            cases.case(result.exit_code == code, f"{name}, expected {code} {result.exception!r}")
+            cases.case(_is_empty_or_an_object(result.stdout), name)
+            cases.case("Traceback" not in result.stderr, name)
+            cases.case(bool(result.stderr.strip()), f"{name}: says nothing")
+
+
+def _is_empty_or_an_object(text: str) -> bool:
+    return text == "" or isinstance(json.loads(text), dict)
+
+
+def test_a_mismatch_names_both_values(
+    folder: Path,
+    pipeline_2b: Path,
+    chain: Chain,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    score: Any,
+) -> None:
+    """Of model, revision, size, steps and scheduler: what the artifact has and what is asked."""
+    monkeypatch.chdir(folder)
+    other = tmp_path / "pipeline"  # the same name, another scheduler
+    shutil.copytree(GOLDEN_PIPELINE, other)
+    config = other / "scheduler" / "scheduler_config.json"
+    settings = json.loads(config.read_text())
+    config.write_text(json.dumps(settings | {"beta_end": 0.5}))
+    hub = chain.paths["trajectory"]  # of zai-org/CogVideoX-5b, revision c0ffee
+    expected: dict[str, tuple[tuple[object, ...], tuple[str, ...]]] = {
+        "model": (
+            ("reconstruct", T, "-p", "x", "--model", pipeline_2b),
+            ("pipeline", "tiny-2b"),
+        ),
+        "revision": (
+            ("reconstruct", hub, "-p", "x", *MODEL),
+            ("zai-org/CogVideoX-5b@c0ffee", "pipeline"),
+        ),
+        "scheduler": (
+            ("reconstruct", T, "-p", "x", "--model", other),
+            ("beta_end", str(settings["beta_end"]), "0.5"),
+        ),
+        "size": (
+            ("invert", L, *MODEL, "--width", 160),
+            ("160", "96"),
+        ),
+        "steps": (
+            ("reconstruct", T, "-p", "x", *MODEL, "--num-inference-steps", 7),
+            ("7", "2"),
+        ),
+    }
+    with score("mismatch: both values named") as cases:
+        for name, (args, values) in expected.items():
+            result = CliRunner().invoke(app, [str(arg) for arg in args])
+            said = result.stderr.splitlines()
+            message = next((line for line in said if line.startswith("error: ")), "")
+            good = result.exit_code in (2, 4) and all(value in message for value in values)
+            cases.case(good, f"{name}: {result.exit_code} {result.output} {result.exception!r}")
