@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -24,7 +24,7 @@ from cogedit.models.cost import (
 )
 from cogedit.models.rows import EditTexts, plan_rows
 from cogedit.models.sampling import edit_latents, invert_latents
-from cogedit.types import InvertSettings, OnStep, ReconstructSettings
+from cogedit.types import InvertSettings, OnStep, ReconstructSettings, TransformerSettings
 
 if TYPE_CHECKING:
     from diffusers import CogVideoXTransformer3DModel
@@ -62,6 +62,7 @@ class Inputs:
         latents: The clip, [1, F', C, H', W'] float32, on the model's device.
         embeds: Embeddings [1, L, D] of the prompts and of the empty prompt.
         prompts: What the edits show.
+        how: How the transformer runs its rows, other than as written.
     """
 
     transformer: CogVideoXTransformer3DModel
@@ -69,6 +70,7 @@ class Inputs:
     latents: Tensor
     embeds: Mapping[str, Tensor]
     prompts: tuple[str, ...]
+    how: TransformerSettings = field(default_factory=TransformerSettings)
 
 
 def make_jobs(num_inference_steps: int) -> tuple[Job, ...]:
@@ -124,6 +126,7 @@ def run_inversion(job: Job, inputs: Inputs, *, on_step: OnStep | None = None) ->
             [job.invert],
             alphas_cumprod=inputs.alphas_cumprod,
             embeds=inputs.embeds,
+            how=inputs.how,
             on_step=on_step,
         )
     schedule = Schedule.trailing(inputs.alphas_cumprod, job.invert.num_inference_steps)
@@ -156,6 +159,7 @@ def run_edits(
             inversion_prompts=[job.invert.prompt] * len(prompts),
             alphas_cumprod=inputs.alphas_cumprod,
             embeds=inputs.embeds,
+            how=inputs.how,
             keep_steps=False,
             on_step=on_step,
         )[-1]

@@ -20,9 +20,10 @@ import argparse
 import platform
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from cogedit.benchmarks.report import print_report
 from cogedit.benchmarks.speed_report import (
@@ -38,13 +39,13 @@ from cogedit.benchmarks.speed_report import (
     write_speed_json,
 )
 from cogedit.errors import CogeditError, StorageError, UsageError
+from cogedit.types import AttentionBackend, TransformerSettings
 from cogedit.version import __version__
 
 if TYPE_CHECKING:
     import torch
 
     from cogedit.benchmarks.jobs import Inputs, Job
-    from cogedit.benchmarks.models import Size
 
 Say = Callable[[str], None]
 """Told what is being done, for people."""
@@ -111,6 +112,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--warmup-steps", type=int, default=2, help="5b: steps before the clock (default 2)")
     add("--timed-steps", type=int, default=3, help="5b: steps per turn (default 3)")
     add("--threads", type=int, default=None, help="threads of the CPU (default: torch's own)")
+    add("--compile", action="store_true", help="compile the blocks of all rows but upstream")
+    add("--attention-backend", choices=get_args(AttentionBackend), default="native")
+    add("--max-rows", type=int, default=None, help="rows in a layer at a time")
     add("--count-only", action="store_true", help="count at 5B's size; run nothing")
     add("--output", type=Path, default=Path("bench"), help="folder (default bench)")
     return parser
@@ -124,9 +128,9 @@ def _check(options: argparse.Namespace) -> None:
     """
     import torch
 
-    least = {"steps": 4, "repeats": 1, "warmup_steps": 1, "timed_steps": 1}
+    least = {"steps": 4, "repeats": 1, "warmup_steps": 1, "timed_steps": 1, "max_rows": 1}
     for name, value in least.items():
-        if getattr(options, name) < value:
+        if getattr(options, name) is not None and getattr(options, name) < value:
             flag = f"--{name.replace('_', '-')}"
             raise UsageError(f"{flag} is {getattr(options, name)}; it must be at least {value}")
     if min(options.prompts) < 1:
@@ -164,7 +168,7 @@ def run_benchmark(options: argparse.Namespace, *, say: Say) -> None:
     model: ModelFigures | None = None
     steps = options.steps
     if not options.count_only and options.size == "cpu":
-        inputs = _inputs(SIZES["cpu"], torch.device("cpu"), torch.float32, max(prompts))
+        inputs = _inputs(options, torch.device("cpu"), torch.float32)
         figures = measure_jobs(
             make_jobs(steps), inputs, prompts=prompts, repeats=options.repeats, say=say
         )
@@ -172,7 +176,7 @@ def run_benchmark(options: argparse.Namespace, *, say: Say) -> None:
         from cogedit.benchmarks.steps import measure_model
 
         steps = 50
-        inputs = _inputs(SIZES["5b"], torch.device("cuda"), torch.bfloat16, max(prompts))
+        inputs = _inputs(options, torch.device("cuda"), torch.bfloat16)
         model, figures = measure_model(
             make_jobs(steps),
             inputs,
@@ -194,6 +198,7 @@ def run_benchmark(options: argparse.Namespace, *, say: Say) -> None:
         num_threads=torch.get_num_threads(),
         num_inference_steps=steps,
         repeats=options.repeats,
+        how=_how(options),
     )
     path = folder / f"speed-{options.size}.json"
     write_speed_json(path, facts, full_size=full_size, jobs=figures, model=model)
@@ -201,11 +206,21 @@ def run_benchmark(options: argparse.Namespace, *, say: Say) -> None:
     print_report(tables, legend=LEGEND, paths=[path, *([plot] if plot else [])])
 
 
-def _inputs(size: Size, device: torch.device, dtype: torch.dtype, num_prompts: int) -> Inputs:
-    from cogedit.benchmarks.models import random_inputs, random_transformer
+def _inputs(options: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> Inputs:
+    from cogedit.benchmarks.models import SIZES, random_inputs, random_transformer
 
+    size = SIZES[options.size]
     transformer = random_transformer(size, device=device, dtype=dtype)
-    return random_inputs(transformer, size, num_prompts=num_prompts)
+    inputs = random_inputs(transformer, size, num_prompts=max(options.prompts))
+    return replace(inputs, how=_how(options))
+
+
+def _how(options: argparse.Namespace) -> TransformerSettings:
+    return TransformerSettings(
+        max_rows=options.max_rows,
+        attention_backend=options.attention_backend,
+        compile=options.compile,
+    )
 
 
 def _device_name(size: str) -> str:

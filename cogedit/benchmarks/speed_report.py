@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from cogedit.benchmarks.report import make_table
 from cogedit.errors import StorageError
+from cogedit.types import TransformerSettings
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -37,6 +38,7 @@ class SpeedFacts:
         num_threads: Threads of the CPU.
         num_inference_steps: Of the measured jobs, in place of 50.
         repeats: Turns of the timing.
+        how: How the transformer ran the rows other than upstream.
     """
 
     cogedit_version: str
@@ -46,6 +48,7 @@ class SpeedFacts:
     num_threads: int
     num_inference_steps: int
     repeats: int
+    how: TransformerSettings
 
 
 @dataclass(frozen=True)
