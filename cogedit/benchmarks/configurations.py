@@ -93,6 +93,7 @@ _FAST = replace(
     _UPSTREAM,
     num_inference_steps=20,
     solver="dpm++2m",
+    start="inverted",
     reference_prompt="inversion",
     reference_rows="one",
     injection_steps=(0.0, 0.5),

@@ -254,7 +254,7 @@ def draw_plot(
             label="less time, measured",
         )
         axes.set_title(f"N = {count}")
-        axes.set_xlabel("times")
+        axes.set_xlabel("times less than upstream")
         axes.axvline(1, color="gray", linewidth=0.8)
         axes.spines[["top", "right"]].set_visible(False)
     all_axes[0].invert_yaxis()
