@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import itertools
+import json
 import os
 import resource
 import subprocess
@@ -223,7 +224,13 @@ def _wrong(result: Result, before: dict[str, bytes], after: dict[str, bytes]) ->
 
 
 def _is_whole(content: bytes) -> bool:
-    return content[8:23] == b'{"__metadata__"' or content[4:8] == b"ftyp"
+    """Whether this is an artifact, a video, or the journal of the runs with every line whole."""
+    if content[8:23] == b'{"__metadata__"' or content[4:8] == b"ftyp":
+        return True
+    try:
+        return bool(content) and all(json.loads(line) for line in content.splitlines())
+    except ValueError:
+        return False
 
 
 def _wrong_result(result: Result) -> str | None:

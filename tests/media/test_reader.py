@@ -7,6 +7,7 @@ import pytest
 from videos import read_back, read_counter
 
 from cogedit.errors import UsageError, VideoError
+from cogedit.media import reader as reader_module
 from cogedit.media.clip import plan_clip, plan_resize
 from cogedit.media.probe import probe_video
 from cogedit.media.reader import read_clip, read_frames_upstream, resize_frame
@@ -213,3 +214,24 @@ def test_frames_are_what_ffmpeg_itself_returns(clips):
     assert np.array_equal(
         frames, read_back(clips / "plain.mp4", width=160, height=96)[list(plan.indices)]
     )
+
+
+@pytest.mark.parametrize(
+    ("program", "sentence"),
+    [
+        ("import time; time.sleep(60)", "decord gave no frame for 1 seconds"),
+        ("import os; os.abort()", "decord ended with status -6"),
+        ("raise SystemExit(3)", "decord ended with status 3"),
+        ("import sys; sys.stdout.buffer.write(bytes(100))", "decord ended with status 0"),
+    ],
+)
+def test_what_decord_does_to_its_process_is_a_sentence(
+    clips, tmp_path, monkeypatch, program, sentence
+):
+    child = tmp_path / "child.py"
+    child.write_text(program)
+    monkeypatch.setattr(reader_module, "_DECORD_PROGRAM", child)
+    monkeypatch.setattr(reader_module, "_DECORD_TIMEOUT", 1.0)
+    with pytest.raises(VideoError, match="ends or breaks at frame 0") as caught:
+        load(clips / "plain.mp4", reader="decord")
+    assert sentence in caught.value.message
