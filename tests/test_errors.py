@@ -1,6 +1,7 @@
 """What a user reads when something is wrong: one sentence, what mends it, and an exit code."""
 
 import json
+import signal
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from videos import ffmpeg, make_video
 
 import cogedit
 from cogedit.cli import app, main
+from cogedit.errors import ModelError
 
 MODEL = ("--model", str(GOLDEN_PIPELINE), "--dtype", "fp32", "--device", "cpu")
 SMALL = (*MODEL, "--max-num-frames", "9")
@@ -286,6 +288,19 @@ def test_json_prints_nothing_on_failure(fail):
     assert code == 3
     with pytest.raises(json.JSONDecodeError):
         json.loads(said)
+
+
+def test_a_library_that_makes_another_error_of_an_interrupt_is_130_too(inverted, monkeypatch):
+    def interrupted(*args, **kwargs):
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt as error:
+            raise ModelError("the weights cannot be loaded") from error
+
+    monkeypatch.setattr("cogedit.stages.load", interrupted)
+    result = CliRunner().invoke(app, ["load", str(inverted["video"]), *SMALL])
+    assert result.exit_code == 130
+    assert result.stderr == "interrupted: the same command goes on from what is kept\n"
 
 
 def test_interrupt_before_the_command_runs_is_130_too(monkeypatch, capsys):

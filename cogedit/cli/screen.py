@@ -170,7 +170,8 @@ def handle_errors(stop: Stop, *, debug: bool) -> Iterator[None]:
 
         warnings.simplefilter("ignore")
     try:
-        yield
+        with _interrupts(stop):
+            yield
     except CogeditError as error:
         if debug:
             traceback.print_exc()
@@ -189,6 +190,20 @@ def handle_errors(stop: Stop, *, debug: bool) -> Iterator[None]:
         raise typer.Exit(StorageError.exit_code) from error
     except KeyboardInterrupt as error:
         raise typer.Exit(tell_stopped(stop.signum)) from error
+
+
+@contextmanager
+def _interrupts(stop: Stop) -> Iterator[None]:
+    """Take what happens after a wish to stop at once for the interrupt that it comes from.
+
+    Libraries that read a file on the way may make an error of their own of it.
+    """
+    try:
+        yield
+    except Exception as error:
+        if stop.at_once:
+            raise KeyboardInterrupt from error
+        raise
 
 
 def tell_stopped(signum: int | None) -> int:

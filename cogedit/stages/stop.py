@@ -14,10 +14,13 @@ class Stop:
 
     Attributes:
         signum: The signal that asked, as in `signal.SIGINT`; None while nobody has.
+        at_once: Whether the caller was told to stop on its own. Libraries may make another error
+            of the KeyboardInterrupt that follows.
     """
 
     def __init__(self) -> None:
         self.signum: int | None = None
+        self.at_once = False
         self._keeping = False
 
     def ask(self, signum: int = signal.SIGINT) -> bool:
@@ -29,7 +32,8 @@ class Stop:
         """
         first = self.signum is None
         self.signum = signum
-        return first and self._keeping
+        self.at_once = not (first and self._keeping)
+        return not self.at_once
 
     @contextmanager
     def granted(self) -> Iterator[None]:

@@ -90,7 +90,11 @@ def _command(args: list[str], cwd: Path, prepare: Prepare | None) -> None:
         from cogedit.cli import main
 
         sys.argv = ["cogedit", *args]
-        main()
+        try:
+            main()
+        finally:  # the command has ended; what is left belongs to the tests
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager
