@@ -18,7 +18,8 @@ from cogedit.shapes import world
 
 MAX_TEXT_SEQ_LENGTH = 12
 TEXT_DIM = 128
-PATCH_SIZE = 4
+PATCH_SIZE = 2
+COARSE_PATCH_SIZE = 4
 
 # Marks the start of a word in a T5 tokenizer.
 _SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
@@ -106,6 +107,7 @@ def make_transformer(
     num_attention_heads: int,
     attention_head_dim: int = 32,
     time_embed_dim: int = 64,
+    patch_size: int = PATCH_SIZE,
 ) -> CogVideoXTransformer3DModel:
     """Return a transformer for the VAE's latents, with random weights and rotary positions.
 
@@ -115,6 +117,7 @@ def make_transformer(
         num_attention_heads: Heads per block.
         attention_head_dim: Channels per head, a multiple of 16.
         time_embed_dim: Channels of the timestep embedding.
+        patch_size: Latents per token, along height and width.
     """
     spatial = 2 ** (len(vae.config.block_out_channels) - 1)
     return CogVideoXTransformer3DModel(
@@ -128,7 +131,7 @@ def make_transformer(
         sample_width=world.WIDTH // spatial,
         sample_height=world.HEIGHT // spatial,
         sample_frames=world.NUM_FRAMES,
-        patch_size=PATCH_SIZE,
+        patch_size=patch_size,
         temporal_compression_ratio=int(vae.config.temporal_compression_ratio),
         max_text_seq_length=MAX_TEXT_SEQ_LENGTH,
         use_rotary_positional_embeddings=True,

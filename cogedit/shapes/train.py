@@ -1,4 +1,7 @@
-"""`python -m cogedit.shapes.train vae|transformer|all`: train the embedded model from nothing.
+"""`python -m cogedit.shapes.train vae|coarse|transformer|all`: train the embedded model.
+
+`coarse` is a transformer of large patches. It has a quarter of the tokens and learns colours,
+places and motions in a fraction of the time; the transformer that ships starts from its blocks.
 
 Every run can be stopped and started again: it goes on from the checkpoint in its folder. `export`
 writes the pipeline folder from the last checkpoint, also while a run goes on.
@@ -14,14 +17,14 @@ from pathlib import Path
 
 import torch
 
-from cogedit.shapes.components import export_pipeline
+from cogedit.shapes.components import COARSE_PATCH_SIZE, export_pipeline
 from cogedit.shapes.train_transformer import TransformerTraining, load_trained, train_transformer
 from cogedit.shapes.train_vae import VaeTraining, train_vae
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m cogedit.shapes.train", description=__doc__)
-    parser.add_argument("part", choices=("vae", "transformer", "all", "export"))
+    parser.add_argument("part", choices=("vae", "coarse", "transformer", "all", "export"))
     parser.add_argument(
         "--out",
         type=Path,
@@ -29,6 +32,7 @@ def _parser() -> argparse.ArgumentParser:
         help="folder of checkpoints, curves and the result (default: shapes-run)",
     )
     parser.add_argument("--vae-steps", type=int, default=VaeTraining.steps)
+    parser.add_argument("--coarse-steps", type=int, default=4500)
     parser.add_argument("--steps", type=int, default=TransformerTraining.steps)
     parser.add_argument(
         "--minutes",
@@ -70,21 +74,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.part in ("vae", "all"):
         vae_settings = replace(VaeTraining(), steps=options.vae_steps, seed=options.seed)
         train_vae(vae_settings, out, device=options.device, replicas=options.replicas)
-    if options.part == "export":
-        pipeline = load_trained(TransformerTraining(), out / "vae", out / "transformer.pt")
-        export_pipeline(pipeline, out / "pipeline")
+    settings = replace(
+        TransformerTraining(),
+        steps=options.steps,
+        minutes=options.minutes,
+        batch_size=options.batch_size,
+        num_clips=options.num_clips,
+        seed=options.seed,
+    )
+    coarse = out / "coarse"
+    if options.part in ("coarse", "all"):
+        # Its learning rate need not fall: another run goes on from it.
+        train_transformer(
+            replace(
+                settings,
+                steps=options.coarse_steps,
+                minutes=None,
+                batch_size=2 * options.batch_size,
+                decay_fraction=0.0,
+                patch_size=COARSE_PATCH_SIZE,
+            ),
+            out / "vae",
+            out=coarse,
+            device=options.device,
+            replicas=options.replicas,
+        )
     if options.part in ("transformer", "all"):
-        settings = replace(
-            TransformerTraining(),
-            steps=options.steps,
-            minutes=options.minutes,
-            batch_size=options.batch_size,
-            num_clips=options.num_clips,
-            seed=options.seed,
-        )
+        start_from = coarse / "transformer.pt"
         pipeline = train_transformer(
-            settings, out / "vae", out=out, device=options.device, replicas=options.replicas
+            settings,
+            out / "vae",
+            out=out,
+            start_from=start_from if start_from.exists() else None,
+            device=options.device,
+            replicas=options.replicas,
         )
+        export_pipeline(pipeline, out / "pipeline")
+    if options.part == "export":
+        pipeline = load_trained(settings, out / "vae", out / "transformer.pt")
         export_pipeline(pipeline, out / "pipeline")
     return 0
 

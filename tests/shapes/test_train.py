@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from dataclasses import replace
+from operator import attrgetter
 
 import numpy as np
 import pytest
@@ -10,7 +11,12 @@ import torch
 from diffusers import CogVideoXPipeline
 
 from cogedit.shapes import train_vae, world
-from cogedit.shapes.components import export_pipeline, rotary_embeddings
+from cogedit.shapes.components import (
+    COARSE_PATCH_SIZE,
+    PATCH_SIZE,
+    export_pipeline,
+    rotary_embeddings,
+)
 from cogedit.shapes.train_transformer import TransformerTraining, train_transformer
 from cogedit.shapes.train_vae import LinearCodec, VaeTraining, frames_to_pixels, render_batch
 
@@ -84,7 +90,25 @@ def test_a_resumed_transformer_run_is_the_same_run(vae_folder, tmp_path):
     assert frames.shape == (1, 9, 64, 64, 3)
     assert np.isfinite(frames).all()
     cos, _ = rotary_embeddings(loaded, num_latent_frames=3, device="cpu")
-    assert cos.shape == (48, 32)
+    assert cos.shape == (192, 32)
+
+
+def test_a_run_starts_from_the_blocks_of_a_coarse_one(vae_folder, tmp_path):
+    coarse = replace(TRANSFORMER, steps=2, patch_size=COARSE_PATCH_SIZE, decay_fraction=0.0)
+    trained = train_transformer(coarse, vae_folder / "vae", out=tmp_path / "coarse")
+    # Its own step has no size: what is there is what was taken over.
+    started = train_transformer(
+        replace(TRANSFORMER, steps=1, lr=0.0),
+        vae_folder / "vae",
+        out=tmp_path / "fine",
+        start_from=tmp_path / "coarse" / "transformer.pt",
+    )
+    for part in ("transformer.transformer_blocks", "transformer.norm_final", "text_encoder"):
+        assert torch.equal(
+            weights(attrgetter(part)(started)), weights(attrgetter(part)(trained))
+        ), part
+    assert started.transformer.config.patch_size == PATCH_SIZE == 2
+    assert started.transformer.proj_out.out_features == 2 * 2 * 4
 
 
 def test_two_replicas_train_one_model(tmp_path):
