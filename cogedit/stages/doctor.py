@@ -160,9 +160,12 @@ def _fits(need: Need, device: Device) -> Finding:
     takes = f"about {_gigabytes(need.memory_bytes)} for {clip}"
     if need.memory_bytes <= device.free_bytes:
         return Finding(name, f"fits: {takes}")
+    if need.offloaded_bytes <= device.free_bytes:
+        offloaded = _gigabytes(need.offloaded_bytes)
+        return Finding(name, f"fits block by block (--offload group): about {offloaded} for {clip}")
     full = DeviceMemoryError(
         f"{device.name} has {_gigabytes(device.free_bytes)} free, and an edit with "
-        f"{need.settings.model} takes {takes}",
+        f"{need.settings.model} takes about {_gigabytes(need.offloaded_bytes)} even block by block",
         hint="fewer frames (--max-num-frames) or a smaller --width and --height",
     )
     return Finding.of(name, f"does not fit: {takes}", full)

@@ -69,11 +69,14 @@ class Need:
         settings: What it sets.
         memory_bytes: The largest of T5 and the transformer with what it computes in: one is freed
             before the other comes. The decoding by the VAE is not counted; in tiles it takes less.
+        offloaded_bytes: The same with the transformer's blocks coming one by one, as they do where
+            they do not fit together.
     """
 
     preset: str
     settings: Settings
     memory_bytes: int
+    offloaded_bytes: int
 
 
 def needs_of_presets() -> tuple[Need, ...]:
@@ -83,7 +86,7 @@ def needs_of_presets() -> tuple[Need, ...]:
         settings = resolve_settings({}, config=name, environ={}, cwd=_NOWHERE).settings
         model = PUBLISHED.get(settings.model)
         if model is not None:
-            found.append(Need(name, settings, _memory(model, settings)))
+            found.append(_need(name, settings, model))
     return tuple(found)
 
 
@@ -91,11 +94,19 @@ _NOWHERE = Path(__file__).parent
 """A folder without a `cogedit.toml`."""
 
 
-def _memory(model: PublishedModel, settings: Settings) -> int:
+def _need(name: str, settings: Settings, model: PublishedModel) -> Need:
     """Estimate as `--dry-run` does, for one edit with guidance and references."""
     item_size = _ITEM_SIZE[settings.dtype or "bf16"]
     guided = settings.reconstruct.guidance_scale != 1
     rows = plan_rows([EditTexts(1, 0, 1, 0)], guided=guided, referenced=True).num_rows
     activations = activation_bytes(model.sizes, model.latent_shape, rows=rows, item_size=item_size)
-    transformer = model.parameters * item_size + activations
-    return max(transformer, _TEXT_ENCODER_PARAMETERS * item_size)
+    text_encoder = _TEXT_ENCODER_PARAMETERS * item_size
+    weights = model.parameters * item_size
+    # One block computes and one is being copied; next to the blocks, the rest is small.
+    two_blocks = 2 * weights // model.sizes.num_layers
+    return Need(
+        name,
+        settings,
+        memory_bytes=max(weights + activations, text_encoder),
+        offloaded_bytes=max(two_blocks + activations, text_encoder),
+    )
