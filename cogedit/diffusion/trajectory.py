@@ -26,6 +26,18 @@ class Trajectory:
     latents: Tensor
     timesteps: tuple[int, ...]
 
+    def __post_init__(self) -> None:
+        """Refuse timesteps that no inversion visits, in a file from elsewhere.
+
+        Raises:
+            ArtifactMismatch: They do not rise, or one is no noise level.
+        """
+        if list(self.timesteps) != sorted(set(self.timesteps)) or min(self.timesteps) <= CLEAN:
+            raise ArtifactMismatch(
+                f"The timesteps of the trajectory do not rise from 0: found {self.timesteps[:4]}",
+                hint="invert the video again",
+            )
+
     @classmethod
     def of(cls, samples: Sequence[Tensor], latents: Tensor, schedule: Schedule) -> Trajectory:
         """Stack the samples of an inversion over `schedule`."""

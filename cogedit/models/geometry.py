@@ -28,6 +28,7 @@ class Geometry:
         num_frames: Frames that the model was trained at.
         max_text_seq_length: Tokens of a prompt; shorter ones are padded to it.
         num_layers: Blocks of the transformer.
+        latent_channels: Channels of a latent.
     """
 
     spatial_compression: int
@@ -39,6 +40,7 @@ class Geometry:
     num_frames: int
     max_text_seq_length: int
     num_layers: int
+    latent_channels: int
 
     @classmethod
     def of(cls, vae: Config, transformer: Config) -> Geometry:
@@ -71,6 +73,7 @@ class Geometry:
             num_frames=_integer(transformer, "sample_frames", "transformer"),
             max_text_seq_length=_integer(transformer, "max_text_seq_length", "transformer"),
             num_layers=_integer(transformer, "num_layers", "transformer"),
+            latent_channels=_integer(vae, "latent_channels", "vae"),
         )
 
     @property

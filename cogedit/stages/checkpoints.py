@@ -13,10 +13,12 @@ from cogedit.artifacts import (
     Record,
     TrajectoryRecord,
     canonical_json,
+    frames_record,
 )
 from cogedit.config import Settings, check_settings
 from cogedit.errors import ArtifactMismatch
 from cogedit.models.checkpoint import Checkpoint, cuda_present, find_checkpoint
+from cogedit.models.geometry import Geometry
 from cogedit.types import INEXACT_BACKENDS, DType, Weights
 
 
@@ -96,10 +98,12 @@ def check_same_model(
         checkpoint: The model of this run.
 
     Raises:
-        ArtifactMismatch: They differ; what the schedulers have that differs is named too.
+        ArtifactMismatch: They differ; what the schedulers have that differs is named too. Or the
+            latents are not what this model makes of the clip.
     """
     made_by = record.model
     if made_by.digest == checkpoint.digest:
+        _check_latents(name, record, checkpoint.geometry)
         return
     found, expected = (
         _label(made_by.id, made_by.revision),
@@ -111,6 +115,29 @@ def check_same_model(
         f"{_scheduler_change(record, checkpoint)}",
         hint="name the same --model and --revision, or invert the video again with this one",
     )
+
+
+def _check_latents(
+    name: str, record: LatentsRecord | TrajectoryRecord | EditRecord, geometry: Geometry
+) -> None:
+    """Refuse latents of another shape than the model makes of the record's clip."""
+    clip = frames_record(record)
+    num_frames = geometry.num_latent_frames(len(clip.frame_indices))
+    num_pad = 0 if isinstance(record, LatentsRecord) else geometry.num_pad_frames(num_frames)
+    expected = (
+        1,
+        num_frames + num_pad,
+        geometry.latent_channels,
+        clip.settings.height // geometry.spatial_compression,
+        clip.settings.width // geometry.spatial_compression,
+    )
+    for tensor in record.tensors:
+        if tensor.name == "latents" and tensor.shape != expected:
+            raise ArtifactMismatch(
+                f"{name} holds latents {list(tensor.shape)}; this model makes {list(expected)} of "
+                "its clip",
+                hint="encode the video again",
+            )
 
 
 def scheduler_record(checkpoint: Checkpoint) -> JsonText:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from chains import Chain
 from corpus import H264, make
 from pipelines import GOLDEN_PIPELINE
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 import cogedit
+from cogedit.artifacts import read_artifact, write_artifact
 from cogedit.cli import app
 
 pytestmark = pytest.mark.faults
@@ -138,6 +140,47 @@ def test_failures(
 
 def _is_empty_or_an_object(text: str) -> bool:
     return text == "" or isinstance(json.loads(text), dict)
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 8, 8, 12), (1, 1, 16, 4, 4), (2, 1, 16, 8, 12), (1, 3, 16, 8, 12)]
+)
+def test_latents_that_are_not_of_their_model(
+    shape: tuple[int, ...],
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    score: Any,
+) -> None:
+    """Every digest is right, and the shape is not what the model makes of the clip."""
+    monkeypatch.chdir(tmp_path)
+    latents = read_artifact(folder / L, "latents")
+    path = tmp_path / "forged.safetensors"
+    write_artifact(path, {"latents": torch.zeros(shape)}, latents.record)
+    with score("artifact: forged shape") as cases:
+        for command in (["invert"], ["reconstruct", "-p", "x"], ["export"]):
+            result = CliRunner().invoke(app, [*command, str(path), *MODEL])
+            said = f"{command} {shape}: {result.exit_code} {result.output} {result.exception!r}"
+            both = f"{list(shape)}" in result.stderr and "[1, 1, 16, 8, 12]" in result.stderr
+            cases.case(result.exit_code == 4 and both, said)
+
+
+@pytest.mark.parametrize("timesteps", [[999, 499], [0, 0], [-1, 999], [499, 5000]])
+def test_timesteps_that_no_inversion_visits(
+    timesteps: list[int],
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    score: Any,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    trajectory = read_artifact(folder / T, "trajectory")
+    path = tmp_path / "forged.safetensors"
+    tensors = {**trajectory.tensors, "timesteps": torch.tensor(timesteps)}
+    write_artifact(path, tensors, trajectory.record)
+    with score("artifact: forged timesteps") as cases:
+        result = CliRunner().invoke(app, ["reconstruct", str(path), "-p", "x", *MODEL])
+        cases.case(result.exit_code == 4, f"{timesteps}: {result.exit_code} {result.output}")
 
 
 def test_a_mismatch_names_both_values(

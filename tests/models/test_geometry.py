@@ -4,7 +4,11 @@ import pytest
 
 from cogedit.models.geometry import Geometry
 
-VAE = {"block_out_channels": [128, 256, 256, 512], "temporal_compression_ratio": 4}
+VAE = {
+    "block_out_channels": [128, 256, 256, 512],
+    "temporal_compression_ratio": 4,
+    "latent_channels": 16,
+}
 COGVIDEOX_5B = {
     "patch_size": 2,
     "sample_height": 60,
@@ -50,7 +54,11 @@ def test_a_square_of_300_is_a_size_for_the_others():
 
 
 def test_compression_comes_from_the_configuration():
-    vae = {"block_out_channels": [32, 32, 32], "temporal_compression_ratio": 8}
+    vae = {
+        "block_out_channels": [32, 32, 32],
+        "temporal_compression_ratio": 8,
+        "latent_channels": 16,
+    }
     geometry = Geometry.of(vae, COGVIDEOX_5B | {"patch_size": 4})
     assert (geometry.spatial_compression, geometry.size_multiple) == (4, 16)
     assert geometry.num_latent_frames(17) == 3
