@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cogedit.cli.batch import batch
 from cogedit.cli.cache import cache_app
 from cogedit.cli.comparison import compare
 from cogedit.cli.configuration import config_app
@@ -314,6 +315,7 @@ def edit(
     _print(call, "edit", exported)
 
 
+app.command()(batch)
 app.command()(compare)
 
 

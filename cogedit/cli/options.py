@@ -414,6 +414,12 @@ class Call:
             stop=self.stop,
         )
 
+    @property
+    def flags_of_all(self) -> Mapping[str, object]:
+        """The flags for all stages: one number of steps for the inversion and for its edit."""
+        steps = self.flags.get("reconstruct.num_inference_steps")
+        return self.flags if steps is None else {"invert.num_inference_steps": steps, **self.flags}
+
     def settings(self, source: Path | None) -> Settings:
         """Settle the settings, say which model was chosen where nobody named one.
 
@@ -446,17 +452,15 @@ class Call:
                     f"{_made_with(source, key)} (found {self.flags[key]})",
                     hint=f"leave {flag} out, or start from the video",
                 )
-        flags = dict(self.flags)
-        steps = flags.get("reconstruct.num_inference_steps")
-        if steps is not None and "invert" not in past:
-            # One number of steps for an inversion that is still to be made, and for its edit.
-            flags.setdefault("invert.num_inference_steps", steps)
+        flags = self.flags if "invert" in past else self.flags_of_all
         return settings_for(source, flags, config=self.config)
 
     def _tell(self, resolved: ResolvedSettings) -> None:
-        origin = resolved.origins["model"]
-        if origin.startswith("this machine"):
-            self.screen.say(f"model {resolved.settings.model}: {origin} (--model chooses another)")
+        from cogedit.stages.settings import chosen_model
+
+        chosen = chosen_model(resolved)
+        if chosen is not None:
+            self.screen.say(chosen)
         for key, where in resolved.origins.items():
             if where != "default":
                 self.screen.detail(f"{key}: from {where}")

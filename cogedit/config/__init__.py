@@ -1,5 +1,6 @@
 """Settings: what they are, and where each value of a run comes from."""
 
+from cogedit.config.batch import STDIN, BatchRow, read_batch
 from cogedit.config.resolve import (
     CONFIG_FILE,
     CONFIG_VARIABLE,
@@ -15,6 +16,8 @@ from cogedit.config.toml import plain_value, setting_values, settings_toml
 __all__ = [
     "CONFIG_FILE",
     "CONFIG_VARIABLE",
+    "STDIN",
+    "BatchRow",
     "ResolvedSettings",
     "Settings",
     "check_settings",
@@ -22,6 +25,7 @@ __all__ = [
     "preset_for_model",
     "preset_names",
     "presets_folder",
+    "read_batch",
     "resolve_settings",
     "setting_choices",
     "setting_values",

@@ -3,7 +3,8 @@
 Every setting has a dotted key, the same everywhere: `reconstruct.guidance_scale` is the key
 `guidance_scale` of the table `[reconstruct]` in TOML and the variable
 `COGEDIT_RECONSTRUCT_GUIDANCE_SCALE`. The keys, their types and their defaults are the fields of the
-settings records; their ranges are in `RANGES`, which flags, files and Python callers all pass.
+settings records; their ranges are in `RANGES`, which flags, files and Python callers all pass. The
+rows of a batch file come between flag and environment.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import difflib
 import re
 import reprlib
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar, cast
@@ -46,10 +47,15 @@ class ResolvedSettings:
 
 @dataclass(frozen=True)
 class _Layer:
-    """Values by dotted key from one source: "flag", "environment", a file's name, "preset NAME"."""
+    """Values by dotted key from one source: "flag", "environment", a file's name, "preset NAME".
+
+    Attributes:
+        is_text: Whether text stands for numbers; in TOML "6" is not a number.
+    """
 
     source: str
     values: Mapping[str, object]
+    is_text: bool = False
 
     def origin(self, key: str) -> str:
         """Where a value came from, for people."""
@@ -74,6 +80,7 @@ def resolve_settings(
     config: str | None = None,
     environ: Mapping[str, str],
     cwd: Path,
+    rows: Mapping[str, Mapping[str, object]] | None = None,
     inferred: Mapping[str, Mapping[str, object]] | None = None,
 ) -> ResolvedSettings:
     """Settle every setting, and note where its value came from.
@@ -85,6 +92,8 @@ def resolve_settings(
             preset lies below it.
         environ: The environment. An empty variable counts as not set.
         cwd: Folder where `cogedit.toml` is looked up.
+        rows: What a batch file asks for one edit: by origin, values by dotted key, checked by
+            `check_values`. They give way to flags alone, and to each other in their order.
         inferred: What follows from the artifact, the machine or the model: by origin, values by
             dotted key. It gives way to everything that was asked for, but not to the preset that
             only follows from the model.
@@ -95,9 +104,11 @@ def resolve_settings(
             read as TOML.
     """
     given = {key: value for key, value in flags.items() if value is not None}
-    layers = [_Layer("flag", given), _environment_layer(environ)]
+    layers = [_Layer("flag", given, is_text=True)]
+    layers += [_Layer(origin, values, is_text=True) for origin, values in (rows or {}).items()]
+    layers.append(_environment_layer(environ))
     wanted = config or environ.get(CONFIG_VARIABLE) or None
-    file = cwd / wanted if wanted is not None and _is_file_name(wanted) else None
+    file = cwd / wanted if wanted is not None and is_file_name(wanted) else None
     values_of_file, preset = _read_file(file or cwd / CONFIG_FILE, required=file is not None)
     layers.append(_Layer((file or Path(CONFIG_FILE)).name, values_of_file))
     if wanted is not None and file is None:
@@ -165,10 +176,11 @@ def _environment_layer(environ: Mapping[str, str]) -> _Layer:
         if name not in known:
             raise ConfigError(f"unknown environment variable {name}", hint=_nearest(name, [*known]))
         values[known[name]] = text
-    return _Layer("environment", values)
+    return _Layer("environment", values, is_text=True)
 
 
-def _is_file_name(config: str) -> bool:
+def is_file_name(config: str) -> bool:
+    """Tell a TOML file from the name of a preset."""
     return config.endswith(".toml") or "/" in config or "\\" in config
 
 
@@ -178,7 +190,7 @@ def _read_file(path: Path, *, required: bool) -> tuple[dict[str, object], str | 
         return {}, None
     values = _read_toml(path, path.name)
     config = values.pop("config", None)
-    if config is not None and (not isinstance(config, str) or _is_file_name(config)):
+    if config is not None and (not isinstance(config, str) or is_file_name(config)):
         raise _Layer(path.name, {}).refuse("config", config, "the name of a preset")
     return values, config
 
@@ -204,7 +216,13 @@ def _read_toml(path: Path, name: str) -> dict[str, object]:
         raise ConfigError(f"{name} is not valid TOML: {type(error).__name__}") from error
     except OSError as error:
         raise ConfigError(f"cannot read {name}: {error.strerror}") from error
-    known = [*setting_types(), "config"]
+    return _known_values(parsed, name, [*setting_types(), "config"])
+
+
+def _known_values(
+    parsed: Mapping[str, object], name: str, known: Sequence[str]
+) -> dict[str, object]:
+    """Flatten the tables of what was read, and refuse keys that are not `known`."""
     values = dict(_flatten(parsed))
     for key in values:
         if key in TABLES:
@@ -212,6 +230,29 @@ def _read_toml(path: Path, name: str) -> dict[str, object]:
         if key not in known:
             hint = _nearest(key, [*known, *TABLES])
             raise ConfigError(f"unknown key `{key}` in {name}", hint=hint)
+    return values
+
+
+def check_values(
+    parsed: Mapping[str, object], *, source: str, own: Sequence[str], is_text: bool
+) -> dict[str, object]:
+    """Check what a file asks for before anything runs.
+
+    Args:
+        parsed: Values by dotted key, or in tables.
+        source: Name of the file, or of its row, for errors.
+        own: Keys that are no settings and that the caller checks.
+        is_text: Whether text stands for numbers, as in CSV.
+
+    Returns:
+        By dotted key, as they were written.
+
+    Raises:
+        ConfigError: An unknown key, or a value of a wrong type or out of range.
+    """
+    values = _known_values(parsed, source, [*own, *setting_types()])
+    settings = {key: value for key, value in values.items() if key not in own}
+    _merge([_Layer(source, settings, is_text)])
     return values
 
 
@@ -225,7 +266,7 @@ def _flatten(parsed: Mapping[str, object]) -> Iterator[tuple[str, object]]:
 
 def _nearest(key: str, known: list[str]) -> str:
     """What was probably meant; the whole list where nothing is near."""
-    if key == "reconstruct.prompt":
+    if key == "reconstruct.prompt" and "prompt" not in known:
         return "a prompt belongs to the command: `cogedit reconstruct --prompt PROMPT`"
     same_name = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
     near = same_name or difflib.get_close_matches(key, known, n=1)
@@ -244,8 +285,7 @@ def _merge(layers: list[_Layer]) -> tuple[dict[str, object], dict[str, str]]:
             if key not in hints:
                 raise UsageError(f"unknown setting {key}", hint=_nearest(key, [*hints]))
             try:
-                # Only flags and variables are text: in TOML "6" is not a number.
-                value = convert(raw, hints[key], is_text=layer.source in ("flag", "environment"))
+                value = convert(raw, hints[key], is_text=layer.is_text)
             except ValueError as error:
                 raise layer.refuse(key, raw, str(error)) from error
             if value is not None and key in RANGES and not RANGES[key][0](value):

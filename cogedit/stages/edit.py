@@ -22,6 +22,7 @@ from cogedit.stages.reconstruct import reconstruct
 from cogedit.stages.run import (
     Exported,
     Run,
+    Written,
     check_output,
     workspace_for,
 )
@@ -59,31 +60,19 @@ def edit(
     """
     video, run = Path(video), run or Run()
     prompts = [prompts] if isinstance(prompts, str) else prompts
-    wanted = settings.export.composite
-    if wanted in ("decode", "source") and mask is None and not settings.reconstruct.auto_mask:
-        raise UsageError(f"--composite {wanted} needs a mask", hint="give --mask or --auto-mask")
-    is_file = output is not None and output.suffix.lower() in VIDEO_SUFFIXES and not output.is_dir()
-    if is_file and len(prompts) > 1:
+    if len(prompts) > 1 and names_video(output):
         raise UsageError(
             f"-o names one video, and there are {len(prompts)} prompts", hint="name a folder"
         )
-    check_output(output if is_file else None, source=video)
-    named = output if is_file else None
-    check_export(video, settings, output=named, source_video=source_video)
-    if source_video is None and sniff_kind(video) is None:
-        source_video = video
-    asked = settings.export
-    suffix = plan_encoding(named, asked.codec, crf=asked.crf, lossless=asked.lossless).suffix
-    folder = workspace_for(video, settings).root if output is None else output
+    check_edit(video, settings, mask=mask, output=output, source_video=source_video)
     written = reconstruct(video, prompts, settings, mask=mask, run=run)
-    if not is_file:
-        Workspace(folder).create()
     decoder = Decoder(settings)
     return [
-        export(
-            one.path,
+        export_edit(
+            one,
+            video,
             settings,
-            output=named or folder / f"{_video_name(one.record)}{suffix}",
+            output=output,
             source_video=source_video,
             with_source=with_source,
             run=run,
@@ -91,6 +80,84 @@ def edit(
         )
         for one in written
     ]
+
+
+def names_video(output: Path | None) -> bool:
+    """Tell whether an output is one video, and no folder for several."""
+    return output is not None and output.suffix.lower() in VIDEO_SUFFIXES and not output.is_dir()
+
+
+def check_edit(
+    video: Path,
+    settings: Settings,
+    *,
+    mask: str | Path | None,
+    output: Path | None,
+    source_video: Path | None = None,
+) -> None:
+    """Refuse, before anything is computed, what could not be shown or written afterwards.
+
+    Args:
+        video: As for `edit`.
+        settings: `export`, `load`, and whether a mask is looked for.
+        mask: As for `edit`.
+        output: As for `edit`.
+        source_video: As for `edit`.
+
+    Raises:
+        UsageError: A composite without a mask, or an output that does not go with the rest.
+        VideoError: The video cannot be read.
+        StorageError: The output cannot be written.
+    """
+    wanted = settings.export.composite
+    if wanted in ("decode", "source") and mask is None and not settings.reconstruct.auto_mask:
+        raise UsageError(f"--composite {wanted} needs a mask", hint="give --mask or --auto-mask")
+    named = output if names_video(output) else None
+    check_output(named, source=video)
+    check_export(video, settings, output=named, source_video=source_video)
+
+
+def export_edit(
+    edited: Written[EditRecord],
+    video: Path,
+    settings: Settings,
+    *,
+    output: Path | None,
+    source_video: Path | None = None,
+    with_source: bool = False,
+    run: Run,
+    decoder: Decoder,
+) -> Exported:
+    """Write the video of one edit, under its name or a name of its own.
+
+    Args and errors are those of `edit` and `export`.
+    """
+    path = place_of_video(edited.record, video, settings, output=output)
+    if not names_video(output):
+        Workspace(path.parent).create()
+    if source_video is None and sniff_kind(video) is None:
+        source_video = video
+    return export(
+        edited.path,
+        settings,
+        output=path,
+        source_video=source_video,
+        with_source=with_source,
+        run=run,
+        decoder=decoder,
+    )
+
+
+def place_of_video(
+    record: EditRecord, video: Path, settings: Settings, *, output: Path | None
+) -> Path:
+    """Where the video of an edit goes: the file that was named, or a name of its own."""
+    if output is not None and names_video(output):
+        return output
+    asked = settings.export
+    suffix = plan_encoding(None, asked.codec, crf=asked.crf, lossless=asked.lossless).suffix
+    folder = workspace_for(video, settings).root if output is None else output
+    return folder / f"{_video_name(record)}{suffix}"
 
 
 def _video_name(record: EditRecord) -> str:

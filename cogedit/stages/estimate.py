@@ -160,7 +160,7 @@ def estimate(
     else:
         check_edits(asked, checkpoint)
     workspace = workspace_for(source, settings)
-    known = _follow(source, settings, checkpoint, workspace=workspace, run=run)
+    known = follow(source, settings, checkpoint, workspace=workspace, run=run)
     frames = frames_record(known[0])
     found = known[-1] if isinstance(known[-1], TrajectoryRecord) else None
     if found is not None and run.force and prompts is None:
@@ -270,12 +270,15 @@ def _timed(
     )
 
 
-def _follow(
+def follow(
     source: Path, settings: Settings, checkpoint: Checkpoint, *, workspace: Workspace, run: Run
 ) -> list[Record]:
     """Return the records from the clip on, as far as the artifacts of the run exist.
 
     The first is the clip's even where it is not there yet; it then has no tensors.
+
+    Raises:
+        CogeditError: As `load`, or an artifact is damaged.
     """
     if sniff_kind(source) is None:
         clip, _ = choose_clip(source, settings, run=run)

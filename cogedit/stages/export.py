@@ -97,7 +97,42 @@ def export(
         ModelError: The model is missing or incomplete.
         StorageError: The video cannot be written.
     """
-    source, run = Path(source), run or Run()
+    job = _job(Path(source), settings, output=output, run=run or Run())
+    exported = _export(job, source_video, decoder=decoder)
+    if not with_source:
+        return exported
+    frames = frames_record(job.recipe.record)
+    clip = replace(
+        job.recipe, record=frames, composite="none", feather=0, dtype=None, vae_tiling=None
+    )
+    beside = job.path.with_name(f"{job.path.stem}-source{job.path.suffix}")
+    shown = _export(replace(job, recipe=clip, path=beside), source_video)
+    return replace(exported, source=shown.path)
+
+
+def is_exported(source: Path, settings: Settings, *, output: Path) -> bool:
+    """Tell whether the video of an artifact is there with these settings.
+
+    Args:
+        source: The artifact.
+        settings: As for `export`.
+        output: The video.
+
+    Raises:
+        CogeditError: As `export`, where that can be known beforehand.
+    """
+    job = _job(source, settings, output=output, run=Run())
+    # Whether there is sound shows when the source is looked for.
+    mute = replace(job, recipe=replace(job.recipe, sound=False))
+    return _is_there(job) or _is_there(mute)
+
+
+def _job(source: Path, settings: Settings, *, output: Path | None, run: Run) -> _Job:
+    """Settle how an artifact is shown.
+
+    Raises:
+        CogeditError: As `export`.
+    """
     asked = settings.export
     encoding = plan_encoding(output, asked.codec, crf=asked.crf, lossless=asked.lossless)
     check_output(output, source=source, is_folder=encoding.codec == "png")
@@ -121,14 +156,8 @@ def export(
         recipe = replace(recipe, sound=False)
     _check_size(recipe)
     path = output or _beside(source, encoding)
-    job = _Job(source, settings, recipe, path, run.force and output is not None, run, silent=silent)
-    exported = _export(job, source_video, decoder=decoder)
-    if not with_source:
-        return exported
-    clip = replace(recipe, record=frames, composite="none", feather=0, dtype=None, vae_tiling=None)
-    beside = path.with_name(f"{path.stem}-source{path.suffix}")
-    shown = _export(replace(job, recipe=clip, path=beside), source_video)
-    return replace(exported, source=shown.path)
+    may_replace = run.force and output is not None
+    return _Job(source, settings, recipe, path, may_replace, run, silent=silent)
 
 
 def check_export(

@@ -132,10 +132,7 @@ def make_edits(
     checkpoint = checkpoint_for(settings)
     check_edits(asked, checkpoint)
     check_transformer(settings)
-    if given is not None:
-        source = _fit_mask(given, source, settings, run=run)
-    if sniff_kind(source) in (None, "frames", "latents"):
-        source = invert(source, settings, run=run.earlier).path
+    source = trajectory_for(source, settings, mask=given, run=run)
     trajectory = read_record(source, "trajectory")
     check_same_model(str(source), trajectory, checkpoint)
     records = [
@@ -208,6 +205,19 @@ def check_edits(asked: Sequence[ReconstructSettings], checkpoint: Checkpoint) ->
                 f"0:{num_layers}",
                 hint=f"choose a window within 0:{num_layers}",
             )
+
+
+def trajectory_for(source: Path, settings: Settings, *, mask: GivenMask | None, run: Run) -> Path:
+    """Run the stages before the edits, as far as they are missing.
+
+    Returns:
+        The trajectory; an artifact of a later kind is returned as it is.
+    """
+    if mask is not None:
+        source = _fit_mask(mask, source, settings, run=run)
+    if sniff_kind(source) in (None, "frames", "latents"):
+        source = invert(source, settings, run=run.earlier).path
+    return source
 
 
 def _fit_mask(mask: GivenMask, source: Path, settings: Settings, *, run: Run) -> Path:

@@ -31,6 +31,7 @@ def settings_for(
     flags: Mapping[str, object] | None = None,
     *,
     config: str | None = None,
+    rows: Mapping[str, Mapping[str, object]] | None = None,
     environ: Mapping[str, str] | None = None,
     cwd: Path | None = None,
 ) -> ResolvedSettings:
@@ -44,6 +45,7 @@ def settings_for(
         source: The video or artifact that the run starts from.
         flags: Values by dotted key, such as {"invert.num_inference_steps": 25}.
         config: Name of a preset, or a TOML file.
+        rows: What a batch file asks for, as in `resolve_settings`.
         environ: Environment with COGEDIT_* variables; None is this process's.
         cwd: Folder of `cogedit.toml`; None is the current directory.
 
@@ -57,7 +59,12 @@ def settings_for(
 
     def resolve(inferred: Inferred) -> ResolvedSettings:
         return resolve_settings(
-            given, config=config, environ=environment, cwd=folder, inferred=inferred
+            given,
+            config=config,
+            rows=rows,
+            environ=environment,
+            cwd=folder,
+            inferred=inferred,
         )
 
     inferred: Inferred = {}
@@ -78,6 +85,14 @@ def settings_for(
     # Only a run that starts from the video chooses a clip.
     of_model = _from_checkpoint(first) if path is None or sniff_kind(path) is None else {}
     return resolve({**inferred, **of_model})
+
+
+def chosen_model(resolved: ResolvedSettings) -> str | None:
+    """Say which model was chosen where nobody named one; None where somebody did."""
+    origin = resolved.origins["model"]
+    if not origin.startswith("this machine"):
+        return None
+    return f"model {resolved.settings.model}: {origin} (--model chooses another)"
 
 
 def known_models() -> list[str]:

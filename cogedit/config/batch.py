@@ -1,0 +1,219 @@
+"""Batch files: the edits that somebody asks for at once, as TOML, CSV or JSON lines."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import sys
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from cogedit.config.resolve import check_values, is_file_name
+from cogedit.errors import ConfigError
+
+STDIN = "-"
+"""Stands for the standard input in place of a file."""
+
+_OWN = ("video", "prompt", "output", "mask", "config")
+"""Keys of an edit that are no settings."""
+
+_SUFFIXES = (".toml", ".csv", ".jsonl")
+_PATHS = ("workspace", "cache")
+"""Settings that are paths, relative to the file as `video` is."""
+
+_BOX = re.compile(r"[-\d.,@: ]+")
+"""A mask that is no file."""
+
+
+@dataclass(frozen=True)
+class BatchRow:
+    """What one row asks for: every prompt on every video.
+
+    Attributes:
+        where: "row 3 of edits.csv", for people.
+        videos: The videos.
+        prompts: The prompts.
+        output: Video or folder; None is the workspace.
+        mask: A file or a box; None is everywhere.
+        config: Preset or TOML file; None is the run's.
+        values: Settings by origin and dotted key, the row's own before those of the whole file.
+    """
+
+    where: str
+    videos: tuple[Path, ...]
+    prompts: tuple[str, ...]
+    output: Path | None
+    mask: str | None
+    config: str | None
+    values: Mapping[str, Mapping[str, object]]
+
+
+def read_batch(file: str) -> tuple[BatchRow, ...]:
+    """Read and check the rows of a batch file.
+
+    A `.toml` has an `[[edit]]` table per row, and top-level keys and tables that hold for all of
+    them; a `.csv` has a header of the same keys, settings by dotted key, and an empty cell is not
+    given; a `.jsonl` has an object per line. Rows are counted from 1, the header left out. Paths
+    are relative to the file.
+
+    Args:
+        file: The file; "-" is the standard input, JSON lines where it begins with "{" and CSV
+            otherwise, with paths relative to the current directory.
+
+    Raises:
+        ConfigError: It cannot be read, or a row lacks something, has an unknown key, or a value of
+            a wrong type or out of range.
+    """
+    path = Path(file)
+    name = "the standard input" if file == STDIN else path.name
+    text = _text(file, name)
+    form = path.suffix.lower()
+    if file == STDIN:
+        form = ".jsonl" if text.lstrip().startswith("{") else ".csv"
+    base = Path() if file == STDIN else path.parent
+    defaults: dict[str, object] = {}
+    if form == ".toml":
+        defaults, parsed = _parse_toml(text, name)
+    else:
+        parsed = _parse_csv(text, name) if form == ".csv" else _parse_lines(text, name)
+    if not parsed:
+        what = "[[edit]] table" if form == ".toml" else "row"
+        raise ConfigError(f"{name} has no {what}", hint="give each a video and a prompt")
+    is_text = form == ".csv"
+    return tuple(
+        _row(one, defaults, f"row {number} of {name}", name, base=base, is_text=is_text)
+        for number, one in parsed
+    )
+
+
+def _text(file: str, name: str) -> str:
+    if file != STDIN and Path(file).suffix.lower() not in _SUFFIXES:
+        raise ConfigError(
+            f"a batch is a file that ends in {', '.join(_SUFFIXES)}, or -; found {file}"
+        )
+    try:
+        data = sys.stdin.buffer.read() if file == STDIN else Path(file).read_bytes()
+        return data.decode("utf-8-sig")
+    except OSError as error:
+        raise ConfigError(f"cannot read {file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{name} is not UTF-8", hint="save it as UTF-8") from error
+
+
+Numbered = list[tuple[int, Mapping[str, object]]]
+
+
+def _parse_toml(text: str, name: str) -> tuple[dict[str, object], Numbered]:
+    """What holds for all edits, and the edits."""
+    try:
+        parsed: dict[str, object] = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        reason = str(error) if isinstance(error, ValueError) else type(error).__name__
+        raise ConfigError(f"{name} is not valid TOML: {reason}") from error
+    edits = parsed.pop("edit", [])
+    if not isinstance(edits, list) or not all(isinstance(one, dict) for one in edits):
+        raise ConfigError(f"`edit` in {name} is no list of tables", hint="begin each with [[edit]]")
+    defaults = check_values(parsed, source=name, own=[*_OWN, "edit"], is_text=False)
+    return defaults, [*enumerate(edits, 1)]
+
+
+def _parse_csv(text: str, name: str) -> Numbered:
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    rows: Numbered = []
+    try:
+        header = [cell.strip() for cell in next(reader, [])]
+        twice = next((key for key in header if header.count(key) > 1), None)
+        if twice is not None:
+            raise ConfigError(f"the header of {name} has `{twice}` twice")
+        for cells in reader:
+            if not any(cells):
+                continue
+            number = len(rows) + 1
+            if len(cells) != len(header):
+                raise ConfigError(
+                    f"row {number} of {name} has {len(cells)} cells, expected {len(header)}",
+                    hint="put text with a comma into quotation marks",
+                )
+            given = zip(header, cells, strict=True)
+            rows.append((number, {key: cell.strip() for key, cell in given if cell.strip()}))
+    except csv.Error as error:
+        raise ConfigError(f"line {reader.line_num} of {name} is not valid CSV: {error}") from error
+    return rows
+
+
+def _parse_lines(text: str, name: str) -> Numbered:
+    rows: Numbered = []
+    for line in filter(str.strip, text.split("\n")):
+        number = len(rows) + 1
+        try:
+            parsed: object = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            reason = type(error).__name__ if isinstance(error, RecursionError) else str(error)
+            raise ConfigError(f"row {number} of {name} is not valid JSON: {reason}") from error
+        if not isinstance(parsed, dict):
+            raise ConfigError(f"row {number} of {name} is no JSON object")
+        rows.append((number, cast(Mapping[str, object], parsed)))
+    return rows
+
+
+def _row(
+    parsed: Mapping[str, object],
+    defaults: Mapping[str, object],
+    where: str,
+    name: str,
+    *,
+    base: Path,
+    is_text: bool,
+) -> BatchRow:
+    """Check one row.
+
+    Raises:
+        ConfigError: As `read_batch`.
+    """
+    own = check_values(parsed, source=where, own=_OWN, is_text=is_text)
+    both = {**defaults, **own}
+    one = {
+        key: _texts(both[key], key, where, several=key in ("video", "prompt"))
+        for key in _OWN
+        if key in both
+    }
+    for key in ("video", "prompt"):
+        if key not in one:
+            raise ConfigError(f"{where} has no `{key}`", hint=f"give it a {key}")
+    output, mask, config = (one.get(key, (None,))[0] for key in ("output", "mask", "config"))
+    if mask is not None and not _BOX.fullmatch(mask):
+        mask = str(base / mask)
+    if config is not None and is_file_name(config):
+        config = str(base / config)
+    return BatchRow(
+        where=where,
+        videos=tuple(base / video for video in one["video"]),
+        prompts=one["prompt"],
+        output=None if output is None else base / output,
+        mask=mask,
+        config=config,
+        values={where: _settings(own, base), name: _settings(defaults, base)},
+    )
+
+
+def _texts(value: object, key: str, where: str, *, several: bool) -> tuple[str, ...]:
+    """Check a key that is text, or where `several` may be given a list of texts."""
+    items = value if several and isinstance(value, list) else [value]
+    if not items or not all(isinstance(item, str) and item.strip() for item in items):
+        what = "text, or a list of texts" if several else "text"
+        raise ConfigError(f"`{key}` in {where} is {value!r}, expected {what}")
+    return tuple(cast(Sequence[str], items))
+
+
+def _settings(values: Mapping[str, object], base: Path) -> dict[str, object]:
+    """The settings among the keys, with paths relative to the current directory."""
+    return {
+        key: base / cast(str, value) if key in _PATHS else value
+        for key, value in values.items()
+        if key not in _OWN
+    }
