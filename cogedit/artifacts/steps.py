@@ -20,7 +20,13 @@ from typing import TYPE_CHECKING, BinaryIO, ClassVar, cast
 
 from cogedit.artifacts.atomic import atomic_write, show, storage_error
 from cogedit.artifacts.codec import Json, canonical_text, decode_record, encode_record
-from cogedit.artifacts.layout import decode_envelope, header_bytes, num_bytes, order_tensors
+from cogedit.artifacts.layout import (
+    MAX_HEADER_BYTES,
+    decode_envelope,
+    header_bytes,
+    num_bytes,
+    order_tensors,
+)
 from cogedit.artifacts.payload import chunks, describe, digest, on_cpu, read_chunks, read_tensor
 from cogedit.artifacts.records import SCHEMA_VERSION, TensorRecord
 from cogedit.errors import ArtifactDamaged, ArtifactError, StorageError
@@ -30,7 +36,6 @@ if TYPE_CHECKING:
     import torch
 
 _KEY = "cogedit_step"
-_MAX_HEADER_BYTES = 2**16  # a step has few fields and a handful of tensors
 _ATTEMPTS = 3
 
 
@@ -214,7 +219,7 @@ def _read_start(path: Path, file: BinaryIO) -> StepRecord:
     size = os.fstat(file.fileno()).st_size
     start = file.read(8)
     length = int.from_bytes(start, "little")
-    if len(start) < 8 or length > min(_MAX_HEADER_BYTES, size):
+    if len(start) < 8 or length > min(MAX_HEADER_BYTES, size):
         raise ArtifactDamaged(f"{show(path)} is no step")
     start += file.read(length)
     value = decode_envelope(start, _KEY)

@@ -190,6 +190,12 @@ def test_the_last_step_alone_is_enough_for_some_loops(tmp_path):
     assert last(tmp_path) is None, "a step under the name of another"
 
 
+def test_steps_of_very_many_edits_are_read_back(tmp_path):
+    makes = tuple(f"{number:064x}" for number in range(2000))
+    [step] = write_chain(tmp_path, 1, makes=makes)
+    assert [found.record for found in read(tmp_path, makes=makes)] == [step.record]
+
+
 def test_what_is_made_together_is_found_by_its_steps(tmp_path):
     together = Unfinished.of(tmp_path, "edit", [KEY, "cd" * 32])
     alone = Unfinished.of(tmp_path, "edit", [KEY])
