@@ -8,8 +8,9 @@ from typer.testing import CliRunner
 from videos import make_video
 
 import cogedit
+from cogedit.artifacts import read_artifact
 from cogedit.cli import app
-from cogedit.errors import UsageError
+from cogedit.errors import CogeditError, UsageError
 
 SMALL = ["--width", "96", "--height", "64", "--max-num-frames", "9"]
 MODEL = ["--model", str(GOLDEN_PIPELINE), "--dtype", "fp32", "--device", "cpu"]
@@ -96,6 +97,36 @@ def test_what_is_there_costs_nothing(video):
     assert both.stages[1].reused == 1
     again = cogedit.estimate(video, settings, run=cogedit.Run(force=True))
     assert again.stages[0].reused == 0
+
+
+@pytest.mark.parametrize("auto", [False, True])
+def test_an_edit_with_a_mask_holds_more(video, auto):
+    settings = settings_with(
+        video, **{"reconstruct.auto_mask": auto, "reconstruct.auto_mask_threshold": 0.01}
+    )
+    mask = None if auto else "16,16,64,48"
+    for keep in (False, True):
+        options = {"mask": mask, "save_trajectory": keep}
+        found = cogedit.estimate(video, settings, prompts=["a blue cat"], **options)
+        [edit] = cogedit.reconstruct(
+            video, "a blue cat", settings, **options, run=cogedit.Run(force=True)
+        )
+        tensors = read_artifact(edit.path, "edit").tensors.values()
+        assert found.stages[1].disk_bytes == sum(tensor.nbytes for tensor in tensors)
+
+
+def test_the_same_prompt_twice_is_one_edit(video):
+    settings = settings_with(video)
+    one = cogedit.estimate(video, settings, prompts=["a blue cat"])
+    two = cogedit.estimate(video, settings, prompts=["a blue cat"] * 2)
+    assert two.stages[1].work == one.stages[1].work
+    assert two.stages[1].artifacts == 1
+
+
+def test_a_mask_that_the_run_refuses_is_refused(video):
+    for mask, said in (("gone.png", "there is no mask"), ("0,0,200,20", "outside")):
+        with pytest.raises(CogeditError, match=said):
+            cogedit.estimate(video, settings_with(video), prompts=["a cat"], mask=mask)
 
 
 def test_nothing_is_written(video, tmp_path):

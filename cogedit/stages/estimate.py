@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from cogedit.artifacts import (
@@ -39,7 +40,7 @@ from cogedit.stages.editor import edits_together
 from cogedit.stages.encode import latents_record
 from cogedit.stages.invert import check_inversion_settings, trajectory_record
 from cogedit.stages.load import choose_clip
-from cogedit.stages.mask import take_mask
+from cogedit.stages.mask import check_fits, take_mask
 from cogedit.stages.parts import Parts
 from cogedit.stages.reconstruct import check_edits, edit_record
 from cogedit.stages.run import Run, workspace_for
@@ -154,56 +155,97 @@ def estimate(
     """
     source, run = Path(source), run or Run()
     checkpoint = find_checkpoint(settings.model, settings.revision, download=False)
-    asked = [settings.reconstruct_with(prompt) for prompt in prompts or ()]
+    # The same prompt twice is one edit.
+    asked = [settings.reconstruct_with(prompt) for prompt in dict.fromkeys(prompts or ())]
     if prompts is None:
         check_inversion_settings(settings)
     else:
         check_edits(asked, checkpoint)
+    given = take_mask(mask, settings)
     workspace = workspace_for(source, settings)
     known = follow(source, settings, checkpoint, workspace=workspace, run=run)
     frames = frames_record(known[0])
+    if given is not None:
+        check_fits(given, frames)
     found = known[-1] if isinstance(known[-1], TrajectoryRecord) else None
     if found is not None and run.force and prompts is None:
         found = None
     shape = _latent_shape(frames, checkpoint)
-    sizes = TransformerSizes.of(checkpoint.transformer_config)
-    inversion = settings.invert if found is None else found.settings
-    work = Work() if found is not None else inversion_work(inversion, sizes, shape)
-    size = trajectory_bytes(inversion.num_inference_steps, shape, channels=sizes.in_channels)
-    plans = [_Plan("invert", int(found is not None), 1, work, 0 if found is not None else size)]
+    plans = [_plan_inversion(settings.invert, found, checkpoint, shape)]
     if prompts is not None:
         missing = asked
         if found is not None and not run.force:
-            given = take_mask(mask, settings)
-            records = [
-                edit_record(
-                    one,
-                    found,
-                    model=transformer_record(checkpoint, settings),
-                    has_trajectory=save_trajectory,
-                    mask=given,
-                )
-                for one in asked
-            ]
-            missing = [
-                one
-                for one, record in zip(asked, records, strict=True)
-                if workspace.find(record) is None
-            ]
-        work = Work()
-        together = edits_together(math.prod(shape) * sizes.in_channels)
-        for first in range(0, len(missing), together):
-            work += edit_work(
-                missing[first : first + together],
-                inversion,
-                sizes,
-                shape,
-                share=settings.transformer.rows != "upstream",
+            model = transformer_record(checkpoint, settings)
+            describe = partial(
+                edit_record, trajectory=found, model=model, has_trajectory=save_trajectory
             )
-        levels = _num_levels(asked[0], inversion) if save_trajectory else 0
-        size = trajectory_bytes(levels, shape, channels=sizes.in_channels) * len(missing)
-        plans.append(_Plan("reconstruct", len(asked) - len(missing), len(asked), work, size))
+            missing = [one for one in asked if not workspace.find(describe(one, mask=given))]
+        inversion = settings.invert if found is None else found.settings
+        work = _edits_work(missing, inversion, checkpoint, shape, settings=settings)
+        size = _edit_bytes(
+            frames,
+            trajectory_bytes(0, shape, channels=_sizes(checkpoint).in_channels),
+            num_levels=_num_levels(asked[0], inversion) if save_trajectory else 0,
+            has_mask=given is not None or asked[0].auto_mask,
+        )
+        reused = len(asked) - len(missing)
+        plans.append(_Plan("reconstruct", reused, len(asked), work, size * len(missing)))
     return _timed(plans, known, checkpoint=checkpoint, shape=shape, settings=settings)
+
+
+def _sizes(checkpoint: Checkpoint) -> TransformerSizes:
+    return TransformerSizes.of(checkpoint.transformer_config)
+
+
+def _plan_inversion(
+    asked: InvertSettings,
+    found: TrajectoryRecord | None,
+    checkpoint: Checkpoint,
+    shape: LatentShape,
+) -> _Plan:
+    if found is not None:
+        return _Plan("invert", 1, 1, Work(), 0)
+    sizes = _sizes(checkpoint)
+    size = trajectory_bytes(asked.num_inference_steps, shape, channels=sizes.in_channels)
+    return _Plan("invert", 0, 1, inversion_work(asked, sizes, shape), size)
+
+
+def _edits_work(
+    missing: Sequence[ReconstructSettings],
+    inversion: InvertSettings,
+    checkpoint: Checkpoint,
+    shape: LatentShape,
+    *,
+    settings: Settings,
+) -> Work:
+    """Count the edits that are still to be made, as many at a time as the run would take."""
+    sizes, work = _sizes(checkpoint), Work()
+    together = edits_together(math.prod(shape) * sizes.in_channels)
+    for first in range(0, len(missing), together):
+        work += edit_work(
+            missing[first : first + together],
+            inversion,
+            sizes,
+            shape,
+            share=settings.transformer.rows != "upstream",
+        )
+    return work
+
+
+def _edit_bytes(frames: FramesRecord, latents: int, *, num_levels: int, has_mask: bool) -> int:
+    """Size of the artifact of one edit without its header.
+
+    Args:
+        frames: The clip.
+        latents: Size of its latents.
+        num_levels: Steps of the edit that are kept beside its result.
+        has_mask: Whether it holds its mask, a byte for each pixel, and the source's latents.
+    """
+    size = latents * (1 + num_levels)
+    if has_mask:
+        pixels = frames.settings.width * frames.settings.height * len(frames.frame_indices)
+        size += latents + pixels
+    return size
 
 
 def _timed(
@@ -216,7 +258,7 @@ def _timed(
 ) -> Estimate:
     """Measure the device, if there is anything to do, and add up."""
     parts = Parts(checkpoint, settings, run=Run())
-    sizes = TransformerSizes.of(checkpoint.transformer_config)
+    sizes = _sizes(checkpoint)
     total = sum((plan.work for plan in plans), Work())
     num_tokens, item_size = sizes.num_tokens(shape), parts.dtype.itemsize
     speed = None
