@@ -27,6 +27,8 @@ def show_estimate(screen: Screen, command: str, estimate: Estimate) -> None:
         found |= {"seconds": estimate.seconds, "disk_bytes": estimate.disk_bytes}
         typer.echo(json.dumps(found))
         return
+    from cogedit.artifacts.atomic import show_size
+
     shape = "x".join(map(str, estimate.latent_shape))
     rows = [
         (
@@ -37,7 +39,7 @@ def show_estimate(screen: Screen, command: str, estimate: Estimate) -> None:
         (
             "model",
             f"{printable(estimate.model)} in {estimate.dtype} on {estimate.device}: transformer "
-            f"{size(estimate.transformer_bytes)}, T5 {size(estimate.text_encoder_bytes)}",
+            f"{show_size(estimate.transformer_bytes)}, T5 {show_size(estimate.text_encoder_bytes)}",
         ),
     ]
     for stage in estimate.stages:
@@ -53,9 +55,9 @@ def show_estimate(screen: Screen, command: str, estimate: Estimate) -> None:
                 f"{duration(stage.seconds)}" + (f" ({there})" if stage.reused else ""),
             )
         )
-    rows.append(("disk", size(estimate.disk_bytes)))
+    rows.append(("disk", show_size(estimate.disk_bytes)))
     if estimate.memory_bytes:
-        rows.append(("memory", f"about {size(estimate.memory_bytes)} on {estimate.device}"))
+        rows.append(("memory", f"about {show_size(estimate.memory_bytes)} on {estimate.device}"))
         note = "by a probe of this device; without loading, T5 and VAE"
         rows.append(("time", f"about {duration(estimate.seconds)} ({note})"))
     width = max(len(name) for name, _ in rows)
@@ -70,12 +72,3 @@ def flops(count: float) -> str:
         if count < 1000:
             return f"{count:.1f} {unit}"
     return f"{count / 1000:.1f} PFLOP"
-
-
-def size(count: float) -> str:
-    """Write a number of bytes with its unit."""
-    for unit in ("B", "KB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} GB"
