@@ -13,7 +13,6 @@ from cogedit.artifacts import (
     EditRecord,
     TrajectoryRecord,
     Unfinished,
-    content_key,
     frames_record,
     made_together,
     read_artifact,
@@ -130,12 +129,11 @@ class Editor:
         def shared(record: EditRecord) -> EditRecord:
             return replace(record, settings=replace(record.settings, prompt="", seed=0))
 
+        own = shared(self._wanted[key])
         others = [
             other
             for other, record in self._wanted.items()
-            if other in self._missing
-            and other not in {key, *self._done}
-            and shared(record) == shared(self._wanted[key])
+            if other in self._missing and other not in {key, *self._done} and shared(record) == own
         ]
         keys = [key, *others][: edits_together(self._reference.latents.numel())]
         return Unfinished.of(self._folder, "edit", keys)
@@ -187,8 +185,7 @@ class Editor:
                 on_state=keeper.keep,
                 on_step=on_step,
             )
-        keys = [content_key(record) for record in records]
-        stopwatch.note(self._notes, keys, is_whole=not keeper.done)
+        stopwatch.note(self._notes, unfinished.makes, is_whole=not keeper.done)
         return [
             self._tensors([sample[[number]] for sample in samples], pixels[number], record)
             for number, record in enumerate(records)
@@ -252,9 +249,13 @@ class Editor:
     def _transformer(self) -> CogVideoXTransformer3DModel:
         _ = self._embeds  # T5 is done and freed before the transformer needs the memory.
         shape = latent_shape(self._reference.latents)
-        work = Work()
+        work, counted = Work(), set[str]()
         for key in self._missing:
-            asked = [self._wanted[one].settings for one in self._together(key).makes]
+            if key in counted:
+                continue
+            together = self._together(key).makes
+            counted |= {*together}
+            asked = [self._wanted[one].settings for one in together]
             work += edit_work(
                 asked,
                 self._record.settings,
