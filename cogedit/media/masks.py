@@ -7,7 +7,6 @@ is read.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +18,8 @@ from numpy.typing import NDArray
 from cogedit.errors import StorageError, UsageError, VideoError
 from cogedit.media.clip import ResizePlan
 from cogedit.media.ffmpeg import MAX_FRAME_PIXELS, first_error, run_ffmpeg
-from cogedit.media.probe import check_file, identify, probe_facts
+from cogedit.media.files import check_file, file_digest, read_start
+from cogedit.media.probe import identify, probe_facts
 from cogedit.media.reader import Frames, read_clip, resize_frame
 from cogedit.types import MaskSource, SourceVideo
 
@@ -78,14 +78,8 @@ def open_mask(given: str | Path) -> GivenMask:
             hint=f"name a picture or a video, or give a box: {_BOX_FORM}",
         )
     check_file(path)
-    try:
-        with path.open("rb") as file:
-            is_picture = _PICTURE_HEADS.match(file.read(16)) is not None
-            file.seek(0)
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise StorageError(f"cannot read {path}: {error.strerror or error}") from error
-    kind = MaskSource("picture" if is_picture else "video", path.name, digest)
+    is_picture = _PICTURE_HEADS.match(read_start(path, 16)) is not None
+    kind = MaskSource("picture" if is_picture else "video", path.name, file_digest(path))
     return GivenMask(kind, path)
 
 

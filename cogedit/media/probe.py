@@ -8,15 +8,13 @@ display matrices or other pixel formats it does not, and on some files it hangs.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import re
-import stat
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
-from cogedit.errors import StorageError, VideoError
+from cogedit.errors import VideoError
 from cogedit.media.ffmpeg import (
     INPUT_NAME,
     MAX_FRAME_PIXELS,
@@ -27,6 +25,7 @@ from cogedit.media.ffmpeg import (
     run_ffmpeg,
     without_name,
 )
+from cogedit.media.files import check_file, file_digest
 from cogedit.media.header import InputHeader, parse_header
 from cogedit.media.timing import PacketTable, find_frame_rate, parse_framecrc, snap_rate
 from cogedit.types import Reader, SourceVideo
@@ -36,7 +35,6 @@ MAX_FRAMES = 1_000_000
 _PROBE_TIMEOUT = 60.0
 _COUNT_TIMEOUT = 600.0
 _READABLE = "mp4, mov, mkv, webm, avi, ts, mpg, flv, wmv, gif, ogv or y4m"
-_PLAYLIST_HEADS = (b"#EXTM3U", b"ffconcat", b"[playlist]")
 
 # "V" and not "v": a cover picture in a sound file is no video.
 _LIST_PACKETS = ("-map", "0:V:0", "-c", "copy")
@@ -231,36 +229,6 @@ def read_comment(path: Path) -> str | None:
     return re.sub(r"\\(.)", r"\1", match.group(1), flags=re.DOTALL) if match else None
 
 
-def check_file(path: Path) -> None:
-    """Raise `VideoError` unless `path` is a regular file with bytes in it and not a playlist."""
-    try:
-        status = path.stat()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise VideoError(f"no such video: {path}", hint="check the path") from error
-    except OSError as error:
-        raise StorageError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:  # a NUL byte in the name
-        raise VideoError(f"not a file name: {path!r}") from error
-    if stat.S_ISDIR(status.st_mode):
-        raise VideoError(f"{path} is a folder, expected a video file", hint="name one video in it")
-    if not stat.S_ISREG(status.st_mode):
-        raise VideoError(
-            f"{path} is not a regular file, expected a video file", hint="copy it to a file first"
-        )
-    if status.st_size == 0:
-        raise VideoError(f"{path} is empty (0 bytes), expected a video", hint="copy it again")
-    try:
-        with path.open("rb") as file:
-            head = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")
-    except OSError as error:
-        raise StorageError(f"cannot read {path}: {error.strerror or error}") from error
-    if head.startswith(_PLAYLIST_HEADS):
-        raise VideoError(
-            f"{path} is a playlist that refers to other files, expected the video itself",
-            hint="join the parts into one video first, for example with ffmpeg",
-        )
-
-
 def _run(path: Path, args: list[str], *, timeout: float = _PROBE_TIMEOUT) -> FfmpegResult:
     try:
         result = run_ffmpeg([*input_args(path), *args], timeout=timeout)
@@ -393,12 +361,3 @@ def _is_utf8(path: Path) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def file_digest(path: Path) -> str:
-    """The sha256 of a file in hex. Raises `StorageError` where it may not be read."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise StorageError(f"cannot read {path}: {error.strerror or error}") from error

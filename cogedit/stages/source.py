@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from cogedit.artifacts import FramesRecord
 from cogedit.errors import UsageError
 from cogedit.media.clip import ResizePlan
-from cogedit.media.probe import VideoFacts, check_file, file_digest, probe_facts
+from cogedit.media.files import check_file, file_digest
+from cogedit.media.probe import VideoFacts, probe_facts
 from cogedit.types import SourceVideo
 
 if TYPE_CHECKING:

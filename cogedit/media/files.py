@@ -1,0 +1,68 @@
+"""The files that a user names, before anything looks at what is in them."""
+
+from __future__ import annotations
+
+import hashlib
+import stat
+from pathlib import Path
+
+from cogedit.errors import StorageError, VideoError
+
+_PLAYLIST_HEADS = (b"#EXTM3U", b"ffconcat", b"[playlist]")
+
+
+def check_file(path: Path) -> None:
+    """Refuse what is no regular file with bytes in it, and playlists.
+
+    Raises:
+        VideoError: It is missing or of another kind.
+        StorageError: It may not be read.
+    """
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise VideoError(f"no such video: {path}", hint="check the path") from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    except ValueError as error:  # a NUL byte in the name
+        raise VideoError(f"not a file name: {path!r}") from error
+    if stat.S_ISDIR(status.st_mode):
+        raise VideoError(f"{path} is a folder, expected a video file", hint="name one video in it")
+    if not stat.S_ISREG(status.st_mode):
+        raise VideoError(
+            f"{path} is not a regular file, expected a video file", hint="copy it to a file first"
+        )
+    if status.st_size == 0:
+        raise VideoError(f"{path} is empty (0 bytes), expected a video", hint="copy it again")
+    head = read_start(path, 64).lstrip(b"\xef\xbb\xbf \t\r\n")
+    if head.startswith(_PLAYLIST_HEADS):
+        raise VideoError(
+            f"{path} is a playlist that refers to other files, expected the video itself",
+            hint="join the parts into one video first, for example with ffmpeg",
+        )
+
+
+def read_start(path: Path, count: int) -> bytes:
+    """Read the first bytes of a file, at most `count`.
+
+    Raises:
+        StorageError: It may not be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return file.read(count)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def file_digest(path: Path) -> str:
+    """The sha256 of a file in hex. Raises `StorageError` where it may not be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> StorageError:
+    return StorageError(f"cannot read {path}: {error.strerror or error}")
