@@ -233,22 +233,21 @@ def edit_work(
         shape: Of the clip.
         share: Rows that are equal are run once; False is upstream's four for each edit.
     """
+    from cogedit.models.sampling import sees_reference, wants_reference_velocity
+
     one = asked[0]
     texts = _texts(asked, inversion.prompt)
     visited = one.num_inference_steps or inversion.num_inference_steps
     schedule = _schedule(visited - one.start_step)
     guided = _window(schedule, one.guidance_steps, wanted=one.guidance_scale != 1)
-    looks = one.injection_strength > 0 or one.drift_correction > 0
-    referenced = _window(schedule, one.injection_steps, wanted=looks)
-    is_flow = one.method == "flow"
-    sees = one.reference_prompt == "inversion" and one.source_guidance_scale == 1
-    velocity = sees if is_flow else one.drift_correction > 0 or not share
+    referenced = _window(schedule, one.injection_steps, wanted=sees_reference(one))
+    velocity = wants_reference_velocity(one, share=share)
     source = plan_rows([texts[0]], guided=one.source_guidance_scale != 1, referenced=False)
     work = Work()
     for step in schedule.timesteps:
         plan = plan_rows(texts, guided=step in guided, referenced=step in referenced, share=share)
         work += call_work(plan, sizes, shape, injection=one, reference_velocity=velocity)
-        if is_flow and not (velocity and step in referenced):
+        if one.method == "flow" and not (velocity and step in referenced):
             work += call_work(source, sizes, shape)
     if one.auto_mask:
         from cogedit.models.auto_mask import mask_levels

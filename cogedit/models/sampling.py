@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -136,57 +136,31 @@ def edit_latents(
     sources = _sources(settings, num_clips=len(reference.latents))
     if len(reference.latents) < len(settings):
         reference = reference.repeated(len(settings))
-    bank = list(
-        dict.fromkeys(
-            text
-            for s, source in zip(settings, inversion_prompts, strict=True)
-            for text in (s.negative_prompt, s.prompt, source)
-        )
-    )
-    table = torch.cat([embeds[text] for text in bank])
-    texts = [
-        edit_texts(s, prompt, bank, source=source)
-        for s, prompt, source in zip(settings, inversion_prompts, sources, strict=True)
-    ]
-    injection = Injection(
-        strength=asked.injection_strength, mode=asked.injection_mode, tokens=asked.injection_tokens
-    )
-    # Without strength or drift the reference row would be computed for nothing.
-    looks = asked.injection_strength > 0 or asked.drift_correction > 0
-    reference_steps = asked.injection_steps if looks else (0.0, 0.0)
-    seeds = [s.seed for s in settings]
+    reference_steps = asked.injection_steps if sees_reference(asked) else (0.0, 0.0)
     guided = schedule.window(*asked.guidance_steps)
     restarts = schedule.changes(guided, schedule.window(*reference_steps))
     mask = None if mask is None else mask.to(transformer.device)
-    share = how is None or how.rows != "upstream"
+    injection = Injection(
+        strength=asked.injection_strength, mode=asked.injection_mode, tokens=asked.injection_tokens
+    )
+    models = _edit_models(
+        transformer,
+        settings,
+        inversion_prompts=inversion_prompts,
+        sources=sources,
+        embeds=embeds,
+        injection=injection,
+        guided=guided,
+        share=how is None or how.rows != "upstream",
+    )
+    seeds = [s.seed for s in settings]
     with run_rows(transformer, injection, layers=asked.injection_layers, settings=how):
-        is_flow = asked.method == "flow"
-        denoiser = Denoiser(
-            transformer,
-            embeds=table,
-            texts=texts,
-            guidance_scale=asked.guidance_scale,
-            guided=guided,
-            injection=injection,
-            reference_velocity=_sees_source(asked)
-            if is_flow
-            else asked.drift_correction > 0 or not share,
-            share=share,
-        )
-        if is_flow:
-            own = [bank.index(prompt) for prompt in inversion_prompts]
-            plain = Denoiser(
-                transformer,
-                embeds=table,
-                texts=[replace(texts[i], conditional=own[i]) for i in dict.fromkeys(sources)],
-                guidance_scale=asked.source_guidance_scale,
-                injection=injection,
-            )
+        if asked.method == "flow":
             z0 = reference.latents.to(transformer.device)
             fresh = noised_source(z0, schedule, seeds=seeds)
             return flow_edit(
-                denoiser,
-                _of_each_edit(plain.velocity, sources),
+                models.edit,
+                models.source,
                 z0,
                 schedule,
                 source_at=fresh if asked.start == "random" else reference.at,
@@ -204,10 +178,10 @@ def edit_latents(
             start_noise = 1.0 if asked.start == "random" else 0.0
         start = start_sample(reference, schedule, seeds=seeds, start_noise=start_noise)
         return denoise(
-            denoiser,
+            models.edit,
             start.to(transformer.device),
             schedule,
-            reference=reference if looks or mask is not None else None,
+            reference=reference if sees_reference(asked) or mask is not None else None,
             reference_steps=reference_steps,
             drift_correction=asked.drift_correction,
             mask=mask,
@@ -218,6 +192,75 @@ def edit_latents(
             on_state=on_state,
             on_step=on_step,
         )
+
+
+@dataclass(frozen=True)
+class _EditModels:
+    """What edits ask the transformer.
+
+    Attributes:
+        edit: v of each edit, which may look at its source.
+        source: v of the source of each edit under its own text, which a flow asks for.
+    """
+
+    edit: Denoiser
+    source: Model
+
+
+def _edit_models(
+    transformer: CogVideoXTransformer3DModel,
+    settings: Sequence[ReconstructSettings],
+    *,
+    inversion_prompts: Sequence[str],
+    sources: Sequence[int],
+    embeds: Embeds,
+    injection: Injection,
+    guided: frozenset[int],
+    share: bool,
+) -> _EditModels:
+    """Lay out the texts of some edits and of their sources.
+
+    Args:
+        transformer: The checkpoint's transformer.
+        settings: One per edit.
+        inversion_prompts: What the clip of each edit was inverted under.
+        sources: For each edit, the first one with the same source samples.
+        embeds: Embeddings of all prompts, negative prompts and inversion prompts.
+        injection: Told which row looks at which before every call.
+        guided: Timesteps at which the edits are guided.
+        share: Run rows that are equal once.
+    """
+    asked = settings[0]
+    prompts = list(zip(settings, inversion_prompts, strict=True))
+    bank = list(
+        dict.fromkeys(text for s, own in prompts for text in (s.negative_prompt, s.prompt, own))
+    )
+    table = torch.cat([embeds[text] for text in bank])
+    texts = [
+        edit_texts(s, own, bank, source=source)
+        for (s, own), source in zip(prompts, sources, strict=True)
+    ]
+    edit = Denoiser(
+        transformer,
+        embeds=table,
+        texts=texts,
+        guidance_scale=asked.guidance_scale,
+        guided=guided,
+        injection=injection,
+        reference_velocity=wants_reference_velocity(asked, share=share),
+        share=share,
+    )
+    plain = Denoiser(
+        transformer,
+        embeds=table,
+        texts=[
+            replace(texts[i], conditional=bank.index(inversion_prompts[i]))
+            for i in dict.fromkeys(sources)
+        ],
+        guidance_scale=asked.source_guidance_scale,
+        injection=injection,
+    )
+    return _EditModels(edit, _of_each_edit(plain.velocity, sources))
 
 
 def _sources(settings: Sequence[ReconstructSettings], *, num_clips: int) -> list[int]:
@@ -235,9 +278,22 @@ def _sources(settings: Sequence[ReconstructSettings], *, num_clips: int) -> list
     return [keys.index(key) for key in keys]
 
 
-def _sees_source(settings: ReconstructSettings) -> bool:
-    """Whether the reference row of a flow's edit predicts what the flow's source side asks for."""
-    return settings.reference_prompt == "inversion" and settings.source_guidance_scale == 1
+def sees_reference(settings: ReconstructSettings) -> bool:
+    """Whether an edit has a use for reference rows, by its strength or its drift correction."""
+    return settings.injection_strength > 0 or settings.drift_correction > 0
+
+
+def wants_reference_velocity(settings: ReconstructSettings, *, share: bool) -> bool:
+    """Whether reference rows run to the last layer, for what they predict.
+
+    Args:
+        settings: Of the edit. A flow takes the source's velocity from them if they are under the
+            text and the guidance that its source side asks for.
+        share: Run rows that are equal once; False is upstream's layout, where all rows run through.
+    """
+    if settings.method == "flow":
+        return settings.reference_prompt == "inversion" and settings.source_guidance_scale == 1
+    return settings.drift_correction > 0 or not share
 
 
 def _of_each_edit(model: Model, sources: Sequence[int]) -> Model:
