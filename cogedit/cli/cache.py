@@ -48,7 +48,7 @@ def list_entries(folders: Folders = None, json_output: Json = False) -> None:
     from cogedit.artifacts.survey import survey
     from cogedit.stages.stop import Stop
 
-    with handle_errors(Stop(), debug=False):
+    with handle_errors(Stop(), Screen(), debug=False):
         entries = [entry for folder in _folders(folders) for entry in survey(folder)]
         if json_output:
             _print_json("cache ls", entries=[_row(entry) for entry in entries])
@@ -62,7 +62,7 @@ def verify(folders: Folders = None, json_output: Json = False) -> None:
     from cogedit.artifacts.survey import survey
     from cogedit.stages.stop import Stop
 
-    with handle_errors(Stop(), debug=False):
+    with handle_errors(Stop(), Screen(), debug=False):
         entries = [entry for folder in _folders(folders) for entry in survey(folder, verify=True)]
         artifacts = [entry for entry in entries if entry.state in ("whole", "damaged")]
         damaged = [entry for entry in artifacts if entry.state == "damaged"]
@@ -110,7 +110,7 @@ def prune_entries(
             return unfinished
         return damaged if entry.state == "damaged" else entry.kind in kinds
 
-    with handle_errors(Stop(), debug=False):
+    with handle_errors(Stop(), Screen(), debug=False):
         done = prune(_folders(folders), wanted=wanted, dry_run=dry_run)
         if json_output:
             _print_json(

@@ -22,7 +22,7 @@ from cogedit.cli.diagnosis import doctor
 from cogedit.cli.dry_run import show_estimate
 from cogedit.cli.options import Call, with_options
 from cogedit.cli.reporting import report
-from cogedit.cli.screen import tell_stopped
+from cogedit.cli.screen import Screen, tell_stopped
 from cogedit.cli.usage import Commands
 from cogedit.errors import UsageError
 from cogedit.version import __version__
@@ -105,7 +105,7 @@ def main() -> None:
     try:
         app()
     except KeyboardInterrupt:  # while the options are read; later a command handles it
-        sys.exit(tell_stopped(signal.SIGINT))
+        sys.exit(tell_stopped(signal.SIGINT, Screen()))
 
 
 @app.callback(invoke_without_command=True)

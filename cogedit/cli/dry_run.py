@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from cogedit.cli.screen import Screen, duration, printable
+from cogedit.cli.screen import Screen, printable
+from cogedit.cli.units import duration, flops
 
 if TYPE_CHECKING:
     from cogedit.stages import Estimate
@@ -63,12 +64,3 @@ def show_estimate(screen: Screen, command: str, estimate: Estimate) -> None:
     width = max(len(name) for name, _ in rows)
     for name, text in rows:
         typer.echo(f"{name:<{width}}  {text}")
-
-
-def flops(count: float) -> str:
-    """Write a number of operations with its unit."""
-    for unit in ("MFLOP", "GFLOP", "TFLOP"):
-        count /= 1000 if unit != "MFLOP" else 1e6
-        if count < 1000:
-            return f"{count:.1f} {unit}"
-    return f"{count / 1000:.1f} PFLOP"

@@ -357,6 +357,12 @@ RUNNING: Mapping[str, object] = {
     ],
     "force": Annotated[bool, typer.Option("--force", help="Make anew what is there.")],
     "json_output": Annotated[bool, typer.Option("--json", help="Print one JSON object.")],
+    "jsonl": Annotated[
+        bool,
+        typer.Option(
+            "--jsonl", help="Tell steps, notes and errors as JSON objects, a line each, on stderr."
+        ),
+    ],
     "quiet": Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")],
     "verbose": Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")],
     "debug": Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")],
@@ -508,6 +514,7 @@ def with_options(
                 json_output=bool(running["json_output"]),
                 quiet=bool(running["quiet"]),
                 verbose=bool(running["verbose"]),
+                jsonl=bool(running["jsonl"]),
             )
             config = running["config"]
             call = Call(
@@ -517,7 +524,8 @@ def with_options(
                 force=bool(running["force"]),
                 screen=screen,
             )
-            with handle_errors(call.stop, debug=bool(running["debug"])), stoppable(call.stop):
+            debug = bool(running["debug"])
+            with handle_errors(call.stop, screen, debug=debug), stoppable(call.stop, screen):
                 command(call, **values)
 
         keyword = inspect.Parameter.KEYWORD_ONLY

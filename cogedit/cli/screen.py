@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import sys
-import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,14 +15,12 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from cogedit.cli.progress import bar_progress, event_progress, plain_progress
 from cogedit.errors import CogeditError, Interrupted, StorageError, Terminated
 
 if TYPE_CHECKING:
     from cogedit.stages.stop import Stop
-    from cogedit.types import OnStep, StepInfo
-
-PLAIN_INTERVAL = 30.0
-"""Seconds between two progress lines where there is no terminal."""
+    from cogedit.types import OnStep
 
 _REFUSED_BY_THE_SYSTEM = {
     errno.EACCES,
@@ -48,16 +46,41 @@ class Screen:
         json_output: Print one JSON object instead of paths.
         quiet: Show errors only.
         verbose: Show details too.
+        jsonl: Show everything as events, one JSON object per line. The result stays on stdout.
     """
 
     json_output: bool = False
     quiet: bool = False
     verbose: bool = False
+    jsonl: bool = False
 
     def say(self, text: str) -> None:
         """Show one sentence, as it is: brackets are no markup, control characters are visible."""
         if not self.quiet:
-            typer.echo(printable(text), err=True)
+            self.tell({"event": "note", "text": text}, printable(text))
+
+    def error(self, message: str, exit_code: int, *, hint: str | None = None) -> None:
+        """Show why the command ends, also where all else is quiet.
+
+        Args:
+            message: What happened.
+            exit_code: What the command ends with.
+            hint: What mends it.
+        """
+        text = f"error: {printable(message)}"
+        if hint is not None:
+            text += f"\nhint: {printable(hint)}"
+        event = {"event": "error", "message": message, "hint": hint, "exit_code": exit_code}
+        self.tell(event, text)
+
+    def tell(self, event: Mapping[str, object], text: str = "") -> None:
+        """Show something as the kind of line that was asked for.
+
+        Args:
+            event: For programs, with its kind as `event`.
+            text: The same for people.
+        """
+        typer.echo(json.dumps(event) if self.jsonl else text, err=True)
 
     def detail(self, text: str) -> None:
         """Show one sentence to those who asked for more."""
@@ -72,8 +95,6 @@ class Screen:
             outputs: Per file its `path`, and what else is known of it.
         """
         if self.json_output:
-            import json
-
             typer.echo(json.dumps({"command": command, "outputs": list(outputs)}, default=str))
             return
         for output in outputs:
@@ -92,77 +113,26 @@ class Screen:
             doing: What the loop does.
             total: Its number of steps.
         """
-        doing = printable(doing)
         if self.quiet:
             yield lambda info: None
+        elif self.jsonl:
+            yield event_progress(doing, self.tell)
         elif _is_terminal():
-            with _bar(doing, total) as on_step:
+            with bar_progress(printable(doing), total) as on_step:
                 yield on_step
         else:
-            yield _PlainProgress(doing, self)
-
-
-class _PlainProgress:
-    """A line about every 30 s, with step, rate and time left."""
-
-    def __init__(self, doing: str, screen: Screen) -> None:
-        self._doing = doing
-        self._screen = screen
-        self._start = self._told = time.monotonic()
-        self._before: int | None = None  # steps that an earlier run did
-
-    def __call__(self, info: StepInfo) -> None:
-        """Tell of a step, if the last time is long enough ago."""
-        now = time.monotonic()
-        done = info.index + 1
-        if self._before is None:
-            self._before = info.index
-        if now - self._told < PLAIN_INTERVAL or done == info.total:
-            return
-        self._told = now
-        rate = (done - self._before) / (now - self._start)
-        left = (info.total - done) / rate
-        self._screen.say(
-            f"{self._doing}: step {done} of {info.total}, {1 / rate:.1f} s per step, "
-            f"{duration(left)} left"
-        )
+            yield plain_progress(doing, self.say)
 
 
 @contextmanager
-def _bar(doing: str, total: int) -> Iterator[OnStep]:
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=30),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    short = doing if len(doing) <= 40 else f"{doing[:39]}…"
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(short, total=total)
-        yield lambda info: bar.update(task, completed=info.index + 1)
-        bar.update(task, completed=total)
-
-
-@contextmanager
-def handle_errors(stop: Stop, *, debug: bool) -> Iterator[None]:
+def handle_errors(stop: Stop, screen: Screen, *, debug: bool) -> Iterator[None]:
     """Turn an error that was raised on purpose into a sentence and its exit code.
 
     Anything else is a bug: it keeps its traceback and ends with 1.
 
     Args:
         stop: Which signal asked to stop, if one did.
+        screen: Where to show it.
         debug: Show the traceback of expected errors too, and the libraries' warnings.
     """
     if not debug:
@@ -175,9 +145,7 @@ def handle_errors(stop: Stop, *, debug: bool) -> Iterator[None]:
     except CogeditError as error:
         if debug:
             traceback.print_exc()
-        typer.echo(f"error: {printable(error.message)}", err=True)
-        if error.hint is not None:
-            typer.echo(f"hint: {printable(error.hint)}", err=True)
+        screen.error(error.message, error.exit_code, hint=error.hint)
         raise typer.Exit(error.exit_code) from error
     except OSError as error:
         # What no stage foresaw, such as a full disk below stdout. The rest is a bug.
@@ -186,10 +154,10 @@ def handle_errors(stop: Stop, *, debug: bool) -> Iterator[None]:
         if debug:
             traceback.print_exc()
         where = "" if error.filename is None else f" {os.fsdecode(error.filename)}"
-        typer.echo(f"error: cannot read or write{printable(where)}: {error.strerror}", err=True)
+        screen.error(f"cannot read or write{where}: {error.strerror}", StorageError.exit_code)
         raise typer.Exit(StorageError.exit_code) from error
     except KeyboardInterrupt as error:
-        raise typer.Exit(tell_stopped(stop.signum)) from error
+        raise typer.Exit(tell_stopped(stop.signum, screen)) from error
 
 
 @contextmanager
@@ -206,17 +174,19 @@ def _interrupts(stop: Stop) -> Iterator[None]:
         raise
 
 
-def tell_stopped(signum: int | None) -> int:
+def tell_stopped(signum: int | None, screen: Screen) -> int:
     """Say that a command was stopped at once, and how to go on.
 
     Args:
         signum: The signal that stopped it; None is SIGINT.
+        screen: Where to say it.
 
     Returns:
         The exit code.
     """
     kind = Terminated if signum == signal.SIGTERM else Interrupted
-    typer.echo(f"{kind.verb}: the same command goes on from what is kept", err=True)
+    text = f"{kind.verb}: the same command goes on from what is kept"
+    screen.tell({"event": "error", "message": text, "exit_code": kind.exit_code}, text)
     return kind.exit_code
 
 
@@ -229,10 +199,3 @@ def printable(text: str) -> str:
 
 def _is_terminal() -> bool:
     return sys.stderr.isatty() and os.environ.get("TERM", "") != "dumb"
-
-
-def duration(seconds: float) -> str:
-    """Write a time as minutes and seconds, with hours where there are any."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
@@ -11,19 +12,21 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from cogedit.cli.screen import Screen
     from cogedit.stages.stop import Stop
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_SAID = b"\nstopping after this step; the same again stops at once\n"
+_SAID = "stopping after this step; the same again stops at once"
 
 
 @contextmanager
-def stoppable(stop: Stop) -> Iterator[None]:
+def stoppable(stop: Stop, screen: Screen) -> Iterator[None]:
     """Pass signals on to the stage that runs in the block.
 
     Args:
         stop: Asked to stop by the first signal. Where no loop can grant that, and at the second
             signal, KeyboardInterrupt is raised wherever the block is.
+        screen: Where to say what the first signal does.
     """
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may change how signals are handled
@@ -33,7 +36,8 @@ def stoppable(stop: Stop) -> Iterator[None]:
         if not stop.ask(signum):
             raise KeyboardInterrupt
         # Not through Python's stderr, which may be in the middle of a write.
-        os.write(2, _SAID)
+        event = json.dumps({"event": "note", "text": _SAID})
+        os.write(2, f"{event}\n".encode() if screen.jsonl else f"\n{_SAID}\n".encode())
 
     # What the parent process ignores, such as SIGINT in the background of a shell, stays ignored.
     heard = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]

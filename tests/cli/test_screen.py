@@ -7,8 +7,10 @@ import subprocess
 import sys
 
 import pytest
+from typer.testing import CliRunner
 
-from cogedit.cli import screen as screen_module
+from cogedit.cli import app
+from cogedit.cli import progress as progress_module
 from cogedit.cli.screen import Screen, printable
 from cogedit.types import StepInfo
 
@@ -19,7 +21,7 @@ def steps(total):
 
 def test_plain_progress_is_a_line_about_every_thirty_seconds(monkeypatch, capsys):
     clock = [0.0]
-    monkeypatch.setattr(screen_module.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: clock[0])
     with Screen().progress("inverting", 10) as on_step:
         for step in steps(10):
             clock[0] += 12.0
@@ -35,7 +37,7 @@ def test_plain_progress_is_a_line_about_every_thirty_seconds(monkeypatch, capsys
 
 def test_long_times_have_hours(monkeypatch, capsys):
     clock = [0.0]
-    monkeypatch.setattr(screen_module.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: clock[0])
     with Screen().progress("inverting", 100) as on_step:
         clock[0] += 61.0
         on_step(StepInfo(0, 100, timestep=0))
@@ -72,6 +74,36 @@ def test_what_is_shown_moves_no_cursor(text, shown):
     assert printable(text) == shown
 
 
+def test_events_are_a_json_object_per_line(monkeypatch, capsys):
+    """Everything but the result, which stays alone on stdout."""
+    clock = [0.0]
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: clock[0])
+    screen = Screen(jsonl=True)
+    screen.say("two\nlines")
+    screen.detail("not asked for")
+    with screen.progress("inverting", 8) as on_step:
+        for step in steps(8)[5:7]:  # an earlier run did five
+            clock[0] += 2.0
+            on_step(step)
+    screen.error("it is full", 7, hint="make room")
+    screen.result("invert", [{"path": "t.safetensors"}])
+    captured = capsys.readouterr()
+    assert captured.out == "t.safetensors\n"
+    note, first, second, error = map(json.loads, captured.err.splitlines())
+    assert note == {"event": "note", "text": "two\nlines"}
+    assert (first["step"], first["total"], first["doing"]) == (6, 8, "inverting")
+    assert (first["seconds_per_step"], first["seconds_left"]) == (2.0, 4.0)
+    assert (second["step"], second["seconds_left"]) == (7, 2.0)
+    assert error == {"event": "error", "message": "it is full", "hint": "make room", "exit_code": 7}
+
+
+def test_a_command_tells_events(tmp_path):
+    done = CliRunner().invoke(app, ["load", str(tmp_path / "no"), "--jsonl", "--model", "shapes"])
+    [event] = map(json.loads, done.stderr.splitlines())
+    assert done.exit_code == event["exit_code"] == 3
+    assert (done.stdout, event["event"]) == ("", "error")
+
+
 def test_results_are_paths_or_one_object(capsys):
     outputs = [{"path": "-dash.mp4", "reused": True}, {"path": "b.mp4", "reused": False}]
     Screen().result("edit", outputs)
@@ -82,10 +114,12 @@ def test_results_are_paths_or_one_object(capsys):
 
 
 BAR = """
+import time
 from cogedit.cli.screen import Screen
 from cogedit.types import StepInfo
 with Screen().progress("editing: a [red] cat " + "x" * 60, 4) as on_step:
     for index in range(4):
+        time.sleep(0.01)
         on_step(StepInfo(index, 4, timestep=0))
 """
 
@@ -111,3 +145,4 @@ def test_a_terminal_has_a_bar(term, bar):
     assert done.stdout == b""
     assert (b"editing: a [red] cat" in shown) == bar
     assert (b"4/4" in shown) == bar
+    assert (b"steps/s" in shown) == bar

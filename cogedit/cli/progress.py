@@ -1,0 +1,169 @@
+"""The steps of a loop as they go: a bar on a terminal, lines or events elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from cogedit.cli.units import duration, rate
+
+if TYPE_CHECKING:
+    from rich.progress import Task
+
+    from cogedit.types import OnStep, StepInfo
+
+PLAIN_INTERVAL = 30.0
+"""Seconds between two progress lines where there is no terminal."""
+
+_SPEED_PERIOD = 600.0
+"""Seconds over which a bar takes its rate: in a shorter time a large model may do no two steps."""
+
+_BESIDE = 58
+"""Columns of a terminal that a bar takes beside what it does."""
+
+
+class _Pace:
+    """Measures how fast steps go, those that an earlier run did left out."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+        self._before: int | None = None
+
+    def after(self, info: StepInfo) -> tuple[float, float]:
+        """Return the seconds per step and the seconds that are left."""
+        if self._before is None:
+            self._before = info.index
+        done = info.index + 1
+        per_step = (time.monotonic() - self._start) / (done - self._before)
+        return per_step, (info.total - done) * per_step
+
+
+def plain_progress(doing: str, say: Callable[[str], None]) -> OnStep:
+    """Say a line about every 30 s, with step, rate, time left and memory.
+
+    Args:
+        doing: What the loop does.
+        say: Told each line.
+    """
+    pace, told = _Pace(), time.monotonic()
+
+    def on_step(info: StepInfo) -> None:
+        nonlocal told
+        per_step, left = pace.after(info)
+        now, done = time.monotonic(), info.index + 1
+        if now - told < PLAIN_INTERVAL or done == info.total:
+            return
+        told = now
+        memory = _memory()
+        say(
+            f"{doing}: step {done} of {info.total}, {per_step:.1f} s per step, "
+            f"{duration(left)} left" + (f", {memory}" if memory else "")
+        )
+
+    return on_step
+
+
+def event_progress(doing: str, tell: Callable[[Mapping[str, object]], None]) -> OnStep:
+    """Tell every step as an event.
+
+    Args:
+        doing: What the loop does.
+        tell: Told each event.
+    """
+    pace = _Pace()
+
+    def on_step(info: StepInfo) -> None:
+        per_step, left = pace.after(info)
+        tell(
+            {
+                "event": "step",
+                "doing": doing,
+                "step": info.index + 1,
+                "total": info.total,
+                "timestep": info.timestep,
+                "residual": info.residual,
+                "seconds_per_step": round(per_step, 4),
+                "seconds_left": round(left, 2),
+                "peak_bytes": peak_memory(),
+            }
+        )
+
+    return on_step
+
+
+@contextmanager
+def bar_progress(doing: str, total: int) -> Iterator[OnStep]:
+    """Show a bar with step, rate, time left and, on a CUDA device, memory.
+
+    Args:
+        doing: What the loop does.
+        total: Its number of steps.
+    """
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.table import Column
+    from rich.text import Text
+
+    class RateColumn(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(rate(1 / task.speed) if task.speed else "", style="progress.data.speed")
+
+    class MemoryColumn(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(_memory(), style="progress.filesize")
+
+    columns = (
+        TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
+        BarColumn(bar_width=None, table_column=Column(min_width=5, max_width=30, ratio=1)),
+        MofNCompleteColumn(table_column=Column(no_wrap=True)),
+        RateColumn(table_column=Column(no_wrap=True)),
+        TimeElapsedColumn(table_column=Column(no_wrap=True)),
+        TextColumn("left", table_column=Column(no_wrap=True)),
+        TimeRemainingColumn(table_column=Column(no_wrap=True)),
+        MemoryColumn(table_column=Column(no_wrap=True)),
+    )
+    console = Console(stderr=True)
+    length = max(12, min(40, console.width - _BESIDE))
+    short = doing if len(doing) <= length else f"{doing[: length - 1]}…"
+    with Progress(*columns, console=console, speed_estimate_period=_SPEED_PERIOD) as bar:
+        task = bar.add_task(short, total=total)
+        is_first = True
+
+        def on_step(info: StepInfo) -> None:
+            nonlocal is_first
+            if is_first and info.index:  # steps of an earlier run say nothing of the rate
+                bar.reset(task, completed=info.index)
+            is_first = False
+            bar.update(task, completed=info.index + 1)
+
+        yield on_step
+        bar.update(task, completed=total)
+
+
+def _memory() -> str:
+    """`peak_memory` for people; empty where there is none."""
+    from cogedit.artifacts.atomic import show_size
+
+    memory = peak_memory()
+    return show_size(memory) if memory else ""
+
+
+def peak_memory() -> int | None:
+    """The most memory that tensors took on CUDA devices in this pass; None where there is none."""
+    torch = sys.modules.get("torch")  # brought by the stage that computes, never from here
+    if torch is None or not torch.cuda.is_initialized():
+        return None
+    return sum(
+        int(torch.cuda.max_memory_allocated(index)) for index in range(torch.cuda.device_count())
+    )
