@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from cogedit.artifacts import show_size
 from cogedit.config import Settings, preset_for_model
 from cogedit.errors import (
     CogeditError,
@@ -132,7 +133,7 @@ def _devices(machine: Machine, wanted: str) -> Iterator[Finding]:
     if not machine.devices:
         return
     for device in machine.devices:
-        free = f"{_gigabytes(device.free_bytes)} of {_gigabytes(device.total_bytes)} free"
+        free = f"{show_size(device.free_bytes)} of {show_size(device.total_bytes)} free"
         yield Finding(device.name, f"{device.label}, {free}")
     if device_for(machine, wanted) is None:
         names = ", ".join(device.name for device in machine.devices)
@@ -157,15 +158,15 @@ def _fits(need: Need, device: Device) -> Finding:
     """Say whether a device has the memory for an edit under a preset."""
     load, name = need.settings.load, f"preset {need.preset}"
     clip = f"{load.max_num_frames} frames of {load.width}x{load.height}"
-    takes = f"about {_gigabytes(need.memory_bytes)} for {clip}"
+    takes = f"about {show_size(need.memory_bytes)} for {clip}"
     if need.memory_bytes <= device.free_bytes:
         return Finding(name, f"fits: {takes}")
     if need.offloaded_bytes <= device.free_bytes:
-        offloaded = _gigabytes(need.offloaded_bytes)
+        offloaded = show_size(need.offloaded_bytes)
         return Finding(name, f"fits block by block (--offload group): about {offloaded} for {clip}")
     full = DeviceMemoryError(
-        f"{device.name} has {_gigabytes(device.free_bytes)} free, and an edit with "
-        f"{need.settings.model} takes about {_gigabytes(need.offloaded_bytes)} even block by block",
+        f"{device.name} has {show_size(device.free_bytes)} free, and an edit with "
+        f"{need.settings.model} takes about {show_size(need.offloaded_bytes)} even block by block",
         hint="fewer frames (--max-num-frames) or a smaller --width and --height",
     )
     return Finding.of(name, f"does not fit: {takes}", full)
@@ -190,12 +191,12 @@ def _disk(workspace: Path) -> Finding:
     """Look at the place where artifacts go."""
     folder = _nearest_folder(workspace)
     free = shutil.disk_usage(folder).free
-    found = f"{_gigabytes(free)} free in {folder}"
+    found = f"{show_size(free)} free in {folder}"
     if not os.access(folder, os.W_OK | os.X_OK):
         return Finding.of("disk", found, StorageError(f"nothing can be written in {folder}"))
     if free < MIN_FREE_BYTES:
         few = StorageError(
-            f"{folder} has {_gigabytes(free)} free, expected {_gigabytes(MIN_FREE_BYTES)} or more",
+            f"{folder} has {show_size(free)} free, expected {show_size(MIN_FREE_BYTES)} or more",
             hint="make room, or choose another --workspace",
         )
         return Finding.of("disk", found, few)
@@ -205,7 +206,7 @@ def _disk(workspace: Path) -> Finding:
 def _cache() -> Finding:
     cache = hub_cache()
     free = shutil.disk_usage(_nearest_folder(cache)).free
-    return Finding("cache", f"{_gigabytes(free)} free in {cache}")
+    return Finding("cache", f"{show_size(free)} free in {cache}")
 
 
 def _nearest_folder(path: Path) -> Path:
@@ -225,7 +226,3 @@ def _model(model: str, revision: str | None) -> Finding:
         return Finding(name, "embedded, all files there")
     at = "" if checkpoint.revision is None else f" at {checkpoint.revision[:12]}"
     return Finding(name, f"all files there{at}")
-
-
-def _gigabytes(count: int) -> str:
-    return f"{count / 1e9:.1f} GB"

@@ -6,7 +6,13 @@ import math
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
-from cogedit.artifacts import EditRecord, FramesRecord, ModelRecord, TrajectoryRecord
+from cogedit.artifacts import (
+    EditRecord,
+    FramesRecord,
+    ModelRecord,
+    TrajectoryRecord,
+    show_size,
+)
 from cogedit.config import plain_value
 from cogedit.stages.journal import RunNote
 from cogedit.stages.report.contents import NONE, Curve, Facts, Figure, Plot
@@ -121,7 +127,7 @@ def time_figure(note: RunNote | None) -> Figure:
     if len(note.content_keys) > 1:
         said.append(f"{len(note.content_keys)} edits in one pass")
     if note.peak_bytes is not None:
-        said.append(f"at most {note.peak_bytes / 1e9:.1f} GB of its memory")
+        said.append(f"at most {show_size(note.peak_bytes)} of its memory")
     minutes, seconds = divmod(round(note.seconds), 60)
     value = f"{minutes} min {seconds} s" if minutes else f"{note.seconds:.1f} s"
     return Figure("Time", value, "; ".join(said))
