@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKLCogVideoX
 
+from cogedit.media import metrics
 from cogedit.shapes import world
 from cogedit.shapes.checkpoint import load_checkpoint, plot_losses, save_checkpoint
 from cogedit.shapes.optim import Muon, WeightAverage, learning_rate_factor
@@ -95,9 +96,7 @@ def render_batch(seeds: range | list[int], split: world.Split) -> np.ndarray:
 
 def psnr(frames: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """Return the PSNR in dB of each clip of a batch [B, F, H, W, 3] uint8: [B] float64."""
-    error = frames.astype(np.float64) - reference.astype(np.float64)
-    mse = (error**2).reshape(len(error), -1).mean(axis=1)
-    return np.asarray(10 * np.log10(255.0**2 / np.maximum(mse, 1e-10)))
+    return np.array([metrics.psnr(*pair) for pair in zip(frames, reference, strict=True)])
 
 
 @torch.no_grad()
