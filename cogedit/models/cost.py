@@ -12,19 +12,22 @@ last layer that looks at it, where it gives its keys and values and nothing else
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cogedit.errors import ModelError
 from cogedit.models.geometry import Config
 from cogedit.models.rows import EditTexts, RowPlan, plan_rows, rows_at_a_time
-from cogedit.types import InvertSettings, ReconstructSettings, Window
+from cogedit.types import DType, InvertSettings, ReconstructSettings, Weights, Window
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from cogedit.diffusion.schedule import Schedule
+
+ITEM_SIZE: Mapping[DType | Weights, int] = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1}
+"""Bytes of a number."""
 
 LatentShape = tuple[int, int, int]
 """Latent frames, height and width of a clip, pad frames included."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from cogedit.artifacts import (
 from cogedit.config import Settings
 from cogedit.models.checkpoint import Checkpoint, find_checkpoint
 from cogedit.models.cost import (
+    ITEM_SIZE,
     LatentShape,
     TransformerSizes,
     Work,
@@ -44,10 +45,7 @@ from cogedit.stages.mask import check_fits, take_mask
 from cogedit.stages.parts import Parts
 from cogedit.stages.reconstruct import check_edits, edit_record
 from cogedit.stages.run import Run, workspace_for
-from cogedit.types import InvertSettings, ReconstructSettings, Weights
-
-STORED_BYTES: Mapping[Weights | None, int] = {"bf16": 2, "fp8": 1}
-"""Bytes of a weight that is kept in another format than it computes in."""
+from cogedit.types import InvertSettings, ReconstructSettings
 
 
 @dataclass(frozen=True)
@@ -260,7 +258,7 @@ def _timed(
     parts = Parts(checkpoint, settings, run=Run())
     sizes = _sizes(checkpoint)
     total = sum((plan.work for plan in plans), Work())
-    num_tokens, item_size = sizes.num_tokens(shape), parts.dtype.itemsize
+    num_tokens, item_size = sizes.num_tokens(shape), ITEM_SIZE[dtype_for(settings)]
     speed = None
     if total.calls:
         from cogedit.models.device import memory_guard
@@ -270,7 +268,7 @@ def _timed(
             speed = measure_speed(
                 sizes, num_tokens=num_tokens, device=parts.device, dtype=parts.dtype
             )
-    per_weight = STORED_BYTES.get(weights_for(settings), item_size)
+    per_weight = ITEM_SIZE[weights_for(settings) or dtype_for(settings)]
     weights = checkpoint.num_parameters["transformer"] * per_weight
     text_encoder = checkpoint.num_parameters["text_encoder"] * item_size
     activations = activation_bytes(

@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cogedit.config import Settings, preset_names, resolve_settings
-from cogedit.models.cost import LatentShape, TransformerSizes, activation_bytes
+from cogedit.models.cost import ITEM_SIZE, LatentShape, TransformerSizes, activation_bytes
 from cogedit.models.rows import EditTexts, plan_rows
-from cogedit.types import DType
 
-_ITEM_SIZE: dict[DType, int] = {"bf16": 2, "fp16": 2, "fp32": 4}
 _TEXT_ENCODER_PARAMETERS = 4_762_310_656
 """Of the T5 encoder that all CogVideoX checkpoints have."""
 
@@ -96,12 +94,13 @@ _NOWHERE = Path(__file__).parent
 
 def _need(name: str, settings: Settings, model: PublishedModel) -> Need:
     """Estimate as `--dry-run` does, for one edit with guidance and references."""
-    item_size = _ITEM_SIZE[settings.dtype or "bf16"]
+    dtype = settings.dtype or "bf16"
+    item_size = ITEM_SIZE[dtype]
     guided = settings.reconstruct.guidance_scale != 1
     rows = plan_rows([EditTexts(1, 0, 1, 0)], guided=guided, referenced=True).num_rows
     activations = activation_bytes(model.sizes, model.latent_shape, rows=rows, item_size=item_size)
     text_encoder = _TEXT_ENCODER_PARAMETERS * item_size
-    weights = model.parameters * item_size
+    weights = model.parameters * ITEM_SIZE[settings.weights or dtype]
     # One block computes and one is being copied; next to the blocks, the rest is small.
     two_blocks = 2 * weights // model.sizes.num_layers
     return Need(
