@@ -206,7 +206,7 @@ def test_the_smaller_is_scaled_to_the_larger(two, here):
         (["a.mkv"], {}, "a comparison takes two or more; found 1"),
         (["a.mkv", "b.mkv"], {"labels": ["one"]}, "there are 1 labels for 2 clips"),
         (["a.mkv", "b.mkv"], {"layout": "sheet"}, "a sheet is a picture (name a .png with -o)"),
-        (["a.mkv", "b.mkv"], {"output": "out.webm"}, "the suffix .webm is none of a h264 video"),
+        (["a.mkv", "b.mkv"], {"output": "out.webm"}, "the suffix .webm does not go with h264"),
         (["a.mkv", "b.mkv"], {"output": "a.mkv"}, "a.mkv is what the run starts from"),
     ],
 )

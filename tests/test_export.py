@@ -311,7 +311,7 @@ def read_back_comment(path):
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        (["--codec", "ffv1", "-o", "out.mp4"], "the suffix .mp4 is none of a ffv1 video"),
+        (["--codec", "ffv1", "-o", "out.mp4"], "the suffix .mp4 does not go with ffv1"),
         (["--codec", "h265", "--crf", "60"], "crf is 60, it must lie in 0 to 51 for h265"),
         (["--codec", "av1", "--lossless"], "av1 is never lossless"),
         (["--codec", "vp9"], "--codec is vp9, expected one of h264, h265, av1"),

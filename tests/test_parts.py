@@ -115,6 +115,18 @@ def test_a_prompt_that_is_too_long_is_told_of_every_time(tmp_path):
     assert "too long for this model" in said[0]
 
 
+def test_words_that_the_model_does_not_know_are_told_of_every_time(tmp_path):
+    said = []
+    parts = parts_for(tmp_path, said)
+    for _ in range(2):
+        parts.embed([PROMPT, "a red Zebra"])
+    sentence = (
+        "the model does not know these words of the prompt 'a red Zebra': 'Zebra'; "
+        "only the others count"
+    )
+    assert said == [sentence, sentence]
+
+
 def test_a_damaged_embedding_is_told_of_and_made_again(tmp_path):
     said = []
     parts = parts_for(tmp_path, said)

@@ -25,6 +25,12 @@ def test_grid():
     assert parse_grid([]) == ({},)
 
 
+def test_a_misspelled_name_of_a_grid_is_recognised():
+    with pytest.raises(UsageError) as raised:
+        parse_grid(["strenght=1"])
+    assert raised.value.hint == "did you mean injection-strength?"
+
+
 @pytest.mark.parametrize(
     ("vary", "said"),
     [

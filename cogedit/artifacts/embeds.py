@@ -44,6 +44,7 @@ class EmbedsRecord:
         max_text_seq_length: Tokens that the text was padded or cut to.
         library: Version of the library that T5 comes from.
         truncated: Tokens that did not fit; not known before the text is embedded.
+        unknown: Words that the tokenizer does not know; not known before either.
         tensors: `prompt_embeds` [1, L, D] float32, which holds bf16 and fp16 exactly; empty until
             written.
     """
@@ -57,12 +58,13 @@ class EmbedsRecord:
     max_text_seq_length: int
     library: str
     truncated: int = 0
+    unknown: tuple[str, ...] = ()
     tensors: tuple[TensorRecord, ...] = ()
 
     @property
     def key(self) -> str:
         """What names the file: sha256 in hex of all that is known before the text is embedded."""
-        known = replace(self, truncated=0, tensors=())
+        known = replace(self, truncated=0, unknown=(), tensors=())
         return hashlib.sha256(canonical_text(encode_record(known)).encode("ascii")).hexdigest()
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cogedit.cli.screen import Screen, handle_errors, printable
+from cogedit.cli.usage import Commands
 from cogedit.errors import ArtifactDamaged, UsageError
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 cache_app = typer.Typer(
     name="cache",
+    cls=Commands,
     help="Show, check and remove what lies in the workspaces.",
     no_args_is_help=True,
 )
@@ -136,6 +138,9 @@ def _tell_pruned(done: Pruned, *, dry_run: bool) -> None:
         screen.say(
             f"left {entry.path}: it changed within the hour, and this file system has no locks"
         )
+    if not done.removed:
+        screen.say("nothing to remove")
+        return
     size = show_size(sum(entry.size for entry in done.removed))
     screen.say(f"{'would remove' if dry_run else 'removed'} {len(done.removed)} ({size})")
 

@@ -9,9 +9,13 @@ from typing import Annotated
 import typer
 
 from cogedit.cli.options import Call, with_options
+from cogedit.cli.usage import Commands
 
 config_app = typer.Typer(
-    name="config", help="Show the settings that a run would have.", no_args_is_help=True
+    name="config",
+    cls=Commands,
+    help="Show the settings that a run would have.",
+    no_args_is_help=True,
 )
 
 

@@ -108,7 +108,8 @@ SETTINGS: Mapping[str, object] = {
         ),
     ],
     "device": Annotated[
-        str | None, _option("auto, cuda, cuda:N, mps or cpu.", _MODEL, metavar="DEVICE")
+        str | None,
+        _option("auto, cuda, cuda:N, mps or cpu. Default: auto.", _MODEL, metavar="DEVICE"),
     ],
     "workspace": Annotated[
         Path | None,
@@ -131,7 +132,10 @@ SETTINGS: Mapping[str, object] = {
         int | None, _option("Take every n-th frame. Default: spread over the video.", _CLIP)
     ],
     "load.resize_mode": Annotated[
-        str | None, _option("How the aspect is met: crop, pad or stretch.", _CLIP, metavar="MODE")
+        str | None,
+        _option(
+            "How the aspect is met: crop, pad or stretch. Default: crop.", _CLIP, metavar="MODE"
+        ),
     ],
     "encode.vae_tiling": Annotated[
         bool | None,
@@ -166,7 +170,8 @@ SETTINGS: Mapping[str, object] = {
     "reconstruct.method": Annotated[
         str | None,
         _option(
-            "injection: sample beside the source; flow: carry an offset from it.",
+            "injection: sample beside the source; flow: carry an offset from it. "
+            "Default: injection.",
             _EDIT,
             metavar="METHOD",
         ),
@@ -177,7 +182,7 @@ SETTINGS: Mapping[str, object] = {
     "reconstruct.solver": Annotated[
         str | None,
         _option(
-            "ddim, or dpm++2m: of second order at the same calls, for few steps.",
+            "ddim, or dpm++2m: of second order at the same calls, for few steps. Default: ddim.",
             _EDIT,
             metavar="SOLVER",
         ),
@@ -204,10 +209,16 @@ SETTINGS: Mapping[str, object] = {
     "reconstruct.source_guidance_scale": Annotated[
         float | None, _option("Guidance of the source's side of the flow. Default: 1.", _EDIT)
     ],
-    "reconstruct.seed": Annotated[int | None, _option("Seed of the start noise.", _EDIT)],
+    "reconstruct.seed": Annotated[
+        int | None, _option("Seed of the start noise. Default: 42.", _EDIT)
+    ],
     "reconstruct.start": Annotated[
         str | None,
-        _option("Start from random noise or from the inverted.", _EDIT, metavar="START"),
+        _option(
+            "Start from random noise (random) or from the inverted (inverted). Default: random.",
+            _EDIT,
+            metavar="START",
+        ),
     ],
     "reconstruct.start_noise": Annotated[
         float | None,
@@ -221,7 +232,7 @@ SETTINGS: Mapping[str, object] = {
         _option("Share of the inversion's own error that is added back, 0 to 1.", _EDIT),
     ],
     "reconstruct.injection_strength": Annotated[
-        float | None, _option("Hold of the source on the edit, 0 to 1.", _EDIT)
+        float | None, _option("Hold of the source on the edit, 0 to 1. Default: 1.", _EDIT)
     ],
     "reconstruct.injection_steps": Annotated[
         str | None,
@@ -234,19 +245,25 @@ SETTINGS: Mapping[str, object] = {
     "reconstruct.injection_mode": Annotated[
         str | None,
         _option(
-            "concatenate: attend to both clips; queries-keys: attend where the source does.",
+            "concatenate: attend to both clips; queries-keys: attend where the source does. "
+            "Default: concatenate.",
             _EDIT,
             metavar="MODE",
         ),
     ],
     "reconstruct.injection_tokens": Annotated[
         str | None,
-        _option("Tokens of the source that are seen: all, or image.", _EDIT, metavar="TOKENS"),
+        _option(
+            "Tokens of the source that are seen: all, or image. Default: all.",
+            _EDIT,
+            metavar="TOKENS",
+        ),
     ],
     "reconstruct.reference_prompt": Annotated[
         str | None,
         _option(
-            "Text that the source is seen under: the edit's, or the inversion's.",
+            "Text that the source is seen under: the edit's (edit), or the inversion's "
+            "(inversion). Default: edit.",
             _EDIT,
             metavar="TEXT",
         ),
@@ -254,7 +271,8 @@ SETTINGS: Mapping[str, object] = {
     "reconstruct.reference_rows": Annotated[
         str | None,
         _option(
-            "Whether the two sides of guidance share one view of the source: two, or one.",
+            "Views of the source: one for each side of guidance (two), or one for both (one). "
+            "Default: two.",
             _EDIT,
             metavar="ROWS",
         ),
@@ -308,7 +326,9 @@ SETTINGS: Mapping[str, object] = {
     ],
     "export.feather": Annotated[
         int | None,
-        _option("Pixels of passage from the source to the edit, inside the mask.", _MASK),
+        _option(
+            "Pixels of passage from the source to the edit, inside the mask. Default: 0.", _MASK
+        ),
     ],
     "export.fps": Annotated[
         str | None,
@@ -333,14 +353,17 @@ SETTINGS: Mapping[str, object] = {
     "export.size": Annotated[
         str | None,
         _option(
-            "clip, or source: the source's own size, with the crop or the bars undone.",
+            "clip, or source: the source's own size, with the crop or the bars undone. "
+            "Default: clip.",
             _VIDEO,
             metavar="SIZE",
         ),
     ],
     "export.sound": Annotated[
         bool | None,
-        _option("Carry the source's sound over while the duration is unchanged.", _VIDEO),
+        _option(
+            "Carry the source's sound over while the duration is unchanged. Default: yes.", _VIDEO
+        ),
     ],
 }
 """Options by the dotted key that they set."""

@@ -208,7 +208,7 @@ def _wrong_container(codec: Codec, suffix: str, path: Path | None) -> UsageError
     if suffix == ".png":
         hint = "--codec png writes pictures into the folder that -o names"
     return UsageError(
-        f"cannot write {path}: the suffix {suffix or '(none)'} is none of a {codec} video, "
+        f"cannot write {path}: the suffix {suffix or '(none)'} does not go with {codec}, "
         f"expected {expected}",
         hint=hint,
     )

@@ -23,10 +23,13 @@ class PromptEmbeds:
     Attributes:
         embeds: One [1, L, D] tensor per prompt.
         truncated: For each prompt, how many of its tokens did not fit into L.
+        unknown: For each prompt, its words that the tokenizer has no piece for, each once. T5 sees
+            a sign for "unknown" in their place.
     """
 
     embeds: tuple[Tensor, ...]
     truncated: tuple[int, ...]
+    unknown: tuple[tuple[str, ...], ...]
 
 
 def embed_prompts(
@@ -62,4 +65,12 @@ def embed_prompts(
                 return_tensors="pt",
             )
             embeds.append(text_encoder(tokens.input_ids.to(text_encoder.device))[0])
-    return PromptEmbeds(tuple(embeds), tuple(truncated))
+    unknown = tuple(_unknown_words(prompt, tokenizer) for prompt in prompts)
+    return PromptEmbeds(tuple(embeds), tuple(truncated), unknown)
+
+
+def _unknown_words(prompt: str, tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
+    def holds_unknown(text: str) -> bool:
+        return tokenizer.unk_token_id in tokenizer(text, verbose=False).input_ids
+
+    return tuple(dict.fromkeys(word for word in prompt.split() if holds_unknown(word)))

@@ -190,7 +190,8 @@ def _tell_of_torch() -> None:
     total, free = _host_memory()
     if torch.backends.mps.is_available():
         _tell({"device": asdict(Device("mps", platform.processor() or "Apple", total, free))})
-    label = f"{torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    label = f"{threads} thread{'' if threads == 1 else 's'}"
     _tell({"device": asdict(Device("cpu", label, total, free))})
     _tell({"attention": "torch"})
     if torch.cuda.is_available():

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKLCogVideoX, CogVideoXTransformer3DModel
     from torch import Tensor
 
+_SHOWN_WORDS = 8
+
 
 class Parts:
     """Loads what a run needs of a checkpoint. Nothing is kept here: who asks, owns.
@@ -181,9 +183,9 @@ class Parts:
         del encoder
         release_memory(self.device)
         return [
-            (replace(self._record(text), truncated=truncated), embeds)
-            for text, truncated, embeds in zip(
-                texts, embedded.truncated, embedded.embeds, strict=True
+            (replace(self._record(text), truncated=truncated, unknown=unknown), embeds)
+            for text, truncated, unknown, embeds in zip(
+                texts, embedded.truncated, embedded.unknown, embedded.embeds, strict=True
             )
         ]
 
@@ -220,6 +222,13 @@ class Parts:
             self._run.say(
                 f"the prompt {_short(record.prompt)!r} is {record.truncated} tokens too long for "
                 f"this model ({record.max_text_seq_length}); its end is left out"
+            )
+        if record.unknown:
+            words = ", ".join(repr(_short(word)) for word in record.unknown[:_SHOWN_WORDS])
+            more = ", ..." if len(record.unknown) > _SHOWN_WORDS else ""
+            self._run.say(
+                f"the model does not know these words of the prompt {_short(record.prompt)!r}: "
+                f"{words}{more}; only the others count"
             )
 
 

@@ -92,7 +92,9 @@ def chosen_model(resolved: ResolvedSettings) -> str | None:
     origin = resolved.origins["model"]
     if not origin.startswith("this machine"):
         return None
-    return f"model {resolved.settings.model}: {origin} (--model chooses another)"
+    model = resolved.settings.model
+    knows = ", which knows moving shapes only" if model == SMALL_MODEL else ""
+    return f"model {model}{knows}: {origin} (--model chooses another)"
 
 
 def known_models() -> list[str]:

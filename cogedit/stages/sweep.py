@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import itertools
 import json
 from collections.abc import Mapping, Sequence
@@ -138,9 +139,18 @@ def _field(name: str) -> str:
     ends = [key for key in known if key.endswith(f"_{wanted}")]
     if len(ends) == 1:
         return ends[0]
+    # A name may be given by its end, so that is what a misspelled one may be near to as well.
+    parts = {key[start:]: key for key in known for start in _word_starts(key)}
+    near = [] if ends else difflib.get_close_matches(wanted, parts, n=1)
     options = ", ".join(key.replace("_", "-") for key in ends or known)
+    hint = f"did you mean {parts[near[0]].replace('_', '-')}?" if near else f"one of {options}"
     problem = "is ambiguous" if ends else "is no option of reconstruct"
-    raise UsageError(f"--vary {name} {problem}", hint=f"one of {options}")
+    raise UsageError(f"--vary {name} {problem}", hint=hint)
+
+
+def _word_starts(key: str) -> list[int]:
+    """Return where the words of a key begin."""
+    return [0, *(index + 1 for index, char in enumerate(key) if char == "_")]
 
 
 def _value(key: str, text: str) -> object:

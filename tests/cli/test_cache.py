@@ -114,6 +114,7 @@ def test_prune_removes_leftovers_alone(folder):
     assert states() == UNTOUCHED
     assert (folder / "my edit.mp4").exists()
     assert json.loads(cache("prune", "--json").stdout)["removed"] == []
+    assert cache("prune").stderr == "nothing to remove\n"
 
 
 def test_prune_removes_what_is_named(folder, chain):

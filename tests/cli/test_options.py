@@ -1,10 +1,13 @@
 """Options are declared once, and none of the settings lacks one."""
 
+import re
+
 import pytest
 from typer.testing import CliRunner
 
 from cogedit.cli import app
 from cogedit.cli.options import BESIDE_AN_EDIT, SETTINGS
+from cogedit.config import resolve_settings
 from cogedit.config.settings import setting_types
 
 
@@ -53,3 +56,39 @@ def test_help_says_what_each_option_does(command):
     for line in help_of(command).splitlines():
         if line.startswith("│ --"):
             assert len(line.strip("│ ").split("  ")[-1].strip()) > 5, line
+
+
+def test_the_defaults_that_help_names_are_the_defaults(tmp_path):
+    settings = resolve_settings({}, environ={}, cwd=tmp_path).settings
+    named = {}
+    for key, option in SETTINGS.items():
+        found = re.search(r"Default: ([a-z]+|[0-9.]*[0-9])\.$", option.__metadata__[0].help)
+        if found is not None:
+            named[key] = found[1]
+    assert {"reconstruct.seed", "reconstruct.start", "export.size"} <= set(named)
+    for key, text in named.items():
+        value = settings
+        for part in key.split("."):
+            value = getattr(value, part)
+        if value is not None:  # None follows from the rest of the run
+            assert text == ("yes" if value is True else str(value).removesuffix(".0")), key
+
+
+@pytest.mark.parametrize("command", [[], ["edit"], ["cache", "prune"], ["config", "show"]])
+def test_flags_take_no_value_in_help(command):
+    shown = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "120"}).stdout
+    assert "--help" in shown
+    assert "bool" not in shown
+
+
+def test_a_newcomers_commands_come_first():
+    shown = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "120"}).stdout
+    listed = re.findall(r"^│ ([a-z]+) ", shown, re.MULTILINE)
+    assert listed[:2] == ["edit", "doctor"]
+    assert len(listed) == len(set(listed)) > 10
+
+
+def test_what_the_embedded_model_knows_is_said_where_nobody_chose_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("cogedit.stages.settings.cuda_present", lambda: False)
+    result = CliRunner().invoke(app, ["load", str(tmp_path / "no.mp4")])
+    assert "model shapes, which knows moving shapes only: this machine has no CUDA" in result.stderr

@@ -152,11 +152,11 @@ def test_a_stream_is_written_as_it_comes(tmp_path):
 @pytest.mark.parametrize(
     ("name", "codec", "change", "text"),
     [
-        ("a.mp4", "ffv1", {}, "the suffix .mp4 is none of a ffv1 video, expected .mkv"),
-        ("a.mp4", "prores", {}, "the suffix .mp4 is none of a prores video, expected .mov or .mkv"),
+        ("a.mp4", "ffv1", {}, "the suffix .mp4 does not go with ffv1, expected .mkv"),
+        ("a.mp4", "prores", {}, "the suffix .mp4 does not go with prores, expected .mov or .mkv"),
         ("a.mov", "av1", {}, "expected .mp4 or .mkv (.mov takes --codec h264 or h265 or prores)"),
         ("a.gif", "h264", {}, "expected .mp4 or .mov or .mkv (.gif takes --codec gif)"),
-        ("a.webm", None, {}, "the suffix .webm is none of a h264 video"),
+        ("a.webm", None, {}, "the suffix .webm does not go with h264"),
         ("a.png", "png", {}, "a folder has no suffix"),
         ("a.png", None, {}, "(--codec png writes pictures into the folder that -o names)"),
         (None, "av1", {"lossless": True}, "av1 is never lossless (--codec is one of h264, h265"),

@@ -162,8 +162,8 @@ def test_missing_sound_file_is_an_error_that_leaves_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("name", "change", "text"),
     [
-        ("out.webm", {}, "the suffix .webm is none of a h264 video, expected .mp4 or .mov or .mkv"),
-        ("out", {}, "the suffix (none) is none of a h264 video"),
+        ("out.webm", {}, "the suffix .webm does not go with h264, expected .mp4 or .mov or .mkv"),
+        ("out", {}, "the suffix (none) does not go with h264"),
         ("out.mp4", {"fps": Fraction(0)}, "0 frames per second cannot be written"),
         ("out.mp4", {"fps": Fraction(-25)}, "cannot be written"),
         ("out.mp4", {"encoding": Encoding(crf=52)}, "crf is 52"),

@@ -55,6 +55,11 @@ def test_what_does_not_fit_is_counted(embed, golden_pipeline):
     assert embed([PROMPT + " snow" * 4], tokens).truncated == (4,)
 
 
+def test_words_that_the_tokenizer_does_not_know_are_named(embed):
+    found = embed([PROMPT, "", "a 猫 beside a Zebra and a 猫 in snow"]).unknown
+    assert found == ((), (), ("猫", "Zebra"))
+
+
 def test_a_long_prompt_is_left_to_the_caller_to_tell(embed, golden_pipeline, monkeypatch, caplog):
     """transformers warns of texts beyond the tokenizer's own length, which is 226 as published."""
     monkeypatch.setattr(golden_pipeline.tokenizer, "model_max_length", 4)
