@@ -349,3 +349,14 @@ def test_a_wish_to_stop_keeps_the_results_until_then(folder, monkeypatch):
     assert [one["status"] for one in lines_of(folder / RESULTS)] == ["written"]
     again = batch(edits, run=cogedit.Run())
     assert [one.status for one in again] == ["reused", "written"]
+
+
+def test_the_batch_of_the_readme(tmp_path):
+    """As written there: every prompt on every video, then one edit more."""
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    example = text[text.index("# edits.toml") :]
+    first, second = read(tmp_path, "edits.toml", example[: example.index("```")])
+    assert (len(first.videos), len(first.prompts)) == (2, 2)
+    assert second.output == tmp_path / "polar.mp4"
+    assert second.values["row 2 of edits.toml"] == {"reconstruct.guidance_scale": 8}
+    assert second.values["edits.toml"] == {"invert.num_inference_steps": 25}
