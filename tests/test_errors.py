@@ -290,6 +290,15 @@ def test_json_prints_nothing_on_failure(fail):
         json.loads(said)
 
 
+@pytest.fixture
+def ctrl_c_interrupts():
+    """Python's own handler, which is not there where the tests run in the background of a shell."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c_interrupts")
 def test_a_library_that_makes_another_error_of_an_interrupt_is_130_too(inverted, monkeypatch):
     def interrupted(*args, **kwargs):
         try:

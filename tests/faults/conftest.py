@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import settings
-
-SOAK = os.environ.get("COGEDIT_SOAK", "") not in ("", "0")
-"""Whether this is `make soak`, the long version."""
+from soak import SOAK
 
 # One fixed set of examples in CI, fresh ones in the soak; no database, which would be a folder.
 settings.register_profile("ci", derandomize=True, deadline=None, database=None)

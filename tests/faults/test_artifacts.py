@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from conftest import SOAK
 from hypothesis import given
 from hypothesis import strategies as st
+from soak import SOAK
 
 from cogedit.artifacts import read_artifact, read_record, sniff_kind, verify_artifact
 from cogedit.artifacts.codec import canonical_text, parse_json

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import SOAK
 from corpus import H264, make
 from pipelines import GOLDEN_PIPELINE
+from soak import SOAK
 from typer.testing import CliRunner, Result
 from videos import ffmpeg
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import processes
 import pytest
-from conftest import SOAK
+from soak import SOAK
 from videos import make_video
 
 from cogedit.artifacts import UNFINISHED_SUFFIX, verify_artifact
