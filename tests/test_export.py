@@ -291,6 +291,7 @@ def test_an_altered_recipe_is_refused(here):
     for altered in (
         comment.replace('"height":64', '"height":65'),
         comment.replace('"0:9:1"', '"0:9:x"'),
+        comment.replace('"0:9:1"', f'"0:{10**30}:1"'),
         comment[:-5],
         '{"cogedit":[]}',
     ):

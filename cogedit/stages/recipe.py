@@ -128,8 +128,9 @@ def _with_long_indices(value: Json) -> Json:
     if isinstance(short, str):
         try:
             indices = range(*(int(part) for part in short.split(":")))
-        except (TypeError, ValueError) as error:
+            count = len(indices)
+        except (TypeError, ValueError, OverflowError) as error:
             raise ArtifactDamaged(f"the recipe has the frame indices {short!r}") from error
-        if len(indices) <= _MAX_INDICES:
+        if count <= _MAX_INDICES:
             changed["frame_indices"] = list(indices)
     return changed
