@@ -145,7 +145,7 @@ def write_video(
     try:
         _encode(stream, path, args=args)
         if comment is not None and encoding.codec == "gif":
-            add_gif_comment(temporary, comment)
+            _add_comment(temporary, path, comment)
         _verify(temporary, path, num_frames=stream.num_frames, fps=fps)
         _move_into_place(temporary, path)
     finally:
@@ -249,6 +249,13 @@ def _failed(path: Path, result: FfmpegResult) -> StorageError:
     return StorageError(
         f"cannot write {path}: ffmpeg ended with {ended}: {first_error(result.stderr)}"
     )
+
+
+def _add_comment(temporary: Path, path: Path, comment: str) -> None:
+    try:
+        add_gif_comment(temporary, comment)
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def _verify(temporary: Path, path: Path, *, num_frames: int, fps: Fraction) -> None:

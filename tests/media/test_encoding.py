@@ -1,5 +1,6 @@
 """Every codec on real frames: what a decoder reads back, and what is refused."""
 
+import errno
 import re
 from fractions import Fraction
 from pathlib import Path
@@ -132,6 +133,18 @@ def test_gif(tmp_path, fps):
         assert picture.n_frames == 9
         assert picture.info["loop"] == 0
         assert abs(picture.info["duration"] - 1000 / fps) <= 10
+
+
+def test_a_full_disk_behind_the_frames_of_a_gif_is_a_sentence(tmp_path, monkeypatch):
+    def full(path, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(StorageError, match=r"a\.gif: No space left on device"):
+        write_video(
+            bars(3), tmp_path / "a.gif", fps=FPS, encoding=Encoding("gif", None), comment="c"
+        )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_still_frames_of_a_gif_are_all_there(tmp_path):
