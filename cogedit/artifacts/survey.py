@@ -154,8 +154,11 @@ def _artifact(path: Path, *, verify: bool) -> Entry | None:
 
 
 def _unfinished(path: Path) -> Entry | None:
-    files = [file for file in path.iterdir() if file.is_file()]
-    size, modified = _facts(files) or (0, path.stat().st_mtime)
+    try:
+        files = [file for file in path.iterdir() if file.is_file()]
+        size, modified = _facts(files) or (0, path.stat().st_mtime)
+    except FileNotFoundError:  # its run has finished
+        return None
     step = newest_step(path)
     name = path.name.removesuffix(UNFINISHED_SUFFIX)
     kinds: dict[str, ArtifactKind] = {"trajectory": "trajectory", "edit": "edit", "edits": "edit"}
@@ -170,8 +173,11 @@ def _unfinished(path: Path) -> Entry | None:
 
 
 def _temporary(path: Path) -> Entry | None:
-    pictures = path.is_dir() and not path.is_symlink()
-    facts = _facts([path, *path.iterdir()] if pictures else [path])
+    files = [path]
+    if path.is_dir() and not path.is_symlink():
+        with contextlib.suppress(FileNotFoundError):  # it has its name now, or is thrown away
+            files += path.iterdir()
+    facts = _facts(files)
     return None if facts is None else Entry(path, "leftover", *facts, None, "half written")
 
 

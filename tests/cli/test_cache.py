@@ -18,6 +18,7 @@ from cogedit.artifacts import (
     in_use,
     write_step,
 )
+from cogedit.artifacts.survey import survey
 from cogedit.cli import app
 from cogedit.types import StepInfo
 
@@ -156,6 +157,19 @@ def test_without_locks_only_what_is_old_goes(folder, monkeypatch):
     for name in (".00ff.tmp", ".cogedit-00ff.mp4"):
         os.utime(folder / name, (0, 0))
     assert len(cache("prune").stdout.splitlines()) == 2
+
+
+@pytest.mark.parametrize("name", ["edit-0123456789ab.unfinished", ".cogedit-0123"])
+def test_what_goes_while_it_is_listed_is_not_there(tmp_path, monkeypatch, name):
+    (tmp_path / name).mkdir()
+    listing = Path.iterdir
+
+    def gone(path):
+        path.rmdir()
+        return listing(path)
+
+    monkeypatch.setattr(Path, "iterdir", gone)
+    assert survey(tmp_path) == []
 
 
 def test_a_name_moves_no_cursor(folder):
