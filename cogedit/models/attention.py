@@ -49,7 +49,7 @@ class AttentionModule(Protocol):
 
 @dataclass
 class Injection:
-    """What the processors of one transformer do at the next call; the caller sets it.
+    """Which rows look at which, and how, at the next call of one transformer; the caller sets it.
 
     Attributes:
         reference_of: For each edit row of the batch, the row it looks at. Edit rows come first in
@@ -236,7 +236,7 @@ def gather(rows: Tensor, targets: Sequence[int]) -> Tensor:
 def attend_with_reference(
     q: Tensor, own: tuple[Tensor, Tensor], reference: tuple[Tensor, Tensor], *, strength: float
 ) -> Tensor:
-    """Attend to one's own keys and values and to a reference's, the latter weighted by w < 1.
+    """Attend to one's own keys and values and to a reference's, the latter weighted by w.
 
     The two attentions are computed apart and merged by their log-sum-exps, which
     equals a softmax over both with ln w added to the reference's logits and needs no mask tensor:

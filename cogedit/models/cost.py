@@ -311,9 +311,7 @@ def activation_bytes(
     return (states + 12 * at_a_time) * num_tokens * sizes.width * item_size
 
 
-def trajectory_bytes(
-    num_steps: int, shape: LatentShape, *, channels: int, with_clean: bool = True
-) -> int:
+def trajectory_bytes(num_steps: int, shape: LatentShape, *, channels: int) -> int:
     """Size of a trajectory in float32, the clean latents included, without its header."""
     frames, height, width = shape
-    return 4 * (num_steps + with_clean) * frames * channels * height * width
+    return 4 * (num_steps + 1) * frames * channels * height * width

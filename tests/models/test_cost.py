@@ -143,8 +143,8 @@ def test_calls_of_an_inversion(changes, calls, rows):
 
 
 def test_bytes():
-    # 225 MB in DESIGN's own count: 50 levels of 1.1 million numbers.
-    assert trajectory_bytes(50, CLIP_5B, channels=16, with_clean=False) == 50 * 4 * 16 * 13 * 5400
+    # 225 MB: 50 levels of 1.1 million numbers.
+    assert trajectory_bytes(49, CLIP_5B, channels=16) == 50 * 4 * 16 * 13 * 5400
     one = activation_bytes(SIZES_5B, CLIP_5B, rows=1, item_size=2)
     assert 1e9 < one < 2e9
     assert activation_bytes(SIZES_5B, CLIP_5B, rows=4, max_rows=4, item_size=2) == 4 * one
