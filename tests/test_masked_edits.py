@@ -262,9 +262,15 @@ def test_padded_models(pipeline_15, tmp_path, monkeypatch):
     beyond = tensors["mask"].numpy() == 0
     assert np.array_equal(shown[beyond], source[beyond])
     assert not np.array_equal(shown[0, :, :32], source[0, :, :32])
+    said = []
     [found] = cogedit.reconstruct(
-        video, [PROMPT], settings_of(video, model=str(pipeline_15), **AUTO)
+        video,
+        [PROMPT],
+        settings_of(video, model=str(pipeline_15), **AUTO, invert__prompt="a dog in snow"),
+        run=cogedit.Run(say=said.append),
     )
+    assert said
+    assert not any("--source-prompt" in line for line in said)
     assert read_artifact(found.path, "edit").tensors["mask"].shape == (9, 64, 64)
 
 
@@ -293,6 +299,7 @@ def test_a_found_mask_is_kept_and_shown(inverted):
     assert torch.equal(changed, latents.bool())
     picture = written.path.with_name(f"{written.path.stem}-mask.mp4")
     assert any(line.startswith(f"wrote {picture} (the mask that was found: ") for line in said)
+    assert sum("--source-prompt says what the source shows" in line for line in said) == 1
     shown = read_back(picture, width=96, height=64)
     assert np.array_equal(shown.mean(axis=-1) > 128, mask.numpy() == 1)
     frames = Decoder(settings).decode(written.path)

@@ -35,6 +35,7 @@ app = typer.Typer(
     name="cogedit",
     cls=Commands,
     help="Edit real videos by text with CogVideoX: invert once, edit many times.",
+    epilog="Begin with `cogedit doctor`, then `cogedit edit VIDEO --prompt TEXT --dry-run`.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",

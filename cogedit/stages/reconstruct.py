@@ -151,6 +151,11 @@ def make_edits(
         for key, record in wanted.items()
         if run.force or find(record, output=output, workspace=workspace) is None
     }
+    if not trajectory.settings.prompt and any(wanted[key].settings.auto_mask for key in missing):
+        run.say(
+            "--auto-mask compares the prompt with an empty one: the mask is better where "
+            "--source-prompt says what the source shows"
+        )
     folder = workspace.root if output is None else output.parent
     editor = Editor(
         source,
