@@ -15,14 +15,14 @@ per kind of edit, a contact sheet of the first clips.
 from __future__ import annotations
 
 import argparse
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from cogedit.benchmarks.cases import EDIT_KINDS, EditCase, EditKind, change_mask, make_case
+from cogedit.benchmarks.command import Say, make_folder, run_command
 from cogedit.benchmarks.configurations import (
     ALWAYS,
     BUILT_IN,
@@ -49,7 +49,7 @@ from cogedit.benchmarks.report import (
     print_report,
     write_json,
 )
-from cogedit.errors import CogeditError, StorageError, UsageError
+from cogedit.errors import UsageError
 from cogedit.media.contact_sheet import Picture, SheetRow, draw_sheet, save_png
 from cogedit.media.metrics import psnr
 from cogedit.models.checkpoint import find_checkpoint
@@ -101,7 +101,7 @@ class Evaluation:
         *,
         kinds: Sequence[EditKind],
         num_pictures: int = 0,
-        say: Callable[[str], None] = lambda text: None,
+        say: Say = lambda text: None,
     ) -> None:
         self._pipeline = pipeline
         self._configurations = configurations
@@ -308,7 +308,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def evaluate(options: argparse.Namespace, *, say: Callable[[str], None]) -> None:
+def evaluate(options: argparse.Namespace, *, say: Say) -> None:
     """Run the benchmark as the command line says: tables to stdout, files to the folder.
 
     Raises:
@@ -322,10 +322,7 @@ def evaluate(options: argparse.Namespace, *, say: Callable[[str], None]) -> None
     configurations = choose_configurations(options.configuration, num_inference_steps=options.steps)
     checkpoint = find_checkpoint(options.model)
     folder: Path = options.output
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"cannot make {folder}: {error.strerror or error}") from error
+    make_folder(folder)
     dtype = cast(DType, options.dtype)
     device = resolve_device(options.device)
     pipeline = BatchPipeline(checkpoint, device=device, dtype=DTYPES[dtype])
@@ -372,18 +369,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0, or the exit code of what went wrong, which is said on stderr.
     """
-    options = _parser().parse_args(arguments)
-
-    def say(text: str) -> None:
-        sys.stderr.write(f"{text}\n")
-        sys.stderr.flush()
-
-    try:
-        evaluate(options, say=say)
-    except CogeditError as error:
-        say(f"error: {error}")
-        return error.exit_code
-    return 0
+    return run_command(evaluate, _parser().parse_args(arguments))
 
 
 if __name__ == "__main__":

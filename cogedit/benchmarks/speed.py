@@ -18,13 +18,13 @@ from __future__ import annotations
 
 import argparse
 import platform
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
+from cogedit.benchmarks.command import Say, make_folder, run_command
 from cogedit.benchmarks.report import print_report
 from cogedit.benchmarks.speed_report import (
     LEGEND,
@@ -38,7 +38,7 @@ from cogedit.benchmarks.speed_report import (
     step_table,
     write_speed_json,
 )
-from cogedit.errors import CogeditError, StorageError, UsageError
+from cogedit.errors import UsageError
 from cogedit.types import AttentionBackend, TransformerSettings
 from cogedit.version import __version__
 
@@ -46,9 +46,6 @@ if TYPE_CHECKING:
     import torch
 
     from cogedit.benchmarks.jobs import Inputs, Job
-
-Say = Callable[[str], None]
-"""Told what is being done, for people."""
 
 _PROMPTS = (1, 4, 8)
 
@@ -155,10 +152,7 @@ def run_benchmark(options: argparse.Namespace, *, say: Say) -> None:
 
     _check(options)
     folder: Path = options.output
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"cannot make {folder}: {error.strerror or error}") from error
+    make_folder(folder)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     prompts = tuple(dict.fromkeys(options.prompts))
@@ -237,18 +231,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0, or the exit code of what went wrong, which is said on stderr.
     """
-    options = _parser().parse_args(arguments)
-
-    def say(text: str) -> None:
-        sys.stderr.write(f"{text}\n")
-        sys.stderr.flush()
-
-    try:
-        run_benchmark(options, say=say)
-    except CogeditError as error:
-        say(f"error: {error}")
-        return error.exit_code
-    return 0
+    return run_command(run_benchmark, _parser().parse_args(arguments))
 
 
 if __name__ == "__main__":
