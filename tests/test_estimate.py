@@ -167,3 +167,21 @@ def test_a_model_that_is_not_here_is_not_downloaded(video):
     )
     assert shown.exit_code == 5
     assert "is not in the local cache" in shown.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        (["-p", "b", "-o", "out.mp4"], 2, "-o names one video, and there are 2 prompts"),
+        (["-o", "gone/out.mp4"], 7, "there is no folder gone"),
+        (["--composite", "source"], 2, "--composite source needs a mask"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_run_would(video, tmp_path, options, code, said):
+    before = files(tmp_path)
+    args = ["edit", str(video), *MODEL, *SMALL, "-p", "a cat", *options]
+    for dry in ([], ["--dry-run"]):
+        result = CliRunner().invoke(app, [*args, *dry])
+        assert result.exit_code == code
+        assert said in result.stderr
+    assert files(tmp_path) == before

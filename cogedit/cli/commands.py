@@ -300,6 +300,16 @@ def edit(
 
     settings = call.settings(video)
     if dry_run:
+        from cogedit.stages.edit import check_edit
+
+        check_edit(
+            video,
+            settings,
+            mask=mask,
+            output=output,
+            source_video=source_video,
+            num_prompts=len(prompt),
+        )
         found = stages.estimate(video, settings, prompts=prompt, mask=mask, run=call.run)
         show_estimate(call.screen, "edit", found)
         return

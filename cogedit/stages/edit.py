@@ -60,11 +60,14 @@ def edit(
     """
     video, run = Path(video), run or Run()
     prompts = [prompts] if isinstance(prompts, str) else prompts
-    if len(prompts) > 1 and names_video(output):
-        raise UsageError(
-            f"-o names one video, and there are {len(prompts)} prompts", hint="name a folder"
-        )
-    check_edit(video, settings, mask=mask, output=output, source_video=source_video)
+    check_edit(
+        video,
+        settings,
+        mask=mask,
+        output=output,
+        source_video=source_video,
+        num_prompts=len(prompts),
+    )
     written = reconstruct(video, prompts, settings, mask=mask, run=run)
     decoder = Decoder(settings)
     return [
@@ -94,6 +97,7 @@ def check_edit(
     mask: str | Path | None,
     output: Path | None,
     source_video: Path | None = None,
+    num_prompts: int = 1,
 ) -> None:
     """Refuse, before anything is computed, what could not be shown or written afterwards.
 
@@ -103,12 +107,17 @@ def check_edit(
         mask: As for `edit`.
         output: As for `edit`.
         source_video: As for `edit`.
+        num_prompts: How many edits there are to be.
 
     Raises:
         UsageError: A composite without a mask, or an output that does not go with the rest.
         VideoError: The video cannot be read.
         StorageError: The output cannot be written.
     """
+    if num_prompts > 1 and names_video(output):
+        raise UsageError(
+            f"-o names one video, and there are {num_prompts} prompts", hint="name a folder"
+        )
     wanted = settings.export.composite
     if wanted in ("decode", "source") and mask is None and not settings.reconstruct.auto_mask:
         raise UsageError(f"--composite {wanted} needs a mask", hint="give --mask or --auto-mask")
