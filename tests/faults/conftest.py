@@ -1,4 +1,4 @@
-"""The score table of the fault suite, and what its files share."""
+"""The scores of the fault suite, and what its files share."""
 
 from __future__ import annotations
 
@@ -53,22 +53,3 @@ def score(record_property):
         assert not cases.failures, f"{len(cases.failures)} failed: {cases.failures[:5]}"
 
     return scored
-
-
-def pytest_terminal_summary(terminalreporter) -> None:
-    """Print passed and total of every row."""
-    rows: dict[str, tuple[int, int]] = {}
-    for reports in terminalreporter.stats.values():
-        for report in reports:
-            if getattr(report, "when", None) != "call":
-                continue
-            for name, value in report.user_properties:
-                if name == "score":
-                    row, passed, total = value
-                    before = rows.get(row, (0, 0))
-                    rows[row] = (before[0] + passed, before[1] + total)
-    if rows:
-        terminalreporter.section("fault suite")
-        width = max(map(len, rows))
-        for row, (passed, total) in sorted(rows.items()):
-            terminalreporter.write_line(f"{row:<{width}}  {passed:>6} of {total}")
