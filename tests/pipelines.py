@@ -1,6 +1,7 @@
 """Small CogVideoX pipelines with real diffusers classes and random weights, saved to a folder."""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -9,6 +10,8 @@ from schedules import forward_scheduler
 
 GOLDEN = Path(__file__).parent / "data" / "golden"
 GOLDEN_PIPELINE = GOLDEN / "pipeline"
+GOLDEN_MODEL = ("--model", str(GOLDEN_PIPELINE), "--dtype", "fp32", "--device", "cpu")
+"""The options of a command that runs the golden pipeline."""
 
 TRANSFORMER = {
     "num_attention_heads": 2,
@@ -23,6 +26,37 @@ TRANSFORMER = {
     "sample_frames": 9,
     "max_text_seq_length": 16,
 }
+
+
+def golden_settings(video: Path, flags: Mapping[str, object]):
+    """Settings of stages over a video with the golden pipeline; `flags` add to them.
+
+    The artifacts lie beside the video, and two inference steps are what an inversion needs.
+    """
+    import cogedit
+
+    given = {
+        "model": str(GOLDEN_PIPELINE),
+        "dtype": "fp32",
+        "device": "cpu",
+        "workspace": video.with_suffix(".cogedit"),
+        "invert.num_inference_steps": 2,
+        **flags,
+    }
+    return cogedit.settings_for(video, given, environ={}, cwd=video.parent).settings
+
+
+def golden_artifacts(video: Path, flags: Mapping[str, object]) -> dict[str, Path]:
+    """Run the stages up to the inversion; the video and the artifacts by kind."""
+    import cogedit
+
+    settings = golden_settings(video, flags)
+    return {
+        "video": video,
+        "frames": cogedit.load(video, settings).path,
+        "latents": cogedit.encode(video, settings).path,
+        "trajectory": cogedit.invert(video, settings).path,
+    }
 
 
 def make_pipeline(folder, *, snr_shift_scale=1.0, **transformer):

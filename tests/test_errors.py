@@ -5,16 +5,14 @@ import signal
 
 import pytest
 import torch
-from pipelines import GOLDEN_PIPELINE
+from pipelines import GOLDEN_MODEL, GOLDEN_PIPELINE, golden_artifacts
 from typer.testing import CliRunner
 from videos import ffmpeg, make_video
 
-import cogedit
 from cogedit.cli import app, main
 from cogedit.errors import ModelError
 
-MODEL = ("--model", str(GOLDEN_PIPELINE), "--dtype", "fp32", "--device", "cpu")
-SMALL = (*MODEL, "--max-num-frames", "9")
+SMALL = (*GOLDEN_MODEL, "--max-num-frames", "9")
 
 
 @pytest.fixture(scope="module")
@@ -22,21 +20,7 @@ def inverted(tmp_path_factory):
     """A folder with a video and everything up to its trajectory."""
     folder = tmp_path_factory.mktemp("inverted")
     video = make_video(folder / "clip.mp4", width=176, height=144, num_frames=12)
-    given = {
-        "model": str(GOLDEN_PIPELINE),
-        "dtype": "fp32",
-        "device": "cpu",
-        "workspace": folder / "clip.cogedit",
-        "load.max_num_frames": 9,
-        "invert.num_inference_steps": 2,
-    }
-    settings = cogedit.settings_for(video, given, environ={}).settings
-    return {
-        "video": video,
-        "frames": cogedit.load(video, settings).path,
-        "latents": cogedit.encode(video, settings).path,
-        "trajectory": cogedit.invert(video, settings).path,
-    }
+    return golden_artifacts(video, {"load.max_num_frames": 9})
 
 
 @pytest.fixture
@@ -75,7 +59,7 @@ def test_sound_only(fail, tmp_path):
 
 
 def test_wrong_kind_of_artifact(fail, inverted):
-    code, said = fail("invert", inverted["trajectory"], *MODEL)
+    code, said = fail("invert", inverted["trajectory"], *GOLDEN_MODEL)
     assert code == 4
     assert "holds a trajectory, expected latents" in said
     assert "hint: make it with `cogedit encode VIDEO`" in said
@@ -84,7 +68,7 @@ def test_wrong_kind_of_artifact(fail, inverted):
 def test_truncated_artifact(fail, inverted, tmp_path):
     damaged = tmp_path / "cut.bin"
     damaged.write_bytes(inverted["trajectory"].read_bytes()[:-100])
-    code, said = fail("reconstruct", damaged, "--prompt", "x", *MODEL)
+    code, said = fail("reconstruct", damaged, "--prompt", "x", *GOLDEN_MODEL)
     assert code == 4
     assert "is truncated: it has" in said
     assert "cogedit invert" in said
@@ -107,7 +91,7 @@ def test_local_model_that_nobody_names(fail, inverted):
 
 
 def test_bad_size(fail, inverted):
-    code, said = fail("load", inverted["video"], "--width", 100, "--height", 64, *MODEL)
+    code, said = fail("load", inverted["video"], "--width", 100, "--height", 64, *GOLDEN_MODEL)
     assert code == 2
     assert said == (
         "error: width 100 does not suit this model: it must be a multiple of 16; nearest: 96 or 112"
@@ -116,20 +100,20 @@ def test_bad_size(fail, inverted):
 
 @pytest.mark.parametrize("steps", ["0", "1001", "-3"])
 def test_bad_step_count(fail, inverted, steps):
-    code, said = fail("invert", inverted["latents"], "--num-inference-steps", steps, *MODEL)
+    code, said = fail("invert", inverted["latents"], "--num-inference-steps", steps, *GOLDEN_MODEL)
     assert code == 2
     assert said == f"error: --num-inference-steps is {steps}, expected 1 to 1000"
 
 
 def test_one_step_cannot_be_inverted(fail, inverted):
-    code, said = fail("invert", inverted["latents"], "--num-inference-steps", 1, *MODEL)
+    code, said = fail("invert", inverted["latents"], "--num-inference-steps", 1, *GOLDEN_MODEL)
     assert code == 2
     assert "at least 2 inference steps" in said
 
 
 def test_unknown_option_in_a_config(fail, inverted, tmp_path):
     (tmp_path / "cogedit.toml").write_text("[invert]\nnum_inference_step = 5\n")
-    code, said = fail("invert", inverted["latents"], *MODEL)
+    code, said = fail("invert", inverted["latents"], *GOLDEN_MODEL)
     assert code == 2
     assert "unknown key `invert.num_inference_step` in cogedit.toml" in said
     assert "hint: did you mean `invert.num_inference_steps`?" in said
@@ -142,7 +126,7 @@ def test_unknown_flag(fail, inverted):
 
 
 def test_flag_of_a_stage_that_is_past(fail, inverted):
-    code, said = fail("invert", inverted["latents"], "--width", 96, *MODEL)
+    code, said = fail("invert", inverted["latents"], "--width", 96, *GOLDEN_MODEL)
     assert code == 2
     assert "--width has no effect" in said
     assert "is past `load`" in said
@@ -196,7 +180,7 @@ def test_layers_beyond_the_model(fail, inverted):
         "2:9",
         "-o",
         "e.bin",
-        *MODEL,
+        *GOLDEN_MODEL,
     )
     assert code == 2
     assert "injection_layers is 2:9; pipeline has layers 0:3" in said
@@ -226,14 +210,14 @@ def test_nan_in_the_model(fail, tmp_path, inverted):
 
 
 def test_a_prompt_of_another_encoding(fail, inverted):
-    code, said = fail("reconstruct", inverted["trajectory"], "-p", "bad\udcff", *MODEL)
+    code, said = fail("reconstruct", inverted["trajectory"], "-p", "bad\udcff", *GOLDEN_MODEL)
     assert code == 2
     assert "is not UTF-8" in said
 
 
 def test_tiling_is_no_matter_of_the_past_where_something_is_decoded(inverted, tmp_path):
     out = tmp_path / "tiled.mp4"
-    args = ("export", inverted["latents"], *MODEL, "--vae-tiling", "-o", out)
+    args = ("export", inverted["latents"], *GOLDEN_MODEL, "--vae-tiling", "-o", out)
     result = CliRunner().invoke(app, [str(a) for a in args])
     assert result.exit_code == 0, result.stderr
     assert out.is_file()
@@ -244,7 +228,7 @@ def test_the_newest_trajectory_is_looked_for_where_the_settings_say(
 ):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COGEDIT_WORKSPACE", str(inverted["trajectory"].parent))
-    result = CliRunner().invoke(app, ["reconstruct", "-p", "x", "-o", "e.bin", *MODEL])
+    result = CliRunner().invoke(app, ["reconstruct", "-p", "x", "-o", "e.bin", *GOLDEN_MODEL])
     assert result.exit_code == 0, result.stderr
     assert f"taking the newest trajectory, {inverted['trajectory']}" in result.stderr
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from pipelines import GOLDEN_PIPELINE
+from pipelines import GOLDEN_PIPELINE, golden_settings
 from videos import make_video
 
 HEAVY = {"torch", "diffusers", "transformers", "decord"}
@@ -116,17 +116,12 @@ def workspace(tmp_path_factory):
     folder = tmp_path_factory.mktemp("reuse")
     video = make_video(folder / "clip.mp4", width=96, height=64, num_frames=9)
     flags = {
-        "model": str(GOLDEN_PIPELINE),
-        "dtype": "fp32",
-        "device": "cpu",
-        "workspace": folder / "clip.cogedit",
         "load.width": 96,
         "load.height": 64,
         "load.max_num_frames": 9,
-        "invert.num_inference_steps": 2,
         "reconstruct.guidance_scale": 1.0,
     }
-    settings = cogedit.settings_for(video, flags, environ={}, cwd=folder).settings
+    settings = golden_settings(video, flags)
     cogedit.edit(video, ["a blue cat"], settings)
     cogedit.edit(video, ["a blue cat"], settings, mask=MASK)
     return folder

@@ -10,7 +10,7 @@ import browser
 import numpy as np
 import pytest
 from PIL import Image
-from pipelines import GOLDEN_PIPELINE
+from pipelines import GOLDEN_MODEL, golden_settings
 from typer.testing import CliRunner
 from videos import make_video
 
@@ -25,7 +25,6 @@ from cogedit.stages.report.plots import draw
 
 HOSTILE = "<script>document.title = 'owned'</script> \"a\" & 'b' <img src=x onerror=alert(1)>"
 MASK = "0,0,48,64"
-MODEL = ["--model", str(GOLDEN_PIPELINE), "--dtype", "fp32", "--device", "cpu"]
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +33,6 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     video = make_video(folder / "clip.mp4", width=96, height=64, num_frames=9, fps="8")
     flags = {
-        "model": str(GOLDEN_PIPELINE),
-        "dtype": "fp32",
-        "device": "cpu",
-        "workspace": folder / "clip.cogedit",
         "load.width": 96,
         "load.height": 64,
         "load.max_num_frames": 9,
@@ -45,14 +40,14 @@ def made(tmp_path_factory):
         "reconstruct.guidance_scale": 1.0,
         "reconstruct.seed": 7,
     }
-    settings = cogedit.settings_for(video, flags, environ={}, cwd=folder).settings
+    settings = golden_settings(video, flags)
     cogedit.reconstruct(video, [HOSTILE], settings)
     cogedit.reconstruct(video, ["a blue cat"], settings, mask=MASK, save_trajectory=True)
     return folder / "clip.cogedit", settings
 
 
 def report(*args):
-    return CliRunner().invoke(app, ["report", *map(str, args), *MODEL])
+    return CliRunner().invoke(app, ["report", *map(str, args), *GOLDEN_MODEL])
 
 
 @pytest.fixture(scope="module")

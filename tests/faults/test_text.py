@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from corpus import H264, make
-from pipelines import GOLDEN_PIPELINE
+from pipelines import GOLDEN_MODEL, golden_settings
 from typer.testing import CliRunner, Result
 
 import cogedit
@@ -22,7 +22,6 @@ from cogedit.cli import app
 
 pytestmark = pytest.mark.faults
 
-MODEL = ("--model", str(GOLDEN_PIPELINE), "--dtype", "fp32", "--device", "cpu")
 
 TEXTS = (
     "[bold red]a bear[/bold red] [link=file:///etc/passwd]x[/link]",
@@ -56,17 +55,8 @@ def harmless(text: str) -> bool:
 def trajectory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("text")
     video = make(folder / "clip.mp4", *H264)
-    given = {
-        "model": str(GOLDEN_PIPELINE),
-        "dtype": "fp32",
-        "device": "cpu",
-        "workspace": folder / "clip.cogedit",
-        "load.width": 96,
-        "load.height": 64,
-        "load.max_num_frames": 1,
-        "invert.num_inference_steps": 2,
-    }
-    return cogedit.invert(video, cogedit.settings_for(video, given, environ={}).settings).path
+    flags = {"load.width": 96, "load.height": 64, "load.max_num_frames": 1}
+    return cogedit.invert(video, golden_settings(video, flags)).path
 
 
 def test_prompts(
@@ -75,7 +65,7 @@ def test_prompts(
     monkeypatch.chdir(tmp_path)
     prompts = [part for text in TEXTS for part in ("--prompt", text)]
     place = ("--workspace", tmp_path / "work")
-    made = run("reconstruct", trajectory, *prompts, *MODEL, *place, "--json", "-v")
+    made = run("reconstruct", trajectory, *prompts, *GOLDEN_MODEL, *place, "--json", "-v")
     with score("text: prompt") as cases:
         cases.case(made.exit_code == 0, f"{made.output} {made.exception!r}")
         cases.case(harmless(made.output), f"shows {made.output!r}")
@@ -99,7 +89,7 @@ def test_prompts_of_a_whole_edit(
     """Names of the videos are made of prompts, and their recipe is in the videos."""
     monkeypatch.chdir(tmp_path)
     prompts = [part for text in TEXTS for part in ("--prompt", text)]
-    made = run("edit", trajectory, *prompts, *MODEL, "-o", "videos", "--json")
+    made = run("edit", trajectory, *prompts, *GOLDEN_MODEL, "-o", "videos", "--json")
     with score("text: prompt of an edit") as cases:
         cases.case(made.exit_code == 0, f"{made.output} {made.exception!r}")
         cases.case(harmless(made.output), f"shows {made.output!r}")
@@ -148,7 +138,7 @@ def test_paths_on_a_terminal(tmp_path: Path, score: Any) -> None:
     make(tmp_path / "plain.mp4", *H264)
     (tmp_path / "plain.mp4").rename(tmp_path / f"{name}.mp4")
     size = ("--width", "96", "--height", "64", "--max-num-frames", "1")
-    command = [sys.executable, "-m", "cogedit", "load", *size, *MODEL, "--", f"{name}.mp4"]
+    command = [sys.executable, "-m", "cogedit", "load", *size, *GOLDEN_MODEL, "--", f"{name}.mp4"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     with score("text: path on stdout") as cases:
         piped = subprocess.run(
