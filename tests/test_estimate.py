@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from pipelines import GOLDEN_PIPELINE
+from pipelines import GOLDEN_MODEL, GOLDEN_PIPELINE
 from typer.testing import CliRunner
 from videos import make_video
 
@@ -13,7 +13,6 @@ from cogedit.cli import app
 from cogedit.errors import CogeditError, UsageError
 
 SMALL = ["--width", "96", "--height", "64", "--max-num-frames", "9"]
-MODEL = ["--model", str(GOLDEN_PIPELINE), "--dtype", "fp32", "--device", "cpu"]
 FLAGS = {
     "model": str(GOLDEN_PIPELINE),
     "device": "cpu",
@@ -147,7 +146,7 @@ def test_what_cannot_run_is_refused(video):
 def test_the_command_prints_an_estimate_and_writes_nothing(video, tmp_path, command):
     before = files(tmp_path)
     prompt = [] if command == "invert" else ["--prompt", "a blue cat"]
-    args = [command, str(video), *MODEL, *SMALL, *prompt, "--dry-run"]
+    args = [command, str(video), *GOLDEN_MODEL, *SMALL, *prompt, "--dry-run"]
     shown = CliRunner().invoke(app, args)
     assert shown.exit_code == 0, shown.stderr
     for word in ("clip", "model", "invert", "disk", "memory", "time", "FLOP", "rows"):
@@ -179,7 +178,7 @@ def test_a_model_that_is_not_here_is_not_downloaded(video):
 )
 def test_a_dry_run_refuses_what_the_run_would(video, tmp_path, options, code, said):
     before = files(tmp_path)
-    args = ["edit", str(video), *MODEL, *SMALL, "-p", "a cat", *options]
+    args = ["edit", str(video), *GOLDEN_MODEL, *SMALL, "-p", "a cat", *options]
     for dry in ([], ["--dry-run"]):
         result = CliRunner().invoke(app, [*args, *dry])
         assert result.exit_code == code

@@ -11,7 +11,7 @@ import pytest
 import torch
 from chains import Chain
 from corpus import H264, make
-from pipelines import GOLDEN_PIPELINE
+from pipelines import GOLDEN_MODEL, GOLDEN_PIPELINE
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
@@ -21,7 +21,6 @@ from cogedit.cli import app
 
 pytestmark = pytest.mark.faults
 
-MODEL = ("--model", str(GOLDEN_PIPELINE), "--dtype", "fp32", "--device", "cpu")
 SMALL = ("--width", 96, "--height", 64, "--max-num-frames", 1)
 
 
@@ -72,52 +71,52 @@ FAILURES: list[tuple[int, tuple[object, ...]]] = [
     (2, ("load",)),
     (2, ("nonsense",)),
     (2, ("load", "clip.mp4", "--nonsense")),
-    (2, ("load", "clip.mp4", "--width", "wide", *MODEL)),
-    (2, ("load", "clip.mp4", "--width", 100, "--height", 64, *MODEL)),
-    (2, ("load", "clip.mp4", *SMALL, *MODEL, "--frame-sample-step", 0)),
+    (2, ("load", "clip.mp4", "--width", "wide", *GOLDEN_MODEL)),
+    (2, ("load", "clip.mp4", "--width", 100, "--height", 64, *GOLDEN_MODEL)),
+    (2, ("load", "clip.mp4", *SMALL, *GOLDEN_MODEL, "--frame-sample-step", 0)),
     (2, ("load", "clip.mp4", "--config", "nonsense")),
     (2, ("load", "clip.mp4", "--config", "broken.toml")),
     (2, ("load", "clip.mp4", "--config", "unknown.toml")),
-    (2, ("load", "clip.mp4", *SMALL, *MODEL, "-o", "clip.mp4", "--force")),
-    (2, ("invert", L, *MODEL, "--num-inference-steps", 1)),
-    (2, ("invert", L, *MODEL, "--width", 96)),
-    (2, ("reconstruct", T, *MODEL, "-p", "x", "--injection-strength", 2)),
-    (2, ("reconstruct", T, *MODEL, "-p", "x", "--num-inference-steps", 0)),
-    (2, ("reconstruct", T, *MODEL, "-p", "x", "--mask", "1,2,3")),
-    (2, ("reconstruct", T, *MODEL, "-p", "x", "-p", "y", "-o", "one.safetensors")),
-    (2, ("sweep", T, *MODEL, "-p", "x", "--vary", "nonsense=1")),
+    (2, ("load", "clip.mp4", *SMALL, *GOLDEN_MODEL, "-o", "clip.mp4", "--force")),
+    (2, ("invert", L, *GOLDEN_MODEL, "--num-inference-steps", 1)),
+    (2, ("invert", L, *GOLDEN_MODEL, "--width", 96)),
+    (2, ("reconstruct", T, *GOLDEN_MODEL, "-p", "x", "--injection-strength", 2)),
+    (2, ("reconstruct", T, *GOLDEN_MODEL, "-p", "x", "--num-inference-steps", 0)),
+    (2, ("reconstruct", T, *GOLDEN_MODEL, "-p", "x", "--mask", "1,2,3")),
+    (2, ("reconstruct", T, *GOLDEN_MODEL, "-p", "x", "-p", "y", "-o", "one.safetensors")),
+    (2, ("sweep", T, *GOLDEN_MODEL, "-p", "x", "--vary", "nonsense=1")),
     (2, ("export", F, "-o", "film.gif.txt")),
     (2, ("export", F, "--fps", "-1", "-o", "x.mp4")),
-    (3, ("load", "missing.mp4", *SMALL, *MODEL)),
-    (3, ("load", "empty.mp4", *SMALL, *MODEL)),
-    (3, ("load", "text.mp4", *SMALL, *MODEL)),
-    (3, ("load", "list.mp4", *SMALL, *MODEL)),
-    (3, ("edit", "text.mp4", "-p", "x", *SMALL, *MODEL)),
-    (3, ("invert", "text.mp4", *SMALL, *MODEL)),
-    (3, ("load", ".", *SMALL, *MODEL)),
-    (3, ("load", "clip.mp4", *SMALL, *MODEL, "--skip-frames-start", 99)),
-    (3, ("reconstruct", T, *MODEL, "-p", "x", "--mask", "missing.png")),
+    (3, ("load", "missing.mp4", *SMALL, *GOLDEN_MODEL)),
+    (3, ("load", "empty.mp4", *SMALL, *GOLDEN_MODEL)),
+    (3, ("load", "text.mp4", *SMALL, *GOLDEN_MODEL)),
+    (3, ("load", "list.mp4", *SMALL, *GOLDEN_MODEL)),
+    (3, ("edit", "text.mp4", "-p", "x", *SMALL, *GOLDEN_MODEL)),
+    (3, ("invert", "text.mp4", *SMALL, *GOLDEN_MODEL)),
+    (3, ("load", ".", *SMALL, *GOLDEN_MODEL)),
+    (3, ("load", "clip.mp4", *SMALL, *GOLDEN_MODEL, "--skip-frames-start", 99)),
+    (3, ("reconstruct", T, *GOLDEN_MODEL, "-p", "x", "--mask", "missing.png")),
     (4, ("inspect", "missing.safetensors")),
     (4, ("inspect", "cut.safetensors")),
     (4, ("inspect", "flipped.safetensors")),
     (4, ("inspect", "foreign.safetensors")),
     (4, ("inspect", "clip.mp4")),
-    (4, ("encode", "foreign.safetensors", *MODEL)),
-    (4, ("encode", L, *MODEL)),
-    (4, ("invert", T, *MODEL)),
-    (4, ("reconstruct", "cut.safetensors", "-p", "x", *MODEL)),
-    (4, ("reconstruct", "flipped.safetensors", "-p", "x", *MODEL)),
-    (4, ("export", "flipped.safetensors", *MODEL, "-o", "x.mp4")),
-    (4, ("edit", "cut.safetensors", "-p", "x", *MODEL)),
+    (4, ("encode", "foreign.safetensors", *GOLDEN_MODEL)),
+    (4, ("encode", L, *GOLDEN_MODEL)),
+    (4, ("invert", T, *GOLDEN_MODEL)),
+    (4, ("reconstruct", "cut.safetensors", "-p", "x", *GOLDEN_MODEL)),
+    (4, ("reconstruct", "flipped.safetensors", "-p", "x", *GOLDEN_MODEL)),
+    (4, ("export", "flipped.safetensors", *GOLDEN_MODEL, "-o", "x.mp4")),
+    (4, ("edit", "cut.safetensors", "-p", "x", *GOLDEN_MODEL)),
     (4, ("reconstruct", T, "-p", "x", "--model", "shapes")),
     (5, ("load", "clip.mp4", "--model", "nonsense")),
     (5, ("encode", F, "--model", "nobody/nothing")),
     (5, ("encode", F, "--model", "incomplete")),
     (5, ("encode", F, "--model", "clip.mp4")),
     (5, ("encode", F, "--model", "work")),
-    (7, ("load", "clip.mp4", *SMALL, *MODEL, "-o", "no/where.safetensors")),
+    (7, ("load", "clip.mp4", *SMALL, *GOLDEN_MODEL, "-o", "no/where.safetensors")),
     (7, ("export", F, "-o", "no/where.mp4")),
-    (7, ("load", "clip.mp4", *SMALL, *MODEL, "--workspace", "clip.mp4")),
+    (7, ("load", "clip.mp4", *SMALL, *GOLDEN_MODEL, "--workspace", "clip.mp4")),
     (8, ("invert", "clip.mp4", *SMALL, "--model", "nan", "--device", "cpu")),
     (8, ("reconstruct", "clip.mp4", "-p", "x", *SMALL, "--model", "nan", "--device", "cpu")),
 ]
@@ -159,7 +158,7 @@ def test_latents_that_are_not_of_their_model(
     write_artifact(path, {"latents": torch.zeros(shape)}, latents.record)
     with score("artifact: forged shape") as cases:
         for command in (["invert"], ["reconstruct", "-p", "x"], ["export"]):
-            result = CliRunner().invoke(app, [*command, str(path), *MODEL])
+            result = CliRunner().invoke(app, [*command, str(path), *GOLDEN_MODEL])
             said = f"{command} {shape}: {result.exit_code} {result.output} {result.exception!r}"
             both = f"{list(shape)}" in result.stderr and "[1, 1, 16, 8, 12]" in result.stderr
             cases.case(result.exit_code == 4 and both, said)
@@ -179,7 +178,7 @@ def test_timesteps_that_no_inversion_visits(
     tensors = {**trajectory.tensors, "timesteps": torch.tensor(timesteps)}
     write_artifact(path, tensors, trajectory.record)
     with score("artifact: forged timesteps") as cases:
-        result = CliRunner().invoke(app, ["reconstruct", str(path), "-p", "x", *MODEL])
+        result = CliRunner().invoke(app, ["reconstruct", str(path), "-p", "x", *GOLDEN_MODEL])
         cases.case(result.exit_code == 4, f"{timesteps}: {result.exit_code} {result.output}")
 
 
@@ -205,7 +204,7 @@ def test_a_mismatch_names_both_values(
             ("pipeline", "tiny-2b"),
         ),
         "revision": (
-            ("reconstruct", hub, "-p", "x", *MODEL),
+            ("reconstruct", hub, "-p", "x", *GOLDEN_MODEL),
             ("zai-org/CogVideoX-5b@c0ffee", "pipeline"),
         ),
         "scheduler": (
@@ -213,11 +212,11 @@ def test_a_mismatch_names_both_values(
             ("beta_end", str(settings["beta_end"]), "0.5"),
         ),
         "size": (
-            ("invert", L, *MODEL, "--width", 160),
+            ("invert", L, *GOLDEN_MODEL, "--width", 160),
             ("160", "96"),
         ),
         "steps": (
-            ("reconstruct", T, "-p", "x", *MODEL, "--num-inference-steps", 7),
+            ("reconstruct", T, "-p", "x", *GOLDEN_MODEL, "--num-inference-steps", 7),
             ("7", "2"),
         ),
     }
