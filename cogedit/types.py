@@ -295,3 +295,18 @@ class StepInfo:
 
 
 OnStep = Callable[[StepInfo], None]
+
+
+@dataclass(frozen=True)
+class RGBPicture:
+    """A picture for those who know no arrays.
+
+    Attributes:
+        width: In pixels.
+        height: In pixels.
+        pixels: Red, green and blue of each, a byte each, row by row from the top.
+    """
+
+    width: int
+    height: int
+    pixels: bytes

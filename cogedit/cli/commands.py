@@ -20,6 +20,7 @@ from cogedit.cli.comparison import compare
 from cogedit.cli.configuration import config_app
 from cogedit.cli.diagnosis import doctor
 from cogedit.cli.dry_run import show_estimate
+from cogedit.cli.flags import GLOBAL_SETTINGS
 from cogedit.cli.options import Call, with_options
 from cogedit.cli.reporting import report
 from cogedit.cli.screen import Screen, tell_stopped
@@ -331,7 +332,7 @@ app.command()(compare)
 
 
 @app.command()
-@with_options()
+@with_options(without=(*GLOBAL_SETTINGS, "config", "force"))
 def inspect(
     call: Call,
     file: Annotated[

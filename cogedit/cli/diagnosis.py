@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cogedit.stages.doctor import Diagnosis, Finding
 
 
-@with_options()
+@with_options(without=("force",))
 def doctor(call: Call) -> None:
     """Look whether this machine can run an edit, and say what is missing."""
     from cogedit.config import resolve_settings

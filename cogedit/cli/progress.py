@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 from cogedit.cli.units import duration, rate
 
 if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
     from rich.progress import Task
 
-    from cogedit.types import OnStep, StepInfo
+    from cogedit.types import OnStep, RGBPicture, StepInfo
 
 PLAIN_INTERVAL = 30.0
 """Seconds between two progress lines where there is no terminal."""
@@ -23,6 +24,45 @@ _SPEED_PERIOD = 600.0
 
 _BESIDE = 58
 """Columns of a terminal that a bar takes beside what it does."""
+
+
+_THUMBNAIL = (60, 32)
+"""Columns of a thumbnail, and its height in half lines: a bar and some notes stay in sight."""
+
+
+class Thumbnail:
+    """A small picture for a terminal of true colours: two pixels above each other per character."""
+
+    def __init__(self) -> None:
+        self._picture: RGBPicture | None = None
+
+    def show(self, picture: RGBPicture | None) -> None:
+        """Show another picture; None shows none."""
+        self._picture = picture
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Draw it as large as the terminal and `_THUMBNAIL` allow."""
+        if self._picture is None:
+            return
+        from PIL import Image
+        from rich.color import Color
+        from rich.segment import Segment
+        from rich.style import Style
+
+        given = self._picture
+        columns, lines = min(_THUMBNAIL[0], options.max_width), min(_THUMBNAIL[1], console.height)
+        scale = min(columns / given.width, lines / given.height)
+        size = (max(1, round(given.width * scale)), max(2, round(given.height * scale / 2) * 2))
+        pixels = Image.frombytes("RGB", (given.width, given.height), given.pixels)
+        pixels = pixels.resize(size, Image.Resampling.BILINEAR)
+        for y in range(0, size[1], 2):
+            for x in range(size[0]):
+                above, below = (
+                    Color.from_rgb(*pixels.getpixel((x, row)))  # type: ignore[misc]
+                    for row in (y, y + 1)
+                )
+                yield Segment("▀", Style(color=above, bgcolor=below))
+            yield Segment.line()
 
 
 class _Pace:
@@ -95,12 +135,13 @@ def event_progress(doing: str, tell: Callable[[Mapping[str, object]], None]) -> 
 
 
 @contextmanager
-def bar_progress(doing: str, total: int) -> Iterator[OnStep]:
+def bar_progress(doing: str, total: int, *, thumbnail: Thumbnail | None = None) -> Iterator[OnStep]:
     """Show a bar with step, rate, time left and, on a CUDA device, memory.
 
     Args:
         doing: What the loop does.
         total: Its number of steps.
+        thumbnail: Shown under it until the loop ends.
     """
     from rich.console import Console
     from rich.progress import (
@@ -133,10 +174,17 @@ def bar_progress(doing: str, total: int) -> Iterator[OnStep]:
         TimeRemainingColumn(table_column=Column(no_wrap=True)),
         MemoryColumn(table_column=Column(no_wrap=True)),
     )
+
+    class PicturedProgress(Progress):
+        def get_renderables(self) -> Iterator[RenderableType]:
+            yield from super().get_renderables()
+            if thumbnail is not None:
+                yield thumbnail
+
     console = Console(stderr=True)
     length = max(12, min(40, console.width - _BESIDE))
     short = doing if len(doing) <= length else f"{doing[: length - 1]}…"
-    with Progress(*columns, console=console, speed_estimate_period=_SPEED_PERIOD) as bar:
+    with PicturedProgress(*columns, console=console, speed_estimate_period=_SPEED_PERIOD) as bar:
         task = bar.add_task(short, total=total)
         is_first = True
 
@@ -149,6 +197,8 @@ def bar_progress(doing: str, total: int) -> Iterator[OnStep]:
 
         yield on_step
         bar.update(task, completed=total)
+        if thumbnail is not None:
+            thumbnail.show(None)
 
 
 def _memory() -> str:

@@ -8,19 +8,19 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import typer
 
-from cogedit.cli.progress import bar_progress, event_progress, plain_progress
+from cogedit.cli.progress import Thumbnail, bar_progress, event_progress, plain_progress
 from cogedit.errors import CogeditError, Interrupted, StorageError, Terminated
 
 if TYPE_CHECKING:
     from cogedit.stages.stop import Stop
-    from cogedit.types import OnStep
+    from cogedit.types import OnStep, RGBPicture
 
 _REFUSED_BY_THE_SYSTEM = {
     errno.EACCES,
@@ -47,12 +47,24 @@ class Screen:
         quiet: Show errors only.
         verbose: Show details too.
         jsonl: Show everything as events, one JSON object per line. The result stays on stdout.
+        thumbnail: Shown under the bar; None shows none.
     """
 
     json_output: bool = False
     quiet: bool = False
     verbose: bool = False
     jsonl: bool = False
+    thumbnail: Thumbnail | None = None
+
+    @property
+    def preview(self) -> Callable[[RGBPicture], None] | None:
+        """Take a picture to show under the bar; None where none would be seen."""
+        if self.thumbnail is None:
+            return None
+        if self.quiet or self.jsonl or not _is_terminal():
+            self.say("--preview shows pictures on a terminal only")
+            return None
+        return self.thumbnail.show
 
     def say(self, text: str) -> None:
         """Show one sentence, as it is: brackets are no markup, control characters are visible."""
@@ -118,7 +130,7 @@ class Screen:
         elif self.jsonl:
             yield event_progress(doing, self.tell)
         elif _is_terminal():
-            with bar_progress(printable(doing), total) as on_step:
+            with bar_progress(printable(doing), total, thumbnail=self.thumbnail) as on_step:
                 yield on_step
         else:
             yield plain_progress(doing, self.say)

@@ -28,6 +28,7 @@ from cogedit.stages.mask import (
     pixels_of,
 )
 from cogedit.stages.parts import Parts
+from cogedit.stages.preview import show_states
 from cogedit.stages.run import Run, tell_waiting
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class Editor:
         self._mask = mask
         self._parts = Parts(checkpoint, settings, run=run)
         self._notes = notes
-        self._how = settings.transformer
+        self._settings = settings
         self._run = run
         self._made: dict[str, Mapping[str, Tensor]] = {}
         self._done: set[str] = set()
@@ -142,6 +143,7 @@ class Editor:
         """Denoise edits that differ in the prompt and the seed alone."""
         import torch
 
+        from cogedit.diffusion.schedule import Schedule
         from cogedit.models.device import memory_guard
         from cogedit.models.loading import alphas_cumprod
         from cogedit.models.sampling import edit_latents
@@ -163,6 +165,16 @@ class Editor:
             keep_all=records[0].has_trajectory,
             run=self._run,
         )
+        levels = alphas_cumprod(self._checkpoint)
+        on_state = show_states(
+            keeper.keep,
+            self._path,
+            self._record,
+            self._reference,
+            schedule=Schedule.trailing(levels, len(self._reference.timesteps)),
+            settings=self._settings,
+            run=self._run,
+        )
         stopwatch = Stopwatch(self._parts.device)
         what = asked.prompt if len(records) == 1 else f"{len(records)} edits"
         with (
@@ -176,13 +188,13 @@ class Editor:
                 self._reference,
                 [record.settings for record in records],
                 inversion_prompts=[self._record.settings.prompt] * len(records),
-                alphas_cumprod=alphas_cumprod(self._checkpoint),
+                alphas_cumprod=levels,
                 embeds=embeds,
                 mask=torch.stack(masks) if masks else None,
-                how=self._how,
+                how=self._settings.transformer,
                 keep_steps=records[0].has_trajectory,
                 done=keeper.done,
-                on_state=keeper.keep,
+                on_state=on_state,
                 on_step=on_step,
             )
         stopwatch.note(self._notes, unfinished.makes, is_whole=not keeper.done)
@@ -218,7 +230,7 @@ class Editor:
                 [record.settings],
                 inversion_prompts=[self._record.settings.prompt],
                 embeds=self._embeds,
-                how=self._how,
+                how=self._settings.transformer,
             )
         geometry = self._checkpoint.geometry
         return found_pixels(found, geometry, num_pad_frames=self._record.num_pad_frames)
@@ -261,6 +273,6 @@ class Editor:
                 self._record.settings,
                 self._parts.sizes,
                 shape,
-                share=self._how.rows != "upstream",
+                share=self._settings.transformer.rows != "upstream",
             )
         return self._parts.transformer(work, shape)

@@ -28,7 +28,7 @@ from cogedit.artifacts import (
 from cogedit.config import Settings
 from cogedit.errors import ArtifactDamaged, ArtifactError, StorageError, UsageError
 from cogedit.stages.stop import Stop
-from cogedit.types import OnStep
+from cogedit.types import OnStep, RGBPicture
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,6 +60,8 @@ class Run:
         say: Told one sentence at a time, for people.
         detail: Told what only some people want to know.
         progress: Shows the steps of a long loop.
+        preview: Shown what edits look like so far, after each of their steps; None where nobody
+            looks.
         stop: Lets somebody else stop a long loop after its step.
     """
 
@@ -67,6 +69,7 @@ class Run:
     say: Callable[[str], None] = _silent
     detail: Callable[[str], None] = _silent
     progress: Progress = _no_progress
+    preview: Callable[[RGBPicture], None] | None = None
     stop: Stop = field(default_factory=Stop)
 
     @property

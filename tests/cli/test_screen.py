@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from cogedit.cli import app
 from cogedit.cli import progress as progress_module
+from cogedit.cli.progress import Thumbnail
 from cogedit.cli.screen import Screen, printable
 from cogedit.types import StepInfo
 
@@ -124,25 +125,63 @@ with Screen().progress("editing: a [red] cat " + "x" * 60, 4) as on_step:
 """
 
 
-@pytest.mark.parametrize(("term", "bar"), [("xterm", True), ("dumb", False)])
-def test_a_terminal_has_a_bar(term, bar):
+PICTURE = """
+import time
+from cogedit.cli.progress import Thumbnail
+from cogedit.cli.screen import Screen
+from cogedit.types import RGBPicture, StepInfo
+screen = Screen(thumbnail=Thumbnail())
+show = screen.preview
+with screen.progress("editing", 4) as on_step:
+    for index in range(4):
+        if show is not None:
+            show(RGBPicture(2, 2, bytes([255, 0, 0] * 2 + [0, 0, 255] * 2)))
+        time.sleep(0.2)
+        on_step(StepInfo(index, 4, timestep=0))
+"""
+
+
+def on_a_terminal(code, term):
+    """What a program writes to a terminal as its stderr; its stdout stays empty."""
     ours, theirs = pty.openpty()
-    done = subprocess.run(
-        [sys.executable, "-c", BAR],
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
         stderr=theirs,
         stdout=subprocess.PIPE,
-        env=os.environ | {"TERM": term, "COLUMNS": "120"},
-        check=True,
-        timeout=60,
-    )
-    os.close(theirs)
-    shown = b""
-    try:
-        while chunk := os.read(ours, 65536):
-            shown += chunk
-    except OSError:
-        pass  # what reading a closed terminal gives on Linux
-    assert done.stdout == b""
+        env=os.environ | {"TERM": term, "COLUMNS": "120", "COLORTERM": "truecolor"},
+    ) as process:
+        os.close(theirs)
+        shown = b""
+        try:
+            while chunk := os.read(ours, 65536):  # a terminal holds little that nobody reads
+                shown += chunk
+        except OSError:
+            pass  # what reading a closed terminal gives on Linux
+        assert process.stdout.read() == b""
+    assert process.returncode == 0
+    return shown
+
+
+@pytest.mark.parametrize(("term", "bar"), [("xterm", True), ("dumb", False)])
+def test_a_terminal_has_a_bar(term, bar):
+    shown = on_a_terminal(BAR, term)
     assert (b"editing: a [red] cat" in shown) == bar
     assert (b"4/4" in shown) == bar
     assert (b"steps/s" in shown) == bar
+
+
+def test_a_terminal_has_a_thumbnail():
+    shown = on_a_terminal(PICTURE, "xterm")
+    assert "▀".encode() in shown
+    red_over_blue = b"38;2;255;0;0;48;2;0;0;255m"
+    reds = [line for line in shown.splitlines() if b"38;2;255;0;0" in line]
+    blues = [line for line in shown.splitlines() if b"48;2;0;0;255" in line]
+    assert reds
+    assert blues
+    assert red_over_blue not in reds[0]  # the upper half is all red
+    assert b"no terminal" not in shown
+
+
+def test_elsewhere_a_thumbnail_is_missed_aloud(capsys):
+    assert Screen(thumbnail=Thumbnail()).preview is None
+    assert "--preview shows pictures on a terminal only" in capsys.readouterr().err

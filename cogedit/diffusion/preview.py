@@ -1,0 +1,75 @@
+"""What latents look like, without a VAE: a quick picture of an edit while it forms.
+
+A VAE's latents are nearly linear in the colours below them. Which colours, the source itself tells:
+its latents and its pixels are both known, so a least-squares fit serves any model without a table
+made for it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cogedit.diffusion.schedule import Schedule
+
+
+def fit_colors(latents: Tensor, frames: Tensor) -> Tensor:
+    """Fit colours to latents: colour = [latent, 1] A, in the least-squares sense.
+
+    Args:
+        latents: [F', C, H', W'] float32.
+        frames: The same clip, [F, H, W, 3] uint8, with F = 1 + (F' - 1) x the VAE's temporal
+            compression and H, W multiples of H', W'. Each latent stands for the mean of its pixels.
+
+    Returns:
+        A, [C + 1, 3] float32, for colours of 0 to 1.
+    """
+    num_latents, _, height, width = latents.shape
+    pixels = frames.permute(0, 3, 1, 2).float() / 255
+    pooled = torch.nn.functional.adaptive_avg_pool2d(pixels, (height, width))
+    # Latent frame 0 is frame 0 alone; the others stand for equally many frames each.
+    each = (len(frames) - 1) // max(1, num_latents - 1)
+    rest = pooled[1:].reshape(num_latents - 1, each, 3, height, width).mean(dim=1)
+    colors = torch.cat([pooled[:1], rest]).permute(0, 2, 3, 1).reshape(-1, 3)
+    fitted: Tensor = torch.linalg.lstsq(_with_one(latents), colors).solution
+    return fitted
+
+
+def paint(latents: Tensor, fitted: Tensor) -> Tensor:
+    """Paint latents in fitted colours.
+
+    Args:
+        latents: [F', C, H', W'] float32.
+        fitted: What `fit_colors` returned.
+
+    Returns:
+        [F', H', W', 3] uint8.
+    """
+    num_frames, _, height, width = latents.shape
+    colors = (_with_one(latents) @ fitted).clamp(0, 1) * 255
+    return colors.round().to(torch.uint8).reshape(num_frames, height, width, 3)
+
+
+def clean_sample(x_t: Tensor, x_s: Tensor, *, schedule: Schedule, t: int, s: int) -> Tensor:
+    """Return the clean sample that a DDIM step went by, from its two ends.
+
+    Both ends are made of the same z0 and eps, x = z0 cos(theta) + eps sin(theta), so
+
+        z0 = (x_s sin(theta_t) - x_t sin(theta_s)) / sin(theta_t - theta_s)
+
+    Args:
+        x_t: The sample before the step, any shape.
+        x_s: The sample after it.
+        schedule: Table of levels.
+        t: Level of `x_t`.
+        s: Level of `x_s`, below t.
+    """
+    sin_t, sin_s = (torch.tensor(schedule.angle(level)).sin() for level in (t, s))
+    _, sin_step = schedule.rotation(t, s)
+    return (x_s * sin_t - x_t * sin_s) / sin_step
+
+
+def _with_one(latents: Tensor) -> Tensor:
+    """Return one row [latent, 1] per position, [F' H' W', C + 1]."""
+    rows = latents.permute(0, 2, 3, 1).reshape(-1, latents.shape[1])
+    return torch.cat([rows, rows.new_ones(len(rows), 1)], dim=1)
