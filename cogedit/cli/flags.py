@@ -7,6 +7,7 @@ type, range and default live in `cogedit.config`. Its value is None where the us
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Collection, Mapping
 from copy import copy
 from pathlib import Path
@@ -14,16 +15,17 @@ from typing import Annotated
 
 import typer
 
-_MODEL, _FILES, _CLIP, _VAE = "Model", "Files", "Clip", "VAE"
-_INVERSION, _EDIT, _MASK, _VIDEO = "Inversion", "Edit", "Mask", "Video"
-_SPEED = "Speed and memory"
+_EDIT, _SOURCE, _INVERSION, _MASK = "Edit", "Hold of the source", "Inversion", "Mask"
+_CLIP, _VIDEO, _FILES, _MODEL, _SPEED = "Clip", "Video", "Files", "Model", "Speed and memory"
+_PANELS = (None, _EDIT, _SOURCE, _INVERSION, _MASK, _CLIP, _VIDEO, _FILES, _MODEL, _SPEED)
+"""Groups of options in a help text, what is asked for most often first."""
 
 Complete = Callable[[str], list[str]]
 """From what was typed so far to the words that go on from it."""
 
 
 def _option(
-    text: str, panel: str, *, metavar: str | None = None, complete: Complete | None = None
+    text: str, panel: str | None, *, metavar: str | None = None, complete: Complete | None = None
 ) -> object:
     return typer.Option(
         help=text,
@@ -127,7 +129,7 @@ SETTINGS: Mapping[str, object] = {
     ],
     "encode.vae_tiling": Annotated[
         bool | None,
-        _option("Encode and decode in tiles: less memory.", _VAE),
+        _option("Encode and decode in tiles: less memory.", _SPEED),
     ],
     "invert.prompt": Annotated[
         str | None, _option("What the source shows. Default: the empty prompt.", _INVERSION)
@@ -204,38 +206,40 @@ SETTINGS: Mapping[str, object] = {
         str | None,
         _option(
             "Start from random noise (random) or from the inverted (inverted). Default: random.",
-            _EDIT,
+            _SOURCE,
             metavar="START",
         ),
     ],
     "reconstruct.start_noise": Annotated[
         float | None,
-        _option("Share of random noise in the start, 0 (inverted) to 1 (random).", _EDIT),
+        _option("Share of random noise in the start, 0 (inverted) to 1 (random).", _SOURCE),
     ],
     "reconstruct.start_step": Annotated[
-        int | None, _option("Leave out this many of the noisiest steps.", _EDIT)
+        int | None, _option("Leave out this many of the noisiest steps.", _SOURCE)
     ],
     "reconstruct.drift_correction": Annotated[
         float | None,
-        _option("Share of the inversion's own error that is added back, 0 to 1.", _EDIT),
+        _option("Share of the inversion's own error that is added back, 0 to 1.", _SOURCE),
     ],
     "reconstruct.injection_strength": Annotated[
-        float | None, _option("Hold of the source on the edit, 0 to 1. Default: 1.", _EDIT)
+        float | None, _option("Hold of the source on the edit, 0 to 1. Default: 1.", _SOURCE)
     ],
     "reconstruct.injection_steps": Annotated[
         str | None,
-        _option("Part of the steps with injection, such as 0.0:0.5.", _EDIT, metavar="FIRST:LAST"),
+        _option(
+            "Part of the steps with injection, such as 0.0:0.5.", _SOURCE, metavar="FIRST:LAST"
+        ),
     ],
     "reconstruct.injection_layers": Annotated[
         str | None,
-        _option("Layers with injection, such as 0:21 or 0:END.", _EDIT, metavar="FIRST:END"),
+        _option("Layers with injection, such as 0:21 or 0:END.", _SOURCE, metavar="FIRST:END"),
     ],
     "reconstruct.injection_mode": Annotated[
         str | None,
         _option(
             "concatenate: attend to both clips; queries-keys: attend where the source does. "
             "Default: concatenate.",
-            _EDIT,
+            _SOURCE,
             metavar="MODE",
         ),
     ],
@@ -243,7 +247,7 @@ SETTINGS: Mapping[str, object] = {
         str | None,
         _option(
             "Tokens of the source that are seen: all, or image. Default: all.",
-            _EDIT,
+            _SOURCE,
             metavar="TOKENS",
         ),
     ],
@@ -252,7 +256,7 @@ SETTINGS: Mapping[str, object] = {
         _option(
             "Text that the source is seen under: the edit's (edit), or the inversion's "
             "(inversion). Default: edit.",
-            _EDIT,
+            _SOURCE,
             metavar="TEXT",
         ),
     ],
@@ -261,7 +265,7 @@ SETTINGS: Mapping[str, object] = {
         _option(
             "Views of the source: one for each side of guidance (two), or one for both (one). "
             "Default: two.",
-            _EDIT,
+            _SOURCE,
             metavar="ROWS",
         ),
     ],
@@ -363,8 +367,8 @@ RUNNING: Mapping[str, object] = {
     "config": Annotated[
         str | None,
         _option(
-            "Preset, or a TOML file.",
-            _FILES,
+            "Preset, or a TOML file: settings under a name.",
+            None,
             metavar="NAME|FILE.toml",
             complete=_one_of(_preset_names),
         ),
@@ -415,3 +419,9 @@ def flag_for(key: str, tables: Collection[str] = ()) -> str:
     if "reconstruct" in tables and key in BESIDE_AN_EDIT:
         return BESIDE_AN_EDIT[key]
     return "--" + key.rpartition(".")[2].replace("_", "-")
+
+
+def help_order(parameter: inspect.Parameter) -> int:
+    """Return where the group of a command's parameter stands in its help text."""
+    declared = parameter.annotation.__metadata__[0]
+    return _PANELS.index(declared.rich_help_panel)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, get_type_hints
 
-from cogedit.cli.flags import EDITING, RUNNING, SETTINGS, flag_for, named_option
+from cogedit.cli.flags import EDITING, RUNNING, SETTINGS, flag_for, help_order, named_option
 from cogedit.cli.progress import Thumbnail
 from cogedit.cli.screen import Screen, handle_errors
 from cogedit.cli.signals import stoppable
@@ -191,7 +191,7 @@ def with_options(
             for name, annotation in shared.items()
         ]
         resolved = [p.replace(kind=keyword, annotation=hints[p.name]) for p in own]
-        parameters = [*resolved, *added]
+        parameters = sorted([*resolved, *added], key=help_order)
         called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         called.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": None}
         del called.__wrapped__

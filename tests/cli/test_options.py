@@ -48,6 +48,12 @@ def test_options_of_the_commands(command, present, absent):
         assert f" {flag} " not in shown, flag
 
 
+def test_what_is_asked_for_most_often_comes_first():
+    groups = re.findall(r"^╭─ ([A-Z][\w ]*?) ─", help_of("edit"), re.MULTILINE)
+    assert groups[:4] == ["Arguments", "Options", "Edit", "Hold of the source"]
+    assert groups[-1] == "Speed and memory"
+
+
 def test_the_inversions_flags_keep_their_own_names_where_nothing_is_edited():
     assert "--source-prompt" not in help_of("invert")
     assert "--inversion-steps" not in help_of("invert")
