@@ -1,4 +1,4 @@
-"""Where the transformer's weights are while it runs, and in which format they wait there.
+"""Where the weights of the transformer and of T5 are while they run, and in which format.
 
 The weights may stay on the device ("none"), wait in host memory between passes ("model"), or come
 block by block, the next one copied while the last one computes ("group"). All three give the same
@@ -29,7 +29,7 @@ RESERVE = 0.05
 
 @dataclass(frozen=True)
 class Demand:
-    """What a pass of the transformer needs, in bytes.
+    """What a pass of a model needs, in bytes.
 
     Attributes:
         weights: Of all layers.
@@ -43,20 +43,21 @@ class Demand:
     activations: int
 
     @classmethod
-    def of(cls, transformer: nn.Module, activations: int) -> Demand:
-        """Measure a transformer that is loaded, wherever it is."""
-        blocks = [_bytes(block) for block in _blocks(transformer)]
-        weights = _bytes(transformer)
+    def of(cls, model: nn.Module, activations: int) -> Demand:
+        """Measure a stack of blocks that is loaded, wherever it is."""
+        blocks = [_bytes(block) for block in _blocks(model)]
+        weights = _bytes(model)
         outside = weights - sum(blocks)
         return cls(weights, outside + 2 * max(blocks, default=0), activations)
 
 
-def choose_offload(demand: Demand, *, free: int) -> tuple[Offload, str]:
+def choose_offload(demand: Demand, *, free: int, name: str) -> tuple[Offload, str]:
     """Choose the fastest placement that fits.
 
     Args:
         demand: What a pass needs.
         free: Bytes of the device that are free.
+        name: What the model is called in the sentence.
 
     Returns:
         "none" or "group", and why, as one sentence without its end. ("model" needs as much during
@@ -66,8 +67,8 @@ def choose_offload(demand: Demand, *, free: int) -> tuple[Offload, str]:
     whole, blocks = (part + demand.activations for part in (demand.weights, demand.resident))
     needs = f"{_gb(demand.weights)} of weights and about {_gb(demand.activations)} beside them"
     if whole <= usable:
-        return "none", f"the transformer stays on the device: {needs}, {_gb(free)} free"
-    said = f"the transformer comes block by block: {needs} do not fit into {_gb(free)} free"
+        return "none", f"{name} stays on the device: {needs}, {_gb(free)} free"
+    said = f"{name} comes block by block: {needs} do not fit into {_gb(free)} free"
     if blocks > usable:
         said += f", and even so it takes about {_gb(blocks)} (--weights fp8 or fewer frames help)"
     return "group", said
@@ -99,23 +100,25 @@ def store_weights(transformer: CogVideoXTransformer3DModel, weights: Weights) ->
 
 
 def place(
-    transformer: CogVideoXTransformer3DModel, device: torch.device, *, offload: Offload
+    model: nn.Module, device: torch.device, *, offload: Offload, overlap: bool = True
 ) -> None:
-    """Put a transformer that is in host memory where it is to be.
+    """Put a stack of blocks that is in host memory where it is to be.
 
     Args:
-        transformer: With its weights in their format already.
+        model: With its weights in their format already.
         device: Where it computes.
         offload: "none", "model" or "group".
+        overlap: Under "group" on a CUDA device, copy the next block while one computes. All weights
+            are pinned in host memory for it first, which a single pass does not repay.
     """
     if offload == "none":
-        transformer.to(device)
+        model.to(device)
     elif offload == "group":
         from diffusers.hooks import apply_group_offloading
 
-        streams = device.type == "cuda"
+        streams = overlap and device.type == "cuda"
         apply_group_offloading(
-            transformer,
+            model,
             onload_device=device,
             offload_device=torch.device("cpu"),
             offload_type="block_level",
@@ -141,12 +144,9 @@ def on_device(
         release_memory(device)
 
 
-def _blocks(transformer: nn.Module) -> list[nn.Module]:
+def _blocks(model: nn.Module) -> list[nn.Module]:
     return [
-        block
-        for child in transformer.children()
-        if isinstance(child, nn.ModuleList)
-        for block in child
+        block for child in model.children() if isinstance(child, nn.ModuleList) for block in child
     ]
 
 

@@ -85,7 +85,7 @@ class Estimate:
         stages: What is still to be done, in order; with what is there already.
         text_encoder_bytes: Weights of T5, which is freed before the transformer comes.
         transformer_bytes: Weights of the transformer.
-        memory_bytes: Largest need of the transformer with its activations, or of T5.
+        memory_bytes: Of the transformer, all of it on the device, with its activations.
         earlier_bytes: Frames and latents that are still to be written.
     """
 
@@ -305,7 +305,7 @@ def _timed(
         ),
         text_encoder_bytes=text_encoder,
         transformer_bytes=weights,
-        memory_bytes=max(weights + activations, text_encoder) if total.calls else 0,
+        memory_bytes=weights + activations if total.calls else 0,
         earlier_bytes=earlier,
     )
 

@@ -9,8 +9,9 @@ from cogedit.config import Settings, preset_names, resolve_settings
 from cogedit.models.cost import ITEM_SIZE, LatentShape, TransformerSizes, activation_bytes
 from cogedit.models.rows import EditTexts, plan_rows
 
-_TEXT_ENCODER_PARAMETERS = 4_762_310_656
-"""Of the T5 encoder that all CogVideoX checkpoints have."""
+_TEXT_ENCODER_RESIDENT = 32128 * 4096 + 2 * (4 * 4096 * 4096 + 3 * 4096 * 10240)
+"""Parameters of the T5 encoder of all CogVideoX checkpoints, as many as are there at once where it
+comes block by block: the embedding table and two blocks."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,9 @@ class Need:
     Attributes:
         preset: Its name.
         settings: What it sets.
-        memory_bytes: The largest of T5 and the transformer with what it computes in: one is freed
-            before the other comes. The decoding by the VAE is not counted; in tiles it takes less.
+        memory_bytes: The transformer and what it computes in. T5 is freed before it comes, and
+            comes block by block where it does not fit. The decoding by the VAE is not counted; in
+            tiles it takes less.
         offloaded_bytes: The same with the transformer's blocks coming one by one, as they do where
             they do not fit together.
     """
@@ -99,13 +101,12 @@ def _need(name: str, settings: Settings, model: PublishedModel) -> Need:
     guided = settings.reconstruct.guidance_scale != 1
     rows = plan_rows([EditTexts(1, 0, 1, 0)], guided=guided, referenced=True).num_rows
     activations = activation_bytes(model.sizes, model.latent_shape, rows=rows, item_size=item_size)
-    text_encoder = _TEXT_ENCODER_PARAMETERS * item_size
     weights = model.parameters * ITEM_SIZE[settings.weights or dtype]
     # One block computes and one is being copied; next to the blocks, the rest is small.
     two_blocks = 2 * weights // model.sizes.num_layers
     return Need(
         name,
         settings,
-        memory_bytes=max(weights + activations, text_encoder),
-        offloaded_bytes=max(two_blocks + activations, text_encoder),
+        memory_bytes=weights + activations,
+        offloaded_bytes=max(two_blocks + activations, _TEXT_ENCODER_RESIDENT * item_size),
     )

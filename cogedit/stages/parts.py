@@ -1,7 +1,7 @@
 """The parts of the model that a run uses: where they compute, in which number format, one by one.
 
 T5 comes, embeds and goes before the transformer is loaded; embeddings stay on disk, so that the
-same prompts never need T5 again.
+same prompts never need T5 again. Both come block by block where a device has no room for the whole.
 """
 
 from __future__ import annotations
@@ -27,7 +27,12 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKLCogVideoX, CogVideoXTransformer3DModel
     from torch import Tensor
 
+    from cogedit.models.placement import Demand
+
 _SHOWN_WORDS = 8
+
+_BESIDE_T5 = 2**28
+"""Bytes that T5 computes in, at most: one prompt at a time."""
 
 
 class Parts:
@@ -68,6 +73,16 @@ class Parts:
         """The sizes of the transformer."""
         return TransformerSizes.of(self.checkpoint.transformer_config)
 
+    @cached_property
+    def _asked(self) -> Offload:
+        """The placement asked for, where the device leaves a choice; said if it does not."""
+        asked = self._settings.offload
+        if self.device.type == "cuda":
+            return asked
+        if asked not in ("auto", "none"):
+            self._run.say(f"--offload {asked} has no effect on {self.device.type}")
+        return "none"
+
     def transformer(self, work: Work, shape: LatentShape) -> CogVideoXTransformer3DModel:
         """Load the transformer and place it for what it is to do.
 
@@ -83,7 +98,7 @@ class Parts:
 
         from cogedit.models.device import memory_guard
         from cogedit.models.loading import load_transformer
-        from cogedit.models.placement import place, store_weights
+        from cogedit.models.placement import Demand, place, store_weights
 
         with memory_guard("loading the transformer"):
             host = torch.device("cpu")
@@ -91,7 +106,15 @@ class Parts:
             weights = weights_for(self._settings)
             if weights is not None:
                 store_weights(transformer, weights)
-            self._offload = self._choose(transformer, work, shape)
+            activations = activation_bytes(
+                self.sizes,
+                shape,
+                rows=work.max_rows,
+                max_rows=self._settings.transformer.max_rows,
+                item_size=self.dtype.itemsize,
+            )
+            demand = Demand.of(transformer, activations)
+            self._offload = self._choose(demand, "the transformer")
             place(transformer, self.device, offload=self._offload)
             return transformer
 
@@ -101,28 +124,13 @@ class Parts:
 
         return on_device(transformer, self.device, offload=self._offload)
 
-    def _choose(
-        self, transformer: CogVideoXTransformer3DModel, work: Work, shape: LatentShape
-    ) -> Offload:
+    def _choose(self, demand: Demand, name: str) -> Offload:
         """Choose the placement where it is left open, and say what was chosen and why."""
-        from cogedit.models.placement import Demand, choose_offload, free_memory
+        from cogedit.models.placement import choose_offload, free_memory
 
-        asked = self._settings.offload
-        if self.device.type != "cuda":
-            if asked not in ("auto", "none"):
-                self._run.say(f"--offload {asked} has no effect on {self.device.type}")
-            return "none"
-        if asked != "auto":
-            return asked
-        activations = activation_bytes(
-            self.sizes,
-            shape,
-            rows=work.max_rows,
-            max_rows=self._settings.transformer.max_rows,
-            item_size=self.dtype.itemsize,
-        )
-        demand = Demand.of(transformer, activations)
-        chosen, why = choose_offload(demand, free=free_memory(self.device))
+        if self._asked != "auto":
+            return self._asked
+        chosen, why = choose_offload(demand, free=free_memory(self.device), name=name)
         self._run.say(why)
         return chosen
 
@@ -170,17 +178,24 @@ class Parts:
         """Embed texts with T5, which is gone when this returns."""
         if not texts:
             return []
+        import torch
+
         from cogedit.models.device import memory_guard, release_memory
         from cogedit.models.loading import load_text_encoder
+        from cogedit.models.placement import Demand, place
         from cogedit.models.prompts import embed_prompts
 
         length = self.checkpoint.geometry.max_text_seq_length
         with memory_guard("embedding the prompts"):
-            tokenizer, encoder = load_text_encoder(
-                self.checkpoint, device=self.device, dtype=self.dtype
-            )
+            host = torch.device("cpu")
+            tokenizer, encoder = load_text_encoder(self.checkpoint, device=host, dtype=self.dtype)
+            stack = encoder.encoder  # all of it: the embedding table is tied to this one's
+            offload = self._choose(Demand.of(stack, _BESIDE_T5), "T5")
+            # Used once, it has no between that "model" could mean.
+            offload = "none" if offload == "model" else offload
+            place(stack, self.device, offload=offload, overlap=False)
             embedded = embed_prompts(texts, tokenizer, encoder, max_text_seq_length=length)
-        del encoder
+        del encoder, stack
         release_memory(self.device)
         return [
             (replace(self._record(text), truncated=truncated, unknown=unknown), embeds)

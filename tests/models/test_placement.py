@@ -8,8 +8,9 @@ from torch import nn
 from cogedit.models.checkpoint import find_checkpoint
 from cogedit.models.cost import TransformerSizes, activation_bytes
 from cogedit.models.denoiser import Denoiser
-from cogedit.models.loading import load_transformer
+from cogedit.models.loading import load_text_encoder, load_transformer
 from cogedit.models.placement import Demand, choose_offload, on_device, place, store_weights
+from cogedit.models.prompts import embed_prompts
 from cogedit.models.rows import EditTexts
 
 CPU = torch.device("cpu")
@@ -42,7 +43,7 @@ def velocity(transformer):
     ],
 )
 def test_the_fastest_that_fits(free, expected, said):
-    chosen, why = choose_offload(COGVIDEOX_5B, free=free * GB)
+    chosen, why = choose_offload(COGVIDEOX_5B, free=free * GB, name="the transformer")
     assert chosen == expected
     assert said in why
     assert ("even so" in why) == (free == 6)
@@ -62,6 +63,19 @@ def test_group_offload_gives_the_same_numbers(transformer):
     place(transformer, CPU, offload="group")
     assert torch.equal(velocity(transformer), expected)
     assert torch.equal(velocity(transformer), expected)
+
+
+def test_t5_block_by_block_gives_the_same_embeddings():
+    checkpoint = find_checkpoint(str(GOLDEN_PIPELINE))
+    tokenizer, encoder = load_text_encoder(checkpoint, device=CPU, dtype=torch.float32)
+    prompts = ["a blue cat", ""]
+    expected = embed_prompts(prompts, tokenizer, encoder, max_text_seq_length=226).embeds
+    found = Demand.of(encoder.encoder, 0)
+    assert found.weights == sum(p.nbytes for p in encoder.parameters())
+    place(encoder.encoder, CPU, offload="group")
+    again = embed_prompts(prompts, tokenizer, encoder, max_text_seq_length=226).embeds
+    for one, other in zip(expected, again, strict=True):
+        assert torch.equal(one, other)
 
 
 def test_model_offload_gives_the_same_numbers(transformer):
