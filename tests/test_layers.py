@@ -49,6 +49,7 @@ OWNERS = {
     "diffusers": {"models", "shapes", "benchmarks"},
     "transformers": {"models", "shapes", "benchmarks"},
     "huggingface_hub": {"models"},
+    "torchao": {"models"},
     "safetensors": {"artifacts"},
     "decord": {"media"},
     "imageio_ffmpeg": {"media"},

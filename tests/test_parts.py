@@ -160,18 +160,21 @@ def test_another_model_has_its_own_embeddings(tmp_path):
     assert len(list((tmp_path / "cache" / "prompts").iterdir())) == 2
 
 
-def test_stored_weights_are_part_of_what_the_transformer_made(tmp_path, video, monkeypatch):
+@pytest.mark.parametrize("weights", ["fp8", "int8"])
+def test_stored_weights_are_part_of_what_the_transformer_made(
+    tmp_path, video, monkeypatch, weights
+):
     monkeypatch.chdir(tmp_path)
     whole = cogedit.invert(video, settings_with(tmp_path))
-    stored = cogedit.invert(video, settings_with(tmp_path, weights="fp8"))
-    assert (whole.record.model.weights, stored.record.model.weights) == (None, "fp8")
+    stored = cogedit.invert(video, settings_with(tmp_path, weights=weights))
+    assert (whole.record.model.weights, stored.record.model.weights) == (None, weights)
     assert stored.path != whole.path
     assert stored.record.latents == whole.record.latents  # the VAE has none of it
     a, b = (read_artifact(one.path, "trajectory").tensors["trajectory"] for one in (whole, stored))
     assert 0 < (a - b).norm() / a.norm() < 0.5  # random weights, rounded to 3 bits
     # What goes on from it keeps to it.
     found = cogedit.settings_for(stored.path, {"model": str(GOLDEN_PIPELINE)}, environ={})
-    assert found.settings.weights == "fp8"
+    assert found.settings.weights == weights
 
 
 def test_weights_in_the_dtype_itself_are_no_other_weights(tmp_path):

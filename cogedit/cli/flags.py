@@ -82,8 +82,8 @@ SETTINGS: Mapping[str, object] = {
     "weights": Annotated[
         str | None,
         _option(
-            "Keep the transformer's weights in bf16 or fp8, for less memory; changes the numbers. "
-            "Default: as --dtype.",
+            "Keep the transformer's weights in bf16, fp8 or int8 (which needs torchao), for less "
+            "memory; changes the numbers. Default: as --dtype.",
             _MODEL,
             metavar="FORMAT",
         ),

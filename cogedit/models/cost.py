@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from cogedit.diffusion.schedule import Schedule
 
-ITEM_SIZE: Mapping[DType | Weights, int] = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1}
+ITEM_SIZE: Mapping[DType | Weights, int] = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1, "int8": 1}
 """Bytes of a number."""
 
 LatentShape = tuple[int, int, int]

@@ -6,8 +6,7 @@ to pickled files; here both are errors.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, TypedDict, TypeVar, cast
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from cogedit.errors import ModelError, first_line
 from cogedit.models.checkpoint import Checkpoint
+from cogedit.models.quiet import quiet_imports, quiet_loading
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLCogVideoX, CogVideoXTransformer3DModel
@@ -40,7 +40,8 @@ def load_transformer(
     Raises:
         ModelError: Weights are missing or of another shape.
     """
-    from diffusers import CogVideoXTransformer3DModel
+    with quiet_imports():
+        from diffusers import CogVideoXTransformer3DModel
 
     return _load(
         CogVideoXTransformer3DModel.from_pretrained, checkpoint, "transformer", device, dtype
@@ -55,7 +56,8 @@ def load_vae(
     Raises:
         ModelError: Weights are missing or of another shape.
     """
-    from diffusers import AutoencoderKLCogVideoX
+    with quiet_imports():
+        from diffusers import AutoencoderKLCogVideoX
 
     return _load(AutoencoderKLCogVideoX.from_pretrained, checkpoint, "vae", device, dtype)
 
@@ -69,9 +71,10 @@ def load_text_encoder(
         ModelError: Weights are missing or of another shape, or the tokenizer's files
             cannot be read.
     """
-    from transformers import T5EncoderModel, T5Tokenizer
+    with quiet_imports():
+        from transformers import T5EncoderModel, T5Tokenizer
 
-    with _quiet():
+    with quiet_loading():
         try:
             tokenizer = T5Tokenizer.from_pretrained(
                 checkpoint.folder / "tokenizer", local_files_only=True
@@ -93,7 +96,8 @@ def alphas_cumprod(checkpoint: Checkpoint) -> Tensor:
     Raises:
         ModelError: Its steps are others than those of `cogedit.diffusion`.
     """
-    from diffusers import CogVideoXDDIMScheduler
+    with quiet_imports():
+        from diffusers import CogVideoXDDIMScheduler
 
     scheduler = CogVideoXDDIMScheduler.from_config(dict(checkpoint.scheduler_config))
     problem = scheduler_problem(scheduler.config)
@@ -135,7 +139,7 @@ def _load(
     Weights that the model has no place for are no error: some copies ship a decoder or a second
     embedding table beside the encoder.
     """
-    with _quiet():
+    with quiet_loading():
         try:
             loaded, info = from_pretrained(
                 checkpoint.folder / name,
@@ -167,23 +171,3 @@ def _load(
             hint=_AGAIN,
         )
     return loaded.to(device).eval().requires_grad_(False)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the libraries' loading bars and long key lists off the screen; `_load` reports."""
-    import diffusers.utils.logging as diffusers_logging
-    import transformers.utils.logging as transformers_logging
-
-    both = (diffusers_logging, transformers_logging)
-    before = [(log, log.get_verbosity(), log.is_progress_bar_enabled()) for log in both]
-    for log in both:
-        log.set_verbosity_error()
-        log.disable_progress_bar()
-    try:
-        yield
-    finally:
-        for log, verbosity, bars in before:
-            log.set_verbosity(verbosity)
-            if bars:
-                log.enable_progress_bar()

@@ -10,18 +10,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
+from cogedit.errors import UsageError
 from cogedit.models.device import release_memory
+from cogedit.models.quiet import quiet_imports
 from cogedit.types import Offload, Weights
 
 if TYPE_CHECKING:
     from diffusers import CogVideoXTransformer3DModel
 
-STORAGE: dict[Weights, torch.dtype] = {"bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn}
+_CAST: dict[Weights, torch.dtype] = {"bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn}
 
 RESERVE = 0.05
 """Share of the free memory that is left alone: kernels ask for workspace, and blocks leave gaps."""
@@ -85,18 +88,49 @@ def free_memory(device: torch.device) -> int:
 
 
 def store_weights(transformer: CogVideoXTransformer3DModel, weights: Weights) -> None:
-    """Keep the weights in another format and cast each layer's while it computes.
+    """Keep the weights in another format and bring each layer's back while it computes.
 
-    Norms, patch embedding and output stay as they are: they are small, and errors there reach
-    everything.
+    "bf16" and "fp8" are casts; "int8" has a scale for each row of a matrix (torchao's weight-only
+    quantisation). Norms, patch embedding and output stay as they are: they are small, and errors
+    there reach everything.
 
     Args:
         transformer: In the format that it computes in; on any device, best before it is moved.
         weights: The format to keep.
+
+    Raises:
+        UsageError: "int8" without torchao.
     """
-    transformer.enable_layerwise_casting(
-        storage_dtype=STORAGE[weights], compute_dtype=transformer.dtype
-    )
+    if weights == "int8":
+        _quantize(transformer)
+    else:
+        transformer.enable_layerwise_casting(
+            storage_dtype=_CAST[weights], compute_dtype=transformer.dtype
+        )
+
+
+def check_weights(weights: Weights) -> None:
+    """Refuse a format whose package is missing, before anything is loaded.
+
+    Raises:
+        UsageError: It is "int8", and torchao is not there.
+    """
+    if weights == "int8" and find_spec("torchao") is None:
+        raise UsageError(
+            "--weights int8 needs the package torchao", hint="pip install 'cogedit[torchao]'"
+        )
+
+
+def _quantize(transformer: nn.Module) -> None:
+    check_weights("int8")
+    with quiet_imports():
+        from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
+    def in_a_block(module: nn.Module, name: str) -> bool:
+        is_norm = any(part.startswith("norm") for part in name.split("."))
+        return isinstance(module, nn.Linear) and "transformer_blocks" in name and not is_norm
+
+    quantize_(transformer, Int8WeightOnlyConfig(version=2), filter_fn=in_a_block)
 
 
 def place(
@@ -151,7 +185,15 @@ def _blocks(model: nn.Module) -> list[nn.Module]:
 
 
 def _bytes(module: nn.Module) -> int:
-    return sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
+    return sum(_stored(tensor) for tensor in (*module.parameters(), *module.buffers()))
+
+
+def _stored(tensor: torch.Tensor) -> int:
+    """The bytes of a tensor; of a quantised one those of its parts, not of what it stands for."""
+    if not hasattr(tensor, "__tensor_flatten__"):
+        return tensor.nbytes
+    names, _ = tensor.__tensor_flatten__()
+    return sum(_stored(getattr(tensor, name)) for name in names)
 
 
 def _gb(num_bytes: float) -> str:

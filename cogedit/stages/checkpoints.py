@@ -53,12 +53,17 @@ def transformer_record(checkpoint: Checkpoint, settings: Settings) -> ModelRecor
 
 
 def check_transformer(settings: Settings) -> None:
-    """Refuse a kernel of the attention that cannot run, before any stage does.
+    """Refuse, before any stage runs, a kernel of the attention or a format that cannot be had.
 
     Raises:
         UsageError: Its package is missing, or the device or the dtype is not for it.
     """
     check_settings(settings.transformer)
+    weights = weights_for(settings)
+    if weights is not None:
+        from cogedit.models.placement import check_weights
+
+        check_weights(weights)
     if settings.transformer.attention_backend == "native":
         return
     from cogedit.models.device import resolve_device

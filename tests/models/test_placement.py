@@ -5,11 +5,19 @@ import torch
 from pipelines import GOLDEN_PIPELINE
 from torch import nn
 
+from cogedit.errors import UsageError
 from cogedit.models.checkpoint import find_checkpoint
 from cogedit.models.cost import TransformerSizes, activation_bytes
 from cogedit.models.denoiser import Denoiser
 from cogedit.models.loading import load_text_encoder, load_transformer
-from cogedit.models.placement import Demand, choose_offload, on_device, place, store_weights
+from cogedit.models.placement import (
+    Demand,
+    _stored,
+    choose_offload,
+    on_device,
+    place,
+    store_weights,
+)
 from cogedit.models.prompts import embed_prompts
 from cogedit.models.rows import EditTexts
 
@@ -90,6 +98,8 @@ def test_model_offload_gives_the_same_numbers(transformer):
     [
         ("fp8", torch.bfloat16, 1, 0.2),
         ("fp8", torch.float32, 1, 0.2),
+        ("int8", torch.bfloat16, 1, 0.02),
+        ("int8", torch.float32, 1, 0.02),
         ("bf16", torch.float32, 2, 0.02),
     ],
 )
@@ -103,14 +113,23 @@ def test_weights_in_fewer_bits(weights, dtype, size, error):
         found = velocity(stored)
         assert 0 < (found - expected).norm() / expected.norm() < error
     block = stored.transformer_blocks[0]
-    assert block.ff.net[2].weight.element_size() == size
+    assert _stored(block.ff.net[2].weight) / block.ff.net[2].weight.numel() == pytest.approx(
+        size, rel=0.1
+    )  # a scale for each row of 128
     assert block.norm1.linear.weight.dtype == stored.patch_embed.proj.weight.dtype == dtype
     assert Demand.of(stored, 0).weights < Demand.of(whole, 0).weights
     assert stored.dtype == dtype  # what it computes in
 
 
-def test_stored_weights_come_block_by_block_too(transformer):
-    store_weights(transformer, "fp8")
+def test_int8_needs_its_package(transformer, monkeypatch):
+    monkeypatch.setattr("cogedit.models.placement.find_spec", lambda name: None)
+    with pytest.raises(UsageError, match="--weights int8 needs the package torchao"):
+        store_weights(transformer, "int8")
+
+
+@pytest.mark.parametrize("weights", ["fp8", "int8"])
+def test_stored_weights_come_block_by_block_too(transformer, weights):
+    store_weights(transformer, weights)
     expected = velocity(transformer)
     place(transformer, CPU, offload="group")
     assert torch.equal(velocity(transformer), expected)
