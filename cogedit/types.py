@@ -191,7 +191,8 @@ class ReconstructSettings:
         reference_rows: "two" gives each side of guidance a reference under its own text; "one"
             shares the conditional one.
         drift_correction: Share of the inversion's own error at each step that is added back.
-        mask_dilation: By how many latents the mask reaches further than its pixels.
+        mask_dilation: By how many latents the mask reaches further than its pixels. None is 1 for a
+            mask that was given, whose edge is no latent's, and 0 for one that was found.
         auto_mask: Find the mask where the prompt and the inversion's own predict differently.
         auto_mask_threshold: How different, 0 to 1 of the strongest difference.
     """
@@ -217,9 +218,16 @@ class ReconstructSettings:
     reference_prompt: Literal["edit", "inversion"] = "edit"
     reference_rows: Literal["two", "one"] = "two"
     drift_correction: float = 0.0
-    mask_dilation: int = 1
+    mask_dilation: int | None = None
     auto_mask: bool = False
-    auto_mask_threshold: float = 0.5
+    auto_mask_threshold: float = 0.35
+
+    @property
+    def dilation(self) -> int:
+        """By how many latents the mask reaches further, also where nobody said."""
+        if self.mask_dilation is None:
+            return 0 if self.auto_mask else 1
+        return self.mask_dilation
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -252,7 +253,7 @@ def test_good_records_pass() -> None:
 
 def test_shipped_presets(resolve: Resolve) -> None:
     models = ["cogvideox-1.5-5b", "cogvideox-2b", "cogvideox-5b"]
-    assert preset_names() == [*models, "fast", "upstream"]
+    assert preset_names() == ["balanced", "bold", *models, "faithful", "fast", "upstream"]
     assert (presets_folder() / "upstream.toml").is_file()
     expected = {
         "cogvideox-5b": ("zai-org/CogVideoX-5b", "bf16", 720, 480, 49, "crop"),
@@ -273,6 +274,24 @@ def test_upstream_preset(resolve: Resolve) -> None:
     assert settings.reconstruct_with("x") == ReconstructSettings("x")
     assert settings.load.resize_mode == "stretch"
     assert settings.model == "auto"
+
+
+def test_presets_of_how_far_an_edit_goes(resolve: Resolve) -> None:
+    faithful, balanced, bold, fast = (
+        resolve(config=name).settings for name in ("faithful", "balanced", "bold", "fast")
+    )
+    for one in (faithful, balanced, bold):
+        assert one.invert == InvertSettings()
+        assert (one.model, one.load) == ("auto", LoadSettings())
+        reconstruct = one.reconstruct_with("x")
+        # One view of the source for all prompts: what makes many edits of a clip cheap.
+        assert (reconstruct.reference_prompt, reconstruct.reference_rows) == ("inversion", "one")
+    assert faithful.reconstruct.guidance_scale < bold.reconstruct.guidance_scale
+    assert (faithful.reconstruct.start, bold.reconstruct.start_noise) == ("inverted", 0.5)
+    # `fast` is `balanced` in fewer steps, and nothing else.
+    fewer = {"num_inference_steps": 20, "solver": "dpm++2m"}
+    assert replace(balanced.reconstruct_with("x"), **fewer) == fast.reconstruct_with("x")
+    assert fast.invert == InvertSettings(num_inference_steps=25)
 
 
 @pytest.mark.parametrize(

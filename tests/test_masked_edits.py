@@ -131,12 +131,15 @@ def test_an_edit_without_a_mask_holds_none(inverted):
 
 
 @pytest.mark.parametrize("method", ["injection", "flow"])
-def test_dilation_is_the_settings(inverted, method):
+@pytest.mark.parametrize(("dilation", "reach"), [(3, 9), (0, 6), (None, 7)])
+def test_dilation_is_the_settings(inverted, method, dilation, reach):
     flags = {"reconstruct__method": method}
-    written, _ = edit_under(inverted, "0,0,88,144", reconstruct__mask_dilation=3, **flags)
+    if dilation is not None:
+        flags["reconstruct__mask_dilation"] = dilation
+    written, _ = edit_under(inverted, "0,0,88,144", **flags)
     tensors = read_artifact(written.path, "edit").tensors
     changed = (tensors["latents"] != tensors["source_latents"]).any(dim=(0, 1, 2, 3))
-    assert changed.tolist() == [True] * 9 + [False] * 3
+    assert changed.tolist() == [True] * reach + [False] * (12 - reach)
 
 
 # What is locked
@@ -278,7 +281,6 @@ def test_padded_models(pipeline_15, tmp_path, monkeypatch):
 AUTO = {
     "reconstruct__auto_mask": True,
     "reconstruct__auto_mask_threshold": 0.8,
-    "reconstruct__mask_dilation": 0,
 }
 
 

@@ -158,7 +158,7 @@ class BatchPipeline:
             for prompt, seed in zip(prompts, seeds, strict=True)
         ]
         # What was found has been dilated as it was found.
-        dilation = 0 if settings.auto_mask else settings.mask_dilation
+        dilation = 0 if settings.auto_mask else settings.dilation
         samples = edit_latents(
             self._transformer,
             trajectory,

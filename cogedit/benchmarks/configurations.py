@@ -96,8 +96,8 @@ _FAST = replace(
     start="inverted",
     reference_prompt="inversion",
     reference_rows="one",
-    injection_steps=(0.0, 0.5),
-    guidance_steps=(0.0, 0.8),
+    injection_steps=(0.0, 0.6),
+    guidance_steps=(0.0, 0.7),
 )
 _FREE = replace(_TOWARDS, injection_strength=0.0)
 _CAPTION_INVERTED = replace(_UPSTREAM, start="inverted", guidance_scale=3.0)
@@ -149,18 +149,25 @@ BUILT_IN: dict[str, Configuration] = {
 ALWAYS = ("upstream", "default")
 """Rows of every run."""
 
+_CAPTION = "@caption"
+
 
 def find_configuration(name: str) -> Configuration:
     """Return a configuration by name.
 
     Args:
         name: A built-in one, a preset of `configs/`, or a TOML file as `--config` takes it. Of
-            presets and files the tables `invert` and `reconstruct` count.
+            presets and files the tables `invert` and `reconstruct` count. With `@caption` behind
+            it, each clip is inverted under its own caption, as with `--source-prompt`.
 
     Raises:
         ConfigError: The file cannot be read, or a value in it is out of range.
         UsageError: There is no such configuration.
     """
+    if name.endswith(_CAPTION):
+        found = find_configuration(name.removesuffix(_CAPTION))
+        inversion = replace(found.inversion, under_caption=True)
+        return replace(found, name=found.name + _CAPTION, inversion=inversion)
     if name in BUILT_IN:
         return BUILT_IN[name]
     path = Path(name)

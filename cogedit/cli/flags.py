@@ -271,7 +271,7 @@ SETTINGS: Mapping[str, object] = {
     ],
     "reconstruct.mask_dilation": Annotated[
         int | None,
-        _option("How many latents the mask reaches beyond its pixels. Default: 1.", _MASK),
+        _option("How many latents the mask reaches further. Default: 1, of a found one 0.", _MASK),
     ],
     "reconstruct.auto_mask": Annotated[
         bool | None,
@@ -279,7 +279,7 @@ SETTINGS: Mapping[str, object] = {
     ],
     "reconstruct.auto_mask_threshold": Annotated[
         float | None,
-        _option("How different, 0 to 1 of the strongest; lower is larger. Default: 0.5.", _MASK),
+        _option("How different, 0 to 1 of the strongest; lower is larger. Default: 0.35.", _MASK),
     ],
     "transformer.rows": Annotated[
         str | None,

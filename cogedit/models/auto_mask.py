@@ -64,7 +64,7 @@ def find_masks(
         )
     asked = settings[0]
     return difference_mask(
-        differences, threshold=asked.auto_mask_threshold, dilation=asked.mask_dilation
+        differences, threshold=asked.auto_mask_threshold, dilation=asked.dilation
     )
 
 

@@ -94,7 +94,7 @@ def latents_of(
         pixels,
         spatial=geometry.spatial_compression,
         temporal=geometry.temporal_compression,
-        dilation=0 if record.mask is None else record.settings.mask_dilation,
+        dilation=0 if record.mask is None else record.settings.dilation,
         num_pad_frames=num_pad_frames,
     )
 

@@ -151,11 +151,8 @@ def make_edits(
         for key, record in wanted.items()
         if run.force or find(record, output=output, workspace=workspace) is None
     }
-    if not trajectory.settings.prompt and any(wanted[key].settings.auto_mask for key in missing):
-        run.say(
-            "--auto-mask compares the prompt with an empty one: the mask is better where "
-            "--source-prompt says what the source shows"
-        )
+    if not trajectory.settings.prompt:
+        _miss_source_prompt([wanted[key].settings for key in missing], run)
     folder = workspace.root if output is None else output.parent
     editor = Editor(
         source,
@@ -179,6 +176,20 @@ def make_edits(
         if {*unfinished.makes} <= edits.keys():
             unfinished.clear()
     return _in_order(edits, [content_key(record) for record in records])
+
+
+def _miss_source_prompt(asked: Sequence[ReconstructSettings], run: Run) -> None:
+    """Say which settings have a use for the source's text, where it is empty."""
+    if any(one.auto_mask for one in asked):
+        run.say(
+            "--auto-mask compares the prompt with an empty one: the mask is better where "
+            "--source-prompt says what the source shows"
+        )
+    if any(one.unconditional == "source" for one in asked):
+        run.say(
+            "guidance points from the source's text to the prompt, and that text is empty: the "
+            "edit is better where --source-prompt says what the source shows"
+        )
 
 
 def _in_order(

@@ -58,6 +58,14 @@ def test_upstream_is_the_upstream_preset(tmp_path):
     assert replace(from_preset, name="upstream") == BUILT_IN["upstream"]
 
 
+def test_a_row_may_know_the_source_s_caption():
+    plain, told = find_configuration("fast"), find_configuration("fast@caption")
+    assert (plain.name, told.name) == ("fast", "fast@caption")
+    assert told.reconstruct == plain.reconstruct
+    assert plain.inversion.prompts(["a red circle"]) == [""]
+    assert told.inversion.prompts(["a red circle"]) == ["a red circle"]
+
+
 def test_fast_is_the_fast_preset(tmp_path):
     preset = tmp_path / "copy.toml"
     preset.write_text('config = "fast"\n')
