@@ -105,6 +105,7 @@ def test_five_commands(folder):
 
 
 def test_the_video_alone_is_enough_and_nothing_is_done_twice(folder):
+    run(folder, "invert", "my clip.mp4")  # there already, unless this test runs alone
     again = run(folder, "invert", "my clip.mp4")
     assert again.stderr.count("reused") == 3
     done = run(
@@ -125,6 +126,7 @@ def test_the_video_alone_is_enough_and_nothing_is_done_twice(folder):
 
 
 def test_json_is_one_object_on_stdout(folder):
+    run(folder, "invert", "my clip.mp4")  # there already, unless this test runs alone
     done = run(folder, "invert", "my clip.mp4", "--json", "-q")
     assert done.stderr == ""
     printed = json.loads(done.stdout)
@@ -176,10 +178,13 @@ def test_five_commands_on_other_models(name, request, tmp_path):
     assert read_back(video, width=64, height=64).shape == (9, 64, 64, 3)
 
 
-def test_the_shell_loop_of_the_readme(folder, tmp_path):
+@pytest.mark.parametrize(
+    "first_line", ["trajectory=$(cogedit invert bear.mp4)", "for video in *.mp4; do"]
+)
+def test_the_shell_loops_of_the_readme(folder, tmp_path, first_line):
     """As written there, on a clip of that name."""
     text = (Path(__file__).parents[1] / "README.md").read_text()
-    loop = text[text.index("trajectory=$(cogedit invert bear.mp4)") :]
+    loop = text[text.index(first_line) :]
     loop = loop[: loop.index("```")]
     shutil.copy(folder / "my clip.mp4", tmp_path / "bear.mp4")
     shutil.copy(folder / "cogedit.toml", tmp_path)

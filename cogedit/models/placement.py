@@ -54,13 +54,14 @@ class Demand:
         return cls(weights, outside + 2 * max(blocks, default=0), activations)
 
 
-def choose_offload(demand: Demand, *, free: int, name: str) -> tuple[Offload, str]:
+def choose_offload(demand: Demand, *, free: int, name: str, otherwise: str) -> tuple[Offload, str]:
     """Choose the fastest placement that fits.
 
     Args:
         demand: What a pass needs.
         free: Bytes of the device that are free.
         name: What the model is called in the sentence.
+        otherwise: What helps where not even its blocks fit.
 
     Returns:
         "none" or "group", and why, as one sentence without its end. ("model" needs as much during
@@ -73,7 +74,7 @@ def choose_offload(demand: Demand, *, free: int, name: str) -> tuple[Offload, st
         return "none", f"{name} stays on the device: {needs}, {_gb(free)} free"
     said = f"{name} comes block by block: {needs} do not fit into {_gb(free)} free"
     if blocks > usable:
-        said += f", and even so it takes about {_gb(blocks)} (--weights fp8 or fewer frames help)"
+        said += f", and even so it takes about {_gb(blocks)} ({otherwise})"
     return "group", said
 
 

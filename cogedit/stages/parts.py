@@ -114,7 +114,9 @@ class Parts:
                 item_size=self.dtype.itemsize,
             )
             demand = Demand.of(transformer, activations)
-            self._offload = self._choose(demand, "the transformer")
+            self._offload = self._choose(
+                demand, "the transformer", otherwise="--weights fp8 or fewer frames help"
+            )
             place(transformer, self.device, offload=self._offload)
             return transformer
 
@@ -124,13 +126,14 @@ class Parts:
 
         return on_device(transformer, self.device, offload=self._offload)
 
-    def _choose(self, demand: Demand, name: str) -> Offload:
+    def _choose(self, demand: Demand, name: str, *, otherwise: str) -> Offload:
         """Choose the placement where it is left open, and say what was chosen and why."""
         from cogedit.models.placement import choose_offload, free_memory
 
         if self._asked != "auto":
             return self._asked
-        chosen, why = choose_offload(demand, free=free_memory(self.device), name=name)
+        free = free_memory(self.device)
+        chosen, why = choose_offload(demand, free=free, name=name, otherwise=otherwise)
         self._run.say(why)
         return chosen
 
@@ -190,7 +193,8 @@ class Parts:
             host = torch.device("cpu")
             tokenizer, encoder = load_text_encoder(self.checkpoint, device=host, dtype=self.dtype)
             stack = encoder.encoder  # all of it: the embedding table is tied to this one's
-            offload = self._choose(Demand.of(stack, _BESIDE_T5), "T5")
+            demand = Demand.of(stack, _BESIDE_T5)
+            offload = self._choose(demand, "T5", otherwise="--device chooses another device")
             # Used once, it has no between that "model" could mean.
             offload = "none" if offload == "model" else offload
             place(stack, self.device, offload=offload, overlap=False)
