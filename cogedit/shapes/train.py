@@ -42,6 +42,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--batch-size", type=int, default=TransformerTraining.batch_size)
     parser.add_argument("--num-clips", type=int, default=TransformerTraining.num_clips)
+    parser.add_argument(
+        "--timestep-shift",
+        type=float,
+        default=TransformerTraining.timestep_shift,
+        help="above 1 the transformer sees more of the high noise levels, which decide colours and "
+        "places; below 1 more of the low ones, which draw outlines (default: %(default)g)",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--replicas",
@@ -80,6 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         minutes=options.minutes,
         batch_size=options.batch_size,
         num_clips=options.num_clips,
+        timestep_shift=options.timestep_shift,
         seed=options.seed,
     )
     coarse = out / "coarse"
