@@ -158,8 +158,9 @@ class InvertSettings:
 class ReconstructSettings:
     """How a trajectory is denoised under a new prompt.
 
-    A window of steps is a pair of fractions of the edit's own steps, 0 to 1: step i of N is in it
-    if first <= i / N < last.
+    The defaults are those of the preset `balanced`; the preset `upstream` is the CogVideo
+    repository's script. A window of steps is a pair of fractions of the edit's own steps, 0 to 1:
+    step i of N is in it if first <= i / N < last.
 
     Attributes:
         prompt: What the edited video shows.
@@ -174,7 +175,7 @@ class ReconstructSettings:
         num_inference_steps: Levels to visit, some of the inversion's; None visits them all.
         solver: "ddim" is of first order; "dpm++2m" is of second at the same calls, so that fewer
             steps do (`cogedit.diffusion.multistep`).
-        seed: Seed of the start noise.
+        seed: Seed of the start noise, as far as it is random (`draws_noise`).
         start: "random" noise, or the trajectory's own ("inverted").
         start_noise: Share of random noise in the variance of the start, between the two; None
             leaves it to `start`.
@@ -202,25 +203,37 @@ class ReconstructSettings:
     negative_prompt: str = ""
     unconditional: Literal["negative", "source"] = "negative"
     guidance_scale: float = 6.0
-    guidance_steps: Window = (0.0, 1.0)
+    guidance_steps: Window = (0.0, 0.7)
     source_guidance_scale: float = 1.0
     num_inference_steps: int | None = None
     solver: Solver = "ddim"
     seed: int = 42
-    start: Literal["random", "inverted"] = "random"
+    start: Literal["random", "inverted"] = "inverted"
     start_noise: float | None = None
     start_step: int = 0
     injection_strength: float = 1.0
     injection_mode: InjectionMode = "concatenate"
     injection_tokens: InjectionTokens = "all"
-    injection_steps: Window = (0.0, 1.0)
+    injection_steps: Window = (0.0, 0.6)
     injection_layers: tuple[int, int | None] = (0, None)
-    reference_prompt: Literal["edit", "inversion"] = "edit"
-    reference_rows: Literal["two", "one"] = "two"
+    reference_prompt: Literal["edit", "inversion"] = "inversion"
+    reference_rows: Literal["two", "one"] = "one"
     drift_correction: float = 0.0
     mask_dilation: int | None = None
     auto_mask: bool = False
     auto_mask_threshold: float = 0.35
+
+    @property
+    def noise_share(self) -> float:
+        """Share of random noise in the variance of the start, 0 to 1 ("injection")."""
+        if self.start_noise is None:
+            return 1.0 if self.start == "random" else 0.0
+        return self.start_noise
+
+    @property
+    def draws_noise(self) -> bool:
+        """Whether the edit depends on the seed."""
+        return self.start == "random" if self.method == "flow" else self.noise_share > 0
 
     @property
     def dilation(self) -> int:

@@ -1,6 +1,7 @@
 """Comparisons: which frame stands beside which, to the bit, and under what caption."""
 
 import shutil
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -282,6 +283,18 @@ def test_captions_tell_the_clips_apart(edited, here):
         "clip.mp4 after the VAE",
         "other",
         "a cat (x.mp4)",
+    ]
+
+
+def test_captions_name_what_differs_in_the_inversion(edited):
+    _, edits = edited
+    first = _open(edits[0])
+    settings = replace(first.record.trajectory.settings, prompt="a bear", num_inference_steps=5)
+    trajectory = replace(first.record.trajectory, settings=settings)
+    second = replace(first, record=replace(first.record, trajectory=trajectory))
+    assert _captions([first, second]) == [
+        'a dog (source prompt "", source num inference steps 2)',
+        'a dog (source prompt "a bear", source num inference steps 5)',
     ]
 
 

@@ -67,21 +67,25 @@ class Configuration:
 
 
 _UPSTREAM_INVERSION = Inversion(InvertSettings(guidance_scale=6.0, inverse="upstream"))
-_UPSTREAM = ReconstructSettings(
+UPSTREAM_EDIT = ReconstructSettings(
     prompt="",
     guidance_scale=6.0,
+    guidance_steps=(0.0, 1.0),
     solver="ddim",
     start="random",
     injection_strength=1.0,
     injection_steps=(0.0, 1.0),
     injection_layers=(0, None),
+    reference_prompt="edit",
+    reference_rows="two",
 )
+"""How the CogVideo repository's script denoises; the prompt is left open."""
 _CAPTIONED = Inversion(under_caption=True)
 # Not "auto": it stops by the residual of the whole batch, so a clip would depend on its neighbours.
 _ACCURATE = Inversion(InvertSettings(inversion_iterations=3), under_caption=True)
 # Guidance points from the source's caption to the edit's, from the source's own noise.
 _TOWARDS = replace(
-    _UPSTREAM,
+    UPSTREAM_EDIT,
     start="inverted",
     unconditional="source",
     guidance_scale=3.0,
@@ -90,7 +94,7 @@ _TOWARDS = replace(
 )
 # As configs/fast.toml has it.
 _FAST = replace(
-    _UPSTREAM,
+    UPSTREAM_EDIT,
     num_inference_steps=20,
     solver="dpm++2m",
     start="inverted",
@@ -100,8 +104,9 @@ _FAST = replace(
     guidance_steps=(0.0, 0.7),
 )
 _FREE = replace(_TOWARDS, injection_strength=0.0)
-_CAPTION_INVERTED = replace(_UPSTREAM, start="inverted", guidance_scale=3.0)
-_SHARED = replace(_UPSTREAM, reference_prompt="inversion", reference_rows="one")
+_CAPTION_INVERTED = replace(UPSTREAM_EDIT, start="inverted", guidance_scale=3.0)
+_SHARED = replace(UPSTREAM_EDIT, reference_prompt="inversion", reference_rows="one")
+_SHARED_HALF = replace(_SHARED, injection_steps=(0.0, 0.5))
 _FLOW = replace(_FREE, method="flow")
 
 # Spelt out and not taken from the defaults or from a preset: a row must go on meaning the same
@@ -109,24 +114,34 @@ _FLOW = replace(_FREE, method="flow")
 BUILT_IN: dict[str, Configuration] = {
     configuration.name: configuration
     for configuration in (
-        Configuration("upstream", _UPSTREAM_INVERSION, _UPSTREAM),
+        Configuration("upstream", _UPSTREAM_INVERSION, UPSTREAM_EDIT),
         Configuration("default"),
-        Configuration("no-injection", Inversion(), replace(_UPSTREAM, injection_strength=0.0)),
-        Configuration("half-strength", Inversion(), replace(_UPSTREAM, injection_strength=0.5)),
-        Configuration("first-half", Inversion(), replace(_UPSTREAM, injection_steps=(0.0, 0.5))),
-        Configuration("image-tokens", Inversion(), replace(_UPSTREAM, injection_tokens="image")),
-        Configuration("inverted-start", Inversion(), replace(_UPSTREAM, start="inverted")),
-        Configuration("dpm++2m", Inversion(), replace(_UPSTREAM, solver="dpm++2m")),
+        Configuration("no-injection", Inversion(), replace(UPSTREAM_EDIT, injection_strength=0.0)),
+        Configuration("half-strength", Inversion(), replace(UPSTREAM_EDIT, injection_strength=0.5)),
         Configuration(
-            "dpm++2m-20", Inversion(), replace(_UPSTREAM, solver="dpm++2m", num_inference_steps=20)
+            "first-half", Inversion(), replace(UPSTREAM_EDIT, injection_steps=(0.0, 0.5))
         ),
-        Configuration("ddim-20", Inversion(), replace(_UPSTREAM, num_inference_steps=20)),
+        Configuration(
+            "image-tokens", Inversion(), replace(UPSTREAM_EDIT, injection_tokens="image")
+        ),
+        Configuration("inverted-start", Inversion(), replace(UPSTREAM_EDIT, start="inverted")),
+        Configuration("dpm++2m", Inversion(), replace(UPSTREAM_EDIT, solver="dpm++2m")),
+        Configuration(
+            "dpm++2m-20",
+            Inversion(),
+            replace(UPSTREAM_EDIT, solver="dpm++2m", num_inference_steps=20),
+        ),
+        Configuration("ddim-20", Inversion(), replace(UPSTREAM_EDIT, num_inference_steps=20)),
         Configuration("fast", Inversion(InvertSettings(num_inference_steps=25)), _FAST),
-        Configuration("mixed-start", Inversion(), replace(_UPSTREAM, start_noise=0.5)),
-        Configuration("shared-reference", Inversion(), _SHARED),
+        Configuration("mixed-start", Inversion(), replace(UPSTREAM_EDIT, start_noise=0.5)),
+        Configuration("shared", Inversion(), _SHARED),
+        Configuration("shared-half", Inversion(), _SHARED_HALF),
+        Configuration(
+            "shared-half-guided", Inversion(), replace(_SHARED_HALF, guidance_steps=(0.0, 0.5))
+        ),
         Configuration("shared-inverted", Inversion(), replace(_SHARED, start="inverted")),
         Configuration(
-            "queries-keys", Inversion(), replace(_UPSTREAM, injection_mode="queries-keys")
+            "queries-keys", Inversion(), replace(UPSTREAM_EDIT, injection_mode="queries-keys")
         ),
         Configuration("caption-inverted", _CAPTIONED, _CAPTION_INVERTED),
         Configuration("towards", _CAPTIONED, _FREE),

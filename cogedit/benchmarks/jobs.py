@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from cogedit.benchmarks.configurations import Configuration, Inversion, find_configuration
+from cogedit.benchmarks.configurations import UPSTREAM_EDIT, find_configuration
 from cogedit.ddim_inversion import OverrideAttnProcessors, sample_embedded
 from cogedit.diffusion.edit import draw_noise
 from cogedit.diffusion.schedule import Schedule
@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 
 UPSTREAM = "upstream"
 """The row that the others are compared with."""
+EXACT = "exact"
+"""The same edits in fewer rows."""
+APPROXIMATE = ("shared", "shared-half", "shared-half-guided", "fast")
+"""Rows that make other edits, by their names in the quality benchmark."""
 
 
 @dataclass(frozen=True)
@@ -79,20 +83,8 @@ def make_jobs(num_inference_steps: int) -> tuple[Job, ...]:
     Raises:
         ConfigError: The preset `fast` cannot be read.
     """
-    old = Inversion(InvertSettings(guidance_scale=6.0, inverse="upstream"))
-    exact = ReconstructSettings(prompt="", guidance_scale=6.0)
-    shared = replace(exact, reference_prompt="inversion", reference_rows="one")
-    half = replace(shared, injection_steps=(0.0, 0.5))
-    rows = (
-        Configuration(UPSTREAM, old, exact),
-        Configuration("exact", old, exact),
-        Configuration("shared", Inversion(), shared),
-        Configuration("shared, injection on half", Inversion(), half),
-        Configuration(
-            "and guidance on half", Inversion(), replace(half, guidance_steps=(0.0, 0.5))
-        ),
-        find_configuration("fast"),
-    )
+    upstream = find_configuration(UPSTREAM)
+    rows = (upstream, replace(upstream, name=EXACT), *map(find_configuration, APPROXIMATE))
     scaled = [row.with_steps(num_inference_steps) for row in rows]
     return tuple(
         Job(row.name, row.inversion.settings, row.reconstruct, as_written=row.name == UPSTREAM)
@@ -207,6 +199,6 @@ def written_edit_work(sizes: TransformerSizes, shape: LatentShape) -> Work:
         plan_rows([_WRITTEN], guided=True, referenced=True),
         sizes,
         shape,
-        injection=ReconstructSettings(prompt=""),
+        injection=UPSTREAM_EDIT,
         reference_velocity=True,
     )

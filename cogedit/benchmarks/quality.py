@@ -314,7 +314,10 @@ def evaluate(options: argparse.Namespace, *, say: Say) -> None:
     Raises:
         CogeditError: As the stages.
     """
-    from cogedit.benchmarks.batch import BatchPipeline
+    from cogedit.models.quiet import quiet_imports
+
+    with quiet_imports():
+        from cogedit.benchmarks.batch import BatchPipeline
     from cogedit.models.device import DTYPES, resolve_device
 
     if options.clips < 1 or options.batch_size < 1 or options.seed_offset < 0:

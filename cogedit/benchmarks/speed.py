@@ -6,7 +6,9 @@ One process, one model, the same latents, noise and embeddings for every row. Ro
   are upstream's), once per prompt,
 - `exact`: the same edits, with equal rows run once and one inversion for all prompts,
 - `shared`: one reference row for all prompts and both sides of guidance,
-- and on: injection in the first half of the steps, guidance there alone, the preset `fast`.
+- `shared-half`: with injection in the first half of the steps,
+- `shared-half-guided`: with guidance there alone, too,
+- `fast`: the preset.
 
 `--size cpu` runs whole jobs on a small model of 5B's proportions, counts their operations and times
 them in turns. `--size 5b` runs some steps of each kind on CogVideoX-5B with random weights, on a
@@ -35,6 +37,7 @@ from cogedit.benchmarks.speed_report import (
     draw_plot,
     full_size_table,
     job_table,
+    read_quality,
     step_table,
     write_speed_json,
 )
@@ -113,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--attention-backend", choices=get_args(AttentionBackend), default="native")
     add("--max-rows", type=int, default=None, help="rows in a layer at a time")
     add("--count-only", action="store_true", help="count at 5B's size; run nothing")
+    add("--quality", type=Path, help="quality.json: shows how good the edits of each row are")
     add("--output", type=Path, default=Path("bench"), help="folder (default bench)")
     return parser
 
@@ -147,17 +151,24 @@ def run_benchmark(options: argparse.Namespace, *, say: Say) -> None:
     """
     import torch
 
-    from cogedit.benchmarks.jobs import make_jobs
-    from cogedit.benchmarks.models import SIZES
+    from cogedit.models.quiet import quiet_imports
+
+    with quiet_imports():
+        from cogedit.benchmarks.jobs import APPROXIMATE, EXACT, UPSTREAM, make_jobs
+        from cogedit.benchmarks.models import SIZES
 
     _check(options)
+    quality = None
+    if options.quality is not None:
+        same = {UPSTREAM: UPSTREAM, EXACT: UPSTREAM}
+        quality = read_quality(options.quality, same | {name: name for name in APPROXIMATE})
     folder: Path = options.output
     make_folder(folder)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     prompts = tuple(dict.fromkeys(options.prompts))
     full_size = count_full_size(make_jobs(50), prompts=prompts)
-    tables = [full_size_table(full_size)]
+    tables = [full_size_table(full_size, quality)]
     figures: list[JobFigures] = []
     model: ModelFigures | None = None
     steps = options.steps
@@ -195,7 +206,7 @@ def run_benchmark(options: argparse.Namespace, *, say: Say) -> None:
         how=_how(options),
     )
     path = folder / f"speed-{options.size}.json"
-    write_speed_json(path, facts, full_size=full_size, jobs=figures, model=model)
+    write_speed_json(path, facts, full_size=full_size, jobs=figures, model=model, quality=quality)
     plot = draw_plot(path.with_suffix(".png"), full_size, figures, say=say)
     print_report(tables, legend=LEGEND, paths=[path, *([plot] if plot else [])])
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cogedit.benchmarks.report import make_table
-from cogedit.errors import StorageError
+from cogedit.errors import StorageError, UsageError
 from cogedit.types import TransformerSettings
 
 if TYPE_CHECKING:
@@ -22,7 +22,8 @@ LEGEND = (
     "5B: 49 frames at 480x720, 50 steps, frames to frames; the transformer by formula, VAE and T5 "
     "counted. peak: on a CPU the resident memory beyond that before the run, on a CUDA device what "
     "torch had allocated. distance: largest difference of the edits from upstream's, of the "
-    "largest value; rows after `exact` make other edits."
+    "largest value; rows after `exact` make other edits. edits: the share in which the oracle sees "
+    "what was asked for, and PSNR against the right answer, of the quality benchmark."
 )
 
 
@@ -119,8 +120,62 @@ class ModelFigures:
     steps: tuple[StepRow, ...]
 
 
-def full_size_table(figures: Sequence[FullSizeFigures]) -> Table:
-    """Return the table of what the jobs cost on 5B."""
+@dataclass(frozen=True)
+class EditQuality:
+    """How good the edits of one kind are that a row makes: means over the clips.
+
+    Attributes:
+        kind: Kind of edit.
+        target_seen: Share of clips, 0 to 1.
+        counterfactual_psnr: Against the right answer, in dB.
+    """
+
+    kind: str
+    target_seen: float
+    counterfactual_psnr: float
+
+
+Quality = Mapping[str, Sequence[EditQuality]]
+"""By row: every kind of edit that asks for something, in the same order."""
+
+
+def read_quality(path: Path, rows: Mapping[str, str]) -> Quality:
+    """Read what the quality benchmark found of some rows.
+
+    Args:
+        path: Its `quality.json`.
+        rows: For each row of this benchmark, its row there.
+
+    Raises:
+        UsageError: The file cannot be read, or does not have these rows.
+    """
+    names = " ".join(f"--configuration {name}" for name in dict.fromkeys(rows.values()))
+    hint = f"`python -m cogedit.benchmarks.quality {names}` writes one"
+    try:
+        edits = json.loads(path.read_text(encoding="utf-8"))["edits"]
+        return {
+            row: [
+                EditQuality(
+                    kind,
+                    found[name]["target_seen"]["mean"],
+                    found[name]["counterfactual_psnr"]["mean"],
+                )
+                for kind, found in edits.items()
+                if found[name]["target_seen"]["count"]
+            ]
+            for row, name in rows.items()
+        }
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror or error}", hint=hint) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"{path} does not hold what the quality benchmark says of these rows: {error!r}",
+            hint=hint,
+        ) from error
+
+
+def full_size_table(figures: Sequence[FullSizeFigures], quality: Quality | None = None) -> Table:
+    """Return the table of what the jobs cost on 5B, and beside it how good their edits are."""
     counts = list(dict.fromkeys(one.num_prompts for one in figures))
     cost = {(one.name, one.num_prompts): one.flops for one in figures}
     names = list(dict.fromkeys(one.name for one in figures))
@@ -129,10 +184,15 @@ def full_size_table(figures: Sequence[FullSizeFigures]) -> Table:
             name,
             *(f"{cost[name, n] / 1e15:.1f}" for n in counts),
             *(f"{cost[names[0], n] / cost[name, n]:.2f}" for n in counts),
+            *(
+                f"{100 * one.target_seen:.0f} %, {one.counterfactual_psnr:.1f} dB"
+                for one in (quality[name] if quality else ())
+            ),
         )
         for name in names
     ]
     heads = ["row", *(f"PFLOP, N = {n}" for n in counts), *(f"fewer, N = {n}" for n in counts)]
+    heads += [f"{one.kind} edits" for one in (quality[names[0]] if quality else ())]
     return make_table("CogVideoX-5B, counted", heads, rows)
 
 
@@ -198,6 +258,7 @@ def write_speed_json(
     full_size: Sequence[FullSizeFigures],
     jobs: Sequence[JobFigures],
     model: ModelFigures | None,
+    quality: Quality | None = None,
 ) -> None:
     """Write everything that was found.
 
@@ -209,6 +270,7 @@ def write_speed_json(
         "full_size": [asdict(one) for one in full_size],
         "jobs": [asdict(one) for one in jobs],
         "model": None if model is None else asdict(model),
+        "quality": quality and {row: [*map(asdict, found)] for row, found in quality.items()},
     }
     try:
         path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

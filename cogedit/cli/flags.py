@@ -185,7 +185,11 @@ SETTINGS: Mapping[str, object] = {
     ],
     "reconstruct.guidance_steps": Annotated[
         str | None,
-        _option("Part of the steps with guidance, such as 0.0:0.8.", _EDIT, metavar="FIRST:LAST"),
+        _option(
+            "Part of the steps with guidance, such as 0.0:0.8. Default: 0.0:0.7.",
+            _EDIT,
+            metavar="FIRST:LAST",
+        ),
     ],
     "reconstruct.unconditional": Annotated[
         str | None,
@@ -200,12 +204,12 @@ SETTINGS: Mapping[str, object] = {
         float | None, _option("Guidance of the source's side of the flow. Default: 1.", _EDIT)
     ],
     "reconstruct.seed": Annotated[
-        int | None, _option("Seed of the start noise. Default: 42.", _EDIT)
+        int | None, _option("Seed of random start noise. Default: 42.", _EDIT)
     ],
     "reconstruct.start": Annotated[
         str | None,
         _option(
-            "Start from random noise (random) or from the inverted (inverted). Default: random.",
+            "Start from the source's noise (inverted) or another (random). Default: inverted.",
             _SOURCE,
             metavar="START",
         ),
@@ -227,7 +231,9 @@ SETTINGS: Mapping[str, object] = {
     "reconstruct.injection_steps": Annotated[
         str | None,
         _option(
-            "Part of the steps with injection, such as 0.0:0.5.", _SOURCE, metavar="FIRST:LAST"
+            "Part of the steps with injection, such as 0.0:0.5. Default: 0.0:0.6.",
+            _SOURCE,
+            metavar="FIRST:LAST",
         ),
     ],
     "reconstruct.injection_layers": Annotated[
@@ -255,7 +261,7 @@ SETTINGS: Mapping[str, object] = {
         str | None,
         _option(
             "Text that the source is seen under: the edit's (edit), or the inversion's "
-            "(inversion). Default: edit.",
+            "(inversion). Default: inversion.",
             _SOURCE,
             metavar="TEXT",
         ),
@@ -264,7 +270,7 @@ SETTINGS: Mapping[str, object] = {
         str | None,
         _option(
             "Views of the source: one for each side of guidance (two), or one for both (one). "
-            "Default: two.",
+            "Default: one.",
             _SOURCE,
             metavar="ROWS",
         ),
@@ -284,9 +290,8 @@ SETTINGS: Mapping[str, object] = {
     "transformer.rows": Annotated[
         str | None,
         _option(
-            "Rows of the model for N prompts: exact (3N + 1), upstream (4N, the same numbers) or "
-            "shared (2N + 1, all see the source in one way, which changes the edit). "
-            "Default: exact.",
+            "Rows of the model for N prompts: shared (2N + 1, all see the source in one way), "
+            "exact (3N + 1) or upstream (4N, the numbers of exact). Default: shared.",
             _SPEED,
             metavar="MODE",
         ),

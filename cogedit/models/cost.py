@@ -245,12 +245,13 @@ def edit_work(
     guided = _window(schedule, one.guidance_steps, wanted=one.guidance_scale != 1)
     referenced = _window(schedule, one.injection_steps, wanted=sees_reference(one))
     velocity = wants_reference_velocity(one, share=share)
-    source = plan_rows([texts[0]], guided=one.source_guidance_scale != 1, referenced=False)
+    source_guided = _window(schedule, one.guidance_steps, wanted=one.source_guidance_scale != 1)
     work = Work()
     for step in schedule.timesteps:
         plan = plan_rows(texts, guided=step in guided, referenced=step in referenced, share=share)
         work += call_work(plan, sizes, shape, injection=one, reference_velocity=velocity)
         if one.method == "flow" and not (velocity and step in referenced):
+            source = plan_rows([texts[0]], guided=step in source_guided, referenced=False)
             work += call_work(source, sizes, shape)
     if one.auto_mask:
         from cogedit.models.auto_mask import mask_levels
@@ -290,6 +291,7 @@ def activation_bytes(
     rows: int,
     max_rows: int | None = None,
     item_size: int,
+    device: str,
 ) -> int:
     """Estimate what one call of the transformer needs beside its weights.
 
@@ -304,9 +306,10 @@ def activation_bytes(
         rows: Of the call.
         max_rows: Of them, how many run at a time; None suits the size of the clip.
         item_size: Bytes of one number.
+        device: Type of the device.
     """
     num_tokens = sizes.num_tokens(shape)
-    at_a_time = min(rows, rows_at_a_time(max_rows, num_tokens=num_tokens))
+    at_a_time = min(rows, rows_at_a_time(max_rows, num_tokens=num_tokens, device=device))
     states = 0 if rows == at_a_time else 2 * rows  # of the patches, and in the first layer its copy
     return (states + 12 * at_a_time) * num_tokens * sizes.width * item_size
 

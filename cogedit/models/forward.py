@@ -274,7 +274,9 @@ class Layer:
 
     def _chunks(self, rows: Sequence[int], state: _State) -> Iterator[Sequence[int]]:
         tokens = state.image.shape[1] + state.text.shape[1]
-        size = rows_at_a_time(self._run.settings.max_rows, num_tokens=tokens)
+        size = rows_at_a_time(
+            self._run.settings.max_rows, num_tokens=tokens, device=state.image.device.type
+        )
         for first in range(0, len(rows), size):
             yield rows[first : first + size]
 

@@ -173,10 +173,7 @@ def edit_latents(
                 on_state=on_state,
                 on_step=on_step,
             )
-        start_noise = asked.start_noise
-        if start_noise is None:
-            start_noise = 1.0 if asked.start == "random" else 0.0
-        start = start_sample(reference, schedule, seeds=seeds, start_noise=start_noise)
+        start = start_sample(reference, schedule, seeds=seeds, start_noise=asked.noise_share)
         return denoise(
             models.edit,
             start.to(transformer.device),
@@ -227,7 +224,7 @@ def _edit_models(
         sources: For each edit, the first one with the same source samples.
         embeds: Embeddings of all prompts, negative prompts and inversion prompts.
         injection: Told which row looks at which before every call.
-        guided: Timesteps at which the edits are guided.
+        guided: Timesteps with guidance, of the edits and of their sources.
         share: Run rows that are equal once.
     """
     asked = settings[0]
@@ -258,6 +255,7 @@ def _edit_models(
             for i in dict.fromkeys(sources)
         ],
         guidance_scale=asked.source_guidance_scale,
+        guided=guided,
         injection=injection,
     )
     return _EditModels(edit, _of_each_edit(plain.velocity, sources))
@@ -271,7 +269,7 @@ def _sources(settings: Sequence[ReconstructSettings], *, num_clips: int) -> list
     """
     if num_clips not in (1, len(settings)):
         raise ValueError(f"{num_clips} clips for {len(settings)} edits")
-    fresh = settings[0].method == "flow" and settings[0].start == "random"
+    fresh = settings[0].method == "flow" and settings[0].draws_noise
     keys = [
         (clip if num_clips > 1 else 0, s.seed if fresh else None) for clip, s in enumerate(settings)
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ from cogedit.artifacts import (
     read_record,
     sniff_kind,
 )
-from cogedit.config import Settings
+from cogedit.config import Settings, plain_value
 from cogedit.errors import ArtifactError, UsageError
 from cogedit.media.clip import ResizePlan
 from cogedit.media.encoding import Encoding, plan_encoding
@@ -27,7 +27,7 @@ from cogedit.stages.decode import Decoder
 from cogedit.stages.recipe import read_recipe
 from cogedit.stages.run import Exported, Run, check_output
 from cogedit.stages.source import resize_plan
-from cogedit.types import ComparisonLayout, ReconstructSettings, SourceVideo
+from cogedit.types import ComparisonLayout, SourceVideo
 
 if TYPE_CHECKING:
     import numpy as np
@@ -244,25 +244,35 @@ def _captions(given: Sequence[_Given]) -> list[str]:
     for caption in {caption for caption in captions if captions.count(caption) > 1}:
         alike = [number for number, other in enumerate(captions) if other == caption]
         settings = [
-            record.settings
+            _settings_of(record)
             for number in alike
             if isinstance(record := given[number].record, EditRecord)
         ]
-        differing = [
-            item.name
-            for item in fields(ReconstructSettings)
-            if len({repr(getattr(one, item.name)) for one in settings}) > 1
-        ]
+        names = settings[0] if settings else ()
+        differing = [name for name in names if len({repr(one[name]) for one in settings}) > 1]
         for number in alike:
             captions[number] += f" ({_told_apart(given[number], differing)})"
     return captions
 
 
+def _settings_of(record: EditRecord) -> dict[str, object]:
+    """Return the settings of an edit and of the inversion beneath it, by names for a caption."""
+    made = {f"source {key}": value for key, value in vars(record.trajectory.settings).items()}
+    made |= vars(record.settings)
+    return {name.replace("_", " "): value for name, value in made.items()}
+
+
 def _told_apart(one: _Given, differing: Sequence[str]) -> str:
     if not differing or not isinstance(one.record, EditRecord):
         return one.path.name
-    asked = one.record.settings
-    return ", ".join(f"{name.replace('_', ' ')} {getattr(asked, name)}" for name in differing)
+    made = _settings_of(one.record)
+    return ", ".join(f"{name} {_shown(made[name])}" for name in differing)
+
+
+def _shown(value: object) -> str:
+    plain = plain_value(value)
+    text = "auto" if plain is None else str(plain)
+    return text if text and " " not in text else f'"{text}"'
 
 
 def _caption(one: _Given) -> str:

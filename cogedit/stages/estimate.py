@@ -277,6 +277,7 @@ def _timed(
         rows=total.max_rows,
         max_rows=settings.transformer.max_rows,
         item_size=item_size,
+        device=parts.device.type,
     )
     clip = frames_record(known[0])
     frames, (width, height) = len(clip.frame_indices), (clip.settings.width, clip.settings.height)

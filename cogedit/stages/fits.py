@@ -100,7 +100,9 @@ def _need(name: str, settings: Settings, model: PublishedModel) -> Need:
     item_size = ITEM_SIZE[dtype]
     guided = settings.reconstruct.guidance_scale != 1
     rows = plan_rows([EditTexts(1, 0, 1, 0)], guided=guided, referenced=True).num_rows
-    activations = activation_bytes(model.sizes, model.latent_shape, rows=rows, item_size=item_size)
+    activations = activation_bytes(
+        model.sizes, model.latent_shape, rows=rows, item_size=item_size, device="cuda"
+    )
     weights = model.parameters * ITEM_SIZE[settings.weights or dtype]
     # One block computes and one is being copied; next to the blocks, the rest is small.
     two_blocks = 2 * weights // model.sizes.num_layers

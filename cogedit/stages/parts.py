@@ -112,6 +112,7 @@ class Parts:
                 rows=work.max_rows,
                 max_rows=self._settings.transformer.max_rows,
                 item_size=self.dtype.itemsize,
+                device=self.device.type,
             )
             demand = Demand.of(transformer, activations)
             self._offload = self._choose(

@@ -151,8 +151,9 @@ def make_edits(
         for key, record in wanted.items()
         if run.force or find(record, output=output, workspace=workspace) is None
     }
-    if not trajectory.settings.prompt:
-        _miss_source_prompt([wanted[key].settings for key in missing], run)
+    _say_what_does_little(
+        [wanted[key].settings for key in missing], run, has_text=bool(trajectory.settings.prompt)
+    )
     folder = workspace.root if output is None else output.parent
     editor = Editor(
         source,
@@ -178,8 +179,26 @@ def make_edits(
     return _in_order(edits, [content_key(record) for record in records])
 
 
-def _miss_source_prompt(asked: Sequence[ReconstructSettings], run: Run) -> None:
-    """Say which settings have a use for the source's text, where it is empty."""
+def _say_what_does_little(
+    asked: Sequence[ReconstructSettings], run: Run, *, has_text: bool
+) -> None:
+    """Say which settings miss the source's text, where there is none, and which have no effect.
+
+    Args:
+        asked: Of the edits that are to be made.
+        run: Where it is said.
+        has_text: Whether the source was inverted under a prompt.
+    """
+    if any(not one.prompt.strip() for one in asked):
+        run.say("the prompt is empty: the edit shows what the model makes of the source by itself")
+    own_seed = ReconstructSettings("").seed
+    if any(one.seed != own_seed and not one.draws_noise for one in asked):
+        run.say(
+            "the seed changes nothing: the edit starts from the source's own noise "
+            "(--start-noise 0.3 mixes random noise in, --start random takes no other)"
+        )
+    if has_text:
+        return
     if any(one.auto_mask for one in asked):
         run.say(
             "--auto-mask compares the prompt with an empty one: the mask is better where "

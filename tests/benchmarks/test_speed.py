@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch.nn import functional
 
+from cogedit.benchmarks import quality
 from cogedit.benchmarks.full_size import job_flops
-from cogedit.benchmarks.jobs import Job, job_work, make_jobs, run_job
+from cogedit.benchmarks.jobs import APPROXIMATE, Job, job_work, make_jobs, run_job
 from cogedit.benchmarks.measure import StepClock, count_flops, peak_bytes, time_interleaved
 from cogedit.benchmarks.models import SIZES, Size, random_inputs, random_transformer
 from cogedit.benchmarks.speed import main
@@ -18,11 +19,12 @@ from cogedit.types import InvertSettings, ReconstructSettings, StepInfo
 
 CPU = torch.device("cpu")
 TINY = Size("cpu", 2, 2, 32, 8, 16, (2, 8, 8))
+SHOWN = ("target_seen", "counterfactual_psnr")
 TARGETS = {
     "exact": (1.16, 1.55, 1.64),
     "shared": (1.40, 2.00, 2.15),
-    "shared, injection on half": (1.74, 2.43, 2.60),
-    "and guidance on half": (1.98, 2.93, 3.18),
+    "shared-half": (1.74, 2.43, 2.60),
+    "shared-half-guided": (1.98, 2.93, 3.18),
     "fast": (4.0, 6.0, 6.5),
 }
 
@@ -199,6 +201,38 @@ def test_counting_alone_runs_nothing(tmp_path, capsys):
     found = json.loads((tmp_path / "speed-5b.json").read_text())
     assert found["jobs"] == []
     assert [one["num_prompts"] for one in found["full_size"]] == [4] * 6
+
+
+def test_quality_stands_beside_the_cost(world_pipeline, tmp_path, capsys):
+    rows = [word for name in APPROXIMATE for word in ("--configuration", name)]
+    options = ["--clips", "2", "--steps", "2", "--kind", "shape", "same", "--model", world_pipeline]
+    place = ["--output", str(tmp_path)]
+    assert quality.main([*map(str, options), *rows, *place]) == 0
+    file = tmp_path / "quality.json"
+    found = json.loads(file.read_text())["edits"]["shape"]
+    capsys.readouterr()
+    assert main(["--count-only", "--prompts", "4", "--quality", str(file), *place]) == 0
+    out = capsys.readouterr().out
+    assert "shape edits" in out
+    assert "same edits" not in out  # they ask for nothing that could be seen
+    written = json.loads((tmp_path / "speed-cpu.json").read_text())["quality"]
+    assert written["exact"] == written["upstream"]
+    for name in APPROXIMATE:
+        means = {column: found[name][column]["mean"] for column in SHOWN}
+        assert written[name] == [{"kind": "shape"} | means]
+        assert f"{100 * means[SHOWN[0]]:.0f} %, {means[SHOWN[1]]:.1f} dB" in out
+
+
+def test_quality_of_other_rows_is_refused(tmp_path, capsys):
+    file = tmp_path / "quality.json"
+    for text in (None, "no json", '{"edits": {"shape": {"upstream": {}}}}'):
+        if text is not None:
+            file.write_text(text)
+        arguments = ["--count-only", "--quality", str(file), "--output", str(tmp_path)]
+        assert main(arguments) == 2
+        said = capsys.readouterr().err
+        assert str(file) in said
+        assert "--configuration shared-half" in said
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import torch
 from pipelines import GOLDEN_PIPELINE
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from cogedit.benchmarks.configurations import UPSTREAM_EDIT
 from cogedit.diffusion.trajectory import Trajectory
 from cogedit.errors import ModelError
 from cogedit.models.checkpoint import find_checkpoint
@@ -19,8 +20,9 @@ from cogedit.models.cost import (
     trajectory_bytes,
 )
 from cogedit.models.loading import alphas_cumprod, load_transformer
+from cogedit.models.rows import rows_at_a_time
 from cogedit.models.sampling import edit_latents, invert_latents
-from cogedit.types import InvertSettings, ReconstructSettings
+from cogedit.types import InvertSettings
 
 TERA = 1e12
 COGVIDEOX_5B = {
@@ -68,7 +70,7 @@ def test_the_upstream_job():
 def job_flops(num_prompts, inversion=None, **changes):
     inversion = inversion or InvertSettings()
     asked = [
-        ReconstructSettings(prompt=f"edit {number}", **changes) for number in range(num_prompts)
+        replace(UPSTREAM_EDIT, prompt=f"edit {number}", **changes) for number in range(num_prompts)
     ]
     up = inversion_work(inversion, SIZES_5B, CLIP_5B)
     return (up + edit_work(asked, inversion, SIZES_5B, CLIP_5B)).flops.total
@@ -106,14 +108,14 @@ def test_savings_over_the_upstream_script(changes, ratios):
     ],
 )
 def test_rows_of_a_step(changes, rows):
-    asked = [ReconstructSettings(prompt=text, **changes) for text in ("a", "b")]
+    asked = [replace(UPSTREAM_EDIT, prompt=text, **changes) for text in ("a", "b")]
     work = edit_work(asked, InvertSettings(), SIZES_5B, CLIP_5B)
     assert (work.calls, work.max_rows, work.rows) == (50, rows, 50 * rows)
 
 
 def test_fewer_steps_windows_and_layers():
     def work(**changes):
-        asked = [ReconstructSettings(prompt="a", **changes)]
+        asked = [replace(UPSTREAM_EDIT, prompt="a", **changes)]
         return edit_work(asked, InvertSettings(), SIZES_5B, CLIP_5B)
 
     assert work(num_inference_steps=20).calls == 20
@@ -145,11 +147,22 @@ def test_calls_of_an_inversion(changes, calls, rows):
 def test_bytes():
     # 225 MB: 50 levels of 1.1 million numbers.
     assert trajectory_bytes(49, CLIP_5B, channels=16) == 50 * 4 * 16 * 13 * 5400
-    one = activation_bytes(SIZES_5B, CLIP_5B, rows=1, item_size=2)
+
+    def activations(rows, *, device="cuda", **changes):
+        return activation_bytes(SIZES_5B, CLIP_5B, rows=rows, item_size=2, device=device, **changes)
+
+    one = activations(1)
     assert 1e9 < one < 2e9
-    assert activation_bytes(SIZES_5B, CLIP_5B, rows=4, max_rows=4, item_size=2) == 4 * one
-    few = activation_bytes(SIZES_5B, CLIP_5B, rows=4, item_size=2)  # one at a time
-    assert one < few < 2 * one
+    assert activations(4, max_rows=4) == 4 * one
+    assert one < activations(4) < 2 * one  # one at a time
+
+
+def test_a_cpu_takes_smaller_chunks():
+    large = rows_at_a_time(None, num_tokens=500, device="cuda")
+    small = rows_at_a_time(None, num_tokens=500, device="cpu")
+    assert large > small > 1
+    assert rows_at_a_time(7, num_tokens=500, device="cpu") == 7
+    assert rows_at_a_time(None, num_tokens=10**9, device="cpu") == 1
 
 
 @pytest.mark.parametrize("value", [None, 0, "48", 1.5])
@@ -223,7 +236,7 @@ def test_an_edit_against_the_counter(golden_model, changes, num_prompts):
     transformer, sizes, checkpoint = golden_model
     inversion = InvertSettings(num_inference_steps=4)
     # With drift correction the reference rows run to the end.
-    base = ReconstructSettings(prompt="", **({"drift_correction": 0.5} | changes))
+    base = replace(UPSTREAM_EDIT, **({"drift_correction": 0.5} | changes))
     asked = [replace(base, prompt=text) for text in "abc"[:num_prompts]]
     generator = torch.Generator().manual_seed(1)
     samples = torch.randn(4, 1, SHAPE[0], 16, *SHAPE[1:], generator=generator)

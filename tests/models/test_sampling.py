@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from cogedit.benchmarks.configurations import UPSTREAM_EDIT
 from cogedit.diffusion.trajectory import Trajectory
 from cogedit.errors import ArtifactMismatch, UsageError
 from cogedit.models.sampling import edit_latents, edit_texts, invert_latents
@@ -76,6 +77,7 @@ def test_flow_of_one_text_returns_the_source_bit_for_bit(edit, inverted, guidanc
     settings = replace(
         PLAIN,
         prompt=CAPTION,
+        guidance_steps=(0.0, 0.7),
         method="flow",
         start=start,
         guidance_scale=guidance,
@@ -159,7 +161,8 @@ def test_guidance_window(edit, inverted):
 )
 def test_second_order_begins_anew_where_a_window_ends(edit, inverted, window):
     """The steps after it are those of a run that starts there and knows nothing of before."""
-    settings = ReconstructSettings(prompt=PROMPT, solver="dpm++2m", start="inverted", **window)
+    base = replace(UPSTREAM_EDIT, prompt=PROMPT, solver="dpm++2m", start="inverted")
+    settings = replace(base, **window)
     samples = edit(inverted, settings)
     there = inverted.samples.clone()
     there[inverted.timesteps.index(499)] = samples[4]
@@ -227,7 +230,7 @@ def test_clips_of_a_batch_have_masks_of_their_own(golden_pipeline, inverted, mod
     ],
 )
 def test_each_control_changes_the_edit(edit, inverted, changes):
-    upstream = ReconstructSettings(prompt=PROMPT)
+    upstream = replace(UPSTREAM_EDIT, prompt=PROMPT)
     first = edit(inverted, upstream, CAPTION)[-1]
     other = edit(inverted, replace(upstream, **changes), CAPTION)[-1]
     assert not torch.allclose(other, first, atol=1e-2)
@@ -237,7 +240,9 @@ def test_texts_of_the_rows():
     bank = ["", PROMPT, CAPTION]
 
     def texts(**changes):
-        chosen = edit_texts(ReconstructSettings(PROMPT, **changes), CAPTION, bank, source=0)
+        chosen = edit_texts(
+            replace(UPSTREAM_EDIT, **(changes | {"prompt": PROMPT})), CAPTION, bank, source=0
+        )
         return tuple(
             bank[i]
             for i in (
@@ -287,8 +292,13 @@ def test_edits_of_one_clip_are_the_same_together_and_alone(
 ):
     """Prompts and seeds differ, an equal one among them; the rows of the source are shared."""
     settings = [
-        ReconstructSettings(
-            prompt=prompt, seed=seed, guidance_scale=3.0, num_inference_steps=4, **changes
+        replace(
+            UPSTREAM_EDIT,
+            prompt=prompt,
+            seed=seed,
+            guidance_scale=3.0,
+            num_inference_steps=4,
+            **changes,
         )
         for prompt, seed in [(PROMPT, 1), (CAPTION, 1), (PROMPT, 2), ("", 2)]
     ]
@@ -332,6 +342,7 @@ def rows_of(golden_pipeline, inverted, model):
     embeds = {text: torch.randn(1, 226, 32, generator=generator) for text in texts}
     options = model | {"embeds": model["embeds"] | embeds}
     first = golden_pipeline.transformer.transformer_blocks[0].attn1
+    base = replace(UPSTREAM_EDIT, num_inference_steps=2)
 
     def run(count, mode=None, **changes):
         rows = []
@@ -340,7 +351,7 @@ def rows_of(golden_pipeline, inverted, model):
             samples = edit_latents(
                 golden_pipeline.transformer,
                 inverted,
-                [ReconstructSettings(t, num_inference_steps=2, **changes) for t in texts[:count]],
+                [replace(base, prompt=text, **changes) for text in texts[:count]],
                 inversion_prompts=[CAPTION] * count,
                 how=TransformerSettings(rows=mode),
                 **options,
