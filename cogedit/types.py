@@ -191,7 +191,8 @@ class ReconstructSettings:
             that it was inverted under.
         reference_rows: "two" gives each side of guidance a reference under its own text; "one"
             shares the conditional one.
-        drift_correction: Share of the inversion's own error at each step that is added back.
+        drift_correction: Share of the inversion's own error that is added back, at each step with
+            injection (`injection_steps`, at any strength).
         mask_dilation: By how many latents the mask reaches further than its pixels. None is 1 for a
             mask that was given, whose edge is no latent's, and 0 for one that was found.
         auto_mask: Find the mask where the prompt and the inversion's own predict differently.
@@ -282,9 +283,10 @@ class TransformerSettings:
 
     Attributes:
         rows: "upstream" runs each edit's four rows as the upstream script does; "exact" runs rows
-            that are equal once; "shared" has all rows look at one reference under the inversion's
-            prompt, which changes the edit. `settings_for` writes which reference that is into
-            `ReconstructSettings`; None leaves it as it is there, every row once.
+            that are equal once, with the same numbers; "shared" has all rows look at one reference
+            under the inversion's prompt, which makes another edit. `settings_for` writes which
+            reference that is into `ReconstructSettings`; None leaves it as it is there, every row
+            once.
         max_rows: At most this many rows at a time in a layer; None suits the size of the clip.
         attention_backend: Kernel of the attention; those in `INEXACT_BACKENDS` change numbers.
         compile: Compile the blocks.

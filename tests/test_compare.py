@@ -242,6 +242,7 @@ def edited(tmp_path_factory):
             load__max_num_frames=9,
             invert__num_inference_steps=2,
             reconstruct__guidance_scale=1.0,
+            reconstruct__start="random",
             reconstruct__seed=seed,
         )
         edits += [edit.path for edit in cogedit.reconstruct(source, prompts, settings)]

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from cogedit.benchmarks.configurations import UPSTREAM_EDIT
 from cogedit.config import (
     ResolvedSettings,
     Settings,
@@ -271,7 +272,7 @@ def test_shipped_presets(resolve: Resolve) -> None:
 def test_upstream_preset(resolve: Resolve) -> None:
     settings = resolve(config="upstream").settings
     assert settings.invert == InvertSettings(guidance_scale=6.0, inverse="upstream")
-    assert settings.reconstruct_with("x") == ReconstructSettings("x")
+    assert settings.reconstruct_with("x") == replace(UPSTREAM_EDIT, prompt="x")
     assert settings.load.resize_mode == "stretch"
     assert settings.model == "auto"
 
@@ -399,7 +400,7 @@ def references(resolved: ResolvedSettings) -> tuple[str, str]:
 
 
 def test_a_mode_of_rows_stands_for_a_reference(resolve: Resolve) -> None:
-    assert references(resolve()) == ("edit", "two")
+    assert references(resolve()) == ("inversion", "one")
     for mode in ("upstream", "exact"):
         assert references(resolve({"transformer.rows": mode})) == ("edit", "two")
     shared = resolve({"transformer.rows": "shared"})

@@ -88,7 +88,7 @@ def test_five_commands(folder):
     }
     assert "standard deviation of the noise" in inverted.stderr
 
-    edited = run(folder, "reconstruct", "--prompt", PROMPT, "--seed", 7)
+    edited = run(folder, "reconstruct", "--prompt", PROMPT, "--start", "random", "--seed", 7)
     assert f"taking the newest trajectory, my clip.cogedit/{trajectory.name}" in edited.stderr
     edit = path_of(folder, edited)
     assert read_record(edit, "edit").settings.prompt == PROMPT

@@ -215,12 +215,87 @@ def test_a_prompt_of_another_encoding(fail, inverted):
     assert "is not UTF-8" in said
 
 
-def test_tiling_is_no_matter_of_the_past_where_something_is_decoded(inverted, tmp_path):
-    out = tmp_path / "tiled.mp4"
-    args = ("export", inverted["latents"], *GOLDEN_MODEL, "--vae-tiling", "-o", out)
-    result = CliRunner().invoke(app, [str(a) for a in args])
-    assert result.exit_code == 0, result.stderr
+def test_tiling_is_no_matter_of_the_past_where_something_is_decoded(
+    inverted, fail, tmp_path, tmp_path_factory
+):
+    folder = tmp_path_factory.mktemp("tiled")
+    out = folder / "tiled.mp4"
+    work = ("--workspace", folder / "work")
+    sheet = ("-o", folder / "sheet.png", "--vary", "strength=0,1", "-p", "x")
+    for args in (
+        ("export", inverted["latents"], "-o", out),
+        ("invert", inverted["latents"], "--check", "--num-inference-steps", 2, *work),
+        ("sweep", inverted["trajectory"], *sheet, *work),
+        ("report", inverted["trajectory"].parent, "-o", folder / "page.html"),
+    ):
+        given = [str(a) for a in (*args, *GOLDEN_MODEL, "--vae-tiling")]
+        result = CliRunner().invoke(app, given)
+        assert result.exit_code == 0, result.stderr
     assert out.is_file()
+    code, said = fail("invert", inverted["latents"], *work, *GOLDEN_MODEL, "--vae-tiling")
+    assert code == 2
+    assert "--vae-tiling has no effect" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["--num-inference-steps", 9, "--inversion-steps", 5], "asks for 9 steps; the inversion"),
+        (["--start-step", 4, "--inversion-steps", 4], "start_step is 4; the edit has 4 steps"),
+    ],
+)
+def test_steps_that_no_inversion_has_are_refused_before_it(inverted, fail, tmp_path, options, text):
+    work = ("--workspace", tmp_path / "work")
+    for dry in ((), ("--dry-run",)):
+        code, said = fail(
+            "edit", inverted["video"], "-p", "x", *SMALL, *options, *GOLDEN_MODEL, *work, *dry
+        )
+        assert code == 2
+        assert text in said
+    assert not list(tmp_path.glob("work/trajectory-*"))
+
+
+def test_what_a_sweep_cannot_use_is_refused_before_the_inversion(inverted, fail, tmp_path):
+    work = ("--workspace", tmp_path / "work")
+    for options, code in (
+        (("--mask", "missing.png", "--vary", "strength=0,1"), 3),
+        (("--vary", "injection-layers=0:99"), 2),
+        (("--vary", "num-inference-steps=9"), 2),
+    ):
+        found, _ = fail(
+            "sweep", inverted["video"], "-p", "x", *options, *SMALL, *GOLDEN_MODEL, *work
+        )
+        assert found == code
+    assert not list(tmp_path.glob("work/trajectory-*"))
+
+
+@pytest.mark.parametrize(
+    ("place", "code", "text"),
+    [("out.webm", 2, "the suffix .webm does not go with h264"), ("notes", 7, "it is a file")],
+)
+def test_an_output_that_can_hold_no_video(inverted, fail, tmp_path, place, code, text):
+    (tmp_path / "notes").write_text("mine")
+    work = ("--workspace", tmp_path / "work")
+    found, said = fail(
+        "edit", inverted["video"], "-p", "x", "-o", tmp_path / place, *SMALL, *GOLDEN_MODEL, *work
+    )
+    assert found == code
+    assert text in said
+    assert not (tmp_path / "work").exists()
+
+
+def test_a_file_where_a_folder_is_needed(inverted, fail, tmp_path):
+    (tmp_path / "notes").write_text("mine")
+    (tmp_path / "edits.csv").write_text(f"video,prompt\n{inverted['video']},x\n")
+    (tmp_path / "page-videos").write_text("mine")
+    page = ("-o", tmp_path / "page.html", "--beside")
+    for args in (
+        ("batch", tmp_path / "edits.csv", "--workspace", tmp_path / "notes", *SMALL),
+        ("report", inverted["trajectory"].parent, *page),
+    ):
+        code, said = fail(*args, *GOLDEN_MODEL)
+        assert code == 7
+        assert "cannot write" in said
 
 
 def test_the_newest_trajectory_is_looked_for_where_the_settings_say(

@@ -38,6 +38,7 @@ def made(tmp_path_factory):
         "load.max_num_frames": 9,
         "invert.num_inference_steps": 4,
         "reconstruct.guidance_scale": 1.0,
+        "reconstruct.start": "random",
         "reconstruct.seed": 7,
     }
     settings = golden_settings(video, flags)

@@ -37,7 +37,7 @@ def video(tmp_path, monkeypatch):
     return make_video(tmp_path / "clip.mp4", width=176, height=144, num_frames=20)
 
 
-def settings_of(source, model, **flags):
+def settings_of(source, model, config=None, **flags):
     """Small and quick, on the CPU in float32."""
     given = {
         "model": str(model),
@@ -47,7 +47,7 @@ def settings_of(source, model, **flags):
         "invert.num_inference_steps": 4,
     }
     dotted = {key.replace("__", "."): value for key, value in flags.items()}
-    return cogedit.settings_for(source, given | dotted, environ={}).settings
+    return cogedit.settings_for(source, given | dotted, config=config, environ={}).settings
 
 
 def latents_artifact(path, latents, video, settings):
@@ -86,6 +86,7 @@ def test_upstream_reconstruction_through_the_stage(golden, video, tmp_path, monk
         invert__inverse="upstream",
         invert__guidance_scale=6,
         invert__num_inference_steps=10,
+        config="upstream",
         reconstruct__guidance_scale=guidance,
         reconstruct__seed=7,
     )
@@ -117,13 +118,41 @@ def test_everything_is_reused_and_settings_are_told_apart(video):
     again = cogedit.edit(video, [PROMPT, "a dog"], settings, run=run)
     assert [(e.path, e.reused) for e in again] == [(e.path, True) for e in first]
 
-    other_seed = settings_of(video, GOLDEN_PIPELINE, reconstruct__seed=43)
-    (edit,) = cogedit.reconstruct(video, [PROMPT], other_seed)
-    assert not edit.reused
-    assert cogedit.invert(video, other_seed).reused
+    for seed in (42, 43):
+        seeded = settings_of(
+            video, GOLDEN_PIPELINE, reconstruct__start="random", reconstruct__seed=seed
+        )
+        (edit,) = cogedit.reconstruct(video, [PROMPT], seeded)
+        assert not edit.reused
+        assert cogedit.invert(video, seeded).reused
 
     forced = cogedit.invert(video, settings, run=cogedit.Run(force=True))
     assert not forced.reused
+
+
+def test_a_seed_without_effect_and_an_empty_prompt_are_said(video):
+    said = []
+    run = cogedit.Run(say=said.append)
+
+    def edit(prompt, **flags):
+        said.clear()
+        settings = settings_of(video, GOLDEN_PIPELINE, **flags)
+        [written] = cogedit.reconstruct(video, prompt, settings, run=run)
+        return read_artifact(written.path, "edit").tensors["latents"]
+
+    def told(text):
+        return sum(text in line for line in said)
+
+    first = edit(PROMPT)
+    assert not told("seed")
+    assert torch.equal(edit(PROMPT, reconstruct__seed=43), first)
+    assert told("the seed changes nothing") == 1
+    mixed = edit(PROMPT, reconstruct__seed=43, reconstruct__start_noise=0.3)
+    assert not told("seed")
+    assert not torch.equal(mixed, edit(PROMPT, reconstruct__start_noise=0.3))
+    edit("", reconstruct__seed=43, reconstruct__start="random")
+    assert not told("seed")
+    assert told("the prompt is empty") == 1
 
 
 def test_equal_prompts_of_one_call_give_one_edit_each(video):
@@ -159,7 +188,7 @@ def test_prompts_made_together_are_the_edits_made_alone(video, tmp_path):
 
 
 def test_edits_that_differ_in_more_than_the_prompt_are_grouped(video):
-    settings = settings_of(video, GOLDEN_PIPELINE)
+    settings = settings_of(video, GOLDEN_PIPELINE, reconstruct__start="random")
     inverted = cogedit.invert(video, settings)
     passes, run = listening_run()
     vary = ["guidance-scale=2,4", "seed=1,2"]

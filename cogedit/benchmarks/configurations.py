@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -80,34 +80,49 @@ UPSTREAM_EDIT = ReconstructSettings(
     reference_rows="two",
 )
 """How the CogVideo repository's script denoises; the prompt is left open."""
-_CAPTIONED = Inversion(under_caption=True)
-# Not "auto": it stops by the residual of the whole batch, so a clip would depend on its neighbours.
-_ACCURATE = Inversion(InvertSettings(inversion_iterations=3), under_caption=True)
-# Guidance points from the source's caption to the edit's, from the source's own noise.
-_TOWARDS = replace(
-    UPSTREAM_EDIT,
-    start="inverted",
-    unconditional="source",
-    guidance_scale=3.0,
-    reference_prompt="inversion",
-    reference_rows="one",
-)
-# As configs/fast.toml has it.
-_FAST = replace(
-    UPSTREAM_EDIT,
-    num_inference_steps=20,
-    solver="dpm++2m",
-    start="inverted",
-    reference_prompt="inversion",
-    reference_rows="one",
-    injection_steps=(0.0, 0.6),
-    guidance_steps=(0.0, 0.7),
-)
-_FREE = replace(_TOWARDS, injection_strength=0.0)
-_CAPTION_INVERTED = replace(UPSTREAM_EDIT, start="inverted", guidance_scale=3.0)
+
 _SHARED = replace(UPSTREAM_EDIT, reference_prompt="inversion", reference_rows="one")
 _SHARED_HALF = replace(_SHARED, injection_steps=(0.0, 0.5))
-_FLOW = replace(_FREE, method="flow")
+# As configs/balanced.toml has it.
+_BALANCED = replace(
+    _SHARED, start="inverted", injection_steps=(0.0, 0.6), guidance_steps=(0.0, 0.7)
+)
+_FAST = replace(_BALANCED, num_inference_steps=20, solver="dpm++2m")
+_UNDER_CAPTION = Inversion(under_caption=True)
+
+# Each is `balanced`, under the source's caption, with one thing changed.
+_CONTROLS: dict[str, dict[str, object]] = {
+    "no-injection": {"injection_strength": 0.0},
+    "half-strength": {"injection_strength": 0.5},
+    "first-third": {"injection_steps": (0.0, 0.33)},
+    "all-steps": {"injection_steps": (0.0, 1.0)},
+    "later-layers": {"injection_layers": (1, None)},
+    "image-tokens": {"injection_tokens": "image"},
+    "queries-keys": {"injection_mode": "queries-keys"},
+    "edit-reference": {"reference_prompt": "edit"},
+    "two-references": {"reference_rows": "two", "reference_prompt": "edit"},
+    "source-side": {"unconditional": "source", "guidance_scale": 3.0},
+    "negative-prompt": {"negative_prompt": "a gray circle on a gray background"},
+    "guided-throughout": {"guidance_steps": (0.0, 1.0)},
+    "random-start": {"start": "random"},
+    "mixed-start": {"start_noise": 0.5},
+    "later-start": {"start_step": 5},
+    "drift-corrected": {"drift_correction": 1.0},
+    "dpm++2m": {"solver": "dpm++2m"},
+    "dpm++2m-20": {"solver": "dpm++2m", "num_inference_steps": 20},
+    "ddim-20": {"num_inference_steps": 20},
+    "flow": {"method": "flow", "injection_strength": 0.0},
+    "flow-injected": {"method": "flow"},
+    "flow-later": {"method": "flow", "injection_strength": 0.0, "start_step": 5},
+    "flow-noise": {"method": "flow", "injection_strength": 0.0, "start": "random"},
+    "auto-mask": {"auto_mask": True},
+}
+
+
+def _control(name: str, changes: Mapping[str, object]) -> Configuration:
+    edit = replace(_BALANCED, **changes)  # type: ignore[arg-type]
+    return Configuration(name, _UNDER_CAPTION, edit)
+
 
 # Spelt out and not taken from the defaults or from a preset: a row must go on meaning the same
 # when those change. "default" alone follows them.
@@ -116,47 +131,15 @@ BUILT_IN: dict[str, Configuration] = {
     for configuration in (
         Configuration("upstream", _UPSTREAM_INVERSION, UPSTREAM_EDIT),
         Configuration("default"),
-        Configuration("no-injection", Inversion(), replace(UPSTREAM_EDIT, injection_strength=0.0)),
-        Configuration("half-strength", Inversion(), replace(UPSTREAM_EDIT, injection_strength=0.5)),
-        Configuration(
-            "first-half", Inversion(), replace(UPSTREAM_EDIT, injection_steps=(0.0, 0.5))
-        ),
-        Configuration(
-            "image-tokens", Inversion(), replace(UPSTREAM_EDIT, injection_tokens="image")
-        ),
-        Configuration("inverted-start", Inversion(), replace(UPSTREAM_EDIT, start="inverted")),
-        Configuration("dpm++2m", Inversion(), replace(UPSTREAM_EDIT, solver="dpm++2m")),
-        Configuration(
-            "dpm++2m-20",
-            Inversion(),
-            replace(UPSTREAM_EDIT, solver="dpm++2m", num_inference_steps=20),
-        ),
-        Configuration("ddim-20", Inversion(), replace(UPSTREAM_EDIT, num_inference_steps=20)),
-        Configuration("fast", Inversion(InvertSettings(num_inference_steps=25)), _FAST),
-        Configuration("mixed-start", Inversion(), replace(UPSTREAM_EDIT, start_noise=0.5)),
+        Configuration("accurate-upstream", Inversion(), UPSTREAM_EDIT),
         Configuration("shared", Inversion(), _SHARED),
         Configuration("shared-half", Inversion(), _SHARED_HALF),
         Configuration(
             "shared-half-guided", Inversion(), replace(_SHARED_HALF, guidance_steps=(0.0, 0.5))
         ),
-        Configuration("shared-inverted", Inversion(), replace(_SHARED, start="inverted")),
-        Configuration(
-            "queries-keys", Inversion(), replace(UPSTREAM_EDIT, injection_mode="queries-keys")
-        ),
-        Configuration("caption-inverted", _CAPTIONED, _CAPTION_INVERTED),
-        Configuration("towards", _CAPTIONED, _FREE),
-        Configuration("towards-injected", _CAPTIONED, replace(_TOWARDS, injection_steps=(0, 0.5))),
-        Configuration("towards-drift", _CAPTIONED, replace(_FREE, drift_correction=1.0)),
-        Configuration(
-            "towards-later", _CAPTIONED, replace(_FREE, guidance_scale=4.0, guidance_steps=(0, 0.8))
-        ),
-        Configuration("flow", _CAPTIONED, replace(_FLOW, guidance_scale=3.0)),
-        Configuration("flow-late", _CAPTIONED, replace(_FLOW, guidance_scale=4.0, start_step=5)),
-        Configuration("flow-noise", _CAPTIONED, replace(_FLOW, guidance_scale=4.0, start="random")),
-        Configuration("exact-mask", _CAPTIONED, _CAPTION_INVERTED, exact_mask=True),
-        Configuration("exact-mask-towards", _CAPTIONED, _FREE, exact_mask=True),
-        Configuration("auto-mask", _CAPTIONED, replace(_CAPTION_INVERTED, auto_mask=True)),
-        Configuration("auto-mask-towards", _ACCURATE, replace(_FREE, auto_mask=True)),
+        Configuration("fast", Inversion(InvertSettings(num_inference_steps=25)), _FAST),
+        *(_control(name, changes) for name, changes in _CONTROLS.items()),
+        replace(_control("exact-mask", {}), exact_mask=True),
     )
 }
 """Configurations by name."""

@@ -33,7 +33,7 @@ UPSTREAM = "upstream"
 """The row that the others are compared with."""
 EXACT = "exact"
 """The same edits in fewer rows."""
-APPROXIMATE = ("shared", "shared-half", "shared-half-guided", "fast")
+APPROXIMATE = ("shared", "shared-half", "shared-half-guided", "default", "fast")
 """Rows that make other edits, by their names in the quality benchmark."""
 
 

@@ -8,6 +8,7 @@ One process, one model, the same latents, noise and embeddings for every row. Ro
 - `shared`: one reference row for all prompts and both sides of guidance,
 - `shared-half`: with injection in the first half of the steps,
 - `shared-half-guided`: with guidance there alone, too,
+- `default`: what cogedit does unasked,
 - `fast`: the preset.
 
 `--size cpu` runs whole jobs on a small model of 5B's proportions, counts their operations and times

@@ -159,7 +159,7 @@ def invert(
     """Invert a clip into noise, keeping every level: latents -> trajectory."""
     from cogedit import stages
 
-    settings = call.settings(source)
+    settings = call.settings(source, decodes=check)
     if dry_run:
         show_estimate(call.screen, "invert", stages.estimate(source, settings, run=call.run))
         return
@@ -238,7 +238,7 @@ def sweep(
     from cogedit import stages
 
     trajectory = source or _newest_trajectory(call)
-    settings = call.settings(trajectory)
+    settings = call.settings(trajectory, decodes=True)
     swept = stages.sweep(
         trajectory, prompt, settings, vary=vary, mask=mask, output=output, run=call.run
     )

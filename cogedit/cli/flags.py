@@ -223,7 +223,10 @@ SETTINGS: Mapping[str, object] = {
     ],
     "reconstruct.drift_correction": Annotated[
         float | None,
-        _option("Share of the inversion's own error that is added back, 0 to 1.", _SOURCE),
+        _option(
+            "Share of the inversion's own error that is added back in --injection-steps, 0 to 1.",
+            _SOURCE,
+        ),
     ],
     "reconstruct.injection_strength": Annotated[
         float | None, _option("Hold of the source on the edit, 0 to 1. Default: 1.", _SOURCE)

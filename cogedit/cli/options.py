@@ -71,17 +71,21 @@ class Call:
         steps = self.flags.get("reconstruct.num_inference_steps")
         return self.flags if steps is None else {"invert.num_inference_steps": steps, **self.flags}
 
-    def settings(self, source: Path | None) -> Settings:
+    def settings(self, source: Path | None, *, decodes: bool = False) -> Settings:
         """Settle the settings, say which model was chosen where nobody named one.
+
+        Args:
+            source: What the command starts from.
+            decodes: Whether the command decodes, though it exports nothing.
 
         Raises:
             UsageError: A flag is out of range, or belongs to a stage that `source` is past.
         """
-        resolved = self.resolve(source)
+        resolved = self.resolve(source, decodes=decodes)
         self._tell(resolved)
         return resolved.settings
 
-    def resolve(self, source: Path | None) -> ResolvedSettings:
+    def resolve(self, source: Path | None, *, decodes: bool = False) -> ResolvedSettings:
         """Settle the settings, and keep where each came from.
 
         Raises:
@@ -92,7 +96,7 @@ class Call:
 
         kind = sniff_kind(source) if source is not None else None
         past = _STAGES.get(kind, ()) if kind is not None else ()
-        if "export" in self.tables:
+        if decodes or "export" in self.tables:
             # How the VAE works in tiles also concerns the decoding that is still to come.
             past = tuple(stage for stage in past if stage != "encode")
         for key in self.flags:

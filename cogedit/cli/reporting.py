@@ -46,7 +46,7 @@ def report(
     workspace = Workspace(root)
     # The model of what was made last: an edit of another one is listed with the reason.
     newest = workspace.newest("edit") or workspace.newest("trajectory")
-    settings = call.settings(newest)
+    settings = call.settings(newest, decodes=True)
     written = report_stage(root, settings, output=output, beside=beside, run=call.run)
     call.screen.result("report", [{"path": str(written.path), "kind": "page", "reused": False}])
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
+from cogedit.diffusion.steps import visited
 from cogedit.errors import UsageError
 
 CLEAN = -1
@@ -87,19 +88,8 @@ class Schedule:
         Raises:
             UsageError: More levels than there are, or none is left.
         """
-        total = len(self.timesteps)
-        kept = total if num_inference_steps is None else num_inference_steps
-        if not 1 <= kept <= total:
-            raise UsageError(
-                f"the edit asks for {kept} steps; the inversion visited {total}",
-                hint=f"choose at most {total}, or invert with more --num-inference-steps",
-            )
-        if not 0 <= start_step < kept:
-            raise UsageError(
-                f"start_step is {start_step}; the edit has {kept} steps, 0 to {kept - 1}"
-            )
-        chosen = tuple(self.timesteps[i * total // kept] for i in range(kept))
-        return Schedule(self.alphas_cumprod, chosen[start_step:])
+        chosen = visited(len(self.timesteps), num_inference_steps, start_step=start_step)
+        return Schedule(self.alphas_cumprod, tuple(self.timesteps[i] for i in chosen))
 
     def window(self, first: float, last: float) -> frozenset[int]:
         """Return the timesteps of the steps i of N with first <= i / N < last."""

@@ -137,7 +137,8 @@ def edit_latents(
     if len(reference.latents) < len(settings):
         reference = reference.repeated(len(settings))
     reference_steps = asked.injection_steps if sees_reference(asked) else (0.0, 0.0)
-    guided = schedule.window(*asked.guidance_steps)
+    has_guidance = {asked.guidance_scale, asked.source_guidance_scale} != {1}
+    guided = schedule.window(*asked.guidance_steps) if has_guidance else frozenset()
     restarts = schedule.changes(guided, schedule.window(*reference_steps))
     mask = None if mask is None else mask.to(transformer.device)
     injection = Injection(

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from cogedit.artifacts import EditRecord
+from cogedit.artifacts import EditRecord, Workspace
 from cogedit.artifacts.atomic import storage_error
 from cogedit.errors import CogeditError, Interrupted
 from cogedit.stages.batch_plan import BatchEdit
@@ -76,7 +76,7 @@ def batch(
     """
     path = results or _place_of_results(edits)
     if results is None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        Workspace(path.parent).create()
     check_writable(path)
     done = _Batch(len(edits), path, fail_fast=fail_fast, run=run or Run())
     for together in _grouped(edits):

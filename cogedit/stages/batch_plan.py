@@ -154,7 +154,8 @@ def _edits_of(row: BatchRow, video: Path, settings: Settings) -> list[BatchEdit]
         for prompt in row.prompts
     ]
     checkpoint = find_checkpoint(settings.model, settings.revision, download=False)
-    check_edits([edit.asked for edit in edits], checkpoint)
+    num_levels = settings.invert.num_inference_steps
+    check_edits([edit.asked for edit in edits], checkpoint, num_levels=num_levels)
     try:
         check_edit(video, settings, mask=row.mask, output=row.output)
         take_mask(row.mask, settings)

@@ -161,12 +161,15 @@ def _fits(need: Need, device: Device) -> Finding:
     takes = f"about {show_size(need.memory_bytes)} for {clip}"
     if need.memory_bytes <= device.free_bytes:
         return Finding(name, f"fits: {takes}")
-    if need.offloaded_bytes <= device.free_bytes:
+    by_blocks = device.name.startswith("cuda")
+    if by_blocks and need.offloaded_bytes <= device.free_bytes:
         offloaded = show_size(need.offloaded_bytes)
         return Finding(name, f"fits block by block (--offload group): about {offloaded} for {clip}")
+    least = f"{show_size(need.offloaded_bytes)} even block by block"
     full = DeviceMemoryError(
         f"{device.name} has {show_size(device.free_bytes)} free, and an edit with "
-        f"{need.settings.model} takes about {show_size(need.offloaded_bytes)} even block by block",
+        f"{need.settings.model} takes about "
+        f"{least if by_blocks else show_size(need.memory_bytes)}",
         hint="fewer frames (--max-num-frames) or a smaller --width and --height",
     )
     return Finding.of(name, f"does not fit: {takes}", full)

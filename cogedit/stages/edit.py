@@ -14,7 +14,7 @@ from cogedit.artifacts import (
     sniff_kind,
 )
 from cogedit.config import Settings
-from cogedit.errors import UsageError
+from cogedit.errors import StorageError, UsageError
 from cogedit.media.encoding import VIDEO_SUFFIXES, plan_encoding
 from cogedit.stages.decode import Decoder
 from cogedit.stages.export import check_export, export
@@ -85,9 +85,14 @@ def edit(
     ]
 
 
+_OTHER_SUFFIXES = (".3gp", ".avi", ".flv", ".jpg", ".m4v", ".mpg", ".ogv", ".png", ".webm", ".wmv")
+"""Of pictures and of containers that no export writes: nobody means a folder by such a name."""
+
+
 def names_video(output: Path | None) -> bool:
     """Tell whether an output is one video, and no folder for several."""
-    return output is not None and output.suffix.lower() in VIDEO_SUFFIXES and not output.is_dir()
+    known = (*VIDEO_SUFFIXES, *_OTHER_SUFFIXES)
+    return output is not None and output.suffix.lower() in known and not output.is_dir()
 
 
 def check_edit(
@@ -123,6 +128,10 @@ def check_edit(
         raise UsageError(f"--composite {wanted} needs a mask", hint="give --mask or --auto-mask")
     named = output if names_video(output) else None
     check_output(named, source=video)
+    if output is not None and named is None and output.exists() and not output.is_dir():
+        raise StorageError(
+            f"cannot write videos into {output}: it is a file", hint="choose another -o"
+        )
     check_export(video, settings, output=named, source_video=source_video)
 
 

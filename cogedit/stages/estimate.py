@@ -43,7 +43,7 @@ from cogedit.stages.invert import check_inversion_settings, trajectory_record
 from cogedit.stages.load import choose_clip
 from cogedit.stages.mask import check_fits, take_mask
 from cogedit.stages.parts import Parts
-from cogedit.stages.reconstruct import check_edits, edit_record
+from cogedit.stages.reconstruct import check_edits, edit_record, levels_of
 from cogedit.stages.run import Run, workspace_for
 from cogedit.types import InvertSettings, ReconstructSettings
 
@@ -158,7 +158,7 @@ def estimate(
     if prompts is None:
         check_inversion_settings(settings)
     else:
-        check_edits(asked, checkpoint)
+        check_edits(asked, checkpoint, num_levels=levels_of(source, settings))
     given = take_mask(mask, settings)
     workspace = workspace_for(source, settings)
     known = follow(source, settings, checkpoint, workspace=workspace, run=run)

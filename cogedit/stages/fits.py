@@ -6,8 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cogedit.config import Settings, preset_names, resolve_settings
-from cogedit.models.cost import ITEM_SIZE, LatentShape, TransformerSizes, activation_bytes
-from cogedit.models.rows import EditTexts, plan_rows
+from cogedit.models.cost import (
+    ITEM_SIZE,
+    LatentShape,
+    TransformerSizes,
+    activation_bytes,
+    edit_work,
+)
 
 _TEXT_ENCODER_RESIDENT = 32128 * 4096 + 2 * (4 * 4096 * 4096 + 3 * 4096 * 10240)
 """Parameters of the T5 encoder of all CogVideoX checkpoints, as many as are there at once where it
@@ -95,11 +100,11 @@ _NOWHERE = Path(__file__).parent
 
 
 def _need(name: str, settings: Settings, model: PublishedModel) -> Need:
-    """Estimate as `--dry-run` does, for one edit with guidance and references."""
+    """Estimate as `--dry-run` does, for one edit under the preset."""
     dtype = settings.dtype or "bf16"
     item_size = ITEM_SIZE[dtype]
-    guided = settings.reconstruct.guidance_scale != 1
-    rows = plan_rows([EditTexts(1, 0, 1, 0)], guided=guided, referenced=True).num_rows
+    asked = settings.reconstruct_with("a prompt")
+    rows = edit_work([asked], settings.invert, model.sizes, model.latent_shape).max_rows
     activations = activation_bytes(
         model.sizes, model.latent_shape, rows=rows, item_size=item_size, device="cuda"
     )

@@ -20,6 +20,7 @@ from cogedit.artifacts import (
     sniff_kind,
 )
 from cogedit.config import Settings, check_settings
+from cogedit.diffusion.steps import visited
 from cogedit.errors import UsageError
 from cogedit.models.checkpoint import Checkpoint
 from cogedit.stages.checkpoints import (
@@ -130,7 +131,7 @@ def make_edits(
     workspace = workspace_for(source, settings)
     given = take_mask(mask, settings)
     checkpoint = checkpoint_for(settings)
-    check_edits(asked, checkpoint)
+    check_edits(asked, checkpoint, num_levels=levels_of(source, settings))
     check_transformer(settings)
     source = trajectory_for(source, settings, mask=given, run=run)
     trajectory = read_record(source, "trajectory")
@@ -151,9 +152,9 @@ def make_edits(
         for key, record in wanted.items()
         if run.force or find(record, output=output, workspace=workspace) is None
     }
-    _say_what_does_little(
-        [wanted[key].settings for key in missing], run, has_text=bool(trajectory.settings.prompt)
-    )
+    _say_what_does_nothing(asked, run)
+    if missing and not trajectory.settings.prompt:
+        _say_what_is_missing(asked, run)
     folder = workspace.root if output is None else output.parent
     editor = Editor(
         source,
@@ -179,26 +180,21 @@ def make_edits(
     return _in_order(edits, [content_key(record) for record in records])
 
 
-def _say_what_does_little(
-    asked: Sequence[ReconstructSettings], run: Run, *, has_text: bool
-) -> None:
-    """Say which settings miss the source's text, where there is none, and which have no effect.
-
-    Args:
-        asked: Of the edits that are to be made.
-        run: Where it is said.
-        has_text: Whether the source was inverted under a prompt.
-    """
-    if any(not one.prompt.strip() for one in asked):
-        run.say("the prompt is empty: the edit shows what the model makes of the source by itself")
-    own_seed = ReconstructSettings("").seed
-    if any(one.seed != own_seed and not one.draws_noise for one in asked):
+def _say_what_does_nothing(asked: Sequence[ReconstructSettings], run: Run) -> None:
+    """Say that a seed or a prompt has no effect: the edit is not what it may seem to be."""
+    fixed = [one for one in asked if not one.draws_noise]
+    if {one.seed for one in fixed} - {ReconstructSettings.seed}:
+        remedy = "--start random" if fixed[0].method == "flow" else "--start-noise 0.3"
         run.say(
             "the seed changes nothing: the edit starts from the source's own noise "
-            "(--start-noise 0.3 mixes random noise in, --start random takes no other)"
+            f"({remedy} lets it count)"
         )
-    if has_text:
-        return
+    if any(not one.prompt.strip() for one in asked):
+        run.say("the prompt is empty: the edit shows what the model makes of the source by itself")
+
+
+def _say_what_is_missing(asked: Sequence[ReconstructSettings], run: Run) -> None:
+    """Say which settings have a use for the source's text, where it is empty."""
     if any(one.auto_mask for one in asked):
         run.say(
             "--auto-mask compares the prompt with an empty one: the mask is better where "
@@ -221,8 +217,15 @@ def _in_order(
     ]
 
 
-def check_edits(asked: Sequence[ReconstructSettings], checkpoint: Checkpoint) -> None:
+def check_edits(
+    asked: Sequence[ReconstructSettings], checkpoint: Checkpoint, *, num_levels: int
+) -> None:
     """Refuse what cannot work before any stage runs.
+
+    Args:
+        asked: The edits.
+        checkpoint: Of the model.
+        num_levels: How many levels the inversion visits (`levels_of`).
 
     Raises:
         UsageError: No prompt, one that is no text, or a setting out of range.
@@ -233,6 +236,7 @@ def check_edits(asked: Sequence[ReconstructSettings], checkpoint: Checkpoint) ->
         check_settings(one)
         check_text(one.prompt)
         check_text(one.negative_prompt)
+        visited(num_levels, one.num_inference_steps, start_step=one.start_step)
         (first, last), num_layers = one.injection_layers, checkpoint.geometry.num_layers
         if first >= num_layers or (last is not None and last > num_layers):
             raise UsageError(
@@ -240,6 +244,13 @@ def check_edits(asked: Sequence[ReconstructSettings], checkpoint: Checkpoint) ->
                 f"0:{num_layers}",
                 hint=f"choose a window within 0:{num_layers}",
             )
+
+
+def levels_of(source: Path, settings: Settings) -> int:
+    """How many levels the inversion of a source visits, or visited."""
+    if sniff_kind(source) in (None, "frames", "latents"):
+        return settings.invert.num_inference_steps
+    return read_record(source, "trajectory").settings.num_inference_steps
 
 
 def trajectory_for(source: Path, settings: Settings, *, mask: GivenMask | None, run: Run) -> Path:
@@ -286,10 +297,14 @@ def edit_record(
 
 
 def _canonical(asked: ReconstructSettings, trajectory: TrajectoryRecord) -> ReconstructSettings:
-    """Give one edit one content key: all levels of the inversion is what None stands for."""
+    """Give one edit one content key.
+
+    All levels of the inversion is what None stands for, and where no noise is drawn, all seeds
+    make the same edit.
+    """
     if asked.num_inference_steps == trajectory.settings.num_inference_steps:
-        return replace(asked, num_inference_steps=None)
-    return asked
+        asked = replace(asked, num_inference_steps=None)
+    return asked if asked.draws_noise else replace(asked, seed=ReconstructSettings.seed)
 
 
 def _show_found_mask(written: Written[EditRecord], run: Run) -> None:

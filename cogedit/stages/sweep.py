@@ -10,12 +10,11 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cogedit.artifacts import EditRecord, atomic_write, content_key, sniff_kind
+from cogedit.artifacts import EditRecord, atomic_write, content_key
 from cogedit.config import Settings, resolve_settings
 from cogedit.errors import UsageError
 from cogedit.stages.decode import Decoder
-from cogedit.stages.invert import invert
-from cogedit.stages.reconstruct import make_edits
+from cogedit.stages.reconstruct import make_edits, trajectory_for
 from cogedit.stages.run import Run, Written, check_output, workspace_for
 from cogedit.types import ReconstructSettings
 
@@ -113,11 +112,10 @@ def sweep(
         for prompt in prompts
         for cell in cells
     ]
-    if sniff_kind(source) != "trajectory":
-        source = invert(source, settings, run=run.earlier).path
     edits = make_edits(
         source, asked, settings, mask=mask, output=None, save_trajectory=False, run=run
     )
+    source = trajectory_for(source, settings, mask=None, run=replace(run, say=run.detail))
     key = "-".join(content_key(edit.record)[:6] for edit in (edits[0], edits[-1]))
     folder = workspace_for(source, settings).root
     sheet = output or folder / f"sweep-{len(edits)}-{key}.png"

@@ -58,6 +58,20 @@ def test_upstream_is_the_upstream_preset(tmp_path):
     assert replace(from_preset, name="upstream") == BUILT_IN["upstream"]
 
 
+def test_controls_change_one_thing_of_the_balanced_preset():
+    balanced = find_configuration("balanced@caption")
+    off = [name for name in BUILT_IN if BUILT_IN[name].inversion == balanced.inversion]
+    assert len(off) > 20
+    for name in off:
+        changed = vars(BUILT_IN[name].reconstruct).items() - vars(balanced.reconstruct).items()
+        assert changed or BUILT_IN[name].exact_mask, name
+
+
+def test_the_default_is_the_balanced_preset():
+    default = find_configuration("default")
+    assert replace(find_configuration("balanced"), name="default") == default
+
+
 def test_a_row_may_know_the_source_s_caption():
     plain, told = find_configuration("fast"), find_configuration("fast@caption")
     assert (plain.name, told.name) == ("fast", "fast@caption")
@@ -84,8 +98,8 @@ def test_a_toml_file_is_a_configuration(tmp_path, monkeypatch):
     monkeypatch.setenv("COGEDIT_RECONSTRUCT_GUIDANCE_SCALE", "9")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "cogedit.toml").write_text("[reconstruct]\nseed = 5\n")
-    (tmp_path / "mine.toml").write_text("[reconstruct]\nstart = 'inverted'\n")
-    expected = ReconstructSettings(prompt="", start="inverted")
+    (tmp_path / "mine.toml").write_text("[reconstruct]\nstart = 'random'\n")
+    expected = ReconstructSettings(prompt="", start="random")
     assert find_configuration("mine.toml") == Configuration("mine", reconstruct=expected)
 
 
@@ -103,8 +117,8 @@ def test_an_unknown_name_is_refused_with_the_known_ones():
 
 
 def test_upstream_and_default_are_in_every_run():
-    chosen = choose_configurations(["first-half", "default"], num_inference_steps=7)
-    assert [one.name for one in chosen] == ["upstream", "default", "first-half"]
+    chosen = choose_configurations(["shared-half", "default"], num_inference_steps=7)
+    assert [one.name for one in chosen] == ["upstream", "default", "shared-half"]
     assert {one.inversion.settings.num_inference_steps for one in chosen} == {7}
     assert chosen[1].inversion == chosen[2].inversion
 

@@ -29,10 +29,10 @@ def test_a_run_from_end_to_end(world_pipeline, tmp_path, capsys):
     code, found = run(
         tmp_path / "bench",
         *("--model", str(world_pipeline), "--clips", "2", "--steps", "2", "--seed-offset", "7"),
-        *("--kind", "color", "same", "--configuration", "half-strength", "--pictures", "1"),
+        *("--kind", "color", "same", "--configuration", "shared-half", "--pictures", "1"),
     )
     assert code == 0
-    rows = [CEILING, FLOOR, "upstream", "default", "half-strength"]
+    rows = [CEILING, FLOOR, "upstream", "default", "shared-half"]
     assert list(found["edits"]) == ["color", "same"]
     for kind in found["edits"]:
         assert list(found["edits"][kind]) == rows
@@ -43,11 +43,11 @@ def test_a_run_from_end_to_end(world_pipeline, tmp_path, capsys):
     default = found["edits"]["color"]["default"]["counterfactual_psnr"]
     assert default["mean"] == pytest.approx(sum(default["clips"]) / 2)
     assert default["low"] <= default["mean"] <= default["high"]
-    assert list(found["inversions"]) == ["upstream", "default, half-strength"]
+    assert list(found["inversions"]) == ["upstream", "default, shared-half"]
     assert found["run"]["first_seed"] == 7
     assert found["configurations"][0]["inversion"]["settings"]["num_inference_steps"] == 2
     out = capsys.readouterr().out
-    for text in ("color edits, 2 clips", "upstream", "half-strength", "quality-same.png"):
+    for text in ("color edits, 2 clips", "upstream", "shared-half", "quality-same.png"):
         assert text in out
     assert sorted(path.name for path in (tmp_path / "bench").iterdir()) == [
         "quality-color.png",

@@ -259,7 +259,7 @@ def test_decoding_is_the_export_s(clips, pipeline, settings, tmp_path):
 
 
 def test_resampling_is_plain_denoising_under_the_inversion_s_prompt(clips, pipeline, settings):
-    inversion = BUILT_IN["caption-inverted"].with_steps(STEPS).inversion
+    inversion = BUILT_IN["half-strength"].with_steps(STEPS).inversion
     artifacts, frames = clips
     trajectory = pipeline.invert(pipeline.encode(frames), inversion, CAPTIONS)
     resampled = pipeline.resample(trajectory, inversion, CAPTIONS)

@@ -25,6 +25,7 @@ TARGETS = {
     "shared": (1.40, 2.00, 2.15),
     "shared-half": (1.74, 2.43, 2.60),
     "shared-half-guided": (1.98, 2.93, 3.18),
+    "default": (1.78, 2.58, 2.79),
     "fast": (4.0, 6.0, 6.5),
 }
 
@@ -98,7 +99,7 @@ def test_upstream_on_5b_is_what_is_known_of_it():
 
 
 def test_fewer_steps_keep_their_proportions(jobs):
-    assert [job.invert.num_inference_steps for job in jobs.values()] == [4, 4, 4, 4, 4, 2]
+    assert [job.invert.num_inference_steps for job in jobs.values()] == [4] * 6 + [2]
     assert jobs["fast"].reconstruct.num_inference_steps == 2
     fast = make_jobs(50)[-1]
     assert fast.invert.num_inference_steps == 25
@@ -200,7 +201,7 @@ def test_counting_alone_runs_nothing(tmp_path, capsys):
     assert "Measured" not in out
     found = json.loads((tmp_path / "speed-5b.json").read_text())
     assert found["jobs"] == []
-    assert [one["num_prompts"] for one in found["full_size"]] == [4] * 6
+    assert [one["num_prompts"] for one in found["full_size"]] == [4] * 7
 
 
 def test_quality_stands_beside_the_cost(world_pipeline, tmp_path, capsys):

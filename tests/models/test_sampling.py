@@ -13,7 +13,7 @@ from cogedit.types import InvertSettings, ReconstructSettings, TransformerSettin
 
 PROMPT = "a blue cat running in snow"
 CAPTION = "a dog"
-PLAIN = ReconstructSettings(prompt="", guidance_scale=1.0, start="inverted", injection_strength=0.0)
+PLAIN = replace(UPSTREAM_EDIT, guidance_scale=1.0, start="inverted", injection_strength=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +134,7 @@ def test_fewer_steps_than_the_inversion(edit, inverted):
     assert len(samples) == 5
     assert torch.allclose(samples[0], inverted.at(799), atol=1e-4)
     assert torch.allclose(samples[-1], inverted.latents, atol=1e-4)
-    with pytest.raises(UsageError, match="asks for 11 steps; the inversion visited 10"):
+    with pytest.raises(UsageError, match="asks for 11 steps; the inversion visits 10"):
         edit(inverted, replace(PLAIN, num_inference_steps=11))
     with pytest.raises(UsageError, match="start_step is 10; the edit has 10 steps, 0 to 9"):
         edit(inverted, replace(PLAIN, start_step=10))
@@ -234,6 +234,23 @@ def test_each_control_changes_the_edit(edit, inverted, changes):
     first = edit(inverted, upstream, CAPTION)[-1]
     other = edit(inverted, replace(upstream, **changes), CAPTION)[-1]
     assert not torch.allclose(other, first, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"start": "inverted"},
+        {"start": "random", "start_noise": 0.0},
+        {"method": "flow", "start": "inverted", "start_noise": 0.5},
+        {"start": "random"},
+        {"start": "inverted", "start_noise": 0.3},
+        {"method": "flow", "start": "random"},
+    ],
+)
+def test_a_seed_counts_where_noise_is_drawn_and_nowhere_else(edit, inverted, changes):
+    settings = ReconstructSettings(prompt=PROMPT, num_inference_steps=3, **changes)
+    first, second = (edit(inverted, replace(settings, seed=seed))[-1] for seed in (1, 2))
+    assert torch.equal(first, second) == (not settings.draws_noise)
 
 
 def test_texts_of_the_rows():

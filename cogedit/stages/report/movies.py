@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from cogedit.artifacts import atomic_write
+from cogedit.artifacts import Workspace, atomic_write
 from cogedit.media.encoding import Encoding
 from cogedit.stages.report.contents import Movie
 
@@ -66,10 +66,13 @@ def movie_writer(page: Path, *, beside: bool) -> Iterator[MovieWriter]:
     Args:
         page: The page, which is not there yet.
         beside: Keep the videos in `<page stem>-videos` beside the page; else they go into it.
+
+    Raises:
+        StorageError: That folder cannot be made.
     """
     if beside:
         kept = page.parent / f"{page.stem}-videos"
-        kept.mkdir(exist_ok=True)
+        Workspace(kept).create()
         yield MovieWriter(kept, page.parent)
         return
     folder = Path(tempfile.mkdtemp(prefix="cogedit-report-"))
