@@ -33,7 +33,8 @@ class Accuracy:
         num_clips: How many.
         color: Colour of the object.
         background: Colour of the background.
-        shape: Shape of the object.
+        shape: Shape of the object, by its outline.
+        overlap_shape: Shape of the object, by the overlap with templates of sharp corners.
         motion: Direction of the motion.
         all: All four at once.
         shape_iou: Mean overlap of the object with the best-fitting template.
@@ -44,6 +45,7 @@ class Accuracy:
     color: float
     background: float
     shape: float
+    overlap_shape: float
     motion: float
     all: float
     shape_iou: float
@@ -64,12 +66,14 @@ def accuracy(name: str, clips: np.ndarray, specs: Sequence[world.ClipSpec]) -> A
         ]
     )
     color, background, shape, motion = (float(share) for share in hits.mean(axis=0))
+    overlap = [r.overlap_shape == spec.shape for r, spec in zip(readings, specs, strict=True)]
     return Accuracy(
         name=name,
         num_clips=len(specs),
         color=color,
         background=background,
         shape=shape,
+        overlap_shape=float(np.mean(overlap)),
         motion=motion,
         all=float(hits.all(axis=1).mean()),
         shape_iou=float(np.mean([reading.shape_iou for reading in readings])),
@@ -132,8 +136,14 @@ def contact_sheet(rows: Sequence[np.ndarray], *, frames: Sequence[int] = (0, 4, 
     return np.concatenate(columns, axis=1)
 
 
+_COLUMNS = ("color", "background", "shape", "overlap", "motion", "all")
+
+
 def _row(result: Accuracy) -> str:
-    shares = (result.color, result.background, result.shape, result.motion, result.all)
+    shares = (
+        *(result.color, result.background, result.shape, result.overlap_shape),
+        *(result.motion, result.all),
+    )
     figures = "".join(f"{100 * share:11.1f}" for share in shares)
     return f"{result.name:<22}{result.num_clips:>6}{figures}{result.shape_iou:>9.3f}\n"
 
@@ -176,7 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     write = sys.stdout.write
     write(f"VAE round trip: {values.mean():.2f} dB (mean), {values.min():.2f} dB (worst clip)\n\n")
     write(f"{'clips':<22}{'n':>6}")
-    write("".join(f"{name:>11}" for name in ("color", "background", "shape", "motion", "all")))
+    write("".join(f"{name:>11}" for name in _COLUMNS))
     write(f"{'IoU':>9}   (% right)\n")
     results = [accuracy("rendered", rendered, specs), accuracy("VAE round trip", decoded, specs)]
     for result in results:

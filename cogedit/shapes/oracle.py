@@ -5,13 +5,17 @@ functions answer single questions at a known place, for edited clips, whose righ
 which colour lies inside this mask, which shape fits along this track.
 
 A pixel belongs to the background if it is closer to the background colour, made lighter or darker
-by the texture, than to any colour of the objects. Everything is numpy.
+by the texture, than to any colour of the objects. Which shape an object has is read from its
+outline, whose corners may be round: how round is as free as size and angle are. (The overlap with
+templates of sharp corners takes a square with round corners for a circle, which nobody would.)
+Everything is numpy.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +29,10 @@ _TEXTURE_RANGE = 32.0
 _MIN_AREA = 60.0
 # Area of each shape of radius 1, to guess the size from the mask.
 _AREA = {"circle": math.pi, "square": 3.125, "triangle": 2.546, "star": 2.880}
+_NUM_RAYS = 72
+_RAY = np.arange(0.25, 32.0, 0.5)
+# An outline leaves the circle by its shape's corners times a number in here: 1 is sharp corners.
+_SHARPNESS = (0.5, 1.3)
 _ANGLES = np.linspace(-0.6, 0.6, 13)
 _SCALES = (0.93, 1.0, 1.07)
 _SHAPE_FRAMES = (1, 4, 7)
@@ -38,7 +46,8 @@ class ClipReading:
 
     Attributes:
         color: Colour of the object, a key of `world.COLORS`; None if there is no object.
-        shape: Its shape, one of `world.SHAPES`; None if there is no object.
+        shape: Its shape by its outline, one of `world.SHAPES`; None if there is no object.
+        overlap_shape: Its shape by the overlap with templates, likewise.
         background: The nearest key of `world.BACKGROUNDS`.
         motion: Where the object goes, a key of `world.MOTIONS`; None if it moves less than four
             pixels in the whole clip or is not there from the first frame to the last.
@@ -49,6 +58,7 @@ class ClipReading:
 
     color: str | None
     shape: str | None
+    overlap_shape: str | None
     background: str
     motion: str | None
     mask: Mask
@@ -168,9 +178,66 @@ def read_clip(frames: Frames) -> ClipReading:
     mask = object_mask(frames, color=color, background=background)
     track = mask_track(mask)
     if np.isnan(track).all():
-        return ClipReading(None, None, background, None, mask, track, 0.0)
-    shape, iou = _fit_shape(mask, track)
-    return ClipReading(color, shape, background, track_motion(track), mask, track, iou)
+        return ClipReading(None, None, None, background, None, mask, track, 0.0)
+    overlap_shape, iou = _fit_shape(mask, track)
+    shape, motion = outline_shape(mask, track), track_motion(track)
+    return ClipReading(color, shape, overlap_shape, background, motion, mask, track, iou)
+
+
+def outline_shape(mask: Mask, track: Array) -> str:
+    """Name the shape of an outline, whatever its size, its angle and the roundness of its corners.
+
+    The outline is the distance from the centre to the edge by direction, as a share of its mean.
+    That of a circle is 1; what a shape's outline leaves it by is turned and scaled to fit.
+
+    Args:
+        mask: [F, H, W] coverage of the object in 0..1.
+        track: [F, 2] its centres (x, y) in pixels; NaN where it is not seen, not everywhere.
+
+    Returns:
+        The shape of the smallest remaining difference, one of `world.SHAPES`.
+    """
+    seen = ~np.isnan(track[:, 0])
+    corners = np.mean([_outline(*one) for one in zip(mask[seen], track[seen], strict=True)], axis=0)
+    left = {shape: _fit_corners(corners, shape) for shape in world.SHAPES}
+    return min(left, key=left.__getitem__)
+
+
+def _outline(mask: Mask, center: Array) -> Array:
+    """Return by how much the distance to the edge differs from its mean, by direction."""
+    angles = np.arange(_NUM_RAYS)[:, None] * (2 * math.pi / _NUM_RAYS)
+    x = center[0] - 0.5 + _RAY * np.cos(angles)
+    y = center[1] - 0.5 + _RAY * np.sin(angles)
+    # Coverage along each ray, between pixels linearly; the area around the clip is empty.
+    padded = np.pad(mask.astype(np.float64), 1)
+    x, y = (
+        np.clip(value + 1, 0, size - 1.001)
+        for value, size in ((x, padded.shape[1]), (y, padded.shape[0]))
+    )
+    left, top = x.astype(np.intp), y.astype(np.intp)
+    right_part, lower_part = x - left, y - top
+    upper = padded[top, left] * (1 - right_part) + padded[top, left + 1] * right_part
+    lower = padded[top + 1, left] * (1 - right_part) + padded[top + 1, left + 1] * right_part
+    distances = (upper * (1 - lower_part) + lower * lower_part).sum(axis=1)
+    return np.asarray(distances / distances.mean() - 1)
+
+
+@cache
+def _corners_of(shape: str) -> Array:
+    """The outline of a shape at every angle, [rays, rays]; of a circle one that never leaves 0."""
+    if shape == "circle":
+        return np.zeros((1, _NUM_RAYS))
+    mask = world.shape_coverage(shape, [[32.0, 32.0]], radius=12.0, angle=0.0)
+    outline = _outline(mask[0], mask_track(mask)[0])
+    return np.stack([np.roll(outline, turn) for turn in range(_NUM_RAYS)])
+
+
+def _fit_corners(seen: Array, shape: str) -> float:
+    """Return the mean square that is left of an outline at the best angle and sharpness."""
+    corners = _corners_of(shape)
+    power = np.maximum((corners**2).sum(axis=1), 1e-12)
+    sharpness = np.clip(corners @ seen / power, *_SHARPNESS)
+    return float(((seen - sharpness[:, None] * corners) ** 2).mean(axis=1).min())
 
 
 def _nearest(color: npt.ArrayLike, names: dict[str, tuple[int, int, int]]) -> str:

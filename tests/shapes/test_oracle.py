@@ -11,6 +11,7 @@ SPECS = [world.sample_spec(seed, "held_out") for seed in range(40)]
 def test_it_reads_rendered_clips_right(spec):
     reading = oracle.read_clip(render(spec))
     assert (reading.color, reading.shape) == (spec.color, spec.shape)
+    assert reading.overlap_shape == spec.shape
     assert (reading.background, reading.motion) == (spec.background, spec.motion)
     assert np.abs(reading.track - object_track(spec)).max() < 0.5
     assert np.abs(reading.mask - render_mask(spec)).mean() < 0.005
@@ -26,6 +27,26 @@ def test_it_survives_noise_and_blur():
         reading = oracle.read_clip(noisy)
         assert (reading.color, reading.shape) == (spec.color, spec.shape)
         assert (reading.background, reading.motion) == (spec.background, spec.motion)
+
+
+def test_round_corners_make_no_other_shape():
+    """Masks are rounded and sharpened again, as a model does that draws soft outlines."""
+    by_outline, by_overlap = [], []
+    for spec in SPECS:
+        mask = rounded(render_mask(spec), sigma=2.5)
+        track = oracle.mask_track(mask)
+        by_outline.append(oracle.outline_shape(mask, track) == spec.shape)
+        by_overlap.append(oracle._fit_shape(mask, track)[0] == spec.shape)
+    assert np.mean(by_outline) > 0.95
+    assert np.mean(by_overlap) < 0.9
+
+
+def rounded(mask, *, sigma):
+    reach = np.arange(-9, 10)
+    weights = np.exp(-(reach**2) / (2 * sigma**2))
+    for axis in (1, 2):
+        mask = np.apply_along_axis(np.convolve, axis, mask, weights / weights.sum(), "same")
+    return np.clip((mask - 0.5) * 4 + 0.5, 0.0, 1.0).astype(np.float32)
 
 
 def test_it_answers_single_questions_about_an_edit():
