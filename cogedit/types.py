@@ -204,7 +204,7 @@ class ReconstructSettings:
     negative_prompt: str = ""
     unconditional: Literal["negative", "source"] = "negative"
     guidance_scale: float = 6.0
-    guidance_steps: Window = (0.0, 0.7)
+    guidance_steps: Window = (0.0, 0.9)
     source_guidance_scale: float = 1.0
     num_inference_steps: int | None = None
     solver: Solver = "ddim"

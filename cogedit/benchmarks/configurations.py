@@ -85,9 +85,9 @@ _SHARED = replace(UPSTREAM_EDIT, reference_prompt="inversion", reference_rows="o
 _SHARED_HALF = replace(_SHARED, injection_steps=(0.0, 0.5))
 # As configs/balanced.toml has it.
 _BALANCED = replace(
-    _SHARED, start="inverted", injection_steps=(0.0, 0.6), guidance_steps=(0.0, 0.7)
+    _SHARED, start="inverted", injection_steps=(0.0, 0.6), guidance_steps=(0.0, 0.9)
 )
-_FAST = replace(_BALANCED, num_inference_steps=20, solver="dpm++2m")
+_FAST = replace(_BALANCED, num_inference_steps=18, solver="dpm++2m")
 _UNDER_CAPTION = Inversion(under_caption=True)
 
 # Each is `balanced`, under the source's caption, with one thing changed.

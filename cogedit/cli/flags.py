@@ -186,7 +186,7 @@ SETTINGS: Mapping[str, object] = {
     "reconstruct.guidance_steps": Annotated[
         str | None,
         _option(
-            "Part of the steps with guidance, such as 0.0:0.8. Default: 0.0:0.7.",
+            "Part of the steps with guidance, such as 0.0:0.8. Default: 0.0:0.9.",
             _EDIT,
             metavar="FIRST:LAST",
         ),
