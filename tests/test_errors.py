@@ -260,7 +260,7 @@ def test_what_a_sweep_cannot_use_is_refused_before_the_inversion(inverted, fail,
     for options, code in (
         (("--mask", "missing.png", "--vary", "strength=0,1"), 3),
         (("--vary", "injection-layers=0:99"), 2),
-        (("--vary", "num-inference-steps=9"), 2),
+        (("--vary", "num-inference-steps=99"), 2),
     ):
         found, _ = fail(
             "sweep", inverted["video"], "-p", "x", *options, *SMALL, *GOLDEN_MODEL, *work

@@ -12,6 +12,25 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKLCogVideoX
 
 
+def use_tiles(vae: AutoencoderKLCogVideoX) -> None:
+    """Let a VAE work in overlapping tiles that fit together.
+
+    diffusers rounds the overlap to whole latents and to whole pixels, each for itself. Where a tile
+    has few latents both differ, and the joined picture gets another size. Here the overlap is the
+    nearest whole number of latents; of CogVideoX's own VAE, whose tiles have 30x45 latents, it is
+    one already, so its numbers are those of diffusers.
+
+    Args:
+        vae: The checkpoint's VAE.
+    """
+    vae.enable_tiling()
+    for side in ("height", "width"):
+        count = getattr(vae, f"tile_latent_min_{side}")
+        name = f"tile_overlap_factor_{side}"
+        overlap = min(max(1, round(count * getattr(vae, name))), count - 1)
+        setattr(vae, name, overlap / count)
+
+
 def encode_frames(vae: AutoencoderKLCogVideoX, frames: Tensor) -> Tensor:
     """Encode a clip to the mode of the posterior, so that equal clips give equal latents.
 

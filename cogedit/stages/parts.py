@@ -147,11 +147,12 @@ class Parts:
         """
         from cogedit.models.device import memory_guard
         from cogedit.models.loading import load_vae
+        from cogedit.models.vae import use_tiles
 
         with memory_guard("loading the VAE"):
             vae = load_vae(self.checkpoint, device=self.device, dtype=self.dtype)
         if self._settings.encode.vae_tiling:
-            vae.enable_tiling()
+            use_tiles(vae)
         return vae
 
     def embed(self, texts: Sequence[str]) -> Mapping[str, Tensor]:

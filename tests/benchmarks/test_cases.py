@@ -89,7 +89,7 @@ def test_fast_is_the_fast_preset(tmp_path):
 def test_other_numbers_of_steps_keep_the_proportions():
     fast = BUILT_IN["fast"].with_steps(20)
     assert fast.inversion.settings.num_inference_steps == 10
-    assert fast.reconstruct.num_inference_steps == 8
+    assert fast.reconstruct.num_inference_steps == 7
     assert BUILT_IN["fast"].with_steps(50) == BUILT_IN["fast"]
     assert BUILT_IN["fast"].with_steps(1).reconstruct.num_inference_steps == 1
 

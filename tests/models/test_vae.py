@@ -4,6 +4,7 @@ from copy import deepcopy
 
 import pytest
 import torch
+from diffusers import AutoencoderKLCogVideoX
 
 from cogedit.models.geometry import Geometry
 from cogedit.models.vae import (
@@ -12,7 +13,9 @@ from cogedit.models.vae import (
     encode_frames,
     to_model_range,
     to_pixels,
+    use_tiles,
 )
+from cogedit.shapes import model_dir, world
 
 
 @pytest.fixture
@@ -124,3 +127,35 @@ def test_tiles_come_as_one_piece(vae):
         [piece] = decode_pieces(tiled, latents)
     assert torch.equal(piece, whole)
     assert not torch.equal(decode_latents(vae, latents), whole)
+
+
+@pytest.mark.parametrize("size", [(64, 96), (64, 64), (480, 720), (96, 160), (48, 80)])
+def test_tiles_fit_together(vae, size):
+    """Joined by diffusers' own rounding, the pictures of small models have another size."""
+    height, width = size
+    tiled = AutoencoderKLCogVideoX.from_config(
+        {**vae.config, "sample_height": height, "sample_width": width}
+    )
+    tiled.load_state_dict(vae.state_dict())
+    before = [tiled.tile_overlap_factor_height, tiled.tile_overlap_factor_width]
+    use_tiles(tiled)
+    after = [tiled.tile_overlap_factor_height, tiled.tile_overlap_factor_width]
+    assert after == before or size != (480, 720)  # CogVideoX's own are left alone
+    latents = torch.randn(1, 1, 16, height // 8 + 1, width // 8 + 3)
+    if size == (480, 720):
+        latents = latents[..., :32, :47]  # larger than a tile by two
+    frames = decode_latents(tiled, latents)
+    assert frames.shape[2:] == (8 * latents.shape[3], 8 * latents.shape[4])
+    assert encode_frames(tiled, frames.clamp(-1, 1)).shape == latents.shape
+
+
+def test_tiles_of_the_embedded_model_are_the_picture():
+    vae = AutoencoderKLCogVideoX.from_pretrained(model_dir() / "vae").eval()
+    frames = torch.from_numpy(world.render(world.sample_spec(3, "held_out"))).movedim(-1, 1)
+    latents = encode_frames(vae, frames / 127.5 - 1)
+    whole = decode_latents(vae, latents)
+    use_tiles(vae)
+    tiles = decode_latents(vae, latents)
+    assert tiles.shape == whole.shape
+    assert not torch.equal(tiles, whole)
+    assert (tiles - whole).square().mean().sqrt() < 0.05
