@@ -270,12 +270,16 @@ def write_speed_json(
         "full_size": [asdict(one) for one in full_size],
         "jobs": [asdict(one) for one in jobs],
         "model": None if model is None else asdict(model),
-        "quality": quality and {row: [*map(asdict, found)] for row, found in quality.items()},
+        "quality": None if quality is None else _plain(quality),
     }
     try:
         path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _plain(quality: Quality) -> dict[str, list[dict[str, object]]]:
+    return {row: [asdict(one) for one in found] for row, found in quality.items()}
 
 
 def draw_plot(
