@@ -151,6 +151,10 @@ def test_what_fits_into_a_device():
     assert full.exit_code == 6
     assert full.found.startswith("does not fit")
     assert "cuda:0 has 2.0 GB free" in full.problem
+    # Blocks come one by one on a CUDA device alone.
+    without = doctor._fits(need, Device("cpu", "a processor", 16 * 10**9, 12 * 10**9))
+    assert without.exit_code == 6
+    assert "takes about 13.1 GB" in without.problem
 
 
 @pytest.mark.parametrize("model", sorted(fits.PUBLISHED))
