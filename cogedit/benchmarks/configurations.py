@@ -90,7 +90,8 @@ _BALANCED = replace(
 _FAST = replace(_BALANCED, num_inference_steps=18, solver="dpm++2m")
 _UNDER_CAPTION = Inversion(under_caption=True)
 
-# Each is `balanced`, under the source's caption, with one thing changed.
+# Each is `balanced`, under the source's caption, with one control changed and what goes with it: a
+# method or a place of the start besides, or a scale that suits the other text.
 _CONTROLS: dict[str, dict[str, object]] = {
     "no-injection": {"injection_strength": 0.0},
     "half-strength": {"injection_strength": 0.5},

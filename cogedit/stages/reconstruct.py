@@ -246,9 +246,13 @@ def check_edits(
             )
 
 
+def _is_uninverted(source: Path) -> bool:
+    return sniff_kind(source) in (None, "frames", "latents")
+
+
 def levels_of(source: Path, settings: Settings) -> int:
     """How many levels the inversion of a source visits, or visited."""
-    if sniff_kind(source) in (None, "frames", "latents"):
+    if _is_uninverted(source):
         return settings.invert.num_inference_steps
     return read_record(source, "trajectory").settings.num_inference_steps
 
@@ -261,7 +265,7 @@ def trajectory_for(source: Path, settings: Settings, *, mask: GivenMask | None, 
     """
     if mask is not None:
         source = _fit_mask(mask, source, settings, run=run)
-    if sniff_kind(source) in (None, "frames", "latents"):
+    if _is_uninverted(source):
         source = invert(source, settings, run=run.earlier).path
     return source
 
