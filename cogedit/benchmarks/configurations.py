@@ -74,6 +74,7 @@ UPSTREAM_EDIT = ReconstructSettings(
     solver="ddim",
     start="random",
     injection_strength=1.0,
+    injection_tokens="all",
     injection_steps=(0.0, 1.0),
     injection_layers=(0, None),
     reference_prompt="edit",
@@ -85,7 +86,11 @@ _SHARED = replace(UPSTREAM_EDIT, reference_prompt="inversion", reference_rows="o
 _SHARED_HALF = replace(_SHARED, injection_steps=(0.0, 0.5))
 # As configs/balanced.toml has it.
 _BALANCED = replace(
-    _SHARED, start="inverted", injection_steps=(0.0, 0.6), guidance_steps=(0.0, 0.9)
+    _SHARED,
+    start="inverted",
+    injection_tokens="image",
+    injection_steps=(0.0, 0.7),
+    guidance_steps=(0.1, 1.0),
 )
 _FAST = replace(_BALANCED, num_inference_steps=18, solver="dpm++2m")
 _UNDER_CAPTION = Inversion(under_caption=True)
@@ -98,13 +103,14 @@ _CONTROLS: dict[str, dict[str, object]] = {
     "first-third": {"injection_steps": (0.0, 0.33)},
     "all-steps": {"injection_steps": (0.0, 1.0)},
     "later-layers": {"injection_layers": (1, None)},
-    "image-tokens": {"injection_tokens": "image"},
+    "all-tokens": {"injection_tokens": "all"},
     "queries-keys": {"injection_mode": "queries-keys"},
     "edit-reference": {"reference_prompt": "edit"},
     "two-references": {"reference_rows": "two", "reference_prompt": "edit"},
     "source-side": {"unconditional": "source", "guidance_scale": 3.0},
     "negative-prompt": {"negative_prompt": "a gray circle on a gray background"},
     "guided-throughout": {"guidance_steps": (0.0, 1.0)},
+    "guided-later": {"guidance_steps": (0.3, 1.0)},
     "random-start": {"start": "random"},
     "mixed-start": {"start_noise": 0.5},
     "later-start": {"start_step": 5},

@@ -87,8 +87,11 @@ def _edit_kind(job: Job, num_prompts: int, *, guided: bool, seen: bool) -> StepK
     name = "edit, alone"
     if seen:
         name = "edit, one reference" if asked.reference_rows == "one" else "edit, exact"
+        name += ", its image" if asked.injection_tokens == "image" else ""
     else:
-        asked = replace(asked, reference_prompt="edit", reference_rows="two")
+        asked = replace(
+            asked, reference_prompt="edit", reference_rows="two", injection_tokens="all"
+        )
     name += "" if guided else ", no guidance"
     return StepKind("edit", _shortened(Job(name, InvertSettings(), asked)), num_prompts)
 

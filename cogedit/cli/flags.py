@@ -186,7 +186,7 @@ SETTINGS: Mapping[str, object] = {
     "reconstruct.guidance_steps": Annotated[
         str | None,
         _option(
-            "Part of the steps with guidance, such as 0.0:0.8. Default: 0.0:0.9.",
+            "Part of the steps with guidance, such as 0.0:0.8. Default: 0.1:1.0.",
             _EDIT,
             metavar="FIRST:LAST",
         ),
@@ -234,7 +234,7 @@ SETTINGS: Mapping[str, object] = {
     "reconstruct.injection_steps": Annotated[
         str | None,
         _option(
-            "Part of the steps with injection, such as 0.0:0.5. Default: 0.0:0.6.",
+            "Part of the steps with injection, such as 0.0:0.5. Default: 0.0:0.7.",
             _SOURCE,
             metavar="FIRST:LAST",
         ),
@@ -255,7 +255,8 @@ SETTINGS: Mapping[str, object] = {
     "reconstruct.injection_tokens": Annotated[
         str | None,
         _option(
-            "Tokens of the source that are seen: all, or image. Default: all.",
+            "Tokens of the source that are seen: its image's (image), or its text's too (all). "
+            "Default: image.",
             _SOURCE,
             metavar="TOKENS",
         ),

@@ -25,7 +25,7 @@ TARGETS = {
     "shared": (1.40, 2.00, 2.15),
     "shared-half": (1.74, 2.43, 2.60),
     "shared-half-guided": (1.98, 2.93, 3.18),
-    "default": (1.70, 2.40, 2.58),
+    "default": (1.64, 2.35, 2.54),
     "fast": (4.0, 6.0, 6.5),
 }
 
@@ -121,7 +121,7 @@ def test_the_steps_of_a_job_add_up_to_it(count):
 def test_kinds_of_step_are_shared_by_the_jobs():
     kinds = {kind for job in make_jobs(50) for count in (1, 4, 8) for kind in steps_of(job, count)}
     assert sum(kind.part == "invert" for kind in kinds) == 3
-    assert sum(kind.part == "edit" for kind in kinds) == 1 + 4 * 3
+    assert sum(kind.part == "edit" for kind in kinds) == 1 + 6 * 3
     assert len({kind.name for kind in kinds}) == len(kinds)
 
 
