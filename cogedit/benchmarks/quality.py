@@ -9,7 +9,8 @@ caption of a clip that can be rendered: the right answer. Every run has these ro
 - `default`: what cogedit does unasked,
 
 and one more for each `--configuration`. Tables go to stdout; `--output` gets `quality.json` and,
-per kind of edit, a contact sheet of the first clips.
+per kind of edit, a contact sheet of the first clips, and `frontier.png`: what each row's edits show
+against what they keep (`cogedit.benchmarks.frontier`, which also draws several runs together).
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from cogedit.benchmarks.configurations import (
     Inversion,
     choose_configurations,
 )
+from cogedit.benchmarks.frontier import draw_frontier, read_points
 from cogedit.benchmarks.metrics import (
     Answer,
     EditFigures,
@@ -350,6 +352,8 @@ def evaluate(options: argparse.Namespace, *, say: Say) -> None:
     )
     write_json(folder / "quality.json", evaluation.findings, configurations, facts=facts)
     written = [folder / "quality.json", *_save_sheets(evaluation, folder, options.kind)]
+    plot = draw_frontier(folder / "frontier.png", read_points(written[:1]), say=say)
+    written += [plot] if plot else []
     findings = evaluation.findings
     tables = [edit_table(kind, rows) for kind, rows in findings.edits.items()]
     tables.append(inversion_table(findings.inversions, configurations))

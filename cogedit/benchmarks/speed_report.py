@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cogedit.benchmarks.command import Say
+from cogedit.benchmarks.plots import new_figure, save_figure
 from cogedit.benchmarks.report import make_table
 from cogedit.errors import StorageError, UsageError
 from cogedit.types import TransformerSettings
@@ -287,7 +289,7 @@ def draw_plot(
     full_size: Sequence[FullSizeFigures],
     jobs: Sequence[JobFigures],
     *,
-    say: Callable[[str], None],
+    say: Say,
 ) -> Path | None:
     """Draw how many times fewer operations, and less time, each row takes than upstream.
 
@@ -297,16 +299,13 @@ def draw_plot(
     Raises:
         StorageError: The file cannot be written.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        say("no plot: matplotlib is not installed; it comes with the extra 'dev'")
-        return None
     counts = list(dict.fromkeys(one.num_prompts for one in full_size))
+    figure = new_figure(4 * len(counts), 3.2, say=say)
+    if figure is None:
+        return None
     names = list(dict.fromkeys(one.name for one in full_size))
     cost = {(one.name, one.num_prompts): one.flops for one in full_size}
     first = _first_of(jobs)
-    figure = Figure(figsize=(4 * len(counts), 3.2), layout="constrained")
     all_axes = figure.subplots(1, len(counts), squeeze=False, sharex=True, sharey=True)[0]
     for axes, count in zip(all_axes, counts, strict=True):
         fewer = [cost[names[0], count] / cost[name, count] for name in names]
@@ -325,8 +324,5 @@ def draw_plot(
         axes.spines[["top", "right"]].set_visible(False)
     all_axes[0].invert_yaxis()
     figure.legend(*all_axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
-    try:
-        figure.savefig(path, dpi=120)
-    except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
+    save_figure(figure, path)
     return path

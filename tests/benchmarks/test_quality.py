@@ -50,6 +50,7 @@ def test_a_run_from_end_to_end(world_pipeline, tmp_path, capsys):
     for text in ("color edits, 2 clips", "upstream", "shared-half", "quality-same.png"):
         assert text in out
     assert sorted(path.name for path in (tmp_path / "bench").iterdir()) == [
+        "frontier.png",
         "quality-color.png",
         "quality-same.png",
         "quality.json",
@@ -66,7 +67,7 @@ def test_batches_do_not_change_the_figures(world_pipeline, tmp_path):
             for found in (together, alone)
         )
         assert first == pytest.approx(second, abs=0.01)
-    assert not list((tmp_path / "a").glob("*.png"))
+    assert not list((tmp_path / "a").glob("quality-*.png"))
 
 
 @pytest.mark.parametrize(
