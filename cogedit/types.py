@@ -204,7 +204,7 @@ class ReconstructSettings:
     negative_prompt: str = ""
     unconditional: Literal["negative", "source"] = "negative"
     guidance_scale: float = 6.0
-    guidance_steps: Window = (0.1, 1.0)
+    guidance_steps: Window = (0.1, 0.9)
     source_guidance_scale: float = 1.0
     num_inference_steps: int | None = None
     solver: Solver = "ddim"
@@ -215,7 +215,7 @@ class ReconstructSettings:
     injection_strength: float = 1.0
     injection_mode: InjectionMode = "concatenate"
     injection_tokens: InjectionTokens = "image"
-    injection_steps: Window = (0.0, 0.7)
+    injection_steps: Window = (0.0, 0.6)
     injection_layers: tuple[int, int | None] = (0, None)
     reference_prompt: Literal["edit", "inversion"] = "inversion"
     reference_rows: Literal["two", "one"] = "one"

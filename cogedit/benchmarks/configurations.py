@@ -89,8 +89,8 @@ _BALANCED = replace(
     _SHARED,
     start="inverted",
     injection_tokens="image",
-    injection_steps=(0.0, 0.7),
-    guidance_steps=(0.1, 1.0),
+    injection_steps=(0.0, 0.6),
+    guidance_steps=(0.1, 0.9),
 )
 _FAST = replace(_BALANCED, num_inference_steps=18, solver="dpm++2m")
 _UNDER_CAPTION = Inversion(under_caption=True)

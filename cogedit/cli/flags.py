@@ -186,7 +186,7 @@ SETTINGS: Mapping[str, object] = {
     "reconstruct.guidance_steps": Annotated[
         str | None,
         _option(
-            "Part of the steps with guidance, such as 0.0:0.8. Default: 0.1:1.0.",
+            "Part of the steps with guidance, such as 0.0:0.8. Default: 0.1:0.9.",
             _EDIT,
             metavar="FIRST:LAST",
         ),
@@ -234,7 +234,7 @@ SETTINGS: Mapping[str, object] = {
     "reconstruct.injection_steps": Annotated[
         str | None,
         _option(
-            "Part of the steps with injection, such as 0.0:0.5. Default: 0.0:0.7.",
+            "Part of the steps with injection, such as 0.0:0.5. Default: 0.0:0.6.",
             _SOURCE,
             metavar="FIRST:LAST",
         ),

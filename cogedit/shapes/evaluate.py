@@ -17,11 +17,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import CogVideoXPipeline
+from diffusers import CogVideoXDDIMScheduler, CogVideoXDPMScheduler, CogVideoXPipeline
 
 from cogedit.shapes import model_dir, world
 from cogedit.shapes.oracle import read_clip
 from cogedit.shapes.train_vae import decode_latents, encode_frames, psnr, render_batch
+
+
+SOLVERS = {"ddim": CogVideoXDDIMScheduler, "dpm": CogVideoXDPMScheduler}
+"""How clips are sampled: the scheduler of the pipeline folder, or the stochastic one that the model
+card of CogVideoX-5B samples with."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,7 @@ def generate(
         pipeline: The model.
         prompts: The texts.
         guidance_scale: Classifier-free guidance; 1 means none.
-        num_inference_steps: DDIM steps.
+        num_inference_steps: Steps of the pipeline's scheduler.
         seed: Of the start noise.
         batch_size: Clips at once.
 
@@ -156,6 +161,9 @@ def _parser() -> argparse.ArgumentParser:
         "--guidance-scale", type=float, nargs="+", default=[1.0, 2.0, 3.0, 4.0, 6.0]
     )
     parser.add_argument("--num-inference-steps", type=int, default=50)
+    parser.add_argument(
+        "--solver", choices=SOLVERS, default="ddim", help="ddim (default) or dpm, which adds noise"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the start noise")
     parser.add_argument("--first", type=int, default=0, help="first held-out seed")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads (default: all)")
@@ -173,6 +181,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.model, dtype=torch.float32, use_safetensors=True
     )
     pipeline.set_progress_bar_config(disable=True)
+    pipeline.scheduler = SOLVERS[options.solver].from_config(
+        pipeline.scheduler.config, timestep_spacing="trailing"
+    )
     seeds = range(options.first, options.first + options.clips)
     specs = [world.sample_spec(seed, "held_out") for seed in seeds]
     rendered = render_batch(seeds, "held_out")
@@ -211,6 +222,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "vae_psnr": float(values.mean()),
             "vae_psnr_worst": float(values.min()),
             "num_inference_steps": options.num_inference_steps,
+            "solver": options.solver,
             "seed": options.seed,
             "rows": [asdict(result) for result in results],
         }

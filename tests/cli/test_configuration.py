@@ -86,7 +86,7 @@ def test_json_has_the_same(here):
     assert found["preset"] == "cogvideox-5b"
     assert list(found["settings"]) == list(setting_types())
     assert found["settings"]["load.width"] == {"value": 720, "origin": "preset cogvideox-5b"}
-    assert found["settings"]["reconstruct.guidance_steps"]["value"] == "0.1:1.0"
+    assert found["settings"]["reconstruct.guidance_steps"]["value"] == "0.1:0.9"
 
 
 @pytest.mark.parametrize(
