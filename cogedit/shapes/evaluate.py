@@ -23,7 +23,6 @@ from cogedit.shapes import model_dir, world
 from cogedit.shapes.oracle import read_clip
 from cogedit.shapes.train_vae import decode_latents, encode_frames, psnr, render_batch
 
-
 SOLVERS = {"ddim": CogVideoXDDIMScheduler, "dpm": CogVideoXDPMScheduler}
 """How clips are sampled: the scheduler of the pipeline folder, or the stochastic one that the model
 card of CogVideoX-5B samples with."""

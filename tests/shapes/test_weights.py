@@ -1,5 +1,7 @@
 """The pipeline that ships with the package."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from diffusers import CogVideoXDDIMScheduler, CogVideoXPipeline
 
 from cogedit.shapes import model_dir, world
 from cogedit.shapes.evaluate import accuracy, generate
+from cogedit.shapes.evaluate import main as evaluate
 from cogedit.shapes.train_vae import decode_latents, encode_frames, psnr, render_batch
 
 
@@ -60,3 +63,19 @@ def test_it_generates_what_the_caption_says(pipeline):
     assert min(result.color, result.background, result.motion) >= 7 / 8
     # Of shapes the README of the folder has a share of about 65 %; chance has 25 %.
     assert result.shape >= 5 / 8
+
+
+def test_the_evaluation_samples_with_either_solver(tmp_path, capsys):
+    overlaps = {}
+    for solver in ("ddim", "dpm"):
+        path = tmp_path / f"{solver}.json"
+        arguments = ["--clips", "1", "--guidance-scale", "2", "--num-inference-steps", "4"]
+        assert evaluate([*arguments, "--solver", solver, "--json", str(path)]) == 0
+        found = json.loads(path.read_text())
+        assert (found["solver"], found["num_inference_steps"]) == (solver, 4)
+        rows = {row["name"]: row for row in found["rows"]}
+        assert list(rows) == ["rendered", "VAE round trip", "from noise, guidance 2"]
+        assert rows["VAE round trip"]["all"] == 1.0
+        overlaps[solver] = rows["from noise, guidance 2"]["shape_iou"]
+    assert overlaps["ddim"] != overlaps["dpm"]  # the noise that one of them adds
+    assert "from noise, guidance 2" in capsys.readouterr().out
