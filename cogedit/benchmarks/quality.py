@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -124,12 +124,19 @@ class Evaluation:
         """The figures so far."""
         return Findings(self._edits, self._inversions)
 
-    def run(self, seeds: Sequence[int], *, batch_size: int) -> None:
+    def run(
+        self,
+        seeds: Sequence[int],
+        *,
+        batch_size: int,
+        on_batch: Callable[[int], None] = lambda done: None,
+    ) -> None:
         """Evaluate clips.
 
         Args:
             seeds: Their numbers among the held-out clips.
             batch_size: How many go through the model at once.
+            on_batch: Called after each batch with the number of clips that are done.
 
         Raises:
             NumericalError: NaN or Inf appeared.
@@ -138,10 +145,12 @@ class Evaluation:
             batch = seeds[first : first + batch_size]
             started = time.monotonic()
             self._run_batch(batch)
+            done = first + len(batch)
             self._say(
-                f"clips {batch[0]} to {batch[-1]}: {first + len(batch)} of {len(seeds)} done, "
+                f"clips {batch[0]} to {batch[-1]}: {done} of {len(seeds)} done, "
                 f"{time.monotonic() - started:.0f} s"
             )
+            on_batch(done)
 
     def sheet(self, kind: EditKind, *, zoom: int = 4) -> Picture | None:
         """Draw the first clips of a kind; None if no pictures were kept."""
@@ -338,8 +347,6 @@ def evaluate(options: argparse.Namespace, *, say: Say) -> None:
         num_pictures=options.pictures,
         say=say,
     )
-    seeds = range(options.seed_offset, options.seed_offset + options.clips)
-    evaluation.run(seeds, batch_size=options.batch_size)
     facts = RunFacts(
         cogedit_version=__version__,
         model=checkpoint.id,
@@ -350,7 +357,14 @@ def evaluate(options: argparse.Namespace, *, say: Say) -> None:
         first_seed=options.seed_offset,
         num_clips=options.clips,
     )
-    write_json(folder / "quality.json", evaluation.findings, configurations, facts=facts)
+
+    def keep(done: int) -> None:
+        # After each batch: hours of a run that is stopped are not lost.
+        so_far = replace(facts, num_clips=done)
+        write_json(folder / "quality.json", evaluation.findings, configurations, facts=so_far)
+
+    seeds = range(options.seed_offset, options.seed_offset + options.clips)
+    evaluation.run(seeds, batch_size=options.batch_size, on_batch=keep)
     written = [folder / "quality.json", *_save_sheets(evaluation, folder, options.kind)]
     plot = draw_frontier(folder / "frontier.png", read_points(written[:1]), say=say)
     written += [plot] if plot else []

@@ -1,7 +1,8 @@
 """`python -m cogedit.shapes.demo`: edit a clip of the shapes world and show what came out.
 
 The clip is rendered, written as a video, and edited from that video under three prompts (another
-colour, shape and background) with the default settings, by the same stages that the commands run.
+colour, shape and background) with the default settings, told by its caption what it shows
+(`--source-prompt`), by the same stages that the commands run.
 Since the right answer of each edit can be rendered too, every edit comes with figures.
 """
 
@@ -111,7 +112,11 @@ def run_demo(folder: Path, *, model: str = "shapes") -> list[Path]:
     source = folder / "source.mp4"
     write_video(world.render(spec), source, fps=_FPS, encoding=_SOURCE)
     # Nothing but the defaults counts here: no variable and no cogedit.toml.
-    flags = {"model": model, "workspace": folder / "artifacts"}
+    flags = {
+        "model": model,
+        "workspace": folder / "artifacts",
+        "invert.prompt": world.caption(spec),
+    }
     settings = settings_for(source, flags, environ={}, cwd=folder).settings
     cases = [
         EditCase(SEED, kind, spec, world.counterfactual(spec, change)) for kind, change in EDITS

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from cogedit.benchmarks.metrics import Interval
-from cogedit.benchmarks.quality import main
+from cogedit.benchmarks.quality import Evaluation, main
 from cogedit.benchmarks.report import CEILING, FLOOR, format_interval
+from cogedit.errors import NumericalError
 from cogedit.media.contact_sheet import SheetRow, draw_sheet, enlarge
 from cogedit.media.metrics import MAX_PSNR
 from cogedit.shapes import model_dir
@@ -68,6 +69,23 @@ def test_batches_do_not_change_the_figures(world_pipeline, tmp_path):
         )
         assert first == pytest.approx(second, abs=0.01)
     assert not list((tmp_path / "a").glob("quality-*.png"))
+
+
+def test_a_run_that_fails_keeps_the_batches_before(world_pipeline, tmp_path, monkeypatch):
+    run_batch = Evaluation._run_batch
+
+    def fail_later(self, seeds):
+        if 8 in seeds:
+            raise NumericalError("NaN in the second batch")
+        run_batch(self, seeds)
+
+    monkeypatch.setattr(Evaluation, "_run_batch", fail_later)
+    arguments = ["--model", str(world_pipeline), "--clips", "2", "--steps", "2", "--kind", "color"]
+    arguments += ["--seed-offset", "7", "--batch-size", "1", "--output", str(tmp_path)]
+    assert main(arguments) == NumericalError.exit_code
+    found = json.loads((tmp_path / "quality.json").read_text())
+    assert found["run"]["num_clips"] == 1
+    assert len(found["edits"]["color"]["default"]["counterfactual_psnr"]["clips"]) == 1
 
 
 @pytest.mark.parametrize(
