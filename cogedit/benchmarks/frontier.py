@@ -162,7 +162,7 @@ def draw_frontier(path: Path, found: Mapping[str, Sequence[Point]], *, say: Say)
         axes.set_xlabel(f"kept: {kept.label}")
         axes.set_ylabel("seen, %")
         axes.set_ylim(-4, 108)
-        axes.margins(x=0.15)
+        axes.margins(x=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     save_figure(figure, path)
     return path
