@@ -180,9 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.model, dtype=torch.float32, use_safetensors=True
     )
     pipeline.set_progress_bar_config(disable=True)
-    pipeline.scheduler = SOLVERS[options.solver].from_config(
-        pipeline.scheduler.config, timestep_spacing="trailing"
-    )
+    pipeline.scheduler = SOLVERS[options.solver].from_config(pipeline.scheduler.config)
     seeds = range(options.first, options.first + options.clips)
     specs = [world.sample_spec(seed, "held_out") for seed in seeds]
     rendered = render_batch(seeds, "held_out")
