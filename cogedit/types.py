@@ -19,7 +19,7 @@ DType = Literal["bf16", "fp16", "fp32"]
 Weights = Literal["bf16", "fp8", "int8"]
 Offload = Literal["auto", "none", "model", "group"]
 InjectionMode = Literal["concatenate", "queries-keys"]
-InjectionTokens = Literal["all", "image"]
+InjectionTokens = Literal["all", "image", "own-text"]
 Solver = Literal["ddim", "dpm++2m"]
 Window = tuple[float, float]
 RowMode = Literal["upstream", "exact", "shared"]
@@ -180,11 +180,13 @@ class ReconstructSettings:
         start_noise: Share of random noise in the variance of the start, between the two; None
             leaves it to `start`.
         start_step: How many of the noisiest steps to leave out.
-        injection_strength: Weight w in [0, 1] of the reference's keys and values; 1 is upstream,
-            0 is plain generation.
+        injection_strength: Weight w of the reference's keys and values; 1 is upstream, 0 is plain
+            generation, and above 1 the edit looks at its source more than at itself.
         injection_mode: "concatenate" attends to both clips' keys and values; "queries-keys" attends
             where the reference does, to the edit's values.
-        injection_tokens: Which of the reference's tokens are seen: all, or the image's only.
+        injection_tokens: Which tokens are seen beside the edit's own: all of the reference ("all"),
+            its image, or its image and the edit's text once more ("own-text"), which keeps the
+            balance of text and image.
         injection_steps: Window of the steps with injection.
         injection_layers: First layer with injection, and the layer after the last; None is the end.
         reference_prompt: Text of the reference: the edit's prompt, as upstream has it, or the one

@@ -87,7 +87,9 @@ def _edit_kind(job: Job, num_prompts: int, *, guided: bool, seen: bool) -> StepK
     name = "edit, alone"
     if seen:
         name = "edit, one reference" if asked.reference_rows == "one" else "edit, exact"
-        name += ", its image" if asked.injection_tokens == "image" else ""
+        name += {"all": "", "image": ", its image", "own-text": ", own text"}[
+            asked.injection_tokens
+        ]
     else:
         asked = replace(
             asked, reference_prompt="edit", reference_rows="two", injection_tokens="all"

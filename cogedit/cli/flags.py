@@ -229,7 +229,7 @@ SETTINGS: Mapping[str, object] = {
         ),
     ],
     "reconstruct.injection_strength": Annotated[
-        float | None, _option("Hold of the source on the edit, 0 to 1. Default: 1.", _SOURCE)
+        float | None, _option("Hold of the source on the edit, 0 or more. Default: 1.", _SOURCE)
     ],
     "reconstruct.injection_steps": Annotated[
         str | None,
@@ -255,8 +255,8 @@ SETTINGS: Mapping[str, object] = {
     "reconstruct.injection_tokens": Annotated[
         str | None,
         _option(
-            "Tokens of the source that are seen: its image's (image), or its text's too (all). "
-            "Default: image.",
+            "What is seen of the source: its image (image), its text too (all), or its image and "
+            "the edit's own text again (own-text). Default: image.",
             _SOURCE,
             metavar="TOKENS",
         ),

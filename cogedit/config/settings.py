@@ -152,7 +152,7 @@ RANGES: dict[str, tuple[Callable[[object], bool], str]] = {
     "reconstruct.mask_dilation": _COUNT,
     "reconstruct.auto_mask_threshold": _SHARE,
     "reconstruct.seed": (_within(0, 2**63 - 1), "0 to 2^63 - 1"),
-    "reconstruct.injection_strength": _SHARE,
+    "reconstruct.injection_strength": (_within(0, 100), "0 to 100"),
     "reconstruct.injection_steps": _WINDOW,
     "reconstruct.injection_layers": (_is_layer_range, "FIRST:END with 0 <= FIRST < END"),
     "transformer.max_rows": _POSITIVE,

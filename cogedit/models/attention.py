@@ -7,7 +7,17 @@ those of its reference row at the same noise level:
 
 over text and image tokens alike, each row's rotary embedding applied with its own positions. w = 1
 concatenates the two, as the CogVideo repository's `inference/ddim_inversion.py` does; w = 0 leaves
-the reference out. Reference rows attend to themselves.
+the reference out; w > 1 looks at the reference more than at the row itself. Reference rows attend
+to themselves.
+
+The reference's text speaks for the source, against the edit's prompt. Leaving it out ("image") does
+more than silence it: the image then has two shares of the attention and the text one, and even the
+source's own prompt no longer gives the source back. "own-text" puts the edit's text in its place,
+
+    softmax([q k_text^T, q k_image^T, q k_text^T + ln w, q k_ref,image^T + ln w])
+
+so that text and image keep their balance at every w: where edit and reference are the same, what
+comes out is the reference's own attention.
 """
 
 from __future__ import annotations
@@ -54,11 +64,11 @@ class Injection:
     Attributes:
         reference_of: For each edit row of the batch, the row it looks at. Edit rows come first in
             the batch; empty means that no row looks at another.
-        strength: w in [0, 1].
+        strength: w, at least 0; at most 1 with "queries-keys".
         mode: "concatenate" as above; "queries-keys" replaces the edit's attention map by the
             reference's, weighted by w, and keeps the edit's values.
-        tokens: Whether the reference's text tokens are seen too, or its image tokens only
-            ("concatenate").
+        tokens: Which tokens are seen beside the row's own ("concatenate"): the reference's text and
+            image ("all"), its image, or its image and the row's own text once more ("own-text").
         reference_velocity: Whether the caller wants to know what the reference rows predict.
     """
 
@@ -151,7 +161,13 @@ class KeyValues:
         self._holds: tuple[Heads | None, tuple[int, ...]] = (None, ())
 
     def join(
-        self, own: Heads, references: Heads, targets: Sequence[int], *, first: int = 0
+        self,
+        own: Heads,
+        references: Heads,
+        targets: Sequence[int],
+        *,
+        first: int = 0,
+        again: int = 0,
     ) -> tuple[Tensor, Tensor]:
         """Put keys and values together.
 
@@ -160,24 +176,26 @@ class KeyValues:
             references: Of the references.
             targets: For each row, the reference that it sees.
             first: First of the reference's tokens that is seen.
+            again: How many of the rows' own first tokens are seen once more.
 
         Returns:
             Both, [rows, heads, own and seen tokens, head_dim]; good until the next call.
         """
         rows, heads, count, head_dim = own.k.shape
-        seen = references.k.shape[2] - first
-        shape = rows, count + seen, heads, head_dim
+        theirs_from = count + again
+        shape = rows, theirs_from + references.k.shape[2] - first, heads, head_dim
         if (self._k.shape, self._k.dtype, self._k.device) != (shape, own.k.dtype, own.k.device):
             self._k, self._v = (own.k.new_empty(shape) for _ in range(2))
             self._holds = None, ()
         both = self._k.transpose(1, 2), self._v.transpose(1, 2)
         for joined, mine in zip(both, (own.k, own.v), strict=True):
             joined[:, :, :count] = mine
+            joined[:, :, count:theirs_from] = mine[:, :, :again]
         held, held_targets = self._holds
         if held is not references or held_targets != tuple(targets):
             for joined, theirs in zip(both, (references.k, references.v), strict=True):
                 for row, target in enumerate(targets):
-                    joined[row, :, count:] = theirs[target, :, first:]
+                    joined[row, :, theirs_from:] = theirs[target, :, first:]
             self._holds = references, tuple(targets)
         return both
 
@@ -205,7 +223,7 @@ def attend_rows(
         targets: For each row, the reference that it looks at.
         injection: Mode, tokens, and a strength above 0.
         text_length: Number of text tokens.
-        backend: Kernel of the attention; a strength between 0 and 1 needs log-sum-exps, which come
+        backend: Kernel of the attention; a strength other than 1 needs log-sum-exps, which come
             from a kernel of torch whatever this says.
         memory: Where keys and values are put together; None allocates.
 
@@ -218,12 +236,18 @@ def attend_rows(
         return attend_where_reference_does(
             own.q, (own.k, own.v), theirs, strength=strength, backend=backend
         )
-    first = text_length if injection.tokens == "image" else 0
+    first = 0 if injection.tokens == "all" else text_length
+    again = text_length if injection.tokens == "own-text" else 0
     if strength == 1:
-        joined = (memory or KeyValues()).join(own, references, targets, first=first)
+        joined = (memory or KeyValues()).join(own, references, targets, first=first, again=again)
         return attention(own.q, *joined, backend=backend)
-    seen = gather(references.k[:, :, first:], targets), gather(references.v[:, :, first:], targets)
-    return attend_with_reference(own.q, (own.k, own.v), seen, strength=strength)
+
+    def seen(mine: Tensor, theirs: Tensor) -> Tensor:
+        of_targets = gather(theirs[:, :, first:], targets)
+        return torch.cat([mine[:, :, :again], of_targets], dim=2) if again else of_targets
+
+    reference = seen(own.k, references.k), seen(own.v, references.v)
+    return attend_with_reference(own.q, (own.k, own.v), reference, strength=strength)
 
 
 def gather(rows: Tensor, targets: Sequence[int]) -> Tensor:
@@ -247,7 +271,7 @@ def attend_with_reference(
         q: Queries, [rows, heads, tokens, head_dim].
         own: Keys and values of the same rows, each like `q`.
         reference: Keys and values of the reference rows, each like `q`.
-        strength: w in (0, 1].
+        strength: w above 0.
 
     Returns:
         Attention output, like `q`.

@@ -228,7 +228,8 @@ def check_edits(
         num_levels: How many levels the inversion visits (`levels_of`).
 
     Raises:
-        UsageError: No prompt, one that is no text, or a setting out of range.
+        UsageError: No prompt, one that is no text, or a setting out of range by itself or with
+            another.
     """
     if not asked:
         raise UsageError("reconstruct needs a prompt", hint='--prompt "what the edit shows"')
@@ -243,6 +244,12 @@ def check_edits(
                 f"injection_layers is {first}:{last or 'END'}; {checkpoint.id} has layers "
                 f"0:{num_layers}",
                 hint=f"choose a window within 0:{num_layers}",
+            )
+        if one.injection_mode == "queries-keys" and one.injection_strength > 1:
+            raise UsageError(
+                f"injection_strength is {one.injection_strength:g}, expected 0 to 1 with "
+                "injection_mode queries-keys, which mixes two attentions",
+                hint="choose a strength of at most 1, or --injection-mode concatenate",
             )
 
 

@@ -8,11 +8,15 @@ from diffusers.models.attention_processor import CogVideoXAttnProcessor2_0
 
 from cogedit.errors import UsageError
 from cogedit.models.attention import (
+    Heads,
     InjectingAttnProcessor,
     Injection,
+    KeyValues,
+    attend_rows,
     attend_with_reference,
     inject,
 )
+from cogedit.models.kernels import attention
 from cogedit.models.rotary import image_rotary_emb
 
 
@@ -32,12 +36,53 @@ def by_hand(q, own, reference, strength):
     return logits.softmax(-1) @ v
 
 
-@pytest.mark.parametrize("strength", [1.0, 0.9, 0.5, 0.01])
+@pytest.mark.parametrize("strength", [3.0, 1.0, 0.9, 0.5, 0.01])
 def test_merge_by_log_sum_exp_is_the_biased_softmax(strength):
     q, k, v = qkv(0)
     _, k_ref, v_ref = qkv(1)
     merged = attend_with_reference(q, (k, v), (k_ref, v_ref), strength=strength)
     assert torch.allclose(merged, by_hand(q, (k, v), (k_ref, v_ref), strength), atol=1e-5)
+
+
+@pytest.mark.parametrize("strength", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("tokens", ["all", "image", "own-text"])
+def test_tokens_say_what_is_seen_beside_the_rows_own(tokens, strength):
+    own, references = Heads(*qkv(0)), Heads(*qkv(1, rows=3))
+    targets, length = (2, 0), 3
+    theirs = [x[list(targets)] for x in (references.k, references.v)]
+    seen = {
+        "all": theirs,
+        "image": [x[:, :, length:] for x in theirs],
+        "own-text": [
+            torch.cat([mine[:, :, :length], x[:, :, length:]], dim=2)
+            for mine, x in zip((own.k, own.v), theirs, strict=True)
+        ],
+    }[tokens]
+    injection = Injection(targets, strength=strength, tokens=tokens)
+    attended = attend_rows(own, references, targets, injection=injection, text_length=length)
+    assert torch.allclose(attended, by_hand(own.q, (own.k, own.v), seen, strength), atol=1e-5)
+
+
+def test_memory_does_not_keep_the_text_of_other_rows():
+    references, memory = Heads(*qkv(9, rows=1)), KeyValues()
+    injection = Injection((0, 0), tokens="own-text")
+    for seed in range(2):  # chunks of rows that look at one reference, within one layer
+        own = Heads(*qkv(seed))
+        attended = attend_rows(
+            own, references, (0, 0), injection=injection, text_length=3, memory=memory
+        )
+        fresh = attend_rows(own, references, (0, 0), injection=injection, text_length=3)
+        assert torch.equal(attended, fresh)
+
+
+@pytest.mark.parametrize("strength", [0.5, 1.0, 4.0])
+@pytest.mark.parametrize(("tokens", "keeps"), [("all", True), ("own-text", True), ("image", False)])
+def test_a_row_that_looks_at_its_equal_attends_as_it_did(tokens, keeps, strength):
+    own = Heads(*qkv(0))
+    alone = attention(*own)
+    injection = Injection((0, 1), strength=strength, tokens=tokens)
+    looking = attend_rows(own, own, (0, 1), injection=injection, text_length=3)
+    assert torch.allclose(looking, alone, atol=1e-5) == keeps
 
 
 @pytest.fixture

@@ -222,6 +222,8 @@ def test_an_inversion_against_the_counter(golden_model, changes):
     [
         {},
         {"injection_tokens": "image"},
+        {"injection_tokens": "own-text"},
+        {"injection_tokens": "own-text", "injection_strength": 2.0},
         {"injection_strength": 0.5},
         {"injection_mode": "queries-keys"},
         {"injection_layers": (1, 2)},

@@ -219,6 +219,8 @@ def test_clips_of_a_batch_have_masks_of_their_own(golden_pipeline, inverted, mod
     [
         {"injection_mode": "queries-keys"},
         {"injection_tokens": "image"},
+        {"injection_tokens": "own-text"},
+        {"injection_strength": 2.0},
         {"reference_prompt": "inversion"},
         {"reference_rows": "one"},
         {"injection_strength": 0.5},
