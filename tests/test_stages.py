@@ -403,7 +403,7 @@ def test_what_cannot_be_written_is_found_out_before_anything_is_computed(video, 
         reconstruct__injection_mode="queries-keys",
         reconstruct__injection_strength=1.5,
     )
-    with pytest.raises(UsageError, match="injection_strength is 1.5, expected 0 to 1 with"):
+    with pytest.raises(UsageError, match=r"injection_strength is 1\.5, expected 0 to 1 with"):
         cogedit.reconstruct(video, PROMPT, mixed)
     once = settings_of(video, GOLDEN_PIPELINE, invert__num_inference_steps=1)
     with pytest.raises(UsageError, match="at least 2 inference steps"):
