@@ -103,7 +103,9 @@ _CONTROLS: dict[str, dict[str, object]] = {
     "first-third": {"injection_steps": (0.0, 0.33)},
     "all-steps": {"injection_steps": (0.0, 1.0)},
     "later-layers": {"injection_layers": (1, None)},
+    "double-strength": {"injection_strength": 2.0},
     "all-tokens": {"injection_tokens": "all"},
+    "own-text": {"injection_tokens": "own-text"},
     "queries-keys": {"injection_mode": "queries-keys"},
     "edit-reference": {"reference_prompt": "edit"},
     "two-references": {"reference_rows": "two", "reference_prompt": "edit"},
@@ -154,7 +156,7 @@ BUILT_IN: dict[str, Configuration] = {
 ALWAYS = ("upstream", "default")
 """Rows of every run."""
 
-_CAPTION = "@caption"
+_CAPTION, _MASK = "@caption", "@mask"
 
 
 def find_configuration(name: str) -> Configuration:
@@ -163,7 +165,8 @@ def find_configuration(name: str) -> Configuration:
     Args:
         name: A built-in one, a preset of `configs/`, or a TOML file as `--config` takes it. Of
             presets and files the tables `invert` and `reconstruct` count. With `@caption` behind
-            it, each clip is inverted under its own caption, as with `--source-prompt`.
+            it, each clip is inverted under its own caption, as with `--source-prompt`; with `@mask`,
+            each edit gets its exact mask.
 
     Raises:
         ConfigError: The file cannot be read, or a value in it is out of range.
@@ -173,6 +176,9 @@ def find_configuration(name: str) -> Configuration:
         found = find_configuration(name.removesuffix(_CAPTION))
         inversion = replace(found.inversion, under_caption=True)
         return replace(found, name=found.name + _CAPTION, inversion=inversion)
+    if name.endswith(_MASK):
+        found = find_configuration(name.removesuffix(_MASK))
+        return replace(found, name=found.name + _MASK, exact_mask=True)
     if name in BUILT_IN:
         return BUILT_IN[name]
     path = Path(name)

@@ -80,6 +80,14 @@ def test_a_row_may_know_the_source_s_caption():
     assert told.inversion.prompts(["a red circle"]) == ["a red circle"]
 
 
+def test_a_row_may_be_given_the_exact_mask():
+    plain, masked = find_configuration("faithful"), find_configuration("faithful@caption@mask")
+    assert masked.name == "faithful@caption@mask"
+    assert masked.exact_mask
+    assert masked.inversion.under_caption
+    assert masked.reconstruct == plain.reconstruct
+
+
 def test_fast_is_the_fast_preset(tmp_path):
     preset = tmp_path / "copy.toml"
     preset.write_text('config = "fast"\n')
