@@ -205,7 +205,7 @@ class ReconstructSettings:
     method: Literal["injection", "flow"] = "injection"
     negative_prompt: str = ""
     unconditional: Literal["negative", "source"] = "negative"
-    guidance_scale: float = 6.0
+    guidance_scale: float = 4.0
     guidance_steps: Window = (0.1, 0.9)
     source_guidance_scale: float = 1.0
     num_inference_steps: int | None = None
@@ -216,7 +216,7 @@ class ReconstructSettings:
     start_step: int = 0
     injection_strength: float = 1.0
     injection_mode: InjectionMode = "concatenate"
-    injection_tokens: InjectionTokens = "image"
+    injection_tokens: InjectionTokens = "own-text"
     injection_steps: Window = (0.0, 0.6)
     injection_layers: tuple[int, int | None] = (0, None)
     reference_prompt: Literal["edit", "inversion"] = "inversion"

@@ -88,7 +88,8 @@ _SHARED_HALF = replace(_SHARED, injection_steps=(0.0, 0.5))
 _BALANCED = replace(
     _SHARED,
     start="inverted",
-    injection_tokens="image",
+    guidance_scale=4.0,
+    injection_tokens="own-text",
     injection_steps=(0.0, 0.6),
     guidance_steps=(0.1, 0.9),
 )
@@ -105,11 +106,11 @@ _CONTROLS: dict[str, dict[str, object]] = {
     "later-layers": {"injection_layers": (1, None)},
     "double-strength": {"injection_strength": 2.0},
     "all-tokens": {"injection_tokens": "all"},
-    "own-text": {"injection_tokens": "own-text"},
+    "image-tokens": {"injection_tokens": "image"},
     "queries-keys": {"injection_mode": "queries-keys"},
     "edit-reference": {"reference_prompt": "edit"},
     "two-references": {"reference_rows": "two", "reference_prompt": "edit"},
-    "source-side": {"unconditional": "source", "guidance_scale": 3.0},
+    "source-side": {"unconditional": "source", "guidance_scale": 2.0},
     "negative-prompt": {"negative_prompt": "a gray circle on a gray background"},
     "guided-throughout": {"guidance_steps": (0.0, 1.0)},
     "guided-later": {"guidance_steps": (0.3, 1.0)},
@@ -165,8 +166,8 @@ def find_configuration(name: str) -> Configuration:
     Args:
         name: A built-in one, a preset of `configs/`, or a TOML file as `--config` takes it. Of
             presets and files the tables `invert` and `reconstruct` count. With `@caption` behind
-            it, each clip is inverted under its own caption, as with `--source-prompt`; with `@mask`,
-            each edit gets its exact mask.
+            it, each clip is inverted under its own caption, as with `--source-prompt`; with
+            `@mask`, each edit gets its exact mask.
 
     Raises:
         ConfigError: The file cannot be read, or a value in it is out of range.

@@ -307,8 +307,8 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="NAME",
         help=f"another row: one of {', '.join(n for n in BUILT_IN if n not in ALWAYS)}, a preset "
-        "or a TOML file; behind it @caption inverts under the source's caption and @mask gives each "
-        "edit its exact mask; may be given again",
+        "or a TOML file; behind it @caption inverts under the source's caption and @mask gives "
+        "each edit its exact mask; may be given again",
     )
     add("--steps", type=int, default=50, help="inference steps in place of 50 (default 50)")
     add("--output", type=Path, default=Path("bench"), help="folder (default bench)")

@@ -181,7 +181,7 @@ SETTINGS: Mapping[str, object] = {
         str | None, _option("What the edit does not show.", _EDIT)
     ],
     "reconstruct.guidance_scale": Annotated[
-        float | None, _option("How strongly the prompt steers. Default: 6.", _EDIT)
+        float | None, _option("How strongly the prompt steers. Default: 4.", _EDIT)
     ],
     "reconstruct.guidance_steps": Annotated[
         str | None,
@@ -256,7 +256,7 @@ SETTINGS: Mapping[str, object] = {
         str | None,
         _option(
             "What is seen of the source: its image (image), its text too (all), or its image and "
-            "the edit's own text again (own-text). Default: image.",
+            "the edit's own text again (own-text). Default: own-text.",
             _SOURCE,
             metavar="TOKENS",
         ),
