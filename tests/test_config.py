@@ -66,7 +66,7 @@ def test_precedence_and_origins(resolve: Resolve) -> None:
     variable = "COGEDIT_RECONSTRUCT_GUIDANCE_SCALE"
     toml = "config = 'upstream'\n[reconstruct]\nguidance_scale = 3.0\n"
     steps = [
-        (resolve(), 6.0, "default"),
+        (resolve(), 4.0, "default"),
         (resolve(config="upstream"), 6.0, "preset upstream"),
         (resolve(toml=toml), 3.0, "cogedit.toml"),
         (resolve(toml=toml, environ={variable: "2.5"}), 2.5, f"environment variable {variable}"),

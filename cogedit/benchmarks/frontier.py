@@ -9,7 +9,6 @@ frontier: they go to stdout and, joined by a line, into `frontier.png`.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from pathlib import Path
 from cogedit.benchmarks.command import Say, make_folder, run_command
 from cogedit.benchmarks.plots import new_figure, save_figure
 from cogedit.benchmarks.report import CEILING, FLOOR, make_table, print_report
-from cogedit.errors import UsageError
+from cogedit.benchmarks.results import read_results
 
 
 @dataclass(frozen=True)
@@ -73,58 +72,33 @@ def read_points(paths: Sequence[Path]) -> dict[str, list[Point]]:
     """Read runs of the quality benchmark.
 
     Args:
-        paths: Their `quality.json`. A kind of edit must have the same clips wherever it comes up;
-            a configuration that comes up again is taken from the first of them.
+        paths: Their `quality.json`, as `read_results` takes them.
 
     Returns:
         The points of each kind of edit that has a frontier.
 
     Raises:
-        UsageError: A file cannot be read, is none of that benchmark's, or has other clips, steps or
-            another model than one before it.
+        UsageError: As `read_results`.
     """
-    found: dict[str, dict[str, Point]] = {}
-    runs: dict[str, Mapping[str, object]] = {}
-    for path in paths:
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            for kind, rows in record["edits"].items():
-                if kind not in _KEPT:
-                    continue
-                if runs.setdefault(kind, record["run"]) != record["run"]:
-                    raise UsageError(
-                        f"{path} has {kind} edits of another run than the files before it: "
-                        f"{_difference(runs[kind], record['run'])}",
-                        hint="draw runs of the same clips together, and others apart",
-                    )
-                points = found.setdefault(kind, {})
-                for name, figures in rows.items():
-                    # Without an object that the oracle finds, nothing says what was kept.
-                    known = figures["target_seen"]["count"] and figures[_KEPT[kind].name]["count"]
-                    if known and name not in (CEILING, FLOOR):
-                        points.setdefault(name, _point(name, figures, _KEPT[kind]))
-        except OSError as error:
-            raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UsageError(
-                f"{path} is no result of the quality benchmark: {error!r}",
-                hint="`python -m cogedit.benchmarks.quality` writes one",
-            ) from error
-    return {kind: list(points.values()) for kind, points in found.items()}
-
-
-def _point(name: str, figures: Mapping[str, Mapping[str, float]], kept: Kept) -> Point:
-    return Point(
-        name=name,
-        seen=float(figures["target_seen"]["mean"]),
-        kept=float(figures[kept.name]["mean"]),
-        counterfactual_psnr=float(figures["counterfactual_psnr"]["mean"]),
-    )
-
-
-def _difference(first: Mapping[str, object], second: Mapping[str, object]) -> str:
-    differing = [key for key in first if first[key] != second.get(key)]
-    return ", ".join(f"{key} {second.get(key)} in place of {first[key]}" for key in differing)
+    names = ["target_seen", "counterfactual_psnr", *{kept.name for kept in _KEPT.values()}]
+    hint = "`python -m cogedit.benchmarks.quality` writes one"
+    return {
+        kind: [
+            Point(
+                name=name,
+                seen=figures["target_seen"].value,
+                kept=figures[_KEPT[kind].name].value,
+                counterfactual_psnr=figures["counterfactual_psnr"].value,
+            )
+            for name, figures in rows.items()
+            # Without an object that the oracle finds, nothing says what was kept.
+            if figures["target_seen"].count
+            and figures[_KEPT[kind].name].count
+            and name not in (CEILING, FLOOR)
+        ]
+        for kind, rows in read_results(paths, figures=names, hint=hint).items()
+        if kind in _KEPT
+    }
 
 
 def draw_frontier(path: Path, found: Mapping[str, Sequence[Point]], *, say: Say) -> Path | None:

@@ -117,7 +117,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--attention-backend", choices=get_args(AttentionBackend), default="native")
     add("--max-rows", type=int, default=None, help="rows in a layer at a time")
     add("--count-only", action="store_true", help="count at 5B's size; run nothing")
-    add("--quality", type=Path, help="quality.json: shows how good the edits of each row are")
+    add(
+        "--quality",
+        type=Path,
+        nargs="+",
+        help="quality.json, of one run or several: shows how good the edits of each row are",
+    )
     add("--output", type=Path, default=Path("bench"), help="folder (default bench)")
     return parser
 

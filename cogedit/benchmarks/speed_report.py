@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from cogedit.benchmarks.command import Say
 from cogedit.benchmarks.plots import new_figure, save_figure
 from cogedit.benchmarks.report import make_table
+from cogedit.benchmarks.results import read_results
 from cogedit.errors import StorageError, UsageError
 from cogedit.types import TransformerSettings
 
@@ -141,39 +142,35 @@ Quality = Mapping[str, Sequence[EditQuality]]
 """By row: every kind of edit that asks for something, in the same order."""
 
 
-def read_quality(path: Path, rows: Mapping[str, str]) -> Quality:
+def read_quality(paths: Sequence[Path], rows: Mapping[str, str]) -> Quality:
     """Read what the quality benchmark found of some rows.
 
     Args:
-        path: Its `quality.json`.
+        paths: Its `quality.json`, of one run or of several over the same clips.
         rows: For each row of this benchmark, its row there.
 
     Raises:
-        UsageError: The file cannot be read, or does not have these rows.
+        UsageError: As `read_results`, or a row is missing.
     """
     names = " ".join(f"--configuration {name}" for name in dict.fromkeys(rows.values()))
     hint = f"`python -m cogedit.benchmarks.quality {names}` writes one"
-    try:
-        edits = json.loads(path.read_text(encoding="utf-8"))["edits"]
-        return {
-            row: [
-                EditQuality(
-                    kind,
-                    found[name]["target_seen"]["mean"],
-                    found[name]["counterfactual_psnr"]["mean"],
+    edits = read_results(paths, figures=("target_seen", "counterfactual_psnr"), hint=hint)
+    quality: dict[str, list[EditQuality]] = {row: [] for row in rows}
+    for kind, found in edits.items():
+        if not any(figures["target_seen"].count for figures in found.values()):
+            continue  # the same prompt asks for nothing that could be seen
+        for row, name in rows.items():
+            if name not in found:
+                raise UsageError(
+                    f"no {kind} edits of {name!r} in {', '.join(map(str, paths))}", hint=hint
                 )
-                for kind, found in edits.items()
-                if found[name]["target_seen"]["count"]
-            ]
-            for row, name in rows.items()
-        }
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror or error}", hint=hint) from error
-    except (ValueError, KeyError, TypeError) as error:
+            seen, right = found[name]["target_seen"], found[name]["counterfactual_psnr"]
+            quality[row].append(EditQuality(kind, seen.value, right.value))
+    if not all(quality.values()):
         raise UsageError(
-            f"{path} does not hold what the quality benchmark says of these rows: {error!r}",
-            hint=hint,
-        ) from error
+            f"no edits that ask for something in {', '.join(map(str, paths))}", hint=hint
+        )
+    return quality
 
 
 def full_size_table(figures: Sequence[FullSizeFigures], quality: Quality | None = None) -> Table:
@@ -186,16 +183,23 @@ def full_size_table(figures: Sequence[FullSizeFigures], quality: Quality | None 
             name,
             *(f"{cost[name, n] / 1e15:.1f}" for n in counts),
             *(f"{cost[names[0], n] / cost[name, n]:.2f}" for n in counts),
-            *(
-                f"{100 * one.target_seen:.0f} %, {one.counterfactual_psnr:.1f} dB"
-                for one in (quality[name] if quality else ())
-            ),
+            *(_quality_cells(quality[name]) if quality else ()),
         )
         for name in names
     ]
     heads = ["row", *(f"PFLOP, N = {n}" for n in counts), *(f"fewer, N = {n}" for n in counts)]
-    heads += [f"{one.kind} edits" for one in (quality[names[0]] if quality else ())]
+    if quality:
+        heads += [*(f"{one.kind} edits" for one in quality[names[0]]), "all kinds"]
     return make_table("CogVideoX-5B, counted", heads, rows)
+
+
+def _quality_cells(edits: Sequence[EditQuality]) -> list[str]:
+    """Write how good the edits of each kind are, and their mean over the kinds."""
+    pairs = [(one.target_seen, one.counterfactual_psnr) for one in edits]
+    pairs.append(
+        (statistics.fmean(seen for seen, _ in pairs), statistics.fmean(db for _, db in pairs))
+    )
+    return [f"{100 * seen:.1f} %, {db:.1f} dB" for seen, db in pairs]
 
 
 def job_table(figures: Sequence[JobFigures]) -> Table:

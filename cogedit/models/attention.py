@@ -238,15 +238,11 @@ def attend_rows(
         )
     first = 0 if injection.tokens == "all" else text_length
     again = text_length if injection.tokens == "own-text" else 0
+    k, v = (memory or KeyValues()).join(own, references, targets, first=first, again=again)
     if strength == 1:
-        joined = (memory or KeyValues()).join(own, references, targets, first=first, again=again)
-        return attention(own.q, *joined, backend=backend)
-
-    def seen(mine: Tensor, theirs: Tensor) -> Tensor:
-        of_targets = gather(theirs[:, :, first:], targets)
-        return torch.cat([mine[:, :, :again], of_targets], dim=2) if again else of_targets
-
-    reference = seen(own.k, references.k), seen(own.v, references.v)
+        return attention(own.q, k, v, backend=backend)
+    seen = slice(own.k.shape[2], None)
+    reference = k[:, :, seen], v[:, :, seen]
     return attend_with_reference(own.q, (own.k, own.v), reference, strength=strength)
 
 

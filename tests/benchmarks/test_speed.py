@@ -206,27 +206,45 @@ def test_counting_alone_runs_nothing(tmp_path, capsys):
 
 def test_quality_stands_beside_the_cost(world_pipeline, tmp_path, capsys):
     rows = [word for name in APPROXIMATE for word in ("--configuration", name)]
-    options = ["--clips", "2", "--steps", "2", "--kind", "shape", "same", "--model", world_pipeline]
-    place = ["--output", str(tmp_path)]
-    assert quality.main([*map(str, options), *rows, *place]) == 0
-    file = tmp_path / "quality.json"
-    found = json.loads(file.read_text())["edits"]["shape"]
+    options = ["--clips", "2", "--steps", "2", "--model", world_pipeline, *rows]
+    files, found = [], {}
+    for kinds in (["shape", "same"], ["color"]):  # one run after the other, over the same clips
+        folder = tmp_path / kinds[0]
+        arguments = [*map(str, options), "--kind", *kinds, "--output", str(folder)]
+        assert quality.main(arguments) == 0
+        files.append(str(folder / "quality.json"))
+        found |= json.loads((folder / "quality.json").read_text())["edits"]
     capsys.readouterr()
-    assert main(["--count-only", "--prompts", "4", "--quality", str(file), *place]) == 0
+    arguments = ["--count-only", "--prompts", "4", "--output", str(tmp_path), "--quality", *files]
+    assert main(arguments) == 0
     out = capsys.readouterr().out
     assert "shape edits" in out
+    assert "color edits" in out
     assert "same edits" not in out  # they ask for nothing that could be seen
     written = json.loads((tmp_path / "speed-cpu.json").read_text())["quality"]
     assert written["exact"] == written["upstream"]
     for name in APPROXIMATE:
-        means = {column: found[name][column]["mean"] for column in SHOWN}
-        assert written[name] == [{"kind": "shape"} | means]
-        assert f"{100 * means[SHOWN[0]]:.0f} %, {means[SHOWN[1]]:.1f} dB" in out
+        means = {
+            kind: {column: found[kind][name][column]["mean"] for column in SHOWN}
+            for kind in ("shape", "color")
+        }
+        assert written[name] == [{"kind": kind} | mean for kind, mean in means.items()]
+        seen, decibels = (
+            sum(mean[column] for mean in means.values()) / len(means) for column in SHOWN
+        )
+        assert f"{100 * seen:.1f} %, {decibels:.1f} dB" in out
 
 
 def test_quality_of_other_rows_is_refused(tmp_path, capsys):
     file = tmp_path / "quality.json"
-    for text in (None, "no json", '{"edits": {"shape": {"upstream": {}}}}'):
+    without = {
+        "target_seen": {"mean": None, "count": 0},
+        "counterfactual_psnr": {"mean": 9, "count": 1},
+    }
+    only_same = json.dumps({"run": {}, "edits": {"same": {"upstream": without}}})
+    other_row = only_same.replace("null", "1").replace(": 0", ": 1").replace("upstream", "mine")
+    texts = (None, "no json", '{"edits": {"shape": {"upstream": {}}}}', only_same, other_row)
+    for text in texts:
         if text is not None:
             file.write_text(text)
         arguments = ["--count-only", "--quality", str(file), "--output", str(tmp_path)]
