@@ -38,7 +38,7 @@ def test_a_misspelled_name_of_a_grid_is_recognised():
         (["steps=0.0:1.0"], "--vary steps is ambiguous"),
         (["strength"], "has no values"),
         (["strength="], "has no values"),
-        (["strength=2"], "--injection-strength is 2, expected 0 to 1"),
+        (["strength=200"], "--injection-strength is 200, expected 0 to 100"),
         (["seed=1,x"], "--seed is x, expected a whole number"),
         (["seed=1", "seed=2"], "names seed twice"),
         (["seed=" + ",".join(map(str, range(15))), "start-step=" + "0," * 14 + "0"], "225 cells"),

@@ -80,7 +80,7 @@ FAILURES: list[tuple[int, tuple[object, ...]]] = [
     (2, ("load", "clip.mp4", *SMALL, *GOLDEN_MODEL, "-o", "clip.mp4", "--force")),
     (2, ("invert", L, *GOLDEN_MODEL, "--num-inference-steps", 1)),
     (2, ("invert", L, *GOLDEN_MODEL, "--width", 96)),
-    (2, ("reconstruct", T, *GOLDEN_MODEL, "-p", "x", "--injection-strength", 2)),
+    (2, ("reconstruct", T, *GOLDEN_MODEL, "-p", "x", "--injection-strength", 200)),
     (2, ("reconstruct", T, *GOLDEN_MODEL, "-p", "x", "--num-inference-steps", 0)),
     (2, ("reconstruct", T, *GOLDEN_MODEL, "-p", "x", "--mask", "1,2,3")),
     (2, ("reconstruct", T, *GOLDEN_MODEL, "-p", "x", "-p", "y", "-o", "one.safetensors")),
