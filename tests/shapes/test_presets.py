@@ -1,0 +1,77 @@
+"""What the presets promise, on the embedded model: semantics, where other tests have plumbing."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from cogedit.benchmarks.batch import BatchPipeline
+from cogedit.benchmarks.cases import make_case
+from cogedit.benchmarks.configurations import find_configuration
+from cogedit.benchmarks.metrics import Answer, measure
+from cogedit.models.checkpoint import find_checkpoint
+from cogedit.shapes import world
+
+STEPS = 12
+FIRST, COUNT = 200, 3  # held-out clips that no table is made of
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    checkpoint = find_checkpoint("shapes")
+    return BatchPipeline(checkpoint, device=torch.device("cpu"), dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def cases():
+    return [make_case(seed, "color") for seed in range(FIRST, FIRST + COUNT)]
+
+
+@pytest.fixture(scope="module")
+def edit(pipeline, cases):
+    """Return a function that edits the clips under prompts, and the clips after the VAE."""
+    faithful = find_configuration("faithful@caption").with_steps(STEPS)
+    captions = [case.source_prompt for case in cases]
+    latents = pipeline.encode([world.render(case.source) for case in cases])
+    trajectory = pipeline.invert(latents, faithful.inversion, captions)
+
+    def made(prompts, **changes):
+        edited = pipeline.edit(
+            trajectory,
+            replace(faithful.reconstruct, **changes),
+            prompts=prompts,
+            inversion_prompts=captions,
+            seeds=range(COUNT),
+        )
+        return pipeline.decode(edited)
+
+    return made, pipeline.decode(latents)
+
+
+def test_faithful_gives_a_clip_back_under_its_own_caption(edit, cases):
+    made, round_trip = edit
+    captions = [case.source_prompt for case in cases]
+
+    def psnr(**changes):
+        clips = np.stack(made(captions, **changes))
+        return 10 * np.log10(255**2 / np.mean((clips - np.stack(round_trip)) ** 2))
+
+    kept = psnr()
+    assert kept >= 36  # what the inversion keeps in so few steps
+    for strength in (0.5, 4.0):
+        assert psnr(injection_strength=strength) == pytest.approx(kept, abs=0.5)
+    # Text and image out of balance: the clip is another one.
+    assert psnr(injection_tokens="image") < kept - 3
+
+
+def test_faithful_changes_the_colour_and_keeps_the_rest(pipeline, edit, cases):
+    made, round_trip = edit
+    right = pipeline.decode(pipeline.encode([world.render(case.right) for case in cases]))
+    clips = made([case.prompt for case in cases])
+    for case, clip, source, answer in zip(cases, clips, round_trip, right, strict=True):
+        figures = measure(clip, Answer(case, source, answer))
+        assert figures.target_seen == 1
+        assert figures.others_kept == 1
+        assert figures.motion_distance <= 2
+        assert figures.background_psnr >= 30
