@@ -261,8 +261,10 @@ class ExportSettings:
         sound: Carry the source's sound over, where the clip plays as long as it did in the source.
         composite: What the pixels outside an edit's mask are taken from: nothing ("none"), the
             source after the VAE's round trip ("decode"), or the source's own frames ("source").
-            None is "decode" where there is a mask.
+            None is, where there is a mask, "source" if edges are aligned and "decode" otherwise.
         feather: Width in pixels of the passage from the source to the edit, inside the mask.
+        align_edges: Fit what an edit changed to the edges of the source's own frames, in windows of
+            this radius in pixels of the clip (`cogedit.media.edges`); 0 shows the edit as it is.
     """
 
     fps: Fraction | None = None
@@ -273,6 +275,7 @@ class ExportSettings:
     sound: bool = True
     composite: Composite | None = None
     feather: int = 0
+    align_edges: int = 0
 
 
 INEXACT_BACKENDS: frozenset[AttentionBackend] = frozenset({"sage"})

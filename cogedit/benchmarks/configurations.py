@@ -42,12 +42,14 @@ class Configuration:
             of a clip has the seed `reconstruct.seed` plus the clip's own number.
         exact_mask: Give each edit its exact mask, which the world knows. With it, as with
             `reconstruct.auto_mask`, the source's round trip is put back outside.
+        align_edges: Show the edit with the edges of the source's own frames, within this radius.
     """
 
     name: str
     inversion: Inversion = field(default_factory=Inversion)
     reconstruct: ReconstructSettings = field(default_factory=lambda: ReconstructSettings(prompt=""))
     exact_mask: bool = False
+    align_edges: int = 0
 
     def with_steps(self, num_inference_steps: int) -> Configuration:
         """Return the same configuration with another number of steps in place of 50.
@@ -165,7 +167,8 @@ def find_configuration(name: str) -> Configuration:
 
     Args:
         name: A built-in one, a preset of `configs/`, or a TOML file as `--config` takes it. Of
-            presets and files the tables `invert` and `reconstruct` count. With `@caption` behind
+            presets and files the tables `invert` and `reconstruct` count, and of `export` the
+            alignment of edges. With `@caption` behind
             it, each clip is inverted under its own caption, as with `--source-prompt`; with
             `@mask`, each edit gets its exact mask.
 
@@ -195,7 +198,12 @@ def find_configuration(name: str) -> Configuration:
     # Nothing but this file counts: no variable, and no cogedit.toml, which the presets' own folder
     # does not have.
     settings = resolve_settings({}, config=config, environ={}, cwd=presets_folder()).settings
-    return Configuration(path.stem, Inversion(settings.invert), settings.reconstruct)
+    return Configuration(
+        path.stem,
+        Inversion(settings.invert),
+        settings.reconstruct,
+        align_edges=settings.export.align_edges,
+    )
 
 
 def choose_configurations(

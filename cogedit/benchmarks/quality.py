@@ -53,6 +53,7 @@ from cogedit.benchmarks.report import (
 )
 from cogedit.errors import UsageError
 from cogedit.media.contact_sheet import Picture, SheetRow, draw_sheet, save_png
+from cogedit.media.edges import align_edges
 from cogedit.media.metrics import psnr
 from cogedit.models.checkpoint import find_checkpoint
 from cogedit.shapes import world
@@ -243,7 +244,11 @@ class Evaluation:
             masks=masks,
         )
         decoded = self._pipeline.decode(latents)
-        return decoded if masks is None else put_back(decoded, answers, masks)
+        if configuration.align_edges:
+            decoded = aligned(decoded, answers, radius=configuration.align_edges)
+        if masks is None:
+            return decoded
+        return put_back(decoded, answers, masks, own_frames=configuration.align_edges > 0)
 
     def _add(
         self, kind: EditKind, name: str, clips: Sequence[Levels], answers: Sequence[Answer]
@@ -273,16 +278,34 @@ def exact_masks(answers: Sequence[Answer]) -> Tensor:
     return torch.stack([torch.from_numpy(change_mask(answer.case)) for answer in answers])
 
 
-def put_back(clips: Sequence[Levels], answers: Sequence[Answer], masks: Tensor) -> list[Levels]:
-    """Put the source's round trip back outside the masks, as the export does."""
+def aligned(clips: Sequence[Levels], answers: Sequence[Answer], *, radius: int) -> list[Levels]:
+    """Fit the changes to the edges of the source's own frames, as the export does."""
+    return [
+        align_edges(
+            to_frames(clip),
+            to_frames(answer.source_round_trip),
+            world.render(answer.case.source),
+            radius=radius,
+        ).astype("f4")
+        for clip, answer in zip(clips, answers, strict=True)
+    ]
+
+
+def put_back(
+    clips: Sequence[Levels], answers: Sequence[Answer], masks: Tensor, *, own_frames: bool = False
+) -> list[Levels]:
+    """Put the source's round trip, or its own frames, back outside the masks as the export does."""
     import torch
 
     from cogedit.diffusion.mask import composite
 
-    return [
-        composite(torch.from_numpy(clip), torch.from_numpy(answer.source_round_trip), mask).numpy()
-        for clip, answer, mask in zip(clips, answers, masks, strict=True)
-    ]
+    shown = []
+    for clip, answer, mask in zip(clips, answers, masks, strict=True):
+        below = answer.source_round_trip
+        if own_frames:
+            below = world.render(answer.case.source).astype("f4")
+        shown.append(composite(torch.from_numpy(clip), torch.from_numpy(below), mask).numpy())
+    return shown
 
 
 def _row_label(case: EditCase) -> str:

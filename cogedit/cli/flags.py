@@ -320,7 +320,7 @@ SETTINGS: Mapping[str, object] = {
         str | None,
         _option(
             "Outside the mask show the source after the VAE ('decode'), its own frames "
-            "('source'), or the edit ('none'). Default: decode, where there is a mask.",
+            "('source'), or the edit ('none'). Default: decode, with --align-edges source.",
             _MASK,
             metavar="WHAT",
         ),
@@ -329,6 +329,15 @@ SETTINGS: Mapping[str, object] = {
         int | None,
         _option(
             "Pixels of passage from the source to the edit, inside the mask. Default: 0.", _MASK
+        ),
+    ],
+    "export.align_edges": Annotated[
+        int | None,
+        _option(
+            "End changes of colour and light where the source has edges, within so many pixels; "
+            "grain and texture stay the source's own. Default: 0, off.",
+            _VIDEO,
+            metavar="PIXELS",
         ),
     ],
     "export.fps": Annotated[

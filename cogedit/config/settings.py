@@ -162,6 +162,7 @@ RANGES: dict[str, tuple[Callable[[object], bool], str]] = {
     ),
     "export.crf": (_within(0, 63), "0 to 63"),
     "export.feather": _COUNT,
+    "export.align_edges": _COUNT,
 }
 
 

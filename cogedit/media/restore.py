@@ -27,6 +27,7 @@ def restore_frames(
     *,
     own: Iterable[Frames] | None = None,
     weights: Iterable[Weights] | None = None,
+    before: Iterable[Frames] | None = None,
 ) -> Iterator[Frames]:
     """Scale frames of a clip back to the source's size with Lanczos, crop or bars undone.
 
@@ -37,6 +38,8 @@ def restore_frames(
             that a crop left out, or that `weights` gives to the source, is theirs to the bit.
         weights: How much of each pixel of the clip is shown, 0 to 1, [height, width]; None shows
             all of it.
+        before: The source's frames at the clip's size. Where they are given, what `frames` changed
+            of them is scaled and added to `own`, which keeps its detail.
 
     Yields:
         uint8 RGB, [source_height, source_width, 3].
@@ -44,20 +47,26 @@ def restore_frames(
     Raises:
         ValueError: `own` is needed and not given.
     """
-    if own is None and (weights is not None or needs_own_frames(resize)):
+    lacks_pixels = weights is not None or before is not None or needs_own_frames(resize)
+    if own is None and lacks_pixels:
         raise ValueError("the source's own frames are needed")
     below = repeat(None) if own is None else own
     shares = repeat(None) if weights is None else weights
-    for frame, source, share in zip(frames, below, shares, strict=False):
-        restored = _enlarge(frame, resize, source)
+    originals = repeat(None) if before is None else before
+    for frame, source, share, original in zip(frames, below, shares, originals, strict=False):
         if source is None:
-            yield restored
+            yield _enlarge(frame, resize, source)
             continue
+        if original is None:
+            restored = _enlarge(frame, resize, source)
+        else:
+            change = _enlarge_levels(frame.astype(np.float32) - original, resize)
+            restored = np.rint((source + change).clip(0, 255)).astype(np.uint8)
         left, top, right, bottom = _kept_window(resize)
         inside = restored[top:bottom, left:right]
         result = source.copy()
         if share is not None:
-            alpha = _enlarge_weights(share, resize)[top:bottom, left:right, None]
+            alpha = _enlarge_levels(share[..., None], resize)[top:bottom, left:right]
             under = source[top:bottom, left:right].astype(np.float32)
             inside = np.rint(under + alpha * (inside - under)).astype(np.uint8)
         result[top:bottom, left:right] = inside
@@ -78,21 +87,28 @@ def _enlarge(frame: Frames, resize: ResizePlan, source: Frames | None) -> Frames
     return lanczos(frame, resize.source_width, height=resize.source_height)
 
 
-def _enlarge_weights(share: Weights, resize: ResizePlan) -> Weights:
-    """Scale weights as the frames; bilinear, so that they neither ring nor reach far."""
+def _enlarge_levels(levels: Weights, resize: ResizePlan) -> Weights:
+    """Scale [height, width, C] as the frames; bilinear, so that it neither rings nor reaches far.
+
+    What the clip does not show is 0.
+    """
     from PIL import Image
 
     box = resize.box
     if box.mode == "pad":
-        share = share[box.top : box.top + box.scaled_height, box.left : box.left + box.scaled_width]
+        columns = slice(box.left, box.left + box.scaled_width)
+        levels = levels[box.top : box.top + box.scaled_height, columns]
     elif needs_own_frames(resize):
-        canvas = np.zeros((box.scaled_height, box.scaled_width), dtype=np.float32)
-        canvas[box.top : box.top + resize.height, box.left : box.left + resize.width] = share
-        share = canvas
+        canvas = np.zeros((box.scaled_height, box.scaled_width, levels.shape[2]), dtype=np.float32)
+        rows = slice(box.top, box.top + resize.height)
+        canvas[rows, box.left : box.left + resize.width] = levels
+        levels = canvas
     size = (resize.source_width, resize.source_height)
-    scaled = Image.fromarray(share).resize(size, Image.Resampling.BILINEAR)
-    weights: Weights = np.asarray(scaled, dtype=np.float32)
-    return weights
+    planes = [
+        Image.fromarray(plane).resize(size, Image.Resampling.BILINEAR)
+        for plane in np.moveaxis(levels, -1, 0)
+    ]
+    return np.stack([np.asarray(plane, dtype=np.float32) for plane in planes], axis=-1)
 
 
 def _kept_window(resize: ResizePlan) -> tuple[int, int, int, int]:

@@ -6,11 +6,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cogedit.artifacts import FramesRecord, num_pad_frames, read_artifact
+from cogedit.artifacts import EditRecord, FramesRecord, num_pad_frames, read_artifact
 from cogedit.config import Settings
 from cogedit.models.checkpoint import Checkpoint
 from cogedit.stages.checkpoints import check_same_model, checkpoint_for
-from cogedit.stages.composite import composite_for, source_frames
+from cogedit.stages.composite import composite_for
+from cogedit.stages.originals import source_frames, source_latents
 from cogedit.stages.parts import Parts
 from cogedit.stages.run import Run
 
@@ -26,7 +27,8 @@ class Decoder:
 
     Args:
         settings: `model`, `device`, `dtype`, `encode.vae_tiling`, and of `export` what is shown
-            outside a mask; `workspace` where that is the source's own frames.
+            outside a mask and whether edges are aligned; `workspace` where that needs the source's
+            frames or latents.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -36,11 +38,13 @@ class Decoder:
         """Decode the latents of an artifact, of a trajectory its noise end.
 
         Returns:
-            uint8 RGB, [F, H, W, C]. Under a composite every pixel outside the edit's mask is the
-            source's own.
+            uint8 RGB, [F, H, W, C]. Of an edit the changes are fitted to the source's edges where
+            that is asked for, and under a composite every pixel outside its mask is the source's
+            own.
 
         Raises:
-            ArtifactError: It is of another model, or damaged; or the source's frames are gone.
+            ArtifactError: It is of another model, or damaged, or the source's frames or latents are
+                gone.
             UsageError: A composite is asked for, and the artifact has no mask.
             ModelError: The model is missing or incomplete.
             DeviceMemoryError: The device is full.
@@ -55,20 +59,31 @@ class Decoder:
         else:
             latents = artifact.tensors["latents"]
         wanted = composite_for(record, self._settings)
+        radius = self._settings.export.align_edges
         # Looked for before anything is decoded.
-        own = None
-        if wanted == "source":
-            instead = "or use --composite decode"
-            own = source_frames(source, record, self._settings, otherwise=instead)
+        own = clean = None
+        if isinstance(record, EditRecord) and (radius or wanted != "none"):
+            instead = "leave --align-edges out" if radius else "use --composite decode"
+            if radius or wanted == "source":
+                own = source_frames(source, record, self._settings, otherwise=f"or {instead}")
+            if radius or wanted == "decode":
+                clean = source_latents(source, record, self._settings, hint=instead)
         pad = num_pad_frames(record)
         pixels = self._pixels(latents[:, pad:])
-        if wanted != "none":
+        round_trip = None if clean is None else self._pixels(clean[:, pad:])
+        if radius and own is not None and round_trip is not None:
+            import torch
+
+            from cogedit.media.edges import align_edges
+
+            arrays = (tensor.numpy() for tensor in (pixels, round_trip, own))
+            pixels = torch.from_numpy(align_edges(*arrays, radius=radius))
+        below = own if wanted == "source" else round_trip
+        if wanted != "none" and below is not None:
             from cogedit.diffusion.mask import composite
 
-            if own is None:
-                own = self._pixels(artifact.tensors["source_latents"][:, pad:])
             feather = self._settings.export.feather
-            pixels = composite(pixels, own, artifact.tensors["mask"], feather=feather)
+            pixels = composite(pixels, below, artifact.tensors["mask"], feather=feather)
         array: NDArray[np.uint8] = pixels.numpy()
         return array
 

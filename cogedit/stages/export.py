@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cogedit.artifacts import (
+    EditRecord,
     FramesRecord,
     content_key,
     frames_record,
@@ -22,8 +23,9 @@ from cogedit.media.encoding import Encoding, plan_encoding
 from cogedit.media.probe import probe_facts
 from cogedit.media.recipe import find_comment
 from cogedit.stages.checkpoints import dtype_for
-from cogedit.stages.composite import composite_for, source_frames
+from cogedit.stages.composite import composite_for
 from cogedit.stages.decode import Decoder
+from cogedit.stages.originals import source_frames
 from cogedit.stages.recipe import Recipe
 from cogedit.stages.run import Exported, Run, check_output, check_writable
 from cogedit.stages.source import FoundSource, find_source, keeps_time, resize_plan
@@ -103,7 +105,13 @@ def export(
         return exported
     frames = frames_record(job.recipe.record)
     clip = replace(
-        job.recipe, record=frames, composite="none", feather=0, dtype=None, vae_tiling=None
+        job.recipe,
+        record=frames,
+        composite="none",
+        feather=0,
+        align_edges=0,
+        dtype=None,
+        vae_tiling=None,
     )
     beside = job.path.with_name(f"{job.path.stem}-source{job.path.suffix}")
     shown = _export(replace(job, recipe=clip, path=beside), source_video)
@@ -148,6 +156,8 @@ def _job(source: Path, settings: Settings, *, output: Path | None, run: Run) -> 
     )
     if recipe.composite != "none":
         recipe = replace(recipe, feather=asked.feather)
+    if isinstance(record, EditRecord):
+        recipe = replace(recipe, align_edges=asked.align_edges)
     if not isinstance(record, FramesRecord):
         recipe = replace(recipe, dtype=dtype_for(settings), vae_tiling=settings.encode.vae_tiling)
     silent = None
@@ -213,6 +223,7 @@ def _export(job: _Job, source_video: Path | None, *, decoder: Decoder | None = N
     needs_source = recipe.size == "source" and (
         isinstance(recipe.record, FramesRecord)
         or recipe.composite == "source"
+        or recipe.align_edges > 0
         or needs_own_frames(resize_plan(frames))
     )
     found: FoundSource | str = ""
@@ -287,8 +298,13 @@ def _frames(
     weights = None
     if recipe.composite == "source":
         weights = _weights(job)
+    before = None
+    if recipe.align_edges:
+        # What has the edges of the source keeps its full size's detail, too.
+        hint = "or leave --align-edges out"
+        before = source_frames(job.artifact, recipe.record, job.settings, otherwise=hint).numpy()
     own = None if found is None else _own_frames(found)
-    restored = restore_frames(shown, resize_plan(frames), own=own, weights=weights)
+    restored = restore_frames(shown, resize_plan(frames), own=own, weights=weights, before=before)
     return _source_stream(frames, restored)
 
 

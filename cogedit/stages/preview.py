@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from cogedit.artifacts import TrajectoryRecord
 from cogedit.config import Settings
 from cogedit.errors import ArtifactError
-from cogedit.stages.composite import source_frames
+from cogedit.stages.originals import source_frames
 from cogedit.stages.run import Run
 from cogedit.types import RGBPicture
 

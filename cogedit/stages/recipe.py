@@ -27,6 +27,7 @@ class Recipe:
         sound: Whether the source's sound is under it.
         composite: What is shown outside the mask; "none" where there is none.
         feather: Width in pixels of the passage; 0 without a composite.
+        align_edges: Radius in pixels within which an edit's edges are the source's; 0 is off.
         dtype: What the VAE decodes in; None where nothing is decoded.
         vae_tiling: Whether it decodes in tiles; None where nothing is decoded.
     """
@@ -38,12 +39,14 @@ class Recipe:
     sound: bool = False
     composite: Composite = "none"
     feather: int = 0
+    align_edges: int = 0
     dtype: DType | None = None
     vae_tiling: bool | None = None
 
     def comment(self) -> str:
         """Return the recipe as canonical JSON, to be kept in the video's metadata."""
         options = {
+            "align_edges": self.align_edges,
             "codec": self.encoding.codec,
             "composite": self.composite,
             "crf": self.encoding.crf,

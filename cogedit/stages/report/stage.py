@@ -128,7 +128,8 @@ class _Reporter:
         run: Run,
     ) -> None:
         # The decode itself is measured; the composite of an edit with a mask is made here.
-        plain = replace(settings, export=replace(settings.export, composite="none"))
+        export = replace(settings.export, composite="none", align_edges=0)
+        plain = replace(settings, export=export)
         self._decoder = Decoder(plain)
         self._checkpoint = checkpoint_for(settings)
         self._movies = movies
