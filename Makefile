@@ -10,8 +10,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 # Beside upstream's and the default's: the presets, and the rows of the speed table.
-QUALITY_ROWS := faithful@caption faithful@caption@mask balanced@caption bold@caption fast@caption \
-    fast shared shared-half shared-half-guided
+QUALITY_ROWS := recolor@caption faithful@caption faithful@caption@mask balanced@caption \
+    bold@caption fast@caption fast shared shared-half shared-half-guided
 INSTALLED := $(VENV)/.installed
 
 .PHONY: demo test test-fast soak check lint bench bench-speed bench-quality clean
