@@ -1,5 +1,7 @@
 """`--align-edges` through the stages: what an export shows, and what it says where it cannot."""
 
+import json
+import shlex
 import shutil
 from dataclasses import replace
 
@@ -67,10 +69,20 @@ def test_a_mask_then_shows_the_source_s_own_frames(edited):
     shown = decoded(video, masked, export__align_edges=RADIUS)
     outside = read_artifact(masked, "edit").tensors["mask"].numpy() == 0
     assert np.array_equal(shown[outside], frames[outside])
-    # Unless one asks for something else.
-    other = decoded(video, masked, export__align_edges=RADIUS, export__composite="decode")
-    assert np.array_equal(other[~outside], shown[~outside])
-    assert not np.array_equal(other[outside], frames[outside])
+    everywhere = decoded(video, masked, export__align_edges=RADIUS, export__composite="none")
+    assert np.array_equal(everywhere[~outside], shown[~outside])
+    assert not np.array_equal(everywhere[outside], frames[outside])
+
+
+def test_the_round_trip_does_not_go_around_the_source_s_grain(edited):
+    video, _, masked, _ = edited
+    settings = settings_of(video, export__align_edges=RADIUS, export__composite="decode")
+    for run in (
+        lambda: Decoder(settings).decode(masked),
+        lambda: cogedit.edit(video, [PROMPT], settings, mask=BOX),
+    ):
+        with pytest.raises(UsageError, match="--align-edges shows the grain"):
+            run()
 
 
 def test_only_edits_are_aligned(edited):
@@ -97,7 +109,7 @@ def test_without_the_source_s_frames_it_says_so(edited, tmp_path):
     with pytest.raises(ArtifactError, match=r"source's frames.*are not in") as raised:
         Decoder(alone).decode(plain)
     assert "cogedit load clip.mp4" in raised.value.hint
-    assert "leave --align-edges out" in raised.value.hint
+    assert raised.value.hint.endswith("or use --align-edges 0")
 
 
 def test_the_source_s_latents_come_from_the_trajectory_or_are_missed(edited, tmp_path):
@@ -115,11 +127,17 @@ def test_the_source_s_latents_come_from_the_trajectory_or_are_missed(edited, tmp
     (folder / inverted.name).unlink()
     with pytest.raises(ArtifactError, match=r"source's latents.*are not in") as raised:
         Decoder(elsewhere).decode(plain)
-    assert raised.value.hint == "leave --align-edges out"
+    again, otherwise = raised.value.hint.split("`, ")
+    assert again.startswith("make them with `cogedit encode ")
+    assert otherwise == "or use --align-edges 0"
+    # The hint's command makes them.
+    words = shlex.split(again.partition("`cogedit ")[2])
+    model = ["--model", str(GOLDEN_PIPELINE), "--dtype", "fp32", "--device", "cpu"]
+    assert CliRunner().invoke(app, [*words, *model]).exit_code == 0
+    assert np.array_equal(Decoder(elsewhere).decode(plain), expected)
 
 
 def test_at_the_source_s_size_its_detail_comes_back(edited, tmp_path):
-    """An edit that changes next to nothing: the video is the source's own, at its full size."""
     video, plain, *_ = edited
     lossless = {"export__size": "source", "export__lossless": True, "export__sound": False}
     shown = {}
@@ -141,6 +159,120 @@ def test_at_the_source_s_size_its_detail_comes_back(edited, tmp_path):
 
     assert likeness(shown[RADIUS]) > 0.8
     assert likeness(shown[RADIUS]) > likeness(shown[0]) + 0.2
+
+
+def test_at_the_source_s_size_a_mask_leaves_the_source_s_pixels(edited, tmp_path):
+    video, _, masked, _ = edited
+    output = tmp_path / "out.mkv"
+    settings = settings_of(
+        video, export__align_edges=RADIUS, export__size="source", export__lossless=True
+    )
+    cogedit.export(masked, settings, output=output, source_video=video)
+    shown = read_back(output, width=176, height=144)
+    own = read_back(video, width=176, height=144)[: len(shown)]
+    # The box, and as far as one pixel of the clip, which is less than 3 of the source, may mix.
+    inside = np.zeros(own.shape, dtype=bool)
+    inside[:, 27:103, 37:123] = True
+    assert np.array_equal(shown[~inside], own[~inside])
+    assert np.abs(shown[inside].astype(int) - own[inside]).mean() > 2
+
+
+def test_models_with_two_latent_frames_to_a_token(pipeline_15, tmp_path, monkeypatch):
+    """Their inversion pads the latents; the source's latents in the workspace are without."""
+    monkeypatch.chdir(tmp_path)
+    video = make_video(tmp_path / "clip.mp4", width=176, height=144, num_frames=20)
+    settings = settings_of(video, model=str(pipeline_15), export__align_edges=RADIUS)
+    for mask in (None, BOX):
+        [written] = cogedit.reconstruct(video, [PROMPT], settings, mask=mask)
+        assert Decoder(settings).decode(written.path).shape == (9, 64, 64, 3)
+    trajectory = cogedit.invert(video, settings).path
+    cogedit.encode(video, settings).path.unlink()
+    [written] = cogedit.reconstruct(trajectory, [PROMPT], settings)
+    assert Decoder(settings).decode(written.path).shape == (9, 64, 64, 3)
+
+
+def test_bars_stay_black_and_say_nothing(tmp_path):
+    video = make_video(tmp_path / "clip.mp4", width=176, height=144, num_frames=12)
+    settings = settings_of(video, load__resize_mode="pad", export__align_edges=RADIUS)
+    [written] = cogedit.reconstruct(video, [PROMPT], settings)
+    box = written.record.trajectory.latents.frames.box
+    shown = Decoder(settings).decode(written.path)
+    assert box.left > 0
+    columns = slice(box.left, box.left + box.scaled_width)
+    assert np.delete(shown, np.r_[columns], axis=2).max() == 0
+    edited, own = (
+        Decoder(settings_of(video, load__resize_mode="pad")).decode(path)[:, :, columns]
+        for path in (written.path, cogedit.encode(video, settings).path)
+    )
+    frames = read_artifact(cogedit.load(video, settings).path, "frames").tensors["frames"].numpy()
+    expected = align_edges(edited, own, frames[:, :, columns], radius=RADIUS)
+    assert np.array_equal(shown[:, :, columns], expected)
+
+
+def test_rows_of_a_batch_are_each_shown_as_they_say(edited, tmp_path):
+    """They share a model and a decoder, and nothing of their exports."""
+    video, plain, _, _ = edited
+    rows = [{"video": str(video), "prompt": PROMPT, "output": str(tmp_path / "plain.mkv")}]
+    rows.append(rows[0] | {"output": str(tmp_path / "aligned.mkv"), "export.align_edges": 5})
+    listed = tmp_path / "edits.jsonl"
+    listed.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags = ["--model", str(GOLDEN_PIPELINE), "--dtype", "fp32", "--device", "cpu"]
+    flags += ["--workspace", str(plain.parent), "--max-num-frames", "9", "--resize-mode", "stretch"]
+    flags += ["--num-inference-steps", "3", "--guidance-scale", "1", "--lossless"]
+    done = CliRunner().invoke(app, ["batch", str(listed), *flags])
+    assert done.exit_code == 0, done.output
+    as_it_is, aligned = (
+        read_back(tmp_path / f"{name}.mkv", width=96, height=64) for name in ("plain", "aligned")
+    )
+    assert np.array_equal(as_it_is, decoded(video, plain))
+    assert np.array_equal(aligned, decoded(video, plain, export__align_edges=5))
+
+
+def test_a_sweep_measures_the_edits_themselves(edited, tmp_path):
+    video, *_ = edited
+    figures = []
+    for radius in (0, RADIUS):
+        settings = settings_of(video, export__align_edges=radius)
+        output = tmp_path / f"{radius}.png"
+        swept = cogedit.sweep(
+            video, [PROMPT], settings, vary=["injection-strength=0,1"], output=output
+        )
+        figures.append(json.loads(swept.figures.read_text())["edits"])
+    assert figures[0] == figures[1]
+    assert (tmp_path / "0.png").read_bytes() != (tmp_path / f"{RADIUS}.png").read_bytes()
+
+
+# Before the GPU minutes
+
+
+@pytest.mark.parametrize("missing", ["frames", "latents"])
+def test_what_will_be_missing_is_said_before_anything_is_computed(edited, tmp_path, missing):
+    video, *_ = edited
+    inverted = cogedit.invert(video, settings_of(video)).path
+    folder = tmp_path / "some.cogedit"
+    folder.mkdir()
+    alone = tmp_path / "alone.safetensors"
+    shutil.copy(inverted, alone)
+    if missing == "latents":
+        shutil.copy(cogedit.load(video, settings_of(video)).path, folder)
+    settings = replace(settings_of(video, export__align_edges=RADIUS), workspace=folder)
+    before = sorted(folder.iterdir())
+    with pytest.raises(ArtifactError, match=f"the source's {missing}.*are not in"):
+        cogedit.edit(alone, [PROMPT], settings)
+    assert sorted(folder.iterdir()) == before
+
+
+def test_a_missing_source_video_is_said_before_anything_is_computed(edited, tmp_path):
+    video, *_ = edited
+    folder = tmp_path / "far" / "some.cogedit"
+    folder.mkdir(parents=True)
+    for made in (cogedit.load, cogedit.encode, cogedit.invert):
+        shutil.copy(made(video, settings_of(video)).path, folder)
+    [trajectory] = folder.glob("trajectory-*")
+    settings = settings_of(video, export__align_edges=RADIUS, export__size="source")
+    with pytest.raises(VideoError, match=r"needs frames of clip\.mp4 itself"):
+        cogedit.edit(trajectory, [PROMPT], replace(settings, workspace=folder))
+    assert not list(folder.glob("edit-*"))
 
 
 def test_at_the_source_s_size_the_source_is_needed(edited, tmp_path):

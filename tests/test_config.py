@@ -254,7 +254,8 @@ def test_good_records_pass() -> None:
 
 def test_shipped_presets(resolve: Resolve) -> None:
     models = ["cogvideox-1.5-5b", "cogvideox-2b", "cogvideox-5b"]
-    assert preset_names() == ["balanced", "bold", *models, "faithful", "fast", "recolor", "upstream"]
+    ours = ["faithful", "fast", "recolor", "upstream"]
+    assert preset_names() == ["balanced", "bold", *models, *ours]
     assert (presets_folder() / "upstream.toml").is_file()
     expected = {
         "cogvideox-5b": ("zai-org/CogVideoX-5b", "bf16", 720, 480, 49, "crop"),

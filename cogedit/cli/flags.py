@@ -320,7 +320,7 @@ SETTINGS: Mapping[str, object] = {
         str | None,
         _option(
             "Outside the mask show the source after the VAE ('decode'), its own frames "
-            "('source'), or the edit ('none'). Default: decode, with --align-edges source.",
+            "('source'), or the edit ('none'). Default: decode; source where edges are aligned.",
             _MASK,
             metavar="WHAT",
         ),
@@ -334,7 +334,7 @@ SETTINGS: Mapping[str, object] = {
     "export.align_edges": Annotated[
         int | None,
         _option(
-            "End changes of colour and light where the source has edges, within so many pixels; "
+            "Fit changes of colour and light to the source's edges, in windows of this radius; "
             "grain and texture stay the source's own. Default: 0, off.",
             _VIDEO,
             metavar="PIXELS",

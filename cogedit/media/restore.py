@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import repeat
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cogedit.media.clip import ResizePlan
+from cogedit.media.edges import Change
 from cogedit.media.reader import Frames, scale_frame
 
 Weights = NDArray[np.float32]
@@ -22,24 +24,22 @@ def needs_own_frames(resize: ResizePlan) -> bool:
 
 
 def restore_frames(
-    frames: Iterable[Frames],
+    frames: Iterable[Frames | Change],
     resize: ResizePlan,
     *,
     own: Iterable[Frames] | None = None,
     weights: Iterable[Weights] | None = None,
-    before: Iterable[Frames] | None = None,
 ) -> Iterator[Frames]:
     """Scale frames of a clip back to the source's size with Lanczos, crop or bars undone.
 
     Args:
-        frames: uint8 RGB of the clip, [height, width, 3].
+        frames: uint8 RGB of the clip, [height, width, 3], or what it changed: a change is laid over
+            `own`, which keeps its detail.
         resize: How the source's frames became the clip's.
         own: The source's frames that belong to them, [source_height, source_width, 3]; every pixel
             that a crop left out, or that `weights` gives to the source, is theirs to the bit.
         weights: How much of each pixel of the clip is shown, 0 to 1, [height, width]; None shows
             all of it.
-        before: The source's frames at the clip's size. Where they are given, what `frames` changed
-            of them is scaled and added to `own`, which keeps its detail.
 
     Yields:
         uint8 RGB, [source_height, source_width, 3].
@@ -47,21 +47,15 @@ def restore_frames(
     Raises:
         ValueError: `own` is needed and not given.
     """
-    lacks_pixels = weights is not None or before is not None or needs_own_frames(resize)
-    if own is None and lacks_pixels:
+    if own is None and (weights is not None or needs_own_frames(resize)):
         raise ValueError("the source's own frames are needed")
     below = repeat(None) if own is None else own
     shares = repeat(None) if weights is None else weights
-    originals = repeat(None) if before is None else before
-    for frame, source, share, original in zip(frames, below, shares, originals, strict=False):
+    for frame, source, share in zip(frames, below, shares, strict=False):
+        restored = _restored(frame, resize, source)
         if source is None:
-            yield _enlarge(frame, resize, source)
+            yield restored
             continue
-        if original is None:
-            restored = _enlarge(frame, resize, source)
-        else:
-            change = _enlarge_levels(frame.astype(np.float32) - original, resize)
-            restored = np.rint((source + change).clip(0, 255)).astype(np.uint8)
         left, top, right, bottom = _kept_window(resize)
         inside = restored[top:bottom, left:right]
         result = source.copy()
@@ -71,6 +65,15 @@ def restore_frames(
             inside = np.rint(under + alpha * (inside - under)).astype(np.uint8)
         result[top:bottom, left:right] = inside
         yield result
+
+
+def _restored(frame: Frames | Change, resize: ResizePlan, source: Frames | None) -> Frames:
+    """Scale a frame, or lay a change over the source's."""
+    if not isinstance(frame, Change):
+        return _enlarge(frame, resize, source)
+    if source is None:
+        raise ValueError("the source's own frames are needed")
+    return frame.on(source, lambda levels: _enlarge_levels(levels, resize, beyond="edge"))
 
 
 def _enlarge(frame: Frames, resize: ResizePlan, source: Frames | None) -> Frames:
@@ -87,10 +90,12 @@ def _enlarge(frame: Frames, resize: ResizePlan, source: Frames | None) -> Frames
     return lanczos(frame, resize.source_width, height=resize.source_height)
 
 
-def _enlarge_levels(levels: Weights, resize: ResizePlan) -> Weights:
+def _enlarge_levels(
+    levels: Weights, resize: ResizePlan, *, beyond: Literal["constant", "edge"] = "constant"
+) -> Weights:
     """Scale [height, width, C] as the frames; bilinear, so that it neither rings nor reaches far.
 
-    What the clip does not show is 0.
+    What a crop left out is 0 ("constant"), or as its border ("edge").
     """
     from PIL import Image
 
@@ -99,14 +104,13 @@ def _enlarge_levels(levels: Weights, resize: ResizePlan) -> Weights:
         columns = slice(box.left, box.left + box.scaled_width)
         levels = levels[box.top : box.top + box.scaled_height, columns]
     elif needs_own_frames(resize):
-        canvas = np.zeros((box.scaled_height, box.scaled_width, levels.shape[2]), dtype=np.float32)
-        rows = slice(box.top, box.top + resize.height)
-        canvas[rows, box.left : box.left + resize.width] = levels
-        levels = canvas
+        rows = (box.top, box.scaled_height - box.top - resize.height)
+        columns_out = (box.left, box.scaled_width - box.left - resize.width)
+        levels = np.pad(levels, (rows, columns_out, (0, 0)), mode=beyond)
     size = (resize.source_width, resize.source_height)
     planes = [
         Image.fromarray(plane).resize(size, Image.Resampling.BILINEAR)
-        for plane in np.moveaxis(levels, -1, 0)
+        for plane in np.ascontiguousarray(np.moveaxis(levels, -1, 0))
     ]
     return np.stack([np.asarray(plane, dtype=np.float32) for plane in planes], axis=-1)
 

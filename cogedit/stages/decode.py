@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cogedit.artifacts import EditRecord, FramesRecord, num_pad_frames, read_artifact
+import numpy as np
+
+from cogedit.artifacts import (
+    Artifact,
+    EditRecord,
+    FramesRecord,
+    content_key,
+    frames_record,
+    num_pad_frames,
+    read_artifact,
+)
 from cogedit.config import Settings
 from cogedit.models.checkpoint import Checkpoint
 from cogedit.stages.checkpoints import check_same_model, checkpoint_for
@@ -14,28 +25,35 @@ from cogedit.stages.composite import composite_for
 from cogedit.stages.originals import source_frames, source_latents
 from cogedit.stages.parts import Parts
 from cogedit.stages.run import Run
+from cogedit.types import ExportSettings
 
 if TYPE_CHECKING:
-    import numpy as np
     from diffusers import AutoencoderKLCogVideoX
     from numpy.typing import NDArray
     from torch import Tensor
+
+    from cogedit.media.edges import Change
 
 
 class Decoder:
     """Decodes artifacts; loads the VAE when the first is asked for and keeps it.
 
     Args:
-        settings: `model`, `device`, `dtype`, `encode.vae_tiling`, and of `export` what is shown
-            outside a mask and whether edges are aligned; `workspace` where that needs the source's
-            frames or latents.
+        settings: `model`, `device`, `dtype`, `encode.vae_tiling`; `workspace`, where the source's
+            frames and latents are looked for; and `export`.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._last_round_trip: tuple[str, NDArray[np.uint8]] | None = None
 
-    def decode(self, source: Path) -> NDArray[np.uint8]:
+    def decode(self, source: Path, *, export: ExportSettings | None = None) -> NDArray[np.uint8]:
         """Decode the latents of an artifact, of a trajectory its noise end.
+
+        Args:
+            source: The artifact.
+            export: What an edit shows outside its mask, and whether its edges are aligned; None is
+                as the settings have it.
 
         Returns:
             uint8 RGB, [F, H, W, C]. Of an edit the changes are fitted to the source's edges where
@@ -49,43 +67,52 @@ class Decoder:
             ModelError: The model is missing or incomplete.
             DeviceMemoryError: The device is full.
         """
+        export = export or self._settings.export
         artifact = read_artifact(source, ("latents", "trajectory", "edit"))
         record = artifact.record
         if isinstance(record, FramesRecord):
             raise TypeError("frames are not decoded")
         check_same_model(str(source), record, self._checkpoint)
-        if record.kind == "trajectory":
-            latents = artifact.tensors["trajectory"][-1]
+        wanted = composite_for(record, export)
+        if not isinstance(record, EditRecord):
+            which = "trajectory" if record.kind == "trajectory" else "latents"
+            # Of a trajectory the last level; of its clean latents there is `decode_source`.
+            latents = artifact.tensors[which]
+            latents = latents[-1] if record.kind == "trajectory" else latents
+            return self._pixels(latents[:, num_pad_frames(record) :])
+        edit = Artifact(record, artifact.tensors)
+        own: NDArray[np.uint8] | None = None
+        if export.align_edges or wanted == "source":
+            own = self._own_frames(source, record, export)
+        if export.align_edges and own is not None:
+            changes = self._changes(source, edit, own, export)
+            pixels = np.stack(
+                [change.on(frame) for change, frame in zip(changes, own, strict=True)]
+            )
         else:
-            latents = artifact.tensors["latents"]
-        wanted = composite_for(record, self._settings)
-        radius = self._settings.export.align_edges
-        # Looked for before anything is decoded.
-        own = clean = None
-        if isinstance(record, EditRecord) and (radius or wanted != "none"):
-            instead = "leave --align-edges out" if radius else "use --composite decode"
-            if radius or wanted == "source":
-                own = source_frames(source, record, self._settings, otherwise=f"or {instead}")
-            if radius or wanted == "decode":
-                clean = source_latents(source, record, self._settings, hint=instead)
-        pad = num_pad_frames(record)
-        pixels = self._pixels(latents[:, pad:])
-        round_trip = None if clean is None else self._pixels(clean[:, pad:])
-        if radius and own is not None and round_trip is not None:
-            import torch
+            pixels = self._pixels(edit.tensors["latents"][:, num_pad_frames(record) :])
+        if wanted == "none":
+            return pixels
+        below = self._round_trip(source, edit, export) if own is None else own
+        return _composite(pixels, below, edit.tensors["mask"], feather=export.feather)
 
-            from cogedit.media.edges import align_edges
+    def changes(self, source: Path, *, export: ExportSettings) -> Iterator[Change]:
+        """Decode what an edit changed, fitted to the edges of the source's own frames.
 
-            arrays = (tensor.numpy() for tensor in (pixels, round_trip, own))
-            pixels = torch.from_numpy(align_edges(*arrays, radius=radius))
-        below = own if wanted == "source" else round_trip
-        if wanted != "none" and below is not None:
-            from cogedit.diffusion.mask import composite
+        Args:
+            source: The edit.
+            export: `align_edges`, more than 0.
 
-            feather = self._settings.export.feather
-            pixels = composite(pixels, below, artifact.tensors["mask"], feather=feather)
-        array: NDArray[np.uint8] = pixels.numpy()
-        return array
+        Yields:
+            The change of each frame.
+
+        Raises:
+            CogeditError: As `decode`, before the first.
+        """
+        edit = read_artifact(source, "edit")
+        check_same_model(str(source), edit.record, self._checkpoint)
+        own = self._own_frames(source, edit.record, export)
+        return self._changes(source, edit, own, export)
 
     def decode_source(self, trajectory: Path) -> NDArray[np.uint8]:
         """Decode the clean latents of a trajectory: its source, after the VAE's round trip.
@@ -99,17 +126,61 @@ class Decoder:
         """
         artifact = read_artifact(trajectory, "trajectory")
         check_same_model(str(trajectory), artifact.record, self._checkpoint)
-        clean = artifact.tensors["latents"][:, num_pad_frames(artifact.record) :]
-        array: NDArray[np.uint8] = self._pixels(clean).numpy()
-        return array
+        return self._pixels(artifact.tensors["latents"][:, num_pad_frames(artifact.record) :])
 
-    def _pixels(self, latents: Tensor) -> Tensor:
-        """Decode latents [1, F', C', H', W'] to uint8 [F, H, W, C] on the CPU."""
+    def _own_frames(
+        self, source: Path, record: EditRecord, export: ExportSettings
+    ) -> NDArray[np.uint8]:
+        otherwise = f"or use {_without_frames(export)}"
+        frames: NDArray[np.uint8] = source_frames(
+            source, record, self._settings, otherwise=otherwise
+        ).numpy()
+        return frames
+
+    def _changes(
+        self,
+        source: Path,
+        edit: Artifact[EditRecord],
+        own: NDArray[np.uint8],
+        export: ExportSettings,
+    ) -> Iterator[Change]:
+        """The changes of an edit; what can be missing is looked for before the first is decoded."""
+        from cogedit.media.edges import fit_changes
+
+        round_trip = self._round_trip(source, edit, export)
+        edited = self._pixels(edit.tensors["latents"][:, num_pad_frames(edit.record) :])
+        box = frames_record(edit.record).box
+        picture = (slice(None), slice(None))
+        if box.mode == "pad":
+            picture = (
+                slice(box.top, box.top + box.scaled_height),
+                slice(box.left, box.left + box.scaled_width),
+            )
+        return fit_changes(edited, round_trip, own, radius=export.align_edges, picture=picture)
+
+    def _round_trip(
+        self, source: Path, edit: Artifact[EditRecord], export: ExportSettings
+    ) -> NDArray[np.uint8]:
+        """Decode what an edit was made of; the last one is kept, for further edits of it."""
+        record = edit.record
+        key = content_key(record.trajectory)
+        if self._last_round_trip is None or self._last_round_trip[0] != key:
+            if record.has_mask:
+                clean = edit.tensors["source_latents"][:, num_pad_frames(record) :]
+            else:
+                otherwise = f"or use {_without_frames(export)}"
+                clean = source_latents(source, record, self._settings, otherwise=otherwise)
+            self._last_round_trip = key, self._pixels(clean)
+        return self._last_round_trip[1]
+
+    def _pixels(self, latents: Tensor) -> NDArray[np.uint8]:
+        """Decode latents [1, F', C', H', W'] to uint8 [F, H, W, C]."""
         from cogedit.models.device import memory_guard
         from cogedit.models.vae import decode_latents, to_pixels
 
         with memory_guard("decoding"):
-            return to_pixels(decode_latents(self._vae, latents)).cpu()
+            pixels: NDArray[np.uint8] = to_pixels(decode_latents(self._vae, latents)).cpu().numpy()
+        return pixels
 
     @cached_property
     def _checkpoint(self) -> Checkpoint:
@@ -118,3 +189,24 @@ class Decoder:
     @cached_property
     def _vae(self) -> AutoencoderKLCogVideoX:
         return Parts(self._checkpoint, self._settings, run=Run()).vae()
+
+
+def _without_frames(export: ExportSettings) -> str:
+    """The options under which an export needs nothing of the source's."""
+    words = ["--align-edges 0"] if export.align_edges else []
+    if export.composite == "source":
+        words.append("--composite decode")
+    return " ".join(words)
+
+
+def _composite(
+    edited: NDArray[np.uint8], below: NDArray[np.uint8], mask: Tensor, *, feather: int
+) -> NDArray[np.uint8]:
+    import torch
+
+    from cogedit.diffusion.mask import composite
+
+    laid: NDArray[np.uint8] = composite(
+        torch.from_numpy(edited), torch.from_numpy(below), mask, feather=feather
+    ).numpy()
+    return laid

@@ -16,6 +16,7 @@ from cogedit.artifacts import (
 from cogedit.config import Settings
 from cogedit.errors import StorageError, UsageError
 from cogedit.media.encoding import VIDEO_SUFFIXES, plan_encoding
+from cogedit.stages.composite import check_composite
 from cogedit.stages.decode import Decoder
 from cogedit.stages.export import check_export, export
 from cogedit.stages.reconstruct import reconstruct
@@ -115,6 +116,7 @@ def check_edit(
         num_prompts: How many edits there are to be.
 
     Raises:
+        ArtifactError: The source's frames or latents are needed for the video, and not there.
         UsageError: A composite without a mask, or an output that does not go with the rest.
         VideoError: The video cannot be read.
         StorageError: The output cannot be written.
@@ -123,6 +125,7 @@ def check_edit(
         raise UsageError(
             f"-o names one video, and there are {num_prompts} prompts", hint="name a folder"
         )
+    check_composite(settings.export)
     wanted = settings.export.composite
     if wanted in ("decode", "source") and mask is None and not settings.reconstruct.auto_mask:
         raise UsageError(f"--composite {wanted} needs a mask", hint="give --mask or --auto-mask")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +25,7 @@ from cogedit.media.recipe import find_comment
 from cogedit.stages.checkpoints import dtype_for
 from cogedit.stages.composite import composite_for
 from cogedit.stages.decode import Decoder
-from cogedit.stages.originals import source_frames
+from cogedit.stages.originals import check_originals, source_frames
 from cogedit.stages.recipe import Recipe
 from cogedit.stages.run import Exported, Run, check_output, check_writable
 from cogedit.stages.source import FoundSource, find_source, keeps_time, resize_plan
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from cogedit.media.edges import Change
     from cogedit.media.writer import FrameStream
 
 
@@ -152,7 +153,7 @@ def _job(source: Path, settings: Settings, *, output: Path | None, run: Run) -> 
         encoding,
         size=asked.size,
         sound=asked.sound and encoding.has_sound and frames.source.has_audio,
-        composite=composite_for(record, settings),
+        composite=composite_for(record, asked),
     )
     if recipe.composite != "none":
         recipe = replace(recipe, feather=asked.feather)
@@ -182,16 +183,23 @@ def check_export(
         source_video: The source, if it is named.
 
     Raises:
+        ArtifactError: The source's frames or latents will be needed, and are not there.
         UsageError: The codec, suffix, size and rate do not go together.
-        VideoError: The source cannot be read.
+        VideoError: The source cannot be read, or will be needed and is not there.
     """
+    from cogedit.media.restore import needs_own_frames
+
     asked, load = settings.export, settings.load
     encoding = plan_encoding(output, asked.codec, crf=asked.crf, lossless=asked.lossless)
     if sniff_kind(video) is not None:
         record = read_record(video)
         frames = frames_record(record)
-        find_source(frames, video, source_video)
+        found = find_source(frames, video, source_video)
         _check_size(Recipe(record, asked.fps or frames.fps, encoding, size=asked.size))
+        own_pixels = asked.align_edges > 0 or asked.composite == "source"
+        if asked.size == "source" and (own_pixels or needs_own_frames(resize_plan(frames))):
+            _check_found(found, frames)
+        check_originals(video, settings, otherwise="or go without --align-edges and --composite")
         return
     facts = probe_facts(video)
     at_source = asked.size == "source"
@@ -229,11 +237,8 @@ def _export(job: _Job, source_video: Path | None, *, decoder: Decoder | None = N
     found: FoundSource | str = ""
     if needs_source or recipe.sound or source_video is not None:
         found = find_source(frames, job.artifact, source_video)
-    if needs_source and isinstance(found, str):
-        raise VideoError(
-            f"--size source needs frames of {frames.source.name} itself, and {found}",
-            hint="name it with --source VIDEO",
-        )
+    if needs_source:
+        _check_found(found, frames)
     silent = _why_silent(found) if recipe.sound else None
     if silent is not None:
         recipe = replace(recipe, sound=False)
@@ -260,6 +265,19 @@ def _export(job: _Job, source_video: Path | None, *, decoder: Decoder | None = N
     count = len(frames.frame_indices)
     run.say(f"wrote {job.path} ({count} frames at {float(recipe.fps):.6g} fps{sound})")
     return Exported(job.path, reused=False)
+
+
+def _check_found(found: FoundSource | str, frames: FramesRecord) -> None:
+    """Refuse to go on without the source video.
+
+    Raises:
+        VideoError: It was not found, for the reason that stands in its place.
+    """
+    if isinstance(found, str):
+        raise VideoError(
+            f"--size source needs frames of {frames.source.name} itself, and {found}",
+            hint="name it with --source VIDEO",
+        )
 
 
 def _reused(job: _Job) -> Exported:
@@ -290,21 +308,22 @@ def _frames(
             job.artifact, frames, job.settings, otherwise=hint
         ).numpy()
         return clip
-    shown = (decoder or Decoder(job.settings)).decode(job.artifact)
+    decoder, asked = decoder or Decoder(job.settings), job.settings.export
     if recipe.size == "clip":
-        return shown
+        return decoder.decode(job.artifact, export=asked)
     from cogedit.media.restore import restore_frames
 
+    # At the source's size the composite is made of the source's own pixels, below.
     weights = None
     if recipe.composite == "source":
-        weights = _weights(job)
-    before = None
+        weights, asked = _weights(job), replace(asked, composite="none")
+    shown: Iterable[NDArray[np.uint8] | Change]
     if recipe.align_edges:
-        # What has the edges of the source keeps its full size's detail, too.
-        hint = "or leave --align-edges out"
-        before = source_frames(job.artifact, recipe.record, job.settings, otherwise=hint).numpy()
+        shown = decoder.changes(job.artifact, export=asked)
+    else:
+        shown = decoder.decode(job.artifact, export=asked)
     own = None if found is None else _own_frames(found)
-    restored = restore_frames(shown, resize_plan(frames), own=own, weights=weights, before=before)
+    restored = restore_frames(shown, resize_plan(frames), own=own, weights=weights)
     return _source_stream(frames, restored)
 
 

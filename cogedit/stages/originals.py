@@ -10,9 +10,14 @@ from typing import TYPE_CHECKING
 from cogedit.artifacts import (
     EditRecord,
     FramesRecord,
+    LatentsRecord,
     Record,
+    TrajectoryRecord,
+    Workspace,
     frames_record,
+    num_pad_frames,
     read_artifact,
+    read_record,
     sniff_kind,
 )
 from cogedit.config import Settings
@@ -35,10 +40,55 @@ def source_frames(artifact: Path, record: Record, settings: Settings, *, otherwi
     Raises:
         ArtifactError: It is not there, or not the same.
     """
-    wanted = frames_record(record)
-    if sniff_kind(artifact) == "frames":
-        return read_artifact(artifact, "frames").tensors["frames"]
+    path = artifact
+    if sniff_kind(artifact) != "frames":
+        path = _find_frames(workspace_for(artifact, settings), record, otherwise=otherwise)
+    return read_artifact(path, "frames").tensors["frames"]
+
+
+def source_latents(
+    artifact: Path, record: EditRecord, settings: Settings, *, otherwise: str
+) -> Tensor:
+    """Read the clean latents that an edit was made of, [1, F', C, H', W'] without pad frames.
+
+    Args:
+        artifact: The edit; in its workspace they are looked for, as latents or in the trajectory.
+        record: Its record.
+        settings: `workspace`.
+        otherwise: What else would do, for the hint.
+
+    Raises:
+        ArtifactError: They are not there.
+    """
     workspace = workspace_for(artifact, settings)
+    path = _find_latents(workspace, record.trajectory, otherwise=otherwise)
+    found = read_artifact(path, ("latents", "trajectory"))
+    return found.tensors["latents"][:, num_pad_frames(found.record) :]
+
+
+def check_originals(artifact: Path, settings: Settings, *, otherwise: str) -> None:
+    """Refuse, before anything is computed, to start from an artifact whose clip is not there.
+
+    Args:
+        artifact: What a run of `settings` starts from.
+        settings: `workspace`, and whether the export aligns edges or shows the source's frames.
+        otherwise: What else would do, for the hint.
+
+    Raises:
+        ArtifactError: The frames or the latents that the export will need are not there.
+    """
+    export = settings.export
+    if not export.align_edges and export.composite != "source":
+        return
+    record, workspace = read_record(artifact), workspace_for(artifact, settings)
+    _find_frames(workspace, record, otherwise=otherwise)
+    # Earlier artifacts still become latents, in the workspace.
+    if export.align_edges and isinstance(record, TrajectoryRecord):
+        _find_latents(workspace, record, otherwise=otherwise)
+
+
+def _find_frames(workspace: Workspace, record: Record, *, otherwise: str) -> Path:
+    wanted = frames_record(record)
     hint = f"make it with `{_load_command(wanted, workspace.root)}`, {otherwise}"
     path = workspace.find(wanted)
     if path is None:
@@ -46,36 +96,24 @@ def source_frames(artifact: Path, record: Record, settings: Settings, *, otherwi
             f"the source's frames, {workspace.path_for(wanted).name}, are not in {workspace.root}",
             hint=hint,
         )
-    frames = read_artifact(path, "frames")
-    if frames.record.tensors != wanted.tensors:
-        raise ArtifactMismatch(f"{path} holds other pixels than {artifact} was made of", hint=hint)
-    return frames.tensors["frames"]
+    if read_record(path).tensors != wanted.tensors:
+        raise ArtifactMismatch(
+            f"{path} holds other pixels than the artifact was made of", hint=hint
+        )
+    return path
 
 
-def source_latents(artifact: Path, record: EditRecord, settings: Settings, *, hint: str) -> Tensor:
-    """Read the clean latents that an edit was made of, [1, F', C', H', W'] float32.
-
-    Args:
-        artifact: The edit. One with a mask has them itself; otherwise they are looked for in its
-            workspace, as latents or in the trajectory.
-        record: Its record.
-        settings: `workspace`.
-        hint: What to do where they are not there.
-
-    Raises:
-        ArtifactError: They are not there, or damaged.
-    """
-    if record.has_mask:
-        return read_artifact(artifact, "edit").tensors["source_latents"]
-    workspace = workspace_for(artifact, settings)
-    for wanted in (record.trajectory.latents, record.trajectory):
-        path = workspace.find(wanted)
+def _find_latents(workspace: Workspace, trajectory: TrajectoryRecord, *, otherwise: str) -> Path:
+    wanted: tuple[LatentsRecord, TrajectoryRecord] = (trajectory.latents, trajectory)
+    for one in wanted:
+        path = workspace.find(one)
         if path is not None:
-            return read_artifact(path, wanted.kind).tensors["latents"]
+            return path
+    frames = workspace.path_for(frames_record(trajectory))
+    again = ["cogedit", "encode", str(frames), "--workspace", str(workspace.root)]
     raise ArtifactError(
-        f"the source's latents, {workspace.path_for(record.trajectory.latents).name}, are not in "
-        f"{workspace.root}",
-        hint=hint,
+        f"the source's latents, {workspace.path_for(wanted[0]).name}, are not in {workspace.root}",
+        hint=f"make them with `{shlex.join(again)}`, {otherwise}",
     )
 
 

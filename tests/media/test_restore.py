@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from cogedit.media.clip import plan_resize
+from cogedit.media.edges import fit_changes
 from cogedit.media.metrics import psnr
 from cogedit.media.reader import resize_frame
 from cogedit.media.restore import needs_own_frames, restore_frames
@@ -75,3 +76,31 @@ def test_weights_give_pixels_to_the_source(mode):
 def test_a_crop_needs_the_source():
     with pytest.raises(ValueError, match="own frames are needed"):
         next(restore_frames([np.zeros((64, 96, 3), np.uint8)], plan(320, 100, "crop")))
+
+
+@pytest.mark.parametrize("mode", ["crop", "pad", "stretch"])
+def test_a_change_is_laid_over_the_source_s_detail(mode):
+    """A disc that became blue at the clip's size: at the source's its edge and grain are sharp."""
+    width, height = 320, 200
+    y, x = np.mgrid[0:height, 0:width]
+    inside = (np.hypot(y - 100, x - 160) < 40)[..., None]
+    grain = np.random.default_rng(0).normal(0, 8, (height, width, 1))
+    own, right = (
+        np.rint(np.where(inside, color, (110, 120, 110)) + grain).clip(0, 255).astype(np.uint8)
+        for color in ((200, 60, 50), (50, 70, 200))
+    )
+    resize = plan(width, height, mode)
+    source, edited = resize_frame(own, resize), resize_frame(right, resize)
+    [change] = fit_changes([edited], [source], [source], radius=8)
+    [aligned] = restore_frames([change], resize, own=[own])
+    below = [own] if needs_own_frames(resize) else None
+    [plain] = restore_frames([edited], resize, own=below)
+    edge = (abs(np.hypot(y - 100, x - 160) - 40) < 6)[..., None] & np.ones(3, bool)
+    assert psnr(aligned, right) > psnr(plain, right) + 8
+    assert psnr(aligned[edge], right[edge]) > psnr(plain[edge], right[edge]) + 8
+
+
+def test_a_change_needs_the_source():
+    [change] = fit_changes(*np.zeros((3, 1, 64, 96, 3), np.uint8), radius=2)
+    with pytest.raises(ValueError, match="own frames are needed"):
+        list(restore_frames([change], plan(177, 131, "stretch")))

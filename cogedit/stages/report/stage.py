@@ -127,7 +127,8 @@ class _Reporter:
         notes: Mapping[str, RunNote],
         run: Run,
     ) -> None:
-        # The decode itself is measured; the composite of an edit with a mask is made here.
+        # The decode itself is measured and shown, whatever an export would make of it; the
+        # composite of an edit with a mask is made here.
         export = replace(settings.export, composite="none", align_edges=0)
         plain = replace(settings, export=export)
         self._decoder = Decoder(plain)
