@@ -95,7 +95,7 @@ _BALANCED = replace(
     injection_steps=(0.0, 0.6),
     guidance_steps=(0.1, 0.9),
 )
-_FAST = replace(_BALANCED, num_inference_steps=18, solver="dpm++2m")
+_FAST = replace(_BALANCED, num_inference_steps=18, solver="dpm++2m", guidance_scale=4.5)
 _UNDER_CAPTION = Inversion(under_caption=True)
 
 # Each is `balanced`, under the source's caption, with one control changed and what goes with it: a
