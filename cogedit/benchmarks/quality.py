@@ -86,6 +86,19 @@ class _Sources:
     round_trips: Sequence[Levels]
 
 
+@dataclass(frozen=True)
+class Edited:
+    """Edits of one batch.
+
+    Attributes:
+        clips: As the decoder gave them.
+        masks: Of each edit, [N, F, H, W]; None without.
+    """
+
+    clips: Sequence[Levels]
+    masks: Tensor | None
+
+
 class Evaluation:
     """Runs configurations over held-out clips, batch by batch, and keeps the figures.
 
@@ -172,11 +185,18 @@ class Evaluation:
         trajectories = {
             inversion: self._invert(inversion, sources) for inversion in self._inversions
         }
+        made: dict[tuple[Configuration, EditKind], Edited] = {}
         for configuration in self._configurations:
             trajectory = trajectories[configuration.inversion]
+            # Rows that differ in what an export makes of an edit share the edit.
+            same_edit = replace(configuration, name="", align_edges=0)
             for kind in self._edits:
-                clips = self._edit(
-                    configuration, trajectory, answers[kind], captions=sources.captions
+                if (same_edit, kind) not in made:
+                    made[same_edit, kind] = self._edit(
+                        configuration, trajectory, answers[kind], captions=sources.captions
+                    )
+                clips = as_shown(
+                    made[same_edit, kind], answers[kind], align_edges=configuration.align_edges
                 )
                 self._add(kind, configuration.name, clips, answers[kind])
                 shown[kind].append(clips)
@@ -224,7 +244,7 @@ class Evaluation:
         answers: Sequence[Answer],
         *,
         captions: Sequence[str],
-    ) -> list[Levels]:
+    ) -> Edited:
         settings = configuration.reconstruct
         prompts = [answer.case.prompt for answer in answers]
         inversion_prompts = configuration.inversion.prompts(captions)
@@ -243,12 +263,7 @@ class Evaluation:
             seeds=[settings.seed + answer.case.seed for answer in answers],
             masks=masks,
         )
-        decoded = self._pipeline.decode(latents)
-        if configuration.align_edges:
-            decoded = aligned(decoded, answers, radius=configuration.align_edges)
-        if masks is None:
-            return decoded
-        return put_back(decoded, answers, masks, own_frames=configuration.align_edges > 0)
+        return Edited(self._pipeline.decode(latents), masks)
 
     def _add(
         self, kind: EditKind, name: str, clips: Sequence[Levels], answers: Sequence[Answer]
@@ -276,6 +291,22 @@ def exact_masks(answers: Sequence[Answer]) -> Tensor:
     import torch
 
     return torch.stack([torch.from_numpy(change_mask(answer.case)) for answer in answers])
+
+
+def as_shown(edited: Edited, answers: Sequence[Answer], *, align_edges: int) -> list[Levels]:
+    """Make of edits what the export shows.
+
+    Args:
+        edited: The edits.
+        answers: What they are measured against.
+        align_edges: Radius within which edges are those of the source's own frames; 0 is off.
+    """
+    clips, own_frames = list(edited.clips), align_edges > 0
+    if own_frames:
+        clips = aligned(clips, answers, radius=align_edges)
+    if edited.masks is None:
+        return clips
+    return put_back(clips, answers, edited.masks, own_frames=own_frames)
 
 
 def aligned(clips: Sequence[Levels], answers: Sequence[Answer], *, radius: int) -> list[Levels]:

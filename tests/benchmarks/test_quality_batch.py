@@ -13,9 +13,10 @@ from cogedit.benchmarks.batch import BatchPipeline, noise_std
 from cogedit.benchmarks.cases import change_mask, make_case
 from cogedit.benchmarks.configurations import BUILT_IN, Configuration, Inversion
 from cogedit.benchmarks.metrics import Answer, measure, to_frames
-from cogedit.benchmarks.quality import exact_masks, put_back
+from cogedit.benchmarks.quality import Edited, as_shown, exact_masks, put_back
 from cogedit.config import Settings
 from cogedit.errors import UsageError
+from cogedit.media.encoding import Encoding
 from cogedit.media.metrics import MAX_PSNR, psnr
 from cogedit.media.writer import write_video
 from cogedit.models.checkpoint import find_checkpoint
@@ -215,6 +216,34 @@ def test_what_lies_outside_the_mask_is_put_back(clips, pipeline, settings, mask_
     outside = EXACT_MASKS[0].numpy() == 0
     assert np.array_equal(back[outside], answers[0].source_round_trip[outside])
     assert measure(back, answers[0]).background_round_trip_psnr == MAX_PSNR
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_edges_are_aligned_as_the_export_aligns_them(
+    masked, pipeline, settings, mask_files, tmp_path
+):
+    case = make_case(0, "color")
+    video, lossless = tmp_path / "clip.mkv", Encoding("ffv1", None, lossless=True)
+    write_video(world.render(case.source), video, fps=Fraction(8), encoding=lossless)
+    configuration = BUILT_IN["default"].with_steps(STEPS)
+    own = replace(
+        settings,
+        invert=configuration.inversion.settings,
+        reconstruct=configuration.reconstruct,
+        export=replace(settings.export, align_edges=6),
+    )
+    round_trip = pipeline.decode(tensor(encode(video, own).path, "latents"))[0]
+    given = mask_files[0] if masked else None
+    [written] = reconstruct(video, [PROMPTS[0]], own, mask=given)
+    exported = Decoder(own).decode(written.path)
+    decoded = pipeline.decode(tensor(written.path, "latents"))
+    edited = Edited(decoded, EXACT_MASKS[:1] if masked else None)
+    [shown] = as_shown(edited, [Answer(case, round_trip, round_trip)], align_edges=6)
+    assert np.array_equal(to_frames(shown), exported)
+    assert not np.array_equal(exported, to_frames(decoded[0]))
+    if masked:
+        outside = EXACT_MASKS[0].numpy() == 0
+        assert np.array_equal(shown[outside], world.render(case.source)[outside])
 
 
 def test_figures_of_a_batch_are_those_of_the_stages(clips, pipeline, settings):
