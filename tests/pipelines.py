@@ -8,6 +8,8 @@ import torch
 from diffusers import CogVideoXTransformer3DModel
 from schedules import forward_scheduler
 
+import cogedit
+
 GOLDEN = Path(__file__).parent / "data" / "golden"
 GOLDEN_PIPELINE = GOLDEN / "pipeline"
 GOLDEN_MODEL = ("--model", str(GOLDEN_PIPELINE), "--dtype", "fp32", "--device", "cpu")
@@ -91,3 +93,19 @@ def make_15_like(folder):
     return make_pipeline(
         folder, use_rotary_positional_embeddings=True, patch_size_t=2, patch_bias=False
     )
+
+
+def settings_of(video, **flags):
+    """Settings of the golden pipeline for a video: 9 frames, 3 steps, artifacts beside it."""
+    given = {
+        "model": str(GOLDEN_PIPELINE),
+        "dtype": "fp32",
+        "device": "cpu",
+        "workspace": video.parent / "clip.cogedit",
+        "load.max_num_frames": 9,
+        "load.resize_mode": "stretch",
+        "invert.num_inference_steps": 3,
+        "reconstruct.guidance_scale": 1.0,
+    }
+    dotted = {key.replace("__", "."): value for key, value in flags.items()}
+    return cogedit.settings_for(video, given | dotted, environ={}, cwd=video.parent).settings

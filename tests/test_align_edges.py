@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from pipelines import GOLDEN_PIPELINE
+from pipelines import GOLDEN_PIPELINE, settings_of
 from typer.testing import CliRunner
 from videos import make_video, read_back
 
@@ -22,21 +22,6 @@ from cogedit.stages.recipe import read_recipe
 PROMPT = "a blue cat running in snow"
 BOX = "40,30,120,100"
 RADIUS = 5
-
-
-def settings_of(video, **flags):
-    given = {
-        "model": str(GOLDEN_PIPELINE),
-        "dtype": "fp32",
-        "device": "cpu",
-        "workspace": video.parent / "clip.cogedit",
-        "load.max_num_frames": 9,
-        "load.resize_mode": "stretch",
-        "invert.num_inference_steps": 3,
-        "reconstruct.guidance_scale": 1.0,
-    }
-    dotted = {key.replace("__", "."): value for key, value in flags.items()}
-    return cogedit.settings_for(video, given | dotted, environ={}, cwd=video.parent).settings
 
 
 @pytest.fixture(scope="module")

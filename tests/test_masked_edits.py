@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from pipelines import GOLDEN_MODEL, GOLDEN_PIPELINE
+from pipelines import GOLDEN_MODEL, settings_of
 from typer.testing import CliRunner
 from videos import ffmpeg, make_video, read_back
 
@@ -36,21 +36,6 @@ def inverted(tmp_path_factory):
     black = np.zeros_like(half[:1]).tobytes()
     ffmpeg(*raw, "-frames:v", "1", "-update", "1", folder / "black.png", stdin=black)
     return folder, cogedit.invert(video, settings)
-
-
-def settings_of(video, **flags):
-    given = {
-        "model": str(GOLDEN_PIPELINE),
-        "dtype": "fp32",
-        "device": "cpu",
-        "workspace": video.parent / "clip.cogedit",
-        "load.max_num_frames": 9,
-        "load.resize_mode": "stretch",
-        "invert.num_inference_steps": 3,
-        "reconstruct.guidance_scale": 1.0,
-    }
-    dotted = {key.replace("__", "."): value for key, value in flags.items()}
-    return cogedit.settings_for(video, given | dotted, environ={}, cwd=video.parent).settings
 
 
 def edit_under(inverted, mask=None, prompt=PROMPT, run=None, **flags):

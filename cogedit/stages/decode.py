@@ -75,10 +75,9 @@ class Decoder:
         check_same_model(str(source), record, self._checkpoint)
         wanted = composite_for(record, export)
         if not isinstance(record, EditRecord):
-            which = "trajectory" if record.kind == "trajectory" else "latents"
-            # Of a trajectory the last level; of its clean latents there is `decode_source`.
-            latents = artifact.tensors[which]
-            latents = latents[-1] if record.kind == "trajectory" else latents
+            latents = artifact.tensors["latents"]
+            if record.kind == "trajectory":
+                latents = artifact.tensors["trajectory"][-1]  # the clean ones: `decode_source`
             return self._pixels(latents[:, num_pad_frames(record) :])
         edit = Artifact(record, artifact.tensors)
         own: NDArray[np.uint8] | None = None
