@@ -22,7 +22,7 @@ from cogedit.config import Settings
 from cogedit.models.checkpoint import Checkpoint
 from cogedit.stages.checkpoints import check_same_model, checkpoint_for
 from cogedit.stages.composite import composite_for
-from cogedit.stages.originals import source_frames, source_latents
+from cogedit.stages.originals import otherwise_use, source_frames, source_latents
 from cogedit.stages.parts import Parts
 from cogedit.stages.run import Run
 from cogedit.types import ExportSettings
@@ -130,7 +130,7 @@ class Decoder:
     def _own_frames(
         self, source: Path, record: EditRecord, export: ExportSettings
     ) -> NDArray[np.uint8]:
-        otherwise = f"or use {_without_frames(export)}"
+        otherwise = otherwise_use(export)
         frames: NDArray[np.uint8] = source_frames(
             source, record, self._settings, otherwise=otherwise
         ).numpy()
@@ -167,7 +167,7 @@ class Decoder:
             if record.has_mask:
                 clean = edit.tensors["source_latents"][:, num_pad_frames(record) :]
             else:
-                otherwise = f"or use {_without_frames(export)}"
+                otherwise = otherwise_use(export)
                 clean = source_latents(source, record, self._settings, otherwise=otherwise)
             self._last_round_trip = key, self._pixels(clean)
         return self._last_round_trip[1]
@@ -188,14 +188,6 @@ class Decoder:
     @cached_property
     def _vae(self) -> AutoencoderKLCogVideoX:
         return Parts(self._checkpoint, self._settings, run=Run()).vae()
-
-
-def _without_frames(export: ExportSettings) -> str:
-    """The options under which an export needs nothing of the source's."""
-    words = ["--align-edges 0"] if export.align_edges else []
-    if export.composite == "source":
-        words.append("--composite decode")
-    return " ".join(words)
 
 
 def _composite(

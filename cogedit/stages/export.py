@@ -199,7 +199,7 @@ def check_export(
         own_pixels = asked.align_edges > 0 or asked.composite == "source"
         if asked.size == "source" and (own_pixels or needs_own_frames(resize_plan(frames))):
             _check_found(found, frames)
-        check_originals(video, settings, otherwise="or go without --align-edges and --composite")
+        check_originals(video, settings)
         return
     facts = probe_facts(video)
     at_source = asked.size == "source"

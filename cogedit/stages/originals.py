@@ -23,6 +23,7 @@ from cogedit.artifacts import (
 from cogedit.config import Settings
 from cogedit.errors import ArtifactError, ArtifactMismatch
 from cogedit.stages.run import workspace_for
+from cogedit.types import ExportSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,13 +67,20 @@ def source_latents(
     return found.tensors["latents"][:, num_pad_frames(found.record) :]
 
 
-def check_originals(artifact: Path, settings: Settings, *, otherwise: str) -> None:
+def otherwise_use(export: ExportSettings) -> str:
+    """Name, for a hint, the options under which an export needs nothing of the source's."""
+    words = ["--align-edges 0"] if export.align_edges else []
+    if export.composite == "source":
+        words.append("--composite decode")
+    return f"or use {' '.join(words)}"
+
+
+def check_originals(artifact: Path, settings: Settings) -> None:
     """Refuse, before anything is computed, to start from an artifact whose clip is not there.
 
     Args:
         artifact: What a run of `settings` starts from.
         settings: `workspace`, and whether the export aligns edges or shows the source's frames.
-        otherwise: What else would do, for the hint.
 
     Raises:
         ArtifactError: The frames or the latents that the export will need are not there.
@@ -80,6 +88,7 @@ def check_originals(artifact: Path, settings: Settings, *, otherwise: str) -> No
     export = settings.export
     if not export.align_edges and export.composite != "source":
         return
+    otherwise = otherwise_use(export)
     record, workspace = read_record(artifact), workspace_for(artifact, settings)
     _find_frames(workspace, record, otherwise=otherwise)
     # Earlier artifacts still become latents, in the workspace.
