@@ -35,7 +35,6 @@ def golden_settings(video: Path, flags: Mapping[str, object]):
 
     The artifacts lie beside the video, and two inference steps are what an inversion needs.
     """
-    import cogedit
 
     given = {
         "model": str(GOLDEN_PIPELINE),
@@ -50,7 +49,6 @@ def golden_settings(video: Path, flags: Mapping[str, object]):
 
 def golden_artifacts(video: Path, flags: Mapping[str, object]) -> dict[str, Path]:
     """Run the stages up to the inversion; the video and the artifacts by kind."""
-    import cogedit
 
     settings = golden_settings(video, flags)
     return {

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 from pipelines import GOLDEN_PIPELINE, settings_of
 from typer.testing import CliRunner
 from videos import make_video, read_back
@@ -14,6 +15,7 @@ from videos import make_video, read_back
 import cogedit
 from cogedit.artifacts import read_artifact
 from cogedit.cli import app
+from cogedit.diffusion.mask import feather_mask
 from cogedit.errors import ArtifactError, UsageError, VideoError
 from cogedit.media.edges import align_edges
 from cogedit.stages.decode import Decoder
@@ -162,18 +164,54 @@ def test_at_the_source_s_size_a_mask_leaves_the_source_s_pixels(edited, tmp_path
     assert np.abs(shown[inside].astype(int) - own[inside]).mean() > 2
 
 
+@pytest.mark.parametrize("radius", [0, RADIUS])
+def test_at_the_source_s_size_a_feather_counts_once(edited, tmp_path, radius):
+    video, _, masked, _ = edited
+    shown = {}
+    asked = {"export__size": "source", "export__lossless": True, "export__align_edges": radius}
+    for name, changes in {
+        "edit": {"export__composite": "none"},
+        "soft": {"export__composite": "source", "export__feather": 6},
+    }.items():
+        output = tmp_path / f"{name}.mkv"
+        cogedit.export(
+            masked, settings_of(video, **asked, **changes), output=output, source_video=video
+        )
+        shown[name] = read_back(output, width=176, height=144).astype(float)
+    own = read_back(video, width=176, height=144)[: len(shown["edit"])].astype(float)
+    mask = read_artifact(masked, "edit").tensors["mask"]
+    weights = feather_mask(mask, 6).numpy()
+    large = np.stack([
+        np.asarray(Image.fromarray(one).resize((176, 144), Image.Resampling.BILINEAR))
+        for one in weights
+    ])[..., None]  # fmt: skip
+    ramp = np.broadcast_to((large > 0.2) & (large < 0.8), own.shape)
+    assert ramp.any()
+    mixed = own + large * (shown["edit"] - own)
+    assert np.abs(shown["soft"] - mixed)[ramp].max() <= 1.5
+
+
 def test_models_with_two_latent_frames_to_a_token(pipeline_15, tmp_path, monkeypatch):
     """Their inversion pads the latents; the source's latents in the workspace are without."""
     monkeypatch.chdir(tmp_path)
     video = make_video(tmp_path / "clip.mp4", width=176, height=144, num_frames=20)
-    settings = settings_of(video, model=str(pipeline_15), export__align_edges=RADIUS)
-    for mask in (None, BOX):
-        [written] = cogedit.reconstruct(video, [PROMPT], settings, mask=mask)
-        assert Decoder(settings).decode(written.path).shape == (9, 64, 64, 3)
-    trajectory = cogedit.invert(video, settings).path
-    cogedit.encode(video, settings).path.unlink()
-    [written] = cogedit.reconstruct(trajectory, [PROMPT], settings)
-    assert Decoder(settings).decode(written.path).shape == (9, 64, 64, 3)
+    plain = settings_of(video, model=str(pipeline_15))
+    aligned = replace(plain, export=replace(plain.export, align_edges=RADIUS))
+    frames = read_artifact(cogedit.load(video, plain).path, "frames").tensors["frames"].numpy()
+    latents = cogedit.encode(video, plain).path
+    round_trip = Decoder(plain).decode(latents)
+    [written] = cogedit.reconstruct(video, [PROMPT], plain)
+    as_it_is = Decoder(plain).decode(written.path)
+    expected = align_edges(as_it_is, round_trip, frames, radius=RADIUS)
+    assert np.array_equal(Decoder(aligned).decode(written.path), expected)
+    latents.unlink()  # then they are the trajectory's
+    assert np.array_equal(Decoder(aligned).decode(written.path), expected)
+    [masked] = cogedit.reconstruct(video, [PROMPT], plain, mask=BOX)
+    inside = read_artifact(masked.path, "edit").tensors["mask"].numpy() != 0
+    whole = replace(plain, export=replace(plain.export, composite="none"))
+    everywhere = Decoder(whole).decode(masked.path)
+    expected = align_edges(everywhere, round_trip, frames, radius=RADIUS)
+    assert np.array_equal(Decoder(aligned).decode(masked.path)[inside], expected[inside])
 
 
 def test_bars_stay_black_and_say_nothing(tmp_path):
@@ -213,7 +251,7 @@ def test_rows_of_a_batch_are_each_shown_as_they_say(edited, tmp_path):
     assert np.array_equal(aligned, decoded(video, plain, export__align_edges=5))
 
 
-def test_a_sweep_measures_the_edits_themselves(edited, tmp_path):
+def test_a_sweep_compares_the_edits_themselves(edited, tmp_path):
     video, *_ = edited
     figures = []
     for radius in (0, RADIUS):
@@ -224,10 +262,52 @@ def test_a_sweep_measures_the_edits_themselves(edited, tmp_path):
         )
         figures.append(json.loads(swept.figures.read_text())["edits"])
     assert figures[0] == figures[1]
-    assert (tmp_path / "0.png").read_bytes() != (tmp_path / f"{RADIUS}.png").read_bytes()
+    assert (tmp_path / "0.png").read_bytes() == (tmp_path / f"{RADIUS}.png").read_bytes()
 
 
 # Before the GPU minutes
+
+
+def elsewhere(tmp_path, video, *made):
+    """A trajectory by itself, and a workspace with some of what belongs to it."""
+    folder = tmp_path / "far" / "some.cogedit"
+    folder.mkdir(parents=True)
+    for stage in made:
+        shutil.copy(stage(video, settings_of(video)).path, folder)
+    alone = tmp_path / "alone.safetensors"
+    shutil.copy(cogedit.invert(video, settings_of(video)).path, alone)
+    return alone, folder
+
+
+def test_a_masked_edit_carries_the_latents(edited, tmp_path):
+    video, *_ = edited
+    alone, folder = elsewhere(tmp_path, video, cogedit.load)
+    settings = replace(settings_of(video, export__align_edges=RADIUS), workspace=folder)
+    [exported] = cogedit.edit(alone, [PROMPT], settings, mask=BOX)
+    assert exported.path.exists()
+
+
+def test_at_the_source_s_size_a_composite_needs_the_video_alone(edited, tmp_path):
+    video, *_ = edited
+    alone, folder = elsewhere(tmp_path, video)
+    settings = settings_of(video, export__composite="source", export__size="source")
+    settings = replace(settings, workspace=folder)
+    [exported] = cogedit.edit(alone, [PROMPT], settings, mask=BOX, source_video=video)
+    assert exported.path.exists()
+
+
+def test_the_video_is_looked_for_where_the_export_looks(edited, tmp_path):
+    video, *_ = edited
+    alone, folder = elsewhere(tmp_path, video, cogedit.load, cogedit.encode)
+    settings = settings_of(video, export__align_edges=RADIUS, export__size="source")
+    settings = replace(settings, workspace=folder)
+    shutil.copy(video, alone.parent)  # beside the trajectory, which is not where the edit will be
+    with pytest.raises(VideoError, match=r"needs frames of clip\.mp4 itself"):
+        cogedit.edit(alone, [PROMPT], settings)
+    assert not list(folder.glob("edit-*"))
+    shutil.copy(video, folder.parent)
+    [exported] = cogedit.edit(alone, [PROMPT], settings)
+    assert exported.path.exists()
 
 
 @pytest.mark.parametrize("missing", ["frames", "latents"])

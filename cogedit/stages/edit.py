@@ -126,8 +126,8 @@ def check_edit(
             f"-o names one video, and there are {num_prompts} prompts", hint="name a folder"
         )
     check_composite(settings.export)
-    wanted = settings.export.composite
-    if wanted in ("decode", "source") and mask is None and not settings.reconstruct.auto_mask:
+    wanted, has_mask = settings.export.composite, mask is not None or settings.reconstruct.auto_mask
+    if wanted in ("decode", "source") and not has_mask:
         raise UsageError(f"--composite {wanted} needs a mask", hint="give --mask or --auto-mask")
     named = output if names_video(output) else None
     check_output(named, source=video)
@@ -135,7 +135,7 @@ def check_edit(
         raise StorageError(
             f"cannot write videos into {output}: it is a file", hint="choose another -o"
         )
-    check_export(video, settings, output=named, source_video=source_video)
+    check_export(video, settings, output=named, source_video=source_video, has_mask=has_mask)
 
 
 def export_edit(

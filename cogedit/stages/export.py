@@ -27,7 +27,7 @@ from cogedit.stages.composite import composite_for
 from cogedit.stages.decode import Decoder
 from cogedit.stages.originals import check_originals, source_frames
 from cogedit.stages.recipe import Recipe
-from cogedit.stages.run import Exported, Run, check_output, check_writable
+from cogedit.stages.run import Exported, Run, check_output, check_writable, workspace_for
 from cogedit.stages.source import FoundSource, find_source, keeps_time, resize_plan
 
 if TYPE_CHECKING:
@@ -172,7 +172,12 @@ def _job(source: Path, settings: Settings, *, output: Path | None, run: Run) -> 
 
 
 def check_export(
-    video: Path, settings: Settings, *, output: Path | None, source_video: Path | None
+    video: Path,
+    settings: Settings,
+    *,
+    output: Path | None,
+    source_video: Path | None,
+    has_mask: bool,
 ) -> None:
     """Refuse, before anything is computed, what could not be written afterwards.
 
@@ -181,6 +186,7 @@ def check_export(
         settings: `export`, and `load` where the run starts from a video.
         output: The video to write, if it is named.
         source_video: The source, if it is named.
+        has_mask: Whether the edits will have one.
 
     Raises:
         ArtifactError: The source's frames or latents will be needed, and are not there.
@@ -194,12 +200,14 @@ def check_export(
     if sniff_kind(video) is not None:
         record = read_record(video)
         frames = frames_record(record)
-        found = find_source(frames, video, source_video)
+        # Beside the edit, as the export will look for it.
+        place = workspace_for(video, settings).root / video.name
+        found = find_source(frames, place, source_video)
         _check_size(Recipe(record, asked.fps or frames.fps, encoding, size=asked.size))
         own_pixels = asked.align_edges > 0 or asked.composite == "source"
         if asked.size == "source" and (own_pixels or needs_own_frames(resize_plan(frames))):
             _check_found(found, frames)
-        check_originals(video, settings)
+        check_originals(video, settings, has_mask=has_mask)
         return
     facts = probe_facts(video)
     at_source = asked.size == "source"

@@ -75,24 +75,27 @@ def otherwise_use(export: ExportSettings) -> str:
     return f"or use {' '.join(words)}"
 
 
-def check_originals(artifact: Path, settings: Settings) -> None:
+def check_originals(artifact: Path, settings: Settings, *, has_mask: bool) -> None:
     """Refuse, before anything is computed, to start from an artifact whose clip is not there.
 
     Args:
         artifact: What a run of `settings` starts from.
         settings: `workspace`, and whether the export aligns edges or shows the source's frames.
+        has_mask: Whether the edits will have one: they then carry the source's latents.
 
     Raises:
         ArtifactError: The frames or the latents that the export will need are not there.
     """
     export = settings.export
-    if not export.align_edges and export.composite != "source":
+    # At the source's size a composite is made of the video itself.
+    around = export.composite == "source" and export.size == "clip"
+    if not export.align_edges and not around:
         return
     otherwise = otherwise_use(export)
     record, workspace = read_record(artifact), workspace_for(artifact, settings)
     _find_frames(workspace, record, otherwise=otherwise)
     # Earlier artifacts still become latents, in the workspace.
-    if export.align_edges and isinstance(record, TrajectoryRecord):
+    if export.align_edges and not has_mask and isinstance(record, TrajectoryRecord):
         _find_latents(workspace, record, otherwise=otherwise)
 
 

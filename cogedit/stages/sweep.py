@@ -119,14 +119,11 @@ def sweep(
     key = "-".join(content_key(edit.record)[:6] for edit in (edits[0], edits[-1]))
     folder = workspace_for(source, settings).root
     sheet = output or folder / f"sweep-{len(edits)}-{key}.png"
-    decoder = Decoder(settings)
+    # Compared is what the model made of the clip, not what the source's own pixels mend of that.
+    decoder = Decoder(replace(settings, export=replace(settings.export, align_edges=0)))
     clips = [decoder.decode(edit.path) for edit in edits]
     _draw(sheet, clips, prompts=prompts, cells=cells)
     figures = sheet.with_suffix(".json")
-    # What the edits changed, and not what the source's own pixels would mend of it.
-    export = replace(settings.export, align_edges=0, composite=None)
-    if export != settings.export:
-        clips = [decoder.decode(edit.path, export=export) for edit in edits]
     _write_figures(figures, edits, clips, source=decoder.decode_source(source))
     run.say(f"wrote {sheet} and {figures.name} ({len(edits)} edits)")
     return Swept(sheet, figures, tuple(edits))
