@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from PIL import Image
 from pipelines import golden_artifacts, golden_settings
 from videos import make_video
 
@@ -73,9 +72,10 @@ def test_edits_are_shown_beside_each_other_and_stay_what_they_are(inverted, meth
     frames = read_artifact(artifacts["frames"], "frames").tensors["frames"]
     colors = fit_colors(clean, frames)
     painted = [paint(latents[0], colors)[len(clean) // 2] for latents in with_pictures]
-    picture = Image.frombytes("RGB", (24, 8), shown[-1].pixels)
-    expected = Image.fromarray(torch.cat(painted, dim=1).numpy())
-    assert picture.tobytes() == expected.tobytes()
+    expected = torch.cat(painted, dim=1).int()
+    picture = torch.tensor(list(shown[-1].pixels), dtype=torch.int32).view_as(expected)
+    # The fit is solved a second time here, and its sums may come in another order: one grey level.
+    assert (picture - expected).abs().max() <= 1
 
 
 def test_without_the_source_s_frames_there_is_none_and_it_says_so(inverted):
