@@ -304,25 +304,36 @@ class TransformerSettings:
 
 
 @dataclass(frozen=True)
-class StepInfo:
-    """One finished step of a loop, as handed to `on_step`.
+class Step:
+    """One finished step of a loop that takes its time.
 
     Attributes:
         index: Number of the step, from 0.
         total: Number of steps of the loop.
+    """
+
+    index: int
+    total: int
+
+
+@dataclass(frozen=True)
+class StepInfo(Step):
+    """One finished step over the noise levels, as handed to `on_step`.
+
+    Attributes:
         timestep: Noise level that the step arrived at; -1 is the clean sample.
         residual: Relative size of the last correction of an inverse step; None where there is none.
         num_calls: Model calls that the step took.
     """
 
-    index: int
-    total: int
     timestep: int
     residual: float | None = None
     num_calls: int = 1
 
 
 OnStep = Callable[[StepInfo], None]
+ShowStep = Callable[[Step], None]
+"""Shows how far any loop is; it is an `OnStep`, too."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import json
 import shlex
 import shutil
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -230,6 +231,30 @@ def test_bars_stay_black_and_say_nothing(tmp_path):
     frames = read_artifact(cogedit.load(video, settings).path, "frames").tensors["frames"].numpy()
     expected = align_edges(edited, own, frames[:, :, columns], radius=RADIUS)
     assert np.array_equal(shown[:, :, columns], expected)
+
+
+@pytest.mark.parametrize(
+    ("size", "loops"),
+    [
+        ("clip", [("decoding the source", 1), ("decoding", 1), ("aligning edges", 9)]),
+        ("source", [("decoding the source", 1), ("decoding", 1), ("writing", 9)]),
+    ],
+)
+def test_what_takes_its_time_is_counted(edited, tmp_path, size, loops):
+    video, plain, _, _ = edited
+    settings = settings_of(video, export__align_edges=RADIUS, export__size=size)
+    told = []
+
+    @contextmanager
+    def progress(doing, total):
+        steps = []
+        yield steps.append
+        assert [(one.index, one.total) for one in steps] == [(i, total) for i in range(total)]
+        told.append((doing, total))
+
+    run = cogedit.Run(progress=progress)
+    cogedit.export(plain, settings, output=tmp_path / "shown.mp4", run=run)
+    assert told == loops
 
 
 def test_rows_of_a_batch_are_each_shown_as_they_say(edited, tmp_path):

@@ -193,7 +193,7 @@ def test_edits_that_differ_in_more_than_the_prompt_are_grouped(video):
     passes, run = listening_run()
     vary = ["guidance-scale=2,4", "seed=1,2"]
     swept = cogedit.sweep(inverted.path, ["a cat", "a dog"], settings, vary=vary, run=run)
-    assert passes == ["editing: 4 edits"] * 2
+    assert passes == ["editing: 4 edits"] * 2 + ["decoding"]
     found = [(e.record.settings.prompt, e.record.settings.seed) for e in swept.edits]
     assert found == [("a cat", 1), ("a cat", 2)] * 2 + [("a dog", 1), ("a dog", 2)] * 2
     assert len({edit.path for edit in swept.edits}) == 8

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
     from rich.progress import Task
 
-    from cogedit.types import OnStep, RGBPicture, StepInfo
+    from cogedit.types import RGBPicture, ShowStep, Step
 
 PLAIN_INTERVAL = 30.0
 """Seconds between two progress lines where there is no terminal."""
@@ -72,7 +72,7 @@ class _Pace:
         self._start = time.monotonic()
         self._before: int | None = None
 
-    def after(self, info: StepInfo) -> tuple[float, float]:
+    def after(self, info: Step) -> tuple[float, float]:
         """Return the seconds per step and the seconds that are left."""
         if self._before is None:
             self._before = info.index
@@ -81,7 +81,7 @@ class _Pace:
         return per_step, (info.total - done) * per_step
 
 
-def plain_progress(doing: str, say: Callable[[str], None]) -> OnStep:
+def plain_progress(doing: str, say: Callable[[str], None]) -> ShowStep:
     """Say a line about every 30 s, with step, rate, time left and memory.
 
     Args:
@@ -90,7 +90,7 @@ def plain_progress(doing: str, say: Callable[[str], None]) -> OnStep:
     """
     pace, told = _Pace(), time.monotonic()
 
-    def on_step(info: StepInfo) -> None:
+    def on_step(info: Step) -> None:
         nonlocal told
         per_step, left = pace.after(info)
         now, done = time.monotonic(), info.index + 1
@@ -106,25 +106,30 @@ def plain_progress(doing: str, say: Callable[[str], None]) -> OnStep:
     return on_step
 
 
-def event_progress(doing: str, tell: Callable[[Mapping[str, object]], None]) -> OnStep:
+def event_progress(doing: str, tell: Callable[[Mapping[str, object]], None]) -> ShowStep:
     """Tell every step as an event.
+
+    Its timestep and its residual are null where the loop has no noise levels.
 
     Args:
         doing: What the loop does.
         tell: Told each event.
     """
+    from cogedit.types import StepInfo
+
     pace = _Pace()
 
-    def on_step(info: StepInfo) -> None:
+    def on_step(info: Step) -> None:
         per_step, left = pace.after(info)
+        level = info if isinstance(info, StepInfo) else None
         tell(
             {
                 "event": "step",
                 "doing": doing,
                 "step": info.index + 1,
                 "total": info.total,
-                "timestep": info.timestep,
-                "residual": info.residual,
+                "timestep": level and level.timestep,
+                "residual": level and level.residual,
                 "seconds_per_step": round(per_step, 4),
                 "seconds_left": round(left, 2),
                 "peak_bytes": peak_memory(),
@@ -135,8 +140,12 @@ def event_progress(doing: str, tell: Callable[[Mapping[str, object]], None]) -> 
 
 
 @contextmanager
-def bar_progress(doing: str, total: int, *, thumbnail: Thumbnail | None = None) -> Iterator[OnStep]:
+def bar_progress(
+    doing: str, total: int, *, thumbnail: Thumbnail | None = None
+) -> Iterator[ShowStep]:
     """Show a bar with step, rate, time left and, on a CUDA device, memory.
+
+    It stays on the screen, except that of coding and writing: these say what they wrote.
 
     Args:
         doing: What the loop does.
@@ -155,6 +164,8 @@ def bar_progress(doing: str, total: int, *, thumbnail: Thumbnail | None = None) 
     )
     from rich.table import Column
     from rich.text import Text
+
+    from cogedit.types import StepInfo
 
     class RateColumn(ProgressColumn):
         def render(self, task: Task) -> Text:
@@ -188,11 +199,12 @@ def bar_progress(doing: str, total: int, *, thumbnail: Thumbnail | None = None) 
         task = bar.add_task(short, total=total)
         is_first = True
 
-        def on_step(info: StepInfo) -> None:
+        def on_step(info: Step) -> None:
             nonlocal is_first
             if is_first and info.index:  # steps of an earlier run say nothing of the rate
                 bar.reset(task, completed=info.index)
             is_first = False
+            bar.live.transient = not isinstance(info, StepInfo)
             bar.update(task, completed=info.index + 1)
 
         yield on_step

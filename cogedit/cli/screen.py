@@ -20,7 +20,7 @@ from cogedit.errors import CogeditError, Interrupted, StorageError, Terminated
 
 if TYPE_CHECKING:
     from cogedit.stages.stop import Stop
-    from cogedit.types import OnStep, RGBPicture
+    from cogedit.types import RGBPicture, ShowStep
 
 _REFUSED_BY_THE_SYSTEM = {
     errno.EACCES,
@@ -118,7 +118,7 @@ class Screen:
             typer.echo(printable(path) if sys.stdout.isatty() else os.fsencode(path))
 
     @contextmanager
-    def progress(self, doing: str, total: int) -> Iterator[OnStep]:
+    def progress(self, doing: str, total: int) -> Iterator[ShowStep]:
         """Show the steps of a loop: a bar on a terminal, a line now and then elsewhere.
 
         Args:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLCogVideoX
@@ -31,34 +32,40 @@ def use_tiles(vae: AutoencoderKLCogVideoX) -> None:
         setattr(vae, name, overlap / count)
 
 
-def encode_frames(vae: AutoencoderKLCogVideoX, frames: Tensor) -> Tensor:
+def encode_frames(
+    vae: AutoencoderKLCogVideoX, frames: Tensor, *, on_call: Callable[[], None] | None = None
+) -> Tensor:
     """Encode a clip to the mode of the posterior, so that equal clips give equal latents.
 
     Args:
         vae: The checkpoint's VAE; with tiling enabled the numbers differ.
         frames: [F, C, H, W] in [-1, 1], F = 8n + 1: other counts do not come back from the VAE
             with their own length.
+        on_call: Called after each of the `num_encoder_calls` of the encoder.
 
     Returns:
         Latents [1, F', C', H', W'] float32, times the VAE's scaling factor.
     """
     video = frames.movedim(0, 1).unsqueeze(0).to(vae.device, vae.dtype)
-    with torch.no_grad():
+    with torch.no_grad(), _after_each_call(vae.encoder, on_call):
         latents: Tensor = vae.encode(video).latent_dist.mode()
     return latents.movedim(2, 1).float() * float(vae.config.scaling_factor)
 
 
-def decode_latents(vae: AutoencoderKLCogVideoX, latents: Tensor) -> Tensor:
+def decode_latents(
+    vae: AutoencoderKLCogVideoX, latents: Tensor, *, on_call: Callable[[], None] | None = None
+) -> Tensor:
     """Decode latents to a clip, which leaves the device piece by piece.
 
     Args:
         vae: The checkpoint's VAE; with tiling enabled the numbers differ.
         latents: [1, F', C', H', W'] float32, scaled.
+        on_call: Called after each of the `num_decoder_calls` of the decoder.
 
     Returns:
         Frames [F, C, H, W] float32 on the CPU, about [-1, 1].
     """
-    with torch.no_grad():
+    with torch.no_grad(), _after_each_call(vae.decoder, on_call):
         return torch.cat([piece.float().cpu() for piece in decode_pieces(vae, latents)])
 
 
@@ -95,6 +102,55 @@ def decode_pieces(vae: AutoencoderKLCogVideoX, latents: Tensor) -> Iterator[Tens
         decoded, conv_cache = vae.decoder(piece, conv_cache=conv_cache)
         yield decoded[0].movedim(1, 0)
         first = last
+
+
+def num_encoder_calls(vae: AutoencoderKLCogVideoX, size: torch.Size) -> int:
+    """How often the encoder runs for a clip [F, C, H, W]: pieces in time, by tiles in space."""
+    return _num_calls(
+        size,
+        per_call=vae.num_sample_frames_batch_size,
+        tile=(vae.tile_sample_min_height, vae.tile_sample_min_width) if vae.use_tiling else None,
+        overlap=(vae.tile_overlap_factor_height, vae.tile_overlap_factor_width),
+    )
+
+
+def num_decoder_calls(vae: AutoencoderKLCogVideoX, size: torch.Size) -> int:
+    """How often the decoder runs for latents [1, F', C', H', W'], likewise."""
+    return _num_calls(
+        size[1:],
+        per_call=vae.num_latent_frames_batch_size,
+        tile=(vae.tile_latent_min_height, vae.tile_latent_min_width) if vae.use_tiling else None,
+        overlap=(vae.tile_overlap_factor_height, vae.tile_overlap_factor_width),
+    )
+
+
+def _num_calls(
+    size: torch.Size,
+    *,
+    per_call: int,
+    tile: tuple[int, int] | None,
+    overlap: tuple[float, float],
+) -> int:
+    """Count the pieces that diffusers cuts [F, C, H, W] into."""
+    num_frames, _, *sides = size
+    num_tiles = 1
+    if tile is not None and any(side > whole for side, whole in zip(sides, tile, strict=True)):
+        for side, whole, factor in zip(sides, tile, overlap, strict=True):
+            num_tiles *= len(range(0, side, int(whole * (1 - factor))))
+    return num_tiles * max(num_frames // per_call, 1)
+
+
+@contextmanager
+def _after_each_call(part: nn.Module, tell: Callable[[], None] | None) -> Iterator[None]:
+    """Let a part of the VAE tell when it has run."""
+    if tell is None:
+        yield
+        return
+    hook = part.register_forward_hook(lambda *_: tell())
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def to_model_range(frames: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from cogedit.stages.edit import check_edit, export_edit
 from cogedit.stages.mask import take_mask
 from cogedit.stages.reconstruct import make_edits, trajectory_for
 from cogedit.stages.run import Exported, Run, Written, check_writable
-from cogedit.types import OnStep
+from cogedit.types import ShowStep
 
 RESULTS = "results.jsonl"
 
@@ -142,7 +142,7 @@ class _Batch:
                 if not self.is_over:
                     self._note(edit, error)
             return
-        decoder = Decoder(settings)
+        decoder = Decoder(settings, run=run)
         for edit, made in self._edited(sound, trajectory, run=run):
             if self.is_over:
                 return
@@ -203,7 +203,7 @@ class _Batch:
         run = self._run
 
         @contextmanager
-        def progress(doing: str, total: int) -> Iterator[OnStep]:
+        def progress(doing: str, total: int) -> Iterator[ShowStep]:
             with run.progress(f"{which} {doing}", total) as on_step:
                 yield on_step
 

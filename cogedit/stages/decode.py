@@ -41,10 +41,12 @@ class Decoder:
     Args:
         settings: `model`, `device`, `dtype`, `encode.vae_tiling`; `workspace`, where the source's
             frames and latents are looked for; and `export`.
+        run: Shown how far it is; None is silent.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, run: Run | None = None) -> None:
         self._settings = settings
+        self._run = run or Run()
         self._last_round_trip: tuple[str, NDArray[np.uint8]] | None = None
 
     def decode(self, source: Path, *, export: ExportSettings | None = None) -> NDArray[np.uint8]:
@@ -84,10 +86,12 @@ class Decoder:
         if export.align_edges or wanted == "source":
             own = self._own_frames(source, record, export)
         if export.align_edges and own is not None:
+            pixels = np.empty_like(own)
             changes = self._changes(source, edit, own, export)
-            pixels = np.stack(
-                [change.on(frame) for change, frame in zip(changes, own, strict=True)]
-            )
+            with self._run.counting("aligning edges", len(own)) as done:
+                for index, change in enumerate(changes):
+                    pixels[index] = change.on(own[index])
+                    done()
         else:
             pixels = self._pixels(edit.tensors["latents"][:, num_pad_frames(record) :])
         if wanted == "none":
@@ -169,16 +173,18 @@ class Decoder:
             else:
                 otherwise = otherwise_use(export)
                 clean = source_latents(source, record, self._settings, otherwise=otherwise)
-            self._last_round_trip = key, self._pixels(clean)
+            self._last_round_trip = key, self._pixels(clean, "decoding the source")
         return self._last_round_trip[1]
 
-    def _pixels(self, latents: Tensor) -> NDArray[np.uint8]:
+    def _pixels(self, latents: Tensor, doing: str = "decoding") -> NDArray[np.uint8]:
         """Decode latents [1, F', C', H', W'] to uint8 [F, H, W, C]."""
         from cogedit.models.device import memory_guard
-        from cogedit.models.vae import decode_latents, to_pixels
+        from cogedit.models.vae import decode_latents, num_decoder_calls, to_pixels
 
-        with memory_guard("decoding"):
-            pixels: NDArray[np.uint8] = to_pixels(decode_latents(self._vae, latents)).cpu().numpy()
+        num_calls = num_decoder_calls(self._vae, latents.shape)
+        with memory_guard("decoding"), self._run.counting(doing, num_calls) as done:
+            frames = decode_latents(self._vae, latents, on_call=done)
+        pixels: NDArray[np.uint8] = to_pixels(frames).cpu().numpy()
         return pixels
 
     @cached_property

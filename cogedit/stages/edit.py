@@ -70,7 +70,7 @@ def edit(
         num_prompts=len(prompts),
     )
     written = reconstruct(video, prompts, settings, mask=mask, run=run)
-    decoder = Decoder(settings)
+    decoder = Decoder(settings, run=run)
     return [
         export_edit(
             one,

@@ -46,12 +46,13 @@ def encode(
 
     def make() -> Mapping[str, Tensor]:
         from cogedit.models.device import memory_guard
-        from cogedit.models.vae import encode_frames, to_model_range
+        from cogedit.models.vae import encode_frames, num_encoder_calls, to_model_range
 
-        pixels = read_artifact(source, "frames").tensors["frames"]
+        frames = to_model_range(read_artifact(source, "frames").tensors["frames"])
         vae = Parts(checkpoint, settings, run=run).vae()
-        with memory_guard("encoding"):
-            return {"latents": encode_frames(vae, to_model_range(pixels)).cpu()}
+        num_calls = num_encoder_calls(vae, frames.shape)
+        with memory_guard("encoding"), run.counting("encoding", num_calls) as done:
+            return {"latents": encode_frames(vae, frames, on_call=done).cpu()}
 
     return find_or_make(record, make, output=output, workspace=workspace, run=run)
 

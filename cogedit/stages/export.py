@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -261,18 +262,42 @@ def _export(job: _Job, source_video: Path | None, *, decoder: Decoder | None = N
 
     with in_use(job.path.parent):
         shown = _frames(job, found if isinstance(found, FoundSource) else None, decoder)
-        write_video(
-            shown,
-            job.path,
-            fps=recipe.fps,
-            encoding=recipe.encoding,
-            comment=recipe.comment(),
-            audio=audio,
-        )
+        with _counted(shown, run) as counted:
+            write_video(
+                counted,
+                job.path,
+                fps=recipe.fps,
+                encoding=recipe.encoding,
+                comment=recipe.comment(),
+                audio=audio,
+            )
     sound = ", with the source's sound" if recipe.sound else ""
     count = len(frames.frame_indices)
     run.say(f"wrote {job.path} ({count} frames at {float(recipe.fps):.6g} fps{sound})")
     return Exported(job.path, reused=False)
+
+
+@contextmanager
+def _counted(
+    shown: NDArray[np.uint8] | FrameStream, run: Run
+) -> Iterator[NDArray[np.uint8] | FrameStream]:
+    """Show how many frames of a stream are written; those that are there take no time."""
+    from cogedit.media.writer import FrameStream
+
+    if not isinstance(shown, FrameStream):
+        yield shown
+        return
+    with run.counting("writing", shown.num_frames) as done:
+        yield replace(shown, frames=_telling(shown.frames, done))
+
+
+def _telling(
+    frames: Iterable[NDArray[np.uint8]], done: Callable[[], None]
+) -> Iterator[NDArray[np.uint8]]:
+    """Pass frames on and tell when each is dealt with."""
+    for frame in frames:
+        yield frame
+        done()
 
 
 def _check_found(found: FoundSource | str, frames: FramesRecord) -> None:
@@ -316,7 +341,7 @@ def _frames(
             job.artifact, frames, job.settings, otherwise=hint
         ).numpy()
         return clip
-    decoder, asked = decoder or Decoder(job.settings), job.settings.export
+    decoder, asked = decoder or Decoder(job.settings, run=job.run), job.settings.export
     if recipe.size == "clip":
         return decoder.decode(job.artifact, export=asked)
     from cogedit.media.restore import restore_frames

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
@@ -28,7 +29,7 @@ from cogedit.artifacts import (
 from cogedit.config import Settings
 from cogedit.errors import ArtifactDamaged, ArtifactError, StorageError, UsageError
 from cogedit.stages.stop import Stop
-from cogedit.types import OnStep, RGBPicture
+from cogedit.types import RGBPicture, ShowStep, Step
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 RecordT = TypeVar("RecordT", bound=Record)
 RecordT_co = TypeVar("RecordT_co", bound=Record, covariant=True)
 
-Progress = Callable[[str, int], AbstractContextManager[OnStep]]
+Progress = Callable[[str, int], AbstractContextManager[ShowStep]]
 """Called with what is done ("inverting") and its number of steps; yields what each step tells."""
 
 
@@ -45,9 +46,9 @@ def _silent(text: str) -> None:
 
 
 @contextmanager
-def _no_progress(doing: str, total: int) -> Iterator[OnStep]:
+def _no_progress(doing: str, total: int) -> Iterator[ShowStep]:
     """Show nothing."""
-    yield lambda info: None
+    yield lambda step: None
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,13 @@ class Run:
     progress: Progress = _no_progress
     preview: Callable[[RGBPicture], None] | None = None
     stop: Stop = field(default_factory=Stop)
+
+    @contextmanager
+    def counting(self, doing: str, total: int) -> Iterator[Callable[[], None]]:
+        """Show a loop without noise levels; what this yields is called after each step."""
+        numbers = count()
+        with self.progress(doing, total) as on_step:
+            yield lambda: on_step(Step(next(numbers), total))
 
     @property
     def earlier(self) -> Run:

@@ -121,7 +121,11 @@ def sweep(
     sheet = output or folder / f"sweep-{len(edits)}-{key}.png"
     # Compared is what the model made of the clip, not what the source's own pixels mend of that.
     decoder = Decoder(replace(settings, export=replace(settings.export, align_edges=0)))
-    clips = [decoder.decode(edit.path) for edit in edits]
+    clips = []
+    with run.counting("decoding", len(edits)) as done:
+        for edit in edits:
+            clips.append(decoder.decode(edit.path))
+            done()
     _draw(sheet, clips, prompts=prompts, cells=cells)
     figures = sheet.with_suffix(".json")
     _write_figures(figures, edits, clips, source=decoder.decode_source(source))

@@ -13,7 +13,7 @@ from cogedit.cli import app
 from cogedit.cli import progress as progress_module
 from cogedit.cli.progress import Thumbnail
 from cogedit.cli.screen import Screen, printable
-from cogedit.types import StepInfo
+from cogedit.types import Step, StepInfo
 
 
 def steps(total):
@@ -98,6 +98,16 @@ def test_events_are_a_json_object_per_line(monkeypatch, capsys):
     assert error == {"event": "error", "message": "it is full", "hint": "make room", "exit_code": 7}
 
 
+def test_loops_without_noise_levels_are_told_alike(capsys):
+    with Screen(jsonl=True).progress("decoding", 2) as on_step:
+        on_step(Step(0, 2))
+        on_step(StepInfo(1, 2, timestep=0, residual=0.0))
+    plain, level = map(json.loads, capsys.readouterr().err.splitlines())
+    assert plain.keys() == level.keys()
+    assert (plain["step"], plain["timestep"], plain["residual"]) == (1, None, None)
+    assert (level["step"], level["timestep"], level["residual"]) == (2, 0, 0.0)
+
+
 def test_a_command_tells_events(tmp_path):
     done = CliRunner().invoke(app, ["load", str(tmp_path / "no"), "--jsonl", "--model", "shapes"])
     [event] = map(json.loads, done.stderr.splitlines())
@@ -168,6 +178,16 @@ def test_a_terminal_has_a_bar(term, bar):
     assert (b"editing: a [red] cat" in shown) == bar
     assert (b"4/4" in shown) == bar
     assert (b"steps/s" in shown) == bar
+
+
+def test_the_bar_of_coding_does_not_stay():
+    """An edit has several, and each ends with a sentence about what was written."""
+    of_coding = BAR.replace("StepInfo(index, 4, timestep=0)", "Step(index, 4)")
+    shown = on_a_terminal(of_coding.replace("import StepInfo", "import Step"), "xterm")
+    assert b"4/4" in shown
+    erases_line_above = b"\x1b[1A\x1b[2K"
+    assert shown.endswith(erases_line_above)
+    assert not on_a_terminal(BAR, "xterm").endswith(erases_line_above)
 
 
 def test_a_terminal_has_a_thumbnail():

@@ -11,6 +11,8 @@ from cogedit.models.vae import (
     decode_latents,
     decode_pieces,
     encode_frames,
+    num_decoder_calls,
+    num_encoder_calls,
     to_model_range,
     to_pixels,
     use_tiles,
@@ -127,6 +129,26 @@ def test_tiles_come_as_one_piece(vae):
         [piece] = decode_pieces(tiled, latents)
     assert torch.equal(piece, whole)
     assert not torch.equal(decode_latents(vae, latents), whole)
+
+
+@pytest.mark.parametrize("num_frames", [1, 9, 17])
+@pytest.mark.parametrize("size", [(48, 48), (64, 72), (104, 72)])
+@pytest.mark.parametrize("is_tiled", [False, True])
+def test_every_call_of_its_parts_is_told_and_foreseen(vae, num_frames, size, is_tiled):
+    vae = deepcopy(vae)
+    if is_tiled:
+        vae.enable_tiling(tile_sample_min_height=48, tile_sample_min_width=48)
+    num_tiles = {48: 1, 64: 4, 104: 6}[size[0]] if is_tiled else 1
+    frames = clip(num_frames, *size)
+    told = []
+    latents = encode_frames(vae, frames, on_call=lambda: told.append("encoder"))
+    assert len(told) == num_encoder_calls(vae, frames.shape)
+    assert len(told) == num_tiles * max(1, num_frames // 8)
+    told.clear()
+    decoded = decode_latents(vae, latents, on_call=lambda: told.append("decoder"))
+    assert len(told) == num_decoder_calls(vae, latents.shape)
+    assert torch.equal(decoded, decode_latents(vae, latents))  # nothing is told any more
+    assert len(told) == num_decoder_calls(vae, latents.shape)
 
 
 @pytest.mark.parametrize("size", [(64, 96), (64, 64), (480, 720), (96, 160), (48, 80)])
