@@ -150,7 +150,7 @@ def _halves(count: int) -> tuple[slice, slice]:
 
 
 class KeyValues:
-    """Keys and values of some rows with those of their references behind them, in one memory.
+    """Keys and values that some rows look at, their references' last, in one memory.
 
     The memory is allocated once for all layers and steps, and what the rows of the next chunk see
     of the same references is left where it is.
@@ -166,6 +166,7 @@ class KeyValues:
         references: Heads,
         targets: Sequence[int],
         *,
+        with_own: bool = True,
         first: int = 0,
         again: int = 0,
     ) -> tuple[Tensor, Tensor]:
@@ -175,13 +176,15 @@ class KeyValues:
             own: Of the rows.
             references: Of the references.
             targets: For each row, the reference that it sees.
+            with_own: Whether the rows' own come first.
             first: First of the reference's tokens that is seen.
             again: How many of the rows' own first tokens are seen once more.
 
         Returns:
             Both, [rows, heads, own and seen tokens, head_dim]; good until the next call.
         """
-        rows, heads, count, head_dim = own.k.shape
+        rows, heads, num_tokens, head_dim = own.k.shape
+        count = num_tokens if with_own else 0
         theirs_from = count + again
         shape = rows, theirs_from + references.k.shape[2] - first, heads, head_dim
         if (self._k.shape, self._k.dtype, self._k.device) != (shape, own.k.dtype, own.k.device):
@@ -189,7 +192,7 @@ class KeyValues:
             self._holds = None, ()
         both = self._k.transpose(1, 2), self._v.transpose(1, 2)
         for joined, mine in zip(both, (own.k, own.v), strict=True):
-            joined[:, :, :count] = mine
+            joined[:, :, :count] = mine[:, :, :count]
             joined[:, :, count:theirs_from] = mine[:, :, :again]
         held, held_targets = self._holds
         if held is not references or held_targets != tuple(targets):
@@ -238,12 +241,13 @@ def attend_rows(
         )
     first = 0 if injection.tokens == "all" else text_length
     again = text_length if injection.tokens == "own-text" else 0
-    k, v = (memory or KeyValues()).join(own, references, targets, first=first, again=again)
-    if strength == 1:
-        return attention(own.q, k, v, backend=backend)
-    seen = slice(own.k.shape[2], None)
-    reference = k[:, :, seen], v[:, :, seen]
-    return attend_with_reference(own.q, (own.k, own.v), reference, strength=strength)
+    is_weighted = strength != 1
+    k, v = (memory or KeyValues()).join(
+        own, references, targets, with_own=not is_weighted, first=first, again=again
+    )
+    if is_weighted:
+        return attend_with_reference(own.q, (own.k, own.v), (k, v), strength=strength)
+    return attention(own.q, k, v, backend=backend)
 
 
 def gather(rows: Tensor, targets: Sequence[int]) -> Tensor:

@@ -63,9 +63,10 @@ def test_tokens_say_what_is_seen_beside_the_rows_own(tokens, strength):
     assert torch.allclose(attended, by_hand(own.q, (own.k, own.v), seen, strength), atol=1e-5)
 
 
-def test_memory_does_not_keep_the_text_of_other_rows():
+@pytest.mark.parametrize("strength", [1.0, 2.0])
+def test_memory_does_not_keep_the_text_of_other_rows(strength):
     references, memory = Heads(*qkv(9, rows=1)), KeyValues()
-    injection = Injection((0, 0), tokens="own-text")
+    injection = Injection((0, 0), strength=strength, tokens="own-text")
     for seed in range(2):  # chunks of rows that look at one reference, within one layer
         own = Heads(*qkv(seed))
         attended = attend_rows(
@@ -73,6 +74,17 @@ def test_memory_does_not_keep_the_text_of_other_rows():
         )
         fresh = attend_rows(own, references, (0, 0), injection=injection, text_length=3)
         assert torch.equal(attended, fresh)
+
+
+def test_memory_holds_the_rows_own_where_one_softmax_sees_both():
+    own, references = Heads(*qkv(0)), Heads(*qkv(1))
+    k, v = KeyValues().join(own, references, (0, 1), first=3, again=3)
+    count = own.k.shape[2]
+    assert k.shape[2] == v.shape[2] == 2 * count
+    assert torch.equal(k[:, :, :count], own.k)
+    seen_k, seen_v = KeyValues().join(own, references, (0, 1), with_own=False, first=3, again=3)
+    assert torch.equal(seen_k, k[:, :, count:])
+    assert torch.equal(seen_v, v[:, :, count:])
 
 
 @pytest.mark.parametrize("strength", [0.5, 1.0, 4.0])
