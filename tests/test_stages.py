@@ -362,7 +362,10 @@ def test_an_export_of_the_same_artifact_is_replaced_when_its_options_change(vide
     assert not cogedit.export(frames.path, settings, output=output).reused
     assert cogedit.export(frames.path, settings, output=output).reused
     slower = replace(settings, export=replace(settings.export, fps=Fraction(10)))
-    assert not cogedit.export(frames.path, slower, output=output).reused
+    said = []
+    run = cogedit.Run(say=said.append)
+    assert not cogedit.export(frames.path, slower, output=output, run=run).reused
+    assert said[-1].endswith(" fps), in place of one with other export settings (-o keeps both)")
     latents = cogedit.encode(video, settings)
     with pytest.raises(UsageError, match="no export of this artifact"):
         cogedit.export(latents.path, settings, output=output)
@@ -387,6 +390,23 @@ def test_force_makes_the_last_stage_anew_and_reuses_the_others(video):
         "wrote",
         "wrote",
     ]
+    assert not any("--force" in line for line in said)
+
+
+def test_a_video_that_stays_is_found_before_the_edit_is_made(video, tmp_path):
+    settings = settings_of(video, GOLDEN_PIPELINE)
+    [first] = cogedit.edit(video, PROMPT, settings, output=tmp_path / "out.mp4")
+    foreign = make_video(tmp_path / "foreign.mp4", width=64, height=64, num_frames=2)
+    before = [first.path.read_bytes(), foreign.read_bytes()]
+    for output in (first.path, foreign):
+        passes, run = listening_run()
+        with pytest.raises(UsageError, match=f"{output.name} exists and is no export of this edit"):
+            cogedit.edit(video, "another prompt", settings, output=output, run=run)
+        assert passes == []
+    assert [first.path.read_bytes(), foreign.read_bytes()] == before
+    assert cogedit.edit(video, PROMPT, settings, output=first.path)[0].reused
+    forced = cogedit.Run(force=True)
+    assert not cogedit.edit(video, "more", settings, output=foreign, run=forced)[0].reused
 
 
 def test_what_cannot_be_written_is_found_out_before_anything_is_computed(video, tmp_path):

@@ -96,13 +96,18 @@ def survey(folder: Path, *, verify: bool = False) -> list[Entry]:
 
 
 def prune(
-    folders: Sequence[Path], *, wanted: Callable[[Entry], bool], dry_run: bool = False
+    folders: Sequence[Path],
+    *,
+    wanted: Callable[[Entry], bool],
+    verify: bool = False,
+    dry_run: bool = False,
 ) -> Pruned:
     """Remove things from workspaces in which no process works.
 
     Args:
         folders: The workspaces.
         wanted: Says of an entry whether it is to go.
+        verify: As for `survey`: whether an artifact counts as damaged for any byte.
         dry_run: Remove nothing.
 
     Raises:
@@ -116,7 +121,7 @@ def prune(
             if free is False:
                 in_use.append(folder)
                 continue
-            for entry in survey(folder):
+            for entry in survey(folder, verify=verify):
                 if not wanted(entry):
                     continue
                 if free is None and time.time() - entry.modified < IDLE_SECONDS:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,7 +76,8 @@ class Workspace:
             StorageError: The system refuses to read it.
         """
         path = self.path_for(record)
-        hint = "run the command again with --force to make it anew"
+        # Of a stage before the one that was asked for, --force would not make it anew.
+        hint = f"remove it, and the same command makes it anew: rm {shlex.quote(show(path))}"
         if not path.exists():
             return None
         try:

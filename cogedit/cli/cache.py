@@ -113,7 +113,7 @@ def prune_entries(
         return damaged if entry.state == "damaged" else entry.kind in kinds
 
     with handle_errors(Stop(), Screen(), debug=False):
-        done = prune(_folders(folders), wanted=wanted, dry_run=dry_run)
+        done = prune(_folders(folders), wanted=wanted, verify=damaged, dry_run=dry_run)
         if json_output:
             _print_json(
                 "cache prune",

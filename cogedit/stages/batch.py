@@ -15,7 +15,8 @@ from cogedit.artifacts.atomic import storage_error
 from cogedit.errors import CogeditError, Interrupted
 from cogedit.stages.batch_plan import BatchEdit
 from cogedit.stages.decode import Decoder
-from cogedit.stages.edit import check_edit, export_edit
+from cogedit.stages.edit import check_edit, export_edit, names_video
+from cogedit.stages.export import check_replaceable
 from cogedit.stages.mask import take_mask
 from cogedit.stages.reconstruct import make_edits, trajectory_for
 from cogedit.stages.run import Exported, Run, Written, check_writable
@@ -163,6 +164,8 @@ class _Batch:
             return False
         try:
             check_edit(edit.video, edit.settings, mask=edit.mask, output=edit.output)
+            if edit.output is not None and names_video(edit.output) and not self._run.force:
+                check_replaceable(edit.output, edit.asked.prompt)
         except CogeditError as error:
             self._note(edit, error)
             return False

@@ -18,7 +18,7 @@ from cogedit.errors import StorageError, UsageError
 from cogedit.media.encoding import VIDEO_SUFFIXES, plan_encoding
 from cogedit.stages.composite import check_composite
 from cogedit.stages.decode import Decoder
-from cogedit.stages.export import check_export, export
+from cogedit.stages.export import check_export, check_replaceable, export
 from cogedit.stages.reconstruct import reconstruct
 from cogedit.stages.run import (
     Exported,
@@ -69,6 +69,8 @@ def edit(
         source_video=source_video,
         num_prompts=len(prompts),
     )
+    if output is not None and names_video(output) and not run.force:
+        check_replaceable(output, prompts[0])
     written = reconstruct(video, prompts, settings, mask=mask, run=run)
     decoder = Decoder(settings, run=run)
     return [

@@ -19,7 +19,7 @@ from cogedit.artifacts import (
     sniff_kind,
 )
 from cogedit.config import Settings
-from cogedit.errors import UsageError, VideoError
+from cogedit.errors import ArtifactError, UsageError, VideoError
 from cogedit.media.encoding import Encoding, plan_encoding
 from cogedit.media.probe import probe_facts
 from cogedit.media.recipe import find_comment
@@ -27,7 +27,7 @@ from cogedit.stages.checkpoints import dtype_for
 from cogedit.stages.composite import composite_for
 from cogedit.stages.decode import Decoder
 from cogedit.stages.originals import check_originals, source_frames
-from cogedit.stages.recipe import Recipe
+from cogedit.stages.recipe import Recipe, read_recipe
 from cogedit.stages.run import Exported, Run, check_output, check_writable, workspace_for
 from cogedit.stages.source import FoundSource, find_source, keeps_time, resize_plan
 
@@ -257,6 +257,7 @@ def _export(job: _Job, source_video: Path | None, *, decoder: Decoder | None = N
     if job.silent is not None:
         run.say(f"no sound: {job.silent}")
     check_writable(job.path, is_folder=recipe.encoding.codec == "png")
+    replaced = job.path.exists() and not run.force
     audio = found.audio() if recipe.sound and isinstance(found, FoundSource) else None
     from cogedit.media.writer import write_video
 
@@ -273,7 +274,9 @@ def _export(job: _Job, source_video: Path | None, *, decoder: Decoder | None = N
             )
     sound = ", with the source's sound" if recipe.sound else ""
     count = len(frames.frame_indices)
-    run.say(f"wrote {job.path} ({count} frames at {float(recipe.fps):.6g} fps{sound})")
+    instead = ", in place of one with other export settings (-o keeps both)" if replaced else ""
+    rate = f"{float(recipe.fps):.6g} fps"
+    run.say(f"wrote {job.path} ({count} frames at {rate}{sound}){instead}")
     return Exported(job.path, reused=False)
 
 
@@ -399,7 +402,31 @@ def _is_there(job: _Job) -> bool:
         return True
     if f'"content_key":"{content_key(recipe.record)}"' in found or job.may_replace:
         return False
-    raise UsageError(
-        f"{path} exists and is no export of this artifact",
+    raise _no_export_of(path, "this artifact")
+
+
+def check_replaceable(output: Path, prompt: str) -> None:
+    """Refuse, before an edit is made, to write its video over what it surely may not replace.
+
+    Args:
+        output: The video that was named.
+        prompt: Of the edit.
+
+    Raises:
+        UsageError: Something is there that is no export of an edit under this prompt.
+    """
+    if not output.exists():
+        return
+    try:
+        found = read_recipe(output).record
+    except (VideoError, ArtifactError):
+        found = None
+    if not isinstance(found, EditRecord) or found.settings.prompt != prompt:
+        raise _no_export_of(output, "this edit")
+
+
+def _no_export_of(path: Path, what: str) -> UsageError:
+    return UsageError(
+        f"{path} exists and is no export of {what}",
         hint="name another file with -o, or the same one with -o and --force to replace it",
     )

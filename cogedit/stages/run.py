@@ -64,6 +64,7 @@ class Run:
         preview: Shown what edits look like so far, after each of their steps; None where nobody
             looks.
         stop: Lets somebody else stop a long loop after its step.
+        is_earlier: Whether this is a stage before the one that was asked for.
     """
 
     force: bool = False
@@ -72,6 +73,7 @@ class Run:
     progress: Progress = _no_progress
     preview: Callable[[RGBPicture], None] | None = None
     stop: Stop = field(default_factory=Stop)
+    is_earlier: bool = False
 
     @contextmanager
     def counting(self, doing: str, total: int) -> Iterator[Callable[[], None]]:
@@ -83,7 +85,7 @@ class Run:
     @property
     def earlier(self) -> Run:
         """How the stages before the one that was asked for run."""
-        return replace(self, force=False)
+        return replace(self, force=False, is_earlier=True)
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,8 @@ def find_or_make(
         found = None if run.force else find(record, output=output, workspace=workspace)
         if found is None:
             return None
-        run.say(f"reused {found} (--force makes it anew)")
+        # Of an earlier stage it does not.
+        run.say(f"reused {found}" if run.is_earlier else f"reused {found} (--force makes it anew)")
         return Written(found, cast(RecordT, read_record(found)), reused=True)
 
     if (reused := there()) is not None:

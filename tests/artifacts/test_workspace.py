@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -52,12 +53,14 @@ def test_find_refuses_a_damaged_or_swapped_file(chain: Any, tmp_path: Path) -> N
         path.write_bytes(content)
         with pytest.raises(ArtifactDamaged) as caught:
             workspace.find(record)
-        assert caught.value.hint == "run the command again with --force to make it anew"
+        again = "remove it, and the same command makes it anew"
+        assert caught.value.hint == f"{again}: rm {shlex.quote(str(path))}"
     chain.copy("frames", path)
     with pytest.raises(ArtifactMismatch, match="has content key") as mismatch:
         workspace.find(record)
-    assert mismatch.value.hint
-    assert "--force" in mismatch.value.hint
+    assert mismatch.value.hint == caught.value.hint
+    path.unlink()
+    assert workspace.find(record) is None
 
 
 def test_newest_passes_over_what_it_cannot_read(chain: Any, tmp_path: Path) -> None:

@@ -104,6 +104,10 @@ def test_verify_finds_the_damaged_one(folder, chain):
     assert damaged["path"] == str(path)
     assert "has digest" in damaged["about"]
     assert "1 of 4 artifacts are damaged" in result.stderr
+    assert "`cogedit cache prune --damaged`" in result.stderr
+    assert json.loads(cache("prune", "--damaged", "--json").stdout)["removed"][0] == damaged
+    assert not path.exists()
+    assert cache("verify").stdout.count("whole") == 3
 
 
 def test_prune_removes_leftovers_alone(folder):
