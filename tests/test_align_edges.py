@@ -97,7 +97,8 @@ def test_without_the_source_s_frames_it_says_so(edited, tmp_path):
     with pytest.raises(ArtifactError, match=r"source's frames.*are not in") as raised:
         Decoder(alone).decode(plain)
     assert "cogedit load clip.mp4" in raised.value.hint
-    assert raised.value.hint.endswith("or use --align-edges 0")
+    there = "` and the path of clip.mp4, which is not here, or use --align-edges 0"
+    assert raised.value.hint.endswith(there)
 
 
 def test_the_source_s_latents_come_from_the_trajectory_or_are_missed(edited, tmp_path):

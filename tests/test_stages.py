@@ -443,6 +443,13 @@ def test_an_edit_of_one_prompt_may_name_its_video(video, tmp_path):
         cogedit.edit(video, [PROMPT, "a dog"], settings, output=tmp_path / "two.mp4")
 
 
+def test_a_size_that_no_model_takes_is_named_first(video):
+    """And not that a codec takes none with an odd width: another codec would not help."""
+    settings = settings_of(video, GOLDEN_PIPELINE, load__width=63)
+    with pytest.raises(UsageError, match="width 63 does not suit this model"):
+        cogedit.edit(video, PROMPT, settings)
+
+
 def test_a_missing_video_leaves_nothing_behind(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(VideoError, match="no such video"):

@@ -29,6 +29,9 @@ def test_a_misspelled_name_of_a_grid_is_recognised():
     with pytest.raises(UsageError) as raised:
         parse_grid(["strenght=1"])
     assert raised.value.hint == "did you mean injection-strength?"
+    with pytest.raises(UsageError) as raised:
+        parse_grid(["guidence-scale=2"])
+    assert raised.value.hint == "did you mean guidance-scale?"  # and not source-guidance-scale
 
 
 @pytest.mark.parametrize(

@@ -232,7 +232,7 @@ def _open(path: Path, expected: Expected) -> Iterator[BinaryIO]:
         with path.open("rb") as file:
             yield file
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise _refuse(ArtifactError, path, "does not exist", _make(expected)) from error
+        raise _refuse(ArtifactError, path, "does not exist", _instead(path, expected)) from error
     except OSError as error:
         raise storage_error(path, error, "read") from error
 
@@ -307,6 +307,19 @@ def _make(expected: Expected, source: str = "VIDEO") -> str:
     kind = _furthest(_kinds(expected)) if expected else "frames"
     command, options = _COMMANDS[kind]
     return f"make it with `cogedit {command} {source}{options}`"
+
+
+def _instead(path: Path, expected: Expected) -> str:
+    """What there is in place of a missing artifact: its like, or the command that makes one."""
+    kinds = _kinds(expected)
+    named = next((kind for kind in kinds if path.name.startswith(f"{kind}-")), None)
+    if named is None:
+        return _make(expected) if expected else "`cogedit cache ls` lists what is there"
+    like = sorted(one.name for one in path.parent.glob(f"{named}-*{SUFFIX}"))
+    if not like:
+        return _make(named)
+    more = f" and {len(like) - 3} more" if len(like) > 3 else ""
+    return f"beside it: {', '.join(map(show, map(Path, like[:3])))}{more}"
 
 
 def _article(kind: ArtifactKind) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import stat
 from pathlib import Path
@@ -9,6 +10,16 @@ from pathlib import Path
 from cogedit.errors import StorageError, VideoError
 
 _PLAYLIST_HEADS = (b"#EXTM3U", b"ffconcat", b"[playlist]")
+
+
+def _near(path: Path) -> str:
+    """What may have been meant by a path that is not there."""
+    try:
+        names = [one.name for one in path.parent.iterdir()]
+    except OSError:
+        return "check the path"
+    near = difflib.get_close_matches(path.name, names, n=1)
+    return f"did you mean {path.with_name(near[0])}?" if near else "check the path"
 
 
 def check_file(path: Path) -> None:
@@ -21,7 +32,7 @@ def check_file(path: Path) -> None:
     try:
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise VideoError(f"no such video: {path}", hint="check the path") from error
+        raise VideoError(f"no such video: {path}", hint=_near(path)) from error
     except OSError as error:
         raise _unreadable(path, error) from error
     except ValueError as error:  # a NUL byte in the name

@@ -21,6 +21,7 @@ from cogedit.media.ffmpeg import MAX_FRAME_PIXELS, first_error, run_ffmpeg
 from cogedit.media.files import check_file, file_digest, read_start
 from cogedit.media.probe import identify, probe_facts
 from cogedit.media.reader import Frames, read_clip, resize_frame
+from cogedit.media.restore import kept_window
 from cogedit.types import MaskSource, SourceVideo
 
 Mask = NDArray[np.uint8]
@@ -137,6 +138,13 @@ def read_mask(
         white = _draw_box(mask, indices, resize)
     else:
         white = _threshold(_read_file(mask, mask.path, indices, resize=resize))
+    if not white.any() and mask.path is None:
+        left, top, right, bottom = kept_window(resize)
+        raise UsageError(
+            f"the box {mask.source.name} lies where the crop leaves the picture out: kept is "
+            f"{left},{top},{right},{bottom}",
+            hint="--resize-mode pad keeps all of it",
+        )
     if not white.any():
         raise UsageError(
             f"the mask {mask.source.name} leaves nothing to change: no pixel of the clip's "

@@ -56,7 +56,7 @@ def restore_frames(
         if source is None:
             yield restored
             continue
-        left, top, right, bottom = _kept_window(resize)
+        left, top, right, bottom = kept_window(resize)
         inside = restored[top:bottom, left:right]
         result = source.copy()
         if share is not None:
@@ -115,7 +115,7 @@ def _enlarge_levels(
     return np.stack([np.asarray(plane, dtype=np.float32) for plane in planes], axis=-1)
 
 
-def _kept_window(resize: ResizePlan) -> tuple[int, int, int, int]:
+def kept_window(resize: ResizePlan) -> tuple[int, int, int, int]:
     """Left, top, right and bottom of the source's whole pixels that the clip shows."""
     box = resize.box
     if not needs_own_frames(resize):

@@ -64,7 +64,7 @@ def batch(
     Args:
         edits: As `plan_batch` returns them.
         results: Where a line is appended for each edit when it is done; None is `results.jsonl`
-            in the workspace, if they have one in common, and in the current directory otherwise.
+            in `settings.workspace`, if all have the same one, else in the current directory.
         fail_fast: End with the first failure.
         run: How to run; None is silent.
 

@@ -26,6 +26,7 @@ from cogedit.media.recipe import find_comment
 from cogedit.stages.checkpoints import dtype_for
 from cogedit.stages.composite import composite_for
 from cogedit.stages.decode import Decoder
+from cogedit.stages.load import check_size_of_clip
 from cogedit.stages.originals import check_originals, source_frames
 from cogedit.stages.recipe import Recipe, read_recipe
 from cogedit.stages.run import Exported, Run, check_output, check_writable, workspace_for
@@ -211,6 +212,7 @@ def check_export(
         check_originals(video, settings, has_mask=has_mask)
         return
     facts = probe_facts(video)
+    check_size_of_clip(settings)
     at_source = asked.size == "source"
     width, height = (facts.width, facts.height) if at_source else (load.width, load.height)
     encoding.check_frames(width, height, fps=asked.fps or facts.fps)

@@ -57,7 +57,7 @@ def choose_clip(video: Path, settings: Settings, *, run: Run) -> tuple[FramesRec
         UsageError: The size does not suit the model, or a setting is out of range.
     """
     facts = probe_facts(video)
-    _check_size(settings)
+    check_size_of_clip(settings)
     source = identify(video, facts)
     clip = plan_clip(source, settings.load)
     resize = plan_resize(source.width, source.height, settings=settings.load)
@@ -78,8 +78,12 @@ def choose_clip(video: Path, settings: Settings, *, run: Run) -> tuple[FramesRec
     return record, resize
 
 
-def _check_size(settings: Settings) -> None:
-    """Check the size against the model, if its files are here; `encode` checks in any case."""
+def check_size_of_clip(settings: Settings) -> None:
+    """Check the size against the model, if its files are here; `encode` checks in any case.
+
+    Raises:
+        UsageError: It does not suit; the text names the nearest sizes that do.
+    """
     try:
         checkpoint = find_checkpoint(settings.model, settings.revision, download=False)
     except NotCachedError:

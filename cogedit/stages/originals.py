@@ -101,7 +101,9 @@ def check_originals(artifact: Path, settings: Settings, *, has_mask: bool) -> No
 
 def _find_frames(workspace: Workspace, record: Record, *, otherwise: str) -> Path:
     wanted = frames_record(record)
-    hint = f"make it with `{_load_command(wanted, workspace.root)}`, {otherwise}"
+    name = wanted.source.name
+    place = "" if Path(name).exists() else f" and the path of {name}, which is not here"
+    hint = f"make it with `{_load_command(wanted, workspace.root)}`{place}, {otherwise}"
     path = workspace.find(wanted)
     if path is None:
         raise ArtifactError(

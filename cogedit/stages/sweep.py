@@ -144,6 +144,7 @@ def _field(name: str) -> str:
         return ends[0]
     # A name may be given by its end, so that is what a misspelled one may be near to as well.
     parts = {key[start:]: key for key in known for start in _word_starts(key)}
+    parts |= {key: key for key in known}  # a whole name before another one's end
     near = [] if ends else difflib.get_close_matches(wanted, parts, n=1)
     options = ", ".join(key.replace("_", "-") for key in ends or known)
     hint = f"did you mean {parts[near[0]].replace('_', '-')}?" if near else f"one of {options}"

@@ -323,6 +323,13 @@ def test_missing_file_folder_and_pipe(tmp_path: Path) -> None:
     error = _refusal(tmp_path / "none.safetensors", "trajectory")
     assert error.message.endswith("does not exist")
     assert error.hint == "make it with `cogedit invert VIDEO`"
+    assert _refusal(tmp_path / "nope.safetensors").hint == "`cogedit cache ls` lists what is there"
+    gone = tmp_path / "edit-000000000000.safetensors"
+    assert _refusal(gone).hint == "make it with `cogedit reconstruct VIDEO --prompt PROMPT`"
+    for number in range(1, 5):
+        (tmp_path / f"edit-{number}.safetensors").touch()
+    there = "edit-1.safetensors, edit-2.safetensors, edit-3.safetensors and 1 more"
+    assert _refusal(gone).hint == f"beside it: {there}"
     assert "is not a file" in _refusal(tmp_path).message
     os.mkfifo(tmp_path / "pipe")
     assert "is not a file" in _refusal(tmp_path / "pipe").message

@@ -134,8 +134,13 @@ def test_boxes_that_are_refused(text, sentence):
 
 
 def test_a_box_that_the_crop_cuts_off_is_empty():
-    with pytest.raises(UsageError, match=r"8,4 leaves nothing to change: no pixel of the clip's 9"):
+    with pytest.raises(
+        UsageError, match="0,0,8,4 lies where the crop leaves the picture"
+    ) as caught:
         read("0,0,8,4", width=16, height=48, mode="crop")
+    kept = caught.value.message.rpartition(" ")[2]
+    assert read(kept, width=16, height=48, mode="crop").all()
+    assert read("0,0,8,4", width=16, height=48, mode="pad").any()
 
 
 # Pictures

@@ -65,6 +65,17 @@ def test_notes_say_what_is_unusual(clips):
     assert 0 < cut.num_frames < 60
 
 
+def test_a_misspelled_name_is_recognised(clips):
+    for name, hint in (
+        ("cut-short.mp4", f"did you mean {clips / 'cut_short.mp4'}?"),
+        ("else.webm", "check the path"),
+        ("none/cut_short.mp4", "check the path"),
+    ):
+        with pytest.raises(VideoError, match="no such video") as caught:
+            probe_video(clips / name)
+        assert caught.value.hint == hint
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [
