@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import argparse
 import math
+import shlex
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -131,6 +132,15 @@ def run_demo(folder: Path, *, model: str = "shapes") -> list[Path]:
     return paths
 
 
+def next_command(source: Path) -> str:
+    """Return a command for a shell that edits the clip once more, in another way."""
+    spec = world.sample_spec(SEED, "held_out")
+    recolored = world.caption(replace(spec, color="green"))
+    words = ["cogedit", "edit", str(source), "--model", "shapes", "--config", "recolor"]
+    words += ["--prompt", recolored, "--source-prompt", world.caption(spec)]
+    return shlex.join(words)
+
+
 def _edit(source: Path, cases: Sequence[EditCase], settings: Settings) -> list[Edited]:
     """Run the stages, and measure what they made."""
     # Not at the top: torch takes seconds to load, and a missing model is known without it.
@@ -216,11 +226,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return ModelError.exit_code
     started = time.monotonic()
     try:
-        run_demo(options.output)
+        source, *_ = run_demo(options.output)
     except CogeditError as error:
         _say(f"error: {error}")
         return error.exit_code
     _say(f"done in {time.monotonic() - started:.0f} s")
+    _say(f"go on with the clip: {next_command(source)}")
     return 0
 
 

@@ -121,6 +121,8 @@ def sweep(
     sheet = output or folder / f"sweep-{len(edits)}-{key}.png"
     # Compared is what the model made of the clip, not what the source's own pixels mend of that.
     decoder = Decoder(replace(settings, export=replace(settings.export, align_edges=0)))
+    if settings.export.align_edges:
+        run.say("a sweep shows edits as the model made them, without --align-edges")
     clips = []
     with run.counting("decoding", len(edits)) as done:
         for edit in edits:

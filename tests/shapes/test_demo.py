@@ -1,9 +1,14 @@
 """The demo, on a tiny pipeline with random weights and on the trained one."""
 
+import shlex
+from pathlib import Path
+
 import pytest
 from pipelines import make_pipeline
+from typer.testing import CliRunner
 from videos import read_back
 
+from cogedit.cli import app
 from cogedit.media.metrics import psnr
 from cogedit.shapes import demo, model_dir, world
 
@@ -44,7 +49,14 @@ def test_without_weights_the_demo_says_so(tmp_path, monkeypatch, capsys):
 
 @needs_weights
 @pytest.mark.slow
-def test_the_demo_with_the_trained_model(tmp_path, capsys):
+def test_the_demo_with_the_trained_model(tmp_path, capsys, monkeypatch):
     assert demo.main(["--output", str(tmp_path / "demo")]) == 0
-    paths = capsys.readouterr().out.splitlines()[-6:]
+    captured = capsys.readouterr()
+    paths = captured.out.splitlines()[-6:]
     assert paths[-1].endswith("contact-sheet.png")
+    _, _, command = captured.err.splitlines()[-1].partition(": ")
+    name, *arguments = shlex.split(command)
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, arguments)
+    assert (name, done.exit_code) == ("cogedit", 0)
+    assert Path(done.stdout.strip()).is_file()
