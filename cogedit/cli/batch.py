@@ -34,8 +34,8 @@ def batch(
         typer.Option(
             "--results",
             metavar="FILE",
-            help="Gets a line for each edit, after those of earlier runs. Default: results.jsonl, in "
-            "the --workspace or here.",
+            help="Gets a line for each edit, after those of earlier runs. Default: results.jsonl "
+            "in the --workspace or here.",
             show_default=False,
         ),
     ] = None,

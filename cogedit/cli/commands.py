@@ -60,9 +60,11 @@ Mask = Annotated[
     str | None,
     typer.Option(
         "--mask",
-        metavar="FILE|x0,y0,x1,y1[@FIRST:LAST]",
-        help="Where the edit may change the source: a picture or a video, white there, or a box in "
-        "pixels of the source, in its frames FIRST to LAST - 1.",
+        # With the box spelt out, nothing would be left of 80 columns for the names beside it.
+        metavar="FILE|BOX",
+        help="Where the edit may change the source: a picture or a video, white there, or a box "
+        "x0,y0,x1,y1 in pixels of the source; with @FIRST:LAST only in its frames FIRST to "
+        "LAST - 1.",
         rich_help_panel="Mask",
         show_default=False,
     ),
@@ -168,7 +170,7 @@ def invert(
         found = stages.check_inversion(written.path, settings, run=call.run)
         call.screen.say(
             f"sampled back: {found.psnr:.1f} dB against the VAE's round trip; standard deviation "
-            f"of the noise {found.std:.3f} (1 is right)"
+            f"of the noise {found.std:.3f} (fresh noise has 1)"
         )
     _print(call, "invert", [written])
 

@@ -391,7 +391,12 @@ RUNNING: Mapping[str, object] = {
             complete=_one_of(_preset_names),
         ),
     ],
-    "force": Annotated[bool, typer.Option("--force", help="Make anew what the command makes; what it is made of is reused.")],
+    "force": Annotated[
+        bool,
+        typer.Option(
+            "--force", help="Make anew what the command makes; what that is made of is reused."
+        ),
+    ],
     "json_output": Annotated[bool, typer.Option("--json", help="Print one JSON object.")],
     "jsonl": Annotated[
         bool,

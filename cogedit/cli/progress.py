@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from cogedit.cli.units import duration, rate
@@ -22,7 +23,7 @@ PLAIN_INTERVAL = 30.0
 _SPEED_PERIOD = 600.0
 """Seconds over which a bar takes its rate: in a shorter time a large model may do no two steps."""
 
-_BESIDE = 58
+_BESIDE = 62
 """Columns of a terminal that a bar takes beside what it does."""
 
 
@@ -63,6 +64,40 @@ class Thumbnail:
                 )
                 yield Segment("▀", Style(color=above, bgcolor=below))
             yield Segment.line()
+
+
+class Notes:
+    """What is said while a bar is on the screen, which shows it above itself.
+
+    The bar takes it when it is drawn. Who says something, a signal handler too, takes no lock of
+    the bar: the thread that draws might hold it and wait for another that is held here.
+    """
+
+    def __init__(self) -> None:
+        self._has_bar = False
+        self._waiting: SimpleQueue[str] = SimpleQueue()  # safe in a signal handler
+
+    def leave(self, text: str) -> bool:
+        """Leave a text to the bar; False where there is none."""
+        has_bar = self._has_bar
+        if has_bar:
+            self._waiting.put(text)
+        return has_bar
+
+    def show(self, console: Console) -> None:
+        """Write what was left, oldest first; for one thread at a time."""
+        while not self._waiting.empty():
+            console.out(self._waiting.get(), highlight=False)
+
+    @contextmanager
+    def above_a_bar(self, console: Console) -> Iterator[None]:
+        """Take what is said in the block, where a bar is on this console."""
+        self._has_bar = True
+        try:
+            yield
+        finally:
+            self._has_bar = False
+            self.show(console)  # what came after the bar was drawn for the last time
 
 
 class _Pace:
@@ -141,7 +176,7 @@ def event_progress(doing: str, tell: Callable[[Mapping[str, object]], None]) -> 
 
 @contextmanager
 def bar_progress(
-    doing: str, total: int, *, thumbnail: Thumbnail | None = None
+    doing: str, total: int, *, notes: Notes, thumbnail: Thumbnail | None = None
 ) -> Iterator[ShowStep]:
     """Show a bar with step, rate, time left and, on a CUDA device, memory.
 
@@ -150,9 +185,11 @@ def bar_progress(
     Args:
         doing: What the loop does.
         total: Its number of steps.
+        notes: Shown above it as they come.
         thumbnail: Shown under it until the loop ends.
     """
     from rich.console import Console
+    from rich.constrain import Constrain
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -181,21 +218,26 @@ def bar_progress(
         MofNCompleteColumn(table_column=Column(no_wrap=True)),
         RateColumn(table_column=Column(no_wrap=True)),
         TimeElapsedColumn(table_column=Column(no_wrap=True)),
-        TextColumn("left", table_column=Column(no_wrap=True)),
+        TextColumn("+", table_column=Column(no_wrap=True)),
         TimeRemainingColumn(table_column=Column(no_wrap=True)),
+        TextColumn("left", table_column=Column(no_wrap=True)),
         MemoryColumn(table_column=Column(no_wrap=True)),
     )
+    console = Console(stderr=True)
 
     class PicturedProgress(Progress):
         def get_renderables(self) -> Iterator[RenderableType]:
-            yield from super().get_renderables()
-            if thumbnail is not None:
-                yield thumbnail
+            notes.show(console)  # in the thread that draws, which has the lock that this takes
+            below = () if thumbnail is None else (thumbnail,)
+            for part in (*super().get_renderables(), *below):
+                # A terminal shows Ctrl-C behind the last line. Where that takes another line, the
+                # bar is drawn anew one line too low.
+                yield Constrain(part, console.width - len("^C"))
 
-    console = Console(stderr=True)
     length = max(12, min(40, console.width - _BESIDE))
     short = doing if len(doing) <= length else f"{doing[: length - 1]}…"
-    with PicturedProgress(*columns, console=console, speed_estimate_period=_SPEED_PERIOD) as bar:
+    drawn = PicturedProgress(*columns, console=console, speed_estimate_period=_SPEED_PERIOD)
+    with notes.above_a_bar(console), drawn as bar:
         task = bar.add_task(short, total=total)
         is_first = True
 
@@ -207,10 +249,12 @@ def bar_progress(
             bar.live.transient = not isinstance(info, StepInfo)
             bar.update(task, completed=info.index + 1)
 
-        yield on_step
-        bar.update(task, completed=total)
-        if thumbnail is not None:
-            thumbnail.show(None)
+        try:
+            yield on_step
+            bar.update(task, completed=total)
+        finally:
+            if thumbnail is not None:
+                thumbnail.show(None)
 
 
 def _memory() -> str:

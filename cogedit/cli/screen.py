@@ -10,12 +10,12 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import typer
 
-from cogedit.cli.progress import Thumbnail, bar_progress, event_progress, plain_progress
+from cogedit.cli.progress import Notes, Thumbnail, bar_progress, event_progress, plain_progress
 from cogedit.errors import CogeditError, Interrupted, StorageError, Terminated
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ class Screen:
         verbose: Show details too.
         jsonl: Show everything as events, one JSON object per line. The result stays on stdout.
         thumbnail: Shown under the bar; None shows none.
+        notes: What is said while a bar is there, for the bar to show.
     """
 
     json_output: bool = False
@@ -55,6 +56,7 @@ class Screen:
     verbose: bool = False
     jsonl: bool = False
     thumbnail: Thumbnail | None = None
+    notes: Notes = field(default_factory=Notes)
 
     @property
     def preview(self) -> Callable[[RGBPicture], None] | None:
@@ -86,13 +88,16 @@ class Screen:
         self.tell(event, text)
 
     def tell(self, event: Mapping[str, object], text: str = "") -> None:
-        """Show something as the kind of line that was asked for.
+        """Show something as the kind of line that was asked for, above a bar that is there.
 
         Args:
             event: For programs, with its kind as `event`.
             text: The same for people.
         """
-        typer.echo(json.dumps(event) if self.jsonl else text, err=True)
+        if self.jsonl:
+            typer.echo(json.dumps(event), err=True)
+        elif not self.notes.leave(text):
+            typer.echo(text, err=True)
 
     def detail(self, text: str) -> None:
         """Show one sentence to those who asked for more."""
@@ -130,7 +135,8 @@ class Screen:
         elif self.jsonl:
             yield event_progress(doing, self.tell)
         elif _is_terminal():
-            with bar_progress(printable(doing), total, thumbnail=self.thumbnail) as on_step:
+            bar = bar_progress(printable(doing), total, notes=self.notes, thumbnail=self.thumbnail)
+            with bar as on_step:
                 yield on_step
         else:
             yield plain_progress(doing, self.say)

@@ -35,6 +35,8 @@ def stoppable(stop: Stop, screen: Screen) -> Iterator[None]:
     def handle(signum: int, frame: FrameType | None) -> None:
         if not stop.ask(signum):
             raise KeyboardInterrupt
+        if screen.notes.leave(_SAID):
+            return
         # Not through Python's stderr, which may be in the middle of a write.
         event = json.dumps({"event": "note", "text": _SAID})
         os.write(2, f"{event}\n".encode() if screen.jsonl else f"\n{_SAID}\n".encode())

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import typer
 from typer.core import TyperGroup
 
-from cogedit.cli.screen import printable
+from cogedit.cli.screen import Screen, printable
 
 if TYPE_CHECKING:
     from typer._click.core import Command, Context, Parameter
@@ -22,7 +22,7 @@ _FIRST = ("edit", "doctor")
 
 
 class Commands(TyperGroup):
-    """A group of commands: most wanted first, flags without a type, errors safe to show."""
+    """A group of commands: most wanted first, flags without a type, errors in our own words."""
 
     def list_commands(self, ctx: Context) -> list[str]:
         """Return the names of the commands, those that a newcomer needs first."""
@@ -43,12 +43,12 @@ class Commands(TyperGroup):
 
     def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
         """Parse what comes before the command."""
-        with _shown_by_code():
+        with _mistakes_shown(args):
             return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Context) -> object:
         """Parse the rest and run the command."""
-        with _shown_by_code():
+        with _mistakes_shown(ctx.args):
             return super().invoke(ctx)
 
 
@@ -61,11 +61,46 @@ def _without_flag_types(params: list[Parameter]) -> list[Parameter]:
 
 
 @contextmanager
-def _shown_by_code() -> Iterator[None]:
+def _mistakes_shown(args: Collection[str]) -> Iterator[None]:
+    """Make the parser's errors safe to show, or tell them as events where these are asked for.
+
+    Args:
+        args: What is being parsed.
+    """
+    is_event = "--jsonl" in args  # there are no parsed options to ask
     try:
         yield
     except _ParserError as error:
+        if isinstance(error, typer.BadParameter):
+            error.message = _in_our_words(error)
+        if is_event:
+            raise typer.Exit(_tell(error)) from error
         message = getattr(error, "message", None)
         if isinstance(message, str):
             error.message = printable(message)  # type: ignore[attr-defined]
         raise
+
+
+def _in_our_words(error: typer.BadParameter) -> str:
+    """Say of a value of a wrong type what was found and what was expected.
+
+    The parser shows what its validator says: "Input should be a valid integer".
+    """
+    problems = getattr(error.__cause__, "errors", None)
+    kind = getattr(error.param, "type_descriptor", None)
+    if problems is None or kind is None:
+        return error.message
+    expected = {int: "a whole number", float: "a number"}.get(kind.annotation)
+    if kind.choices:
+        expected = "one of " + ", ".join(map(str, kind.choices))
+    return f"found '{problems()[0]['input']}', expected {expected or 'another type'}"
+
+
+def _tell(error: Exception) -> int:
+    """Tell an error of the parser as an event; return the exit code."""
+    context = getattr(error, "ctx", None)
+    hint = None if context is None else f"`{context.command_path} --help` lists its options"
+    exit_code: int = error.exit_code  # type: ignore[attr-defined]
+    message: str = error.format_message()  # type: ignore[attr-defined]
+    Screen(jsonl=True).error(message, exit_code, hint=hint)
+    return exit_code

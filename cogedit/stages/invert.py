@@ -188,7 +188,7 @@ def _invert(
 
 def _quality(std: float, steps: Sequence[StepInfo]) -> str:
     """One line on how good an inversion is."""
-    text = f"standard deviation of the noise: {std:.3f} (1 is right)"
+    text = f"standard deviation of the noise: {std:.3f} (fresh noise has 1)"
     residuals = [step.residual for step in steps if step.residual is not None]
     if not residuals:
         return text

@@ -3,15 +3,17 @@
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from cogedit.cli import app
 from cogedit.cli import progress as progress_module
-from cogedit.cli.progress import Thumbnail
+from cogedit.cli.progress import Notes, Thumbnail
 from cogedit.cli.screen import Screen, printable
 from cogedit.types import Step, StepInfo
 
@@ -151,14 +153,55 @@ with screen.progress("editing", 4) as on_step:
 """
 
 
-def on_a_terminal(code, term):
+SAID = """
+import os, signal, time
+from cogedit.cli.progress import Thumbnail
+from cogedit.cli.screen import Screen
+from cogedit.cli.signals import stoppable
+from cogedit.stages.stop import Stop
+from cogedit.types import RGBPicture, StepInfo
+stop, screen = Stop(), Screen(thumbnail=Thumbnail())
+with stoppable(stop, screen), screen.progress("editing", 4) as on_step:
+    for index in range(4):
+        screen.preview(RGBPicture(2, 2, bytes([255, 0, 0] * 4)))
+        time.sleep(0.2)
+        on_step(StepInfo(index, 4, timestep=0))
+        if index == 1:
+            screen.say("a [bold]cat[/bold] :cat: on 17\\x1b[2K " + "y " * 60 + "end")
+        elif index == 2:
+            stop._keeping = True
+            os.kill(os.getpid(), signal.SIGINT)
+screen.say("afterwards")
+"""
+
+
+def left_on(shown):
+    """The lines of a terminal that wraps none, after what a program wrote to it."""
+    lines, row, column = [""], 0, 0
+    for part in re.findall(r"\x1b\[[?\d;]*[A-Za-z]|[\r\n]|[^\x1b\r\n]+", shown.decode()):
+        if part == "\r":
+            column = 0
+        elif part == "\n":
+            row += 1
+            lines += [""] * (row == len(lines))
+        elif part == "\x1b[2K":
+            lines[row] = ""
+        elif part.startswith("\x1b") and part.endswith("A"):
+            row -= int(part[2:-1])
+        elif not part.startswith("\x1b"):
+            lines[row] = lines[row][:column].ljust(column) + part + lines[row][column + len(part) :]
+            column += len(part)
+    return [line.rstrip() for line in lines if line.strip()]
+
+
+def on_a_terminal(code, term, columns=120):
     """What a program writes to a terminal as its stderr; its stdout stays empty."""
     ours, theirs = pty.openpty()
     with subprocess.Popen(
         [sys.executable, "-c", code],
         stderr=theirs,
         stdout=subprocess.PIPE,
-        env=os.environ | {"TERM": term, "COLUMNS": "120", "COLORTERM": "truecolor"},
+        env=os.environ | {"TERM": term, "COLUMNS": str(columns), "COLORTERM": "truecolor"},
     ) as process:
         os.close(theirs)
         shown = b""
@@ -178,6 +221,25 @@ def test_a_terminal_has_a_bar(term, bar):
     assert (b"editing: a [red] cat" in shown) == bar
     assert (b"4/4" in shown) == bar
     assert (b"steps/s" in shown) == bar
+    assert bool(re.search(rb"0:00:00.* \+ .*0:00:00.* left", shown)) == bar
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_a_bar_leaves_room_for_what_a_terminal_shows_of_ctrl_c(columns):
+    """Else the terminal goes on to another line, and the bar is drawn anew beside the old one."""
+    [bar] = left_on(on_a_terminal(BAR, "xterm", columns))
+    assert bar.endswith(" left")
+    assert len(bar) <= columns - len("^C")
+
+
+def test_what_is_said_while_there_is_a_bar_stands_above_it():
+    """Once and as it is: the bar is not drawn twice, and nothing is drawn over."""
+    said, stopping, bar, *rest = left_on(on_a_terminal(SAID, "xterm"))
+    assert said == "a [bold]cat[/bold] :cat: on 17\\x1b[2K " + "y " * 60 + "end"
+    assert stopping == "stopping after this step; the same again stops at once"
+    assert bar.startswith("editing ")
+    assert "4/4" in bar
+    assert rest == ["afterwards"]
 
 
 def test_the_bar_of_coding_does_not_stay():
@@ -200,6 +262,26 @@ def test_a_terminal_has_a_thumbnail():
     assert blues
     assert red_over_blue not in reds[0]  # the upper half is all red
     assert b"no terminal" not in shown
+
+
+def test_a_thumbnail_goes_with_its_loop_also_where_that_fails():
+    failing = PICTURE.replace(
+        "with screen", "from contextlib import suppress\nwith suppress(ValueError), screen"
+    )
+    shown = on_a_terminal(
+        f"{failing}        if index == 2:\n            raise ValueError\n", "xterm"
+    )
+    [bar] = left_on(shown)
+    assert "3/4" in bar
+
+
+def test_a_note_that_comes_after_the_last_drawing_is_shown_all_the_same(capsys):
+    notes, console = Notes(), Console(stderr=True)
+    with notes.above_a_bar(console):
+        assert notes.leave("a [bold]cat[/bold]")
+        assert capsys.readouterr().err == ""
+    assert capsys.readouterr().err == "a [bold]cat[/bold]\n"
+    assert not notes.leave("another")
 
 
 def test_elsewhere_a_thumbnail_is_missed_aloud(capsys):

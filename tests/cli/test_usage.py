@@ -1,0 +1,90 @@
+"""Mistakes on the command line: what the parser says of them, and how it helps."""
+
+import json
+import re
+
+import pytest
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from cogedit.cli import app
+
+
+def said_of(*args):
+    result = CliRunner().invoke(app, args, env={"COLUMNS": "200"})
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    return result.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "message", "hint"),
+    [
+        (["edit", "a.mp4"], "Missing option '--prompt' / '-p'.", "`cogedit edit --help`"),
+        (["edit", "a.mp4", "--promt", "a cat"], "No such option: --promt", "`cogedit edit --help`"),
+        (["edi", "a.mp4"], "No such command 'edi'. Did you mean 'edit'?", "`cogedit --help`"),
+        (["config", "show", "--seed", "x"], "'--seed': found 'x'", "`cogedit config show --help`"),
+        (["load", "a.mp4", "--width", "\x1b[2K"], "found '\x1b[2K'", "`cogedit load --help`"),
+        (["load", "a.mp4", "--width"], "requires an argument", None),
+    ],
+)
+def test_mistakes_are_events_where_events_are_asked_for(args, message, hint):
+    at = 2 if args[0] == "config" else 1  # the option belongs to the command
+    [line] = said_of(*args[:at], "--jsonl", *args[at:]).splitlines()
+    event = json.loads(line)
+    assert (event["event"], event["exit_code"]) == ("error", 2)
+    assert message in event["message"]
+    assert event["hint"] == (hint and f"{hint} lists its options")
+
+
+@pytest.mark.parametrize(
+    ("args", "found"),
+    [
+        (["load", "a.mp4", "--width", "fifty"], "'--width': found 'fifty', expected a whole num"),
+        (["load", "a.mp4", "--width", "1.5"], "'--width': found '1.5', expected a whole number"),
+        (["load", "a.mp4", "--width", ""], "'--width': found '', expected a whole number"),
+        (
+            ["edit", "a.mp4", "-p", "a cat", "--guidance-scale", "much"],
+            "'--guidance-scale': found 'much', expected a number",
+        ),
+        (
+            ["compare", "a.mp4", "b.mp4", "-o", "c.mp4", "--layout", "wip"],
+            "'--layout': found 'wip', expected one of row, column, wipe, sheet",
+        ),
+        (
+            ["cache", "prune", "--kind", "edit", "--kind", "edits"],
+            "'--kind': found 'edits', expected one of frames, latents, trajectory, edit",
+        ),
+        (["load", "a.mp4", "--width", "\x1b[2K"], "'--width': found '\\x1b[2K', expected"),
+    ],
+)
+def test_a_value_of_a_wrong_type_is_named_beside_what_was_expected(args, found):
+    assert f"Invalid value for {found}" in said_of(*args)
+
+
+@pytest.mark.parametrize("layers", ["0-21", "0:21:42"])
+def test_pairs_are_checked_in_the_same_words(layers, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = said_of("edit", "a.mp4", "-p", "a cat", "--injection-layers", layers)
+    assert f"error: --injection-layers is {layers}, expected two numbers, FIRST:LAST" in said
+
+
+def commands_below(command, path=()):
+    yield path, command
+    for name, below in getattr(command, "commands", {}).items():
+        yield from commands_below(below, (*path, name))
+
+
+@pytest.mark.parametrize(
+    ("path", "command"),
+    [pytest.param(*one, id=" ".join(one[0])) for one in commands_below(get_command(app))],
+)
+def test_names_of_options_are_whole_on_a_terminal_of_80_columns(path, command):
+    shown = CliRunner().invoke(app, [*path, "--help"], env={"COLUMNS": "80"}).stdout
+    names = {name for param in command.params for name in [*param.opts, *param.secondary_opts]}
+    cut = {
+        name
+        for name in names
+        if name.startswith("-") and not re.search(rf"[ │]{name}(?![\w-])", shown)
+    }
+    assert not cut
