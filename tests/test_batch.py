@@ -114,7 +114,8 @@ def test_a_dry_run_says_what_is_there_and_writes_nothing(ten):
     (folder / "more.csv").write_text(as_csv([*TEN, ("a.mp4", "a gray square")]))
     before = files(folder)
     shown = invoke("more.csv", *SHAPES, "--dry-run", folder=folder)
-    assert shown.exit_code == 0, shown.stderr
+    assert shown.exit_code == 10
+    assert "1 of 11 edits would fail" in shown.stderr
     *rows, total = shown.stdout.splitlines()
     assert [row.endswith("there already") for row in rows] == [True] * 5 + [False] + [True] * 4 + [
         False
@@ -126,6 +127,8 @@ def test_a_dry_run_says_what_is_there_and_writes_nothing(ten):
     assert [one["inversion"] for one in found["edits"]] == [True] * 5 + [False] + [True] * 5
     assert found["outputs"] == []
     assert files(folder) == before
+    (folder / "more.csv").write_text(as_csv([TEN[0]]))
+    assert invoke("more.csv", *SHAPES, "--dry-run", folder=folder).exit_code == 0
 
 
 def test_json_has_failures_too(ten):

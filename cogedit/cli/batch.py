@@ -54,7 +54,10 @@ def batch(
 
     planned = plan_batch(read_batch(edits), call.flags_of_all, config=call.config, run=call.run)
     if dry_run:
-        _show_plans(call.screen, preview_batch(planned, run=call.run))
+        plans = preview_batch(planned, run=call.run)
+        _show_plans(call.screen, plans)
+        if num_failing := sum(one.error is not None for one in plans):
+            raise BatchError(f"{num_failing} of {len(plans)} edits would fail")
         return
     done = batch(planned, results=results, fail_fast=fail_fast, run=call.run)
     _show_results(call.screen, done)
