@@ -2,9 +2,12 @@
 
 import base64
 import io
+import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import browser
 import numpy as np
@@ -15,13 +18,15 @@ from typer.testing import CliRunner
 from videos import make_video
 
 import cogedit
-from cogedit.artifacts import content_key, read_artifact, read_record
+from cogedit.artifacts import content_key, read_artifact, read_record, record_text
 from cogedit.cli import app
 from cogedit.media.metrics import psnr
 from cogedit.stages.decode import Decoder
 from cogedit.stages.journal import FILE, read_notes
 from cogedit.stages.report.contents import Curve, Plot
+from cogedit.stages.report.measure import all_facts, changed_facts, distinct_facts
 from cogedit.stages.report.plots import draw
+from cogedit.types import ExportSettings, ReconstructSettings
 
 HOSTILE = "<script>document.title = 'owned'</script> \"a\" & 'b' <img src=x onerror=alert(1)>"
 MASK = "0,0,48,64"
@@ -122,10 +127,123 @@ def test_figures_and_settings_are_those_of_the_edits(made, page):
         assert f"{psnr(decoder.decode(path), source):.1f} dB" in texts
         assert path.name in texts
     assert texts.count("seed") == 4  # changed, and among all, of both
-    assert "Background PSNR" in texts
     noise = read_artifact(trajectory, "trajectory").tensors["trajectory"][-1]
     assert f"{float(noise.std()):.3f}" in texts
     assert {"Latent norm by noise level", "Latent norm by step"} <= set(texts)
+
+
+def test_outside_the_mask_is_measured_what_the_model_made(made, page):
+    workspace, settings = made
+    (trajectory,) = workspace.glob("trajectory-*")
+    decoder = Decoder(settings)
+    source = decoder.decode_source(trajectory)
+    path = edit_with(workspace, "a blue cat")
+    outside = read_artifact(path, "edit").tensors["mask"].numpy() == 0
+    plain = ExportSettings(composite="none")
+    value = psnr(decoder.decode(path, export=plain), source, where=outside)
+    texts = Reader(page.read_text()).texts
+    note = "what the model made there, before the source after the VAE is put back"
+    figure = ("Model's PSNR outside the mask", f"{value:.1f} dB", note)
+    assert figure in zip(texts, texts[1:], texts[2:], strict=False)
+    assert not [text for text in texts if text.startswith("Background")]
+
+
+def test_without_its_source_an_edit_still_shows_it_outside_the_mask(made, tmp_path):
+    workspace = tmp_path / "w"
+    shutil.copytree(made[0], workspace)
+    path = edit_with(workspace, "a blue cat")
+    for other in [path for path in workspace.glob("*-*") if not path.name.startswith("edit-")]:
+        other.unlink()
+    assert report(workspace).exit_code == 0
+    expected = Decoder(made[1]).decode(path, export=ExportSettings(composite="decode"))
+    poster = Reader((workspace / "report.html").read_text()).all("video")[1]["poster"]
+    picture = Image.open(io.BytesIO(base64.b64decode(poster.partition(",")[2])))
+    assert np.array_equal(np.asarray(picture), expected[0])
+
+
+@pytest.mark.parametrize("radius", [0, 8])
+def test_it_says_that_edges_are_not_aligned(made, tmp_path, radius):
+    config = tmp_path / "own.toml"
+    config.write_text(f"[export]\nalign_edges = {radius}\n")
+    path = tmp_path / "report.html"
+    result = report(made[0], "-o", path, "--config", config)
+    assert result.exit_code == 0, result.output
+    sentence = "dits are shown without the alignment of their edges: align-edges 8 of the settings"
+    assert (f"e{sentence}" in result.stderr) == bool(radius)
+    assert (f"E{sentence}" in path.read_text()) == bool(radius)
+    assert "Edges that an export aligns with the source's (--align-edges)" in " ".join(
+        Reader(path.read_text()).texts
+    )
+
+
+def test_edits_under_one_prompt_are_told_apart(made, tmp_path):
+    workspace = tmp_path / "w"
+    shutil.copytree(made[0], workspace)
+    (trajectory,) = workspace.glob("trajectory-*")
+    settings = replace(made[1], workspace=workspace)
+    other = replace(
+        settings,
+        reconstruct=replace(settings.reconstruct, seed=8, num_inference_steps=2, auto_mask=True),
+    )
+    cogedit.reconstruct(trajectory, ["a blue cat"], other)
+    cogedit.reconstruct(trajectory, ["a blue cat"], settings)
+    assert report(workspace).exit_code == 0
+    text = (workspace / "report.html").read_text()
+    overview = text[text.index("<table>") : text.index("</tbody>")]
+    rows = [Reader(row.removesuffix("</tr>")).texts for row in overview.split("<tr>")[2:]]
+    assert [row[1] for row in rows if row[0] != HOSTILE] == [
+        "mask box 0,0,48,64, num-inference-steps auto, seed 7, auto-mask false",
+        "mask none, num-inference-steps 2, seed 8, auto-mask true",
+        "mask none, num-inference-steps auto, seed 7, auto-mask false",
+    ]
+    (alone,) = [row for row in rows if row[0] == HOSTILE]
+    assert not [text for text in alone if "seed" in text]
+    assert {"PSNR against the source", "SSIM against the source"} <= set(Reader(overview).texts)
+
+
+def test_edits_that_nothing_tells_apart_have_their_keys(made):
+    record = read_record(edit_with(made[0], "a blue cat"))
+    again = replace(record, mask=replace(record.mask, sha256="0" * 64))
+    assert distinct_facts([record, again]) == tuple(
+        (("content key", content_key(one)[:12]),) for one in (record, again)
+    )
+
+
+def test_a_mask_is_a_setting_and_values_are_those_of_toml(made, page):
+    record = read_record(edit_with(made[0], "a blue cat"))
+    plain = replace(record, settings=ReconstructSettings("a blue cat"))
+    assert changed_facts(plain) == (("mask", f"box {MASK}"),)
+    assert changed_facts(replace(plain, mask=None)) == ()
+    listed = dict(all_facts(plain))
+    assert listed["mask"] == f"box {MASK}"
+    assert listed["auto-mask"] == "false"
+    assert listed["injection-layers"] == "0:END"
+    assert "mask-dilation" not in listed
+    texts = Reader(page.read_text()).texts
+    assert texts.count("auto-mask") == 2
+    assert not {"auto", "None", "False"} & set(texts)
+
+
+@pytest.mark.parametrize("kind", ["frames", "edit"])
+def test_inspect_shows_settings_as_their_toml_has_them(made, kind):
+    path = sorted(made[0].glob(f"{kind}-*.safetensors"))[0]
+    shown = CliRunner().invoke(app, ["inspect", str(path)]).stdout
+    assert not re.search(r"= (None|True|False)\b", shown)
+    assert "frame_sample_step" not in shown
+    assert 'resize_mode = "crop"' in shown
+    if kind == "edit":
+        assert "vae_tiling = false" in shown
+        assert "auto_mask = false" in shown
+        assert 'guidance_steps = "0.1:0.9"' in shown
+        assert "mask_dilation" not in shown
+    told = json.loads(CliRunner().invoke(app, ["inspect", str(path), "--json"]).stdout)
+    assert told["record"] == json.loads(record_text(read_record(path)))
+
+
+def edit_with(workspace, prompt):
+    """The first edit of a workspace under a prompt."""
+    edits = sorted(workspace.glob("edit-*.safetensors"), key=lambda path: path.stat().st_mtime_ns)
+    return next(path for path in edits if read_record(path).settings.prompt == prompt)
 
 
 def test_times_and_residuals_are_shown_where_they_were_noted(made, page, tmp_path):
@@ -242,6 +360,20 @@ def test_a_plot_holds_its_curves():
     assert "nan" not in flat
 
 
+@pytest.mark.parametrize("lowest", [3e-5, 3e-15])
+def test_labels_of_the_y_axis_lie_within_the_plot(lowest):
+    drawn = draw(falling(lowest), "1")
+    labels = re.findall(r'class="y" x="([^"]+)"[^>]*>([^<]+)<', drawn)
+    # A digit of a wide font takes 7 of the style sheet's 11 pixels.
+    assert all(float(end) >= 7 * len(label) for end, label in labels)
+
+
+def falling(lowest):
+    """A logarithmic plot from 0.02 down to a value."""
+    curve = Curve("a", ((0.0, 2e-2), (4.0, lowest)))
+    return Plot("Residual", "step", (curve,), is_logarithmic=True)
+
+
 # --- in a browser -----------------------------------------------------------------------------
 
 
@@ -323,6 +455,21 @@ def test_the_line_moves_by_keys_and_by_mouse(shown):
     assert abs(int(shown.run(at).rstrip("%")) - 75) <= 2
     said = shown.run(f"{EDIT}.querySelector('.compare').getAttribute('aria-valuetext')")
     assert said.startswith("source on the left 7")
+
+
+def test_no_label_of_a_plot_is_clipped(chromium, tmp_path):
+    path = tmp_path / "plots.html"
+    style = (Path(draw.__code__.co_filename).parent / "page.css").read_text()
+    plots = "".join(draw(falling(lowest), str(n)) for n, lowest in enumerate([3e-5, 3e-15]))
+    path.write_text(f"<!doctype html><style>{style}</style>{plots}")
+    chromium.open(path)
+    boxes = "[...document.querySelectorAll('svg text')].map(text => text.getBBox())"
+    starts, ends = (
+        chromium.run(f"{boxes}.map(box => {what})") for what in ("box.x", "box.x + box.width")
+    )
+    assert len(starts) > 20
+    assert min(starts) >= 0
+    assert max(ends) <= 420
 
 
 def test_the_keyboard_reaches_every_control(shown):

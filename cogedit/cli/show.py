@@ -21,6 +21,7 @@ from cogedit.artifacts import (
     verify_artifact,
 )
 from cogedit.cli.screen import printable
+from cogedit.config import plain_value
 from cogedit.stages.recipe import read_recipe
 
 
@@ -69,7 +70,7 @@ def describe(path: Path, *, json_output: bool) -> None:
     for link in chain_of(record):
         rows += _rows(link)
     if options is not None:
-        rows.append(("export", ", ".join(f"{k} = {_value(v)}" for k, v in options.items())))
+        rows.append(("export", _values(options)))
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
         typer.echo(f"{name:<{width}}  {printable(value)}")
@@ -102,14 +103,16 @@ def _model(model: ModelRecord) -> str:
 
 
 def _settings(settings: object) -> str:
-    """Write a settings record as key = value."""
+    """Write a settings record as the settings' TOML has it, without what is not set."""
     if not is_dataclass(settings):
         return str(settings)
     values: Mapping[str, object] = {f.name: getattr(settings, f.name) for f in fields(settings)}
-    return ", ".join(f"{key} = {_value(value)}" for key, value in values.items())
+    return _values(values)
 
 
-def _value(value: object) -> str:
-    if isinstance(value, tuple):
-        return ":".join("END" if item is None else str(item) for item in value)
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else str(value)
+def _values(values: Mapping[str, object]) -> str:
+    return ", ".join(
+        f"{key} = {json.dumps(plain_value(value), ensure_ascii=False)}"
+        for key, value in values.items()
+        if value is not None
+    )

@@ -108,8 +108,9 @@ class Edit:
         movie: The edit, at the clip's size and rate.
         mask: The mask's middle frame as "data:image/png..."; None where there is none.
         figures: About the edit, the same names in every edit of a report.
-        changed: Settings that are not the default's.
-        settings: All settings.
+        distinct: What tells it from the other edits under its prompt; empty where it is alone.
+        changed: The mask that was given, and settings that are not the default's.
+        settings: The mask that was given, and all settings that have a value.
         facts: What else is known: inversion, model, time and memory.
         plots: Over its steps.
     """
@@ -119,6 +120,7 @@ class Edit:
     movie: Movie
     mask: str | None
     figures: tuple[Figure, ...]
+    distinct: Facts
     changed: Facts
     settings: Facts
     facts: Facts
@@ -155,11 +157,13 @@ class Contents:
     Attributes:
         title: Of the page.
         clips: Usually one: a workspace belongs to a video.
+        notice: How the edits differ from what the settings say, for the page's head; often empty.
         left_out: Artifacts that are not shown, and why.
         version: The cogedit that made the report.
     """
 
     title: str
     clips: tuple[Clip, ...]
+    notice: str
     left_out: Facts
     version: str

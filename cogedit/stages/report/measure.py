@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
@@ -11,6 +13,7 @@ from cogedit.artifacts import (
     FramesRecord,
     ModelRecord,
     TrajectoryRecord,
+    content_key,
     show_size,
 )
 from cogedit.config import plain_value
@@ -78,7 +81,7 @@ def measure_edit(
     """Measure an edit; the names are the same for every edit.
 
     Args:
-        clip: The edit as it was decoded, uint8 [F, H, W, 3].
+        clip: The edit as the model made it, uint8 [F, H, W, 3].
         source: What it is measured against; None where that is gone.
         shown: The edit as it is shown, with the source laid back outside the mask.
         mask: [F, H, W], not 0 where the source may change; None where there is none.
@@ -99,17 +102,19 @@ def measure_edit(
             outside = mask == 0
             values["background"] = _decibels(psnr(clip, expected, where=outside))
             values["background_ssim"] = _share(ssim(clip, expected, where=outside))
-    against = "against the source after the VAE"
+    shown_note = "as it is after the VAE; over all pixels that are shown"
     figures = [
-        Figure("PSNR", values["psnr"], against),
-        Figure("SSIM", values["ssim"], against),
+        Figure("PSNR against the source", values["psnr"], shown_note),
+        Figure("SSIM against the source", values["ssim"], shown_note),
         Figure("Warp error", values["warp"], f"along the source's motion{own}"),
     ]
     if any_mask:
-        note = f"outside the mask, {against}"
+        # What is shown there is the source itself: only what the model made tells how well the
+        # background was kept.
+        note = "what the model made there, before the source after the VAE is put back"
         figures += [
-            Figure("Background PSNR", values["background"], note),
-            Figure("Background SSIM", values["background_ssim"], note),
+            Figure("Model's PSNR outside the mask", values["background"], note),
+            Figure("Model's SSIM outside the mask", values["background_ssim"], note),
         ]
     return tuple(figures)
 
@@ -220,14 +225,58 @@ def model_text(model: ModelRecord) -> str:
 
 
 def changed_facts(record: EditRecord) -> Facts:
-    """List the settings of an edit that are not the defaults."""
-    return settings_facts(record.settings, beside=ReconstructSettings(record.settings.prompt))
+    """List the mask that an edit was given, and its settings that are not the defaults."""
+    beside = ReconstructSettings(record.settings.prompt)
+    return (*_mask_facts(record), *settings_facts(record.settings, beside=beside))
+
+
+def all_facts(record: EditRecord) -> Facts:
+    """List the mask that an edit was given, and all its settings that have a value."""
+    return (*_mask_facts(record), *settings_facts(record.settings))
+
+
+def distinct_facts(records: Sequence[EditRecord]) -> tuple[Facts, ...]:
+    """List, for each edit, what is not the same in all the edits under its prompt."""
+    traits = [_traits(record) for record in records]
+    found = []
+    for record, own in zip(records, traits, strict=True):
+        same = [
+            other
+            for one, other in zip(records, traits, strict=True)
+            if one.settings.prompt == record.settings.prompt
+        ]
+        facts = [
+            (name, text) for name, text in own.items() if any(one[name] != text for one in same)
+        ]
+        if same.count(own) > 1:
+            facts.append(("content key", content_key(record)[:12]))
+        found.append(tuple(facts))
+    return tuple(found)
+
+
+def _traits(record: EditRecord) -> dict[str, str]:
+    """Name all that people choose for an edit, the same names for every edit."""
+    chosen = fields(record.settings)
+    return {
+        "mask": "none",
+        **dict(_mask_facts(record)),
+        **{_option(item.name): _text(getattr(record.settings, item.name)) for item in chosen},
+        # As the page's headings name it.
+        "inversion": content_key(record.trajectory)[:12],
+        "model": model_text(record.model),
+    }
+
+
+def _mask_facts(record: EditRecord) -> Facts:
+    if record.mask is None:
+        return ()
+    return (("mask", f"{record.mask.kind} {record.mask.name}"),)
 
 
 def settings_facts(
     settings: ReconstructSettings | InvertSettings, *, beside: ReconstructSettings | None = None
 ) -> Facts:
-    """List settings by name, without the prompt of an edit.
+    """List settings that have a value by name, without the prompt of an edit.
 
     Args:
         settings: What to list.
@@ -238,11 +287,22 @@ def settings_facts(
         value: object = getattr(settings, item.name)
         if item.name == "prompt" and isinstance(settings, ReconstructSettings):
             continue
-        if beside is None or value != getattr(beside, item.name):
-            plain = plain_value(value)
-            text = "auto" if plain is None else str(plain)
-            facts.append((item.name.replace("_", "-"), text if text else "(empty)"))
+        if value is not None and (beside is None or value != getattr(beside, item.name)):
+            facts.append((_option(item.name), _text(value)))
     return tuple(facts)
+
+
+def _option(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def _text(value: object) -> str:
+    """Write a setting's value as TOML has it, without quotes."""
+    plain = plain_value(value)
+    if plain is None:
+        return "auto"
+    text = plain if isinstance(plain, str) else json.dumps(plain)
+    return text or "(empty)"
 
 
 def _rms(sample: Tensor) -> float:

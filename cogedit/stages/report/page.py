@@ -41,6 +41,7 @@ def render(contents: Contents) -> str:
     script = (folder / "page.js").read_text(encoding="utf-8")
     count = sum(len(clip.edits) for clip in contents.clips)
     said = "1 edit" if count == 1 else f"{count} edits"
+    notice = f'<p class="quiet">{escape(contents.notice)}</p>' if contents.notice else ""
     button = '<p class="bar"><button class="all" type="button">Play all</button></p>'
     body = "".join(_clip(clip, len(contents.clips) > 1) for clip in contents.clips)
     return f"""<!doctype html>
@@ -61,6 +62,7 @@ def render(contents: Contents) -> str:
 <h1 dir="auto">{escape(contents.title)}</h1>
 <p class="quiet">{said}. Drag the line in a picture, or move it with the arrow keys, to compare
 source and edit.</p>
+{notice}
 {button if count > 1 else ""}
 </header>
 <main>
@@ -77,10 +79,11 @@ source and edit.</p>
 
 _LEGEND = (
     "PSNR and SSIM say how far an edit is from its source after the VAE, over all pixels: an edit "
-    "that changes much has low values and is not worse for it. Background: the same outside the "
-    "mask, before the source is laid back there. Warp error: mean difference, in levels of 0 to "
-    "255, of each frame and the next one moved back along the source's own motion; near the "
-    "source's value is steady, far above it flickers."
+    "that changes much has low values and is not worse for it. Outside the mask they are those of "
+    "what the model made there, before the source is put back. Edges that an export aligns with "
+    "the source's (--align-edges) are not aligned here, in pictures and figures. "
+    "Warp error: mean difference, in levels of 0 to 255, of each frame and the next one moved back "
+    "along the source's own motion; near the source's value is steady, far above it flickers."
 )
 
 
@@ -103,10 +106,13 @@ def _overview(edits: tuple[Edit, ...]) -> str:
         cells = "".join(
             f'<td class="n">{escape(f.value)}</td>' for f in edit.figures if f.name in known
         )
+        distinct = ", ".join(f"{name} {text}" for name, text in edit.distinct)
+        if distinct:
+            distinct = f'<div class="quiet small" dir="auto">{escape(distinct)}</div>'
         rows.append(
             f'<tr><td class="thumb{_pixels(edit.movie)}"><img src="{escape(edit.movie.poster)}" '
             f'alt="" width="64" height="44"></td><th scope="row"><a dir="auto" '
-            f'href="#edit-{escape(edit.key)}">{escape(edit.prompt)}</a></th>{cells}</tr>'
+            f'href="#edit-{escape(edit.key)}">{escape(edit.prompt)}</a>{distinct}</th>{cells}</tr>'
         )
     return (
         '<h2>Overview</h2><div class="scroll" tabindex="0" role="region" '

@@ -10,6 +10,10 @@ from cogedit.stages.report.contents import Curve, Plot
 
 _WIDTH, _HEIGHT = 420, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 42, 18, 10, 40
+_GAP = 7
+"""Between a label of the y axis and the axis."""
+_DIGIT = 7.5
+"""At least as wide as a digit of a label, at the style sheet's 11 pixels."""
 
 
 class _Axis:
@@ -55,10 +59,11 @@ def draw(plot: Plot, number: str) -> str:
     """
     xs = [x for curve in plot.curves for x, _ in curve.points]
     ys = [y for curve in plot.curves for _, y in curve.points]
-    left, right = float(_LEFT), float(_WIDTH - _RIGHT)
-    x = _Axis(xs, right if plot.is_falling else left, end=left if plot.is_falling else right)
     bottom = float(_HEIGHT - _BOTTOM)
     y = _Axis(ys, bottom, end=float(_TOP), is_logarithmic=plot.is_logarithmic)
+    longest = max(len(_label(tick)) for tick in y.ticks)
+    left, right = max(_LEFT, _GAP + _DIGIT * longest), float(_WIDTH - _RIGHT)
+    x = _Axis(xs, right if plot.is_falling else left, end=left if plot.is_falling else right)
     parts = [
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-labelledby="t{number} d{number}">',
         f'<title id="t{number}">{escape(plot.title)}</title>',
@@ -66,17 +71,21 @@ def draw(plot: Plot, number: str) -> str:
     ]
     for tick in y.ticks:
         at = f"{y(tick):.1f}"
-        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{right:.0f}" y1="{at}" y2="{at}"/>')
-        parts.append(f'<text class="y" x="{_LEFT - 7}" y="{at}">{tick:.4g}</text>')
+        parts.append(f'<line class="grid" x1="{left:.1f}" x2="{right:.0f}" y1="{at}" y2="{at}"/>')
+        parts.append(f'<text class="y" x="{left - _GAP:.1f}" y="{at}">{_label(tick)}</text>')
     for tick in x.ticks:
         place = f'x="{x(tick):.1f}" y="{bottom + 18:.0f}"'
-        parts.append(f'<text class="x" {place}>{tick:.4g}</text>')
+        parts.append(f'<text class="x" {place}>{_label(tick)}</text>')
     middle = (left + right) / 2
     parts.append(
         f'<text class="x" x="{middle:.0f}" y="{_HEIGHT - 4}">{escape(plot.x_label)}</text>'
     )
     parts += [_line(curve, index, x, y=y) for index, curve in enumerate(plot.curves)]
     return "".join([*parts, "</svg>"])
+
+
+def _label(tick: float) -> str:
+    return f"{tick:.4g}"
 
 
 def _line(curve: Curve, index: int, x: _Axis, *, y: _Axis) -> str:

@@ -35,6 +35,7 @@ from cogedit.stages.report.movies import MovieWriter, movie_writer, picture_addr
 from cogedit.stages.report.page import GENERATOR, render
 from cogedit.stages.report.workspace import ClipFiles, read_workspace
 from cogedit.stages.run import Exported, Run, check_writable
+from cogedit.types import ExportSettings
 from cogedit.version import __version__
 
 if TYPE_CHECKING:
@@ -92,11 +93,18 @@ def report(
         reporter = _Reporter(settings, movies, left_out, notes=notes, run=run)
         shown = tuple(reporter.clip(clip) for clip in clips if clip.edits or clip.inversions)
     title = ", ".join(dict.fromkeys(clip.title for clip in shown))
-    contents = Contents(title, shown, tuple(sorted(left_out.items())), __version__)
+    count = sum(len(clip.edits) for clip in shown)
+    notice = ""
+    if count and settings.export.align_edges:
+        notice = (
+            "Edits are shown without the alignment of their edges: align-edges "
+            f"{settings.export.align_edges} of the settings is for an export, not for this page."
+        )
+        run.say(notice[0].lower() + notice.removesuffix(".")[1:])
+    contents = Contents(title, shown, notice, tuple(sorted(left_out.items())), __version__)
     write_page(path, render(contents))
     for name, reason in contents.left_out:
         run.say(f"left out {name}: {reason}")
-    count = sum(len(clip.edits) for clip in shown)
     run.say(f"wrote {path} ({count} edits, {path.stat().st_size / 1e6:.1f} MB)")
     return Exported(path, reused=False)
 
@@ -167,13 +175,16 @@ class _Reporter:
                 norms[content_key(record)] = inversion.plots[0].curves[0].points
         any_mask = any(record.has_mask for _, record in files.edits)
         edits = []
-        for path, edit in files.edits:
+        distinct = measure.distinct_facts([record for _, record in files.edits])
+        for (path, edit), facts in zip(files.edits, distinct, strict=True):
             self._run.say(f"decoding {path.name}")
             norm = norms.get(content_key(edit.trajectory), ())
             try:
-                edits.append(self._edit(path, edit, source, any_mask=any_mask, norm=norm))
+                made = self._edit(path, edit, source, any_mask=any_mask, norm=norm)
             except ArtifactError as error:
                 self._left_out[path.name] = error.message
+            else:
+                edits.append(replace(made, distinct=facts))
         return Clip(
             title=frames.source.name,
             facts=measure.clip_facts(frames),
@@ -249,7 +260,10 @@ class _Reporter:
         if record.has_mask:
             mask = tensors["mask"].numpy()
             picture = picture_address((mask[len(mask) // 2] != 0).astype("uint8") * 255)
-            if source is not None:
+            if source is None:
+                # The edit's own file has what the source is made of.
+                shown = self._decoder.decode(path, export=ExportSettings(composite="decode"))
+            else:
                 shown = _composite(decoded, source.round_trip, mask)
         figures = measure.measure_edit(decoded, source, shown=shown, mask=mask, any_mask=any_mask)
         figures += (measure.time_figure(self._notes.get(content_key(record))),)
@@ -265,8 +279,9 @@ class _Reporter:
             movie=movie,
             mask=picture,
             figures=figures,
+            distinct=(),
             changed=measure.changed_facts(record),
-            settings=measure.settings_facts(record.settings),
+            settings=measure.all_facts(record),
             facts=_origin(path, record),
             plots=plots,
         )
@@ -296,13 +311,10 @@ def _arrived_at(record: EditRecord, alphas_cumprod: Tensor) -> list[int]:
 
 def _origin(path: Path, record: EditRecord) -> Facts:
     """Say which file an edit is, and what it was made with."""
-    facts = [
+    return (
         ("file", path.name),
         ("content key", content_key(record)[:16]),
         ("inversion", content_key(record.trajectory)[:16]),
         ("model", measure.model_text(record.model)),
         ("cogedit", record.cogedit_version),
-    ]
-    if record.mask is not None:
-        facts.append(("mask", f"{record.mask.kind} {record.mask.name}"))
-    return tuple(facts)
+    )
