@@ -45,11 +45,11 @@ lint: $(INSTALLED)
 bench: bench-quality bench-speed
 
 bench-speed: $(INSTALLED)
-	$(BIN)/python -m cogedit.benchmarks.speed --output bench \
+	$(BIN)/python -m cogedit.lab.speed --output bench \
 	    $(if $(shell test -f bench/quality.json && echo yes),--quality bench/quality.json)
 
 bench-quality: $(INSTALLED)
-	$(BIN)/python -m cogedit.benchmarks.quality --output bench $(QUALITY_ROWS:%=--configuration %)
+	$(BIN)/python -m cogedit.lab.quality --output bench $(QUALITY_ROWS:%=--configuration %)
 
 clean:
 	rm -rf $(VENV) build dist demo bench *.egg-info

@@ -19,24 +19,20 @@ from cogedit.version import __version__
 
 if TYPE_CHECKING:
     from cogedit.stages import (
-        Estimate,
         Exported,
         InversionCheck,
         Run,
-        Swept,
         Written,
         check_inversion,
-        compare,
         edit,
         encode,
-        estimate,
         export,
         invert,
         load,
         reconstruct,
         settings_for,
-        sweep,
     )
+    from cogedit.tools import Estimate, Swept, compare, estimate, sweep
 
 __all__ = [
     "CogeditError",
@@ -65,9 +61,9 @@ def __getattr__(name: str) -> object:
     """Bring the stages when one of them is named (PEP 562)."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from cogedit import stages
+    from cogedit import stages, tools
 
-    value: object = getattr(stages, name)
+    value: object = getattr(tools if name in tools.__all__ else stages, name)
     globals()[name] = value
     return value
 

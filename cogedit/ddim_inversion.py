@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from cogedit.diffusion.edit import denoise
+from cogedit.diffusion.denoise import denoise
 from cogedit.diffusion.invert import invert_upstream
 from cogedit.diffusion.schedule import Schedule
 from cogedit.diffusion.trajectory import Trajectory

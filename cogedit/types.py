@@ -165,7 +165,7 @@ class ReconstructSettings:
     Attributes:
         prompt: What the edited video shows.
         method: "injection" samples beside the source's trajectory; "flow" carries an offset from
-            the source (`cogedit.diffusion.flow`).
+            the source (`cogedit.diffusion.flow_edit`).
         negative_prompt: Text of the unconditional side.
         unconditional: Which text the unconditional side is under: the negative prompt, or the
             inversion's own ("source"), so that guidance points from the source to the edit.

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from cogedit.benchmarks.configurations import UPSTREAM_EDIT
 from cogedit.config import (
     ResolvedSettings,
     Settings,
@@ -24,6 +23,7 @@ from cogedit.config import (
     resolve_settings,
 )
 from cogedit.errors import ConfigError, UsageError
+from cogedit.lab.configurations import UPSTREAM_EDIT
 from cogedit.types import (
     EncodeSettings,
     ExportSettings,

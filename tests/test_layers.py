@@ -29,25 +29,26 @@ ROOMS = {
     "artifacts": {"types", "errors", "version"},
     "config": {"types", "errors"},
     "stages": COMPUTING | LEAVES,
+    "tools": {"stages"} | COMPUTING | LEAVES,
     # The command line shows records and finds the newest trajectory; neither is a stage. What it
     # may take from `artifacts` is narrowed below: nothing with tensors.
-    "cli": {"stages", "config", "artifacts"} | LEAVES,
+    "cli": {"tools", "stages", "config", "artifacts"} | LEAVES,
     "shapes": {"models", "diffusion", "media", "types", "errors"},
     # `python -m cogedit.shapes.demo` runs the stages and prints figures, as the benchmarks do: it
     # lives beside its model but stands in their row.
-    "shapes.demo": {"shapes", "benchmarks", "stages"} | COMPUTING | LEAVES,
+    "shapes.demo": {"shapes", "lab", "stages"} | COMPUTING | LEAVES,
     # The row "upstream" of the speed table is that face.
-    "benchmarks": {"shapes", "stages", "ddim_inversion"} | COMPUTING | LEAVES,
+    "lab": {"shapes", "stages", "tools", "ddim_inversion"} | COMPUTING | LEAVES,
     # Faces over the rooms.
     "ddim_inversion": {"models", "media", "diffusion", "types", "errors"},
-    "__init__": {"stages", "errors", "version"},
+    "__init__": {"stages", "tools", "errors", "version"},
     "__main__": {"cli"},
 }
 """Room: the rooms of the package that it may import."""
 
 OWNERS = {
-    "diffusers": {"models", "shapes", "benchmarks"},
-    "transformers": {"models", "shapes", "benchmarks"},
+    "diffusers": {"models", "shapes", "lab"},
+    "transformers": {"models", "shapes", "lab"},
     "huggingface_hub": {"models"},
     "torchao": {"models"},
     "safetensors": {"artifacts"},
@@ -55,7 +56,7 @@ OWNERS = {
     "imageio_ffmpeg": {"media"},
     "filelock": {"artifacts"},
     "typer": {"cli"},
-    "rich": {"cli", "benchmarks"},
+    "rich": {"cli", "lab"},
     "tomllib": {"config"},
 }
 """Library: the rooms that may import it."""

@@ -21,8 +21,8 @@ from cogedit.artifacts.layout import (
     header_bytes,
     num_bytes,
 )
-from cogedit.artifacts.payload import chunks, describe, on_cpu, read_tensor
 from cogedit.artifacts.records import TensorRecord
+from cogedit.artifacts.tensor_bytes import chunks, describe, on_cpu, read_tensor
 from cogedit.errors import ArtifactDamaged, ArtifactError
 from cogedit.types import DType
 

@@ -27,8 +27,15 @@ from cogedit.artifacts.layout import (
     num_bytes,
     order_tensors,
 )
-from cogedit.artifacts.payload import chunks, describe, digest, on_cpu, read_chunks, read_tensor
 from cogedit.artifacts.records import SCHEMA_VERSION, TensorRecord
+from cogedit.artifacts.tensor_bytes import (
+    chunks,
+    describe,
+    digest,
+    on_cpu,
+    read_chunks,
+    read_tensor,
+)
 from cogedit.errors import ArtifactDamaged, ArtifactError, StorageError
 from cogedit.types import StepInfo
 

@@ -25,14 +25,6 @@ from cogedit.artifacts.layout import (
     num_bytes,
     order_tensors,
 )
-from cogedit.artifacts.payload import (
-    chunks,
-    describe,
-    digest,
-    on_cpu,
-    read_chunks,
-    read_tensor,
-)
 from cogedit.artifacts.records import (
     RECORD_TYPES,
     EditRecord,
@@ -44,6 +36,14 @@ from cogedit.artifacts.records import (
     TrajectoryRecord,
     check_meaning,
     with_tensors,
+)
+from cogedit.artifacts.tensor_bytes import (
+    chunks,
+    describe,
+    digest,
+    on_cpu,
+    read_chunks,
+    read_tensor,
 )
 from cogedit.errors import ArtifactDamaged, ArtifactError, ArtifactMismatch
 from cogedit.types import ArtifactKind

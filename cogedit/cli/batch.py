@@ -15,8 +15,8 @@ from cogedit.cli.screen import Screen, printable
 from cogedit.errors import BatchError
 
 if TYPE_CHECKING:
-    from cogedit.stages.batch import BatchResult
-    from cogedit.stages.batch_plan import BatchPlan
+    from cogedit.tools.batch import BatchResult
+    from cogedit.tools.batch_plan import BatchPlan
 
 
 @with_options("load", "encode", "invert", "reconstruct", "export", "transformer")
@@ -49,8 +49,8 @@ def batch(
 ) -> None:
     """Make the edits of a file, reusing what is there: EDITS -> mp4 each, results.jsonl."""
     from cogedit.config import read_batch
-    from cogedit.stages.batch import batch
-    from cogedit.stages.batch_plan import plan_batch, preview_batch
+    from cogedit.tools.batch import batch
+    from cogedit.tools.batch_plan import plan_batch, preview_batch
 
     planned = plan_batch(read_batch(edits), call.flags_of_all, config=call.config, run=call.run)
     if dry_run:

@@ -16,7 +16,7 @@ from cogedit.cli.usage import Commands
 from cogedit.errors import ArtifactDamaged, UsageError
 
 if TYPE_CHECKING:
-    from cogedit.artifacts.survey import Entry, Pruned
+    from cogedit.artifacts.listing import Entry, Pruned
 
 cache_app = typer.Typer(
     name="cache",
@@ -47,8 +47,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 @cache_app.command("ls")
 def list_entries(folders: Folders = None, json_output: Json = False) -> None:
     """List artifacts, unfinished runs and leftovers."""
-    from cogedit.artifacts.survey import survey
-    from cogedit.stages.stop import Stop
+    from cogedit.artifacts.listing import survey
+    from cogedit.stages.cancellation import Stop
 
     with handle_errors(Stop(), Screen(), debug=False):
         entries = [entry for folder in _folders(folders) for entry in survey(folder)]
@@ -61,8 +61,8 @@ def list_entries(folders: Folders = None, json_output: Json = False) -> None:
 @cache_app.command()
 def verify(folders: Folders = None, json_output: Json = False) -> None:
     """Check every byte of every artifact; exit with 4 if one is damaged."""
-    from cogedit.artifacts.survey import survey
-    from cogedit.stages.stop import Stop
+    from cogedit.artifacts.listing import survey
+    from cogedit.stages.cancellation import Stop
 
     with handle_errors(Stop(), Screen(), debug=False):
         entries = [entry for folder in _folders(folders) for entry in survey(folder, verify=True)]
@@ -100,8 +100,8 @@ def prune_entries(
 
     A workspace that a running process works in is left alone.
     """
-    from cogedit.artifacts.survey import prune
-    from cogedit.stages.stop import Stop
+    from cogedit.artifacts.listing import prune
+    from cogedit.stages.cancellation import Stop
 
     kinds = {str(one) for one in kind or ()}
 
@@ -151,7 +151,7 @@ def _folders(given: Sequence[Path] | None) -> list[Path]:
     Raises:
         UsageError: One is no folder.
     """
-    from cogedit.artifacts.survey import workspaces_in
+    from cogedit.artifacts.listing import workspaces_in
 
     for folder in given or ():
         if not folder.is_dir():

@@ -159,11 +159,11 @@ def invert(
     output: Output = None,
 ) -> None:
     """Invert a clip into noise, keeping every level: latents -> trajectory."""
-    from cogedit import stages
+    from cogedit import stages, tools
 
     settings = call.settings(source, decodes=check)
     if dry_run:
-        show_estimate(call.screen, "invert", stages.estimate(source, settings, run=call.run))
+        show_estimate(call.screen, "invert", tools.estimate(source, settings, run=call.run))
         return
     written = stages.invert(source, settings, output=output, run=call.run)
     if check:
@@ -189,12 +189,12 @@ def reconstruct(
     output: Output = None,
 ) -> None:
     """Denoise a trajectory under new prompts: trajectory -> edits."""
-    from cogedit import stages
+    from cogedit import stages, tools
 
     trajectory = source or _newest_trajectory(call)
     settings = call.settings(trajectory)
     if dry_run:
-        found = stages.estimate(
+        found = tools.estimate(
             trajectory,
             settings,
             prompts=prompt,
@@ -237,11 +237,11 @@ def sweep(
     ] = None,
 ) -> None:
     """Edit under a grid of settings, onto one contact sheet: trajectory -> png + json."""
-    from cogedit import stages
+    from cogedit import tools
 
     trajectory = source or _newest_trajectory(call)
     settings = call.settings(trajectory, decodes=True)
-    swept = stages.sweep(
+    swept = tools.sweep(
         trajectory, prompt, settings, vary=vary, mask=mask, output=output, run=call.run
     )
     rows = [
@@ -299,7 +299,7 @@ def edit(
     ] = None,
 ) -> None:
     """Edit a video from start to finish, reusing what is there: VIDEO -> mp4."""
-    from cogedit import stages
+    from cogedit import stages, tools
 
     settings = call.settings(video)
     if dry_run:
@@ -313,7 +313,7 @@ def edit(
             source_video=source_video,
             num_prompts=len(prompt),
         )
-        found = stages.estimate(video, settings, prompts=prompt, mask=mask, run=call.run)
+        found = tools.estimate(video, settings, prompts=prompt, mask=mask, run=call.run)
         show_estimate(call.screen, "edit", found)
         return
     exported = stages.edit(

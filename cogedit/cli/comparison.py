@@ -41,7 +41,7 @@ def compare(
     ] = False,
 ) -> None:
     """Show artifacts and videos beside each other: A B [C]... -> mp4 or png."""
-    from cogedit import stages
+    from cogedit import tools
     from cogedit.artifacts import sniff_kind
     from cogedit.config import resolve_settings
 
@@ -55,7 +55,7 @@ def compare(
         settings = resolved.settings
     else:
         settings = call.settings(artifact)
-    done = stages.compare(
+    done = tools.compare(
         sources,
         settings,
         output=output,

@@ -16,14 +16,14 @@ from cogedit.cli.screen import printable
 from cogedit.version import __version__
 
 if TYPE_CHECKING:
-    from cogedit.stages.doctor import Diagnosis, Finding
+    from cogedit.tools.doctor import Diagnosis, Finding
 
 
 @with_options(without=("force",))
 def doctor(call: Call) -> None:
     """Look whether this machine can run an edit, and say what is missing."""
     from cogedit.config import resolve_settings
-    from cogedit.stages.doctor import diagnose
+    from cogedit.tools.doctor import diagnose
 
     # Not `call.settings`: it asks for the files of the model, whose absence is a finding here.
     resolved = resolve_settings(call.flags, config=call.config, environ=os.environ, cwd=Path.cwd())

@@ -12,7 +12,7 @@ from cogedit.cli.screen import Screen, printable
 from cogedit.cli.units import duration, flops
 
 if TYPE_CHECKING:
-    from cogedit.stages import Estimate
+    from cogedit.tools import Estimate
 
 
 def show_estimate(screen: Screen, command: str, estimate: Estimate) -> None:

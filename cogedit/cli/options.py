@@ -18,7 +18,7 @@ from cogedit.errors import UsageError
 if TYPE_CHECKING:
     from cogedit.config import ResolvedSettings, Settings
     from cogedit.stages import Run
-    from cogedit.stages.stop import Stop
+    from cogedit.stages.cancellation import Stop
 
 _STAGES = {"frames": ("load",), "latents": ("load", "encode")}
 _STAGES["trajectory"] = (*_STAGES["latents"], "invert")
@@ -26,7 +26,7 @@ _STAGES["edit"] = _STAGES["trajectory"]
 
 
 def _new_stop() -> Stop:
-    from cogedit.stages.stop import Stop
+    from cogedit.stages.cancellation import Stop
 
     return Stop()
 

@@ -38,7 +38,7 @@ def report(
 ) -> None:
     """Compare the edits of a workspace with their source on one page: WORKSPACE -> html."""
     from cogedit.artifacts import Workspace
-    from cogedit.stages import report as report_stage
+    from cogedit.tools import report as report_stage
 
     root = folder or _newest_workspace(call)
     if not root.is_dir():

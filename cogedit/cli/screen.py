@@ -19,7 +19,7 @@ from cogedit.cli.progress import Notes, Thumbnail, bar_progress, event_progress,
 from cogedit.errors import CogeditError, Interrupted, StorageError, Terminated
 
 if TYPE_CHECKING:
-    from cogedit.stages.stop import Stop
+    from cogedit.stages.cancellation import Stop
     from cogedit.types import RGBPicture, ShowStep
 
 _REFUSED_BY_THE_SYSTEM = {

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cogedit.cli.screen import Screen
-    from cogedit.stages.stop import Stop
+    from cogedit.stages.cancellation import Stop
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _SAID = "stopping after this step; the same again stops at once"

@@ -1,6 +1,6 @@
 """Settings: what they are, and where each value of a run comes from."""
 
-from cogedit.config.batch import STDIN, BatchRow, read_batch
+from cogedit.config.batch_file import STDIN, BatchRow, read_batch
 from cogedit.config.resolve import (
     CONFIG_FILE,
     CONFIG_VARIABLE,

@@ -28,9 +28,9 @@ from cogedit.media.ffmpeg import (
     first_error,
     input_args,
 )
-from cogedit.media.pictures import write_pictures
+from cogedit.media.images import write_pictures
 from cogedit.media.probe import find_audio_codec, list_packets
-from cogedit.media.recipe import add_gif_comment
+from cogedit.media.recipe_comment import add_gif_comment
 from cogedit.media.timing import explains
 
 # What each container takes as it is; another codec is converted to AAC. None takes everything.

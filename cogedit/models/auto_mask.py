@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from cogedit.diffusion.mask import difference_mask
+from cogedit.diffusion.latent_mask import difference_mask
 from cogedit.diffusion.trajectory import Trajectory
 from cogedit.models.denoiser import Denoiser
 from cogedit.models.forward import run_rows

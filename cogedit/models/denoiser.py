@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from cogedit.diffusion.edit import Prediction
+from cogedit.diffusion.denoise import Prediction
 from cogedit.diffusion.guidance import guide
 from cogedit.models.attention import Injection
 from cogedit.models.rotary import image_rotary_emb

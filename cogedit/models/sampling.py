@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from cogedit.diffusion.ddim import Model
-from cogedit.diffusion.edit import denoise, start_sample
-from cogedit.diffusion.flow import flow_edit, noised_source
+from cogedit.diffusion.denoise import denoise, start_sample
+from cogedit.diffusion.flow_edit import flow_edit, noised_source
 from cogedit.diffusion.invert import invert_consistent, invert_upstream
 from cogedit.diffusion.schedule import Schedule
 from cogedit.diffusion.state import OnState, StepState

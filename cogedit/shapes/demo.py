@@ -21,11 +21,9 @@ from pathlib import Path
 import numpy as np
 
 from cogedit.artifacts import Workspace, read_artifact
-from cogedit.benchmarks.cases import EditCase, EditKind
-from cogedit.benchmarks.metrics import Answer, EditFigures, Levels, measure, to_frames
-from cogedit.benchmarks.report import make_table, print_report
 from cogedit.config import Settings
 from cogedit.errors import CogeditError, ModelError
+from cogedit.lab.tables import make_table, print_report
 from cogedit.media.contact_sheet import (
     Picture,
     SheetRow,
@@ -37,8 +35,10 @@ from cogedit.media.contact_sheet import (
 from cogedit.media.encoding import Encoding
 from cogedit.media.writer import write_video
 from cogedit.shapes import model_dir, world
+from cogedit.shapes.cases import EditCase, EditKind
+from cogedit.shapes.edit_metrics import Answer, EditFigures, Levels, measure, to_frames
 from cogedit.stages import Run, edit, reconstruct, settings_for
-from cogedit.stages.checkpoints import checkpoint_for, dtype_for
+from cogedit.stages.model import checkpoint_for, dtype_for
 
 SEED = 1
 """Number of the bundled clip among the held-out ones, which no training has seen."""
@@ -144,7 +144,7 @@ def next_command(source: Path) -> str:
 def _edit(source: Path, cases: Sequence[EditCase], settings: Settings) -> list[Edited]:
     """Run the stages, and measure what they made."""
     # Not at the top: torch takes seconds to load, and a missing model is known without it.
-    from cogedit.benchmarks.batch import BatchPipeline
+    from cogedit.lab.row_batches import BatchPipeline
     from cogedit.models.device import DTYPES, resolve_device
 
     prompts = [case.prompt for case in cases]

@@ -20,11 +20,11 @@ from cogedit.artifacts import (
 )
 from cogedit.config import Settings
 from cogedit.models.checkpoint import Checkpoint
-from cogedit.stages.checkpoints import check_same_model, checkpoint_for
 from cogedit.stages.composite import composite_for
-from cogedit.stages.originals import otherwise_use, source_frames, source_latents
-from cogedit.stages.parts import Parts
+from cogedit.stages.model import check_same_model, checkpoint_for
 from cogedit.stages.run import Run
+from cogedit.stages.session import Parts
+from cogedit.stages.source_frames import otherwise_use, source_frames, source_latents
 from cogedit.types import ExportSettings
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ def _composite(
 ) -> NDArray[np.uint8]:
     import torch
 
-    from cogedit.diffusion.mask import composite
+    from cogedit.diffusion.latent_mask import composite
 
     laid: NDArray[np.uint8] = composite(
         torch.from_numpy(edited), torch.from_numpy(below), mask, feather=feather

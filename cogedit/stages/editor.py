@@ -20,16 +20,16 @@ from cogedit.artifacts import (
 from cogedit.config import Settings
 from cogedit.models.checkpoint import Checkpoint
 from cogedit.models.cost import Work, edit_work, latent_shape
-from cogedit.stages.journal import Stopwatch
-from cogedit.stages.keep import StepKeeper
+from cogedit.stages.live_preview import show_states
 from cogedit.stages.mask import (
     found_pixels,
     latents_of,
     pixels_of,
 )
-from cogedit.stages.parts import Parts
-from cogedit.stages.preview import show_states
+from cogedit.stages.pass_times import Stopwatch
+from cogedit.stages.resume import StepKeeper
 from cogedit.stages.run import Run, tell_waiting
+from cogedit.stages.session import Parts
 
 if TYPE_CHECKING:
     from diffusers import CogVideoXTransformer3DModel

@@ -10,10 +10,10 @@ from cogedit.artifacts import FramesRecord, LatentsRecord, read_artifact, read_r
 from cogedit.config import Settings
 from cogedit.media.clip import check_size
 from cogedit.models.checkpoint import Checkpoint
-from cogedit.stages.checkpoints import checkpoint_for, model_record
 from cogedit.stages.load import load
-from cogedit.stages.parts import Parts
+from cogedit.stages.model import checkpoint_for, model_record
 from cogedit.stages.run import Run, Written, check_output, find_or_make, workspace_for
+from cogedit.stages.session import Parts
 
 if TYPE_CHECKING:
     from torch import Tensor

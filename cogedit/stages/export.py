@@ -22,15 +22,15 @@ from cogedit.config import Settings
 from cogedit.errors import ArtifactError, UsageError, VideoError
 from cogedit.media.encoding import Encoding, plan_encoding
 from cogedit.media.probe import probe_facts
-from cogedit.media.recipe import find_comment
-from cogedit.stages.checkpoints import dtype_for
+from cogedit.media.recipe_comment import find_comment
 from cogedit.stages.composite import composite_for
 from cogedit.stages.decode import Decoder
 from cogedit.stages.load import check_size_of_clip
-from cogedit.stages.originals import check_originals, source_frames
+from cogedit.stages.model import dtype_for
 from cogedit.stages.recipe import Recipe, read_recipe
 from cogedit.stages.run import Exported, Run, check_output, check_writable, workspace_for
 from cogedit.stages.source import FoundSource, find_source, keeps_time, resize_plan
+from cogedit.stages.source_frames import check_originals, source_frames
 
 if TYPE_CHECKING:
     import numpy as np
@@ -380,7 +380,7 @@ def _source_stream(frames: FramesRecord, made: Iterator[NDArray[np.uint8]]) -> F
 
 def _weights(job: _Job) -> NDArray[np.float32]:
     """How much of each pixel of an edit is shown under its mask, [F, H, W]."""
-    from cogedit.diffusion.mask import feather_mask
+    from cogedit.diffusion.latent_mask import feather_mask
 
     mask = read_artifact(job.artifact, "edit").tensors["mask"]
     weights: NDArray[np.float32] = feather_mask(mask, job.recipe.feather).numpy()

@@ -19,17 +19,16 @@ from cogedit.config import Settings, check_settings
 from cogedit.errors import UsageError
 from cogedit.models.checkpoint import Checkpoint
 from cogedit.models.cost import inversion_work, latent_shape
-from cogedit.stages.checkpoints import (
+from cogedit.stages.encode import encode
+from cogedit.stages.model import (
     check_same_model,
     check_transformer,
     checkpoint_for,
     scheduler_record,
     transformer_record,
 )
-from cogedit.stages.encode import encode
-from cogedit.stages.journal import Stopwatch
-from cogedit.stages.keep import StepKeeper
-from cogedit.stages.parts import Parts
+from cogedit.stages.pass_times import Stopwatch
+from cogedit.stages.resume import StepKeeper
 from cogedit.stages.run import (
     Run,
     Written,
@@ -39,6 +38,7 @@ from cogedit.stages.run import (
     place_of,
     workspace_for,
 )
+from cogedit.stages.session import Parts
 from cogedit.types import StepInfo
 
 if TYPE_CHECKING:

@@ -67,7 +67,7 @@ def found_pixels(found: Tensor, geometry: Geometry, *, num_pad_frames: int) -> T
     Raises:
         UsageError: Nothing was found.
     """
-    from cogedit.diffusion.mask import unpool_mask
+    from cogedit.diffusion.latent_mask import unpool_mask
 
     if not found.any():
         raise UsageError(
@@ -88,7 +88,7 @@ def latents_of(
 
     A mask that was found has been dilated as it was found.
     """
-    from cogedit.diffusion.mask import pool_mask
+    from cogedit.diffusion.latent_mask import pool_mask
 
     return pool_mask(
         pixels,

@@ -11,7 +11,7 @@ from pathlib import Path
 from cogedit.artifacts import Json, Record, content_key, parse_json, record_of, record_text
 from cogedit.errors import ArtifactDamaged, ArtifactError, ArtifactMismatch
 from cogedit.media.encoding import Encoding
-from cogedit.media.recipe import find_comment
+from cogedit.media.recipe_comment import find_comment
 from cogedit.types import Composite, DType, VideoSize
 
 

@@ -23,12 +23,6 @@ from cogedit.config import Settings, check_settings
 from cogedit.diffusion.steps import visited
 from cogedit.errors import UsageError
 from cogedit.models.checkpoint import Checkpoint
-from cogedit.stages.checkpoints import (
-    check_same_model,
-    check_transformer,
-    checkpoint_for,
-    transformer_record,
-)
 from cogedit.stages.editor import Editor
 from cogedit.stages.invert import invert
 from cogedit.stages.load import load
@@ -36,6 +30,12 @@ from cogedit.stages.mask import (
     check_fits,
     show_mask,
     take_mask,
+)
+from cogedit.stages.model import (
+    check_same_model,
+    check_transformer,
+    checkpoint_for,
+    transformer_record,
 )
 from cogedit.stages.run import (
     Run,

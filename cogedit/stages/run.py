@@ -28,7 +28,7 @@ from cogedit.artifacts import (
 )
 from cogedit.config import Settings
 from cogedit.errors import ArtifactDamaged, ArtifactError, StorageError, UsageError
-from cogedit.stages.stop import Stop
+from cogedit.stages.cancellation import Stop
 from cogedit.types import RGBPicture, ShowStep, Step
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from cogedit.artifacts import (
     in_use,
     write_step,
 )
-from cogedit.artifacts.survey import survey
+from cogedit.artifacts.listing import survey
 from cogedit.cli import app
 from cogedit.types import StepInfo
 

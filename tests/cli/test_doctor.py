@@ -13,8 +13,9 @@ import torch
 from diffusers import CogVideoXTransformer3DModel
 
 from cogedit.models.checkpoint import EMBEDDED
-from cogedit.stages import doctor, fits
-from cogedit.stages.machine import LIBRARIES, Device, Machine
+from cogedit.tools import doctor
+from cogedit.tools import memory_table as fits
+from cogedit.tools.hardware import LIBRARIES, Device, Machine
 
 ROOT = Path(__file__).parents[2]
 MAIN = "import sys; from cogedit.cli import main; sys.argv[0] = 'cogedit'; main()"

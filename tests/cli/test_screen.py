@@ -158,7 +158,7 @@ import os, signal, time
 from cogedit.cli.progress import Thumbnail
 from cogedit.cli.screen import Screen
 from cogedit.cli.signals import stoppable
-from cogedit.stages.stop import Stop
+from cogedit.stages.cancellation import Stop
 from cogedit.types import RGBPicture, StepInfo
 stop, screen = Stop(), Screen(thumbnail=Thumbnail())
 with stoppable(stop, screen), screen.progress("editing", 4) as on_step:

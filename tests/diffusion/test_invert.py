@@ -4,7 +4,7 @@ import pytest
 import torch
 from schedules import forward_scheduler
 
-from cogedit.diffusion.edit import Prediction, denoise
+from cogedit.diffusion.denoise import Prediction, denoise
 from cogedit.diffusion.invert import invert_consistent, invert_upstream
 from cogedit.diffusion.schedule import Schedule
 from cogedit.errors import ArtifactMismatch, NumericalError, UsageError

@@ -8,7 +8,7 @@ import torch
 from schedules import forward_scheduler, pulls_to
 
 from cogedit.diffusion.ddim import ddim_step
-from cogedit.diffusion.edit import Prediction, denoise
+from cogedit.diffusion.denoise import Prediction, denoise
 from cogedit.diffusion.multistep import extrapolation_weight, solver_step
 from cogedit.diffusion.schedule import CLEAN, Schedule
 from cogedit.diffusion.trajectory import Trajectory

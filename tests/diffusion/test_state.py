@@ -4,8 +4,8 @@ import pytest
 import torch
 from schedules import forward_scheduler, pulls_to
 
-from cogedit.diffusion.edit import Prediction, denoise
-from cogedit.diffusion.flow import flow_edit, noised_source
+from cogedit.diffusion.denoise import Prediction, denoise
+from cogedit.diffusion.flow_edit import flow_edit, noised_source
 from cogedit.diffusion.invert import invert_consistent
 from cogedit.diffusion.schedule import Schedule
 

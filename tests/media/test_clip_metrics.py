@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from cogedit.media.flow import estimate_flow, warp_error
 from cogedit.media.metrics import MAX_PSNR, psnr, ssim
+from cogedit.media.optical_flow import estimate_flow, warp_error
 
 
 def texture(height, width, seed=0):

@@ -14,7 +14,7 @@ from cogedit.errors import StorageError, UsageError
 from cogedit.media.encoding import Encoding, plan_encoding
 from cogedit.media.ffmpeg import input_args, run_ffmpeg
 from cogedit.media.probe import probe_facts
-from cogedit.media.recipe import find_comment
+from cogedit.media.recipe_comment import find_comment
 from cogedit.media.writer import FrameStream, write_video
 
 FPS = Fraction(30000, 1001)

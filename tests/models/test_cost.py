@@ -7,9 +7,9 @@ import torch
 from pipelines import GOLDEN_PIPELINE
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from cogedit.benchmarks.configurations import UPSTREAM_EDIT
 from cogedit.diffusion.trajectory import Trajectory
 from cogedit.errors import ModelError
+from cogedit.lab.configurations import UPSTREAM_EDIT
 from cogedit.models.checkpoint import find_checkpoint
 from cogedit.models.cost import (
     TransformerSizes,

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from cogedit.benchmarks.configurations import UPSTREAM_EDIT
 from cogedit.diffusion.trajectory import Trajectory
 from cogedit.errors import ArtifactMismatch, UsageError
+from cogedit.lab.configurations import UPSTREAM_EDIT
 from cogedit.models.sampling import edit_latents, edit_texts, invert_latents
 from cogedit.types import InvertSettings, ReconstructSettings, TransformerSettings
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from cogedit.benchmarks.batch import BatchPipeline
-from cogedit.benchmarks.cases import make_case
-from cogedit.benchmarks.configurations import find_configuration
-from cogedit.benchmarks.metrics import Answer, measure
-from cogedit.benchmarks.quality import aligned
+from cogedit.lab.configurations import find_configuration
+from cogedit.lab.quality import aligned
+from cogedit.lab.row_batches import BatchPipeline
 from cogedit.models.checkpoint import find_checkpoint
 from cogedit.shapes import world
+from cogedit.shapes.cases import make_case
+from cogedit.shapes.edit_metrics import Answer, measure
 
 STEPS = 12
 FIRST, COUNT = 200, 3  # held-out clips that no table is made of

@@ -7,10 +7,10 @@ import pytest
 import torch
 from diffusers import CogVideoXDDIMScheduler, CogVideoXPipeline
 
+from cogedit.lab.evaluate import accuracy, generate
+from cogedit.lab.evaluate import main as evaluate
+from cogedit.lab.train_vae import decode_latents, encode_frames, psnr, render_batch
 from cogedit.shapes import model_dir, world
-from cogedit.shapes.evaluate import accuracy, generate
-from cogedit.shapes.evaluate import main as evaluate
-from cogedit.shapes.train_vae import decode_latents, encode_frames, psnr, render_batch
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,204 @@
+"""The rows of the speed table: ways to make N edits of one clip, from its latents to theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from cogedit.ddim_inversion import OverrideAttnProcessors, sample_embedded
+from cogedit.diffusion.denoise import draw_noise
+from cogedit.diffusion.schedule import Schedule
+from cogedit.diffusion.trajectory import Trajectory
+from cogedit.lab.configurations import UPSTREAM_EDIT, find_configuration
+from cogedit.models.cost import (
+    LatentShape,
+    TransformerSizes,
+    Work,
+    call_work,
+    edit_work,
+    inversion_work,
+)
+from cogedit.models.rows import EditTexts, plan_rows
+from cogedit.models.sampling import edit_latents, invert_latents
+from cogedit.types import InvertSettings, OnStep, ReconstructSettings, TransformerSettings
+
+if TYPE_CHECKING:
+    from diffusers import CogVideoXTransformer3DModel
+
+UPSTREAM = "upstream"
+"""The row that the others are compared with."""
+EXACT = "exact"
+"""The same edits in fewer rows."""
+APPROXIMATE = ("shared", "shared-half", "shared-half-guided", "default", "fast")
+"""Rows that make other edits, by their names in the quality benchmark."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One way to make N edits.
+
+    Attributes:
+        name: Its row in the table.
+        invert: How the clip is inverted.
+        reconstruct: How it is edited; the prompt is filled in.
+        as_written: As the CogVideo repository's script does it: everything anew for every prompt,
+            two rows in the inversion and four in the reconstruction. Of the settings only the
+            numbers of steps and the guidance count.
+    """
+
+    name: str
+    invert: InvertSettings
+    reconstruct: ReconstructSettings
+    as_written: bool = False
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What all jobs work on.
+
+    Attributes:
+        transformer: The model.
+        alphas_cumprod: Its table of levels, [T].
+        latents: The clip, [1, F', C, H', W'] float32, on the model's device.
+        embeds: Embeddings [1, L, D] of the prompts and of the empty prompt.
+        prompts: What the edits show.
+        how: How the transformer runs its rows, other than as written.
+    """
+
+    transformer: CogVideoXTransformer3DModel
+    alphas_cumprod: Tensor
+    latents: Tensor
+    embeds: Mapping[str, Tensor]
+    prompts: tuple[str, ...]
+    how: TransformerSettings = field(default_factory=TransformerSettings)
+
+
+def make_jobs(num_inference_steps: int) -> tuple[Job, ...]:
+    """Return the rows of the table, at a number of steps in place of 50.
+
+    Raises:
+        ConfigError: The preset `fast` cannot be read.
+    """
+    upstream = find_configuration(UPSTREAM)
+    rows = (upstream, replace(upstream, name=EXACT), *map(find_configuration, APPROXIMATE))
+    scaled = [row.with_steps(num_inference_steps) for row in rows]
+    return tuple(
+        Job(row.name, row.inversion.settings, row.reconstruct, as_written=row.name == UPSTREAM)
+        for row in scaled
+    )
+
+
+def run_job(job: Job, inputs: Inputs, num_prompts: int) -> Tensor:
+    """Make the first N edits.
+
+    Returns:
+        Their latents, [N, F', C, H', W'] float32.
+
+    Raises:
+        NumericalError: NaN or Inf appeared.
+    """
+    prompts = inputs.prompts[:num_prompts]
+    if job.as_written:
+        edits = [_run_as_written(job, inputs, prompt) for prompt in prompts]
+        return torch.cat(edits)
+    inverted = run_inversion(job, inputs)
+    return run_edits(job, inputs, inverted, prompts)
+
+
+def run_inversion(job: Job, inputs: Inputs, *, on_step: OnStep | None = None) -> Trajectory:
+    """Invert the clip as the job says; as written, for one prompt."""
+    if not job.as_written:
+        return invert_latents(
+            inputs.transformer,
+            inputs.latents,
+            [job.invert],
+            alphas_cumprod=inputs.alphas_cumprod,
+            embeds=inputs.embeds,
+            how=inputs.how,
+            on_step=on_step,
+        )
+    schedule = Schedule.trailing(inputs.alphas_cumprod, job.invert.num_inference_steps)
+    samples = sample_embedded(
+        inputs.transformer,
+        inputs.latents,
+        torch.cat([inputs.embeds[""]] * 2),
+        schedule=schedule,
+        inverting=True,
+        guidance_scale=job.invert.guidance_scale,
+        on_step=on_step,
+    )
+    return Trajectory(samples, inputs.latents, tuple(reversed(schedule.timesteps)))
+
+
+def run_edits(
+    job: Job,
+    inputs: Inputs,
+    inverted: Trajectory,
+    prompts: Sequence[str],
+    *,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """Edit under some prompts, as written under one; latents [N, F', C, H', W'] float32."""
+    if not job.as_written:
+        return edit_latents(
+            inputs.transformer,
+            inverted,
+            [replace(job.reconstruct, prompt=prompt) for prompt in prompts],
+            inversion_prompts=[job.invert.prompt] * len(prompts),
+            alphas_cumprod=inputs.alphas_cumprod,
+            embeds=inputs.embeds,
+            how=inputs.how,
+            keep_steps=False,
+            on_step=on_step,
+        )[-1]
+    (prompt,) = prompts
+    with OverrideAttnProcessors(inputs.transformer):
+        return sample_embedded(
+            inputs.transformer,
+            draw_noise(inputs.latents.shape, seed=job.reconstruct.seed),
+            torch.cat([inputs.embeds[prompt], inputs.embeds[""]]),
+            schedule=Schedule.trailing(inputs.alphas_cumprod, len(inverted.timesteps)),
+            inverting=False,
+            guidance_scale=job.reconstruct.guidance_scale,
+            reference_latents=inverted.samples.flip(0),
+            on_step=on_step,
+        )[-1]
+
+
+def _run_as_written(job: Job, inputs: Inputs, prompt: str) -> Tensor:
+    return run_edits(job, inputs, run_inversion(job, inputs), [prompt])
+
+
+def job_work(job: Job, num_prompts: int, sizes: TransformerSizes, shape: LatentShape) -> Work:
+    """Count what the transformer does in a job by the formulas of `cogedit.models.cost`."""
+    if not job.as_written:
+        asked = [replace(job.reconstruct, prompt=f"prompt {i}") for i in range(num_prompts)]
+        edits = edit_work(asked, job.invert, sizes, shape)
+        return inversion_work(job.invert, sizes, shape) + edits
+    step = written_inversion_work(sizes, shape) + written_edit_work(sizes, shape)
+    return step * (job.invert.num_inference_steps * num_prompts)
+
+
+_WRITTEN = EditTexts(
+    conditional=0, unconditional=1, reference_conditional=0, reference_unconditional=1
+)
+
+
+def written_inversion_work(sizes: TransformerSizes, shape: LatentShape) -> Work:
+    """Count one step of upstream's inversion: two rows under one text."""
+    return call_work(plan_rows([_WRITTEN], guided=True, referenced=False), sizes, shape)
+
+
+def written_edit_work(sizes: TransformerSizes, shape: LatentShape) -> Work:
+    """Count one step of upstream's reconstruction: four rows, all of them to the end."""
+    return call_work(
+        plan_rows([_WRITTEN], guided=True, referenced=True),
+        sizes,
+        shape,
+        injection=UPSTREAM_EDIT,
+        reference_velocity=True,
+    )

@@ -1,0 +1,205 @@
+"""How good is an edit whose right answer is known? Figures per clip, and their mean."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import numpy.typing as npt
+
+from cogedit.media.metrics import psnr
+from cogedit.shapes import oracle, world
+from cogedit.shapes.cases import EditCase
+
+Levels = npt.NDArray[np.float32]
+"""Pixels in levels of 0..255, not rounded, so that a decoder's output is not compared in steps."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an edit is measured against.
+
+    Attributes:
+        case: The edit.
+        source_round_trip: The source after encoding and decoding, [F, H, W, 3] levels.
+        right_round_trip: The right answer after encoding and decoding, [F, H, W, 3] levels.
+    """
+
+    case: EditCase
+    source_round_trip: Levels
+    right_round_trip: Levels
+
+
+@dataclass(frozen=True)
+class EditFigures:
+    """The figures of one edited clip. What does not exist for a clip is NaN.
+
+    Attributes:
+        target_seen: 1 if the oracle sees the attribute that the edit asked for, 0 if not; NaN for
+            the kind "same", which asks for none.
+        others_kept: 1 if every other attribute is still the source's (of colour, shape, background
+            and motion), 0 if not.
+        color_right: 1 if the oracle sees the right answer's colour, 0 if not.
+        shape_right: The same of the shape.
+        background_right: The same of the background's colour.
+        motion_right: The same of the direction.
+        counterfactual_psnr: Against the right answer, dB.
+        round_trip_psnr: Against the right answer's VAE round trip, dB: the codec's own error does
+            not count.
+        background_psnr: Outside the object, dB: over the pixels that neither the source's nor the
+            right answer's object touches, against the source clip. Of a background edit, whose
+            background is to change, against the right answer.
+        background_round_trip_psnr: The same pixels against the VAE round trip of that clip, dB.
+        motion_distance: Mean distance of the object's centre from the source's track, in pixels,
+            over the frames in which it is seen; NaN if that is none.
+        mask_overlap: Intersection over union of the object that is seen with the right answer's,
+            0..1.
+    """
+
+    target_seen: float
+    others_kept: float
+    color_right: float
+    shape_right: float
+    background_right: float
+    motion_right: float
+    counterfactual_psnr: float
+    round_trip_psnr: float
+    background_psnr: float
+    background_round_trip_psnr: float
+    motion_distance: float
+    mask_overlap: float
+
+
+@dataclass(frozen=True)
+class InversionFigures:
+    """The figures of one inverted clip.
+
+    Attributes:
+        psnr: Inverted, then sampled again under the inversion's prompt at guidance 1, against the
+            VAE round trip, dB.
+        noise_std: Standard deviation of the last latent; 1 is right.
+    """
+
+    psnr: float
+    noise_std: float
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and how sure it is.
+
+    Attributes:
+        mean: Mean of the clips that have a value; NaN if none has.
+        low: Lower end of the 95 % bootstrap interval.
+        high: Upper end.
+        count: Number of clips that have a value.
+    """
+
+    mean: float
+    low: float
+    high: float
+    count: int
+
+
+def to_frames(clip: Levels) -> world.Frames:
+    """Round levels [F, H, W, 3] to uint8, as the export does."""
+    return np.asarray(np.rint(np.clip(clip, 0.0, 255.0)), dtype=np.uint8)
+
+
+def measure(clip: Levels, answer: Answer) -> EditFigures:
+    """Measure an edited clip.
+
+    The oracle looks for the colours where the right answer has object and background, and for the
+    shape, the outline and the track wherever the object is.
+
+    Args:
+        clip: [F, H, W, 3], levels of 0..255 as the decoder gave them.
+        answer: The edit's right answer.
+    """
+    case = answer.case
+    frames, right = to_frames(clip), world.render(case.right)
+    mask = world.render_mask(case.right)
+    reading = oracle.read_clip(frames)
+    seen = {
+        "color": oracle.object_color(frames, mask),
+        "shape": reading.shape,
+        "background": oracle.background_color(frames, mask),
+        "motion": reading.motion,
+    }
+    wanted = {
+        "color": case.right.color,
+        "shape": case.right.shape,
+        "background": case.right.background,
+        "motion": case.right.motion,
+    }
+    hits = {name: seen[name] == wanted[name] for name in wanted}
+    others = [hit for name, hit in hits.items() if name != case.kind]
+    outside = (mask == 0) & (world.render_mask(case.source) == 0)
+    edits_background = case.kind == "background"
+    kept = right if edits_background else world.render(case.source)
+    decoded = answer.right_round_trip if edits_background else answer.source_round_trip
+    return EditFigures(
+        target_seen=math.nan if case.kind == "same" else float(hits[case.kind]),
+        others_kept=float(all(others)),
+        color_right=float(hits["color"]),
+        shape_right=float(hits["shape"]),
+        background_right=float(hits["background"]),
+        motion_right=float(hits["motion"]),
+        counterfactual_psnr=psnr(frames, right),
+        round_trip_psnr=psnr(clip, answer.right_round_trip),
+        background_psnr=psnr(frames, kept, where=outside),
+        background_round_trip_psnr=psnr(clip, decoded, where=outside),
+        motion_distance=track_distance(reading.track, world.object_track(case.source)),
+        mask_overlap=overlap(reading.mask, mask),
+    )
+
+
+def track_distance(track: npt.ArrayLike, expected: npt.ArrayLike) -> float:
+    """Return the mean distance between two tracks in pixels.
+
+    Args:
+        track: [F, 2] centres (x, y) in pixels; NaN in frames without the object.
+        expected: [F, 2], complete.
+
+    Returns:
+        The mean over the frames in which the object is seen; NaN if that is none.
+    """
+    difference = np.asarray(track, dtype=np.float64) - np.asarray(expected, dtype=np.float64)
+    distances = np.hypot(difference[:, 0], difference[:, 1])
+    seen = distances[~np.isnan(distances)]
+    return float(seen.mean()) if seen.size else math.nan
+
+
+def overlap(mask: world.Mask, expected: world.Mask) -> float:
+    """Return the intersection over union of two coverages [F, H, W] in 0..1."""
+    union = float(np.maximum(mask, expected).sum())
+    return float(np.minimum(mask, expected).sum()) / union if union else 1.0
+
+
+def bootstrap_interval(
+    values: Sequence[float], *, num_resamples: int = 2000, seed: int = 0
+) -> Interval:
+    """Return the mean and its 95 % percentile bootstrap interval (Efron 1979).
+
+    Args:
+        values: One value per clip; NaN where a clip has none, which is left out.
+        num_resamples: Number of samples drawn with replacement.
+        seed: Of the draws, so that equal values give equal intervals.
+    """
+    known = np.asarray([value for value in values if not math.isnan(value)], dtype=np.float64)
+    if not known.size:
+        return Interval(math.nan, math.nan, math.nan, 0)
+    rng = np.random.default_rng(seed)
+    drawn = rng.integers(known.size, size=(num_resamples, known.size))
+    low, high = np.quantile(known[drawn].mean(axis=1), (0.025, 0.975))
+    return Interval(float(known.mean()), float(low), float(high), int(known.size))
+
+
+def summarize(figures: Sequence[EditFigures] | Sequence[InversionFigures]) -> dict[str, Interval]:
+    """Return the interval of every figure over some clips, by the figure's name."""
+    names = [item.name for item in fields(figures[0])] if figures else []
+    return {
+        name: bootstrap_interval([float(getattr(one, name)) for one in figures]) for name in names
+    }

@@ -1,0 +1,116 @@
+"""Small pictures of edits while they form, for those who wait."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cogedit.artifacts import TrajectoryRecord
+from cogedit.config import Settings
+from cogedit.errors import ArtifactError
+from cogedit.stages.run import Run
+from cogedit.stages.source_frames import source_frames
+from cogedit.types import RGBPicture
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cogedit.diffusion.schedule import Schedule
+    from cogedit.diffusion.state import OnState, StepState
+    from cogedit.diffusion.trajectory import Trajectory
+
+_AT_MOST = 4
+"""Edits of one pass that are shown beside each other."""
+
+
+class Preview:
+    """Paints the middle frame of edits after each step, in colours that it fits to the source.
+
+    Args:
+        reference: The source's trajectory, one clip.
+        frames: The source's clip, [F, H, W, 3] uint8.
+        schedule: Table of levels.
+        num_pad_frames: Latent frames in front that repeat the first.
+        show: Shown each picture.
+    """
+
+    def __init__(
+        self,
+        reference: Trajectory,
+        frames: Tensor,
+        schedule: Schedule,
+        *,
+        num_pad_frames: int,
+        show: Callable[[RGBPicture], None],
+    ) -> None:
+        from cogedit.diffusion.clean_estimate import fit_colors
+
+        clean = reference.latents[0, num_pad_frames:].cpu()
+        self._colors = fit_colors(clean, frames)
+        self._middle = num_pad_frames + len(clean) // 2
+        self._source = reference.latents[:, self._middle].cpu()
+        self._schedule = schedule
+        self._show = show
+        self._before: tuple[int, Tensor] | None = None
+
+    def after(self, state: StepState) -> None:
+        """Show a finished step: of an edit's sample the clean one that it tends to."""
+        import torch
+
+        from cogedit.diffusion.clean_estimate import clean_sample, paint
+
+        [name] = {"sample", "offset"} & state.tensors.keys()
+        x = state.tensors[name][:_AT_MOST, self._middle].cpu()
+        if name == "offset":
+            clean = self._source + x
+        else:
+            before, self._before = self._before, (state.info.timestep, x)
+            if before is None:  # one end of a step does not tell
+                return
+            (t, x_t), s = before, state.info.timestep
+            clean = clean_sample(x_t, x, schedule=self._schedule, t=t, s=s)
+        painted = torch.cat(list(paint(clean, self._colors)), dim=1)
+        height, width, _ = painted.shape
+        self._show(RGBPicture(width, height, painted.numpy().tobytes()))
+
+
+def show_states(
+    on_state: OnState,
+    path: Path,
+    record: TrajectoryRecord,
+    reference: Trajectory,
+    *,
+    schedule: Schedule,
+    settings: Settings,
+    run: Run,
+) -> OnState:
+    """Have the states of an edit shown too, if somebody looks.
+
+    Args:
+        on_state: What else is done with each.
+        path: The trajectory artifact.
+        record: Its record.
+        reference: What it holds.
+        schedule: Table of levels.
+        settings: `workspace`, where the source's frames lie.
+        run: Whom to show them.
+
+    Returns:
+        `on_state` itself where nobody looks, or where the source's frames are gone, which is said.
+    """
+    if run.preview is None:
+        return on_state
+    try:
+        frames = source_frames(path, record, settings, otherwise="or go without a preview")
+    except ArtifactError as error:
+        run.say(f"no preview: {error.message}")
+        return on_state
+    pad = record.num_pad_frames
+    preview = Preview(reference, frames, schedule, num_pad_frames=pad, show=run.preview)
+
+    def also_shown(state: StepState) -> None:
+        on_state(state)
+        preview.after(state)
+
+    return also_shown

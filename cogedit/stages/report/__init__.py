@@ -1,5 +1,0 @@
-"""report: a workspace -> one HTML page with its source, its edits, and figures about them."""
-
-from cogedit.stages.report.stage import report
-
-__all__ = ["report"]

@@ -1,0 +1,273 @@
+"""The speed benchmark on a tiny model: what it counts, what it times, and that its rows agree."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional
+
+from cogedit.lab import quality
+from cogedit.lab.full_size import job_flops
+from cogedit.lab.jobs import APPROXIMATE, Job, job_work, make_jobs, run_job
+from cogedit.lab.measure import StepClock, count_flops, peak_bytes, time_interleaved
+from cogedit.lab.models import SIZES, Size, random_inputs, random_transformer
+from cogedit.lab.speed import main
+from cogedit.lab.steps import measure_model, step_work, steps_of
+from cogedit.types import InvertSettings, ReconstructSettings, StepInfo
+
+CPU = torch.device("cpu")
+TINY = Size("cpu", 2, 2, 32, 8, 16, (2, 8, 8))
+SHOWN = ("target_seen", "counterfactual_psnr")
+TARGETS = {
+    "exact": (1.16, 1.55, 1.64),
+    "shared": (1.40, 2.00, 2.15),
+    "shared-half": (1.74, 2.43, 2.60),
+    "shared-half-guided": (1.98, 2.93, 3.18),
+    "default": (1.76, 2.53, 2.73),
+    "fast": (4.0, 6.0, 6.5),
+}
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    transformer = random_transformer(TINY, device=CPU, dtype=torch.float32)
+    return random_inputs(transformer, TINY, num_prompts=3)
+
+
+@pytest.fixture(scope="module")
+def jobs():
+    return {job.name: job for job in make_jobs(4)}
+
+
+def test_the_counter_counts_attention_on_the_cpu():
+    q, k = torch.randn(2, 3, 10, 16), torch.randn(2, 3, 25, 16)
+    _, flops = count_flops(lambda: functional.scaled_dot_product_attention(q, k, k))
+    assert flops == 2 * (2 * 2 * 3 * 10 * 25 * 16)
+    result, flops = count_flops(lambda: torch.ones(4, 5) @ torch.ones(5, 6))
+    assert result.shape == (4, 6)
+    assert flops == 2 * 4 * 5 * 6
+
+
+def test_random_weights_are_never_zero(inputs):
+    for name, weight in inputs.transformer.named_parameters():
+        assert bool((weight != 0).all()), name
+    assert not list(inputs.transformer.buffers())
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_exact_makes_upstream_s_edits_with_fewer_operations(inputs, jobs, count):
+    expected, written = count_flops(lambda: run_job(jobs["upstream"], inputs, count))
+    found, flops = count_flops(lambda: run_job(jobs["exact"], inputs, count))
+    assert expected.shape == (count, 2, 16, 8, 8)
+    assert torch.allclose(found, expected, atol=1e-5)
+    assert expected.std() > 0.1
+    assert flops < 0.9 * written
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_what_is_counted_is_what_the_formulas_say(inputs, jobs, count):
+    for job in jobs.values():
+        _, flops = count_flops(lambda job=job: run_job(job, inputs, count))
+        expected = job_work(job, count, TINY.sizes, TINY.latent_shape).flops.total
+        assert flops == pytest.approx(expected, rel=0.01), job.name
+
+
+def test_other_rows_make_other_edits_of_the_same_clip(inputs, jobs):
+    first = run_job(jobs["upstream"], inputs, 2)
+    for name in ("shared", "fast"):
+        edits = run_job(jobs[name], inputs, 2)
+        assert edits.shape == first.shape
+        assert not torch.allclose(edits, first, atol=1e-3)
+
+
+def test_the_rows_reach_their_targets_on_5b():
+    rows = make_jobs(50)
+    upstream = rows[0]
+    for job in rows[1:]:
+        for count, target in zip((1, 4, 8), TARGETS[job.name], strict=True):
+            fewer = job_flops(upstream, count) / job_flops(job, count)
+            assert fewer > target - 0.005, (job.name, count)  # as they are written, to two decimals
+    default = Job("default", InvertSettings(), ReconstructSettings(prompt=""))
+    for count in (1, 4, 8):
+        assert job_flops(rows[-1], count) < job_flops(default, count) / 2
+
+
+def test_upstream_on_5b_is_what_is_known_of_it():
+    assert job_flops(make_jobs(50)[0], 1) == pytest.approx(116.6e15, rel=0.005)
+
+
+def test_fewer_steps_keep_their_proportions(jobs):
+    assert [job.invert.num_inference_steps for job in jobs.values()] == [4] * 6 + [2]
+    assert jobs["fast"].reconstruct.num_inference_steps == 1
+    fast = make_jobs(50)[-1]
+    assert fast.invert.num_inference_steps == 25
+    assert fast.reconstruct.num_inference_steps == 18
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_steps_of_a_job_add_up_to_it(count):
+    for job in make_jobs(50):
+        steps = steps_of(job, count)
+        added = sum(
+            number * step_work(kind, TINY.sizes, TINY.latent_shape).flops.total
+            for kind, number in steps.items()
+        )
+        expected = job_work(job, count, TINY.sizes, TINY.latent_shape).flops.total
+        assert added == pytest.approx(expected, rel=1e-6), job.name
+
+
+def test_kinds_of_step_are_shared_by_the_jobs():
+    kinds = {kind for job in make_jobs(50) for count in (1, 4, 8) for kind in steps_of(job, count)}
+    assert sum(kind.part == "invert" for kind in kinds) == 3
+    assert sum(kind.part == "edit" for kind in kinds) == 1 + 6 * 3
+    assert len({kind.name for kind in kinds}) == len(kinds)
+
+
+def test_a_model_by_its_steps(inputs):
+    said = []
+    model, figures = measure_model(
+        make_jobs(50)[:3],
+        inputs,
+        TINY,
+        prompts=(2,),
+        repeats=2,
+        num_warmup=1,
+        num_timed=2,
+        say=said.append,
+    )
+    assert [one.name for one in figures] == ["upstream", "exact", "shared"]
+    assert len(model.steps) == len(said) / 2 == 6
+    assert all(len(step.seconds) == 4 for step in model.steps)
+    assert all(len(one.seconds) == 2 and one.median > 0 for one in figures)
+    assert model.linear > 0
+    assert model.attention > 0
+
+
+def test_turns_are_interleaved_and_every_run_is_kept():
+    order = []
+    timings = time_interleaved(
+        {name: lambda n=name: order.append(n) for name in "ab"}, repeats=3, device=CPU
+    )
+    assert order == ["a", "b"] * 3
+    assert [len(timing.seconds) for timing in timings.values()] == [3, 3]
+    assert min(timings["a"].seconds) <= timings["a"].median <= max(timings["a"].seconds)
+
+
+def test_the_clock_leaves_the_warm_up_out_and_counts_calls():
+    clock = StepClock(num_warmup=2, device=CPU)
+    for index in range(5):
+        clock.on_step(StepInfo(index, 5, 0))
+    assert len(clock.seconds) == 3
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/statm").exists(), reason="the system does not say what a process holds"
+)
+def test_the_peak_is_what_was_held_at_a_time():
+    def take(megabytes):
+        held = [torch.ones(250_000) for _ in range(megabytes)]
+        time.sleep(0.05)
+        return len(held)
+
+    result, peak = peak_bytes(lambda: take(200), CPU)
+    assert result == 200
+    assert 150e6 < peak < 400e6
+
+
+def test_a_run_from_end_to_end(monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(SIZES, "cpu", TINY)
+    arguments = ["--prompts", "1", "2", "--steps", "4", "--repeats", "2"]
+    assert main([*arguments, "--output", str(tmp_path / "bench")]) == 0
+    out = capsys.readouterr().out
+    for text in ("CogVideoX-5B, counted", "Measured jobs", "N = 2: shared", "speed-cpu.png"):
+        assert text in out
+    found = json.loads((tmp_path / "bench" / "speed-cpu.json").read_text())
+    assert found["run"]["num_inference_steps"] == 4
+    assert [(one["name"], one["num_prompts"]) for one in found["jobs"]][:2] == [
+        ("upstream", 1),
+        ("exact", 1),
+    ]
+    assert all(len(one["seconds"]) == 2 for one in found["jobs"])
+    assert found["jobs"][1]["distance"] < 1e-5
+    assert (tmp_path / "bench" / "speed-cpu.png").stat().st_size > 10_000
+
+
+def test_counting_alone_runs_nothing(tmp_path, capsys):
+    assert main(["--count-only", "--size", "5b", "--prompts", "4", "--output", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "CogVideoX-5B, counted" in out
+    assert "Measured" not in out
+    found = json.loads((tmp_path / "speed-5b.json").read_text())
+    assert found["jobs"] == []
+    assert [one["num_prompts"] for one in found["full_size"]] == [4] * 7
+
+
+def test_quality_stands_beside_the_cost(world_pipeline, tmp_path, capsys):
+    rows = [word for name in APPROXIMATE for word in ("--configuration", name)]
+    options = ["--clips", "2", "--steps", "2", "--model", world_pipeline, *rows]
+    files, found = [], {}
+    for kinds in (["shape", "same"], ["color"]):  # one run after the other, over the same clips
+        folder = tmp_path / kinds[0]
+        arguments = [*map(str, options), "--kind", *kinds, "--output", str(folder)]
+        assert quality.main(arguments) == 0
+        files.append(str(folder / "quality.json"))
+        found |= json.loads((folder / "quality.json").read_text())["edits"]
+    capsys.readouterr()
+    arguments = ["--count-only", "--prompts", "4", "--output", str(tmp_path), "--quality", *files]
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    assert "shape edits" in out
+    assert "color edits" in out
+    assert "same edits" not in out  # they ask for nothing that could be seen
+    written = json.loads((tmp_path / "speed-cpu.json").read_text())["quality"]
+    assert written["exact"] == written["upstream"]
+    for name in APPROXIMATE:
+        means = {
+            kind: {column: found[kind][name][column]["mean"] for column in SHOWN}
+            for kind in ("shape", "color")
+        }
+        assert written[name] == [{"kind": kind} | mean for kind, mean in means.items()]
+        seen, decibels = (
+            sum(mean[column] for mean in means.values()) / len(means) for column in SHOWN
+        )
+        assert f"{100 * seen:.1f} %, {decibels:.1f} dB" in out
+
+
+def test_quality_of_other_rows_is_refused(tmp_path, capsys):
+    file = tmp_path / "quality.json"
+    without = {
+        "target_seen": {"mean": None, "count": 0},
+        "counterfactual_psnr": {"mean": 9, "count": 1},
+    }
+    only_same = json.dumps({"run": {}, "edits": {"same": {"upstream": without}}})
+    other_row = only_same.replace("null", "1").replace(": 0", ": 1").replace("upstream", "mine")
+    texts = (None, "no json", '{"edits": {"shape": {"upstream": {}}}}', only_same, other_row)
+    for text in texts:
+        if text is not None:
+            file.write_text(text)
+        arguments = ["--count-only", "--quality", str(file), "--output", str(tmp_path)]
+        assert main(arguments) == 2
+        said = capsys.readouterr().err
+        assert str(file) in said
+        assert "--configuration shared-half" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--steps", "1"], "--steps is 1; it must be at least 4"),
+        (["--timed-steps", "0"], "--timed-steps is 0; it must be at least 1"),
+        (["--prompts", "0"], "--prompts has 0"),
+    ],
+)
+def test_mistakes_end_with_a_sentence(arguments, text, tmp_path, capsys):
+    assert main([*arguments, "--output", str(tmp_path)]) == 2
+    assert text in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_5b_without_a_cuda_device_is_refused(tmp_path, capsys):
+    assert main(["--size", "5b", "--output", str(tmp_path)]) == 2
+    assert "--size 5b needs a CUDA device" in capsys.readouterr().err

@@ -1,0 +1,510 @@
+"""The stages over artifacts: numbers, reuse, and models with other traits."""
+
+import json
+from contextlib import nullcontext
+from dataclasses import replace
+from fractions import Fraction
+
+import pytest
+import torch
+from pipelines import GOLDEN_PIPELINE
+from videos import make_video, read_back
+
+import cogedit
+from cogedit.artifacts import LatentsRecord, read_artifact, write_artifact
+from cogedit.errors import ArtifactMismatch, ModelError, StorageError, UsageError, VideoError
+from cogedit.media.probe import read_comment
+from cogedit.stages.model import checkpoint_for, model_record, transformer_record
+from cogedit.types import EncodeSettings
+
+PROMPT = "a blue cat running in snow"
+
+
+def listening_run():
+    """A run, and the list of what it is told that it is doing."""
+    doing = []
+
+    def progress(what, total):
+        doing.append(what)
+        return nullcontext(lambda info: None)
+
+    return doing, cogedit.Run(progress=progress)
+
+
+@pytest.fixture
+def video(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return make_video(tmp_path / "clip.mp4", width=176, height=144, num_frames=20)
+
+
+def settings_of(source, model, config=None, **flags):
+    """Small and quick, on the CPU in float32."""
+    given = {
+        "model": str(model),
+        "dtype": "fp32",
+        "device": "cpu",
+        "load.max_num_frames": 9,
+        "invert.num_inference_steps": 4,
+    }
+    dotted = {key.replace("__", "."): value for key, value in flags.items()}
+    return cogedit.settings_for(source, given | dotted, config=config, environ={}).settings
+
+
+def latents_artifact(path, latents, video, settings):
+    """An artifact of given latents, as `encode` would have made it of the video."""
+    frames = cogedit.load(video, settings).record
+    model = model_record(checkpoint_for(settings), settings)
+    write_artifact(path, {"latents": latents}, LatentsRecord(frames, model, EncodeSettings()))
+    return path
+
+
+@pytest.mark.parametrize("guidance", [1, 6])
+def test_upstream_inversion_through_the_stage(golden, video, tmp_path, guidance):
+    settings = settings_of(
+        video,
+        GOLDEN_PIPELINE,
+        invert__inverse="upstream",
+        invert__guidance_scale=guidance,
+        invert__num_inference_steps=10,
+    )
+    source = latents_artifact(tmp_path / "z.safetensors", golden["latents"], video, settings)
+    written = cogedit.invert(source, settings)
+    tensors = read_artifact(written.path, "trajectory").tensors
+    expected = golden[f"inversion_g{guidance}"]
+    assert (tensors["trajectory"] - expected).abs().max() / expected.std() < 1e-4
+    assert torch.equal(tensors["latents"], golden["latents"])
+    assert tensors["timesteps"].tolist() == list(range(99, 1000, 100))
+
+
+@pytest.mark.parametrize("guidance", [1, 6])
+def test_upstream_reconstruction_through_the_stage(golden, video, tmp_path, monkeypatch, guidance):
+    """The stage draws its own noise; given the golden noise, it gives the golden edit."""
+    monkeypatch.setattr("cogedit.diffusion.denoise.draw_noise", lambda shape, seed: golden["noise"])
+    settings = settings_of(
+        video,
+        GOLDEN_PIPELINE,
+        invert__inverse="upstream",
+        invert__guidance_scale=6,
+        invert__num_inference_steps=10,
+        config="upstream",
+        reconstruct__guidance_scale=guidance,
+        reconstruct__seed=7,
+    )
+    source = latents_artifact(tmp_path / "z.safetensors", golden["latents"], video, settings)
+    (written,) = cogedit.reconstruct(source, [PROMPT], settings, save_trajectory=True)
+    found = read_artifact(written.path, "edit").tensors
+    expected = golden[f"reconstruction_g{guidance}"]
+    assert (found["trajectory"] - expected).abs().max() / expected.std() < 1e-4
+    assert torch.equal(found["latents"], found["trajectory"][-1])
+
+
+def test_frames_are_encoded_as_upstream_encodes_them(golden_pipeline, video):
+    settings = settings_of(video, GOLDEN_PIPELINE)
+    written = cogedit.encode(video, settings)
+    frames = read_artifact(cogedit.load(video, settings).path, "frames").tensors["frames"]
+    from cogedit.ddim_inversion import encode_video_frames
+
+    expected = encode_video_frames(golden_pipeline.vae, frames.permute(0, 3, 1, 2) / 255 * 2 - 1)
+    found = read_artifact(written.path, "latents").tensors["latents"]
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_everything_is_reused_and_settings_are_told_apart(video):
+    said = []
+    run = cogedit.Run(say=said.append)
+    settings = settings_of(video, GOLDEN_PIPELINE)
+    first = cogedit.edit(str(video), [PROMPT, "a dog"], settings, run=run)
+    assert [e.reused for e in first] == [False, False]
+    again = cogedit.edit(video, [PROMPT, "a dog"], settings, run=run)
+    assert [(e.path, e.reused) for e in again] == [(e.path, True) for e in first]
+
+    for seed in (42, 43):
+        seeded = settings_of(
+            video, GOLDEN_PIPELINE, reconstruct__start="random", reconstruct__seed=seed
+        )
+        (edit,) = cogedit.reconstruct(video, [PROMPT], seeded)
+        assert not edit.reused
+        assert cogedit.invert(video, seeded).reused
+
+    forced = cogedit.invert(video, settings, run=cogedit.Run(force=True))
+    assert not forced.reused
+
+
+def test_a_seed_without_effect_and_an_empty_prompt_are_said(video):
+    said = []
+    run = cogedit.Run(say=said.append)
+
+    def edit(prompt, **flags):
+        said.clear()
+        settings = settings_of(video, GOLDEN_PIPELINE, **flags)
+        [written] = cogedit.reconstruct(video, prompt, settings, run=run)
+        return read_artifact(written.path, "edit").tensors["latents"]
+
+    def told(text):
+        return sum(text in line for line in said)
+
+    first = edit(PROMPT)
+    assert not told("seed")
+    assert torch.equal(edit(PROMPT, reconstruct__seed=43), first)
+    assert told("the seed changes nothing") == 1
+    mixed = edit(PROMPT, reconstruct__seed=43, reconstruct__start_noise=0.3)
+    assert not told("seed")
+    assert not torch.equal(mixed, edit(PROMPT, reconstruct__start_noise=0.3))
+    edit("", reconstruct__seed=43, reconstruct__start="random")
+    assert not told("seed")
+    assert told("the prompt is empty") == 1
+
+
+def test_equal_prompts_of_one_call_give_one_edit_each(video):
+    settings = settings_of(video, GOLDEN_PIPELINE)
+    first, second, third = cogedit.reconstruct(video, [PROMPT, PROMPT, "a dog"], settings)
+    assert first.path == second.path != third.path
+    assert (first.reused, second.reused, third.reused) == (False, True, False)
+    assert third.record.settings.prompt == "a dog"
+
+
+def test_prompts_made_together_are_the_edits_made_alone(video, tmp_path):
+    """One pass for what is missing; the same files but for rounding."""
+    settings = settings_of(video, GOLDEN_PIPELINE)
+    inverted = cogedit.invert(video, settings)
+    prompts = [PROMPT, "a dog", "", "a red bus"]
+    alone = [
+        cogedit.reconstruct(inverted.path, p, replace(settings, workspace=tmp_path / "alone"))[0]
+        for p in prompts
+    ]
+    (first,) = cogedit.reconstruct(inverted.path, prompts[0], settings)
+    passes, run = listening_run()
+    together = cogedit.reconstruct(inverted.path, prompts, settings, run=run)
+    assert passes == ["editing: 3 edits"]
+    assert [edit.reused for edit in together] == [True, False, False, False]
+    assert first.path == together[0].path
+    for one, many, prompt in zip(alone, together, prompts, strict=True):
+        assert one.path.name == many.path.name
+        assert many.record.settings.prompt == prompt
+        found = read_artifact(many.path, "edit").tensors["latents"]
+        expected = read_artifact(one.path, "edit").tensors["latents"]
+        assert torch.allclose(found, expected, atol=1e-4)
+    assert cogedit.reconstruct(inverted.path, prompts, settings)[3].reused
+
+
+def test_edits_that_differ_in_more_than_the_prompt_are_grouped(video):
+    settings = settings_of(video, GOLDEN_PIPELINE, reconstruct__start="random")
+    inverted = cogedit.invert(video, settings)
+    passes, run = listening_run()
+    vary = ["guidance-scale=2,4", "seed=1,2"]
+    swept = cogedit.sweep(inverted.path, ["a cat", "a dog"], settings, vary=vary, run=run)
+    assert passes == ["editing: 4 edits"] * 2 + ["decoding"]
+    found = [(e.record.settings.prompt, e.record.settings.seed) for e in swept.edits]
+    assert found == [("a cat", 1), ("a cat", 2)] * 2 + [("a dog", 1), ("a dog", 2)] * 2
+    assert len({edit.path for edit in swept.edits}) == 8
+
+
+def test_how_the_rows_run_is_no_part_of_an_edit(video):
+    settings = settings_of(video, GOLDEN_PIPELINE)
+    (edit,) = cogedit.reconstruct(video, PROMPT, settings)
+    few = settings_of(video, GOLDEN_PIPELINE, transformer__max_rows=1, transformer__rows="shared")
+    assert cogedit.reconstruct(video, PROMPT, few)[0].reused
+    (anew,) = cogedit.reconstruct(video, PROMPT, few, run=cogedit.Run(force=True))
+    assert anew.path == edit.path
+    exact = settings_of(video, GOLDEN_PIPELINE, transformer__rows="exact")
+    (other,) = cogedit.reconstruct(video, PROMPT, exact)
+    assert not other.reused
+    assert other.record.settings.reference_rows == "two"
+    upstream = settings_of(video, GOLDEN_PIPELINE, transformer__rows="upstream")
+    assert cogedit.reconstruct(video, PROMPT, upstream)[0].path == other.path
+
+
+def test_a_kernel_that_cannot_run_is_refused_before_anything_is_computed(video, tmp_path):
+    settings = settings_of(video, GOLDEN_PIPELINE, transformer__attention_backend="sage")
+    for stage in (cogedit.invert, lambda *given: cogedit.reconstruct(given[0], PROMPT, given[1])):
+        with pytest.raises(UsageError, match="--attention-backend sage needs a CUDA device"):
+            stage(video, settings)
+    assert not (tmp_path / "clip.cogedit").exists()
+    checkpoint = checkpoint_for(settings)
+    assert transformer_record(checkpoint, settings).attention_backend == "sage"
+    exact = settings_of(video, GOLDEN_PIPELINE, transformer__attention_backend="math")
+    assert transformer_record(checkpoint, exact) == model_record(checkpoint, exact)
+    assert not cogedit.invert(video, exact).reused
+    assert cogedit.invert(video, settings_of(video, GOLDEN_PIPELINE)).reused
+
+
+def test_a_pass_holds_no_more_edits_than_fit(video, monkeypatch):
+    settings = settings_of(video, GOLDEN_PIPELINE)
+    inverted = cogedit.invert(video, settings)
+    monkeypatch.setattr("cogedit.stages.editor.MAX_VALUES", 2 * 3 * 16 * 8 * 12)
+    passes, run = listening_run()
+    cogedit.reconstruct(inverted.path, ["a", "b", "c"], settings, run=run)
+    assert passes == ["editing: 2 edits", "editing: c"]
+
+
+def test_equal_runs_give_equal_bytes(video):
+    settings = settings_of(video, GOLDEN_PIPELINE)
+    written = cogedit.reconstruct(video, [PROMPT], settings)[0].path
+    content = written.read_bytes()
+    cogedit.reconstruct(video, [PROMPT], settings, run=cogedit.Run(force=True))
+    assert written.read_bytes() == content
+
+
+@pytest.mark.parametrize("name", ["pipeline_2b", "pipeline_15"])
+def test_other_models_go_through_all_stages(video, request, name):
+    folder = request.getfixturevalue(name)
+    settings = settings_of(video, folder)
+    assert (settings.load.width, settings.load.height) == (64, 64)
+    inverted = cogedit.invert(video, settings)
+    (edit,) = cogedit.reconstruct(inverted.path, [PROMPT], settings)
+    exported = cogedit.export(edit.path, settings)
+    assert read_back(exported.path, width=64, height=64).shape == (9, 64, 64, 3)
+    latent_frames = read_artifact(inverted.path, "trajectory").tensors["latents"].shape[1]
+    padded = name == "pipeline_15"
+    assert inverted.record.num_pad_frames == (1 if padded else 0)
+    assert latent_frames == (4 if padded else 3)
+
+
+def test_padding_repeats_the_first_latent_frame_and_is_stripped(video, pipeline_15):
+    settings = settings_of(video, pipeline_15)
+    encoded = cogedit.encode(video, settings)
+    latents = read_artifact(encoded.path, "latents").tensors["latents"]
+    inverted = cogedit.invert(video, settings)
+    padded = read_artifact(inverted.path, "trajectory").tensors["latents"]
+    assert torch.equal(padded[:, 1:], latents)
+    assert torch.equal(padded[:, :1], latents[:, :1])
+
+
+def round_trip_error(video, model, **flags):
+    """Plain sampling from the inverted noise, under the same prompt: how far from the clip."""
+    settings = settings_of(
+        video,
+        model,
+        invert__num_inference_steps=25,
+        reconstruct__guidance_scale=1,
+        reconstruct__start="inverted",
+        reconstruct__injection_strength=0,
+        **flags,
+    )
+    inverted = cogedit.invert(video, settings)
+    (edit,) = cogedit.reconstruct(inverted.path, [""], settings)
+    clean = read_artifact(inverted.path, "trajectory").tensors["latents"]
+    back = read_artifact(edit.path, "edit").tensors["latents"]
+    return float((back - clean).std() / clean.std())
+
+
+@pytest.mark.parametrize("name", ["pipeline_2b", "pipeline_15", "pipeline_5b"])
+def test_check_of_an_inversion(video, request, name):
+    model = request.getfixturevalue(name)
+
+    def check(**flags):
+        settings = settings_of(video, model, invert__num_inference_steps=25, **flags)
+        return cogedit.check_inversion(cogedit.invert(video, settings).path, settings)
+
+    good, bad = check(invert__inversion_iterations="auto"), check(invert__inverse="upstream")
+    assert good.psnr > 45
+    assert good.psnr > bad.psnr + 10
+    assert 0.1 < good.std < 3
+
+
+@pytest.mark.parametrize("name", ["pipeline_2b", "pipeline_15", "pipeline_5b"])
+def test_inversion_round_trips_when_injection_is_off(video, request, name):
+    model = request.getfixturevalue(name)
+    assert round_trip_error(video, model, invert__inversion_iterations=8) < 0.01
+
+
+def test_2b_round_trips_as_well_as_5b(video, pipeline_2b, pipeline_5b):
+    """At one model call per step; with the shift of 2B's levels dropped it does not."""
+    assert round_trip_error(video, pipeline_2b) < 1.5 * round_trip_error(video, pipeline_5b)
+
+
+def blocks(frames):
+    """Mean of every 8x8 block of frames [F, H, W, 3]."""
+    count, height, width, _ = frames.shape
+    return frames.reshape(count, height // 8, 8, width // 8, 8, 3).mean(axis=(2, 4))
+
+
+def test_exports_of_every_kind(video):
+    settings = settings_of(video, GOLDEN_PIPELINE)
+    written = {
+        "frames": cogedit.load(video, settings),
+        "latents": cogedit.encode(video, settings),
+        "trajectory": cogedit.invert(video, settings),
+        "edit": cogedit.reconstruct(video, [PROMPT], settings)[0],
+    }
+    shown = {}
+    for kind, artifact in written.items():
+        exported = cogedit.export(artifact.path, settings)
+        assert exported.path == artifact.path.with_suffix(".mp4")
+        shown[kind] = read_back(exported.path, width=96, height=64).astype(float)
+        assert shown[kind].shape == (9, 64, 96, 3)
+    source = read_artifact(written["frames"].path, "frames").tensors["frames"].numpy()
+    # Colour is stored at half the size: compare what 8x8 pixels have in common.
+    assert abs(blocks(shown["frames"]) - blocks(source.astype(float))).max() < 12
+    assert abs(shown["trajectory"] - shown["latents"]).mean() > 4
+
+
+def test_export_keeps_what_it_did_not_make(video, tmp_path):
+    settings = settings_of(video, GOLDEN_PIPELINE)
+    frames = cogedit.load(video, settings)
+    before = video.read_bytes()
+    with pytest.raises(UsageError, match=r"clip.mp4 exists and is no export of this artifact"):
+        cogedit.export(frames.path, settings, output=video)
+    beside = cogedit.load(video, settings, output=tmp_path / "clip.safetensors").path
+    for force in (False, True):  # the name beside the artifact is the user's own video
+        with pytest.raises(UsageError, match="is no export of this artifact"):
+            cogedit.export(beside, settings, run=cogedit.Run(force=force))
+    for stage in (cogedit.load, cogedit.encode, cogedit.invert):
+        with pytest.raises(UsageError, match="is what the run starts from"):
+            stage(video, settings, output=video, run=cogedit.Run(force=True))
+    assert video.read_bytes() == before
+
+
+def test_an_export_of_the_same_artifact_is_replaced_when_its_options_change(video, tmp_path):
+    settings = settings_of(video, GOLDEN_PIPELINE)
+    frames = cogedit.load(video, settings)
+    output = tmp_path / "out.mp4"
+    assert not cogedit.export(frames.path, settings, output=output).reused
+    assert cogedit.export(frames.path, settings, output=output).reused
+    slower = replace(settings, export=replace(settings.export, fps=Fraction(10)))
+    said = []
+    run = cogedit.Run(say=said.append)
+    assert not cogedit.export(frames.path, slower, output=output, run=run).reused
+    assert said[-1].endswith(" fps), in place of one with other export settings (-o keeps both)")
+    latents = cogedit.encode(video, settings)
+    with pytest.raises(UsageError, match="no export of this artifact"):
+        cogedit.export(latents.path, settings, output=output)
+    assert not cogedit.export(
+        latents.path, settings, output=output, run=cogedit.Run(force=True)
+    ).reused
+    tiled = replace(settings, encode=EncodeSettings(vae_tiling=True))
+    assert not cogedit.export(latents.path, tiled, output=output).reused
+    half = replace(settings, dtype="bf16")
+    assert not cogedit.export(latents.path, half, output=output).reused
+
+
+def test_force_makes_the_last_stage_anew_and_reuses_the_others(video):
+    settings = settings_of(video, GOLDEN_PIPELINE)
+    cogedit.edit(video, PROMPT, settings)
+    said = []
+    cogedit.edit(video, PROMPT, settings, run=cogedit.Run(force=True, say=said.append))
+    assert [line.split()[0] for line in said if line.split()[0] in ("wrote", "reused")] == [
+        "reused",
+        "reused",
+        "reused",
+        "wrote",
+        "wrote",
+    ]
+    assert not any("--force" in line for line in said)
+
+
+def test_a_video_that_stays_is_found_before_the_edit_is_made(video, tmp_path):
+    settings = settings_of(video, GOLDEN_PIPELINE)
+    [first] = cogedit.edit(video, PROMPT, settings, output=tmp_path / "out.mp4")
+    foreign = make_video(tmp_path / "foreign.mp4", width=64, height=64, num_frames=2)
+    before = [first.path.read_bytes(), foreign.read_bytes()]
+    for output in (first.path, foreign):
+        passes, run = listening_run()
+        with pytest.raises(UsageError, match=f"{output.name} exists and is no export of this edit"):
+            cogedit.edit(video, "another prompt", settings, output=output, run=run)
+        assert passes == []
+    assert [first.path.read_bytes(), foreign.read_bytes()] == before
+    assert cogedit.edit(video, PROMPT, settings, output=first.path)[0].reused
+    forced = cogedit.Run(force=True)
+    assert not cogedit.edit(video, "more", settings, output=foreign, run=forced)[0].reused
+
+
+def test_what_cannot_be_written_is_found_out_before_anything_is_computed(video, tmp_path):
+    settings = settings_of(video, GOLDEN_PIPELINE)
+    nowhere = tmp_path / "missing" / "edit.safetensors"
+    with pytest.raises(StorageError, match="there is no folder"):
+        cogedit.reconstruct(video, PROMPT, settings, output=nowhere)
+    beyond = settings_of(video, GOLDEN_PIPELINE, reconstruct__injection_layers="0:99")
+    with pytest.raises(UsageError, match="injection_layers is 0:99; pipeline has layers 0:3"):
+        cogedit.reconstruct(video, PROMPT, beyond)
+    mixed = settings_of(
+        video,
+        GOLDEN_PIPELINE,
+        reconstruct__injection_mode="queries-keys",
+        reconstruct__injection_strength=1.5,
+    )
+    with pytest.raises(UsageError, match=r"injection_strength is 1\.5, expected 0 to 1 with"):
+        cogedit.reconstruct(video, PROMPT, mixed)
+    once = settings_of(video, GOLDEN_PIPELINE, invert__num_inference_steps=1)
+    with pytest.raises(UsageError, match="at least 2 inference steps"):
+        cogedit.invert(video, once)
+    out_of_range = replace(settings, reconstruct=replace(settings.reconstruct, seed=-1))
+    with pytest.raises(UsageError, match="seed is -1"):
+        cogedit.reconstruct(video, PROMPT, out_of_range)
+    assert not (tmp_path / "clip.cogedit").exists()
+
+
+def test_an_edit_of_one_prompt_may_name_its_video(video, tmp_path):
+    settings = settings_of(video, GOLDEN_PIPELINE)
+    (edited,) = cogedit.edit(video, PROMPT, settings, output=tmp_path / "mine.mp4")
+    assert edited.path == tmp_path / "mine.mp4"
+    assert edited.path.is_file()
+    with pytest.raises(UsageError, match="-o names one video, and there are 2 prompts"):
+        cogedit.edit(video, [PROMPT, "a dog"], settings, output=tmp_path / "two.mp4")
+
+
+def test_a_size_that_no_model_takes_is_named_first(video):
+    """And not that a codec takes none with an odd width: another codec would not help."""
+    settings = settings_of(video, GOLDEN_PIPELINE, load__width=63)
+    with pytest.raises(UsageError, match="width 63 does not suit this model"):
+        cogedit.edit(video, PROMPT, settings)
+
+
+def test_a_missing_video_leaves_nothing_behind(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(VideoError, match="no such video"):
+        cogedit.edit("missing.mp4", PROMPT, settings_of(None, GOLDEN_PIPELINE))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_number_format_is_handed_on_with_the_artifact(video):
+    inverted = cogedit.invert(video, settings_of(video, GOLDEN_PIPELINE, dtype="bf16"))
+    given = {"model": str(GOLDEN_PIPELINE), "device": "cpu"}
+    resolved = cogedit.settings_for(str(inverted.path), given, environ={})
+    assert resolved.settings.dtype == "bf16"
+    assert resolved.origins["dtype"] == f"artifact {inverted.path.name}"
+
+
+def test_a_model_that_is_nowhere_is_no_reason_to_guess_a_size(video):
+    with pytest.raises(ModelError, match="There is no model 'nope'"):
+        cogedit.settings_for(video, {"model": "nope"}, environ={})
+    with pytest.raises(ModelError, match="what size of clip it takes is not known") as caught:
+        cogedit.settings_for(video, {"model": "somebody/fine-tune"}, environ={})
+    assert "or give --width, --height and --max-num-frames" in caught.value.hint
+    size = {"load.width": 64, "load.height": 64, "load.max_num_frames": 9}
+    assert cogedit.settings_for(video, {"model": "somebody/fine-tune"} | size, environ={})
+
+
+def test_cropping_says_what_it_leaves_out(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    portrait = make_video(tmp_path / "portrait.mp4", width=96, height=170, num_frames=9)
+    said = []
+    cogedit.load(portrait, settings_of(portrait, GOLDEN_PIPELINE), run=cogedit.Run(say=said.append))
+    assert any("cropping leaves out 62% of the picture: --resize-mode pad" in s for s in said)
+
+
+def test_a_long_clip_keeps_its_recipe(tmp_path, monkeypatch):
+    """A list of 30,000 frame numbers does not fit into a video's metadata."""
+    monkeypatch.chdir(tmp_path)
+    long = make_video(tmp_path / "long.mp4", width=32, height=32, num_frames=30_000)
+    size = {"load__width": 32, "load__height": 32, "load__max_num_frames": 30_000}
+    settings = settings_of(long, GOLDEN_PIPELINE, **size)
+    frames = cogedit.load(long, settings)
+    exported = cogedit.export(frames.path, settings)
+    comment = json.loads(read_comment(exported.path))
+    assert comment["cogedit"]["frame_indices"] == "0:29993:1"
+
+
+def test_an_artifact_of_another_model_is_refused_with_both_names(video, pipeline_2b):
+    inverted = cogedit.invert(video, settings_of(video, GOLDEN_PIPELINE))
+    with pytest.raises(ArtifactMismatch, match=r"made with model pipeline .* uses tiny-2b"):
+        cogedit.reconstruct(inverted.path, [PROMPT], settings_of(inverted.path, pipeline_2b))
+
+
+def test_settings_follow_from_the_artifact(video, pipeline_2b):
+    frames = cogedit.load(video, settings_of(video, pipeline_2b))
+    settings = settings_of(frames.path, GOLDEN_PIPELINE)
+    with pytest.raises(UsageError, match="-o names one file, and there are 2 prompts"):
+        cogedit.reconstruct(frames.path, ["a", "b"], settings, output=video.with_suffix(".x"))
+    with pytest.raises(UsageError, match="needs a prompt"):
+        cogedit.reconstruct(frames.path, [], settings)

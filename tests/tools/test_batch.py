@@ -1,0 +1,365 @@
+"""A batch: every good edit is made, whatever becomes of the others, and each has its line."""
+
+import contextlib
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+from videos import make_video
+
+import cogedit
+from cogedit.cli import app
+from cogedit.config import read_batch
+from cogedit.errors import ConfigError, Interrupted, NumericalError, UsageError
+from cogedit.tools import batch as batch_module
+from cogedit.tools.batch import RESULTS, batch
+from cogedit.tools.batch_plan import plan_batch
+
+SHAPES = ["--model", "shapes", "--device", "cpu", "--num-inference-steps", "2"]
+FLAGS = {
+    "model": "shapes",
+    "device": "cpu",
+    "invert.num_inference_steps": 2,
+    "reconstruct.num_inference_steps": 2,
+}
+COLOURS = ("red", "green", "blue", "white", "black")
+TEN = [("a.mp4", f"a {colour} square") for colour in COLOURS]
+TEN += [("broken.mp4", "a red square")]
+TEN += [("b.mp4", f"a {colour} circle") for colour in COLOURS[:4]]
+
+
+def invoke(*args, folder, stdin=None):
+    with contextlib.chdir(folder):
+        return CliRunner().invoke(app, ["batch", *map(str, args)], input=stdin)
+
+
+def as_csv(rows, header=("video", "prompt")):
+    text = io.StringIO()
+    csv.writer(text).writerows([header, *rows])
+    return text.getvalue()
+
+
+def lines_of(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def files(folder):
+    return sorted(str(path) for path in folder.rglob("*"))
+
+
+def clips(folder):
+    """Two clips and a file that is none."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, fps in (("a", "8"), ("b", "9")):  # a rate each, or they would be the same clip
+        make_video(folder / f"{name}.mp4", width=64, height=64, num_frames=9, fps=fps)
+    (folder / "broken.mp4").write_text("no video")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ten(tmp_path_factory):
+    """A folder in which ten edits were asked for, of which one is bad, and what was shown."""
+    folder = clips(tmp_path_factory.mktemp("ten"))
+    (folder / "edits.csv").write_text(as_csv(TEN))
+    return folder, invoke("edits.csv", *SHAPES, folder=folder)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return clips(tmp_path)
+
+
+def test_one_bad_edit_keeps_nine(ten):
+    folder, shown = ten
+    assert shown.exit_code == 10
+    found = lines_of(folder / RESULTS)
+    assert [(one["video"], one["prompt"]) for one in found] == TEN
+    assert [one["status"] for one in found] == ["written"] * 5 + ["failed"] + ["written"] * 4
+    bad = found[5]
+    assert (bad["row"], bad["exit_code"], bad["path"]) == ("row 6 of edits.csv", 3, None)
+    assert "broken.mp4" in bad["error"]
+    written = [one["path"] for one in found if one["path"] is not None]
+    assert shown.stdout.splitlines() == written
+    assert len({*written}) == 9
+    assert all((folder / path).stat().st_size for path in written)
+    assert "error: 1 of 10 edits failed" in shown.stderr
+    assert "10 of 10 written: b.cogedit/b-a-white-circle" in shown.stderr
+
+
+def test_edits_of_a_video_share_the_inversion_and_the_pass(ten):
+    folder, _ = ten
+    for name, number in (("a", 5), ("b", 4)):
+        made = [len(one["content_keys"]) for one in lines_of(folder / f"{name}.cogedit/runs.jsonl")]
+        assert made == [1, number]  # the inversion, and all edits at once
+
+
+def test_a_second_run_reuses_nine_and_appends_its_results(ten):
+    folder, first = ten
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("*.cogedit/*.mp4")}
+    again = invoke("edits.csv", *SHAPES, "--results", "again.jsonl", folder=folder)
+    assert again.exit_code == 10
+    found = lines_of(folder / "again.jsonl")
+    assert [one["status"] for one in found].count("reused") == 9
+    assert again.stdout == first.stdout
+    assert before == {path: path.stat().st_mtime_ns for path in folder.glob("*.cogedit/*.mp4")}
+    invoke("edits.csv", *SHAPES, "--results", "again.jsonl", folder=folder)
+    assert len(lines_of(folder / "again.jsonl")) == 20
+
+
+def test_a_dry_run_says_what_is_there_and_writes_nothing(ten):
+    folder, _ = ten
+    (folder / "more.csv").write_text(as_csv([*TEN, ("a.mp4", "a gray square")]))
+    before = files(folder)
+    shown = invoke("more.csv", *SHAPES, "--dry-run", folder=folder)
+    assert shown.exit_code == 10
+    assert "1 of 11 edits would fail" in shown.stderr
+    *rows, total = shown.stdout.splitlines()
+    assert [row.endswith("there already") for row in rows] == [True] * 5 + [False] + [True] * 4 + [
+        False
+    ]
+    assert "6 of 11  broken.mp4: a red square: fails: " in rows[5]
+    assert rows[10].endswith("a gray square: edit, export")
+    assert total == "9 there already, 1 to make, 1 would fail"
+    found = json.loads(invoke("more.csv", *SHAPES, "--dry-run", "--json", folder=folder).stdout)
+    assert [one["inversion"] for one in found["edits"]] == [True] * 5 + [False] + [True] * 5
+    assert found["outputs"] == []
+    assert files(folder) == before
+    (folder / "more.csv").write_text(as_csv([TEN[0]]))
+    assert invoke("more.csv", *SHAPES, "--dry-run", folder=folder).exit_code == 0
+
+
+def test_json_has_failures_too(ten):
+    folder, _ = ten
+    args = ["edits.csv", *SHAPES, "--json", "--quiet", "--results", "json.jsonl"]
+    shown = invoke(*args, folder=folder)
+    assert shown.exit_code == 10
+    assert json.loads(shown.stdout)["outputs"] == lines_of(folder / "json.jsonl")
+
+
+def test_fail_fast_ends_with_the_first_failure(folder):
+    (folder / "edits.csv").write_text(as_csv([TEN[5], TEN[5], TEN[0]]))
+    shown = invoke("edits.csv", *SHAPES, "--fail-fast", folder=folder)
+    assert shown.exit_code == 10
+    assert [one["status"] for one in lines_of(folder / RESULTS)] == ["failed"]
+    assert "error: 1 of 3 edits failed, 2 were not begun" in shown.stderr
+    assert not list(folder.glob("*.cogedit"))
+
+
+TOML = """
+model = "shapes"
+device = "cpu"
+invert.num_inference_steps = 2
+
+[reconstruct]
+num_inference_steps = 2
+
+[[edit]]
+video = ["clips/a.mp4", "clips/b.mp4"]
+prompt = ["a red square", "a blue square"]
+
+[[edit]]
+video = "clips/a.mp4"
+prompt = "a red square"
+output = "green.mp4"
+reconstruct.guidance_scale = 3
+export.crf = 30
+"""
+
+
+def test_toml_crosses_videos_and_prompts_under_settings_of_its_own(tmp_path):
+    clips(tmp_path / "sub" / "clips")
+    (tmp_path / "sub" / "edits.toml").write_text(TOML)
+    args = ["sub/edits.toml", "--workspace", "work"]
+    shown = invoke(*args, folder=tmp_path)
+    assert shown.exit_code == 0, shown.stderr
+    found = lines_of(tmp_path / "work" / RESULTS)  # the workspace that all have in common
+    assert [(Path(one["video"]).name, one["row"]) for one in found] == [
+        ("a.mp4", "row 1 of edits.toml"),
+        ("a.mp4", "row 1 of edits.toml"),
+        ("a.mp4", "row 2 of edits.toml"),
+        ("b.mp4", "row 1 of edits.toml"),
+        ("b.mp4", "row 1 of edits.toml"),
+    ]
+    assert found[2]["path"] == "sub/green.mp4"
+    assert (tmp_path / "sub" / "green.mp4").is_file()
+    recipe = CliRunner().invoke(app, ["inspect", str(tmp_path / "sub/green.mp4"), "--json"]).stdout
+    for setting in ('"guidance_scale": 3.0', '"crf": 30'):
+        assert setting in json.dumps(json.loads(recipe))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        as_csv([("a.mp4", "a red square, small", "3")], ("video", "prompt", "reconstruct.seed")),
+        '{"video": "a.mp4", "prompt": "a red square, small", "reconstruct": {"seed": 3}}\n',
+    ],
+)
+def test_the_standard_input_is_csv_or_json_lines(folder, text):
+    shown = invoke("-", *SHAPES, folder=folder, stdin=text)
+    assert shown.exit_code == 0, shown.stderr
+    [one] = lines_of(folder / RESULTS)
+    assert (one["row"], one["status"]) == ("row 1 of the standard input", "written")
+
+
+def read(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    return read_batch(str(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message", "hint"),
+    [
+        ("e.csv", "video,promt\na,b\n", "unknown key `promt` in row 1 of e.csv", "`prompt`"),
+        ("e.csv", "video,prompt\na,b\nc\n", "row 2 of e.csv has 1 cells, expected 2", "quotation"),
+        ("e.csv", "video,prompt\na,b\nc,\n", "row 2 of e.csv has no `prompt`", "give it"),
+        ("e.csv", "video,video\na,b\n", "the header of e.csv has `video` twice", ""),
+        ("e.csv", 'video,prompt\n"a"b,c\n', "line 2 of e.csv is not valid CSV", ""),
+        ("e.csv", "", "e.csv has no row", "a video and a prompt"),
+        (
+            "e.csv",
+            "video,prompt,guidance_scale\na,b,3\n",
+            "unknown key `guidance_scale` in row 1 of e.csv",
+            "`reconstruct.guidance_scale`",
+        ),
+        (
+            "e.csv",
+            "video,prompt,reconstruct.seed\na,b,x\n",
+            "`reconstruct.seed` in row 1 of e.csv is 'x', expected a whole number",
+            "",
+        ),
+        (
+            "e.toml",
+            '[[edit]]\nvideo = "a"\nprompt = "b"\nreconstruct.seed = "3"\n',
+            "`reconstruct.seed` in row 1 of e.toml is '3', expected a whole number",
+            "",
+        ),
+        ("e.toml", '[[edit]]\nvideo = "a"\nprompt = 3\n', "`prompt` in row 1 of e.toml is 3", ""),
+        ("e.toml", '[[edits]]\nvideo = "a"\n', "unknown key `edits` in e.toml", "`edit`"),
+        ("e.toml", "edit = 3\n", "`edit` in e.toml is no list of tables", "[[edit]]"),
+        ("e.toml", 'model = "shapes"\n', "e.toml has no [[edit]] table", "a video and a prompt"),
+        ("e.toml", "edit =\n", "e.toml is not valid TOML", ""),
+        ("e.jsonl", '{"video": "a", "prompt": "b"}\n[]\n', "row 2 of e.jsonl is no JSON", ""),
+        ("e.jsonl", "{\n", "row 1 of e.jsonl is not valid JSON", ""),
+        ("e.txt", "", "a batch is a file that ends in .toml, .csv, .jsonl, or -", ""),
+        (
+            "e.jsonl",
+            '{"video": "a", "prompt": "b", "reconstruct": {"strengh": 1}}\n',
+            "unknown key `reconstruct.strengh` in row 1 of e.jsonl",
+            "did you mean `reconstruct.",
+        ),
+    ],
+)
+def test_bad_rows_are_refused_with_their_number(tmp_path, name, text, message, hint):
+    with pytest.raises(ConfigError) as caught:
+        read(tmp_path, name, text)
+    assert message in caught.value.message
+    assert hint in (caught.value.hint or "")
+
+
+def test_nothing_runs_where_one_row_is_bad(folder):
+    rows = [("a.mp4", "a red square", "1"), ("b.mp4", "a red square", "-1")]
+    (folder / "edits.csv").write_text(as_csv(rows, ("video", "prompt", "reconstruct.seed")))
+    before = files(folder)
+    shown = invoke("edits.csv", *SHAPES, folder=folder)
+    assert shown.exit_code == 2
+    assert "`reconstruct.seed` in row 2 of edits.csv is '-1'" in shown.stderr
+    assert files(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([("a.mp4", "x", "o.mp4"), ("b.mp4", "y", "o.mp4")], "have the same output"),
+        ([("a.mp4", "x", "a.mp4")], "row 1 of edits.csv: "),
+        ([("a.cogedit/x.safetensors", "x", "")], "row 1 of edits.csv: "),
+    ],
+)
+def test_edits_that_cannot_work_are_refused_before_any_runs(folder, rows, message):
+    (folder / "edits.csv").write_text(as_csv(rows, ("video", "prompt", "output")))
+    before = files(folder)
+    shown = invoke("edits.csv", *SHAPES, folder=folder)
+    assert shown.exit_code in (2, 4)
+    assert message in shown.stderr
+    assert files(folder) == before
+
+
+def test_flags_stand_above_rows_and_rows_above_the_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("COGEDIT_RECONSTRUCT_SEED", "9")
+    clips(tmp_path)
+    rows = read(
+        tmp_path,
+        "e.toml",
+        "reconstruct.seed = 1\nreconstruct.guidance_scale = 2\n"
+        '[[edit]]\nvideo = "a.mp4"\nprompt = "x"\n'
+        '[[edit]]\nvideo = "a.mp4"\nprompt = "x"\nreconstruct.seed = 3\n',
+    )
+    seeds = [one.settings.reconstruct.seed for one in plan_batch(rows, FLAGS)]
+    assert seeds == [1, 3]
+    above = plan_batch(rows, FLAGS | {"reconstruct.seed": 4})
+    assert [one.settings.reconstruct.seed for one in above] == [4, 4]
+    assert {one.settings.reconstruct.guidance_scale for one in above} == {2.0}
+
+
+def test_an_output_for_several_edits_is_a_folder(tmp_path):
+    clips(tmp_path)
+    rows = read(
+        tmp_path, "e.jsonl", '{"video": "a.mp4", "prompt": ["x", "y"], "output": "o.mp4"}\n'
+    )
+    with pytest.raises(UsageError, match="names one video, and there are 2 edits"):
+        plan_batch(rows, FLAGS)
+
+
+def planned(folder, rows):
+    (folder / "edits.csv").write_text(as_csv(rows))
+    return plan_batch(read_batch("edits.csv"), FLAGS)
+
+
+def test_an_edit_that_fails_in_company_fails_alone(folder, monkeypatch):
+    """The others of its pass are made one by one."""
+    monkeypatch.chdir(folder)
+    edits = planned(folder, TEN[:3])
+    make = batch_module.make_edits
+
+    def failing(source, asked, settings, **how):
+        if any("green" in one.prompt for one in asked):
+            raise NumericalError("NaN at step 1")
+        return make(source, asked, settings, **how)
+
+    monkeypatch.setattr(batch_module, "make_edits", failing)
+    done = batch(edits)
+    assert [one.status for one in done] == ["written", "failed", "written"]
+    assert (done[1].exit_code, done[1].error) == (8, "NaN at step 1")
+
+
+def test_a_wish_to_stop_keeps_the_results_until_then(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    edits = planned(folder, [TEN[0], TEN[6]])
+
+    @contextlib.contextmanager
+    def progress(doing, total):
+        def on_step(info):
+            if doing.startswith("2/2") and info.index == 0:
+                run.stop.ask()
+
+        yield on_step
+
+    run = cogedit.Run(progress=progress)
+    with pytest.raises(Interrupted):
+        batch(edits, run=run)
+    assert [one["status"] for one in lines_of(folder / RESULTS)] == ["written"]
+    again = batch(edits, run=cogedit.Run())
+    assert [one.status for one in again] == ["reused", "written"]
+
+
+def test_the_batch_of_the_readme(tmp_path):
+    """As written there: every prompt on every video, then one edit more."""
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    example = text[text.index("# edits.toml") :]
+    first, second = read(tmp_path, "edits.toml", example[: example.index("```")])
+    assert (len(first.videos), len(first.prompts)) == (2, 2)
+    assert second.output == tmp_path / "polar.mp4"
+    assert second.values["row 2 of edits.toml"] == {"reconstruct.guidance_scale": 8}
+    assert second.values["edits.toml"] == {"invert.num_inference_steps": 25}

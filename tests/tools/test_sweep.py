@@ -1,0 +1,91 @@
+"""A grid of settings on one contact sheet."""
+
+import json
+
+import pytest
+from PIL import Image
+from pipelines import GOLDEN_PIPELINE
+from typer.testing import CliRunner
+from videos import make_video
+
+import cogedit
+from cogedit.cli import app
+from cogedit.errors import UsageError
+from cogedit.tools.sweep import parse_grid
+
+
+def test_grid():
+    cells = parse_grid(["strength=0.25,1", "start-step=0,5,10"])
+    assert len(cells) == 6
+    assert cells[0] == {"injection_strength": 0.25, "start_step": 0}
+    assert cells[1] == {"injection_strength": 0.25, "start_step": 5}
+    assert cells[5] == {"injection_strength": 1.0, "start_step": 10}
+    (cell,) = parse_grid(["--injection-steps=0.0:0.5"])
+    assert cell == {"injection_steps": (0.0, 0.5)}
+    assert parse_grid([]) == ({},)
+
+
+def test_a_misspelled_name_of_a_grid_is_recognised():
+    with pytest.raises(UsageError) as raised:
+        parse_grid(["strenght=1"])
+    assert raised.value.hint == "did you mean injection-strength?"
+    with pytest.raises(UsageError) as raised:
+        parse_grid(["guidence-scale=2"])
+    assert raised.value.hint == "did you mean guidance-scale?"  # and not source-guidance-scale
+
+
+@pytest.mark.parametrize(
+    ("vary", "said"),
+    [
+        (["strenght=1"], "--vary strenght is no option of reconstruct"),
+        (["steps=0.0:1.0"], "--vary steps is ambiguous"),
+        (["strength"], "has no values"),
+        (["strength="], "has no values"),
+        (["strength=200"], "--injection-strength is 200, expected 0 to 100"),
+        (["seed=1,x"], "--seed is x, expected a whole number"),
+        (["seed=1", "seed=2"], "names seed twice"),
+        (["seed=" + ",".join(map(str, range(15))), "start-step=" + "0," * 14 + "0"], "225 cells"),
+    ],
+)
+def test_grids_that_mean_nothing(vary, said):
+    with pytest.raises(UsageError, match=said):
+        parse_grid(vary)
+
+
+def test_sweep(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_video(tmp_path / "clip.mp4", width=96, height=64, num_frames=9)
+    model = ["--model", str(GOLDEN_PIPELINE), "--dtype", "fp32", "--device", "cpu"]
+    vary = ["--vary", "strength=0.5,1", "--vary", "start=random,inverted"]
+    args = ["sweep", "clip.mp4", "-p", "a cat", "-p", "a dog", *vary, "--num-inference-steps", "2"]
+    result = CliRunner().invoke(app, [*args, *model, "-o", "sheet.png"])
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.split() == ["sheet.png", "sheet.json"]
+    # Two prompts of two rows of two pictures, each 96x64.
+    width, height = Image.open(tmp_path / "sheet.png").size
+    assert width > 2 * 96
+    assert height > 4 * 64
+    edits = json.loads((tmp_path / "sheet.json").read_text())["edits"]
+    assert [edit["settings"]["prompt"] for edit in edits] == ["a cat"] * 4 + ["a dog"] * 4
+    assert [edit["settings"]["start"] for edit in edits] == ["random", "inverted"] * 4
+    assert all(edit["mean_change"] > 0 and edit["psnr_to_source"] < 60 for edit in edits)
+    assert all((tmp_path / "clip.cogedit" / edit["path"]).is_file() for edit in edits)
+
+    again = CliRunner().invoke(app, [*args, *model, "-o", "sheet.png"])
+    assert again.exit_code == 2
+    assert "sheet.png exists" in again.stderr
+    forced = CliRunner().invoke(app, [*args, *model])
+    assert forced.exit_code == 0, forced.stderr
+    assert forced.stderr.count("reused") == 8 + 3
+
+
+def test_a_sheet_is_a_png(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="a contact sheet is a PNG"):
+        cogedit.sweep(
+            "clip.mp4",
+            "a cat",
+            cogedit.settings_for(None, {"model": str(GOLDEN_PIPELINE)}, environ={}).settings,
+            vary=["seed=1,2"],
+            output=tmp_path / "sheet.jpg",
+        )
