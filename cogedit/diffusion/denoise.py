@@ -136,13 +136,13 @@ def start_sample(
         start_noise: rho, 0 to 1.
 
     Returns:
-        [B, F, C, H, W] float32, on the CPU.
+        [B, F, C, H, W] float32, where the trajectory is.
     """
     t = schedule.timesteps[0]
     stored = reference.at(t)
     if start_noise == 0:
         return stored
-    fresh = torch.cat([draw_noise((1, *stored.shape[1:]), seed=seed) for seed in seeds])
+    fresh = torch.cat([draw_noise((1, *stored.shape[1:]), seed=seed) for seed in seeds]).to(stored)
     signal = math.sqrt(schedule.alpha_cumprod(t)) * reference.latents
     found = stored - signal  # sqrt(1 - abar) eps*
     spread = math.sqrt(1 - schedule.alpha_cumprod(t))

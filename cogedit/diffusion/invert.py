@@ -70,7 +70,7 @@ def invert_consistent(
         on_step: Told after every step; `residual` is the relative size of the last correction.
 
     Returns:
-        The trajectory from the lowest level to the noise.
+        The trajectory from the lowest level to the noise, in host memory.
 
     Raises:
         UsageError: `iterations` is below 1, or the schedule has a single level, where the
@@ -81,13 +81,13 @@ def invert_consistent(
         raise UsageError(f"inversion_iterations is {iterations}; it must be at least 1")
     if len(schedule.timesteps) < 2:
         raise UsageError("Inverting needs at least 2 inference steps; found 1")
-    done = on_device(done, latents.device)
-    samples = [state.tensors["sample"] for state in done]
+    # Samples wait in host memory: those of CogVideoX 1.5 take more than a gigabyte.
+    samples = [state.tensors["sample"].cpu() for state in done]
     velocities = [
         Velocity(schedule.angle(state.info.timestep), state.tensors["velocity"])
-        for state in done[-2:]
+        for state in on_device(done[-2:], latents.device)
     ]
-    x = samples[-1] if samples else latents
+    x = samples[-1].to(latents.device) if samples else latents
     for index, (s, t) in steps_after(done, schedule.inversion_steps()):
         cos, sin = schedule.rotation(t, s)
         v = predict_velocity(velocities, schedule.angle(t)) if velocities else model(x, t)
@@ -102,11 +102,11 @@ def invert_consistent(
         x = y
         velocities = [*velocities[-1:], Velocity(schedule.angle(t), v)]
         require_finite(x, name="the inverted sample", step=index + 1, timestep=t)
-        samples.append(x)
+        samples.append(x.cpu())
         total = len(schedule.timesteps)
         info = StepInfo(index, total, t, residual=residual, num_calls=num_calls)
         tell(StepState(info, {"sample": x, "velocity": v}), on_state, on_step)
-    return Trajectory.of(samples, latents, schedule)
+    return Trajectory.of(samples, latents.cpu(), schedule)
 
 
 def invert_upstream(
@@ -131,21 +131,20 @@ def invert_upstream(
         on_step: Told after every step.
 
     Returns:
-        The trajectory from the lowest level to the noise.
+        The trajectory from the lowest level to the noise, in host memory.
 
     Raises:
         NumericalError: NaN or Inf appeared.
     """
-    done = on_device(done, latents.device)
-    samples = [state.tensors["sample"] for state in done]
-    x = samples[-1] if samples else latents
+    samples = [state.tensors["sample"].cpu() for state in done]
+    x = samples[-1].to(latents.device) if samples else latents
     for index, (s, t) in steps_after(done, schedule.inversion_steps()):
         x = ddim_step(model(x, t), x, schedule=schedule, t_from=s, t_to=t)
         require_finite(x, name="the inverted sample", step=index + 1, timestep=t)
-        samples.append(x)
+        samples.append(x.cpu())
         info = StepInfo(index, len(schedule.timesteps), t)
         tell(StepState(info, {"sample": x}), on_state, on_step)
-    return Trajectory.of(samples, latents, schedule)
+    return Trajectory.of(samples, latents.cpu(), schedule)
 
 
 def predict_velocity(velocities: list[Velocity], angle: float) -> Tensor:

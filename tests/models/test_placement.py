@@ -167,6 +167,6 @@ def test_group_offload_keeps_two_blocks_on_the_gpu():
     torch.cuda.reset_peak_memory_stats(device)
     velocity(model)
     sizes = TransformerSizes.of(dict(model.config))
-    expected = activation_bytes(sizes, (3, 8, 12), rows=1, item_size=2)
+    expected = activation_bytes(sizes, (3, 8, 12), rows=1, item_size=2, device="cuda")
     assert torch.cuda.max_memory_allocated(device) < demand.resident + 2 * expected
     assert demand.resident < 0.5 * demand.weights

@@ -1,0 +1,196 @@
+"""What only a GPU can show, at the width and the number of tokens of CogVideoX-5B.
+
+The marker keeps these out of `make test`; `pytest -m gpu` runs them. They draw weights at random
+and take two layers of the 42, so that they need no download and about 3 GB.
+"""
+
+import math
+
+import pytest
+import torch
+from pipelines import GOLDEN_PIPELINE
+
+from cogedit.diffusion.denoise import start_sample
+from cogedit.diffusion.schedule import Schedule
+from cogedit.diffusion.trajectory import Trajectory
+from cogedit.models.attention import attend_with_reference
+from cogedit.models.checkpoint import find_checkpoint
+from cogedit.models.forward import run_rows
+from cogedit.models.kernels import attention, attention_with_lse
+from cogedit.models.loading import alphas_cumprod, load_transformer, load_vae
+from cogedit.models.placement import on_device, place, store_weights
+from cogedit.models.rotary import image_rotary_emb
+from cogedit.models.sampling import edit_latents, invert_latents
+from cogedit.models.vae import decode_pieces
+from cogedit.types import InvertSettings, ReconstructSettings, TransformerSettings
+
+pytestmark = pytest.mark.gpu
+
+CUDA = torch.device("cuda")
+TEXT_TOKENS, LATENT_SHAPE = 226, (13, 60, 90)
+TOKENS = TEXT_TOKENS + 13 * 30 * 45
+
+
+def relative_error(actual, expected):
+    return float((actual.double() - expected).norm() / expected.norm())
+
+
+def exact_attention(q, k, v):
+    """Attention and log-sum-exp in float64, in blocks of queries."""
+    outs, lses = [], []
+    k, v = k.double(), v.double()
+    for queries in q.double().split(512, dim=2):
+        logits = queries @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+        lses.append(logits.logsumexp(-1))
+        outs.append(logits.softmax(-1) @ v)
+    return torch.cat(outs, 2), torch.cat(lses, 2)
+
+
+@pytest.fixture
+def heads():
+    """Queries, keys and values of two heads, and keys and values of a reference."""
+    generator = torch.Generator(CUDA).manual_seed(0)
+    shape = 1, 2, TOKENS, 64
+    return [torch.randn(shape, generator=generator, device=CUDA) for _ in range(5)]
+
+
+@pytest.fixture
+def wide_transformer():
+    """Two layers of the width of CogVideoX-5B, bf16, in host memory."""
+    from diffusers import CogVideoXTransformer3DModel
+
+    frames, height, width = LATENT_SHAPE
+    torch.manual_seed(0)
+    model = CogVideoXTransformer3DModel(
+        num_attention_heads=48,
+        num_layers=2,
+        sample_frames=4 * (frames - 1) + 1,
+        sample_height=height,
+        sample_width=width,
+        use_rotary_positional_embeddings=True,
+    )
+    return model.to(torch.bfloat16).eval().requires_grad_(False)
+
+
+def velocity(transformer, *, rows=1):
+    generator = torch.Generator().manual_seed(1)
+    frames, height, width = LATENT_SHAPE
+    sample = torch.randn(rows, frames, 16, height, width, generator=generator)
+    prompt_embeds = torch.randn(rows, TEXT_TOKENS, 4096, generator=generator)
+    with torch.no_grad():
+        return transformer(
+            hidden_states=sample.to(CUDA, torch.bfloat16),
+            encoder_hidden_states=prompt_embeds.to(CUDA, torch.bfloat16),
+            timestep=torch.full((1,), 500, device=CUDA),
+            image_rotary_emb=image_rotary_emb(transformer, LATENT_SHAPE),
+            return_dict=False,
+        )[0]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "error"), [(torch.bfloat16, 1e-2), (torch.float16, 2e-3), (torch.float32, 1e-3)]
+)
+def test_the_log_sum_exp_of_the_kernel(heads, dtype, error):
+    q, k, v = (x.to(dtype) for x in heads[:3])
+    out, lse = attention_with_lse(q, k, v)
+    expected, expected_lse = exact_attention(q, k, v)
+    assert relative_error(out, expected) < error
+    assert lse.dtype == torch.float32
+    assert relative_error(lse, expected_lse) < 1e-4
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_two_attentions_merged_are_one_over_both(heads, dtype):
+    q, k, v, k_ref, v_ref = (x.to(dtype) for x in heads)
+    expected, _ = exact_attention(q, torch.cat([k, k_ref], 2), torch.cat([v, v_ref], 2))
+    merged = attend_with_reference(q, (k, v), (k_ref, v_ref), strength=1.0)
+    joined = attention(q, torch.cat([k, k_ref], 2), torch.cat([v, v_ref], 2))
+    assert relative_error(merged, expected) < 1e-2
+    assert relative_error(joined, expected) < 1e-2
+
+
+def test_row_by_row_is_the_models_own_forward(wide_transformer):
+    transformer = wide_transformer.to(CUDA)
+    expected = velocity(transformer)
+    with run_rows(transformer):
+        assert torch.equal(velocity(transformer), expected)
+    assert torch.equal(velocity(transformer), expected)
+
+
+def test_compiled_blocks_agree(wide_transformer):
+    transformer = wide_transformer.to(CUDA)
+    expected = velocity(transformer)
+    with run_rows(transformer, settings=TransformerSettings(compile=True)):
+        compiled = velocity(transformer)
+    assert relative_error(compiled, expected.double()) < 2e-2
+
+
+@pytest.mark.parametrize("weights", [None, "fp8"])
+def test_weights_that_wait_in_host_memory_give_the_same_results(wide_transformer, weights):
+    if weights is not None:
+        store_weights(wide_transformer, weights)
+    wide_transformer.to(CUDA)
+    expected = velocity(wide_transformer)
+    wide_transformer.to("cpu")
+    place(wide_transformer, CUDA, offload="group")
+    with on_device(wide_transformer, CUDA, offload="group"):
+        for _ in range(3):  # the order of the blocks is learned in the first pass
+            assert torch.equal(velocity(wide_transformer), expected)
+
+
+def test_the_vae_decodes_in_pieces_as_diffusers_does():
+    vae = load_vae(find_checkpoint(str(GOLDEN_PIPELINE)), device=CUDA, dtype=torch.bfloat16)
+    channels = vae.config.latent_channels
+    latents = torch.randn(1, 5, channels, 8, 12, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        pieces = torch.cat([piece.clone() for piece in decode_pieces(vae, latents)])
+        scaled = (latents.movedim(1, 2) / vae.config.scaling_factor).to(CUDA, torch.bfloat16)
+        expected = vae.decode(scaled).sample[0].movedim(1, 0)
+    assert torch.equal(pieces, expected)
+
+
+@pytest.mark.parametrize("start_noise", [0.0, 0.3, 1.0])
+def test_a_start_mixes_noise_with_a_trajectory_on_the_gpu(start_noise):
+    generator = torch.Generator().manual_seed(3)
+    schedule = Schedule.trailing(torch.linspace(0.99, 0.0, 1000, dtype=torch.float64), 4)
+    samples = torch.randn(4, 1, 3, 16, 8, 12, generator=generator)
+    latents = torch.randn(1, 3, 16, 8, 12, generator=generator)
+    timesteps = tuple(reversed(schedule.timesteps))
+    here, there = (
+        Trajectory(samples.to(device), latents.to(device), timesteps) for device in ("cpu", CUDA)
+    )
+    expected = start_sample(here, schedule, seeds=[7], start_noise=start_noise)
+    actual = start_sample(there, schedule, seeds=[7], start_noise=start_noise)
+    assert actual.device.type == "cuda"
+    assert torch.allclose(actual.cpu(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("inverse", ["consistent", "upstream"])
+def test_an_inversion_and_an_edit_agree_with_the_cpus(inverse):
+    """In float32, where another device adds up in another order and no more."""
+    checkpoint = find_checkpoint(str(GOLDEN_PIPELINE))
+    generator = torch.Generator().manual_seed(4)
+    latents = torch.randn(1, 3, 16, 8, 12, generator=generator)
+    embeds = {text: torch.randn(1, 226, 32, generator=generator) for text in ("", "a cat")}
+    results = []
+    for device in (torch.device("cpu"), CUDA):
+        transformer = load_transformer(checkpoint, device=device, dtype=torch.float32)
+        trajectory = invert_latents(
+            transformer,
+            latents.to(device),
+            [InvertSettings(num_inference_steps=6, inverse=inverse)],
+            alphas_cumprod=alphas_cumprod(checkpoint),
+            embeds=embeds,
+        )
+        assert trajectory.samples.device.type == "cpu"  # where they wait, and take no GPU memory
+        edits = edit_latents(
+            transformer,
+            trajectory,
+            [ReconstructSettings(prompt="a cat", start_noise=0.2, guidance_scale=2.0)],
+            inversion_prompts=[""],
+            alphas_cumprod=alphas_cumprod(checkpoint),
+            embeds=embeds,
+        )
+        results.append((trajectory.noise, edits[-1].cpu()))
+    for on_gpu, on_cpu in zip(results[1], results[0], strict=True):
+        assert relative_error(on_gpu, on_cpu.double()) < 1e-2
