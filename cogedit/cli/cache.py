@@ -48,9 +48,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 def list_entries(folders: Folders = None, json_output: Json = False) -> None:
     """List artifacts, unfinished runs and leftovers."""
     from cogedit.artifacts.listing import survey
-    from cogedit.stages.cancellation import Stop
+    from cogedit.stages.cancellation import Cancellation
 
-    with handle_errors(Stop(), Screen(), debug=False):
+    with handle_errors(Cancellation(), Screen(), debug=False):
         entries = [entry for folder in _folders(folders) for entry in survey(folder)]
         if json_output:
             _print_json("cache ls", entries=[_row(entry) for entry in entries])
@@ -62,9 +62,9 @@ def list_entries(folders: Folders = None, json_output: Json = False) -> None:
 def verify(folders: Folders = None, json_output: Json = False) -> None:
     """Check every byte of every artifact; exit with 4 if one is damaged."""
     from cogedit.artifacts.listing import survey
-    from cogedit.stages.cancellation import Stop
+    from cogedit.stages.cancellation import Cancellation
 
-    with handle_errors(Stop(), Screen(), debug=False):
+    with handle_errors(Cancellation(), Screen(), debug=False):
         entries = [entry for folder in _folders(folders) for entry in survey(folder, verify=True)]
         artifacts = [entry for entry in entries if entry.state in ("whole", "damaged")]
         damaged = [entry for entry in artifacts if entry.state == "damaged"]
@@ -101,7 +101,7 @@ def prune_entries(
     A workspace that a running process works in is left alone.
     """
     from cogedit.artifacts.listing import prune
-    from cogedit.stages.cancellation import Stop
+    from cogedit.stages.cancellation import Cancellation
 
     kinds = {str(one) for one in kind or ()}
 
@@ -112,7 +112,7 @@ def prune_entries(
             return unfinished
         return damaged if entry.state == "damaged" else entry.kind in kinds
 
-    with handle_errors(Stop(), Screen(), debug=False):
+    with handle_errors(Cancellation(), Screen(), debug=False):
         done = prune(_folders(folders), wanted=wanted, verify=damaged, dry_run=dry_run)
         if json_output:
             _print_json(

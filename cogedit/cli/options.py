@@ -18,17 +18,17 @@ from cogedit.errors import UsageError
 if TYPE_CHECKING:
     from cogedit.config import ResolvedSettings, Settings
     from cogedit.stages import Run
-    from cogedit.stages.cancellation import Stop
+    from cogedit.stages.cancellation import Cancellation
 
 _STAGES = {"frames": ("load",), "latents": ("load", "encode")}
 _STAGES["trajectory"] = (*_STAGES["latents"], "invert")
 _STAGES["edit"] = _STAGES["trajectory"]
 
 
-def _new_stop() -> Stop:
-    from cogedit.stages.cancellation import Stop
+def _new_stop() -> Cancellation:
+    from cogedit.stages.cancellation import Cancellation
 
-    return Stop()
+    return Cancellation()
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Call:
     config: str | None
     force: bool
     screen: Screen
-    stop: Stop = field(default_factory=_new_stop)
+    stop: Cancellation = field(default_factory=_new_stop)
 
     @property
     def run(self) -> Run:
@@ -58,11 +58,11 @@ class Call:
 
         return Run(
             force=self.force,
-            say=self.screen.say,
+            notify=self.screen.say,
             detail=self.screen.detail,
             progress=self.screen.progress,
             preview=self.screen.preview,
-            stop=self.stop,
+            cancellation=self.stop,
         )
 
     @property

@@ -19,7 +19,7 @@ from cogedit.cli.progress import Notes, Thumbnail, bar_progress, event_progress,
 from cogedit.errors import CogeditError, Interrupted, StorageError, Terminated
 
 if TYPE_CHECKING:
-    from cogedit.stages.cancellation import Stop
+    from cogedit.stages.cancellation import Cancellation
     from cogedit.types import RGBPicture, ShowStep
 
 _REFUSED_BY_THE_SYSTEM = {
@@ -143,7 +143,7 @@ class Screen:
 
 
 @contextmanager
-def handle_errors(stop: Stop, screen: Screen, *, debug: bool) -> Iterator[None]:
+def handle_errors(stop: Cancellation, screen: Screen, *, debug: bool) -> Iterator[None]:
     """Turn an error that was raised on purpose into a sentence and its exit code.
 
     Anything else is a bug: it keeps its traceback and ends with 1.
@@ -179,7 +179,7 @@ def handle_errors(stop: Stop, screen: Screen, *, debug: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _interrupts(stop: Stop) -> Iterator[None]:
+def _interrupts(stop: Cancellation) -> Iterator[None]:
     """Take what happens after a wish to stop at once for the interrupt that it comes from.
 
     Libraries that read a file on the way may make an error of their own of it.
@@ -187,7 +187,7 @@ def _interrupts(stop: Stop) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if stop.at_once:
+        if stop.immediate:
             raise KeyboardInterrupt from error
         raise
 

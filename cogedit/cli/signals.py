@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cogedit.cli.screen import Screen
-    from cogedit.stages.cancellation import Stop
+    from cogedit.stages.cancellation import Cancellation
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _SAID = "stopping after this step; the same again stops at once"
 
 
 @contextmanager
-def stoppable(stop: Stop, screen: Screen) -> Iterator[None]:
+def stoppable(stop: Cancellation, screen: Screen) -> Iterator[None]:
     """Pass signals on to the stage that runs in the block.
 
     Args:
@@ -33,7 +33,7 @@ def stoppable(stop: Stop, screen: Screen) -> Iterator[None]:
         return
 
     def handle(signum: int, frame: FrameType | None) -> None:
-        if not stop.ask(signum):
+        if not stop.request(signum):
             raise KeyboardInterrupt
         if screen.notes.leave(_SAID):
             return

@@ -148,7 +148,7 @@ def _edit(source: Path, cases: Sequence[EditCase], settings: Settings) -> list[E
     from cogedit.models.device import DTYPES, resolve_device
 
     prompts = [case.prompt for case in cases]
-    videos = edit(source, prompts, settings, output=source.parent, run=Run(say=_say))
+    videos = edit(source, prompts, settings, output=source.parent, run=Run(notify=_say))
     # The edits are there; this finds their artifacts, which no video encoder has touched.
     artifacts = reconstruct(source, prompts, settings)
     codec = BatchPipeline(

@@ -1,4 +1,4 @@
-"""A wish to stop, granted where nothing is lost: between two steps of a loop that keeps them."""
+"""Cooperative cancellation: a loop stops between two steps, where no work is lost."""
 
 from __future__ import annotations
 
@@ -9,50 +9,50 @@ from contextlib import contextmanager
 from cogedit.errors import Interrupted, Terminated
 
 
-class Stop:
-    """Passes a wish to stop from a signal, or another thread, to the loop that is running.
+class Cancellation:
+    """Passes a request to stop from a signal, or another thread, to the loop that is running.
 
     Attributes:
-        signum: The signal that asked, as in `signal.SIGINT`; None while nobody has.
-        at_once: Whether the caller was told to stop on its own. Libraries may make another error
-            of the KeyboardInterrupt that follows.
+        signum: The signal of the request, as in `signal.SIGINT`; None while there is none.
+        immediate: Whether the caller of `request` was told to stop by itself. A library may turn
+            the KeyboardInterrupt that follows into an error of its own.
     """
 
     def __init__(self) -> None:
         self.signum: int | None = None
-        self.at_once = False
-        self._keeping = False
+        self.immediate = False
+        self._in_loop = False
 
-    def ask(self, signum: int = signal.SIGINT) -> bool:
-        """Ask to stop.
+    def request(self, signum: int = signal.SIGINT) -> bool:
+        """Request a stop.
 
         Returns:
-            True if a loop is running that ends after its step with that step kept. False if the
-            caller must stop on its own: no such loop is running, or it was asked before.
+            True if a loop is running that keeps the current step and then ends. False if the
+            caller must stop by itself: no such loop is running, or this is the second request.
         """
         first = self.signum is None
         self.signum = signum
-        self.at_once = not (first and self._keeping)
-        return not self.at_once
+        self.immediate = not (first and self._in_loop)
+        return not self.immediate
 
     @contextmanager
-    def granted(self) -> Iterator[None]:
-        """Grant the wish in the block, which calls `check` once each step is kept."""
-        self._keeping = True
+    def between_steps(self) -> Iterator[None]:
+        """Let a loop in the body stop between its steps: it calls `check` after each."""
+        self._in_loop = True
         try:
             yield
         finally:
-            self._keeping = False
+            self._in_loop = False
         self.check("after the last step")
 
     def check(self, where: str) -> None:
-        """Stop here if somebody asked to.
+        """Stop here if that was requested.
 
         Args:
             where: Where this is, as in "after step 12 of 50".
 
         Raises:
-            Interrupted: Somebody asked; `Terminated` if it was SIGTERM.
+            Interrupted: It was; `Terminated` if by SIGTERM.
         """
         if self.signum is None:
             return

@@ -257,7 +257,7 @@ def _export(job: _Job, source_video: Path | None, *, decoder: Decoder | None = N
         if _is_there(job) and not run.force:
             return _reused(job)
     if job.silent is not None:
-        run.say(f"no sound: {job.silent}")
+        run.notify(f"no sound: {job.silent}")
     check_writable(job.path, is_folder=recipe.encoding.codec == "png")
     replaced = job.path.exists() and not run.force
     audio = found.audio() if recipe.sound and isinstance(found, FoundSource) else None
@@ -278,7 +278,7 @@ def _export(job: _Job, source_video: Path | None, *, decoder: Decoder | None = N
     count = len(frames.frame_indices)
     instead = ", in place of one with other export settings (-o keeps both)" if replaced else ""
     rate = f"{float(recipe.fps):.6g} fps"
-    run.say(f"wrote {job.path} ({count} frames at {rate}{sound}){instead}")
+    run.notify(f"wrote {job.path} ({count} frames at {rate}{sound}){instead}")
     return Exported(job.path, reused=False)
 
 
@@ -319,7 +319,7 @@ def _check_found(found: FoundSource | str, frames: FramesRecord) -> None:
 
 
 def _reused(job: _Job) -> Exported:
-    job.run.say(f"reused {job.path} (--force makes it anew)")
+    job.run.notify(f"reused {job.path} (--force makes it anew)")
     return Exported(job.path, reused=True)
 
 

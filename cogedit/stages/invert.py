@@ -173,7 +173,7 @@ def _invert(
             )
     went_on = len(keeper.done) > 0
     stopwatch.note(notes, [content_key(record)], steps=steps, is_whole=not went_on)
-    run.say(_quality(float(inverted.noise.std()), steps))
+    run.notify(_quality(float(inverted.noise.std()), steps))
     for step in steps:
         if step.residual is not None:
             run.detail(

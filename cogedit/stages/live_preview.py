@@ -104,7 +104,7 @@ def show_states(
     try:
         frames = source_frames(path, record, settings, otherwise="or go without a preview")
     except ArtifactError as error:
-        run.say(f"no preview: {error.message}")
+        run.notify(f"no preview: {error.message}")
         return on_state
     pad = record.num_pad_frames
     preview = Preview(reference, frames, schedule, num_pad_frames=pad, show=run.preview)

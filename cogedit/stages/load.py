@@ -61,13 +61,13 @@ def choose_clip(video: Path, settings: Settings, *, run: Run) -> tuple[FramesRec
     source = identify(video, facts)
     clip = plan_clip(source, settings.load)
     resize = plan_resize(source.width, source.height, settings=settings.load)
-    run.say(
+    run.notify(
         f"{source.name}: {source.num_frames} frames of {source.width}x{source.height} at "
         f"{float(source.fps):.6g} fps, read by {source.reader}; clip: {len(clip.indices)} frames "
         f"of {settings.load.width}x{settings.load.height} at {float(clip.fps):.6g} fps"
     )
     for note in (*facts.notes, *clip.notes, *resize.notes):
-        run.say(note)
+        run.notify(note)
     record = FramesRecord(
         source=source,
         settings=settings.load,

@@ -185,23 +185,25 @@ def _say_what_does_nothing(asked: Sequence[ReconstructSettings], run: Run) -> No
     fixed = [one for one in asked if not one.draws_noise]
     if {one.seed for one in fixed} - {ReconstructSettings.seed}:
         remedy = "--start random" if fixed[0].method == "flow" else "--start-noise 0.3"
-        run.say(
+        run.notify(
             "the seed changes nothing: the edit starts from the source's own noise "
             f"({remedy} lets it count)"
         )
     if any(not one.prompt.strip() for one in asked):
-        run.say("the prompt is empty: the edit shows what the model makes of the source by itself")
+        run.notify(
+            "the prompt is empty: the edit shows what the model makes of the source by itself"
+        )
 
 
 def _say_what_is_missing(asked: Sequence[ReconstructSettings], run: Run) -> None:
     """Say which settings have a use for the source's text, where it is empty."""
     if any(one.auto_mask for one in asked):
-        run.say(
+        run.notify(
             "--auto-mask compares the prompt with an empty one: the mask is better where "
             "--source-prompt says what the source shows"
         )
     if any(one.unconditional == "source" for one in asked):
-        run.say(
+        run.notify(
             "guidance points from the source's text to the prompt, and that text is empty: the "
             "edit is better where --source-prompt says what the source shows"
         )
@@ -323,4 +325,4 @@ def _show_found_mask(written: Written[EditRecord], run: Run) -> None:
     pixels = read_artifact(written.path, "edit").tensors["mask"]
     path = show_mask(pixels, written.path, fps=frames_record(written.record).fps)
     share = float(pixels.float().mean())
-    run.say(f"wrote {path} (the mask that was found: {share:.0%} of the picture)")
+    run.notify(f"wrote {path} (the mask that was found: {share:.0%} of the picture)")

@@ -68,7 +68,7 @@ class StepKeeper:
         self._last = steps[-1].record if steps else None
         self._pending: Future[StepRecord] | None = None
         if self._last is not None:
-            run.say(f"going on after step {self._count} of {self._last.info.total}")
+            run.notify(f"going on after step {self._count} of {self._last.info.total}")
 
     @property
     def _count(self) -> int:
@@ -77,7 +77,7 @@ class StepKeeper:
     def __enter__(self) -> StepKeeper:
         with ExitStack() as stack:
             self._thread = stack.enter_context(ThreadPoolExecutor(1, "steps"))
-            stack.enter_context(self._run.stop.granted())
+            stack.enter_context(self._run.cancellation.between_steps())
             self._open = stack.pop_all()
         return self
 
@@ -96,7 +96,7 @@ class StepKeeper:
         before = None if self._last is None else self._last.digest
         record = StepRecord(self._unfinished.makes, state.info, before)
         self._pending = self._thread.submit(self._write, tensors, record)
-        self._run.stop.check(f"after step {state.info.index + 1} of {state.info.total}")
+        self._run.cancellation.check(f"after step {state.info.index + 1} of {state.info.total}")
 
     def _write(self, tensors: Mapping[str, Tensor], record: StepRecord) -> StepRecord:
         written = write_step(self._unfinished.root, tensors, record)
@@ -129,4 +129,4 @@ class StepKeeper:
     def _tell(self) -> None:
         if self._last is not None:
             kept = f"{self._count} of {self._last.info.total} steps are kept"
-            self._run.say(f"{kept}; the same command goes on from there")
+            self._run.notify(f"{kept}; the same command goes on from there")

@@ -28,7 +28,7 @@ from cogedit.artifacts import (
 )
 from cogedit.config import Settings
 from cogedit.errors import ArtifactDamaged, ArtifactError, StorageError, UsageError
-from cogedit.stages.cancellation import Stop
+from cogedit.stages.cancellation import Cancellation
 from cogedit.types import RGBPicture, ShowStep, Step
 
 if TYPE_CHECKING:
@@ -58,21 +58,21 @@ class Run:
     Attributes:
         force: Make the result of the stage anew even where it exists, and replace another file.
             The stages before it are reused all the same.
-        say: Told one sentence at a time, for people.
+        notify: Told one sentence at a time, for people.
         detail: Told what only some people want to know.
         progress: Shows the steps of a long loop.
         preview: Shown what edits look like so far, after each of their steps; None where nobody
             looks.
-        stop: Lets somebody else stop a long loop after its step.
+        cancellation: Lets somebody else stop a long loop after its step.
         is_earlier: Whether this is a stage before the one that was asked for.
     """
 
     force: bool = False
-    say: Callable[[str], None] = _silent
+    notify: Callable[[str], None] = _silent
     detail: Callable[[str], None] = _silent
     progress: Progress = _no_progress
     preview: Callable[[RGBPicture], None] | None = None
-    stop: Stop = field(default_factory=Stop)
+    cancellation: Cancellation = field(default_factory=Cancellation)
     is_earlier: bool = False
 
     @contextmanager
@@ -165,7 +165,9 @@ def find_or_make(
         if found is None:
             return None
         # Of an earlier stage it does not.
-        run.say(f"reused {found}" if run.is_earlier else f"reused {found} (--force makes it anew)")
+        run.notify(
+            f"reused {found}" if run.is_earlier else f"reused {found} (--force makes it anew)"
+        )
         return Written(found, cast(RecordT, read_record(found)), reused=True)
 
     if (reused := there()) is not None:
@@ -181,13 +183,13 @@ def find_or_make(
             return reused
         written = _write(path, make(), record, scratch=unfinished.root)
         unfinished.remove_steps()
-    run.say(f"wrote {path} ({show_size(path.stat().st_size)})")
+    run.notify(f"wrote {path} ({show_size(path.stat().st_size)})")
     return Written(path, written, reused=False)
 
 
 def tell_waiting(path: Path, run: Run) -> None:
     """Say what a run is waiting for."""
-    run.say(f"another process is making {path}; waiting for it")
+    run.notify(f"another process is making {path}; waiting for it")
 
 
 def place_of(record: Record, *, output: Path | None, workspace: Workspace) -> Path:

@@ -80,7 +80,7 @@ class Parts:
         if self.device.type == "cuda":
             return asked
         if asked not in ("auto", "none"):
-            self._run.say(f"--offload {asked} has no effect on {self.device.type}")
+            self._run.notify(f"--offload {asked} has no effect on {self.device.type}")
         return "none"
 
     def transformer(self, work: Work, shape: LatentShape) -> CogVideoXTransformer3DModel:
@@ -135,7 +135,7 @@ class Parts:
             return self._asked
         free = free_memory(self.device)
         chosen, why = choose_offload(demand, free=free, name=name, otherwise=otherwise)
-        self._run.say(why)
+        self._run.notify(why)
         return chosen
 
     def vae(self) -> AutoencoderKLCogVideoX:
@@ -226,7 +226,7 @@ class Parts:
         try:
             return find_embeds(cache, record)
         except (ArtifactDamaged, StorageError) as error:
-            self._run.say(f"{error.message}; the prompt is embedded again")
+            self._run.notify(f"{error.message}; the prompt is embedded again")
             return None
 
     def _keep(self, cache: Path, record: EmbedsRecord, embeds: Tensor) -> None:
@@ -234,20 +234,20 @@ class Parts:
             path = write_embeds(cache, embeds, record)
         except StorageError as error:
             # The run does not need it; the next one takes longer.
-            self._run.say(f"the embedding of the prompt is not kept: {error.message}")
+            self._run.notify(f"the embedding of the prompt is not kept: {error.message}")
         else:
             self._run.detail(f"wrote {path} (the embedding of {_short(record.prompt)!r})")
 
     def _tell(self, record: EmbedsRecord) -> None:
         if record.truncated:
-            self._run.say(
+            self._run.notify(
                 f"the prompt {_short(record.prompt)!r} is {record.truncated} tokens too long for "
                 f"this model ({record.max_text_seq_length}); its end is left out"
             )
         if record.unknown:
             words = ", ".join(repr(_short(word)) for word in record.unknown[:_SHOWN_WORDS])
             more = ", ..." if len(record.unknown) > _SHOWN_WORDS else ""
-            self._run.say(
+            self._run.notify(
                 f"the model does not know these words of the prompt {_short(record.prompt)!r}: "
                 f"{words}{more}; only the others count"
             )

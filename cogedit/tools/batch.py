@@ -130,7 +130,7 @@ class _Batch:
             return
         first, last = len(self.results) + 1, len(self.results) + len(sound)
         which = f"{first}" if first == last else f"{first}-{last}"
-        self._run.say(f"{which} of {self._total}: {sound[0].video}")
+        self._run.notify(f"{which} of {self._total}: {sound[0].video}")
         run = self._counting(f"{which}/{self._total}")
         video, settings = sound[0].video, sound[0].settings
         try:
@@ -195,7 +195,7 @@ class _Batch:
             if len(edits) == 1:
                 self._note(edits[0], error)
                 return
-            self._run.say(f"together they fail ({error.message}); one by one")
+            self._run.notify(f"together they fail ({error.message}); one by one")
             for edit in edits:
                 if self.is_over:
                     return
@@ -226,7 +226,7 @@ class _Batch:
             raise storage_error(self._path, error, "write") from error
         told = f"{len(self.results)} of {self._total} {result.status}: "
         told += str(result.path) if result.error is None else f"{edit.where}: {result.error}"
-        self._run.say(told)
+        self._run.notify(told)
 
 
 def _result(edit: BatchEdit, became: Exported | CogeditError) -> BatchResult:

@@ -115,7 +115,7 @@ def plan_batch(
             chosen = chosen_model(resolved)
             if run is not None and chosen is not None and chosen not in told:
                 told.add(chosen)
-                run.say(chosen)
+                run.notify(chosen)
     taken: dict[Path, str] = {}
     for edit in edits:
         if edit.output is not None and names_video(edit.output):
@@ -189,7 +189,7 @@ def _preview(edit: BatchEdit, run: Run) -> BatchPlan:
     mask = take_mask(edit.mask, settings)
     checkpoint = find_checkpoint(settings.model, settings.revision, download=False)
     workspace = workspace_for(video, settings)
-    quiet = replace(run, say=run.detail)
+    quiet = replace(run, notify=run.detail)
     trajectory = follow(video, settings, checkpoint, workspace=workspace, run=quiet)[-1]
     plan = _blank(edit)
     if not isinstance(trajectory, TrajectoryRecord):

@@ -124,7 +124,7 @@ def compare(
     else:
         _write(clips, layout, output, fps=fps, encoding=encoding if not is_picture else None)
     count = "1 frame" if len(numbers) == 1 else f"{len(numbers)} frames"
-    run.say(f"wrote {output} ({len(clips)} clips, {count})")
+    run.notify(f"wrote {output} ({len(clips)} clips, {count})")
     return Exported(output, reused=False)
 
 

@@ -115,14 +115,14 @@ def sweep(
     edits = make_edits(
         source, asked, settings, mask=mask, output=None, save_trajectory=False, run=run
     )
-    source = trajectory_for(source, settings, mask=None, run=replace(run, say=run.detail))
+    source = trajectory_for(source, settings, mask=None, run=replace(run, notify=run.detail))
     key = "-".join(content_key(edit.record)[:6] for edit in (edits[0], edits[-1]))
     folder = workspace_for(source, settings).root
     sheet = output or folder / f"sweep-{len(edits)}-{key}.png"
     # Compared is what the model made of the clip, not what the source's own pixels mend of that.
     decoder = Decoder(replace(settings, export=replace(settings.export, align_edges=0)))
     if settings.export.align_edges:
-        run.say("a sweep shows edits as the model made them, without --align-edges")
+        run.notify("a sweep shows edits as the model made them, without --align-edges")
     clips = []
     with run.counting("decoding", len(edits)) as done:
         for edit in edits:
@@ -131,7 +131,7 @@ def sweep(
     _draw(sheet, clips, prompts=prompts, cells=cells)
     figures = sheet.with_suffix(".json")
     _write_figures(figures, edits, clips, source=decoder.decode_source(source))
-    run.say(f"wrote {sheet} and {figures.name} ({len(edits)} edits)")
+    run.notify(f"wrote {sheet} and {figures.name} ({len(edits)} edits)")
     return Swept(sheet, figures, tuple(edits))
 
 

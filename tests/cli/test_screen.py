@@ -158,9 +158,9 @@ import os, signal, time
 from cogedit.cli.progress import Thumbnail
 from cogedit.cli.screen import Screen
 from cogedit.cli.signals import stoppable
-from cogedit.stages.cancellation import Stop
+from cogedit.stages.cancellation import Cancellation
 from cogedit.types import RGBPicture, StepInfo
-stop, screen = Stop(), Screen(thumbnail=Thumbnail())
+stop, screen = Cancellation(), Screen(thumbnail=Thumbnail())
 with stoppable(stop, screen), screen.progress("editing", 4) as on_step:
     for index in range(4):
         screen.preview(RGBPicture(2, 2, bytes([255, 0, 0] * 4)))

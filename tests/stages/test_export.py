@@ -55,7 +55,7 @@ def export(artifact, output=None, *, run=None, source_video=None, with_source=Fa
         output=output,
         source_video=source_video,
         with_source=with_source,
-        run=run or cogedit.Run(say=said.append),
+        run=run or cogedit.Run(notify=said.append),
     )
     return SimpleNamespace(path=exported.path, reused=exported.reused, source=exported.source,
                            said="\n".join(said))  # fmt: skip

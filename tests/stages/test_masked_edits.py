@@ -254,7 +254,7 @@ def test_padded_models(pipeline_15, tmp_path, monkeypatch):
         video,
         [PROMPT],
         settings_of(video, model=str(pipeline_15), **AUTO, invert__prompt="a dog in snow"),
-        run=cogedit.Run(say=said.append),
+        run=cogedit.Run(notify=said.append),
     )
     assert said
     assert not any("--source-prompt" in line for line in said)
@@ -271,7 +271,7 @@ AUTO = {
 
 def test_a_found_mask_is_kept_and_shown(inverted):
     said = []
-    run = cogedit.Run(say=said.append, force=True)
+    run = cogedit.Run(notify=said.append, force=True)
     written, settings = edit_under(inverted, run=run, **AUTO)
     assert written.record.mask is None
     assert written.record.has_mask

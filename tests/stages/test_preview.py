@@ -57,7 +57,7 @@ def test_edits_are_shown_beside_each_other_and_stay_what_they_are(inverted, meth
     flags = {"invert.num_inference_steps": 4, "reconstruct.method": method}
     settings = golden_settings(video, flags)
     shown, said = [], []
-    run = cogedit.Run(preview=shown.append, say=said.append, force=True)
+    run = cogedit.Run(preview=shown.append, notify=said.append, force=True)
     prompts = ["a dog", "a cat"]
     watched = cogedit.reconstruct(artifacts["trajectory"], prompts, settings, run=run)
     with_pictures = [read_artifact(one.path, "edit").tensors["latents"] for one in watched]
@@ -82,7 +82,7 @@ def test_without_the_source_s_frames_there_is_none_and_it_says_so(inverted):
     video, artifacts = inverted
     artifacts["frames"].unlink()
     shown, said = [], []
-    run = cogedit.Run(preview=shown.append, say=said.append)
+    run = cogedit.Run(preview=shown.append, notify=said.append)
     settings = golden_settings(video, {"invert.num_inference_steps": 4})
     [edit] = cogedit.reconstruct(artifacts["trajectory"], "a dog", settings, run=run)
     assert edit.path.exists()

@@ -55,7 +55,7 @@ class Told:
 
     def __init__(self, after=None, do=None):
         self.said, self.steps, self._after, self._do = [], [], after, do
-        self.run = cogedit.Run(say=self.said.append, progress=self._progress)
+        self.run = cogedit.Run(notify=self.said.append, progress=self._progress)
 
     @contextmanager
     def _progress(self, doing, total):
@@ -90,7 +90,7 @@ def goes_on(clip, workspace, count, **flags):
     [(signal.SIGINT, Interrupted, 130), (signal.SIGTERM, Terminated, 143)],
 )
 def test_a_wish_to_stop_is_granted_after_the_step(clip, tmp_path, signum, error, code):
-    told = Told(2, lambda run: run.stop.ask(signum))
+    told = Told(2, lambda run: run.cancellation.request(signum))
     with pytest.raises(error, match="after step 3 of 6") as raised:
         cogedit.invert(clip[0], settings_of(clip[0], tmp_path), run=told.run)
     assert raised.value.exit_code == code
@@ -104,28 +104,28 @@ def test_a_wish_to_stop_is_granted_after_the_step(clip, tmp_path, signum, error,
 )
 def test_every_method_goes_on(clip, tmp_path, flags):
     whole = inversion_of(clip[0], tmp_path / "whole", **flags)
-    told = Told(3, lambda run: run.stop.ask())
+    told = Told(3, lambda run: run.cancellation.request())
     with pytest.raises(Interrupted):
         cogedit.invert(clip[0], settings_of(clip[0], tmp_path / "w", **flags), run=told.run)
     goes_on((clip[0], whole), tmp_path / "w", 4, **flags)
 
 
 def test_a_wish_in_the_last_step_keeps_all_of_them(clip, tmp_path):
-    told = Told(STEPS, lambda run: run.stop.ask())
+    told = Told(STEPS, lambda run: run.cancellation.request())
     with pytest.raises(Interrupted, match="after the last step"):
         cogedit.invert(clip[0], settings_of(clip[0], tmp_path), run=told.run)
     goes_on(clip, tmp_path, STEPS)
 
 
 def test_outside_of_a_loop_nobody_grants_a_wish():
-    stop = cogedit.Run().stop
-    assert not stop.ask(signal.SIGINT)
-    with pytest.raises(Interrupted), stop.granted():
-        assert not stop.ask(signal.SIGINT), "the second wish is for at once"
+    stop = cogedit.Run().cancellation
+    assert not stop.request(signal.SIGINT)
+    with pytest.raises(Interrupted), stop.between_steps():
+        assert not stop.request(signal.SIGINT), "the second wish is for at once"
 
 
 def test_damaged_steps_are_made_again(clip, tmp_path):
-    told = Told(4, lambda run: run.stop.ask())
+    told = Told(4, lambda run: run.cancellation.request())
     with pytest.raises(Interrupted):
         cogedit.invert(clip[0], settings_of(clip[0], tmp_path), run=told.run)
     [third] = tmp_path.glob(f"*{UNFINISHED_SUFFIX}/0003.safetensors")
@@ -136,7 +136,7 @@ def test_damaged_steps_are_made_again(clip, tmp_path):
 
 
 def test_steps_of_other_settings_are_left_alone(clip, tmp_path):
-    told = Told(2, lambda run: run.stop.ask())
+    told = Told(2, lambda run: run.cancellation.request())
     with pytest.raises(Interrupted):
         cogedit.invert(clip[0], settings_of(clip[0], tmp_path), run=told.run)
     cogedit.invert(clip[0], settings_of(clip[0], tmp_path, invert__prompt="a dog"))
@@ -147,7 +147,7 @@ def test_steps_of_other_settings_are_left_alone(clip, tmp_path):
 def test_a_named_output_goes_on_too(clip, tmp_path):
     output = tmp_path / "there" / "my trajectory.safetensors"
     output.parent.mkdir()
-    told = Told(2, lambda run: run.stop.ask())
+    told = Told(2, lambda run: run.cancellation.request())
     settings = settings_of(clip[0], tmp_path / "w")
     with pytest.raises(Interrupted):
         cogedit.invert(clip[0], settings, output=output, run=told.run)
@@ -161,8 +161,8 @@ def test_a_named_output_goes_on_too(clip, tmp_path):
 def test_leftovers_of_a_finished_artifact_go_when_it_is_reused(clip, tmp_path):
     settings = settings_of(clip[0], tmp_path)
     written = cogedit.invert(clip[0], settings)
-    told = Told(2, lambda run: run.stop.ask())
-    forced = cogedit.Run(force=True, progress=told.run.progress, stop=told.run.stop)
+    told = Told(2, lambda run: run.cancellation.request())
+    forced = cogedit.Run(force=True, progress=told.run.progress, cancellation=told.run.cancellation)
     with pytest.raises(Interrupted):
         cogedit.invert(clip[0], settings, run=forced)
     assert kept(tmp_path) == 3
@@ -258,7 +258,7 @@ def edit(video, workspace, prompts, told=None, *, save_trajectory=False, **flags
 def stopped_edit(video, workspace, prompts, after, **kwargs):
     """Stop while editing, one step after `after`; the inversion is there already."""
     cogedit.invert(video, settings_of(video, workspace, **_settings(kwargs)))
-    told = Told(after, lambda run: run.stop.ask())
+    told = Told(after, lambda run: run.cancellation.request())
     with pytest.raises(Interrupted, match=f"after step {after + 1} of {STEPS}"):
         edit(video, workspace, prompts, told, **kwargs)
 

@@ -41,7 +41,7 @@ def video(tmp_path):
 
 def parts_for(folder, said=None, **flags):
     settings = settings_with(folder, **flags)
-    run = cogedit.Run(say=[].append if said is None else said.append)
+    run = cogedit.Run(notify=[].append if said is None else said.append)
     return Parts(find_checkpoint(settings.model), settings, run=run)
 
 
@@ -201,7 +201,7 @@ def test_offload_changes_nothing_on_the_cpu(tmp_path, video, monkeypatch, offloa
     monkeypatch.chdir(tmp_path)
     said = []
     settings = settings_with(tmp_path, offload=offload)
-    written = cogedit.invert(video, settings, run=cogedit.Run(say=said.append))
+    written = cogedit.invert(video, settings, run=cogedit.Run(notify=said.append))
     assert any("--offload" in one for one in said) == (offload in ("model", "group"))
     # Where the weights were is no part of what was made.
     again = cogedit.invert(video, settings_with(tmp_path))

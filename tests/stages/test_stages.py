@@ -111,7 +111,7 @@ def test_frames_are_encoded_as_upstream_encodes_them(golden_pipeline, video):
 
 def test_everything_is_reused_and_settings_are_told_apart(video):
     said = []
-    run = cogedit.Run(say=said.append)
+    run = cogedit.Run(notify=said.append)
     settings = settings_of(video, GOLDEN_PIPELINE)
     first = cogedit.edit(str(video), [PROMPT, "a dog"], settings, run=run)
     assert [e.reused for e in first] == [False, False]
@@ -132,7 +132,7 @@ def test_everything_is_reused_and_settings_are_told_apart(video):
 
 def test_a_seed_without_effect_and_an_empty_prompt_are_said(video):
     said = []
-    run = cogedit.Run(say=said.append)
+    run = cogedit.Run(notify=said.append)
 
     def edit(prompt, **flags):
         said.clear()
@@ -363,7 +363,7 @@ def test_an_export_of_the_same_artifact_is_replaced_when_its_options_change(vide
     assert cogedit.export(frames.path, settings, output=output).reused
     slower = replace(settings, export=replace(settings.export, fps=Fraction(10)))
     said = []
-    run = cogedit.Run(say=said.append)
+    run = cogedit.Run(notify=said.append)
     assert not cogedit.export(frames.path, slower, output=output, run=run).reused
     assert said[-1].endswith(" fps), in place of one with other export settings (-o keeps both)")
     latents = cogedit.encode(video, settings)
@@ -382,7 +382,7 @@ def test_force_makes_the_last_stage_anew_and_reuses_the_others(video):
     settings = settings_of(video, GOLDEN_PIPELINE)
     cogedit.edit(video, PROMPT, settings)
     said = []
-    cogedit.edit(video, PROMPT, settings, run=cogedit.Run(force=True, say=said.append))
+    cogedit.edit(video, PROMPT, settings, run=cogedit.Run(force=True, notify=said.append))
     assert [line.split()[0] for line in said if line.split()[0] in ("wrote", "reused")] == [
         "reused",
         "reused",
@@ -479,7 +479,9 @@ def test_cropping_says_what_it_leaves_out(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     portrait = make_video(tmp_path / "portrait.mp4", width=96, height=170, num_frames=9)
     said = []
-    cogedit.load(portrait, settings_of(portrait, GOLDEN_PIPELINE), run=cogedit.Run(say=said.append))
+    cogedit.load(
+        portrait, settings_of(portrait, GOLDEN_PIPELINE), run=cogedit.Run(notify=said.append)
+    )
     assert any("cropping leaves out 62% of the picture: --resize-mode pad" in s for s in said)
 
 

@@ -342,7 +342,7 @@ def test_a_wish_to_stop_keeps_the_results_until_then(folder, monkeypatch):
     def progress(doing, total):
         def on_step(info):
             if doing.startswith("2/2") and info.index == 0:
-                run.stop.ask()
+                run.cancellation.request()
 
         yield on_step
 

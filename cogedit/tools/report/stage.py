@@ -100,12 +100,12 @@ def report(
             "Edits are shown without the alignment of their edges: align-edges "
             f"{settings.export.align_edges} of the settings is for an export, not for this page."
         )
-        run.say(notice[0].lower() + notice.removesuffix(".")[1:])
+        run.notify(notice[0].lower() + notice.removesuffix(".")[1:])
     contents = Contents(title, shown, notice, tuple(sorted(left_out.items())), __version__)
     write_page(path, render(contents))
     for name, reason in contents.left_out:
-        run.say(f"left out {name}: {reason}")
-    run.say(f"wrote {path} ({count} edits, {path.stat().st_size / 1e6:.1f} MB)")
+        run.notify(f"left out {name}: {reason}")
+    run.notify(f"wrote {path} ({count} edits, {path.stat().st_size / 1e6:.1f} MB)")
     return Exported(path, reused=False)
 
 
@@ -164,7 +164,7 @@ class _Reporter:
         if shown is not None:
             movie = self._movies.write(shown, f"source-{key}", fps=frames.fps)
         if round_trip is not None:
-            self._run.say(f"measuring {frames.source.name}")
+            self._run.notify(f"measuring {frames.source.name}")
             source, figures = measure.measure_source(pixels, round_trip)
         norms: dict[str, tuple[tuple[float, float], ...]] = {}
         inversions = []
@@ -177,7 +177,7 @@ class _Reporter:
         edits = []
         distinct = measure.distinct_facts([record for _, record in files.edits])
         for (path, edit), facts in zip(files.edits, distinct, strict=True):
-            self._run.say(f"decoding {path.name}")
+            self._run.notify(f"decoding {path.name}")
             norm = norms.get(content_key(edit.trajectory), ())
             try:
                 made = self._edit(path, edit, source, any_mask=any_mask, norm=norm)
