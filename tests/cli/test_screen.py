@@ -155,13 +155,20 @@ with screen.progress("editing", 4) as on_step:
 
 SAID = """
 import os, signal, time
+from contextlib import suppress
 from cogedit.cli.progress import Thumbnail
 from cogedit.cli.screen import Screen
 from cogedit.cli.signals import stoppable
+from cogedit.errors import Interrupted
 from cogedit.stages.cancellation import Cancellation
 from cogedit.types import RGBPicture, StepInfo
 stop, screen = Cancellation(), Screen(thumbnail=Thumbnail())
-with stoppable(stop, screen), screen.progress("editing", 4) as on_step:
+with (
+    suppress(Interrupted),
+    stoppable(stop, screen),
+    screen.progress("editing", 4) as on_step,
+    stop.between_steps(),
+):
     for index in range(4):
         screen.preview(RGBPicture(2, 2, bytes([255, 0, 0] * 4)))
         time.sleep(0.2)
@@ -169,7 +176,6 @@ with stoppable(stop, screen), screen.progress("editing", 4) as on_step:
         if index == 1:
             screen.say("a [bold]cat[/bold] :cat: on 17\\x1b[2K " + "y " * 60 + "end")
         elif index == 2:
-            stop._keeping = True
             os.kill(os.getpid(), signal.SIGINT)
 screen.say("afterwards")
 """
