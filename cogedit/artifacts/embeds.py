@@ -22,7 +22,7 @@ from cogedit.artifacts.layout import (
     num_bytes,
 )
 from cogedit.artifacts.records import TensorRecord
-from cogedit.artifacts.tensor_bytes import chunks, describe, on_cpu, read_tensor
+from cogedit.artifacts.tensor_file import chunks, describe, on_cpu, read_tensor
 from cogedit.errors import ArtifactDamaged, ArtifactError
 from cogedit.types import DType
 

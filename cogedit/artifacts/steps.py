@@ -28,7 +28,7 @@ from cogedit.artifacts.layout import (
     order_tensors,
 )
 from cogedit.artifacts.records import SCHEMA_VERSION, TensorRecord
-from cogedit.artifacts.tensor_bytes import (
+from cogedit.artifacts.tensor_file import (
     chunks,
     describe,
     digest,

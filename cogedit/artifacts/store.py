@@ -37,7 +37,7 @@ from cogedit.artifacts.records import (
     check_meaning,
     with_tensors,
 )
-from cogedit.artifacts.tensor_bytes import (
+from cogedit.artifacts.tensor_file import (
     chunks,
     describe,
     digest,

@@ -16,7 +16,7 @@ from cogedit.artifacts import (
     read_steps,
     write_step,
 )
-from cogedit.artifacts.tensor_bytes import on_cpu
+from cogedit.artifacts.tensor_file import on_cpu
 from cogedit.errors import CogeditError, Interrupted
 from cogedit.stages.run import Run
 
