@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Files that are whole or absent, and messages for what the system refuses."""
 
 from __future__ import annotations
 
@@ -15,31 +15,27 @@ from cogedit.artifacts.locks import in_use
 from cogedit.errors import StorageError
 
 TEMPORARY_SUFFIX = ".tmp"
-"""Name ending of unfinished files: only a killed process leaves one behind."""
+"""Suffix of half-written files; only a killed process leaves one behind."""
 
 
 @contextlib.contextmanager
 def atomic_write(path: Path, *, scratch: Path | None = None) -> Iterator[BinaryIO]:
-    """Open `path` for writing so that it appears at once and whole, or not at all.
+    """Open `path` for writing so that it appears whole, or not at all.
 
-    The bytes go to a temporary file in the same folder, which takes the name of `path` when the
-    block ends and is removed when the block raises, by an interrupt too. Both the file and its
-    folder are fsynced: without the first a power loss may leave a renamed file of zeros, without
-    the second the old name.
+    The bytes go to a temporary file, which takes the name of `path` when the block ends and is
+    removed when the block raises. File and folder are fsynced: without the first a power loss may
+    leave a renamed file of zeros, without the second the old name.
 
     Args:
-        path: The file to write; what is there stays untouched until the new file is complete.
-        scratch: Folder of the temporary file, on the file system of `path`; None is that of `path`.
-
-    Yields:
-        A binary file to write to.
+        path: The file to write; an older one stays untouched until the new one is complete.
+        scratch: Folder of the temporary file, on the same file system; by default that of `path`.
 
     Raises:
-        StorageError: Disk full, folder missing, permission denied, or `path` is not a file.
+        StorageError: Disk full, folder missing, permission denied, or `path` is no regular file.
     """
     folder = path.parent if scratch is None else scratch
     temporary = folder / f".{secrets.token_hex(8)}{TEMPORARY_SUFFIX}"
-    with in_use(path.parent):  # nobody takes the temporary file for a leftover
+    with in_use(path.parent):  # `cache prune` leaves the temporary file alone
         try:
             _refuse_special(path)
             # Created with mode 0666, which the kernel reduces by the umask; asking for the umask in
@@ -60,13 +56,7 @@ def atomic_write(path: Path, *, scratch: Path | None = None) -> Iterator[BinaryI
 
 
 def storage_error(path: Path, error: OSError, verb: str) -> StorageError:
-    """One sentence for what the system refused.
-
-    Args:
-        path: The file that was meant.
-        error: What the system said.
-        verb: What was tried: "read" or "write".
-    """
+    """One sentence for what the system refused: `verb` is "read" or "write"."""
     hint: str | None = None
     match error.errno:
         case errno.ENOSPC | errno.EDQUOT:
@@ -85,13 +75,13 @@ def storage_error(path: Path, error: OSError, verb: str) -> StorageError:
 
 
 def show(path: Path) -> str:
-    """A path as it goes into a sentence: on one line, whatever the file is called."""
+    """A path for a message: on one line, whatever the file is called."""
     text = str(path)
     return text if text.isprintable() else ascii(text)
 
 
 def show_size(num_bytes: float) -> str:
-    """A number of bytes as it goes into a sentence, such as "4.5 MB"."""
+    """A number of bytes for a message, such as "4.5 MB"."""
     if num_bytes < 1000:
         return f"{num_bytes:.0f} B"
     for unit in ("KB", "MB", "GB"):

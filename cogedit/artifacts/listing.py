@@ -1,4 +1,4 @@
-"""What lies in a workspace: artifacts, runs that did not finish, and leftovers of killed ones."""
+"""What a workspace contains: artifacts, unfinished runs, and leftovers of killed ones."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from cogedit.artifacts.atomic import TEMPORARY_SUFFIX
+from cogedit.artifacts.atomic import TEMPORARY_SUFFIX, show
 from cogedit.artifacts.locks import unused
 from cogedit.artifacts.records import EditRecord, Record
 from cogedit.artifacts.steps import newest_step
@@ -25,10 +25,13 @@ from cogedit.types import ArtifactKind
 State = Literal["whole", "damaged", "unfinished", "leftover"]
 
 IDLE_SECONDS = 3600.0
-"""How long nothing may have changed before it is removed where locks cannot tell who uses it."""
+"""Without working locks, what changed within this time counts as in use."""
 
 _TEMPORARY_EXPORT = ".cogedit-*"
-"""What a video, or a folder of pictures, is written to until it is whole (`cogedit.media`)."""
+"""A video, or a folder of images, that is being written (`cogedit.media`)."""
+
+_KINDS: dict[str, ArtifactKind] = {"trajectory": "trajectory", "edit": "edit", "edits": "edit"}
+"""Kind of an unfinished artifact by the first word of its folder's name."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +40,12 @@ class Entry:
 
     Attributes:
         path: Where it is.
-        state: "whole" and "damaged" artifacts; "unfinished" steps that a run goes on from; a
-            "leftover" is of no use to anybody.
+        state: "whole" and "damaged" artifacts; "unfinished" runs, which the same command resumes;
+            a "leftover" is of no use.
         size: Bytes.
         modified: When it was last written, in seconds since the epoch.
-        kind: Kind of the artifact, also of an unfinished one; None of a temporary file.
-        about: A few words: the prompt, how far it is, or what is wrong.
+        kind: Kind of the artifact, also of an unfinished one; None for a temporary file.
+        about: A few words: the prompt, the progress, or what is wrong.
     """
 
     path: Path
@@ -55,12 +58,12 @@ class Entry:
 
 @dataclass(frozen=True)
 class Pruned:
-    """What a pruning did.
+    """What was removed from some workspaces.
 
     Attributes:
-        removed: What is gone, or would be.
-        in_use: Folders that were left alone because a process works in them.
-        recent: What was left alone because it is too new to be sure that nobody uses it.
+        removed: What was removed, or would be.
+        in_use: Workspaces left alone because a process works in them.
+        recent: Entries left alone because they are too new and the file system has no locks.
     """
 
     removed: tuple[Entry, ...]
@@ -74,23 +77,23 @@ def workspaces_in(directory: Path) -> list[Path]:
 
 
 def survey(folder: Path, *, verify: bool = False) -> list[Entry]:
-    """List what lies in a workspace, artifacts first.
+    """List the contents of a workspace, artifacts first.
 
     Args:
         folder: The workspace.
-        verify: Check every byte of the artifacts; else their headers and sizes.
+        verify: Check every byte of the artifacts instead of headers and sizes only.
     """
-    artifacts = sorted(
+    artifacts = (
         path
         for path in folder.glob(f"*{SUFFIX}")
         if not path.name.startswith(".") and not path.is_dir()
     )
-    unfinished = sorted(folder.glob(f"*{UNFINISHED_SUFFIX}"))
-    temporary = sorted([*folder.glob(f".*{TEMPORARY_SUFFIX}"), *folder.glob(_TEMPORARY_EXPORT)])
+    unfinished = (path for path in folder.glob(f"*{UNFINISHED_SUFFIX}") if path.is_dir())
+    temporary = [*folder.glob(f".*{TEMPORARY_SUFFIX}"), *folder.glob(_TEMPORARY_EXPORT)]
     entries = [
-        *(_artifact(path, verify=verify) for path in artifacts),
-        *(_unfinished(path) for path in unfinished if path.is_dir()),
-        *(_temporary(path) for path in temporary),
+        *(_artifact(path, verify=verify) for path in sorted(artifacts)),
+        *(_unfinished(path) for path in sorted(unfinished)),
+        *(_temporary(path) for path in sorted(temporary)),
     ]
     return [entry for entry in entries if entry is not None]
 
@@ -102,12 +105,12 @@ def prune(
     verify: bool = False,
     dry_run: bool = False,
 ) -> Pruned:
-    """Remove things from workspaces in which no process works.
+    """Remove entries from workspaces in which no process works.
 
     Args:
         folders: The workspaces.
-        wanted: Says of an entry whether it is to go.
-        verify: As for `survey`: whether an artifact counts as damaged for any byte.
+        wanted: Whether an entry is to be removed.
+        verify: As for `survey`: whether any wrong byte makes an artifact damaged.
         dry_run: Remove nothing.
 
     Raises:
@@ -121,85 +124,80 @@ def prune(
             if free is False:
                 in_use.append(folder)
                 continue
-            for entry in survey(folder, verify=verify):
-                if not wanted(entry):
-                    continue
+            for entry in filter(wanted, survey(folder, verify=verify)):
                 if free is None and time.time() - entry.modified < IDLE_SECONDS:
                     recent.append(entry)
-                elif dry_run or _remove(entry):
+                elif dry_run or _remove(entry.path):
                     removed.append(entry)
     return Pruned(tuple(removed), tuple(in_use), tuple(recent))
 
 
-def _remove(entry: Entry) -> bool:
-    """Remove an entry; False if it is gone already, or a process is in it."""
-    if entry.path.name.endswith(UNFINISHED_SUFFIX):
-        return Unfinished(entry.path, ()).clear()
+def _remove(path: Path) -> bool:
+    """Remove an entry; False if it is gone already, or a process works in it."""
+    if path.name.endswith(UNFINISHED_SUFFIX):
+        return Unfinished(path, ()).clear()
     try:
-        if entry.path.is_dir() and not entry.path.is_symlink():
-            shutil.rmtree(entry.path)
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
         else:
-            entry.path.unlink()
+            path.unlink()
     except FileNotFoundError:
         return False
     except OSError as error:
-        raise StorageError(f"cannot remove {entry.path}: {error.strerror}") from error
+        raise StorageError(f"cannot remove {show(path)}: {error.strerror}") from error
     return True
 
 
 def _artifact(path: Path, *, verify: bool) -> Entry | None:
-    facts = _facts([path])
-    if facts is None:
+    status = _size_and_time([path])
+    if status is None:
         return None
     try:
         record = verify_artifact(path) if verify else read_record(path)
     except (ArtifactError, StorageError) as error:
-        return Entry(path, "damaged", *facts, None, error.message)
-    return Entry(path, "whole", *facts, record.kind, _about(record))
+        return Entry(path, "damaged", *status, None, error.message)
+    return Entry(path, "whole", *status, record.kind, _about(record))
 
 
 def _unfinished(path: Path) -> Entry | None:
     try:
         files = [file for file in path.iterdir() if file.is_file()]
-        size, modified = _facts(files) or (0, path.stat().st_mtime)
-    except FileNotFoundError:  # its run has finished
+        size, modified = _size_and_time(files) or (0, path.stat().st_mtime)
+    except FileNotFoundError:  # its run has just finished
         return None
     step = newest_step(path)
-    name = path.name.removesuffix(UNFINISHED_SUFFIX)
-    kinds: dict[str, ArtifactKind] = {"trajectory": "trajectory", "edit": "edit", "edits": "edit"}
-    kind = kinds.get(name.partition("-")[0])
+    kind = _KINDS.get(path.name.removesuffix(UNFINISHED_SUFFIX).partition("-")[0])
     if step is None:
         return Entry(path, "leftover", size, modified, kind, "no step is done")
-    made = [path.with_name(f"{kind}-{key[:12]}{SUFFIX}") for key in step.makes]
-    if all(one.exists() for one in made):
+    if all(path.with_name(f"{kind}-{key[:12]}{SUFFIX}").exists() for key in step.makes):
         return Entry(path, "leftover", size, modified, kind, "finished since")
-    about = f"step {step.info.index + 1} of {step.info.total}; the same command goes on from it"
+    about = f"step {step.info.index + 1} of {step.info.total}; the same command resumes it"
     return Entry(path, "unfinished", size, modified, kind, about)
 
 
 def _temporary(path: Path) -> Entry | None:
     files = [path]
     if path.is_dir() and not path.is_symlink():
-        with contextlib.suppress(FileNotFoundError):  # it has its name now, or is thrown away
+        with contextlib.suppress(FileNotFoundError):  # renamed or removed since it was listed
             files += path.iterdir()
-    facts = _facts(files)
-    return None if facts is None else Entry(path, "leftover", *facts, None, "half written")
+    status = _size_and_time(files)
+    return None if status is None else Entry(path, "leftover", *status, None, "half written")
 
 
-def _facts(files: Sequence[Path]) -> tuple[int, float] | None:
-    """Size of some files together and the time of the newest; None if none is there."""
-    found: list[os.stat_result] = []
+def _size_and_time(files: Iterable[Path]) -> tuple[int, float] | None:
+    """Total size of some files and the time of the newest; None if none exists."""
+    statuses: list[os.stat_result] = []
     for file in files:
         with contextlib.suppress(OSError):
-            found.append(file.lstat())
-    if not found:
+            statuses.append(file.lstat())
+    if not statuses:
         return None
-    size = sum(status.st_size for status in found if not stat.S_ISDIR(status.st_mode))
-    return size, max(status.st_mtime for status in found)
+    size = sum(status.st_size for status in statuses if not stat.S_ISDIR(status.st_mode))
+    return size, max(status.st_mtime for status in statuses)
 
 
 def _about(record: Record) -> str:
     if isinstance(record, EditRecord):
         return record.settings.prompt
-    [tensor] = [tensor for tensor in record.tensors if tensor.name == record.kind]
+    tensor = next(tensor for tensor in record.tensors if tensor.name == record.kind)
     return f"{tensor.name} {list(tensor.shape)} {tensor.dtype}"

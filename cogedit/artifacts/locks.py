@@ -1,4 +1,4 @@
-"""Locks between processes. They save work; nothing is right only because of them.
+"""Locks between processes. They save work; nothing is correct only because of them.
 
 Some network and FUSE file systems have no locks, or locks that everyone gets at once. Files are
 therefore written whole under names of their own content: without a lock two processes make the same
@@ -18,19 +18,20 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from filelock import FileLock
 
+if sys.platform != "win32":
+    import fcntl
+
 POLL_INTERVAL = 0.2
-"""Seconds between two looks at a lock that another process holds."""
+"""Seconds between two attempts to get a lock."""
 
 
 def acquire(path: Path, *, waiting: Callable[[], None] | None) -> FileLock | None:
-    """Wait until no other process holds a lock, and hold it.
-
-    The lock ends with the process, however it ends. The folder of `path` is made as often as
-    needed: the process that was waited for removes it when it is done.
+    """Take a lock that no other process holds. It ends with the process, however that ends.
 
     Args:
-        path: The lock file.
-        waiting: Called once if another process holds it; None does not wait.
+        path: The lock file. Its folder is made as often as needed: the process that holds the lock
+            removes it when it is done.
+        waiting: Called once if another process holds the lock; None does not wait.
 
     Returns:
         The lock, to be released; None where the file system has none.
@@ -39,24 +40,24 @@ def acquire(path: Path, *, waiting: Callable[[], None] | None) -> FileLock | Non
         BlockingIOError: Another process holds it, and `waiting` is None.
         OSError: The folder cannot be made.
     """
-    from filelock import FileLock, Timeout
+    from filelock import FileLock, Timeout  # imports asyncio, a quarter of a second
 
     # A marker file in place of a lock, filelock's own substitute, would outlive a killed process.
     lock = FileLock(path, fallback_to_soft=False)
-    told = False
+    is_waiting = False
     while True:
         path.parent.mkdir(exist_ok=True)
         try:
             lock.acquire(timeout=0)
         except Timeout as error:
             if waiting is None:
-                raise BlockingIOError(f"{path} is held") from error
-            if not told:
+                raise BlockingIOError(f"{path} is locked") from error
+            if not is_waiting:
                 waiting()
-                told = True
+                is_waiting = True
             time.sleep(POLL_INTERVAL)
         except FileNotFoundError:
-            continue  # the folder went between the two lines
+            continue  # the folder was removed between the two lines
         except (OSError, NotImplementedError):
             return None
         else:
@@ -70,8 +71,12 @@ def in_use(folder: Path) -> Iterator[None]:
     The mark is a shared lock on the folder itself and leaves no file behind. Where a folder cannot
     be locked, the block runs without.
     """
-    descriptor = _lock_folder(folder, shared=True)
+    descriptor = _open_folder(folder)
     try:
+        if descriptor is not None and sys.platform != "win32":
+            with contextlib.suppress(OSError):
+                # Waits for a process that removes leftovers, which takes no time.
+                fcntl.flock(descriptor, fcntl.LOCK_SH)
         yield
     finally:
         if descriptor is not None:
@@ -80,51 +85,36 @@ def in_use(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def unused(folder: Path) -> Iterator[bool | None]:
-    """Keep processes from using a folder while the block runs, if none uses it now.
+    """Keep other processes from using a folder while the block runs, if none uses it now.
 
     Yields:
-        True if no other process uses it; False if one does; None where nobody can tell, because
-        the file system has no locks.
+        True if no other process uses it; False if one does; None where that cannot be known,
+        because the file system has no working locks.
     """
-    descriptor = _lock_folder(folder, shared=False)
-    if descriptor is None:
-        yield None
-        return
+    first, second = _open_folder(folder), _open_folder(folder)
     try:
-        held = _try_lock(descriptor)
-        if held and not _second_lock_fails(folder):
-            yield None
-        else:
-            yield held
+        free = _try_lock(first)
+        # A lock that works cannot be had twice; one that everyone gets says nothing.
+        yield None if free and _try_lock(second) is not False else free
     finally:
-        os.close(descriptor)
+        for descriptor in (first, second):
+            if descriptor is not None:
+                os.close(descriptor)
 
 
-def _lock_folder(folder: Path, *, shared: bool) -> int | None:
-    """Open a folder and, if shared, lock it; None where that is not possible."""
-    if sys.platform == "win32":
+def _open_folder(folder: Path) -> int | None:
+    if sys.platform == "win32":  # has no locks on folders
         return None
-    import fcntl
-
     try:
-        descriptor = os.open(folder, os.O_RDONLY)
+        return os.open(folder, os.O_RDONLY)
     except OSError:
         return None
-    if shared:
-        try:
-            # Whoever holds it alone removes leftovers, which takes no time.
-            fcntl.flock(descriptor, fcntl.LOCK_SH)
-        except OSError:
-            os.close(descriptor)
-            return None
-    return descriptor
 
 
-def _try_lock(descriptor: int) -> bool | None:
-    if sys.platform == "win32":
+def _try_lock(descriptor: int | None) -> bool | None:
+    """Lock a folder for this process alone; False if it is in use, None if it cannot be locked."""
+    if descriptor is None or sys.platform == "win32":
         return None
-    import fcntl
-
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -132,14 +122,3 @@ def _try_lock(descriptor: int) -> bool | None:
     except OSError:
         return None
     return True
-
-
-def _second_lock_fails(folder: Path) -> bool:
-    """Tell a lock that works from one that everyone gets: it cannot be had twice."""
-    second = _lock_folder(folder, shared=False)
-    if second is None:
-        return False
-    try:
-        return _try_lock(second) is False
-    finally:
-        os.close(second)

@@ -1,49 +1,38 @@
-"""Steps of a loop on disk: a run that was killed goes on from the newest of them.
+"""Steps of a loop on disk, from the newest of which a killed run is resumed.
 
-A step is one safetensors file, written like every other: whole or not at all. It names the content
-keys of the artifacts that are being made and the digest of the step before, so that the files
-`0001.safetensors`, `0002.safetensors`, ... are a chain; what counts is the longest piece of it that
-starts at the first step and has no damaged, missing or foreign link. Renaming a finished file into
-the chain is the commit. A loop that goes on from its last step alone keeps the newest two.
+The files `0001.safetensors`, `0002.safetensors`, ... are a chain: each names the content keys of
+the artifacts in the making and the digest of the step before. Content keys alone would not do,
+because two devices round differently under one key. What counts is the longest chain that starts at
+the first step and has no damaged, missing or foreign link. A file is renamed into the chain once it
+is whole. A loop that is resumed from its last step alone keeps the newest two.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
-import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, ClassVar, cast
+from typing import TYPE_CHECKING, ClassVar
 
-from cogedit.artifacts.atomic import atomic_write, show, storage_error
-from cogedit.artifacts.codec import Json, canonical_text, decode_record, encode_record
-from cogedit.artifacts.layout import (
-    MAX_HEADER_BYTES,
-    decode_envelope,
-    header_bytes,
-    num_bytes,
-    order_tensors,
-)
+from cogedit.artifacts.atomic import storage_error
+from cogedit.artifacts.codec import Json, canonical_text, encode_record
 from cogedit.artifacts.records import SCHEMA_VERSION, TensorRecord
 from cogedit.artifacts.tensor_file import (
-    chunks,
-    describe,
-    digest,
-    on_cpu,
-    read_chunks,
-    read_tensor,
+    HeaderFormat,
+    TensorFile,
+    open_regular,
+    write_tensor_file,
 )
-from cogedit.errors import ArtifactDamaged, ArtifactError, StorageError
+from cogedit.errors import ArtifactError, StorageError
 from cogedit.types import StepInfo
 
 if TYPE_CHECKING:
     import torch
 
-_KEY = "cogedit_step"
 _ATTEMPTS = 3
+_UNSOUND = (ArtifactError, OSError)  # such a step counts as missing
 
 
 @dataclass(frozen=True)
@@ -51,10 +40,10 @@ class StepRecord:
     """One finished step of a loop.
 
     Attributes:
-        makes: Content keys of the artifacts that the loop makes, in its own order.
+        makes: Content keys of the artifacts that the loop makes, in order.
         info: The step; `index` counts from 0.
         before: Digest of the record of the step before; None for the first.
-        tensors: What the loop goes on from; empty until written.
+        tensors: The state that the loop continues from; empty until written.
     """
 
     json_constants: ClassVar[dict[str, Json]] = {"kind": "step", "schema": SCHEMA_VERSION}
@@ -67,74 +56,57 @@ class StepRecord:
     @property
     def digest(self) -> str:
         """The sha256 in hex of its canonical JSON, the tensors' digests included."""
-        return hashlib.sha256(_text(self).encode("ascii")).hexdigest()
+        return hashlib.sha256(canonical_text(encode_record(self)).encode("ascii")).hexdigest()
+
+
+_FORMAT = HeaderFormat("cogedit_step", StepRecord)
 
 
 @dataclass(frozen=True)
 class Step:
-    """A step in memory.
-
-    Attributes:
-        record: Which step of what.
-        tensors: By name, on the CPU.
-    """
+    """A step in memory, with its tensors by name on the CPU."""
 
     record: StepRecord
     tensors: Mapping[str, torch.Tensor]
 
 
 def write_step(folder: Path, tensors: Mapping[str, torch.Tensor], record: StepRecord) -> StepRecord:
-    """Add a step to a chain.
+    """Add a step to a chain, and return its record as written.
 
     Args:
         folder: Where the chain is; made where it is missing.
-        tensors: What the loop goes on from, on any device.
-        record: Which step of what; its own `tensors` are ignored.
-
-    Returns:
-        The record as written.
+        tensors: The state that the loop continues from, on any device.
+        record: Its own `tensors` are ignored.
 
     Raises:
-        ArtifactError: A tensor or a field is not one that can be written.
+        ArtifactError: A tensor or a field cannot be written.
         StorageError: Disk full, permission denied.
     """
-    contiguous = on_cpu(tensors)
-    described = [describe(name, tensor) for name, tensor in contiguous.items()]
-    written = replace(record, tensors=order_tensors(described))
-    header = header_bytes(_KEY, _text(written), written.tensors)
     path = step_path(folder, record.info.index)
     for attempt in range(_ATTEMPTS):
         try:
             folder.mkdir(exist_ok=True)
-            with atomic_write(path) as file:
-                file.write(header)
-                for tensor in written.tensors:
-                    for chunk in chunks(contiguous[tensor.name]):
-                        file.write(chunk)
-            break
+            return write_tensor_file(path, tensors, record, encode=_FORMAT.encode)
         except OSError as error:
             raise storage_error(folder, error, "write") from error
         except StorageError as error:
-            # Where locks do nothing, another process may be done with the same artifact and
-            # remove the folder meanwhile.
+            # Where locks do nothing, another process may finish the same artifact and remove the
+            # folder meanwhile.
             if attempt + 1 == _ATTEMPTS or not isinstance(error.__cause__, FileNotFoundError):
                 raise
-    return written
+    raise AssertionError("the last attempt returns or raises")
 
 
 def read_steps(
     folder: Path, *, makes: tuple[str, ...], names: tuple[str, ...], shape: tuple[int, ...]
 ) -> list[Step]:
-    """Read a chain as far as it is sound, every digest checked.
+    """Read a chain from its first step on, as far as it is sound.
 
     Args:
         folder: Where the chain is; it need not exist.
-        makes: What is being made.
-        names: Names of the tensors that every step has; there may be more.
+        makes: Content keys of what is being made.
+        names: Tensors that every step has; there may be more.
         shape: Of each tensor.
-
-    Returns:
-        The steps from the first on; none where there is no chain, or one of something else.
     """
     steps: list[Step] = []
     before = None
@@ -149,15 +121,8 @@ def read_steps(
 def read_last_step(
     folder: Path, *, makes: tuple[str, ...], names: tuple[str, ...], shape: tuple[int, ...]
 ) -> Step | None:
-    """Read the newest step that is sound, whether or not those before it are there.
-
-    Args:
-        folder: Where the steps are; it need not exist.
-        makes: What is being made.
-        names: Names of the tensors that every step has; there may be more.
-        shape: Of each tensor.
-    """
-    for path in _paths(folder):
+    """Read the newest sound step, with or without those before it; arguments of `read_steps`."""
+    for path in _newest_first(folder):
         step = _read_step(path, makes, names, shape)
         if step is not None and path == step_path(folder, step.record.info.index):
             return step
@@ -166,18 +131,16 @@ def read_last_step(
 
 def newest_step(folder: Path) -> StepRecord | None:
     """Return the record of the newest sound step, without its tensors and without torch."""
-    for path in _paths(folder):
-        with contextlib.suppress(ArtifactError, StorageError), _open(path) as file:
-            record = _read_start(path, file)
-            for tensor in record.tensors:
-                _check_digest(path, tensor, digest(read_chunks(path, file, tensor)))
-            return record
+    for path in _newest_first(folder):
+        with contextlib.suppress(*_UNSOUND), _open(path) as step:
+            step.verify()
+            return step.record
     return None
 
 
 def forget_steps(folder: Path, *, before: int) -> None:
     """Remove the steps with an index below `before`."""
-    for path in _paths(folder):
+    for path in _newest_first(folder):
         if path < step_path(folder, before):
             with contextlib.suppress(OSError):
                 path.unlink()
@@ -188,8 +151,7 @@ def step_path(folder: Path, index: int) -> Path:
     return folder / f"{index + 1:04}.safetensors"
 
 
-def _paths(folder: Path) -> list[Path]:
-    """The files of steps, the newest first."""
+def _newest_first(folder: Path) -> list[Path]:
     return sorted(folder.glob("[0-9][0-9][0-9][0-9].safetensors"), reverse=True)
 
 
@@ -197,51 +159,15 @@ def _read_step(
     path: Path, makes: tuple[str, ...], names: tuple[str, ...], shape: tuple[int, ...]
 ) -> Step | None:
     """Read a step if it is there, sound, and one of this loop."""
-    with contextlib.suppress(ArtifactError, StorageError), _open(path) as file:
-        record = _read_start(path, file)
+    with contextlib.suppress(*_UNSOUND), _open(path) as step:
+        record = step.record
         fits = all((t.shape, t.dtype) == (shape, "float32") for t in record.tensors)
-        if record.makes != makes or not fits or not {*names} <= {t.name for t in record.tensors}:
-            return None
-        tensors = {}
-        for tensor in record.tensors:
-            tensors[tensor.name], found = read_tensor(path, file, tensor)
-            _check_digest(path, tensor, found)
-        return Step(record, tensors)
+        if record.makes == makes and fits and {*names} <= {t.name for t in record.tensors}:
+            return Step(record, step.read())
     return None
 
 
 @contextlib.contextmanager
-def _open(path: Path) -> Iterator[BinaryIO]:
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever
-            raise ArtifactDamaged(f"{show(path)} is not a file")
-        with path.open("rb") as file:
-            yield file
-    except OSError as error:
-        raise storage_error(path, error, "read") from error
-
-
-def _read_start(path: Path, file: BinaryIO) -> StepRecord:
-    """Read and check the header, leave `file` at the first tensor."""
-    size = os.fstat(file.fileno()).st_size
-    start = file.read(8)
-    length = int.from_bytes(start, "little")
-    if len(start) < 8 or length > min(MAX_HEADER_BYTES, size):
-        raise ArtifactDamaged(f"{show(path)} is no step")
-    start += file.read(length)
-    value = decode_envelope(start, _KEY)
-    record = cast(StepRecord, decode_record(value, StepRecord))
-    if header_bytes(_KEY, _text(record), record.tensors) != start:
-        raise ArtifactDamaged(f"{show(path)} has a header that does not match its record")
-    if size != 8 + length + sum(map(num_bytes, record.tensors)):
-        raise ArtifactDamaged(f"{show(path)} has {size} bytes, other than its header says")
-    return record
-
-
-def _check_digest(path: Path, tensor: TensorRecord, found: str) -> None:
-    if found != tensor.sha256:
-        raise ArtifactDamaged(f"{show(path)} is damaged: tensor {tensor.name!r}")
-
-
-def _text(record: StepRecord) -> str:
-    return canonical_text(encode_record(record))
+def _open(path: Path) -> Iterator[TensorFile[StepRecord]]:
+    with open_regular(path) as file:
+        yield TensorFile(file, _FORMAT.decode)

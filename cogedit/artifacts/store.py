@@ -1,14 +1,11 @@
 """Writing and reading artifacts. Nothing is used before it is checked, and nothing half written.
 
-Reading a record or verifying a file needs no torch: the header is JSON and the digests are taken
-over ranges of the file. Files are read, never mapped: a file truncated under a mapping kills the
-process with SIGBUS.
+Reading a record or verifying a file needs no torch.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import shlex
 import stat
 from collections.abc import Iterator, Mapping
@@ -16,15 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Generic, Literal, TypeVar, overload
 
-from cogedit.artifacts.atomic import atomic_write, show, storage_error
-from cogedit.artifacts.layout import (
-    MAGIC,
-    MAX_HEADER_BYTES,
-    decode_header,
-    encode_header,
-    num_bytes,
-    order_tensors,
-)
+from cogedit.artifacts.atomic import show, storage_error
+from cogedit.artifacts.layout import MAGIC, decode_header, encode_header
 from cogedit.artifacts.records import (
     RECORD_TYPES,
     EditRecord,
@@ -32,20 +22,11 @@ from cogedit.artifacts.records import (
     LatentsRecord,
     Record,
     RecordT,
-    TensorRecord,
     TrajectoryRecord,
     check_meaning,
-    with_tensors,
 )
-from cogedit.artifacts.tensor_file import (
-    chunks,
-    describe,
-    digest,
-    on_cpu,
-    read_chunks,
-    read_tensor,
-)
-from cogedit.errors import ArtifactDamaged, ArtifactError, ArtifactMismatch
+from cogedit.artifacts.tensor_file import TensorFile, open_regular, write_tensor_file
+from cogedit.errors import ArtifactError, ArtifactMismatch
 from cogedit.types import ArtifactKind
 
 if TYPE_CHECKING:
@@ -54,7 +35,7 @@ if TYPE_CHECKING:
 SUFFIX = ".safetensors"
 
 Expected = ArtifactKind | tuple[ArtifactKind, ...] | None
-"""The kind, or the kinds, that a command can use; None for any."""
+"""The kind or kinds that a command accepts; None for any."""
 
 _COMMANDS: dict[ArtifactKind, tuple[str, str]] = {
     "frames": ("load", ""),
@@ -102,20 +83,13 @@ def write_artifact(
         ArtifactError: The tensors or a field of the record are not what the kind demands.
         StorageError: Disk full, folder missing, permission denied.
     """
-    contiguous = on_cpu(tensors)
-    try:
-        described = [describe(name, tensor) for name, tensor in contiguous.items()]
-        written = with_tensors(record, order_tensors(described))
+
+    def encode(written: RecordT) -> bytes:
         header = encode_header(written)
         check_meaning(written)
-    except ArtifactError as error:
-        raise ArtifactError(f"cannot write {show(path)}: {error.message}") from error
-    with atomic_write(path, scratch=scratch) as file:
-        file.write(header)
-        for tensor in written.tensors:
-            for chunk in chunks(contiguous[tensor.name]):
-                file.write(chunk)
-    return written
+        return header
+
+    return write_tensor_file(path, tensors, record, encode=encode, scratch=scratch)
 
 
 @overload
@@ -129,9 +103,7 @@ def read_record(path: Path, expected: Literal["edit"]) -> EditRecord: ...
 @overload
 def read_record(path: Path, expected: Expected = None) -> Record: ...
 def read_record(path: Path, expected: Expected = None) -> Record:
-    """Read and check an artifact's header, without its tensors and without torch.
-
-    Every byte of the header and the size of the file are checked; the tensors' bytes are not.
+    """Read an artifact's record. Header and file size are checked, the tensors' bytes are not.
 
     Args:
         path: The artifact.
@@ -144,25 +116,19 @@ def read_record(path: Path, expected: Expected = None) -> Record:
         StorageError: The system refuses to read it.
     """
     with _open(path, expected) as file:
-        return _read_start(path, expected, file)
+        return file.record
 
 
 def verify_artifact(path: Path, expected: Expected = None) -> Record:
-    """Check a whole artifact, the digest of every tensor included, without torch.
-
-    Args:
-        path: The artifact.
-        expected: The kind or kinds that are wanted; None for any.
+    """Check every byte of an artifact, and return its record; arguments of `read_record`.
 
     Raises:
         ArtifactError: As `read_record`; `ArtifactDamaged` also where a tensor was altered.
         StorageError: The system refuses to read it.
     """
     with _open(path, expected) as file:
-        record = _read_start(path, expected, file)
-        for tensor in record.tensors:
-            _check_digest(path, record.kind, tensor, digest(read_chunks(path, file, tensor)))
-        return record
+        file.verify()
+        return file.record
 
 
 @overload
@@ -176,34 +142,15 @@ def read_artifact(path: Path, expected: Literal["edit"]) -> Artifact[EditRecord]
 @overload
 def read_artifact(path: Path, expected: Expected = None) -> Artifact[Record]: ...
 def read_artifact(path: Path, expected: Expected = None) -> Artifact[Record]:
-    """Read an artifact into memory, with every digest checked before a tensor is handed out.
-
-    Args:
-        path: The artifact.
-        expected: The kind or kinds that are wanted; None for any.
-
-    Raises:
-        ArtifactError: As `verify_artifact`.
-        StorageError: The system refuses to read it.
-    """
-    tensors: dict[str, torch.Tensor] = {}
+    """Read an artifact, every byte checked; arguments and errors of `verify_artifact`."""
     with _open(path, expected) as file:
-        record = _read_start(path, expected, file)
-        for tensor in record.tensors:
-            tensors[tensor.name], found = read_tensor(path, file, tensor)
-            _check_digest(path, record.kind, tensor, found)
-    return Artifact(record, tensors)
+        return Artifact(file.record, file.read())
 
 
 def sniff_kind(path: Path) -> ArtifactKind | None:
-    """Tell an artifact from any other file (a video) by its first bytes.
+    """The kind of an artifact, or None for any other file (a video) and for a missing one.
 
-    Args:
-        path: A file; it need not exist.
-
-    Returns:
-        The kind of the artifact, or None where the file is none of ours or missing. A path that
-        ends in ".safetensors" was meant as an artifact and never gives None.
+    A path that ends in ".safetensors" is meant as an artifact and never gives None.
 
     Raises:
         ArtifactError: It is an artifact that cannot be used, as in `read_record`.
@@ -214,7 +161,7 @@ def sniff_kind(path: Path) -> ArtifactKind | None:
             if not stat.S_ISREG(path.stat().st_mode):
                 return None
             with path.open("rb") as file:
-                if file.read(8 + len(MAGIC))[8:] != MAGIC:
+                if not _has_magic(file):
                     return None
         except FileNotFoundError:
             return None
@@ -224,57 +171,33 @@ def sniff_kind(path: Path) -> ArtifactKind | None:
 
 
 @contextlib.contextmanager
-def _open(path: Path, expected: Expected) -> Iterator[BinaryIO]:
+def _open(path: Path, expected: Expected) -> Iterator[TensorFile[Record]]:
+    """Open an artifact of an expected kind; what goes wrong while it is open names the file."""
+    kinds = expected
     try:
-        # Asked before opening: opening a pipe waits for its other end, for ever.
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise _refuse(ArtifactMismatch, path, "is not a file", _make(expected))
-        with path.open("rb") as file:
-            yield file
+        with open_regular(path) as file:
+            if not _has_magic(file):
+                found = "is not a cogedit artifact" if file.read(1) else "is empty"
+                raise ArtifactMismatch(f"{found}, expected {_one_of(expected)}")
+            opened = TensorFile(file, decode_header)
+            _check_kind(path, opened.record.kind, expected)
+            kinds = opened.record.kind
+            opened.check_size()
+            yield opened
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise _refuse(ArtifactError, path, "does not exist", _instead(path, expected)) from error
+        raise ArtifactError(f"{show(path)} does not exist", hint=_instead(path, kinds)) from error
     except OSError as error:
         raise storage_error(path, error, "read") from error
+    except ArtifactError as error:
+        hint = error.hint or _make(kinds)
+        raise type(error)(f"{show(path)} {error.message}", hint=hint) from error
 
 
-def _read_start(path: Path, expected: Expected, file: BinaryIO) -> Record:
-    """Read the header, leave `file` at the first tensor."""
-    size = os.fstat(file.fileno()).st_size
+def _has_magic(file: BinaryIO) -> bool:
+    """Whether a file begins as artifacts do; it stands at its first byte again."""
     start = file.read(8 + len(MAGIC))
-    if start[8:] != MAGIC:
-        found = "is empty" if size == 0 else "is not a cogedit artifact"
-        raise _refuse(
-            ArtifactMismatch, path, f"{found}, expected {_one_of(expected)}", _make(expected)
-        )
-    length = int.from_bytes(start[:8], "little")
-    again = _make(expected)
-    if length > MAX_HEADER_BYTES:
-        reason = f"is damaged: its header takes {length} bytes, expected at most {MAX_HEADER_BYTES}"
-        raise _refuse(ArtifactDamaged, path, reason, again)
-    if size < 8 + length:
-        reason = f"is truncated: it has {size} bytes, expected {8 + length} and more"
-        raise _refuse(ArtifactDamaged, path, reason, again)
-    start += file.read(max(0, 8 + length - len(start)))  # read(-1) would take the whole file
-    try:
-        record = decode_header(start[: 8 + length])
-    except (ArtifactDamaged, ArtifactMismatch) as error:
-        raise _refuse(type(error), path, error.message, error.hint or again) from error
-    _check_kind(path, record.kind, expected)
-    whole = 8 + length + sum(map(num_bytes, record.tensors))
-    if size != whole:
-        change = "truncated" if size < whole else "extended"
-        reason = f"is {change}: it has {size} bytes, expected {whole}"
-        raise _refuse(ArtifactDamaged, path, reason, _make(record.kind))
-    return record
-
-
-def _check_digest(path: Path, kind: ArtifactKind, tensor: TensorRecord, found: str) -> None:
-    if found != tensor.sha256:
-        reason = (
-            f"is damaged: tensor {tensor.name!r} has digest {found[:12]}, "
-            f"expected {tensor.sha256[:12]}"
-        )
-        raise _refuse(ArtifactDamaged, path, reason, _make(kind))
+    file.seek(0)
+    return start[8:] == MAGIC
 
 
 def _check_kind(path: Path, kind: ArtifactKind, expected: Expected) -> None:
@@ -284,12 +207,10 @@ def _check_kind(path: Path, kind: ArtifactKind, expected: Expected) -> None:
     # An earlier kind of file is what the missing stage starts from.
     earlier = _KINDS.index(kind) < _KINDS.index(_furthest(kinds))
     source = shlex.quote(show(path)) if earlier else "VIDEO"
-    reason = f"holds {_article(kind)}, expected {_one_of(expected)}"
-    raise _refuse(ArtifactMismatch, path, reason, _make(_furthest(kinds), source))
-
-
-def _refuse(error: type[ArtifactError], path: Path, reason: str, hint: str) -> ArtifactError:
-    return error(f"{show(path)} {reason}", hint=hint)
+    raise ArtifactMismatch(
+        f"holds {_article(kind)}, expected {_one_of(expected)}",
+        hint=_make(_furthest(kinds), source),
+    )
 
 
 def _kinds(expected: Expected) -> tuple[ArtifactKind, ...]:

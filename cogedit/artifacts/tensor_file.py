@@ -1,21 +1,61 @@
-"""Tensors as bytes of a file: described, digested, written and read back in bounded pieces."""
+"""A file of one record and its tensors: the one writer and the one reader of such files.
+
+Artifacts, steps and prompt embeddings have this form (`cogedit.artifacts.layout`). Files are read,
+never mapped: a file truncated under a mapping kills the process with SIGBUS. Headers and digests
+are read without torch.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, Generic, TypeVar, cast
 
-from cogedit.artifacts.atomic import show
-from cogedit.artifacts.layout import num_bytes
-from cogedit.artifacts.records import TensorDType, TensorRecord
-from cogedit.errors import ArtifactDamaged, ArtifactError
+from cogedit.artifacts.atomic import atomic_write, show
+from cogedit.artifacts.codec import canonical_text, decode_record, encode_record
+from cogedit.artifacts.layout import (
+    MAX_HEADER_BYTES,
+    decode_envelope,
+    header_bytes,
+    num_bytes,
+    order_tensors,
+)
+from cogedit.artifacts.records import Record, TensorDType, TensorRecord
+from cogedit.errors import ArtifactDamaged, ArtifactError, ArtifactMismatch
 
 if TYPE_CHECKING:
     import torch
 
-CHUNK = 4 * 2**20  # bytes per read, write and digest: small enough for Ctrl-C to be prompt
+    from cogedit.artifacts.embeds import EmbedsRecord
+    from cogedit.artifacts.steps import StepRecord
+
+RecordT = TypeVar("RecordT", bound="Record | StepRecord | EmbedsRecord")
+
+_CHUNK = 4 * 2**20  # bytes per read, write and digest: small enough for Ctrl-C to be prompt
+
+
+@dataclass(frozen=True)
+class HeaderFormat(Generic[RecordT]):
+    """The header of a file that is no artifact: a record under a metadata key."""
+
+    key: str
+    record_type: type[RecordT]
+
+    def encode(self, record: RecordT) -> bytes:
+        """Length and header. Raises `ArtifactError` for a field that has no such form."""
+        return header_bytes(self.key, canonical_text(encode_record(record)), record.tensors)
+
+    def decode(self, header: bytes) -> RecordT:
+        """The record, once every byte is known to be right. Raises `ArtifactError`."""
+        record = decode_record(decode_envelope(header, self.key), self.record_type)
+        if self.encode(cast(RecordT, record)) != header:
+            raise ArtifactDamaged("has a header that does not match its record")
+        return cast(RecordT, record)
 
 
 def on_cpu(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -23,75 +63,167 @@ def on_cpu(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
-def describe(name: str, tensor: torch.Tensor) -> TensorRecord:
-    """Name, dtype, shape and digest of a contiguous CPU tensor.
+def write_tensor_file(
+    path: Path,
+    tensors: Mapping[str, torch.Tensor],
+    record: RecordT,
+    *,
+    encode: Callable[[RecordT], bytes],
+    scratch: Path | None = None,
+) -> RecordT:
+    """Write a file, whole or not at all.
+
+    Args:
+        path: The file; an older one stays untouched until the new one is complete.
+        tensors: On any device.
+        record: Its own `tensors` are ignored.
+        encode: Turns the record into length and header, or refuses it.
+        scratch: Folder of the unfinished file, as for `atomic_write`.
+
+    Returns:
+        The record as written, with dtypes, shapes and digests of the tensors.
 
     Raises:
-        ArtifactError: It has another dtype than files hold, or an empty axis.
+        ArtifactError: A tensor or the record cannot be written.
+        StorageError: Disk full, folder missing, permission denied.
     """
-    dtype = str(tensor.dtype).removeprefix("torch.")
+    contiguous = on_cpu(tensors)
+    try:
+        described = [_describe(name, tensor) for name, tensor in contiguous.items()]
+        written = replace(record, tensors=order_tensors(described))
+        header = encode(written)
+    except ArtifactError as error:
+        raise ArtifactError(f"cannot write {show(path)}: {error.message}") from error
+    with atomic_write(path, scratch=scratch) as file:
+        file.write(header)
+        for tensor in written.tensors:
+            for chunk in _chunks(contiguous[tensor.name]):
+                file.write(chunk)
+    return written
+
+
+class TensorFile(Generic[RecordT]):
+    """An open file whose header has been read and checked.
+
+    Its errors do not name the file, which the caller knows: their messages go on after a path.
+
+    Args:
+        file: At its first byte.
+        decode: Turns length and header into the record, or refuses them.
+
+    Raises:
+        ArtifactDamaged: The file is shorter than its header says, or the header is too long.
+        ArtifactError: What `decode` raises.
+
+    Attributes:
+        record: The record.
+    """
+
+    def __init__(self, file: BinaryIO, decode: Callable[[bytes], RecordT]) -> None:
+        self._file = file
+        self._size = os.fstat(file.fileno()).st_size
+        start = file.read(8)
+        self._payload = 8 + int.from_bytes(start, "little")
+        if self._payload - 8 > MAX_HEADER_BYTES:
+            raise ArtifactDamaged(
+                f"is damaged: its header takes {self._payload - 8} bytes, expected at most "
+                f"{MAX_HEADER_BYTES}"
+            )
+        if self._size < self._payload:
+            raise ArtifactDamaged(
+                f"is truncated: it has {self._size} bytes, expected {self._payload} and more"
+            )
+        self.record = decode(start + file.read(self._payload - 8))
+
+    def check_size(self) -> None:
+        """Raise `ArtifactDamaged` unless the file has the bytes that its record says.
+
+        After this no record can ask for more memory than the file has bytes.
+        """
+        expected = self._payload + sum(map(num_bytes, self.record.tensors))
+        if self._size != expected:
+            change = "truncated" if self._size < expected else "extended"
+            raise ArtifactDamaged(f"is {change}: it has {self._size} bytes, expected {expected}")
+
+    def verify(self) -> None:
+        """Check size and digests, without torch. Raises `ArtifactDamaged`."""
+        for tensor in self._each_tensor():
+            _check_digest(tensor, _sha256(self._read_chunks(num_bytes(tensor))))
+
+    def read(self) -> dict[str, torch.Tensor]:
+        """Read the tensors onto the CPU, size and digests checked. Raises `ArtifactDamaged`."""
+        import torch
+
+        tensors = {}
+        for tensor in self._each_tensor():
+            content = bytearray(num_bytes(tensor))
+            begin = 0
+            for chunk in self._read_chunks(len(content)):
+                content[begin : begin + len(chunk)] = chunk
+                begin += len(chunk)
+            _check_digest(tensor, _sha256([content]))
+            flat = torch.frombuffer(content, dtype=getattr(torch, tensor.dtype))
+            tensors[tensor.name] = flat.reshape(tensor.shape)
+        return tensors
+
+    def _each_tensor(self) -> Iterator[TensorRecord]:
+        self.check_size()
+        self._file.seek(self._payload)
+        yield from self.record.tensors
+
+    def _read_chunks(self, left: int) -> Iterator[bytes]:
+        while left:
+            chunk = self._file.read(min(left, _CHUNK))
+            if not chunk:  # truncated since its size was compared
+                raise ArtifactDamaged("became shorter while it was read")
+            left -= len(chunk)
+            yield chunk
+
+
+@contextlib.contextmanager
+def open_regular(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for reading.
+
+    Raises:
+        ArtifactMismatch: It is a folder, a pipe or a device.
+        OSError: The system refuses.
+    """
+    # Asked before opening: opening a pipe waits for its other end, for ever.
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ArtifactMismatch("is not a file")
+    with path.open("rb") as file:
+        yield file
+
+
+def _describe(name: str, tensor: torch.Tensor) -> TensorRecord:
+    """Name, dtype, shape and digest of a contiguous CPU tensor."""
+    dtype, shape = str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)
     if dtype not in ("uint8", "float32", "int64"):
         raise ArtifactError(f"tensor {name!r} is {dtype}, expected uint8, float32 or int64")
-    if tensor.numel() == 0:
-        raise ArtifactError(
-            f"tensor {name!r} has shape {list(tensor.shape)}, expected no empty axis"
+    if 0 in shape:
+        raise ArtifactError(f"tensor {name!r} has shape {list(shape)}, expected no empty axis")
+    return TensorRecord(name, cast(TensorDType, dtype), shape, _sha256(_chunks(tensor)))
+
+
+def _check_digest(tensor: TensorRecord, digest: str) -> None:
+    if digest != tensor.sha256:
+        raise ArtifactDamaged(
+            f"is damaged: tensor {tensor.name!r} has digest {digest[:12]}, "
+            f"expected {tensor.sha256[:12]}"
         )
-    shape = tuple(int(size) for size in tensor.shape)
-    return TensorRecord(name, cast(TensorDType, dtype), shape, digest(chunks(tensor)))
 
 
-def chunks(tensor: torch.Tensor) -> Iterator[memoryview]:
+def _chunks(tensor: torch.Tensor) -> Iterator[memoryview]:
     """The bytes of a contiguous CPU tensor, without a copy."""
     import torch
 
     content = tensor.reshape(-1).view(torch.uint8).numpy().data
-    for begin in range(0, len(content), CHUNK):
-        yield content[begin : begin + CHUNK]
+    for begin in range(0, len(content), _CHUNK):
+        yield content[begin : begin + _CHUNK]
 
 
-def digest(pieces: Iterable[bytes] | Iterable[memoryview]) -> str:
-    """The sha256 of some bytes, in hex."""
-    sha256 = hashlib.sha256()
+def _sha256(pieces: Iterable[bytes | bytearray | memoryview]) -> str:
+    digest = hashlib.sha256()
     for piece in pieces:
-        sha256.update(piece)
-    return sha256.hexdigest()
-
-
-def read_chunks(path: Path, file: BinaryIO, tensor: TensorRecord) -> Iterator[bytes]:
-    """The bytes of the tensor that `file` stands at.
-
-    Raises:
-        ArtifactDamaged: The file ends before the tensor does.
-    """
-    left = num_bytes(tensor)
-    while left:
-        chunk = file.read(min(left, CHUNK))
-        if not chunk:  # truncated since its size was compared
-            raise ArtifactDamaged(f"{show(path)} became shorter while it was read")
-        left -= len(chunk)
-        yield chunk
-
-
-def read_tensor(path: Path, file: BinaryIO, tensor: TensorRecord) -> tuple[torch.Tensor, str]:
-    """The tensor that `file` stands at, and the digest of its bytes.
-
-    Call it only once the size of the file is known to be what its header says: then no header can
-    ask for more memory than the file has bytes.
-
-    Raises:
-        ArtifactDamaged: The file ends before the tensor does.
-    """
-    import torch
-
-    dtypes: dict[TensorDType, torch.dtype] = {
-        "uint8": torch.uint8,
-        "float32": torch.float32,
-        "int64": torch.int64,
-    }
-    content = bytearray(num_bytes(tensor))
-    begin = 0
-    for chunk in read_chunks(path, file, tensor):
-        content[begin : begin + len(chunk)] = chunk
-        begin += len(chunk)
-    flat = torch.frombuffer(content, dtype=dtypes[tensor.dtype])
-    return flat.reshape(tensor.shape), hashlib.sha256(content).hexdigest()
+        digest.update(piece)
+    return digest.hexdigest()

@@ -1,15 +1,15 @@
-"""Artifacts in the making: a folder beside each, which goes when the artifact is there.
+"""Artifacts in the making: a folder beside each, which is removed when the artifact is complete.
 
-It holds the lock of the process that makes it, the steps that are done, and the file itself until
-it is whole. A process that is killed leaves the folder behind; the next one that makes the same
-artifact goes on from it and removes it.
+It holds the lock of the process that makes the artifact, the finished steps, and the file itself
+until it is whole. A killed process leaves the folder behind; the next one that makes the same
+artifact resumes from it and removes it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,6 @@ from cogedit.errors import StorageError
 from cogedit.types import ArtifactKind
 
 UNFINISHED_SUFFIX = ".unfinished"
-_LOCK = "lock"
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class Unfinished:
 
     Attributes:
         root: The folder; it need not exist.
-        makes: Content keys of the artifacts that are made together, in their order.
+        makes: Content keys of the artifacts that are made together, in order.
     """
 
     root: Path
@@ -37,7 +36,7 @@ class Unfinished:
 
     @classmethod
     def of(cls, folder: Path, kind: ArtifactKind, makes: Sequence[str]) -> Unfinished:
-        """Where artifacts of a kind are made that are to lie in a folder."""
+        """The folder for artifacts of a kind that will be written to `folder`."""
         name = f"{kind}-{makes[0][:12]}"
         if len(makes) > 1:
             digest = hashlib.sha256(" ".join(makes).encode("ascii")).hexdigest()
@@ -48,7 +47,7 @@ class Unfinished:
     def alone(self, *, waiting: Callable[[], None] | None) -> Iterator[None]:
         """Make the folder and be the only process in it, where the file system has locks.
 
-        When the block ends, however it ends, steps stay and everything else goes.
+        When the block ends, however it ends, steps stay and everything else is removed.
 
         Args:
             waiting: Called once if another process is in it; None does not wait.
@@ -57,8 +56,9 @@ class Unfinished:
             BlockingIOError: Another process is in it, and `waiting` is None.
             StorageError: The folder cannot be made.
         """
+        lock_file = self.root / "lock"
         try:
-            lock = acquire(self.root / _LOCK, waiting=waiting)
+            lock = acquire(lock_file, waiting=waiting)
         except BlockingIOError:
             raise
         except OSError as error:
@@ -66,24 +66,20 @@ class Unfinished:
         try:
             yield
         finally:
-            # The lock file goes while it is held: who waits for it notices and makes a new one.
-            _unlink(*self.root.glob(f".*{TEMPORARY_SUFFIX}"), self.root / _LOCK)
+            # Removed while locked: a process that waits for it notices and makes a new one.
+            _unlink([*self.root.glob(f".*{TEMPORARY_SUFFIX}"), lock_file])
             with contextlib.suppress(OSError):  # steps are in it, or another process is
                 self.root.rmdir()
             if lock is not None:
                 lock.release()
 
     def remove_steps(self) -> None:
-        """Remove the steps: the artifact is there."""
+        """Remove the steps, once the artifact is complete."""
         # From the last to the first, so that what is left is always a chain.
-        _unlink(*sorted(self.root.glob("*.safetensors"), reverse=True))
+        _unlink(sorted(self.root.glob("*.safetensors"), reverse=True))
 
     def clear(self) -> bool:
-        """Remove the folder with its steps, unless a process is in it.
-
-        Returns:
-            Whether it is gone.
-        """
+        """Remove the folder and its steps unless a process is in it; return whether it is gone."""
         if self.root.is_dir():
             with contextlib.suppress(BlockingIOError, StorageError), self.alone(waiting=None):
                 self.remove_steps()
@@ -91,16 +87,13 @@ class Unfinished:
 
 
 def made_together(folder: Path, kind: ArtifactKind) -> list[Unfinished]:
-    """Where several artifacts of a kind are being made together in a folder, with a step done."""
-    found = []
-    for root in sorted(folder.glob(f"{kind}s-*{UNFINISHED_SUFFIX}")):
-        step = newest_step(root)
-        if step is not None:
-            found.append(Unfinished(root, step.makes))
-    return found
+    """The unfinished runs in a folder that make several artifacts of a kind together."""
+    roots = sorted(folder.glob(f"{kind}s-*{UNFINISHED_SUFFIX}"))
+    steps = [(root, newest_step(root)) for root in roots]
+    return [Unfinished(root, step.makes) for root, step in steps if step is not None]
 
 
-def _unlink(*paths: Path) -> None:
+def _unlink(paths: Iterable[Path]) -> None:
     for path in paths:
         with contextlib.suppress(OSError):
             path.unlink()

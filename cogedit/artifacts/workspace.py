@@ -1,10 +1,11 @@
-"""A folder of artifacts named by content key: what is there already is not made again."""
+"""A folder of artifacts named by content key, so that what exists already is found and reused."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import shlex
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,15 +21,15 @@ _MAX_STEM_BYTES = 150
 
 
 def default_workspace(video: Path) -> Path:
-    """Where the artifacts of a video go: `<video stem>.cogedit`, in the current directory."""
+    """The workspace of a video: `<video stem>.cogedit`, in the current directory."""
     return Path(f"{short_stem(video)}{FOLDER_SUFFIX}")
 
 
 def short_stem(file: Path) -> str:
     """The name of a file without its suffix, short enough for something to be added to it.
 
-    File systems take names of 255 bytes. Two long names may have one short one: what lies in a
-    workspace is told apart by content key.
+    File systems take names of 255 bytes. Two long names may share a short one: artifacts in a
+    workspace are told apart by content key.
     """
     name = os.fsencode(file.stem)
     if len(name) <= _MAX_STEM_BYTES:
@@ -47,46 +48,40 @@ class Workspace:
     root: Path
 
     def create(self) -> None:
-        """Make the folder and those above it.
-
-        Raises:
-            StorageError: The system refuses.
-        """
+        """Make the folder and its parents. Raises `StorageError` where the system refuses."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise storage_error(self.root, error, "write") from error
 
     def path_for(self, record: Record) -> Path:
-        """Where the artifact of this record belongs: kind and content key make its name."""
+        """The file for the artifact of a record, named by kind and content key."""
         return self.root / f"{record.kind}-{content_key(record)[:12]}{SUFFIX}"
 
     def find(self, record: Record) -> Path | None:
-        """The artifact of this record, if it was made before; its bytes are verified.
+        """The artifact of a record, verified; None if there is none.
 
         Args:
             record: What is wanted; its tensors are ignored.
 
-        Returns:
-            The file, or None where there is none.
-
         Raises:
-            ArtifactDamaged: The file is there and altered, truncated or none of ours.
-            ArtifactMismatch: The file is there and sound, but made from another record.
+            ArtifactDamaged: The file is altered, truncated or no artifact.
+            ArtifactMismatch: The file is sound, but made from another record.
             StorageError: The system refuses to read it.
         """
         path = self.path_for(record)
-        # Of a stage before the one that was asked for, --force would not make it anew.
-        hint = f"remove it, and the same command makes it anew: rm {shlex.quote(show(path))}"
+        # --force would not recompute it where it belongs to an earlier stage.
+        hint = f"remove it, and the same command recomputes it: rm {shlex.quote(show(path))}"
         if not path.exists():
             return None
         try:
-            found = verify_artifact(path)
+            key = content_key(verify_artifact(path))
         except ArtifactError as error:
             raise ArtifactDamaged(error.message, hint=hint) from error
-        key, expected = content_key(found), content_key(record)
-        if key != expected:
-            message = f"{show(path)} has content key {key[:12]}, expected {expected[:12]}"
+        if key != content_key(record):
+            message = (
+                f"{show(path)} has content key {key[:12]}, expected {content_key(record)[:12]}"
+            )
             raise ArtifactMismatch(message, hint=hint)
         return path
 
@@ -99,21 +94,18 @@ class Workspace:
 
 
 def newest_in_directory(directory: Path, kind: ArtifactKind) -> Path | None:
-    """The artifact of this kind that was written last in any `*.cogedit` folder of a directory.
-
-    Files and folders that cannot be read are passed over.
-    """
-    return _newest(list(directory.glob(f"*{FOLDER_SUFFIX}")), kind)
+    """Like `Workspace.newest`, over all `*.cogedit` folders of a directory."""
+    return _newest(directory.glob(f"*{FOLDER_SUFFIX}"), kind)
 
 
-def _newest(folders: list[Path], kind: ArtifactKind) -> Path | None:
-    dated: list[tuple[int, str, Path]] = []
+def _newest(folders: Iterable[Path], kind: ArtifactKind) -> Path | None:
+    dated: list[tuple[int, Path]] = []
     for folder in folders:
         with contextlib.suppress(OSError):
             for path in folder.glob(f"{kind}-*{SUFFIX}"):
-                with contextlib.suppress(OSError):  # gone since it was listed
-                    dated.append((path.stat().st_mtime_ns, str(path), path))
-    for _, _, path in sorted(dated, reverse=True):
+                with contextlib.suppress(OSError):  # removed since it was listed
+                    dated.append((path.stat().st_mtime_ns, path))
+    for _, path in sorted(dated, reverse=True):
         with contextlib.suppress(ArtifactError, StorageError):
             if read_record(path).kind == kind:
                 return path

@@ -53,8 +53,7 @@ def test_find_refuses_a_damaged_or_swapped_file(chain: Any, tmp_path: Path) -> N
         path.write_bytes(content)
         with pytest.raises(ArtifactDamaged) as caught:
             workspace.find(record)
-        again = "remove it, and the same command makes it anew"
-        assert caught.value.hint == f"{again}: rm {shlex.quote(str(path))}"
+        assert caught.value.hint.endswith(f"rm {shlex.quote(str(path))}")
     chain.copy("frames", path)
     with pytest.raises(ArtifactMismatch, match="has content key") as mismatch:
         workspace.find(record)

@@ -74,7 +74,7 @@ def test_ls_shows_what_is_there(folder, chain):
     assert entries[edit]["size"] == chain.paths["edit"].stat().st_size
     unfinished = entries["trajectory-abababababab.unfinished"]
     assert unfinished["state"] == "unfinished"
-    assert unfinished["about"] == "step 4 of 50; the same command goes on from it"
+    assert unfinished["about"].startswith("step 4 of 50;")
     assert states() == ["leftover"] * 5 + UNTOUCHED
     text = cache("ls")
     assert len(text.stdout.splitlines()) == 10
@@ -152,9 +152,7 @@ def test_prune_leaves_a_file_alone_while_it_is_written(folder):
 
 
 def test_without_locks_only_what_is_old_goes(folder, monkeypatch):
-    from cogedit.artifacts import locks
-
-    monkeypatch.setattr(locks, "_try_lock", lambda descriptor: True)
+    monkeypatch.setattr("fcntl.flock", lambda descriptor, operation: None)
     result = cache("prune")
     assert result.stdout == ""
     assert result.stderr.count("it changed within the hour") == 5
