@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, get_type_hints
 from cogedit.cli.flags import EDITING, RUNNING, SETTINGS, flag_for, help_order, named_option
 from cogedit.cli.progress import Thumbnail
 from cogedit.cli.screen import Screen, handle_errors
-from cogedit.cli.signals import stoppable
 from cogedit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -179,7 +178,7 @@ def with_options(
                 screen=screen,
             )
             debug = bool(running["debug"])
-            with handle_errors(call.stop, screen, debug=debug), stoppable(call.stop, screen):
+            with handle_errors(screen, cancellation=call.stop, debug=debug):
                 command(call, **values)
 
         keyword = inspect.Parameter.KEYWORD_ONLY

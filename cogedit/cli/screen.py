@@ -7,35 +7,28 @@ import json
 import os
 import signal
 import sys
+import threading
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import FrameType
 from typing import TYPE_CHECKING
 
 import typer
 
-from cogedit.cli.progress import Notes, Thumbnail, bar_progress, event_progress, plain_progress
+from cogedit.cli.progress import Notes, Thumbnail, event_progress, plain_progress
 from cogedit.errors import CogeditError, Interrupted, StorageError, Terminated
 
 if TYPE_CHECKING:
     from cogedit.stages.cancellation import Cancellation
     from cogedit.types import RGBPicture, ShowStep
 
-_REFUSED_BY_THE_SYSTEM = {
-    errno.EACCES,
-    errno.EDQUOT,
-    errno.EFBIG,
-    errno.EIO,
-    errno.ELOOP,
-    errno.EMFILE,
-    errno.ENAMETOOLONG,
-    errno.ENFILE,
-    errno.ENOSPC,
-    errno.EPERM,
-    errno.EROFS,
-    errno.ESTALE,
-}
+_REFUSED = "ACCES DQUOT FBIG IO LOOP MFILE NAMETOOLONG NFILE NOSPC PERM ROFS STALE"
+"""Errors of the operating system that are no bug, by their names in `errno` after the E."""
+
+_STOPPING = "Stopping after this step; press Ctrl-C again to stop now."
 
 
 @dataclass(frozen=True)
@@ -48,7 +41,7 @@ class Screen:
         verbose: Show details too.
         jsonl: Show everything as events, one JSON object per line. The result stays on stdout.
         thumbnail: Shown under the bar; None shows none.
-        notes: What is said while a bar is there, for the bar to show.
+        notes: Sentences for the bar to show above itself.
     """
 
     json_output: bool = False
@@ -60,57 +53,41 @@ class Screen:
 
     @property
     def preview(self) -> Callable[[RGBPicture], None] | None:
-        """Take a picture to show under the bar; None where none would be seen."""
+        """Take an image to show under the bar; None where it could not be seen."""
         if self.thumbnail is None:
             return None
         if self.quiet or self.jsonl or not _is_terminal():
-            self.say("--preview shows pictures on a terminal only")
+            self.say("--preview shows images on a terminal only")
             return None
         return self.thumbnail.show
 
     def say(self, text: str) -> None:
-        """Show one sentence, as it is: brackets are no markup, control characters are visible."""
+        """Show one sentence as it is: brackets are not markup, control characters are visible."""
         if not self.quiet:
-            self.tell({"event": "note", "text": text}, printable(text))
+            self.emit({"event": "note", "text": text}, printable(text))
+
+    def detail(self, text: str) -> None:
+        """Show one sentence under --verbose."""
+        if self.verbose:
+            self.say(text)
 
     def error(self, message: str, exit_code: int, *, hint: str | None = None) -> None:
-        """Show why the command ends, also where all else is quiet.
-
-        Args:
-            message: What happened.
-            exit_code: What the command ends with.
-            hint: What mends it.
-        """
+        """Show why the command ends, also under --quiet."""
         text = f"error: {printable(message)}"
         if hint is not None:
             text += f"\nhint: {printable(hint)}"
         event = {"event": "error", "message": message, "hint": hint, "exit_code": exit_code}
-        self.tell(event, text)
+        self.emit(event, text)
 
-    def tell(self, event: Mapping[str, object], text: str = "") -> None:
-        """Show something as the kind of line that was asked for, above a bar that is there.
-
-        Args:
-            event: For programs, with its kind as `event`.
-            text: The same for people.
-        """
+    def emit(self, event: Mapping[str, object], text: str = "") -> None:
+        """Show an event to programs as a JSON line, or its text to people, above the bar."""
         if self.jsonl:
             typer.echo(json.dumps(event), err=True)
-        elif not self.notes.leave(text):
+        elif not self.notes.put(text):
             typer.echo(text, err=True)
 
-    def detail(self, text: str) -> None:
-        """Show one sentence to those who asked for more."""
-        if self.verbose:
-            self.say(text)
-
     def result(self, command: str, outputs: Sequence[Mapping[str, object]]) -> None:
-        """Print what was written: a path per line, or one JSON object.
-
-        Args:
-            command: Name of the command.
-            outputs: Per file its `path`, and what else is known of it.
-        """
+        """Print the `path` of each file that was written, or one JSON object with all else."""
         if self.json_output:
             typer.echo(json.dumps({"command": command, "outputs": list(outputs)}, default=str))
             return
@@ -124,17 +101,14 @@ class Screen:
 
     @contextmanager
     def progress(self, doing: str, total: int) -> Iterator[ShowStep]:
-        """Show the steps of a loop: a bar on a terminal, a line now and then elsewhere.
-
-        Args:
-            doing: What the loop does.
-            total: Its number of steps.
-        """
+        """Show the steps of a loop: a bar on a terminal, a line now and then elsewhere."""
         if self.quiet:
             yield lambda info: None
         elif self.jsonl:
-            yield event_progress(doing, self.tell)
+            yield event_progress(doing, self.emit)
         elif _is_terminal():
+            from cogedit.cli.bar import bar_progress  # brings rich's progress bars
+
             bar = bar_progress(printable(doing), total, notes=self.notes, thumbnail=self.thumbnail)
             with bar as on_step:
                 yield on_step
@@ -143,23 +117,26 @@ class Screen:
 
 
 @contextmanager
-def handle_errors(stop: Cancellation, screen: Screen, *, debug: bool) -> Iterator[None]:
+def handle_errors(
+    screen: Screen, *, cancellation: Cancellation | None = None, debug: bool = False
+) -> Iterator[None]:
     """Turn an error that was raised on purpose into a sentence and its exit code.
 
     Anything else is a bug: it keeps its traceback and ends with 1.
 
     Args:
-        stop: Which signal asked to stop, if one did.
         screen: Where to show it.
+        cancellation: Passes SIGINT and SIGTERM on to the loop that is running.
         debug: Show the traceback of expected errors too, and the libraries' warnings.
     """
     if not debug:
-        import warnings
-
         warnings.simplefilter("ignore")
     try:
-        with _interrupts(stop):
+        if cancellation is None:
             yield
+        else:
+            with _signals_passed_on(cancellation, screen):
+                yield
     except CogeditError as error:
         if debug:
             traceback.print_exc()
@@ -167,7 +144,7 @@ def handle_errors(stop: Cancellation, screen: Screen, *, debug: bool) -> Iterato
         raise typer.Exit(error.exit_code) from error
     except OSError as error:
         # What no stage foresaw, such as a full disk below stdout. The rest is a bug.
-        if error.errno not in _REFUSED_BY_THE_SYSTEM:
+        if errno.errorcode.get(error.errno or 0, "")[1:] not in _REFUSED.split():
             raise
         if debug:
             traceback.print_exc()
@@ -175,36 +152,50 @@ def handle_errors(stop: Cancellation, screen: Screen, *, debug: bool) -> Iterato
         screen.error(f"cannot read or write{where}: {error.strerror}", StorageError.exit_code)
         raise typer.Exit(StorageError.exit_code) from error
     except KeyboardInterrupt as error:
-        raise typer.Exit(tell_stopped(stop.signum, screen)) from error
+        signum = None if cancellation is None else cancellation.signum
+        raise typer.Exit(report_stopped(signum, screen)) from error
 
 
 @contextmanager
-def _interrupts(stop: Cancellation) -> Iterator[None]:
-    """Take what happens after a wish to stop at once for the interrupt that it comes from.
+def _signals_passed_on(cancellation: Cancellation, screen: Screen) -> Iterator[None]:
+    """Let the first SIGINT or SIGTERM end a long loop after its step, and the second end it now.
 
-    Libraries that read a file on the way may make an error of their own of it.
+    Where no loop can stop between steps, KeyboardInterrupt is raised at the first.
     """
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        if not cancellation.request(signum):
+            raise KeyboardInterrupt
+        if screen.notes.put(_STOPPING):
+            return
+        # Not through Python's stderr, which may be in the middle of a write.
+        event = json.dumps({"event": "note", "text": _STOPPING})
+        os.write(2, f"{event}\n".encode() if screen.jsonl else f"\n{_STOPPING}\n".encode())
+
+    previous = {}
+    # Only the main thread may change how signals are handled, and what the parent process ignores,
+    # such as SIGINT in the background of a shell, stays ignored.
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) != signal.SIG_IGN:
+                previous[number] = signal.signal(number, handle)
     try:
         yield
     except Exception as error:
-        if stop.immediate:
+        # A library that reads a file may have turned the interrupt into an error of its own.
+        if cancellation.immediate:
             raise KeyboardInterrupt from error
         raise
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
-def tell_stopped(signum: int | None, screen: Screen) -> int:
-    """Say that a command was stopped at once, and how to go on.
-
-    Args:
-        signum: The signal that stopped it; None is SIGINT.
-        screen: Where to say it.
-
-    Returns:
-        The exit code.
-    """
+def report_stopped(signum: int | None, screen: Screen) -> int:
+    """Say that a signal, None is SIGINT, stopped the command at once; return the exit code."""
     kind = Terminated if signum == signal.SIGTERM else Interrupted
-    text = f"{kind.verb}: the same command goes on from what is kept"
-    screen.tell({"event": "error", "message": text, "exit_code": kind.exit_code}, text)
+    text = f"{kind.verb}: run the same command again to continue from the last saved step"
+    screen.emit({"event": "error", "message": text, "exit_code": kind.exit_code}, text)
     return kind.exit_code
 
 

@@ -20,19 +20,19 @@ from cogedit.artifacts import (
     sniff_kind,
     verify_artifact,
 )
-from cogedit.cli.screen import printable
+from cogedit.cli.tables import show_rows
 from cogedit.config import plain_value
 from cogedit.stages.recipe import read_recipe
 
 
-def describe(path: Path, *, json_output: bool) -> None:
+def show_file(path: Path, *, json_output: bool) -> None:
     """Print how an artifact was made and what is in it, after checking every byte.
 
-    Of an exported video the recipe in its metadata is printed: the record of the artifact that it
+    For an exported video this is the recipe in its metadata: the record of the artifact that it
     shows, and how it was written.
 
     Raises:
-        ArtifactError: It is no artifact and carries no recipe, or is damaged.
+        ArtifactError: It is not an artifact and has no recipe, or is damaged.
         VideoError: It is missing, or cannot be read.
     """
     options: Mapping[str, object] | None = None
@@ -42,42 +42,36 @@ def describe(path: Path, *, json_output: bool) -> None:
     else:
         record = verify_artifact(path)
     if json_output:
-        found = {
+        content = {
             "path": str(path),
             "kind": record.kind if options is None else "video",
             "content_key": content_key(record),
             "record": json.loads(record_text(record)),
         }
-        typer.echo(json.dumps(found if options is None else found | {"export": options}))
+        typer.echo(json.dumps(content if options is None else content | {"export": options}))
         return
-    rows: list[tuple[str, str]] = []
+    made = f"made by cogedit {record.cogedit_version}"
     if options is None:
-        rows += [
-            ("file", f"{path} ({path.stat().st_size:,} bytes, all digests right)"),
-            ("kind", f"{record.kind}, made by cogedit {record.cogedit_version}"),
+        rows = [
+            ("file", f"{path} ({path.stat().st_size:,} bytes, all digests match)"),
+            ("kind", f"{record.kind}, {made}"),
             ("content key", content_key(record)),
         ]
-        rows += [
-            (f"tensor {tensor.name}", f"{list(tensor.shape)} {tensor.dtype}")
-            for tensor in record.tensors
-        ]
+        rows += [(f"tensor {t.name}", f"{list(t.shape)} {t.dtype}") for t in record.tensors]
     else:
-        rows += [
+        rows = [
             ("file", str(path)),
-            ("kind", f"video of {record.kind}, made by cogedit {record.cogedit_version}"),
+            ("kind", f"video of {record.kind}, {made}"),
             ("content key", f"{content_key(record)} (of the {record.kind})"),
         ]
     for link in chain_of(record):
-        rows += _rows(link)
+        rows += _stage_rows(link)
     if options is not None:
         rows.append(("export", _values(options)))
-    width = max(len(name) for name, _ in rows)
-    for name, value in rows:
-        typer.echo(f"{name:<{width}}  {printable(value)}")
+    show_rows(rows)
 
 
-def _rows(record: Record) -> list[tuple[str, str]]:
-    """Describe one stage."""
+def _stage_rows(record: Record) -> list[tuple[str, str]]:
     if isinstance(record, FramesRecord):
         source, indices = record.source, record.frame_indices
         return [
@@ -103,11 +97,10 @@ def _model(model: ModelRecord) -> str:
 
 
 def _settings(settings: object) -> str:
-    """Write a settings record as the settings' TOML has it, without what is not set."""
+    """Write a settings record as TOML does, without what is not set."""
     if not is_dataclass(settings):
         return str(settings)
-    values: Mapping[str, object] = {f.name: getattr(settings, f.name) for f in fields(settings)}
-    return _values(values)
+    return _values({field.name: getattr(settings, field.name) for field in fields(settings)})
 
 
 def _values(values: Mapping[str, object]) -> str:

@@ -1,4 +1,4 @@
-"""Mistakes on the command line, which the parser itself reports, made safe to show."""
+"""Errors of the command line's parser, in our own words and safe to show."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 # The parser's errors share this base, which typer does not name.
 _ParserError: type[Exception] = typer.BadParameter.__bases__[0]
 
-
-_FIRST = ("edit", "doctor")
+_FIRST = ("edit", "doctor", "guide")
 
 
 class Commands(TyperGroup):
@@ -43,17 +42,17 @@ class Commands(TyperGroup):
 
     def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
         """Parse what comes before the command."""
-        with _mistakes_shown(args):
+        with _errors_made_safe(args):
             return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Context) -> object:
         """Parse the rest and run the command."""
-        with _mistakes_shown(ctx.args):
+        with _errors_made_safe(ctx.args):
             return super().invoke(ctx)
 
 
 def _without_flag_types(params: list[Parameter]) -> list[Parameter]:
-    """Show no type beside flags: "<bool>" asks for a value that they do not take."""
+    """Remove the type beside flags: "<bool>" would ask for a value that they do not take."""
     for param in params:
         if getattr(param, "is_flag", False) and param.metavar is None:
             param.metavar = ""
@@ -61,28 +60,23 @@ def _without_flag_types(params: list[Parameter]) -> list[Parameter]:
 
 
 @contextmanager
-def _mistakes_shown(args: Collection[str]) -> Iterator[None]:
-    """Make the parser's errors safe to show, or tell them as events where these are asked for.
-
-    Args:
-        args: What is being parsed.
-    """
-    is_event = "--jsonl" in args  # there are no parsed options to ask
+def _errors_made_safe(args: Collection[str]) -> Iterator[None]:
+    """Show the parser's errors without control characters, or as events under --jsonl."""
     try:
         yield
     except _ParserError as error:
         if isinstance(error, typer.BadParameter):
-            error.message = _in_our_words(error)
-        if is_event:
-            raise typer.Exit(_tell(error)) from error
+            error.message = _wrong_type(error)
+        if "--jsonl" in args:  # nothing is parsed yet that could be asked
+            raise typer.Exit(_emit(error)) from error
         message = getattr(error, "message", None)
         if isinstance(message, str):
             error.message = printable(message)  # type: ignore[attr-defined]
         raise
 
 
-def _in_our_words(error: typer.BadParameter) -> str:
-    """Say of a value of a wrong type what was found and what was expected.
+def _wrong_type(error: typer.BadParameter) -> str:
+    """Say what was found and what was expected, where a value has the wrong type.
 
     The parser shows what its validator says: "Input should be a valid integer".
     """
@@ -96,8 +90,8 @@ def _in_our_words(error: typer.BadParameter) -> str:
     return f"found '{problems()[0]['input']}', expected {expected or 'another type'}"
 
 
-def _tell(error: Exception) -> int:
-    """Tell an error of the parser as an event; return the exit code."""
+def _emit(error: Exception) -> int:
+    """Emit an error of the parser as an event; return the exit code."""
     context = getattr(error, "ctx", None)
     hint = None if context is None else f"`{context.command_path} --help` lists its options"
     exit_code: int = error.exit_code  # type: ignore[attr-defined]

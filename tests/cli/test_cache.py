@@ -88,7 +88,7 @@ def test_ls_elsewhere(folder, tmp_path):
     assert found(other) == {}
     assert len(found(other, folder)) == 10
     refused = cache("ls", tmp_path / "missing", code=2)
-    assert "is no folder" in refused.stderr
+    assert str(tmp_path / "missing") in refused.stderr
     assert refused.stdout == ""
 
 
@@ -103,7 +103,6 @@ def test_verify_finds_the_damaged_one(folder, chain):
     [damaged] = [row for row in rows if row["state"] == "damaged"]
     assert damaged["path"] == str(path)
     assert "has digest" in damaged["about"]
-    assert "1 of 4 artifacts are damaged" in result.stderr
     assert "`cogedit cache prune --damaged`" in result.stderr
     assert json.loads(cache("prune", "--damaged", "--json").stdout)["removed"][0] == damaged
     assert not path.exists()
@@ -113,13 +112,12 @@ def test_verify_finds_the_damaged_one(folder, chain):
 def test_prune_removes_leftovers_alone(folder):
     result = cache("prune", "--dry-run")
     assert len(result.stdout.splitlines()) == 5
-    assert "would remove 5" in result.stderr
     assert len(found()) == 10
-    assert "removed 5" in cache("prune").stderr
+    assert cache("prune").stdout == result.stdout
     assert states() == UNTOUCHED
     assert (folder / "my edit.mp4").exists()
     assert json.loads(cache("prune", "--json").stdout)["removed"] == []
-    assert cache("prune").stderr == "nothing to remove\n"
+    assert cache("prune").stdout == ""
 
 
 def test_prune_removes_what_is_named(folder, chain):
@@ -138,7 +136,7 @@ def test_prune_leaves_a_workspace_alone_where_a_process_works(folder):
     with in_use(folder):
         result = cache("prune", "--unfinished", "--kind", "edit")
         assert result.stdout == ""
-        assert "clip.cogedit is in use by a running process" in result.stderr
+        assert "clip.cogedit is in use" in result.stderr
         assert json.loads(cache("prune", "--json").stdout)["in_use"] == ["clip.cogedit"]
     assert states() == ["leftover"] * 5 + UNTOUCHED
 
@@ -155,7 +153,7 @@ def test_without_locks_only_what_is_old_goes(folder, monkeypatch):
     monkeypatch.setattr("fcntl.flock", lambda descriptor, operation: None)
     result = cache("prune")
     assert result.stdout == ""
-    assert result.stderr.count("it changed within the hour") == 5
+    assert all(name in result.stderr for name in (".00ff.tmp", ".cogedit-00ff.mp4"))
     for name in (".00ff.tmp", ".cogedit-00ff.mp4"):
         os.utime(folder / name, (0, 0))
     assert len(cache("prune").stdout.splitlines()) == 2

@@ -1,0 +1,74 @@
+"""Arguments and options of single commands, declared once; settings have theirs in `flags`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def argument(
+    metavar: str, text: str, *, complete: Callable[[str], list[str]] | None = None
+) -> object:
+    """Declare an argument by its name in the help, and what it is."""
+    return typer.Argument(metavar=metavar, help=text, autocompletion=complete, show_default=False)
+
+
+def option(*names: str, text: str, metavar: str | None = None, panel: str | None = None) -> object:
+    """Declare an option by its names, and what it does."""
+    return typer.Option(
+        *names, help=text, metavar=metavar, rich_help_panel=panel, show_default=False
+    )
+
+
+def output_option(text: str = "The file to write.") -> object:
+    """Declare `--output`."""
+    return option("--output", "-o", text=text)
+
+
+Video = Annotated[Path, argument("VIDEO", "A video file.")]
+Output = Annotated[Path | None, output_option()]
+Trajectory = Annotated[
+    Path | None,
+    argument(
+        "TRAJECTORY",
+        "A trajectory, or what it is made from. Default: the newest trajectory here.",
+    ),
+]
+Prompts = Annotated[
+    list[str], option("--prompt", "-p", text="What the edit shows; repeat it for more edits.")
+]
+Mask = Annotated[
+    str | None,
+    option(
+        "--mask",
+        # The box in full would leave no room for the names of the options in 80 columns.
+        metavar="FILE|BOX",
+        text="Where the edit may change the source: an image or a video, white there, or a box "
+        "x0,y0,x1,y1 in pixels of the source; @FIRST:LAST limits it to frames FIRST to LAST - 1.",
+        panel="Mask",
+    ),
+]
+SourceVideo = Annotated[
+    Path | None,
+    option(
+        "--source",
+        metavar="VIDEO",
+        text="The video that the clip was read from. Default: searched for here and beside the "
+        "artifacts.",
+        panel="Video",
+    ),
+]
+WithSource = Annotated[
+    bool,
+    option(
+        "--with-source",
+        text="Also write the source clip: same frames, size and codec.",
+        panel="Video",
+    ),
+]
+DryRun = Annotated[
+    bool, option("--dry-run", text="Estimate time, memory and reuse; write nothing.")
+]

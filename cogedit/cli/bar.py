@@ -1,0 +1,140 @@
+"""The progress bar of a terminal, with sentences above it and a thumbnail below it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from PIL import Image
+from rich.color import Color
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.constrain import Constrain
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.segment import Segment
+from rich.style import Style
+from rich.table import Column
+from rich.text import Text
+
+from cogedit.cli.progress import Notes, Thumbnail, memory_text
+from cogedit.types import ShowStep, Step, StepInfo
+
+_SPEED_PERIOD = 600.0
+"""Seconds over which a bar takes its rate: in less a large model may not finish two steps."""
+
+_OTHER_COLUMNS = 62
+"""Columns of a terminal that a bar needs besides its description."""
+
+_THUMBNAIL = (60, 32)
+"""Columns of a thumbnail, and its height in half lines: the bar and some notes stay visible."""
+
+
+class _RateColumn(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        speed = task.speed
+        if not speed:
+            return Text("")
+        text = f"{1 / speed:.1f} s/step" if speed <= 1 else f"{speed:.1f} steps/s"
+        return Text(text, style="progress.data.speed")
+
+
+class _MemoryColumn(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(memory_text(), style="progress.filesize")
+
+
+class _HalfBlocks:
+    """Draws a thumbnail in true colours: each character is two pixels, one above the other."""
+
+    def __init__(self, thumbnail: Thumbnail) -> None:
+        self._thumbnail = thumbnail
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        image = self._thumbnail.image
+        if image is None:
+            return
+        columns, lines = min(_THUMBNAIL[0], options.max_width), min(_THUMBNAIL[1], console.height)
+        scale = min(columns / image.width, lines / image.height)
+        size = (max(1, round(image.width * scale)), max(2, round(image.height * scale / 2) * 2))
+        pixels = Image.frombytes("RGB", (image.width, image.height), image.pixels)
+        pixels = pixels.resize(size, Image.Resampling.BILINEAR)
+        for y in range(0, size[1], 2):
+            for x in range(size[0]):
+                above, below = (
+                    Color.from_rgb(*pixels.getpixel((x, row)))  # type: ignore[misc]
+                    for row in (y, y + 1)
+                )
+                yield Segment("▀", Style(color=above, bgcolor=below))
+            yield Segment.line()
+
+
+class _Bar(Progress):
+    """A bar that writes waiting notes before it draws itself, and a thumbnail below."""
+
+    show_notes: Callable[[], None] | None = None
+    below: tuple[RenderableType, ...] = ()
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        if self.show_notes is not None:
+            self.show_notes()  # in the thread that draws, which has the lock that this takes
+        for part in (*super().get_renderables(), *self.below):
+            # A terminal shows Ctrl-C behind the last line. Were that to wrap, the bar would be
+            # drawn again one line too low.
+            yield Constrain(part, self.console.width - len("^C"))
+
+
+@contextmanager
+def bar_progress(
+    doing: str, total: int, *, notes: Notes, thumbnail: Thumbnail | None = None
+) -> Iterator[ShowStep]:
+    """Show a bar with step, rate, time left and, on a CUDA device, memory.
+
+    Notes are shown above it as they come, the thumbnail below it until the loop ends. The bar stays
+    on the screen, except for encoding and writing, which end with a sentence anyway.
+    """
+    whole = Column(no_wrap=True)
+    console = Console(stderr=True)
+    bar = _Bar(
+        TextColumn("{task.description}", markup=False, table_column=whole),
+        BarColumn(bar_width=None, table_column=Column(min_width=5, max_width=30, ratio=1)),
+        MofNCompleteColumn(table_column=whole),
+        _RateColumn(table_column=whole),
+        TimeElapsedColumn(table_column=whole),
+        TextColumn("+", table_column=whole),
+        TimeRemainingColumn(table_column=whole),
+        TextColumn("left", table_column=whole),
+        _MemoryColumn(table_column=whole),
+        console=console,
+        speed_estimate_period=_SPEED_PERIOD,
+    )
+    length = max(12, min(40, console.width - _OTHER_COLUMNS))
+    description = doing if len(doing) <= length else f"{doing[: length - 1]}…"
+    with notes.shown_by(lambda text: console.out(text, highlight=False)) as show_notes:
+        bar.show_notes = show_notes
+        bar.below = () if thumbnail is None else (_HalfBlocks(thumbnail),)
+        with bar:
+            task = bar.add_task(description, total=total)
+            is_first = True
+
+            def on_step(info: Step) -> None:
+                nonlocal is_first
+                if is_first and info.index:  # steps of an earlier run do not count for the rate
+                    bar.reset(task, completed=info.index)
+                is_first = False
+                bar.live.transient = not isinstance(info, StepInfo)
+                bar.update(task, completed=info.index + 1)
+
+            try:
+                yield on_step
+                bar.update(task, completed=total)
+            finally:
+                if thumbnail is not None:
+                    thumbnail.show(None)

@@ -1,0 +1,172 @@
+"""Tables on stdout, for people: estimates, the edits of a batch, diagnoses and listings.
+
+On a terminal a table has headings and folds what is too wide. Anywhere else it is plain text with
+one row per line, however long.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import typer
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from cogedit.artifacts.atomic import show_size
+from cogedit.cli.progress import duration
+from cogedit.cli.screen import Screen, printable
+
+if TYPE_CHECKING:
+    from cogedit.artifacts.listing import Entry
+    from cogedit.tools import Estimate
+    from cogedit.tools.batch_plan import BatchPlan
+    from cogedit.tools.doctor import Diagnosis
+
+Rows = Iterable[Sequence[str]]
+
+
+def show_rows(rows: Rows, *, headings: Sequence[str] = (), indent: int = 0) -> None:
+    """Print rows in aligned columns; without headings the first column names the others.
+
+    Args:
+        rows: Cells, without markup; control characters are shown by their code.
+        headings: Names of the columns, shown on a terminal.
+        indent: Columns left free before each row.
+    """
+    on_terminal = sys.stdout.isatty()
+    console = Console(width=None if on_terminal else 1_000_000, emoji=False, highlight=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.show_header = bool(headings) and on_terminal
+    for row in rows:
+        if not table.columns:
+            for heading in headings or ("", *[""] * (len(row) - 1)):
+                table.add_column(heading, overflow="fold")
+            if not headings:
+                table.columns[0].style = "bold"
+                table.columns[0].no_wrap = True
+        table.add_row(*[Text(printable(cell)) for cell in row])
+    with console.capture() as capture:
+        console.print(Padding(table, (0, 0, 0, indent)))
+    lines = capture.get().splitlines()
+    typer.echo("\n".join(line if on_terminal else line.rstrip() for line in lines))
+
+
+def show_estimate(screen: Screen, command: str, estimate: Estimate) -> None:
+    """Print what a run would take: reuse, operations, disk, memory and time."""
+    if screen.json_output:
+        content = {"command": command, "dry_run": True, "outputs": []} | asdict(estimate)
+        content |= {"seconds": estimate.seconds, "disk_bytes": estimate.disk_bytes}
+        typer.echo(json.dumps(content))
+        return
+    shape = "x".join(map(str, estimate.latent_shape))
+    size = f"{estimate.num_frames} frames of {estimate.width}x{estimate.height}"
+    sizes = (
+        f"transformer {show_size(estimate.transformer_bytes)}, "
+        f"T5 {show_size(estimate.text_encoder_bytes)}"
+    )
+    rows = [
+        ("clip", f"{size}: latents {shape}, {estimate.num_tokens:,} tokens per row"),
+        ("model", f"{estimate.model} in {estimate.dtype} on {estimate.device}: {sizes}"),
+    ]
+    for stage in estimate.stages:
+        text, work = f"{stage.reused} of {stage.artifacts} reused", stage.work
+        if work.calls:
+            reused = f" ({text})" if stage.reused else ""
+            text = (
+                f"{work.calls:,} calls, {work.rows:,} rows, {flops(work.flops.total)}, about "
+                f"{duration(stage.seconds)}{reused}"
+            )
+        rows.append((stage.name, text))
+    rows.append(("disk", show_size(estimate.disk_bytes)))
+    if estimate.memory_bytes:
+        rows.append(("memory", f"about {show_size(estimate.memory_bytes)} on {estimate.device}"))
+        note = "by a probe of this device; without loading, T5 and VAE"
+        rows.append(("time", f"about {duration(estimate.seconds)} ({note})"))
+    show_rows(rows)
+
+
+def flops(count: float) -> str:
+    """Write a number of operations with its unit."""
+    for unit in ("MFLOP", "GFLOP", "TFLOP"):
+        count /= 1000 if unit != "MFLOP" else 1e6
+        if count < 1000:
+            return f"{count:.1f} {unit}"
+    return f"{count / 1000:.1f} PFLOP"
+
+
+def show_batch_plans(screen: Screen, plans: Sequence[BatchPlan]) -> None:
+    """Print what a batch would do: a row for each edit, and their number."""
+    if screen.json_output:
+        content: dict[str, object] = {"command": "batch", "dry_run": True, "outputs": []}
+        typer.echo(json.dumps({**content, "edits": [asdict(plan) for plan in plans]}))
+        return
+    show_rows(
+        [
+            (f"{number} of {len(plans)}", plan.video, plan.prompt, _remaining(plan))
+            for number, plan in enumerate(plans, 1)
+        ],
+        headings=("edit", "video", "prompt", "to do"),
+    )
+    done = sum(plan.export for plan in plans)
+    failing = sum(plan.error is not None for plan in plans)
+    typer.echo(f"{done} done, {len(plans) - done - failing} to make, {failing} would fail")
+
+
+def _remaining(plan: BatchPlan) -> str:
+    if plan.error is not None:
+        return f"fails: {plan.error}"
+    if plan.export:
+        return "done"
+    if plan.edit:
+        return "export"
+    return "edit, export" if plan.inversion else "invert, edit, export"
+
+
+def show_diagnosis(diagnosis: Diagnosis) -> None:
+    """Print what was checked, what is missing, and the commands that mend it."""
+    tables = {"": diagnosis.findings, "other models": diagnosis.models, "memory": diagnosis.presets}
+    for title, findings in tables.items():
+        if not findings:
+            continue
+        if title:
+            typer.echo(f"\n{title}")
+        show_rows(
+            [
+                (finding.name, f"{finding.found}: {finding.hint}")
+                if finding.problem and finding.hint
+                else (finding.name, finding.found)
+                for finding in findings
+            ],
+            indent=2,
+        )
+    typer.echo()
+    for finding in diagnosis.problems:
+        typer.echo(f"problem: {printable(finding.problem or '')}")
+        if finding.hint is not None:
+            typer.echo(f"hint: {printable(finding.hint)}")
+    if not diagnosis.problems:
+        typer.echo(f"This machine can run an edit with {printable(diagnosis.model)}.")
+
+
+def show_entries(entries: Sequence[Entry]) -> None:
+    """Print what is in the workspaces, a row for each file."""
+    show_rows(
+        [
+            (
+                str(entry.path),
+                show_size(entry.size),
+                f"{datetime.fromtimestamp(entry.modified):%Y-%m-%d %H:%M}",
+                entry.state,
+                entry.about[:100],
+            )
+            for entry in entries
+        ],
+        headings=("path", "size", "written", "state", "about"),
+    )

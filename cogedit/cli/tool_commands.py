@@ -1,0 +1,204 @@
+"""The commands of the tools: sweep, batch, compare, report and doctor."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from cogedit.cli.arguments import DryRun, Mask, Prompts, Trajectory, argument, option, output_option
+from cogedit.cli.defaults import newest_artifact, settings_without_model
+from cogedit.cli.options import Call, with_options
+from cogedit.errors import BatchError
+from cogedit.version import __version__
+
+
+@with_options("load", "encode", "invert", "reconstruct", "transformer")
+def sweep(
+    call: Call,
+    prompt: Prompts,
+    vary: Annotated[
+        list[str],
+        option(
+            "--vary",
+            metavar="NAME=V,V,...",
+            text="An option and its values, such as strength=0.25,0.5,1; repeat it for a grid.",
+        ),
+    ],
+    source: Trajectory = None,
+    mask: Mask = None,
+    output: Annotated[Path | None, output_option("The contact sheet, a PNG.")] = None,
+) -> None:
+    """Compare a grid of settings on one contact sheet: trajectory -> png + json.
+
+    Example: cogedit sweep bear.mp4 -p "a panda" --vary guidance-scale=2,4,8
+    """
+    from cogedit import tools
+
+    trajectory = source or newest_artifact(call, "trajectory")
+    settings = call.settings(trajectory, decodes=True)
+    swept = tools.sweep(
+        trajectory, prompt, settings, vary=vary, mask=mask, output=output, run=call.run
+    )
+    rows = [
+        {"path": str(swept.sheet), "kind": "picture", "reused": False},
+        {"path": str(swept.figures), "kind": "figures", "reused": False},
+    ]
+    call.screen.result("sweep", rows)
+
+
+@with_options("load", "encode", "invert", "reconstruct", "export", "transformer")
+def batch(
+    call: Call,
+    edits: Annotated[
+        str,
+        argument(
+            "EDITS.toml|.csv|.jsonl|-",
+            "One edit per row: a video, a prompt and any setting; - reads CSV or JSON lines "
+            "from standard input.",
+        ),
+    ],
+    results: Annotated[
+        Path | None,
+        option(
+            "--results",
+            metavar="FILE",
+            text="Where each finished edit adds a line. Default: results.jsonl in the --workspace, "
+            "or here.",
+        ),
+    ] = None,
+    fail_fast: Annotated[bool, option("--fail-fast", text="Stop at the first failure.")] = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Make every edit that a file lists: EDITS -> one mp4 each, results.jsonl.
+
+    Example: cogedit batch edits.toml --dry-run
+    """
+    from cogedit.cli.tables import show_batch_plans
+    from cogedit.config import read_batch
+    from cogedit.tools.batch import batch
+    from cogedit.tools.batch_plan import plan_batch, preview_batch
+
+    planned = plan_batch(read_batch(edits), call.flags_of_all, config=call.config, run=call.run)
+    if dry_run:
+        plans = preview_batch(planned, run=call.run)
+        show_batch_plans(call.screen, plans)
+        if num_failing := sum(plan.error is not None for plan in plans):
+            raise BatchError(f"{num_failing} of {len(plans)} edits would fail")
+        return
+    done = batch(planned, results=results, fail_fast=fail_fast, run=call.run)
+    if call.screen.json_output:
+        typer.echo(json.dumps({"command": "batch", "outputs": [asdict(edit) for edit in done]}))
+    else:
+        call.screen.result("batch", [{"path": edit.path} for edit in done if edit.path is not None])
+    if num_failed := sum(edit.status == "failed" for edit in done):
+        left = len(planned) - len(done)
+        raise BatchError(
+            f"{num_failed} of {len(planned)} edits failed"
+            + (f", {left} were not started" if left else ""),
+            hint="run the same command again to retry these; the others are reused",
+        )
+
+
+@with_options("export", "encode", without=("export.size", "export.sound"))
+def compare(
+    call: Call,
+    sources: Annotated[list[Path], argument("A B [C]...", "Artifacts or videos.")],
+    output: Annotated[Path, output_option("A video, or an image (.png).")],
+    layout: Annotated[
+        # `cogedit.types.ComparisonLayout`, which would make the help slower.
+        Literal["row", "column", "wipe", "sheet"] | None,
+        option(
+            "--layout",
+            text="row, column, wipe (of two), or sheet (several frames, an image). Default: sheet "
+            "for an image, otherwise row.",
+        ),
+    ] = None,
+    label: Annotated[
+        list[str] | None,
+        option("--label", text="A caption, once for each. Default: prompts and file names."),
+    ] = None,
+    shortest: Annotated[
+        bool, option("--shortest", text="Cut clips of different length to the shortest.")
+    ] = False,
+) -> None:
+    """Show artifacts and videos side by side: A B [C]... -> mp4 or png.
+
+    Example: cogedit compare bear.mp4 edit-1.mp4 edit-2.mp4 -o row.mp4
+    """
+    from cogedit import tools
+    from cogedit.artifacts import sniff_kind
+
+    kinds = {source: sniff_kind(source) for source in sources}
+    latent = next((source for source in sources if kinds[source] not in (None, "frames")), None)
+    settings = settings_without_model(call) if latent is None else call.settings(latent)
+    done = tools.compare(
+        sources,
+        settings,
+        output=output,
+        layout=layout,
+        labels=label or [],
+        shortest=shortest,
+        run=call.run,
+    )
+    kind = "picture" if output.suffix.lower() == ".png" else "video"
+    row = {"path": str(done.path), "reused": done.reused, "kind": kind}
+    call.screen.result("compare", [row])
+
+
+@with_options("encode")
+def report(
+    call: Call,
+    folder: Annotated[
+        Path | None,
+        argument(
+            "WORKSPACE",
+            "The folder of the artifacts. Default: that of the newest edit here.",
+        ),
+    ] = None,
+    beside: Annotated[
+        bool,
+        option("--beside", text="Keep the videos in a folder next to the page, not in it."),
+    ] = False,
+    output: Annotated[
+        Path | None, output_option("The page. Default: report.html in the workspace.")
+    ] = None,
+) -> None:
+    """Compare the edits of a workspace with their source: WORKSPACE -> html page.
+
+    Example: cogedit report bear.cogedit -o report.html
+    """
+    from cogedit import tools
+    from cogedit.artifacts import Workspace
+
+    root = folder or settings_without_model(call).workspace
+    root = newest_artifact(call, "edit").parent if root is None else root
+    workspace = Workspace(root)
+    # The model of the newest artifact: an edit of another model is listed with the reason.
+    newest = workspace.newest("edit") or workspace.newest("trajectory")
+    settings = call.settings(newest, decodes=True)
+    written = tools.report(root, settings, output=output, beside=beside, run=call.run)
+    call.screen.result("report", [{"path": str(written.path), "kind": "page", "reused": False}])
+
+
+@with_options(without=("force",))
+def doctor(call: Call) -> None:
+    """Check whether this machine can run an edit, and say what is missing.
+
+    Example: cogedit doctor --model zai-org/CogVideoX-5b
+    """
+    from cogedit.cli.tables import show_diagnosis
+    from cogedit.tools.doctor import diagnose
+
+    # Not `call.settings`, which needs the files of the model: here their absence is a finding.
+    diagnosis = diagnose(settings_without_model(call))
+    if call.screen.json_output:
+        outcome = {"can_edit": diagnosis.exit_code == 0, "exit_code": diagnosis.exit_code}
+        found = {"command": "doctor", "cogedit": __version__, **outcome, **asdict(diagnosis)}
+        typer.echo(json.dumps(found))
+    else:
+        show_diagnosis(diagnosis)
+    raise typer.Exit(diagnosis.exit_code)
