@@ -1,11 +1,13 @@
-"""What a user reads when something is wrong: one sentence, what mends it, and an exit code."""
+"""Errors end with their exit code and one sentence that names what is wrong and what mends it."""
 
 import json
+import shutil
 import signal
 
 import pytest
 import torch
 from pipelines import GOLDEN_MODEL, GOLDEN_PIPELINE, golden_artifacts
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 from videos import ffmpeg, make_video
 
@@ -25,7 +27,7 @@ def inverted(tmp_path_factory):
 
 @pytest.fixture
 def fail(tmp_path, monkeypatch):
-    """Run a command that must fail and return (exit code, what it said)."""
+    """Run a command that must fail; return its exit code and what it showed."""
     monkeypatch.chdir(tmp_path)
 
     def run(*args):
@@ -38,157 +40,114 @@ def fail(tmp_path, monkeypatch):
     return run
 
 
-def test_missing_file(fail):
-    code, said = fail("load", "nothing.mp4", *SMALL)
-    assert code == 3
-    assert said.startswith("error: no such video: nothing.mp4")
-
-
-def test_not_a_video(fail, tmp_path):
+def test_videos_that_cannot_be_read(fail, tmp_path):
     (tmp_path / "notes.mp4").write_text("dear diary\n" * 100)
-    code, said = fail("edit", "notes.mp4", "--prompt", "x", *SMALL)
-    assert code == 3
-    assert said.startswith("error: notes.mp4 is not a video")
-
-
-def test_sound_only(fail, tmp_path):
     ffmpeg("-f", "lavfi", "-i", "sine=d=1", tmp_path / "song.mp4")
-    code, said = fail("load", "song.mp4", *SMALL)
-    assert code == 3
-    assert "song.mp4 holds sound but no video stream" in said
+    for name in ("nothing.mp4", "notes.mp4", "song.mp4"):
+        code, shown = fail("edit", name, "--prompt", "x", *SMALL)
+        assert code == 3
+        assert name in shown
 
 
-def test_wrong_kind_of_artifact(fail, inverted):
-    code, said = fail("invert", inverted["trajectory"], *GOLDEN_MODEL)
+@pytest.mark.parametrize(
+    ("command", "hint"),
+    [("invert", "`cogedit encode VIDEO`"), ("encode", "`cogedit load VIDEO`")],
+)
+def test_wrong_kind_of_artifact(fail, inverted, command, hint):
+    code, shown = fail(command, inverted["trajectory"], *GOLDEN_MODEL)
     assert code == 4
-    assert "holds a trajectory, expected latents" in said
-    assert "hint: make it with `cogedit encode VIDEO`" in said
+    assert inverted["trajectory"].name in shown
+    assert hint in shown
 
 
 def test_truncated_artifact(fail, inverted, tmp_path):
     damaged = tmp_path / "cut.bin"
     damaged.write_bytes(inverted["trajectory"].read_bytes()[:-100])
-    code, said = fail("reconstruct", damaged, "--prompt", "x", *GOLDEN_MODEL)
+    code, shown = fail("reconstruct", damaged, "--prompt", "x", *GOLDEN_MODEL)
     assert code == 4
-    assert "is truncated: it has" in said
-    assert "cogedit invert" in said
+    assert "cut.bin" in shown
+    assert "`cogedit invert" in shown
 
 
 def test_wrong_model_for_the_artifact(fail, inverted, pipeline_2b):
-    code, said = fail(
+    code, shown = fail(
         "reconstruct", inverted["trajectory"], "--prompt", "x", "--model", pipeline_2b
     )
     assert code == 4
-    assert "was made with model pipeline (" in said
-    assert "this run uses tiny-2b (" in said
+    assert "pipeline" in shown
+    assert "tiny-2b" in shown
 
 
 def test_local_model_that_nobody_names(fail, inverted):
-    code, said = fail("reconstruct", inverted["trajectory"], "--prompt", "x")
+    code, shown = fail("reconstruct", inverted["trajectory"], "--prompt", "x")
     assert code == 5
-    assert "made with the local model pipeline" in said
-    assert "hint: name the folder with --model DIR" in said
+    assert "--model" in shown
 
 
-def test_bad_size(fail, inverted):
-    code, said = fail("load", inverted["video"], "--width", 100, "--height", 64, *GOLDEN_MODEL)
-    assert code == 2
-    assert said == (
-        "error: width 100 does not suit this model: it must be a multiple of 16; nearest: 96 or 112"
-    )
-
-
-@pytest.mark.parametrize("steps", ["0", "1001", "-3"])
-def test_bad_step_count(fail, inverted, steps):
-    code, said = fail("invert", inverted["latents"], "--num-inference-steps", steps, *GOLDEN_MODEL)
-    assert code == 2
-    assert said == f"error: --num-inference-steps is {steps}, expected 1 to 1000"
-
-
-def test_one_step_cannot_be_inverted(fail, inverted):
-    code, said = fail("invert", inverted["latents"], "--num-inference-steps", 1, *GOLDEN_MODEL)
-    assert code == 2
-    assert "at least 2 inference steps" in said
+@pytest.mark.parametrize(
+    ("args", "code", "named"),
+    [
+        (["load", "VIDEO", "--width", 100, "--height", 64], 2, ["100", "96", "112"]),
+        (["invert", "LATENTS", "--num-inference-steps", 0], 2, ["--num-inference-steps", "0"]),
+        (["invert", "LATENTS", "--num-inference-steps", 1001], 2, ["1001", "1000"]),
+        (["invert", "LATENTS", "--num-inference-steps", -3], 2, ["--num-inference-steps", "-3"]),
+        (["invert", "LATENTS", "--num-inference-steps", 1], 2, ["2 inference steps"]),
+        (["invert", "LATENTS", "--num-steps", 5], 2, ["--num-steps"]),
+        (["invert", "LATENTS", "--width", 96], 2, ["--width", "`load`"]),
+        (["reconstruct", "TRAJECTORY", "-p", "bad\udcff"], 2, ["UTF-8"]),
+        (["reconstruct", "TRAJECTORY", "-p", "x", "--injection-layers", "2:9"], 2, ["2:9", "0:3"]),
+        (["load", "VIDEO", "-o", "a/b/c.bin", *SMALL[-2:]], 7, ["mkdir -p a/b"]),
+    ],
+    ids=lambda value: " ".join(map(str, value[:1] + value[-2:])) if isinstance(value, list) else "",
+)
+def test_options_that_cannot_be_used(fail, inverted, args, code, named):
+    places = {"VIDEO": "video", "LATENTS": "latents", "TRAJECTORY": "trajectory"}
+    given = [inverted[places[arg]] if arg in places else arg for arg in args]
+    found, shown = fail(*given, *GOLDEN_MODEL)
+    assert found == code
+    for text in named:
+        assert text in shown
 
 
 def test_unknown_option_in_a_config(fail, inverted, tmp_path):
     (tmp_path / "cogedit.toml").write_text("[invert]\nnum_inference_step = 5\n")
-    code, said = fail("invert", inverted["latents"], *GOLDEN_MODEL)
+    code, shown = fail("invert", inverted["latents"], *GOLDEN_MODEL)
     assert code == 2
-    assert "unknown key `invert.num_inference_step` in cogedit.toml" in said
-    assert "hint: did you mean `invert.num_inference_steps`?" in said
-
-
-def test_unknown_flag(fail, inverted):
-    code, said = fail("invert", inverted["latents"], "--num-steps", 5)
-    assert code == 2
-    assert "No such option" in said
-
-
-def test_flag_of_a_stage_that_is_past(fail, inverted):
-    code, said = fail("invert", inverted["latents"], "--width", 96, *GOLDEN_MODEL)
-    assert code == 2
-    assert "--width has no effect" in said
-    assert "is past `load`" in said
+    for text in ("cogedit.toml", "`invert.num_inference_step`", "`invert.num_inference_steps`"):
+        assert text in shown
 
 
 def test_model_that_does_not_exist(fail, inverted):
-    code, said = fail("encode", inverted["video"], "--model", "CogVideoX-9000")
+    code, shown = fail("encode", inverted["video"], "--model", "CogVideoX-9000")
     assert code == 5
-    assert "There is no model 'CogVideoX-9000'" in said
+    assert "CogVideoX-9000" in shown
 
 
 def test_device_that_is_not_there(fail, inverted):
     if torch.cuda.is_available():
         pytest.skip("this machine has a CUDA device")
     args = ("--model", GOLDEN_PIPELINE, "--device", "cuda")
-    code, said = fail("encode", inverted["frames"], "-o", "z.latents", *args)
+    code, shown = fail("encode", inverted["frames"], "-o", "z.latents", *args)
     assert code == 2
-    assert "The device cuda is not there" in said
-
-
-def test_folder_that_is_missing(fail, inverted):
-    code, said = fail("load", inverted["video"], "-o", "a/b/c.bin", *SMALL)
-    assert code == 7
-    assert said.splitlines()[-1] == "hint: make it: mkdir -p a/b"
+    assert "cuda" in shown
 
 
 def test_output_that_holds_something_else(fail, inverted, tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
-    code, said = fail("load", inverted["video"], "-o", "thesis.txt", *SMALL)
+    code, shown = fail("load", inverted["video"], "-o", "thesis.txt", *SMALL)
     assert code == 2
-    assert "thesis.txt exists and is no artifact of this run" in said
+    assert "thesis.txt" in shown
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
 def test_no_trajectory_here(fail):
-    code, said = fail("reconstruct", "--prompt", "x")
+    code, shown = fail("reconstruct", "--prompt", "x")
     assert code == 2
-    assert "`cogedit invert VIDEO`" in said
-
-
-def test_layers_beyond_the_model(fail, inverted):
-    code, said = fail(
-        "reconstruct",
-        inverted["trajectory"],
-        "--prompt",
-        "x",
-        "--injection-layers",
-        "2:9",
-        "-o",
-        "e.bin",
-        *GOLDEN_MODEL,
-    )
-    assert code == 2
-    assert "injection_layers is 2:9; pipeline has layers 0:3" in said
+    assert "`cogedit invert VIDEO`" in shown
 
 
 def test_nan_in_the_model(fail, tmp_path, inverted):
     """A checkpoint with one bad weight stops at the first step, by name, with exit code 8."""
-    import shutil
-
-    from safetensors.torch import load_file, save_file
-
     folder = tmp_path / "nan-pipeline"
     shutil.copytree(GOLDEN_PIPELINE, folder)
     weights = folder / "transformer" / "diffusion_pytorch_model.safetensors"
@@ -201,15 +160,8 @@ def test_nan_in_the_model(fail, tmp_path, inverted):
         ["invert", "clip.mp4", "--model", str(folder), "--device", "cpu", "--max-num-frames", "9"],
     )
     assert result.exit_code == 8
-    assert "the inverted sample holds" in result.stderr
-    assert "at step 1 (timestep 19)" in result.stderr
+    assert "timestep 19" in result.stderr
     assert not list(tmp_path.glob("clip.cogedit/trajectory-*"))
-
-
-def test_a_prompt_of_another_encoding(fail, inverted):
-    code, said = fail("reconstruct", inverted["trajectory"], "-p", "bad\udcff", *GOLDEN_MODEL)
-    assert code == 2
-    assert "is not UTF-8" in said
 
 
 def test_tiling_is_no_matter_of_the_past_where_something_is_decoded(
@@ -229,26 +181,26 @@ def test_tiling_is_no_matter_of_the_past_where_something_is_decoded(
         result = CliRunner().invoke(app, given)
         assert result.exit_code == 0, result.stderr
     assert out.is_file()
-    code, said = fail("invert", inverted["latents"], *work, *GOLDEN_MODEL, "--vae-tiling")
+    code, shown = fail("invert", inverted["latents"], *work, *GOLDEN_MODEL, "--vae-tiling")
     assert code == 2
-    assert "--vae-tiling has no effect" in said
+    assert "--vae-tiling" in shown
 
 
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        (["--num-inference-steps", 9, "--inversion-steps", 5], "asks for 9 steps; the inversion"),
-        (["--start-step", 4, "--inversion-steps", 4], "start_step is 4; the edit has 4 steps"),
+        (["--num-inference-steps", 9, "--inversion-steps", 5], "9"),
+        (["--start-step", 4, "--inversion-steps", 4], "start_step"),
     ],
 )
 def test_steps_that_no_inversion_has_are_refused_before_it(inverted, fail, tmp_path, options, text):
     work = ("--workspace", tmp_path / "work")
     for dry in ((), ("--dry-run",)):
-        code, said = fail(
+        code, shown = fail(
             "edit", inverted["video"], "-p", "x", *SMALL, *options, *GOLDEN_MODEL, *work, *dry
         )
         assert code == 2
-        assert text in said
+        assert text in shown
     assert not list(tmp_path.glob("work/trajectory-*"))
 
 
@@ -268,16 +220,16 @@ def test_what_a_sweep_cannot_use_is_refused_before_the_inversion(inverted, fail,
 
 @pytest.mark.parametrize(
     ("place", "code", "text"),
-    [("out.webm", 2, "the suffix .webm does not go with h264"), ("notes", 7, "it is a file")],
+    [("out.webm", 2, ".webm"), ("notes", 7, "notes")],
 )
 def test_an_output_that_can_hold_no_video(inverted, fail, tmp_path, place, code, text):
     (tmp_path / "notes").write_text("mine")
     work = ("--workspace", tmp_path / "work")
-    found, said = fail(
+    found, shown = fail(
         "edit", inverted["video"], "-p", "x", "-o", tmp_path / place, *SMALL, *GOLDEN_MODEL, *work
     )
     assert found == code
-    assert text in said
+    assert text in shown
     assert not (tmp_path / "work").exists()
 
 
@@ -290,9 +242,9 @@ def test_a_file_where_a_folder_is_needed(inverted, fail, tmp_path):
         ("batch", tmp_path / "edits.csv", "--workspace", tmp_path / "notes", *SMALL),
         ("report", inverted["trajectory"].parent, *page),
     ):
-        code, said = fail(*args, *GOLDEN_MODEL)
+        code, shown = fail(*args, *GOLDEN_MODEL)
         assert code == 7
-        assert "cannot write" in said
+        assert "notes" in shown or "page-videos" in shown
 
 
 def test_the_newest_trajectory_is_looked_for_where_the_settings_say(
@@ -306,9 +258,9 @@ def test_the_newest_trajectory_is_looked_for_where_the_settings_say(
 
 
 def test_markup_and_control_characters_are_shown_as_they_are(fail):
-    code, said = fail("load", "[bold]red[/bold]\x1b[31m.mp4", *SMALL)
+    code, shown = fail("load", "[bold]red[/bold]\x1b[31m.mp4", *SMALL)
     assert code == 3
-    assert "[bold]red[/bold]\\x1b[31m.mp4" in said
+    assert "[bold]red[/bold]\\x1b[31m.mp4" in shown
 
 
 def test_debug_shows_the_traceback_of_an_expected_error(tmp_path, monkeypatch):
@@ -316,7 +268,7 @@ def test_debug_shows_the_traceback_of_an_expected_error(tmp_path, monkeypatch):
     result = CliRunner().invoke(app, ["load", "nothing.mp4", "--debug", *SMALL])
     assert result.exit_code == 3
     assert "Traceback" in result.stderr
-    assert "error: no such video: nothing.mp4" in result.stderr
+    assert "\nerror: " in result.stderr
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch, inverted):
@@ -340,10 +292,10 @@ def test_interrupt_is_130(monkeypatch, inverted):
 
 
 def test_json_prints_nothing_on_failure(fail):
-    code, said = fail("load", "nothing.mp4", "--json", *SMALL)
+    code, shown = fail("load", "nothing.mp4", "--json", *SMALL)
     assert code == 3
     with pytest.raises(json.JSONDecodeError):
-        json.loads(said)
+        json.loads(shown)
 
 
 @pytest.fixture

@@ -13,42 +13,21 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    ProgressColumn,
-    Task,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 from rich.segment import Segment
 from rich.style import Style
 from rich.table import Column
-from rich.text import Text
 
-from cogedit.cli.progress import Notes, Thumbnail, memory_text
+from cogedit.cli.progress import Notes, Pace, Thumbnail, duration, memory_text, rate
 from cogedit.types import ShowStep, Step, StepInfo
-
-_SPEED_PERIOD = 600.0
-"""Seconds over which a bar takes its rate: in less a large model may not finish two steps."""
 
 _OTHER_COLUMNS = 62
 """Columns of a terminal that a bar needs besides its description."""
 
 _THUMBNAIL = (60, 32)
 """Columns of a thumbnail, and its height in half lines: the bar and some notes stay visible."""
-
-
-class _RateColumn(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        speed = task.speed
-        if not speed:
-            return Text("")
-        text = f"{1 / speed:.1f} s/step" if speed <= 1 else f"{speed:.1f} steps/s"
-        return Text(text, style="progress.data.speed")
-
-
-class _MemoryColumn(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(memory_text(), style="progress.filesize")
 
 
 class _HalfBlocks:
@@ -83,8 +62,9 @@ class _Bar(Progress):
     below: tuple[RenderableType, ...] = ()
 
     def get_renderables(self) -> Iterator[RenderableType]:
-        if self.show_notes is not None:
-            self.show_notes()  # in the thread that draws, which has the lock that this takes
+        if self.show_notes is None:
+            return  # the base class asks before there is a screen
+        self.show_notes()  # in the thread that draws, which has the lock that this takes
         for part in (*super().get_renderables(), *self.below):
             # A terminal shows Ctrl-C behind the last line. Were that to wrap, the bar would be
             # drawn again one line too low.
@@ -106,14 +86,11 @@ def bar_progress(
         TextColumn("{task.description}", markup=False, table_column=whole),
         BarColumn(bar_width=None, table_column=Column(min_width=5, max_width=30, ratio=1)),
         MofNCompleteColumn(table_column=whole),
-        _RateColumn(table_column=whole),
+        TextColumn("{task.fields[rate]}", style="progress.data.speed", table_column=whole),
         TimeElapsedColumn(table_column=whole),
-        TextColumn("+", table_column=whole),
-        TimeRemainingColumn(table_column=whole),
-        TextColumn("left", table_column=whole),
-        _MemoryColumn(table_column=whole),
+        TextColumn("{task.fields[left]}", style="progress.remaining", table_column=whole),
+        TextColumn("{task.fields[memory]}", style="progress.filesize", table_column=whole),
         console=console,
-        speed_estimate_period=_SPEED_PERIOD,
     )
     length = max(12, min(40, console.width - _OTHER_COLUMNS))
     description = doing if len(doing) <= length else f"{doing[: length - 1]}…"
@@ -121,16 +98,19 @@ def bar_progress(
         bar.show_notes = show_notes
         bar.below = () if thumbnail is None else (_HalfBlocks(thumbnail),)
         with bar:
-            task = bar.add_task(description, total=total)
-            is_first = True
+            task = bar.add_task(description, total=total, rate="", left="", memory="")
+            pace = Pace()
 
             def on_step(info: Step) -> None:
-                nonlocal is_first
-                if is_first and info.index:  # steps of an earlier run do not count for the rate
-                    bar.reset(task, completed=info.index)
-                is_first = False
+                per_step, left = pace.after(info)
                 bar.live.transient = not isinstance(info, StepInfo)
-                bar.update(task, completed=info.index + 1)
+                bar.update(
+                    task,
+                    completed=info.index + 1,
+                    rate=rate(per_step),
+                    left=f"+ {duration(left)} left",
+                    memory=memory_text(),
+                )
 
             try:
                 yield on_step

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -25,6 +26,9 @@ cache_app = typer.Typer(
     no_args_is_help=True,
 )
 
+
+Kind = StrEnum("Kind", ["FRAMES", "LATENTS", "TRAJECTORY", "EDIT"])
+"""`cogedit.types.ArtifactKind`: typer takes lists of an enum's values only."""
 
 Folders = Annotated[
     list[Path] | None,
@@ -70,8 +74,7 @@ def verify(folders: Folders = None, json_output: Json = False) -> None:
 def prune_entries(
     folders: Folders = None,
     kind: Annotated[
-        # `cogedit.types.ArtifactKind`, which would make the help slower.
-        list[Literal["frames", "latents", "trajectory", "edit"]] | None,
+        list[Kind] | None,
         option("--kind", text="Also remove artifacts of this kind; repeat it for more."),
     ] = None,
     damaged: Annotated[bool, option("--damaged", text="Also remove damaged artifacts.")] = False,

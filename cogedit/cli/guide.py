@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import sys
-from importlib.resources import files
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,6 +14,7 @@ from cogedit.cli.arguments import argument
 from cogedit.cli.screen import Screen, handle_errors
 from cogedit.errors import UsageError
 
+_FOLDER = Path(__file__).parents[1] / "guide"
 _MAX_WIDTH = 100
 _LINK = re.compile(r"!?\[([^\]]+)\]\((?!https?:)(?:([\w-]+)\.md)?[^)]*\)")
 """A relative link or image: its text, and the page of the guide that it leads to."""
@@ -21,12 +22,7 @@ _LINK = re.compile(r"!?\[([^\]]+)\]\((?!https?:)(?:([\w-]+)\.md)?[^)]*\)")
 
 def guide_pages() -> dict[str, str]:
     """Return the text of each page by topic."""
-    pages = (page for page in files("cogedit").joinpath("guide").iterdir())
-    return {
-        page.name.removesuffix(".md"): page.read_text(encoding="utf-8")
-        for page in sorted(pages, key=lambda page: page.name)
-        if page.name.endswith(".md")
-    }
+    return {page.stem: page.read_text(encoding="utf-8") for page in sorted(_FOLDER.glob("*.md"))}
 
 
 def _complete(incomplete: str) -> list[str]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -36,13 +36,13 @@ class Notes:
 
     def __init__(self) -> None:
         self._has_bar = False
-        self._waiting: SimpleQueue[str] = SimpleQueue()  # safe in a signal handler
+        self._waiting: deque[str] = deque()  # its methods are safe in a signal handler
 
     def put(self, text: str) -> bool:
         """Leave a sentence to the bar; False where there is none."""
         has_bar = self._has_bar
         if has_bar:
-            self._waiting.put(text)
+            self._waiting.append(text)
         return has_bar
 
     @contextmanager
@@ -57,8 +57,8 @@ class Notes:
         """
 
         def show_waiting() -> None:
-            while not self._waiting.empty():
-                show(self._waiting.get())
+            while self._waiting:
+                show(self._waiting.popleft())
 
         self._has_bar = True
         try:
@@ -68,7 +68,7 @@ class Notes:
             show_waiting()  # what came after the bar was drawn for the last time
 
 
-class _Pace:
+class Pace:
     """Measures how fast steps go, without those of an earlier run."""
 
     def __init__(self) -> None:
@@ -86,7 +86,7 @@ class _Pace:
 
 def plain_progress(doing: str, say: Callable[[str], None]) -> ShowStep:
     """Say a line about every 30 s, with step, rate, time left and memory."""
-    pace, said_at = _Pace(), time.monotonic()
+    pace, said_at = Pace(), time.monotonic()
 
     def on_step(info: Step) -> None:
         nonlocal said_at
@@ -108,7 +108,7 @@ def event_progress(doing: str, emit: Callable[[Mapping[str, object]], None]) -> 
     """Emit every step as an event; `timestep` and `residual` are null where there are none."""
     from cogedit.types import StepInfo
 
-    pace = _Pace()
+    pace = Pace()
 
     def on_step(info: Step) -> None:
         per_step, left = pace.after(info)
@@ -135,6 +135,13 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def rate(seconds_per_step: float) -> str:
+    """Write how fast steps go."""
+    if seconds_per_step >= 1:
+        return f"{seconds_per_step:.1f} s/step"
+    return f"{1 / max(seconds_per_step, 1e-6):.1f} steps/s"
 
 
 def memory_text() -> str:

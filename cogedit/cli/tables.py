@@ -22,6 +22,7 @@ from rich.text import Text
 from cogedit.artifacts.atomic import show_size
 from cogedit.cli.progress import duration
 from cogedit.cli.screen import Screen, printable
+from cogedit.version import __version__
 
 if TYPE_CHECKING:
     from cogedit.artifacts.listing import Entry
@@ -131,12 +132,15 @@ def _remaining(plan: BatchPlan) -> str:
 
 def show_diagnosis(diagnosis: Diagnosis) -> None:
     """Print what was checked, what is missing, and the commands that mend it."""
-    tables = {"": diagnosis.findings, "other models": diagnosis.models, "memory": diagnosis.presets}
+    tables = {
+        f"cogedit {__version__}": diagnosis.findings,
+        "\nother models": diagnosis.models,
+        "\nmemory": diagnosis.presets,
+    }
     for title, findings in tables.items():
         if not findings:
             continue
-        if title:
-            typer.echo(f"\n{title}")
+        typer.echo(title)
         show_rows(
             [
                 (finding.name, f"{finding.found}: {finding.hint}")

@@ -12,7 +12,6 @@ from typer.testing import CliRunner
 
 from cogedit import errors
 from cogedit.cli import app
-from cogedit.cli.guide import guide_pages
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "cogedit" / "guide").glob("*.md"))
@@ -57,10 +56,6 @@ def test_topics_are_completed():
     assert [item.value for item in param.shell_complete(context, "mas")] == ["masks"]
 
 
-def test_the_pages_are_package_data():
-    assert sorted(guide_pages()) == [page.stem for page in PAGES]
-
-
 def headings(page):
     """The anchors of a page, as GitHub makes them."""
     text = FENCE.sub("", page.read_text())
@@ -90,7 +85,7 @@ def commands_of(text):
     lines = "\n".join(shells).replace("\\\n", " ").splitlines()
     spans = re.findall(r"`(cogedit [^`]+)`", FENCE.sub("", text).replace("\n", " "))
     for line, is_whole in [*((line, True) for line in lines), *((span, False) for span in spans)]:
-        for found in re.findall(r"(?<![\w/.-])cogedit (?=[a-z-])[^|;)]*", line):
+        for found in re.findall(r"(?<![\w/.-])cogedit (?=[a-z])[^|;)]*", line):
             yield shlex.split(found, comments=True)[1:], is_whole
 
 
@@ -116,7 +111,7 @@ def shown_commands():
             yield pytest.param(args, is_whole, id=f"{page.stem}: {' '.join(args)}")
 
 
-@pytest.mark.parametrize(("args", "is_whole"), shown_commands())
+@pytest.mark.parametrize(("args", "is_whole"), [*shown_commands()])
 def test_every_command_that_is_shown_parses(args, is_whole, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     parse(args, is_whole=is_whole)
