@@ -1,6 +1,6 @@
 """The functions that users of the CogVideo repository's `inference/ddim_inversion.py` know.
 
-A thin face over the rooms: same names, same defaults, same numbers in float32. What differs on
+A thin face over the rooms: same names, same defaults, same results in float32. What differs on
 purpose: the state stays in float32 whatever the model's dtype, clips are encoded to the mode of the
 posterior instead of a draw from the global random generator, both directions read the pipeline's
 own table of levels (`DDIMInverseScheduler` drops the shift of CogVideoX-2B), and any number of
@@ -23,16 +23,25 @@ from torch import Tensor
 from cogedit.diffusion.denoise import denoise
 from cogedit.diffusion.invert import invert_upstream
 from cogedit.diffusion.schedule import Schedule
+from cogedit.diffusion.state import run_steps
 from cogedit.diffusion.trajectory import Trajectory
 from cogedit.errors import UsageError, VideoError
 from cogedit.media.probe import probe_video
 from cogedit.media.reader import read_frames_upstream
 from cogedit.media.writer import write_video
-from cogedit.models.attention import InjectingAttnProcessor, SecondHalfInjection, inject
+from cogedit.models.attention import (
+    AttentionModule,
+    Heads,
+    Injection,
+    attend_rows,
+    output,
+    project,
+)
 from cogedit.models.denoiser import Denoiser
+from cogedit.models.kernels import attention
 from cogedit.models.loading import scheduler_problem
 from cogedit.models.prompts import embed_prompts
-from cogedit.models.rows import EditTexts
+from cogedit.models.rows import EditPrompts
 from cogedit.models.vae import decode_latents, encode_frames, to_model_range, to_pixels
 from cogedit.types import OnStep
 
@@ -192,8 +201,8 @@ def sample_embedded(
     denoiser = Denoiser(
         transformer,
         embeds=embeds,
-        texts=[
-            EditTexts(
+        prompts=[
+            EditPrompts(
                 conditional=0,
                 unconditional=1,
                 reference_conditional=0,
@@ -204,10 +213,16 @@ def sample_embedded(
         ],
         guidance_scale=max(1.0, guidance_scale),
     )
-    start = latents.to(transformer.device).float()
+    start = _state(latents, transformer)
     if inverting:
-        return invert_upstream(denoiser.velocity, start, schedule, on_step=on_step).samples
-    return torch.stack(denoise(denoiser, start, schedule, reference=reference, on_step=on_step))
+        states = invert_upstream(denoiser.velocity, start, schedule)
+    else:
+        states = denoise(
+            lambda x, t: denoiser(x, t, None if reference is None else reference.at(t)).edit,
+            start,
+            schedule,
+        )
+    return torch.stack(run_steps(states, "sample", on_step=on_step)).to(start.device)
 
 
 def export_latents_to_video(
@@ -222,11 +237,50 @@ def export_latents_to_video(
     write_video(frames.cpu().numpy(), Path(video_path), fps=Fraction(fps))
 
 
-class CogVideoXAttnProcessor2_0ForDDIMInversion(InjectingAttnProcessor):  # noqa: N801
-    """The upstream processor: the second half of the batch is the reference of the first."""
+class CogVideoXAttnProcessor2_0ForDDIMInversion:  # noqa: N801
+    """The upstream processor: each row of the batch's first half attends to its second half, too.
 
-    def __init__(self) -> None:
-        super().__init__(SecondHalfInjection())
+    Row i of N / 2 attends to its own keys and values and to those of row i + N / 2.
+    """
+
+    def __call__(
+        self,
+        attn: AttentionModule,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        image_rotary_emb: tuple[Tensor, Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Attend.
+
+        Args:
+            attn: The block's attention module.
+            hidden_states: Image tokens, [N, S, D].
+            encoder_hidden_states: Text tokens, [N, L, D].
+            attention_mask: Not supported; CogVideoX uses none.
+            image_rotary_emb: (cos, sin), each [S, head_dim], for the image tokens.
+
+        Returns:
+            Image tokens [N, S, D] and text tokens [N, L, D].
+        """
+        if attention_mask is not None:
+            raise ValueError("CogVideoX attends to all tokens; an attention mask is not supported")
+        half, odd = divmod(len(hidden_states), 2)
+        if odd:
+            raise ValueError(f"a batch of {len(hidden_states)} rows has no second half")
+        length = encoder_hidden_states.shape[1]
+        tokens = torch.cat([encoder_hidden_states, hidden_states], dim=1)
+        rows = project(attn, tokens, length, image_rotary_emb)
+        edits, references = (Heads(*(x[part] for x in rows)) for part in _halves(half))
+        attended = attend_rows(
+            edits, references, range(half), injection=Injection(), text_length=length
+        )
+        out = output(attn, torch.cat([attended, attention(*references)]))
+        return out[:, length:], out[:, :length]
+
+
+def _halves(count: int) -> tuple[slice, slice]:
+    return slice(count), slice(count, None)
 
 
 class OverrideAttnProcessors:
@@ -242,9 +296,23 @@ class OverrideAttnProcessors:
         self._transformer = transformer
 
     def __enter__(self) -> None:
-        """Install the processors."""
-        self._injection = inject(self._transformer, SecondHalfInjection())
-        self._injection.__enter__()
+        """Install the processors.
+
+        Raises:
+            UsageError: They are installed already, or the projections are fused: the fused
+                processor would be lost.
+        """
+        originals = self._transformer.attn_processors
+        names = {type(processor).__name__ for processor in originals.values()}
+        if CogVideoXAttnProcessor2_0ForDDIMInversion.__name__ in names:
+            raise UsageError("OverrideAttnProcessors is around this transformer; it does not nest")
+        if any("Fused" in name for name in names):
+            raise UsageError(
+                "OverrideAttnProcessors needs separate projections; this transformer's are fused",
+                hint="call `transformer.unfuse_qkv_projections()` first",
+            )
+        self._originals = originals
+        self._transformer.set_attn_processor(CogVideoXAttnProcessor2_0ForDDIMInversion())
 
     def __exit__(
         self,
@@ -253,7 +321,7 @@ class OverrideAttnProcessors:
         traceback: TracebackType | None,
     ) -> None:
         """Restore the original processors."""
-        self._injection.__exit__(kind, error, traceback)
+        self._transformer.set_attn_processor(self._originals)
 
 
 def _check_scheduler(scheduler: DDIMInverseScheduler | CogVideoXDDIMScheduler) -> None:
@@ -269,12 +337,19 @@ def _check_scheduler(scheduler: DDIMInverseScheduler | CogVideoXDDIMScheduler) -
         raise UsageError(f"sample() got a {name} with {problem}")
 
 
+def _state(latents: Tensor, transformer: CogVideoXTransformer3DModel) -> Tensor:
+    """Return latents for the loop: on the device, in float32 at least."""
+    return latents.to(transformer.device, torch.promote_types(latents.dtype, torch.float32))
+
+
 def _reference(
     latents: Tensor | None, transformer: CogVideoXTransformer3DModel, schedule: Schedule
 ) -> Trajectory | None:
     """Turn a reversed trajectory, given by position, into one that is looked up by timestep."""
-    processors = [block.attn1.processor for block in transformer.transformer_blocks]
-    injecting = any(isinstance(processor, InjectingAttnProcessor) for processor in processors)
+    injecting = any(
+        isinstance(processor, CogVideoXAttnProcessor2_0ForDDIMInversion)
+        for processor in transformer.attn_processors.values()
+    )
     if latents is None:
         if injecting:
             raise UsageError(
@@ -292,5 +367,5 @@ def _reference(
             "reference_latents without injecting processors would have no effect",
             hint="call sample() inside `with OverrideAttnProcessors(pipe.transformer):`",
         )
-    samples = latents.flip(0).to(transformer.device).float()
+    samples = _state(latents.flip(0), transformer)
     return Trajectory(samples, samples[0], tuple(reversed(schedule.timesteps)))

@@ -1,6 +1,11 @@
-"""The upstream script's functions: its numbers, and its two documented ways of use."""
+"""The upstream script's functions: its results, and its two documented ways of use.
+
+Results are compared twice: with stored ones of the script itself, as far as another processor's
+rounding allows, and sharply with the script's loop over stock diffusers classes in this process.
+"""
 
 import inspect
+from copy import deepcopy
 
 import pytest
 import torch
@@ -11,6 +16,7 @@ from diffusers import (
     DDIMInverseScheduler,
 )
 from diffusers.models.attention_processor import CogVideoXAttnProcessor2_0
+from references import written_out
 from videos import make_video, read_back
 
 from cogedit import ddim_inversion
@@ -25,11 +31,19 @@ from cogedit.ddim_inversion import (
 from cogedit.diffusion.ddim import ddim_step
 from cogedit.diffusion.schedule import Schedule
 from cogedit.errors import UsageError, VideoError
-from cogedit.models.attention import InjectingAttnProcessor
+from cogedit.models.attention import Injection
+from cogedit.models.prompts import embed_prompts
+from cogedit.models.rotary import image_rotary_emb
 from cogedit.models.vae import decode_latents
 
 PROMPT = "a blue cat running in snow"
 STEPS = 10
+
+STORED = 1e-3
+"""Of stored tensors: guidance 6 over random weights amplifies the rounding of another processor's
+float32 kernels to 1.5e-4."""
+SAME_PROCESS = 1e-6
+"""In float64, of two loops in this process."""
 
 
 def distance(found, expected):
@@ -53,7 +67,7 @@ def test_inversion_is_upstreams(golden, golden_pipeline, inverse_scheduler, guid
     found = sample(
         golden_pipeline, golden["latents"], inverse_scheduler, "", STEPS, float(guidance)
     )
-    assert distance(found, golden[f"inversion_g{guidance}"]) < 1e-4
+    assert distance(found, golden[f"inversion_g{guidance}"]) < STORED
 
 
 @pytest.mark.parametrize("guidance", [1, 6])
@@ -68,19 +82,103 @@ def test_reconstruction_is_upstreams(golden, golden_pipeline, forward_scheduler,
             guidance_scale=float(guidance),
             reference_latents=golden["inversion_g6"].flip(0),
         )
-    assert distance(found, golden[f"reconstruction_g{guidance}"]) < 1e-4
+    assert distance(found, golden[f"reconstruction_g{guidance}"]) < STORED
 
 
 def test_plain_sampling_is_upstreams(golden, golden_pipeline, forward_scheduler):
     found = sample(golden_pipeline, golden["noise"], forward_scheduler, PROMPT, STEPS)
-    assert distance(found, golden["plain_g6"]) < 1e-4
+    assert distance(found, golden["plain_g6"]) < STORED
+
+
+@pytest.fixture(scope="module")
+def exact_pipeline(golden_pipeline):
+    """The golden pipeline with its transformer and its table of noise levels in float64."""
+    parts = golden_pipeline.components
+    transformer = deepcopy(parts["transformer"]).double()
+    return CogVideoXPipeline(**(parts | {"transformer": transformer}))
+
+
+def in_float64(scheduler):
+    """A scheduler that takes its steps from a table in float64; its class keeps one in float32."""
+    scheduler.alphas_cumprod = scheduler.alphas_cumprod.double()
+    return scheduler
+
+
+def written_loop(pipeline, scheduler, x, prompt, guidance, reference=None):
+    """What the upstream script computes, by the schedulers' own steps, and guidance written out.
+
+    Rows are the unconditional and the conditional one, with guidance, then the reference's.
+    """
+    guided = guidance > 1
+    prompts = ["", prompt] if guided else [prompt]
+    embeds = torch.cat(
+        embed_prompts(
+            prompts, pipeline.tokenizer, pipeline.text_encoder, max_text_seq_length=226
+        ).embeds
+    ).double()
+    count = len(prompts)
+    samples = []
+    scheduler.set_timesteps(STEPS)
+    for step, t in enumerate(scheduler.timesteps):
+        rows = [x] * count + ([] if reference is None else [reference[step]] * count)
+        with torch.no_grad():
+            v = pipeline.transformer(
+                torch.cat(rows),
+                embeds.repeat(len(rows) // count, 1, 1),
+                t.expand(len(rows)),
+                image_rotary_emb=image_rotary_emb(
+                    pipeline.transformer, tuple(x.shape[i] for i in (1, 3, 4))
+                ),
+                return_dict=False,
+            )[0][:count]
+        if guided:
+            v = v[:1] + guidance * (v[1:] - v[:1])
+        x = scheduler.step(v, t, x, return_dict=False)[0]
+        samples.append(x)
+    return torch.stack(samples)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 6.0])
+def test_inversion_is_the_written_loop(golden, exact_pipeline, guidance):
+    inverse = in_float64(DDIMInverseScheduler(**exact_pipeline.scheduler.config))
+    exact_pipeline.scheduler = in_float64(exact_pipeline.scheduler)
+    z0 = golden["latents"].double()
+    expected = written_loop(exact_pipeline, inverse, z0, PROMPT, guidance)
+    found = sample(exact_pipeline, z0, inverse, PROMPT, STEPS, guidance)
+    assert found.dtype == torch.float64
+    assert distance(found, expected) < SAME_PROCESS
+
+
+@pytest.mark.parametrize("guidance", [1.0, 6.0])
+def test_sampling_is_the_written_loop(golden, exact_pipeline, guidance):
+    scheduler = in_float64(CogVideoXDDIMScheduler.from_config(exact_pipeline.scheduler.config))
+    noise = golden["noise"].double()
+    expected = written_loop(exact_pipeline, scheduler, noise, PROMPT, guidance)
+    found = sample(exact_pipeline, noise, scheduler, PROMPT, STEPS, guidance)
+    assert distance(found, expected) < SAME_PROCESS
+
+
+@pytest.mark.parametrize("guidance", [1.0, 6.0])
+def test_reconstruction_is_the_written_loop(golden, exact_pipeline, guidance):
+    scheduler = in_float64(CogVideoXDDIMScheduler.from_config(exact_pipeline.scheduler.config))
+    noise, reference = golden["noise"].double(), golden["inversion_g6"].double().flip(0)
+    rows = (2, 3) if guidance > 1 else (1,)
+    with written_out(exact_pipeline.transformer, rows, Injection()):
+        expected = written_loop(exact_pipeline, scheduler, noise, PROMPT, guidance, reference)
+    with OverrideAttnProcessors(exact_pipeline.transformer):
+        found = sample(
+            exact_pipeline, noise, scheduler, PROMPT, STEPS, guidance, reference_latents=reference
+        )
+    assert distance(found, expected) < SAME_PROCESS
+    plain = written_loop(exact_pipeline, scheduler, noise, PROMPT, guidance)
+    assert distance(plain, expected) > 0.1
 
 
 def test_vae_is_upstreams(golden, golden_pipeline):
     latents = encode_video_frames(golden_pipeline.vae, golden["video_frames"])
-    assert distance(latents, golden["vae_mode"]) < 1e-4
+    assert distance(latents, golden["vae_mode"]) < STORED
     decoded = decode_latents(golden_pipeline.vae, golden["vae_mode"])
-    assert distance(decoded.movedim(0, 1)[None], golden["decoded"]) < 1e-4
+    assert distance(decoded.movedim(0, 1)[None], golden["decoded"]) < STORED
 
 
 def test_a_script_written_for_upstream_runs(tmp_path, golden_pipeline):
@@ -149,11 +247,42 @@ def test_reconstruction_from_the_end_of_the_trajectory(
 def test_processors_are_restored(golden_pipeline):
     blocks = golden_pipeline.transformer.transformer_blocks
     with OverrideAttnProcessors(golden_pipeline.transformer):
-        assert all(isinstance(b.attn1.processor, InjectingAttnProcessor) for b in blocks)
+        assert all(
+            isinstance(b.attn1.processor, CogVideoXAttnProcessor2_0ForDDIMInversion) for b in blocks
+        )
     assert all(isinstance(b.attn1.processor, CogVideoXAttnProcessor2_0) for b in blocks)
-    with pytest.raises(ZeroDivisionError), OverrideAttnProcessors(golden_pipeline.transformer):
-        raise ZeroDivisionError
-    assert all(isinstance(b.attn1.processor, CogVideoXAttnProcessor2_0) for b in blocks)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_processors_are_restored_when_the_body_raises(golden_pipeline, error):
+    before = golden_pipeline.transformer.attn_processors
+    with pytest.raises(error), OverrideAttnProcessors(golden_pipeline.transformer):
+        raise error
+    after = golden_pipeline.transformer.attn_processors
+    assert all(after[name] is processor for name, processor in before.items())
+
+
+def test_what_does_not_nest_or_would_lose_a_processor(golden_pipeline):
+    transformer = deepcopy(golden_pipeline.transformer)
+    with OverrideAttnProcessors(transformer):
+        with pytest.raises(UsageError, match="does not nest"), OverrideAttnProcessors(transformer):
+            pass
+        processors = transformer.attn_processors.values()
+        assert {type(p) for p in processors} == {CogVideoXAttnProcessor2_0ForDDIMInversion}
+    transformer.fuse_qkv_projections()
+    with (
+        pytest.raises(UsageError, match="unfuse_qkv_projections"),
+        OverrideAttnProcessors(transformer),
+    ):
+        pass
+
+
+def test_a_batch_without_halves_and_a_mask_are_refused():
+    processor = CogVideoXAttnProcessor2_0ForDDIMInversion()
+    with pytest.raises(ValueError, match="attention mask"):
+        processor(None, torch.zeros(2), torch.zeros(2), attention_mask=torch.ones(1))
+    with pytest.raises(ValueError, match="3 rows"):
+        processor(None, torch.zeros(3), torch.zeros(3))
 
 
 def test_the_processor_set_by_hand_does_what_the_context_manager_does(
@@ -172,7 +301,7 @@ def test_the_processor_set_by_hand_does_what_the_context_manager_does(
         )
     finally:
         transformer.set_attn_processor(CogVideoXAttnProcessor2_0())
-    assert distance(found, golden["reconstruction_g6"]) < 1e-4
+    assert distance(found, golden["reconstruction_g6"]) < STORED
 
 
 def test_defaults_that_users_rely_on():

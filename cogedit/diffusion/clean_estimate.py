@@ -7,6 +7,8 @@ made for it.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -64,7 +66,7 @@ def clean_sample(x_t: Tensor, x_s: Tensor, *, schedule: Schedule, t: int, s: int
         t: Level of `x_t`.
         s: Level of `x_s`, below t.
     """
-    sin_t, sin_s = (torch.tensor(schedule.angle(level)).sin() for level in (t, s))
+    sin_t, sin_s = (math.sin(schedule.angle(level)) for level in (t, s))
     _, sin_step = schedule.rotation(t, s)
     return (x_s * sin_t - x_t * sin_s) / sin_step
 

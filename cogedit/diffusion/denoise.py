@@ -1,122 +1,74 @@
-"""Denoising under a new prompt while attention looks at the source's trajectory."""
+"""Denoising down the timesteps of a schedule, and the noisy sample that it starts from."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from cogedit.diffusion.ddim import require_finite
+from cogedit.diffusion.ddim import Model, require_finite
 from cogedit.diffusion.multistep import estimates, kept_estimate, solver_step
 from cogedit.diffusion.schedule import Schedule
-from cogedit.diffusion.state import OnState, StepState, on_device, steps_after, tell
+from cogedit.diffusion.state import StepState, steps_after
 from cogedit.diffusion.trajectory import Trajectory
-from cogedit.types import OnStep, Solver, StepInfo, Window
+from cogedit.types import Solver, StepInfo
 
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a model says at one level.
-
-    Attributes:
-        edit: v of the edit, guided, [B, F, C, H, W] float32.
-        reference: v of the source's own sample, likewise; None where no reference was given, or
-            none was asked for.
-    """
-
-    edit: Tensor
-    reference: Tensor | None = None
-
-
-EditModel = Callable[[Tensor, int, Tensor | None], Prediction]
-"""v(x_t, t, reference x*_t or None): samples [B, F, C, H, W] float32."""
+Constraint = Callable[[Tensor, int], Tensor]
+"""Applied to what a step to a timestep gave, [B, F, C, H, W]; returns what the next one gets."""
 
 
 def denoise(
-    model: EditModel,
+    model: Model,
     noise: Tensor,
     schedule: Schedule,
     *,
-    reference: Trajectory | None = None,
-    reference_steps: Window = (0.0, 1.0),
-    drift_correction: float = 0.0,
-    mask: Tensor | None = None,
     solver: Solver = "ddim",
     restarts: frozenset[int] = frozenset(),
-    keep_steps: bool = True,
+    constrain: Constraint | None = None,
     done: Sequence[StepState] = (),
-    on_state: OnState | None = None,
-    on_step: OnStep | None = None,
-) -> list[Tensor]:
-    """Sample down to clean latents, beside a reference trajectory.
-
-    Drift correction (Direct Inversion, arXiv 2310.01506): the trajectory says where the source
-    goes from level t to s, the model run on the source's row says where it would go; the difference
-    is the inversion's error at this step, and what is known of it is added to the edit.
-
-    A mask keeps the source outside of it: after each step to level s,
-
-        x <- m x + (1 - m) x*_s
+) -> Iterator[StepState]:
+    """Sample down to clean latents, one step at a time.
 
     Args:
-        model: v(x_t, t, x*_t), where x*_t is the reference's sample at the same level.
-        noise: x at the noisiest level of `schedule`, [B, F, C, H, W] float32.
-        schedule: Levels to visit.
-        reference: The source's trajectory; None is plain sampling.
-        reference_steps: Window of the steps whose model call sees the reference.
-        drift_correction: Share of the drift that is added back, 0 to 1.
-        mask: 1 where the edit may change the source, 0 where not, [F, 1, H, W] or as `noise`.
+        model: v(x_t, t).
+        noise: x at the noisiest timestep of `schedule`, [B, F, C, H, W] float32.
+        schedule: Timesteps to visit.
         solver: How a step uses the model's calls.
-        restarts: Levels at which the model changes (`Schedule.changes`).
-        keep_steps: Return every step; False returns the last alone, for less memory.
-        done: Steps of an earlier run of the same edit, from the first on, or the last alone where
-            not every step is returned; it goes on there.
-        on_state: Given what a later run goes on from, after every step.
-        on_step: Told after every step.
+        restarts: Timesteps at which the model changes (`Schedule.changes`).
+        constrain: Applied after each step, as `keep_outside` is.
+        done: Steps of an earlier run of the same edit, or the last of them; it goes on there.
 
-    Returns:
-        The sample after each step, N tensors like `noise`; the last is clean.
+    Yields:
+        Each step, with x in its tensor "sample"; the last is clean.
 
     Raises:
-        ArtifactMismatch: The reference did not visit a level that needs it.
         NumericalError: NaN or Inf appeared.
     """
-    done = on_device(done, noise.device)
-    samples = [state.tensors["sample"] for state in done]
-    x = samples[-1] if samples else noise
-    before, before_ref = (kept_estimate(done, n, schedule) for n in ("before", "before_reference"))
-    seen = schedule.window(*reference_steps) if reference is not None else frozenset()
+    x = done[-1].tensors["sample"].to(noise.device) if done else noise
+    before = kept_estimate(done, schedule, device=noise.device)
     for index, (t, s) in steps_after(done, schedule.denoising_steps()):
-        x_ref = reference.at(t).to(x.device) if reference is not None and t in seen else None
-        predicted = model(x, t, x_ref)
+        v = model(x, t)
         if t in restarts:
-            before = before_ref = None
-        x, before = solver_step(
-            predicted.edit, x, before, solver=solver, schedule=schedule, t_from=t, t_to=s
-        )
-        if reference is not None and (drift_correction or mask is not None):
-            x_ref_next = reference.at(s).to(x.device)
-            if drift_correction and x_ref is not None and predicted.reference is not None:
-                led_to, before_ref = solver_step(
-                    predicted.reference,
-                    x_ref,
-                    before_ref,
-                    solver=solver,
-                    schedule=schedule,
-                    t_from=t,
-                    t_to=s,
-                )
-                x = x + drift_correction * (x_ref_next - led_to)
-            if mask is not None:
-                x = mask * x + (1 - mask) * x_ref_next
+            before = None
+        x, before = solver_step(v, x, before, solver=solver, schedule=schedule, t_from=t, t_to=s)
+        if constrain is not None:
+            x = constrain(x, s)
         require_finite(x, name="the edited sample", step=index + 1, timestep=t)
-        samples = [*samples, x] if keep_steps else [x]
-        kept = {"sample": x} | estimates({"before": before, "before_reference": before_ref})
-        tell(StepState(StepInfo(index, len(schedule.timesteps), s), kept), on_state, on_step)
-    return samples
+        info = StepInfo(index, len(schedule.timesteps), s)
+        yield StepState(info, {"sample": x} | estimates(before))
+
+
+def keep_outside(mask: Tensor, reference: Trajectory) -> Constraint:
+    """Keep the source outside of a mask: after a step to s, x <- m x + (1 - m) x*_s.
+
+    Args:
+        mask: m, 1 where the edit may change the source and 0 where not, [F, 1, H, W] or
+            [B, F, 1, H, W].
+        reference: The source's trajectory x*.
+    """
+    return lambda x, s: mask * x + (1 - mask) * reference.at(s).to(x.device)
 
 
 def start_sample(

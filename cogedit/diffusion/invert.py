@@ -17,7 +17,7 @@ what upstream costs.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,10 +25,9 @@ from torch import Tensor
 
 from cogedit.diffusion.ddim import Model, ddim_step, require_finite
 from cogedit.diffusion.schedule import Schedule
-from cogedit.diffusion.state import OnState, StepState, on_device, steps_after, tell
-from cogedit.diffusion.trajectory import Trajectory
+from cogedit.diffusion.state import StepState, steps_after
 from cogedit.errors import UsageError
-from cogedit.types import OnStep, StepInfo
+from cogedit.types import StepInfo
 
 MAX_ITERATIONS = 10
 TOLERANCE = 1e-3
@@ -50,30 +49,27 @@ def invert_consistent(
     *,
     iterations: int | None = 1,
     done: Sequence[StepState] = (),
-    on_state: OnState | None = None,
-    on_step: OnStep | None = None,
-) -> Trajectory:
+) -> Iterator[StepState]:
     """Invert by the sampling step's own equation: predicted, then corrected `iterations` times.
 
     With `iterations` None a step is corrected until the last correction is smaller than
-    `TOLERANCE`, at most `MAX_ITERATIONS` times: the first levels, where the model changes fastest,
-    take most of the calls.
+    `TOLERANCE`, at most `MAX_ITERATIONS` times: the first timesteps, where the model changes
+    fastest, take most of the calls.
 
     Args:
         model: v(x_t, t).
         latents: z0, [B, F, C, H, W] float32.
-        schedule: Levels to visit, at least 2.
+        schedule: Timesteps to visit, at least 2.
         iterations: Model calls per step, at least 1; None spends them by the residual. The first
             step has nothing to predict from and takes one extra call.
-        done: Steps of an earlier run of the same inversion, from the first on; it goes on there.
-        on_state: Given what a later run goes on from, after every step.
-        on_step: Told after every step; `residual` is the relative size of the last correction.
+        done: Steps of an earlier run of the same inversion, or the last two; it goes on there.
 
-    Returns:
-        The trajectory from the lowest level to the noise, in host memory.
+    Yields:
+        Each step, with x and v in its tensors "sample" and "velocity", from the lowest timestep to
+        the noise; `residual` of its `info` is the relative size of the last correction.
 
     Raises:
-        UsageError: `iterations` is below 1, or the schedule has a single level, where the
+        UsageError: `iterations` is below 1, or the schedule has a single timestep, where the
             equation has no unique solution (cos D = 0).
         NumericalError: NaN or Inf appeared.
     """
@@ -81,13 +77,11 @@ def invert_consistent(
         raise UsageError(f"inversion_iterations is {iterations}; it must be at least 1")
     if len(schedule.timesteps) < 2:
         raise UsageError("Inverting needs at least 2 inference steps; found 1")
-    # Samples wait in host memory: those of CogVideoX 1.5 take more than a gigabyte.
-    samples = [state.tensors["sample"].cpu() for state in done]
+    x = _last_sample(done, latents)
     velocities = [
-        Velocity(schedule.angle(state.info.timestep), state.tensors["velocity"])
-        for state in on_device(done[-2:], latents.device)
+        Velocity(schedule.angle(state.info.timestep), state.tensors["velocity"].to(latents.device))
+        for state in done[-2:]
     ]
-    x = samples[-1].to(latents.device) if samples else latents
     for index, (s, t) in steps_after(done, schedule.inversion_steps()):
         cos, sin = schedule.rotation(t, s)
         v = predict_velocity(velocities, schedule.angle(t)) if velocities else model(x, t)
@@ -102,49 +96,28 @@ def invert_consistent(
         x = y
         velocities = [*velocities[-1:], Velocity(schedule.angle(t), v)]
         require_finite(x, name="the inverted sample", step=index + 1, timestep=t)
-        samples.append(x.cpu())
         total = len(schedule.timesteps)
         info = StepInfo(index, total, t, residual=residual, num_calls=num_calls)
-        tell(StepState(info, {"sample": x, "velocity": v}), on_state, on_step)
-    return Trajectory.of(samples, latents.cpu(), schedule)
+        yield StepState(info, {"sample": x, "velocity": v})
 
 
 def invert_upstream(
-    model: Model,
-    latents: Tensor,
-    schedule: Schedule,
-    *,
-    done: Sequence[StepState] = (),
-    on_state: OnState | None = None,
-    on_step: OnStep | None = None,
-) -> Trajectory:
+    model: Model, latents: Tensor, schedule: Schedule, *, done: Sequence[StepState] = ()
+) -> Iterator[StepState]:
     """Invert as `diffusers.DDIMInverseScheduler` does: x_t = step(v(x_s, t), x_s, s -> t).
 
-    Kept for parity with the upstream script; see the module's docstring for its error.
-
-    Args:
-        model: v(x_t, t).
-        latents: z0, [B, F, C, H, W] float32.
-        schedule: Levels to visit.
-        done: Steps of an earlier run of the same inversion, from the first on; it goes on there.
-        on_state: Given what a later run goes on from, after every step.
-        on_step: Told after every step.
-
-    Returns:
-        The trajectory from the lowest level to the noise, in host memory.
-
-    Raises:
-        NumericalError: NaN or Inf appeared.
+    Kept for parity with the upstream script; see the module's docstring for its error. Arguments
+    and steps are those of `invert_consistent`, without "velocity" and `residual`.
     """
-    samples = [state.tensors["sample"].cpu() for state in done]
-    x = samples[-1].to(latents.device) if samples else latents
+    x = _last_sample(done, latents)
     for index, (s, t) in steps_after(done, schedule.inversion_steps()):
         x = ddim_step(model(x, t), x, schedule=schedule, t_from=s, t_to=t)
         require_finite(x, name="the inverted sample", step=index + 1, timestep=t)
-        samples.append(x.cpu())
-        info = StepInfo(index, len(schedule.timesteps), t)
-        tell(StepState(info, {"sample": x}), on_state, on_step)
-    return Trajectory.of(samples, latents.cpu(), schedule)
+        yield StepState(StepInfo(index, len(schedule.timesteps), t), {"sample": x})
+
+
+def _last_sample(done: Sequence[StepState], latents: Tensor) -> Tensor:
+    return done[-1].tensors["sample"].to(latents.device) if done else latents
 
 
 def predict_velocity(velocities: list[Velocity], angle: float) -> Tensor:

@@ -25,9 +25,10 @@ and the error falls fourfold when the steps are doubled.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from cogedit.diffusion.ddim import ddim_step, pred_original_sample
@@ -123,19 +124,16 @@ def extrapolation_weight(schedule: Schedule, t_before: int, t_from: int, t_to: i
     return (math.sqrt(a_to) * step - sigma_to * angle) / (share * passed)
 
 
-def estimates(kept: Mapping[str, Estimate | None]) -> dict[str, Tensor]:
-    """Return the estimates that there are as tensors of a `StepState`."""
-    return {name: one.x0 for name, one in kept.items() if one is not None}
+def estimates(before: Estimate | None) -> dict[str, Tensor]:
+    """Return the estimate that a step leaves to the next as the tensors of a `StepState`."""
+    return {} if before is None else {"before": before.x0}
 
 
-def kept_estimate(done: Sequence[StepState], name: str, schedule: Schedule) -> Estimate | None:
-    """Return an estimate that the last of some steps kept; None where it kept none.
-
-    Args:
-        done: Steps down the levels of `schedule`.
-        name: Name of its tensor.
-        schedule: Levels to visit.
-    """
-    if not done or name not in done[-1].tensors:
+def kept_estimate(
+    done: Sequence[StepState], schedule: Schedule, *, device: torch.device
+) -> Estimate | None:
+    """Return the estimate that the last of some finished steps left; None where it left none."""
+    if not done or "before" not in done[-1].tensors:
         return None
-    return Estimate(schedule.timesteps[done[-1].info.index], done[-1].tensors[name])
+    timestep = schedule.timesteps[done[-1].info.index]
+    return Estimate(timestep, done[-1].tensors["before"].to(device))

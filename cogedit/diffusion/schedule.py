@@ -2,18 +2,19 @@
 
 Both directions use this one object. Building the inverse from `DDIMInverseScheduler` instead drops
 `snr_shift_scale` without a word and puts the levels of CogVideoX-2B off by up to 0.26 in
-`alphas_cumprod`.
+`alphas_cumprod`. No torch in here: a dry run counts steps without it.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-
-from cogedit.diffusion.steps import visited
 from cogedit.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CLEAN = -1
 """The timestep of the clean sample, where `alphas_cumprod` is 1."""
@@ -33,7 +34,7 @@ class Schedule:
     timesteps: tuple[int, ...]
 
     @classmethod
-    def trailing(cls, alphas_cumprod: torch.Tensor, num_inference_steps: int) -> Schedule:
+    def trailing(cls, alphas_cumprod: Tensor, num_inference_steps: int) -> Schedule:
         """Space the levels evenly, ending at the noisiest (arXiv 2305.08891, table 2, "trailing").
 
         Level i lies at round(T - i T / N) - 1. diffusers counts with `numpy.arange` and a
@@ -111,3 +112,26 @@ class Schedule:
     def inversion_steps(self) -> tuple[tuple[int, int], ...]:
         """Return the pairs (t_from, t_to) from the clean sample up to the noisiest level."""
         return tuple((low, high) for high, low in reversed(self.denoising_steps()))
+
+
+def visited(total: int, num_inference_steps: int | None, *, start_step: int = 0) -> tuple[int, ...]:
+    """Return which of the levels 0 to total - 1, from the noisiest down, an edit visits.
+
+    Args:
+        total: How many levels the inversion visited.
+        num_inference_steps: How many of them to keep, evenly spaced from the noisiest; None keeps
+            all.
+        start_step: How many of the noisiest of these to leave out.
+
+    Raises:
+        UsageError: More levels than there are, or none is left.
+    """
+    kept = total if num_inference_steps is None else num_inference_steps
+    if not 1 <= kept <= total:
+        raise UsageError(
+            f"the edit asks for {kept} steps; the inversion visits {total}",
+            hint=f"choose at most {total}, or invert with more --num-inference-steps",
+        )
+    if not 0 <= start_step < kept:
+        raise UsageError(f"start_step is {start_step}; the edit has {kept} steps, 0 to {kept - 1}")
+    return tuple(i * total // kept for i in range(start_step, kept))

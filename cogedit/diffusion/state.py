@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from cogedit.types import OnStep, StepInfo
@@ -15,8 +14,8 @@ from cogedit.types import OnStep, StepInfo
 class StepState:
     """A finished step.
 
-    Given back to the loop that made it, together with all steps before it, it continues with the
-    same numbers, bit for bit.
+    Given back to the loop that made it, together with all steps before it, the loop continues with
+    the same results, bit for bit.
 
     Attributes:
         info: Which step.
@@ -31,14 +30,6 @@ OnState = Callable[[StepState], None]
 """Called after every step, before `on_step`."""
 
 
-def on_device(done: Sequence[StepState], device: torch.device) -> list[StepState]:
-    """Return the same steps with their tensors on a device."""
-    return [
-        StepState(state.info, {name: kept.to(device) for name, kept in state.tensors.items()})
-        for state in done
-    ]
-
-
 def steps_after(
     done: Sequence[StepState], steps: Sequence[tuple[int, int]]
 ) -> list[tuple[int, tuple[int, int]]]:
@@ -47,9 +38,35 @@ def steps_after(
     return list(enumerate(steps))[first:]
 
 
-def tell(state: StepState, on_state: OnState | None, on_step: OnStep | None) -> None:
-    """Hand a finished step on: first what can be kept of it, then the news."""
-    if on_state is not None:
-        on_state(state)
-    if on_step is not None:
-        on_step(state.info)
+def run_steps(
+    states: Iterable[StepState],
+    name: str,
+    *,
+    keep_steps: bool = True,
+    done: Sequence[StepState] = (),
+    on_state: OnState | None = None,
+    on_step: OnStep | None = None,
+) -> list[Tensor]:
+    """Run a loop to its end and collect one tensor of every step.
+
+    Args:
+        states: The loop.
+        name: Name of the tensor.
+        keep_steps: Return every step; False returns the last alone, for less memory.
+        done: The steps that the loop goes on from: all from the first on, or the last alone where
+            not every step is returned.
+        on_state: Given what a later run goes on from, after every step.
+        on_step: Told after every step.
+
+    Returns:
+        The tensors, in host memory: those of CogVideoX 1.5 take more than a gigabyte.
+    """
+    tensors = [state.tensors[name].cpu() for state in done]
+    for state in states:
+        tensor = state.tensors[name].cpu()
+        tensors = [*tensors, tensor] if keep_steps else [tensor]
+        if on_state is not None:
+            on_state(state)
+        if on_step is not None:
+            on_step(state.info)
+    return tensors

@@ -22,7 +22,7 @@ from cogedit.models.cost import (
     edit_work,
     inversion_work,
 )
-from cogedit.models.rows import EditTexts, plan_rows
+from cogedit.models.rows import EditPrompts, plan_rows
 from cogedit.models.sampling import edit_latents, invert_latents
 from cogedit.types import InvertSettings, OnStep, ReconstructSettings, TransformerSettings
 
@@ -118,7 +118,7 @@ def run_inversion(job: Job, inputs: Inputs, *, on_step: OnStep | None = None) ->
             [job.invert],
             alphas_cumprod=inputs.alphas_cumprod,
             embeds=inputs.embeds,
-            how=inputs.how,
+            options=inputs.how,
             on_step=on_step,
         )
     schedule = Schedule.trailing(inputs.alphas_cumprod, job.invert.num_inference_steps)
@@ -151,7 +151,7 @@ def run_edits(
             inversion_prompts=[job.invert.prompt] * len(prompts),
             alphas_cumprod=inputs.alphas_cumprod,
             embeds=inputs.embeds,
-            how=inputs.how,
+            options=inputs.how,
             keep_steps=False,
             on_step=on_step,
         )[-1]
@@ -183,7 +183,7 @@ def job_work(job: Job, num_prompts: int, sizes: TransformerSizes, shape: LatentS
     return step * (job.invert.num_inference_steps * num_prompts)
 
 
-_WRITTEN = EditTexts(
+_WRITTEN = EditPrompts(
     conditional=0, unconditional=1, reference_conditional=0, reference_unconditional=1
 )
 
@@ -196,9 +196,8 @@ def written_inversion_work(sizes: TransformerSizes, shape: LatentShape) -> Work:
 def written_edit_work(sizes: TransformerSizes, shape: LatentShape) -> Work:
     """Count one step of upstream's reconstruction: four rows, all of them to the end."""
     return call_work(
-        plan_rows([_WRITTEN], guided=True, referenced=True),
+        plan_rows([_WRITTEN], guided=True, referenced=True, reference_velocity=True),
         sizes,
         shape,
         injection=UPSTREAM_EDIT,
-        reference_velocity=True,
     )

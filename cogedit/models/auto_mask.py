@@ -12,7 +12,7 @@ from cogedit.diffusion.latent_mask import difference_mask
 from cogedit.diffusion.trajectory import Trajectory
 from cogedit.models.denoiser import Denoiser
 from cogedit.models.forward import run_rows
-from cogedit.models.rows import EditTexts
+from cogedit.models.rows import EditPrompts
 from cogedit.types import ReconstructSettings, TransformerSettings
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def find_masks(
     *,
     inversion_prompts: Sequence[str],
     embeds: Mapping[str, Tensor],
-    how: TransformerSettings | None = None,
+    options: TransformerSettings | None = None,
 ) -> Tensor:
     """Find where each edit has something to change, from the source's own trajectory.
 
@@ -47,13 +47,13 @@ def find_masks(
         settings: One per clip: prompt, `auto_mask_threshold`, `mask_dilation`.
         inversion_prompts: What each clip was inverted under.
         embeds: Embeddings [1, L, D] of all prompts and inversion prompts, by text.
-        how: How the transformer runs; None is its defaults.
+        options: How the transformer runs; None is its defaults.
 
     Returns:
         [B, F, 1, H, W] float32 on the CPU, 1 where the edit may change the source; all 0 for a clip
         whose two texts are one.
     """
-    with run_rows(transformer, settings=how):
+    with run_rows(transformer, options):
         differences = text_differences(
             transformer,
             reference,
@@ -88,8 +88,8 @@ def text_differences(
     table = torch.cat([embeds[text] for text in bank])
 
     def denoiser(texts: Sequence[str]) -> Denoiser:
-        rows = [EditTexts(bank.index(text), None, 0, 0, source=i) for i, text in enumerate(texts)]
-        return Denoiser(transformer, embeds=table, texts=rows)
+        rows = [EditPrompts(bank.index(text), None, 0, 0, source=i) for i, text in enumerate(texts)]
+        return Denoiser(transformer, embeds=table, prompts=rows)
 
     edit, source = denoiser(prompts), denoiser(inversion_prompts)
     return [

@@ -16,15 +16,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cogedit.diffusion.schedule import Schedule
 from cogedit.errors import ModelError
 from cogedit.models.geometry import Config
-from cogedit.models.rows import EditTexts, RowPlan, plan_rows, rows_at_a_time
+from cogedit.models.rows import (
+    EditPrompts,
+    RowPlan,
+    edit_prompts,
+    needs_reference_velocity,
+    plan_rows,
+    prompt_bank,
+    rows_at_a_time,
+)
 from cogedit.types import DType, InvertSettings, ReconstructSettings, Weights, Window
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from cogedit.diffusion.schedule import Schedule
 
 ITEM_SIZE: Mapping[DType | Weights, int] = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1, "int8": 1}
 """Bytes of a number."""
@@ -170,7 +177,6 @@ def call_work(
     shape: LatentShape,
     *,
     injection: ReconstructSettings | None = None,
-    reference_velocity: bool = False,
 ) -> Work:
     """Count one call of the transformer.
 
@@ -178,8 +184,7 @@ def call_work(
         plan: Its rows.
         sizes: Of the transformer.
         shape: Of the clip.
-        injection: How edit rows look at reference rows; None where there are none.
-        reference_velocity: Whether the reference rows run to the end, for what they predict.
+        injection: How edit rows attend to reference rows; None where there are none.
     """
     row, layers = row_flops(sizes, shape), sizes.num_layers
     work = Work(1, plan.num_rows, plan.num_rows, row * len(plan.edits))
@@ -191,7 +196,7 @@ def call_work(
         extra = row.attention / layers * (end - first) * _looked_at(injection, sizes, shape)
         work += Work(flops=Flops(attention=extra * len(plan.edits)))
     reference = row
-    if not reference_velocity:
+    if not plan.reference_velocity:
         # Keys and values are 2 of the 12 d^2 of a layer.
         through = (end - 1) / layers
         reference = Flops(row.linear * (through + 2 / 12 / layers), row.attention * through)
@@ -211,7 +216,7 @@ def _looked_at(
 
 def inversion_work(asked: InvertSettings, sizes: TransformerSizes, shape: LatentShape) -> Work:
     """Count an inversion; where its corrections are found on the way ("auto"), at least this."""
-    texts = EditTexts(1 if asked.prompt else 0, 0, 0, 0)
+    texts = EditPrompts(1 if asked.prompt else 0, 0, 0, 0)
     plan = plan_rows([texts], guided=asked.guidance_scale != 1, referenced=False)
     calls = asked.num_inference_steps
     if asked.inverse == "consistent":
@@ -224,8 +229,6 @@ def edit_work(
     inversion: InvertSettings,
     sizes: TransformerSizes,
     shape: LatentShape,
-    *,
-    share: bool = True,
 ) -> Work:
     """Count the edits of one clip that are denoised together.
 
@@ -234,49 +237,43 @@ def edit_work(
         inversion: How the clip was inverted.
         sizes: Of the transformer.
         shape: Of the clip.
-        share: Rows that are equal are run once; False is upstream's four for each edit.
     """
-    from cogedit.models.sampling import sees_reference, wants_reference_velocity
-
     one = asked[0]
-    texts = _texts(asked, inversion.prompt)
+    prompts = _prompts(asked, inversion.prompt)
     visited = one.num_inference_steps or inversion.num_inference_steps
     schedule = _schedule(visited - one.start_step)
     guided = _window(schedule, one.guidance_steps, wanted=one.guidance_scale != 1)
-    referenced = _window(schedule, one.injection_steps, wanted=sees_reference(one))
-    velocity = wants_reference_velocity(one, share=share)
+    referenced = _window(schedule, one.injection_steps, wanted=one.injection_strength > 0)
+    velocity = needs_reference_velocity(one)
     source_guided = _window(schedule, one.guidance_steps, wanted=one.source_guidance_scale != 1)
     work = Work()
     for step in schedule.timesteps:
-        plan = plan_rows(texts, guided=step in guided, referenced=step in referenced, share=share)
-        work += call_work(plan, sizes, shape, injection=one, reference_velocity=velocity)
-        if one.method == "flow" and not (velocity and step in referenced):
-            source = plan_rows([texts[0]], guided=step in source_guided, referenced=False)
+        plan = plan_rows(
+            prompts,
+            guided=step in guided,
+            referenced=step in referenced,
+            reference_velocity=velocity,
+        )
+        work += call_work(plan, sizes, shape, injection=one)
+        if one.method == "flow" and not plan.reference_velocity:
+            source = plan_rows([prompts[0]], guided=step in source_guided, referenced=False)
             work += call_work(source, sizes, shape)
     if one.auto_mask:
         from cogedit.models.auto_mask import mask_levels
 
-        plain = plan_rows([EditTexts(0, None, 0, 0)], guided=False, referenced=False)
+        plain = plan_rows([EditPrompts(0, None, 0, 0)], guided=False, referenced=False)
         levels = mask_levels(range(inversion.num_inference_steps))
         work += call_work(plain, sizes, shape) * (2 * len(levels) * len(asked))
     return work
 
 
-def _texts(asked: Sequence[ReconstructSettings], inversion_prompt: str) -> list[EditTexts]:
-    from cogedit.models.sampling import edit_texts
-
-    bank = [
-        *dict.fromkeys(
-            text for one in asked for text in (one.negative_prompt, one.prompt, inversion_prompt)
-        )
-    ]
-    return [edit_texts(one, inversion_prompt, bank, source=0) for one in asked]
+def _prompts(asked: Sequence[ReconstructSettings], inversion_prompt: str) -> list[EditPrompts]:
+    bank = prompt_bank(asked, [inversion_prompt])
+    return [edit_prompts(one, inversion_prompt, bank, source=0) for one in asked]
 
 
 def _schedule(num_steps: int) -> Schedule:
     """Steps by their number: which levels they lie at costs nothing."""
-    from cogedit.diffusion.schedule import Schedule
-
     return Schedule((), tuple(range(num_steps)))
 
 

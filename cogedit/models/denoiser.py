@@ -3,38 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from cogedit.diffusion.denoise import Prediction
-from cogedit.diffusion.guidance import guide
 from cogedit.models.attention import Injection
+from cogedit.models.forward import References
 from cogedit.models.rotary import image_rotary_emb
-from cogedit.models.rows import EditTexts, RowPlan, plan_rows
+from cogedit.models.rows import EditPrompts, plan_rows
 
 if TYPE_CHECKING:
     from diffusers import CogVideoXTransformer3DModel
 
 
+@dataclass(frozen=True)
+class Prediction:
+    """What the transformer predicts at one timestep.
+
+    Attributes:
+        edit: v of each edit, guided, [B, F, C, H, W] float32.
+        reference: v of the source of each edit, likewise; None where it was not asked for.
+    """
+
+    edit: Tensor
+    reference: Tensor | None = None
+
+
 class Denoiser:
     """v(x_t, t) of some edits at once, with guidance and, where they are given, references.
 
-    The rows of a call are those of `cogedit.models.rows`. What a reference row predicts is the
-    source's own velocity; its keys and values are what the edit rows look at.
+    The rows of a call are those of `cogedit.models.rows`. A reference row predicts the source's own
+    velocity; its keys and values are what the edit rows attend to.
 
     Args:
-        transformer: The checkpoint's transformer.
-        embeds: Embeddings of the run's texts, [K, L, D].
-        texts: The texts of each edit, as indices into `embeds`.
+        transformer: The checkpoint's transformer; inside `run_rows` if there is an injection.
+        embeds: Embeddings of the run's prompts, [K, L, D].
+        prompts: The prompts of each edit, as indices into `embeds`.
         guidance_scale: 1 means no guidance.
         guided: Timesteps with guidance; None is all of them.
+        injection: How edit rows attend to references; None where there are no references, or the
+            transformer's attention processors know by themselves.
         reference_velocity: Whether a caller wants to know what the reference rows predict.
-        share: Run rows that are equal once.
-        injection: Told which row looks at which before every call; None where the transformer's
-            processors know it by themselves, or there are no references.
+
+    Raises:
+        UsageError: The injection's window holds no layer of this model.
     """
 
     def __init__(
@@ -42,21 +57,21 @@ class Denoiser:
         transformer: CogVideoXTransformer3DModel,
         *,
         embeds: Tensor,
-        texts: Sequence[EditTexts],
+        prompts: Sequence[EditPrompts],
         guidance_scale: float = 1.0,
         guided: frozenset[int] | None = None,
-        reference_velocity: bool = True,
-        share: bool = True,
         injection: Injection | None = None,
+        reference_velocity: bool = False,
     ) -> None:
+        if injection is not None:
+            injection.window(len(transformer.transformer_blocks))
         self.transformer = transformer
         self.guidance_scale = guidance_scale
-        self.injection = injection
         self._embeds = embeds.to(transformer.device, transformer.dtype)
-        self._texts = tuple(texts)
+        self._prompts = tuple(prompts)
         self._guided = guided
+        self._injection = injection
         self._reference_velocity = reference_velocity
-        self._share = share
         self._rotary = lru_cache(maxsize=1)(
             lambda *shape: image_rotary_emb(transformer, shape)  # once per run, not per step
         )
@@ -68,54 +83,47 @@ class Denoiser:
 
         Args:
             sample: x_t, one per edit, [B, F, C, H, W] float32.
-            timestep: Their level.
+            timestep: t.
             reference: x*_t, one per source, [S, F, C, H, W]; None runs the edit rows alone.
 
         Returns:
-            v of each edit, float32, and of the source of each where there is a reference and its
-            velocity is wanted.
+            v of each edit, on the device and in the dtype of `sample`, and of the source of each
+            where there is a reference and its velocity is wanted.
         """
         has_guidance = self.guidance_scale != 1 and (
             self._guided is None or timestep in self._guided
         )
         plan = plan_rows(
-            self._texts,
+            self._prompts,
             guided=has_guidance,
             referenced=reference is not None,
-            share=self._share,
+            reference_velocity=self._reference_velocity,
         )
-        if self.injection is not None:
-            self.injection.reference_of = plan.reference_of
-            self.injection.reference_velocity = self._reference_velocity
-        v = self._transform(plan, sample, reference, timestep=timestep)
+        rows = [sample[[row.sample for row in plan.edits]]]
+        references: References | None = None
+        if reference is not None:
+            rows.append(reference[[row.sample for row in plan.references]].to(sample.device))
+            if self._injection is not None:
+                references = {"plan": plan, "injection": self._injection}
+        device = self.transformer.device
+        with torch.no_grad():
+            v: Tensor = self.transformer(
+                hidden_states=torch.cat(rows).to(device, self.transformer.dtype),
+                encoder_hidden_states=self._embeds[plan.prompts],
+                # One for all rows: time embedding and modulation are computed once per layer.
+                timestep=torch.full((1,), timestep, device=device),
+                image_rotary_emb=self._rotary(sample.shape[1], *sample.shape[3:]),
+                attention_kwargs=references,
+                return_dict=False,
+            )[0]
+        v = v.to(sample)
         edit = v[list(plan.conditional)]
         if has_guidance:
+            # Classifier-free guidance (arXiv 2207.12598, equation 6), as diffusers scales it.
             unconditional = v[list(plan.unconditional)]
-            edit = guide(unconditional, edit, guidance_scale=self.guidance_scale)
-        wanted = self._reference_velocity and plan.reference
-        return Prediction(edit, v[list(plan.reference)] if wanted else None)
+            edit = unconditional + self.guidance_scale * (edit - unconditional)
+        return Prediction(edit, v[list(plan.reference)] if plan.reference_velocity else None)
 
     def velocity(self, sample: Tensor, timestep: int) -> Tensor:
         """Predict v of samples [B, F, C, H, W] without a reference, as an inversion wants it."""
         return self(sample, timestep).edit
-
-    def _transform(
-        self, plan: RowPlan, sample: Tensor, reference: Tensor | None, *, timestep: int
-    ) -> Tensor:
-        """Run the transformer on the rows of a plan."""
-        device, dtype = self.transformer.device, self.transformer.dtype
-        rows = [sample[[row.sample for row in plan.edits]]]
-        if reference is not None:
-            rows.append(reference[[row.sample for row in plan.references]].to(sample.device))
-        hidden_states = torch.cat(rows)
-        texts = [row.text for row in (*plan.edits, *plan.references)]
-        with torch.no_grad():
-            v: Tensor = self.transformer(
-                hidden_states=hidden_states.to(device, dtype),
-                encoder_hidden_states=self._embeds[texts],
-                # One for all rows: time embedding and modulation are computed once per layer.
-                timestep=torch.full((1,), timestep, device=device),
-                image_rotary_emb=self._rotary(sample.shape[1], *sample.shape[3:]),
-                return_dict=False,
-            )[0]
-        return v.float().to(sample.device)

@@ -1,12 +1,13 @@
-"""The blocks of CogVideoX over rows of edits and the rows of the source that they look at.
+"""The blocks of CogVideoX over rows of edits and the rows of the source that they attend to.
 
 Inside `run_rows` every block computes what `CogVideoXBlock.forward` does, with the same modules in
-the same order, and for the rows of a batch that are references what nobody needs is left out:
+the same order. The plan of a call's rows comes with the call, through the transformer's
+`attention_kwargs`, and for the rows that are references what nobody needs is left out:
 
 - the rows of a layer run in chunks, so that memory holds one chunk's activations; the references'
   keys and values live as long as their layer;
-- a reference row stops after the last layer that looks at it, where it gives its keys and values
-  and nothing else, unless the caller asks for what it predicts.
+- a reference row stops after the last layer with injection, where it gives its keys and values and
+  nothing else, unless the plan asks for the velocity that it predicts.
 
 `CogVideoXTransformer3DModel.forward` stays in charge of patches, positions, the time embedding and
 the output, so all variants of the model go through, and hooks around a block (offloading) meet one
@@ -17,9 +18,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
-from typing import Protocol, cast
+from typing import Protocol, TypedDict, cast
 
 import torch
 from torch import Tensor, nn
@@ -29,22 +30,28 @@ from cogedit.models.attention import (
     AttentionModule,
     Heads,
     Injection,
-    KeyValues,
+    Rotary,
     attend_rows,
-    check_layers,
+    output,
     project,
     project_reference,
 )
 from cogedit.models.kernels import attention
-from cogedit.models.rows import rows_at_a_time
+from cogedit.models.rows import RowPlan, rows_at_a_time
 from cogedit.types import TransformerSettings
 
 COMPILER = "inductor"
 """Backend of `torch.compile`."""
 
-Rotary = tuple[Tensor, Tensor]
 Gates = tuple[Tensor, Tensor]
 Norm = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor, Tensor]]
+
+
+class References(TypedDict):
+    """What a call with reference rows hands to every layer, as its `attention_kwargs`."""
+
+    plan: RowPlan
+    injection: Injection
 
 
 class Block(Protocol):
@@ -75,7 +82,7 @@ def after_attention(
 ) -> tuple[Tensor, Tensor]:
     """Return what the layer makes of image [rows, S, D] and text [rows, L, D] once it attended."""
     length = text.shape[1]
-    out: Tensor = block.attn1.to_out[1](block.attn1.to_out[0](attended.transpose(1, 2).flatten(2)))
+    out = output(block.attn1, attended)
     image = image + gates[0] * out[:, length:]
     text = text + gates[1] * out[:, :length]
     norm_image, norm_text, gate, text_gate = block.norm2(image, text, temb)
@@ -91,40 +98,12 @@ After = Callable[[Block, Tensor, Tensor, Tensor, Tensor, Gates], tuple[Tensor, T
 def _compiled(backend: str) -> tuple[Before, After]:
     """Both halves compiled; one graph serves all layers, since their weights are its inputs.
 
-    The attention between them stays outside: it is one kernel anyway, and what a row looks at may
+    The attention between them stays outside: it is one kernel anyway, and what a row attends to may
     change from step to step without a new graph.
     """
     before: Before = torch.compile(before_attention, backend=backend)
     after: After = torch.compile(after_attention, backend=backend)
     return before, after
-
-
-@dataclass
-class RowRun:
-    """What the layers of one transformer share.
-
-    Attributes:
-        injection: Which row looks at which; the caller sets it between calls.
-        window: First layer with injection, and the one after the last.
-        num_layers: Of the transformer.
-        settings: How the rows run.
-        memory: Of joined keys and values.
-    """
-
-    injection: Injection
-    window: tuple[int, int]
-    num_layers: int
-    settings: TransformerSettings
-    memory: KeyValues = field(default_factory=KeyValues)
-
-    @property
-    def last_layer(self) -> int:
-        """The last layer that reference rows take part in."""
-        return (self.num_layers if self.injection.reference_velocity else self.window[1]) - 1
-
-    def looks(self, layer: int) -> bool:
-        """Whether edit rows look at references in a layer."""
-        return self.injection.strength > 0 and self.window[0] <= layer < self.window[1]
 
 
 @dataclass
@@ -147,17 +126,21 @@ class Layer:
     Args:
         block: A `CogVideoXBlock`.
         number: Its number.
-        run: What all layers share.
+        num_layers: Of the transformer.
+        settings: How the rows run.
     """
 
-    def __init__(self, block: nn.Module, number: int, run: RowRun) -> None:
+    def __init__(
+        self, block: nn.Module, number: int, num_layers: int, settings: TransformerSettings
+    ) -> None:
         self._module = block
         self._block = cast(Block, block)
         self._number = number
-        self._run = run
+        self._num_layers = num_layers
+        self._settings = settings
         self._before: Before = before_attention
         self._after: After = after_attention
-        if run.settings.compile:
+        if settings.compile:
             self._before, self._after = _compiled(COMPILER)
 
     def __call__(
@@ -166,7 +149,7 @@ class Layer:
         encoder_hidden_states: Tensor,
         temb: Tensor,
         image_rotary_emb: Rotary | None = None,
-        attention_kwargs: None = None,
+        attention_kwargs: References | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Run the layer on image tokens [rows, S, D] and text tokens [rows, L, D], edits first.
 
@@ -175,69 +158,71 @@ class Layer:
             encoder_hidden_states: Text tokens.
             temb: Embedding of the timestep, [1, E] for all rows.
             image_rotary_emb: (cos, sin), each [S, head_dim].
-            attention_kwargs: For the block's signature.
+            attention_kwargs: Which rows attend to which, and how; None runs every row alone.
 
         Returns:
             Both, with rows that are done left as they are.
         """
-        total = len(hidden_states)
-        targets = self._run.injection.references(total)
-        num_edits = len(targets) or total
-        running = total if self._number <= self._run.last_layer else num_edits
         state = _State(*self._owned(hidden_states, encoder_hidden_states), temb, image_rotary_emb)
-        if not targets or running == num_edits or not self._run.looks(self._number):
-            for rows in self._chunks(range(running), state):
-                self._plain(rows, state)
+        if attention_kwargs is None:
+            self._run_alone(range(len(hidden_states)), state)
             return state.image, state.text
-        for rows in self._chunks(range(num_edits, total), state):
-            references = self._reference(rows, state)
-            looking = [row for row, target in enumerate(targets) if target in rows]
-            for edits in self._chunks(looking, state):
-                seen = [rows.index(targets[row]) for row in edits]
-                self._edit(edits, state, references, seen)
-        self._run.memory.forget()
+        plan, injection = attention_kwargs["plan"], attention_kwargs["injection"]
+        window = injection.window(self._num_layers)
+        if self._number in window and injection.strength > 0:
+            self._run_with_references(plan, injection, state)
+        elif self._number < window.stop or plan.reference_velocity:
+            self._run_alone(range(plan.num_rows), state)
+        else:
+            self._run_alone(range(len(plan.edits)), state)
         return state.image, state.text
 
-    def _plain(self, rows: Sequence[int], state: _State) -> None:
+    def _run_alone(self, rows: Sequence[int], state: _State) -> None:
         """Run rows that attend to themselves alone."""
-        image, text = state.of(_index(rows))
-        own, gates = self._first_half(image, text, state)
-        attended = attention(*own, backend=self._run.settings.attention_backend)
-        self._second_half(rows, state, attended, gates)
+        for chunk in self._chunks(rows, state):
+            self._run_chunk(chunk, state)
 
-    def _reference(self, rows: Sequence[int], state: _State) -> Heads:
-        """Run reference rows, as far as they are needed, and return what edit rows see of them."""
-        injection = self._run.injection
-        image, text = state.of(_index(rows))
-        if self._number == self._run.last_layer and not injection.reference_velocity:
-            norm_image, norm_text, *_ = self._block.norm1(image, text, state.temb)
-            tokens = torch.cat([norm_text, norm_image], dim=1)
-            return project_reference(
-                self._block.attn1, tokens, text.shape[1], state.rotary, mode=injection.mode
-            )
-        own, gates = self._first_half(image, text, state)
-        attended = attention(*own, backend=self._run.settings.attention_backend)
+    def _run_chunk(self, rows: Sequence[int], state: _State) -> Heads:
+        own, gates = self._first_half(rows, state)
+        attended = attention(*own, backend=self._settings.attention_backend)
         self._second_half(rows, state, attended, gates)
         return own
 
-    def _edit(
-        self, rows: Sequence[int], state: _State, references: Heads, seen: Sequence[int]
-    ) -> None:
-        """Run edit rows that also look at references, each at the one of its number in `seen`."""
-        image, text = state.of(_index(rows))
-        own, gates = self._first_half(image, text, state)
-        attended = attend_rows(
-            own,
-            references,
-            seen,
-            injection=self._run.injection,
-            text_length=text.shape[1],
-            backend=self._run.settings.attention_backend,
-            memory=self._run.memory,
-        )
-        self._second_half(rows, state, attended, gates)
+    def _run_with_references(self, plan: RowPlan, injection: Injection, state: _State) -> None:
+        """Run references chunk by chunk, and after each the edit rows that attend to it."""
+        is_last = self._number == injection.window(self._num_layers).stop - 1
+        for rows in self._chunks(range(len(plan.edits), plan.num_rows), state):
+            if is_last and not plan.reference_velocity:
+                references = self._last_keys_and_values(rows, state, injection)
+            else:
+                references = self._run_chunk(rows, state)
+            attending = [row for row, target in enumerate(plan.reference_of) if target in rows]
+            for edits in self._chunks(attending, state):
+                targets = [rows.index(plan.reference_of[row]) for row in edits]
+                own, gates = self._first_half(edits, state)
+                attended = attend_rows(
+                    own,
+                    references,
+                    targets,
+                    injection=injection,
+                    text_length=state.text.shape[1],
+                    backend=self._settings.attention_backend,
+                )
+                self._second_half(edits, state, attended, gates)
 
-    def _first_half(self, image: Tensor, text: Tensor, state: _State) -> tuple[Heads, Gates]:
+    def _last_keys_and_values(
+        self, rows: Sequence[int], state: _State, injection: Injection
+    ) -> Heads:
+        """Return what edit rows attend to of references that go no further."""
+        image, text = state.of(_index(rows))
+        norm_image, norm_text, *_ = self._block.norm1(image, text, state.temb)
+        tokens = torch.cat([norm_text, norm_image], dim=1)
+        return project_reference(
+            self._block.attn1, tokens, text.shape[1], state.rotary, mode=injection.mode
+        )
+
+    def _first_half(self, rows: Sequence[int], state: _State) -> tuple[Heads, Gates]:
+        image, text = state.of(_index(rows))
         self._mark(image, text)
         return self._before(self._block, image, text, state.temb, state.rotary)
 
@@ -256,7 +241,7 @@ class Layer:
 
     def _mark(self, *tensors: Tensor) -> None:
         """Tell the compiler that the number of rows may be another one at the next call."""
-        if self._run.settings.compile:
+        if self._settings.compile:
             for tensor in tensors:
                 if len(tensor) > 1:
                     torch._dynamo.maybe_mark_dynamic(tensor, 0)
@@ -264,8 +249,10 @@ class Layer:
     def _owned(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
         """Return both for writing in place, which spares a second copy of all rows.
 
-        The first layer gets views of one tensor, and hooks that skip steps (caches of diffusers)
-        compare what went into a block with what came out.
+        The first layer gets two views of one tensor: `contiguous` copies those, and leaves what a
+        layer before this one made as it is. The caches of diffusers (`FirstBlockCacheHook` and its
+        like, hooks with a state) compare what went into a block with what came out, so with one of
+        them the input must stay as it was.
         """
         hooks = getattr(self._module, "_diffusers_hook", None)
         if hooks is not None and any(hook._is_stateful for hook in hooks.hooks.values()):
@@ -275,7 +262,7 @@ class Layer:
     def _chunks(self, rows: Sequence[int], state: _State) -> Iterator[Sequence[int]]:
         tokens = state.image.shape[1] + state.text.shape[1]
         size = rows_at_a_time(
-            self._run.settings.max_rows, num_tokens=tokens, device=state.image.device.type
+            self._settings.max_rows, num_tokens=tokens, device=state.image.device.type
         )
         for first in range(0, len(rows), size):
             yield rows[first : first + size]
@@ -288,35 +275,20 @@ def _index(rows: Sequence[int]) -> slice | list[int]:
 
 
 @contextmanager
-def run_rows(
-    transformer: nn.Module,
-    injection: Injection | None = None,
-    *,
-    layers: tuple[int, int | None] = (0, None),
-    settings: TransformerSettings | None = None,
-) -> Iterator[Injection]:
+def run_rows(transformer: nn.Module, settings: TransformerSettings | None = None) -> Iterator[None]:
     """Run a transformer's blocks row by row for the duration of a `with` body.
 
     The blocks' own `forward` comes back in every case, also when the body raises.
 
     Args:
         transformer: A `CogVideoXTransformer3DModel`.
-        injection: Which row looks at which and how; change it between calls. None is no looking.
-        layers: First layer of the window with injection and the one after its last; None is the
-            end.
-        settings: How the rows run.
-
-    Yields:
-        The injection.
+        settings: How the rows run; None is the defaults.
 
     Raises:
-        UsageError: The blocks run otherwise already, the window holds no layer of this model, or
-            the blocks cannot be compiled.
+        UsageError: The blocks run otherwise already, or cannot be compiled.
     """
-    injection = injection or Injection()
+    settings = settings or TransformerSettings()
     blocks = list(cast(nn.ModuleList, transformer.transformer_blocks))
-    window = check_layers(layers, len(blocks))
-    run = RowRun(injection, window, len(blocks), settings or TransformerSettings())
     with ExitStack() as stack:
         for number, block in enumerate(blocks):
             name = type(cast(AttentionModule, block.attn1).processor).__name__
@@ -326,19 +298,16 @@ def run_rows(
                     hint="leave the body of OverrideAttnProcessors, or "
                     "call `transformer.unfuse_qkv_projections()` first",
                 )
-            stack.enter_context(_replaced_forward(block, Layer(block, number, run)))
-        if run.settings.compile:
+            layer = Layer(block, number, len(blocks), settings)
+            stack.enter_context(_replaced_forward(block, layer))
+        if settings.compile:
             stack.enter_context(_compiler_errors())
-        yield injection
+        yield
 
 
 @contextmanager
 def _compiler_errors() -> Iterator[None]:
-    """Turn the errors of the compiler into one sentence.
-
-    Raises:
-        UsageError: The blocks cannot be compiled, as on a machine without a C++ compiler.
-    """
+    """Turn an error of the compiler, as on a machine without a C++ compiler, into a UsageError."""
     from torch._dynamo.exc import TorchDynamoException
 
     try:
@@ -352,7 +321,16 @@ def _compiler_errors() -> Iterator[None]:
 
 @contextmanager
 def _replaced_forward(module: nn.Module, forward: Layer) -> Iterator[None]:
-    """Replace what a module computes, beneath the hooks that diffusers may have put around it."""
+    """Replace what a module computes, beneath the hooks that diffusers may have put around it.
+
+    A hook (`diffusers.hooks.HookRegistry.register_hook`) replaces `module.forward` by a wrapper,
+    which calls what was there before through its `HookFunctionReference`. Of several hooks the
+    first registered is the innermost, so the block's own forward hangs in `_fn_refs[0]`: in its
+    `forward`, or in its `original_forward` where the hook computes by itself (`new_forward`) and
+    calls the original from there. Replacing it there keeps the order of a block under group
+    offload: weights arrive, the layer runs, weights leave. Without hooks the attribute `forward` of
+    the module itself is set, over the method of its class, and deleted again.
+    """
     references = getattr(getattr(module, "_diffusers_hook", None), "_fn_refs", None)
     holder: object = references[0] if references else module
     name = "forward"

@@ -31,7 +31,7 @@ RESERVE = 0.05
 
 
 @dataclass(frozen=True)
-class Demand:
+class MemoryEstimate:
     """What a pass of a model needs, in bytes.
 
     Attributes:
@@ -46,7 +46,7 @@ class Demand:
     activations: int
 
     @classmethod
-    def of(cls, model: nn.Module, activations: int) -> Demand:
+    def of(cls, model: nn.Module, activations: int) -> MemoryEstimate:
         """Measure a stack of blocks that is loaded, wherever it is."""
         blocks = [_bytes(block) for block in _blocks(model)]
         weights = _bytes(model)
@@ -54,7 +54,9 @@ class Demand:
         return cls(weights, outside + 2 * max(blocks, default=0), activations)
 
 
-def choose_offload(demand: Demand, *, free: int, name: str, otherwise: str) -> tuple[Offload, str]:
+def choose_offload(
+    demand: MemoryEstimate, *, free: int, name: str, otherwise: str
+) -> tuple[Offload, str]:
     """Choose the fastest placement that fits.
 
     Args:

@@ -1,14 +1,16 @@
-"""Which rows one call of the transformer runs, and which of them looks at which.
+"""Batch rows of one transformer call, and the reference row that each of them attends to.
 
-An edit row is a sample under a text; a reference row is the source's sample, at the same level,
-under a text. Rows that would be equal are run once: the unconditional reference row that all
-prompts share, or the single row that is left where both sides are under one text.
+An edit row is a sample under a prompt; a reference row is the source's sample at the same timestep,
+under a prompt. Rows that would be equal are run once: the unconditional reference row that all
+edits share, or the single row that is left where both sides of guidance are under one prompt.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+
+from cogedit.types import ReconstructSettings
 
 _CHUNK_TOKENS = 2**15
 """Tokens of a chunk of rows where `max_rows` leaves it open: one row of 49 frames at 720x480.
@@ -26,14 +28,14 @@ def rows_at_a_time(max_rows: int | None, *, num_tokens: int, device: str) -> int
 
 
 @dataclass(frozen=True)
-class EditTexts:
-    """The texts of one edit, as indices into the embeddings of a run.
+class EditPrompts:
+    """The prompts of one edit, as indices into the embeddings of a run.
 
     Attributes:
         conditional: What the edit shows.
         unconditional: The other side of guidance; None means no guidance.
-        reference_conditional: Text of the reference row that the conditional row looks at.
-        reference_unconditional: Text of the one that the unconditional row looks at.
+        reference_conditional: Prompt of the reference row that the conditional row attends to.
+        reference_unconditional: Prompt of the one that the unconditional row attends to.
         source: Index of the source clip.
     """
 
@@ -44,12 +46,63 @@ class EditTexts:
     source: int = 0
 
 
+def prompt_bank(
+    settings: Sequence[ReconstructSettings], inversion_prompts: Iterable[str]
+) -> list[str]:
+    """Return the prompts that some edits and their sources need, each once."""
+    of_edits = (prompt for edit in settings for prompt in (edit.negative_prompt, edit.prompt))
+    return list(dict.fromkeys((*of_edits, *inversion_prompts)))
+
+
+def edit_prompts(
+    settings: ReconstructSettings, inversion_prompt: str, bank: Sequence[str], *, source: int
+) -> EditPrompts:
+    """Choose the prompts of an edit's rows.
+
+    Args:
+        settings: Prompt, negative prompt, `unconditional`, `reference_prompt`, `reference_rows`.
+        inversion_prompt: What the source was inverted under.
+        bank: The prompts of the run, in the order of their embeddings.
+        source: Index of the source clip.
+    """
+    follows_edit = settings.reference_prompt == "edit"
+    negative = settings.unconditional == "negative"
+    unconditional = settings.negative_prompt if negative else inversion_prompt
+    reference = settings.prompt if follows_edit else inversion_prompt
+    shared = settings.reference_rows == "one"
+    return EditPrompts(
+        conditional=bank.index(settings.prompt),
+        unconditional=bank.index(unconditional),
+        reference_conditional=bank.index(reference),
+        reference_unconditional=bank.index(reference if shared else unconditional),
+        source=source,
+    )
+
+
+def needs_reference_velocity(settings: ReconstructSettings) -> bool:
+    """Whether the reference rows run to the last layer, for the velocity that they predict.
+
+    A flow takes the source's velocity from them where they are under the prompt and the guidance of
+    its source side.
+    """
+    return (
+        settings.method == "flow"
+        and settings.reference_prompt == "inversion"
+        and settings.source_guidance_scale == 1
+    )
+
+
 @dataclass(frozen=True)
 class Row:
-    """One row of a batch: sample number `sample` (of the edits or of the sources) under `text`."""
+    """One row of a batch: sample number `sample` (of the edits or of the sources) under a prompt.
+
+    Attributes:
+        sample: Index of the sample.
+        prompt: Index into the embeddings of the run.
+    """
 
     sample: int
-    text: int
+    prompt: int
 
 
 @dataclass(frozen=True)
@@ -59,11 +112,13 @@ class RowPlan:
     Attributes:
         edits: Rows of the edits.
         references: Rows of the sources.
-        reference_of: For each edit row, the row of the batch that it looks at; empty without
+        reference_of: For each edit row, the row of the batch that it attends to; empty without
             references.
         conditional: For each edit, its conditional row.
         unconditional: For each edit, its unconditional row; the conditional one without guidance.
         reference: For each edit, the reference row of its conditional row; empty without.
+        reference_velocity: Whether the reference rows run to the last layer, for the velocity that
+            they predict; they stop after the last layer with injection otherwise.
     """
 
     edits: tuple[Row, ...]
@@ -72,54 +127,63 @@ class RowPlan:
     conditional: tuple[int, ...]
     unconditional: tuple[int, ...]
     reference: tuple[int, ...]
+    reference_velocity: bool
 
     @property
     def num_rows(self) -> int:
         """Rows of the batch."""
         return len(self.edits) + len(self.references)
 
+    @property
+    def prompts(self) -> list[int]:
+        """Index of the prompt of each row."""
+        return [row.prompt for row in (*self.edits, *self.references)]
+
 
 def plan_rows(
-    texts: Sequence[EditTexts], *, guided: bool, referenced: bool, share: bool = True
+    prompts: Sequence[EditPrompts],
+    *,
+    guided: bool,
+    referenced: bool,
+    reference_velocity: bool = False,
 ) -> RowPlan:
     """Lay out the rows of one call.
 
-    With guidance and references, one edit under upstream's texts gives upstream's four rows,
+    With guidance and references, one edit under upstream's prompts gives upstream's four rows,
     [edit-uncond, edit-cond, ref-uncond, ref-cond]; N edits of one source give 3N + 1, or 2N + 1
-    where all reference rows are under one text. Without sharing they give 4N.
+    where all reference rows are under one prompt.
 
     Args:
-        texts: One entry per edit.
+        prompts: One entry per edit.
         guided: Whether the unconditional rows are run.
         referenced: Whether the reference rows are run.
-        share: Run rows that are equal once; False runs upstream's four rows for each edit.
+        reference_velocity: Whether they are run for what they predict, too.
     """
-    edits: dict[tuple[Row, int | None, object], int] = {}
-    references: dict[tuple[Row, object], int] = {}
-    conditional, unconditional, looked_at = [], [], []
+    edits: dict[tuple[Row, int | None], int] = {}
+    references: dict[Row, int] = {}
 
-    def edit_row(edit: int, text: int, reference_text: int, side: str) -> tuple[int, int]:
-        target, owner = None, None if share else (edit, side)
+    def edit_row(edit: int, prompt: int, reference_prompt: int) -> int:
+        target = None
         if referenced:
-            seen = Row(texts[edit].source, reference_text)
-            target = references.setdefault((seen, owner), len(references))
-        return edits.setdefault((Row(edit, text), target, owner), len(edits)), target or 0
+            reference = Row(prompts[edit].source, reference_prompt)
+            target = references.setdefault(reference, len(references))
+        return edits.setdefault((Row(edit, prompt), target), len(edits))
 
-    for edit, own in enumerate(texts):
+    conditional, unconditional = [], []
+    for edit, own in enumerate(prompts):
         if guided and own.unconditional is not None:
-            row, _ = edit_row(edit, own.unconditional, own.reference_unconditional, "unconditional")
-            unconditional.append(row)
-        row, target = edit_row(edit, own.conditional, own.reference_conditional, "conditional")
-        conditional.append(row)
-        looked_at.append(target)
+            unconditional.append(edit_row(edit, own.unconditional, own.reference_unconditional))
+        conditional.append(edit_row(edit, own.conditional, own.reference_conditional))
         if len(unconditional) < len(conditional):
-            unconditional.append(row)
+            unconditional.append(conditional[-1])
     first = len(edits)
+    reference_of = tuple(first + target for _, target in edits if target is not None)
     return RowPlan(
-        edits=tuple(row for row, _, _ in edits),
-        references=tuple(row for row, _ in references),
-        reference_of=tuple(first + t for _, t, _ in edits if t is not None),
+        edits=tuple(row for row, _ in edits),
+        references=tuple(references),
+        reference_of=reference_of,
         conditional=tuple(conditional),
         unconditional=tuple(unconditional),
-        reference=tuple(first + t for t in looked_at) if referenced else (),
+        reference=tuple(reference_of[row] for row in conditional) if referenced else (),
+        reference_velocity=referenced and reference_velocity,
     )

@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from cogedit.diffusion.ddim import Model
-from cogedit.diffusion.denoise import denoise, start_sample
-from cogedit.diffusion.flow_edit import flow_edit, noised_source
+from cogedit.diffusion.denoise import denoise, keep_outside, start_sample
+from cogedit.diffusion.flow_edit import FlowModel, flow_edit, noised_source
 from cogedit.diffusion.invert import invert_consistent, invert_upstream
 from cogedit.diffusion.schedule import Schedule
-from cogedit.diffusion.state import OnState, StepState
+from cogedit.diffusion.state import OnState, StepState, run_steps
 from cogedit.diffusion.trajectory import Trajectory
 from cogedit.models.attention import Injection
 from cogedit.models.denoiser import Denoiser
 from cogedit.models.forward import run_rows
-from cogedit.models.rows import EditTexts
+from cogedit.models.rows import (
+    EditPrompts,
+    edit_prompts,
+    needs_reference_velocity,
+    prompt_bank,
+)
 from cogedit.types import InvertSettings, OnStep, ReconstructSettings, TransformerSettings
 
 if TYPE_CHECKING:
     from diffusers import CogVideoXTransformer3DModel
 
 Embeds = Mapping[str, Tensor]
-"""Prompt embeddings [1, L, D] by text."""
+"""Prompt embeddings [1, L, D] by prompt."""
 
 
 def invert_latents(
@@ -38,7 +43,7 @@ def invert_latents(
     embeds: Embeds,
     done: Sequence[StepState] = (),
     on_state: OnState | None = None,
-    how: TransformerSettings | None = None,
+    options: TransformerSettings | None = None,
     on_step: OnStep | None = None,
 ) -> Trajectory:
     """Invert clips as their settings say.
@@ -51,38 +56,38 @@ def invert_latents(
         embeds: Embeddings of the prompts and of the empty prompt.
         done: Steps of an earlier run of the same inversion, from the first on; it goes on there.
         on_state: Given what a later run goes on from, after every step.
-        how: How the transformer runs; None is its defaults.
+        options: How the transformer runs; None is its defaults.
         on_step: Told after every step.
 
     Raises:
         UsageError: A setting is out of range.
         NumericalError: NaN or Inf appeared.
     """
-    asked = settings[0]
-    schedule = Schedule.trailing(alphas_cumprod, asked.num_inference_steps)
-    bank = list(dict.fromkeys(["", *(s.prompt for s in settings)]))
+    shared = settings[0]
+    schedule = Schedule.trailing(alphas_cumprod, shared.num_inference_steps)
+    bank = list(dict.fromkeys(["", *(clip.prompt for clip in settings)]))
     denoiser = Denoiser(
         transformer,
-        embeds=torch.cat([embeds[text] for text in bank]),
-        texts=[
-            EditTexts(bank.index(s.prompt), 0, 0, 0, source=clip) for clip, s in enumerate(settings)
+        embeds=torch.cat([embeds[prompt] for prompt in bank]),
+        prompts=[
+            EditPrompts(bank.index(clip.prompt), 0, 0, 0, source=number)
+            for number, clip in enumerate(settings)
         ],
-        guidance_scale=asked.guidance_scale,
+        guidance_scale=shared.guidance_scale,
     )
-    with run_rows(transformer, settings=how):
-        if asked.inverse == "upstream":
-            return invert_upstream(
-                denoiser.velocity, latents, schedule, done=done, on_state=on_state, on_step=on_step
-            )
-        return invert_consistent(
+    if shared.inverse == "upstream":
+        states = invert_upstream(denoiser.velocity, latents, schedule, done=done)
+    else:
+        states = invert_consistent(
             denoiser.velocity,
             latents,
             schedule,
-            iterations=asked.inversion_iterations,
+            iterations=shared.inversion_iterations,
             done=done,
-            on_state=on_state,
-            on_step=on_step,
         )
+    with run_rows(transformer, options):
+        samples = run_steps(states, "sample", done=done, on_state=on_state, on_step=on_step)
+    return Trajectory.of(samples, latents.cpu(), schedule)
 
 
 def edit_latents(
@@ -94,7 +99,7 @@ def edit_latents(
     alphas_cumprod: Tensor,
     embeds: Embeds,
     mask: Tensor | None = None,
-    how: TransformerSettings | None = None,
+    options: TransformerSettings | None = None,
     keep_steps: bool = True,
     done: Sequence[StepState] = (),
     on_state: OnState | None = None,
@@ -115,7 +120,7 @@ def edit_latents(
         embeds: Embeddings of all prompts, negative prompts and inversion prompts.
         mask: 1 where the edit may change the source, [F, 1, H, W] for all edits or
             [N, F, 1, H, W]; None is everywhere.
-        how: How the transformer runs; None is its defaults.
+        options: How the transformer runs; None is its defaults.
         keep_steps: Return every step; False returns the last alone, for less memory.
         done: Steps of an earlier run of the same edits, from the first on, or the last alone where
             not every step is returned; it goes on there.
@@ -130,79 +135,76 @@ def edit_latents(
         ArtifactMismatch: The reference did not visit a level that the edit needs.
         NumericalError: NaN or Inf appeared.
     """
-    asked = settings[0]
+    shared, device = settings[0], transformer.device
     visited = Schedule.trailing(alphas_cumprod, len(reference.timesteps))
-    schedule = visited.subset(asked.num_inference_steps, start_step=asked.start_step)
+    schedule = visited.subset(shared.num_inference_steps, start_step=shared.start_step)
     sources = _sources(settings, num_clips=len(reference.latents))
     if len(reference.latents) < len(settings):
         reference = reference.repeated(len(settings))
-    reference_steps = asked.injection_steps if sees_reference(asked) else (0.0, 0.0)
-    has_guidance = {asked.guidance_scale, asked.source_guidance_scale} != {1}
-    guided = schedule.window(*asked.guidance_steps) if has_guidance else frozenset()
-    restarts = schedule.changes(guided, schedule.window(*reference_steps))
-    mask = None if mask is None else mask.to(transformer.device)
-    injection = Injection(
-        strength=asked.injection_strength, mode=asked.injection_mode, tokens=asked.injection_tokens
-    )
-    models = _edit_models(
+    injected = shared.injection_steps if shared.injection_strength > 0 else (0.0, 0.0)
+    attending = schedule.window(*injected)
+    has_guidance = {shared.guidance_scale, shared.source_guidance_scale} != {1}
+    guided = schedule.window(*shared.guidance_steps) if has_guidance else frozenset()
+    restarts = schedule.changes(guided, attending)
+    seeds = [edit.seed for edit in settings]
+    mask = None if mask is None else mask.to(device)
+    edit, source = _edit_models(
         transformer,
         settings,
         inversion_prompts=inversion_prompts,
         sources=sources,
         embeds=embeds,
-        injection=injection,
         guided=guided,
-        share=how is None or how.rows != "upstream",
     )
-    seeds = [s.seed for s in settings]
-    with run_rows(transformer, injection, layers=asked.injection_layers, settings=how):
-        if asked.method == "flow":
-            z0 = reference.latents.to(transformer.device)
-            fresh = noised_source(z0, schedule, seeds=seeds)
-            return flow_edit(
-                models.edit,
-                models.source,
-                z0,
-                schedule,
-                source_at=fresh if asked.start == "random" else reference.at,
-                reference_steps=reference_steps,
-                mask=mask,
-                solver=asked.solver,
-                restarts=restarts,
-                keep_steps=keep_steps,
-                done=done,
-                on_state=on_state,
-                on_step=on_step,
-            )
-        start = start_sample(reference, schedule, seeds=seeds, start_noise=asked.noise_share)
-        return denoise(
-            models.edit,
-            start.to(transformer.device),
+    if shared.method == "flow":
+        z0 = reference.latents.to(device)
+        fresh = noised_source(z0, schedule, seeds=seeds)
+        states = flow_edit(
+            _flow_model(edit, source, attending),
+            z0,
             schedule,
-            reference=reference if sees_reference(asked) or mask is not None else None,
-            reference_steps=reference_steps,
-            drift_correction=asked.drift_correction,
+            source_at=fresh if shared.start == "random" else reference.at,
             mask=mask,
-            solver=asked.solver,
+            solver=shared.solver,
             restarts=restarts,
-            keep_steps=keep_steps,
             done=done,
-            on_state=on_state,
-            on_step=on_step,
         )
+    else:
+        start = start_sample(reference, schedule, seeds=seeds, start_noise=shared.noise_share)
+        states = denoise(
+            _beside(edit, reference, attending),
+            start.to(device),
+            schedule,
+            solver=shared.solver,
+            restarts=restarts,
+            constrain=None if mask is None else keep_outside(mask, reference),
+            done=done,
+        )
+    name = "offset" if shared.method == "flow" else "sample"
+    with run_rows(transformer, options):
+        samples = run_steps(
+            states, name, keep_steps=keep_steps, done=done, on_state=on_state, on_step=on_step
+        )
+    if shared.method == "flow":
+        return [reference.latents.cpu() + offset for offset in samples]
+    return samples
 
 
-@dataclass(frozen=True)
-class _EditModels:
-    """What edits ask the transformer.
+def _beside(edit: Denoiser, reference: Trajectory, attending: frozenset[int]) -> Model:
+    """Let an edit attend to its source's sample at some timesteps."""
+    return lambda x, t: edit(x, t, reference.at(t) if t in attending else None).edit
 
-    Attributes:
-        edit: v of each edit, which may look at its source.
-        source: v of the source of each edit under its own text, which a flow asks for.
-    """
 
-    edit: Denoiser
-    source: Model
+def _flow_model(edit: Denoiser, source: Model, attending: frozenset[int]) -> FlowModel:
+    """Return the velocities of edit and source; the reference rows' where they are the source's."""
+
+    def velocities(x_edit: Tensor, x_source: Tensor, t: int) -> tuple[Tensor, Tensor]:
+        predicted = edit(x_edit, t, x_source if t in attending else None)
+        if predicted.reference is not None:
+            return predicted.edit, predicted.reference
+        return predicted.edit, source(x_source, t)
+
+    return velocities
 
 
 def _edit_models(
@@ -212,11 +214,9 @@ def _edit_models(
     inversion_prompts: Sequence[str],
     sources: Sequence[int],
     embeds: Embeds,
-    injection: Injection,
     guided: frozenset[int],
-    share: bool,
-) -> _EditModels:
-    """Lay out the texts of some edits and of their sources.
+) -> tuple[Denoiser, Model]:
+    """Return v of each edit, and v of the source of each under its own prompt.
 
     Args:
         transformer: The checkpoint's transformer.
@@ -224,42 +224,40 @@ def _edit_models(
         inversion_prompts: What the clip of each edit was inverted under.
         sources: For each edit, the first one with the same source samples.
         embeds: Embeddings of all prompts, negative prompts and inversion prompts.
-        injection: Told which row looks at which before every call.
         guided: Timesteps with guidance, of the edits and of their sources.
-        share: Run rows that are equal once.
     """
-    asked = settings[0]
-    prompts = list(zip(settings, inversion_prompts, strict=True))
-    bank = list(
-        dict.fromkeys(text for s, own in prompts for text in (s.negative_prompt, s.prompt, own))
-    )
-    table = torch.cat([embeds[text] for text in bank])
-    texts = [
-        edit_texts(s, own, bank, source=source)
-        for (s, own), source in zip(prompts, sources, strict=True)
+    shared = settings[0]
+    bank = prompt_bank(settings, inversion_prompts)
+    table = torch.cat([embeds[prompt] for prompt in bank])
+    prompts = [
+        edit_prompts(edit, own, bank, source=source)
+        for edit, own, source in zip(settings, inversion_prompts, sources, strict=True)
     ]
     edit = Denoiser(
         transformer,
         embeds=table,
-        texts=texts,
-        guidance_scale=asked.guidance_scale,
+        prompts=prompts,
+        guidance_scale=shared.guidance_scale,
         guided=guided,
-        injection=injection,
-        reference_velocity=wants_reference_velocity(asked, share=share),
-        share=share,
+        injection=Injection(
+            strength=shared.injection_strength,
+            mode=shared.injection_mode,
+            tokens=shared.injection_tokens,
+            layers=shared.injection_layers,
+        ),
+        reference_velocity=needs_reference_velocity(shared),
     )
-    plain = Denoiser(
+    source = Denoiser(
         transformer,
         embeds=table,
-        texts=[
-            replace(texts[i], conditional=bank.index(inversion_prompts[i]))
+        prompts=[
+            replace(prompts[i], conditional=bank.index(inversion_prompts[i]))
             for i in dict.fromkeys(sources)
         ],
-        guidance_scale=asked.source_guidance_scale,
+        guidance_scale=shared.source_guidance_scale,
         guided=guided,
-        injection=injection,
     )
-    return _EditModels(edit, _of_each_edit(plain.velocity, sources))
+    return edit, _of_each_edit(source.velocity, sources)
 
 
 def _sources(settings: Sequence[ReconstructSettings], *, num_clips: int) -> list[int]:
@@ -277,51 +275,8 @@ def _sources(settings: Sequence[ReconstructSettings], *, num_clips: int) -> list
     return [keys.index(key) for key in keys]
 
 
-def sees_reference(settings: ReconstructSettings) -> bool:
-    """Whether an edit has a use for reference rows, by its strength or its drift correction."""
-    return settings.injection_strength > 0 or settings.drift_correction > 0
-
-
-def wants_reference_velocity(settings: ReconstructSettings, *, share: bool) -> bool:
-    """Whether reference rows run to the last layer, for what they predict.
-
-    Args:
-        settings: Of the edit. A flow takes the source's velocity from them if they are under the
-            text and the guidance that its source side asks for.
-        share: Run rows that are equal once; False is upstream's layout, where all rows run through.
-    """
-    if settings.method == "flow":
-        return settings.reference_prompt == "inversion" and settings.source_guidance_scale == 1
-    return settings.drift_correction > 0 or not share
-
-
 def _of_each_edit(model: Model, sources: Sequence[int]) -> Model:
     """Ask a model once for each source and hand its answer to all edits of the source."""
     once = list(dict.fromkeys(sources))
     index = [once.index(source) for source in sources]
     return lambda x, t: model(x[once], t)[index]
-
-
-def edit_texts(
-    settings: ReconstructSettings, inversion_prompt: str, bank: Sequence[str], *, source: int
-) -> EditTexts:
-    """Choose the texts of an edit's rows.
-
-    Args:
-        settings: Prompt, negative prompt, `unconditional`, `reference_prompt`, `reference_rows`.
-        inversion_prompt: What the source was inverted under.
-        bank: The texts of the run, in the order of their embeddings.
-        source: Number of the source's samples.
-    """
-    negative = settings.negative_prompt
-    unconditional = negative if settings.unconditional == "negative" else inversion_prompt
-    own = settings.reference_prompt == "edit"
-    conditional_reference = settings.prompt if own else inversion_prompt
-    shared = settings.reference_rows == "one"
-    return EditTexts(
-        conditional=bank.index(settings.prompt),
-        unconditional=bank.index(unconditional),
-        reference_conditional=bank.index(conditional_reference),
-        reference_unconditional=bank.index(conditional_reference if shared else unconditional),
-        source=source,
-    )

@@ -191,7 +191,7 @@ class Editor:
                 alphas_cumprod=levels,
                 embeds=embeds,
                 mask=torch.stack(masks) if masks else None,
-                how=self._settings.transformer,
+                options=self._settings.transformer,
                 keep_steps=records[0].has_trajectory,
                 done=keeper.done,
                 on_state=on_state,
@@ -230,7 +230,7 @@ class Editor:
                 [record.settings],
                 inversion_prompts=[self._record.settings.prompt],
                 embeds=self._embeds,
-                how=self._settings.transformer,
+                options=self._settings.transformer,
             )
         geometry = self._checkpoint.geometry
         return found_pixels(found, geometry, num_pad_frames=self._record.num_pad_frames)
@@ -273,6 +273,5 @@ class Editor:
                 self._record.settings,
                 self._parts.sizes,
                 shape,
-                share=self._settings.transformer.rows != "upstream",
             )
         return self._parts.transformer(work, shape)

@@ -76,7 +76,7 @@ def check_inversion(
                 inversion_prompts=[prompt],
                 alphas_cumprod=alphas_cumprod(checkpoint),
                 embeds=embeds,
-                how=settings.transformer,
+                options=settings.transformer,
                 on_step=on_step,
             )
         del transformer  # the decoding needs its memory

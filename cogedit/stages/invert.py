@@ -166,7 +166,7 @@ def _invert(
                 [asked],
                 alphas_cumprod=alphas_cumprod(checkpoint),
                 embeds=embeds,
-                how=settings.transformer,
+                options=settings.transformer,
                 done=keeper.done,
                 on_state=keeper.keep,
                 on_step=tell,

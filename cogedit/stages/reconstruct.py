@@ -20,7 +20,7 @@ from cogedit.artifacts import (
     sniff_kind,
 )
 from cogedit.config import Settings, check_settings
-from cogedit.diffusion.steps import visited
+from cogedit.diffusion.schedule import visited
 from cogedit.errors import UsageError
 from cogedit.models.checkpoint import Checkpoint
 from cogedit.stages.editor import Editor

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKLCogVideoX, CogVideoXTransformer3DModel
     from torch import Tensor
 
-    from cogedit.models.placement import Demand
+    from cogedit.models.placement import MemoryEstimate
 
 _SHOWN_WORDS = 8
 
@@ -98,7 +98,7 @@ class Parts:
 
         from cogedit.models.device import memory_guard
         from cogedit.models.loading import load_transformer
-        from cogedit.models.placement import Demand, place, store_weights
+        from cogedit.models.placement import MemoryEstimate, place, store_weights
 
         with memory_guard("loading the transformer"):
             host = torch.device("cpu")
@@ -114,7 +114,7 @@ class Parts:
                 item_size=self.dtype.itemsize,
                 device=self.device.type,
             )
-            demand = Demand.of(transformer, activations)
+            demand = MemoryEstimate.of(transformer, activations)
             self._offload = self._choose(
                 demand, "the transformer", otherwise="--weights fp8 or fewer frames help"
             )
@@ -127,7 +127,7 @@ class Parts:
 
         return on_device(transformer, self.device, offload=self._offload)
 
-    def _choose(self, demand: Demand, name: str, *, otherwise: str) -> Offload:
+    def _choose(self, demand: MemoryEstimate, name: str, *, otherwise: str) -> Offload:
         """Choose the placement where it is left open, and say what was chosen and why."""
         from cogedit.models.placement import choose_offload, free_memory
 
@@ -187,7 +187,7 @@ class Parts:
 
         from cogedit.models.device import memory_guard, release_memory
         from cogedit.models.loading import load_text_encoder
-        from cogedit.models.placement import Demand, place
+        from cogedit.models.placement import MemoryEstimate, place
         from cogedit.models.prompts import embed_prompts
 
         length = self.checkpoint.geometry.max_text_seq_length
@@ -195,7 +195,7 @@ class Parts:
             host = torch.device("cpu")
             tokenizer, encoder = load_text_encoder(self.checkpoint, device=host, dtype=self.dtype)
             stack = encoder.encoder  # all of it: the embedding table is tied to this one's
-            demand = Demand.of(stack, _BESIDE_T5)
+            demand = MemoryEstimate.of(stack, _BESIDE_T5)
             offload = self._choose(demand, "T5", otherwise="--device chooses another device")
             # Used once, it has no between that "model" could mean.
             offload = "none" if offload == "model" else offload

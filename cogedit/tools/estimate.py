@@ -179,7 +179,7 @@ def estimate(
             )
             missing = [one for one in asked if not workspace.find(describe(one, mask=given))]
         inversion = settings.invert if found is None else found.settings
-        work = _edits_work(missing, inversion, checkpoint, shape, settings=settings)
+        work = _edits_work(missing, inversion, checkpoint, shape)
         size = _edit_bytes(
             frames,
             trajectory_bytes(0, shape, channels=_sizes(checkpoint).in_channels),
@@ -213,8 +213,6 @@ def _edits_work(
     inversion: InvertSettings,
     checkpoint: Checkpoint,
     shape: LatentShape,
-    *,
-    settings: Settings,
 ) -> Work:
     """Count the edits that are still to be made, as many at a time as the run would take."""
     sizes, work = _sizes(checkpoint), Work()
@@ -225,7 +223,6 @@ def _edits_work(
             inversion,
             sizes,
             shape,
-            share=settings.transformer.rows != "upstream",
         )
     return work
 

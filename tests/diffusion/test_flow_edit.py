@@ -6,9 +6,9 @@ import pytest
 import torch
 from schedules import forward_scheduler, pulls_to
 
-from cogedit.diffusion.denoise import Prediction
 from cogedit.diffusion.flow_edit import flow_edit, noise_ratio, noised_source
 from cogedit.diffusion.schedule import CLEAN, Schedule
+from cogedit.diffusion.state import run_steps
 
 
 def gaussian(seed):
@@ -19,8 +19,14 @@ def schedule_of(steps):
     return Schedule.trailing(forward_scheduler().alphas_cumprod, steps)
 
 
-def as_edit(model):
-    return lambda sample, timestep, reference: Prediction(model(sample, timestep))
+def edits(edit, source, z0, schedule, **options):
+    """The edit after each step, between the models of an edit and of its source."""
+
+    def model(x_edit, x_source, timestep):
+        return edit(x_edit, timestep), source(x_source, timestep)
+
+    offsets = run_steps(flow_edit(model, z0, schedule, **options), "offset")
+    return [z0 + offset for offset in offsets]
 
 
 @pytest.mark.parametrize("solver", ["ddim", "dpm++2m"])
@@ -29,7 +35,7 @@ def test_the_same_model_on_both_sides_returns_the_source_bit_for_bit(steps, solv
     schedule, z0 = schedule_of(steps), gaussian(0)
     model = pulls_to(schedule, gaussian(1))
     source_at = noised_source(z0, schedule, seeds=[3])
-    samples = flow_edit(as_edit(model), model, z0, schedule, source_at=source_at, solver=solver)
+    samples = edits(model, model, z0, schedule, source_at=source_at, solver=solver)
     assert len(samples) == steps
     assert all(torch.equal(sample, z0) for sample in samples)
 
@@ -38,8 +44,8 @@ def test_it_moves_by_the_difference_of_what_the_two_models_expect():
     """Between two Gaussians of one width the flow is the shift of their means, whatever z0 is."""
     schedule, z0 = schedule_of(50), gaussian(0)
     source, target = gaussian(1), gaussian(2)
-    edited = flow_edit(
-        as_edit(pulls_to(schedule, target)),
+    edited = edits(
+        pulls_to(schedule, target),
         pulls_to(schedule, source),
         z0,
         schedule,
@@ -59,8 +65,8 @@ def test_the_flow_too_is_of_second_order_when_asked():
             a = schedule.alpha_cumprod(timestep)
             return math.sqrt(a) * source + math.sqrt(a * 0.25 + 1 - a) * noise
 
-        edited = flow_edit(
-            as_edit(pulls_to(schedule, target, variance=0.09)),
+        edited = edits(
+            pulls_to(schedule, target, variance=0.09),
             pulls_to(schedule, source),
             source_at(CLEAN),
             schedule,
@@ -77,8 +83,8 @@ def test_outside_a_mask_every_sample_is_the_source_s():
     schedule, z0 = schedule_of(10), gaussian(0)
     mask = torch.zeros(3, 1, 4, 4)
     mask[1, :, :2] = 1
-    samples = flow_edit(
-        as_edit(pulls_to(schedule, gaussian(2))),
+    samples = edits(
+        pulls_to(schedule, gaussian(2)),
         pulls_to(schedule, gaussian(1)),
         z0,
         schedule,

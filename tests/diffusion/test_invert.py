@@ -4,9 +4,11 @@ import pytest
 import torch
 from schedules import forward_scheduler
 
-from cogedit.diffusion.denoise import Prediction, denoise
+from cogedit.diffusion.denoise import denoise
 from cogedit.diffusion.invert import invert_consistent, invert_upstream
 from cogedit.diffusion.schedule import Schedule
+from cogedit.diffusion.state import run_steps
+from cogedit.diffusion.trajectory import Trajectory
 from cogedit.errors import ArtifactMismatch, NumericalError, UsageError
 
 STEPS = [7, 10, 15, 28, 50, 61]
@@ -40,12 +42,22 @@ def wavy(schedule):
     return model
 
 
-def without_reference(model):
-    return lambda sample, timestep, reference: Prediction(model(sample, timestep))
+def invert(
+    model, z0, schedule, *, loop=invert_consistent, done=(), on_state=None, on_step=None, **options
+):
+    """The trajectory of an inversion."""
+    states = loop(model, z0, schedule, done=done, **options)
+    samples = run_steps(states, "sample", done=done, on_state=on_state, on_step=on_step)
+    return Trajectory.of(samples, z0, schedule)
+
+
+def sample(model, noise, schedule):
+    """The sample after each step."""
+    return run_steps(denoise(model, noise, schedule), "sample")
 
 
 def error_of_round_trip(inverted, model, schedule):
-    back = denoise(without_reference(model), inverted.noise, schedule)[-1]
+    back = sample(model, inverted.noise, schedule)[-1]
     return float((back - inverted.latents).abs().max())
 
 
@@ -55,7 +67,7 @@ def test_inverse_then_forward_with_an_oracle_is_the_identity(steps, snr_shift_sc
     schedule = schedule_of(steps, snr_shift_scale)
     z0, eps = gaussian(0), gaussian(1)
     model = oracle(schedule, z0, eps)
-    inverted = invert_consistent(model, z0, schedule)
+    inverted = invert(model, z0, schedule)
     assert torch.allclose(inverted.noise, eps, atol=1e-5)
     assert error_of_round_trip(inverted, model, schedule) < 1e-5
 
@@ -65,11 +77,11 @@ def test_one_corrected_call_per_step_beats_upstream_and_more_calls_beat_one(step
     schedule = schedule_of(steps)
     model = wavy(schedule)
     z0 = gaussian(2)
-    upstream = error_of_round_trip(invert_upstream(model, z0, schedule), model, schedule)
-    one = error_of_round_trip(invert_consistent(model, z0, schedule), model, schedule)
-    many = error_of_round_trip(
-        invert_consistent(model, z0, schedule, iterations=30), model, schedule
+    upstream = error_of_round_trip(
+        invert(model, z0, schedule, loop=invert_upstream), model, schedule
     )
+    one = error_of_round_trip(invert(model, z0, schedule), model, schedule)
+    many = error_of_round_trip(invert(model, z0, schedule, iterations=30), model, schedule)
     assert one < upstream / 5
     assert many < one / 5
     assert many < 1e-4
@@ -84,7 +96,7 @@ def test_calls_per_step(iterations):
         calls.append(timestep)
         return wavy(schedule)(sample, timestep)
 
-    invert_consistent(model, gaussian(3), schedule, iterations=iterations)
+    invert(model, gaussian(3), schedule, iterations=iterations)
     # The first step has no earlier velocity to predict from and asks once more.
     assert len(calls) == 10 * iterations + 1
     assert calls[0] == calls[1] == 99
@@ -94,7 +106,7 @@ def test_calls_per_step(iterations):
 def test_trajectory_is_in_inversion_order_and_found_by_timestep():
     schedule = schedule_of(10)
     z0, eps = gaussian(0), gaussian(1)
-    inverted = invert_consistent(oracle(schedule, z0, eps), z0, schedule)
+    inverted = invert(oracle(schedule, z0, eps), z0, schedule)
     assert inverted.samples.shape == (10, 1, 3, 4, 4, 4)
     assert inverted.timesteps == tuple(range(99, 1000, 100))
     for t in inverted.timesteps:
@@ -108,7 +120,7 @@ def test_trajectory_is_in_inversion_order_and_found_by_timestep():
 def test_progress_reports_levels_and_falling_residuals():
     schedule = schedule_of(50)
     steps = []
-    invert_consistent(wavy(schedule), gaussian(4), schedule, on_step=steps.append)
+    invert(wavy(schedule), gaussian(4), schedule, on_step=steps.append)
     assert [s.index for s in steps] == list(range(50))
     assert [s.timestep for s in steps] == sorted(schedule.timesteps)
     assert all(0 <= s.residual < 0.2 for s in steps)
@@ -121,47 +133,26 @@ def test_nan_stops_at_its_step():
         return sample * (float("nan") if timestep == 299 else 1.0)
 
     with pytest.raises(NumericalError, match=r"step 3 \(timestep 299\)"):
-        invert_consistent(model, gaussian(5), schedule)
+        invert(model, gaussian(5), schedule)
     with pytest.raises(NumericalError, match=r"step 8 \(timestep 299\)"):
-        denoise(without_reference(model), gaussian(5), schedule)
+        sample(model, gaussian(5), schedule)
 
 
 def test_refuses_what_has_no_solution():
     with pytest.raises(UsageError, match="inversion_iterations is 0"):
-        invert_consistent(wavy(schedule_of(5)), gaussian(0), schedule_of(5), iterations=0)
+        invert(wavy(schedule_of(5)), gaussian(0), schedule_of(5), iterations=0)
     with pytest.raises(UsageError, match="at least 2 inference steps"):
-        invert_consistent(wavy(schedule_of(1)), gaussian(0), schedule_of(1))
-
-
-@pytest.mark.parametrize(
-    ("window", "seen"), [((0.0, 1.0), 10), ((0.0, 0.5), 5), ((0.2, 0.4), 2), ((0.5, 0.5), 0)]
-)
-def test_reference_is_looked_up_by_level_inside_the_step_window(window, seen):
-    schedule = schedule_of(10)
-    z0, eps = gaussian(0), gaussian(1)
-    inverted = invert_consistent(oracle(schedule, z0, eps), z0, schedule)
-    references = []
-
-    def model(sample, timestep, reference):
-        if reference is not None:
-            assert torch.equal(reference, inverted.at(timestep))
-            references.append(timestep)
-        return Prediction(oracle(schedule, z0, eps)(sample, timestep))
-
-    samples = denoise(model, eps, schedule, reference=inverted, reference_steps=window)
-    assert len(samples) == 10
-    assert len(references) == seen
-    assert torch.allclose(samples[-1], z0, atol=1e-5)
+        invert(wavy(schedule_of(1)), gaussian(0), schedule_of(1))
 
 
 @pytest.mark.parametrize("iterations", [1, 2, None])
 def test_an_inversion_goes_on_from_any_step_with_the_same_bits(iterations):
     schedule, z0, states = schedule_of(7), gaussian(2), []
     model = wavy(schedule)
-    whole = invert_consistent(model, z0, schedule, iterations=iterations, on_state=states.append)
+    whole = invert(model, z0, schedule, iterations=iterations, on_state=states.append)
     for count in range(len(states) + 1):
         told = []
-        again = invert_consistent(
+        again = invert(
             model,
             z0,
             schedule,
@@ -176,9 +167,9 @@ def test_an_inversion_goes_on_from_any_step_with_the_same_bits(iterations):
 def test_an_upstream_inversion_goes_on_from_any_step_with_the_same_bits():
     schedule, z0, states = schedule_of(7), gaussian(2), []
     model = wavy(schedule)
-    whole = invert_upstream(model, z0, schedule, on_state=states.append)
+    whole = invert(model, z0, schedule, loop=invert_upstream, on_state=states.append)
     for count in range(len(states) + 1):
-        again = invert_upstream(model, z0, schedule, done=states[:count])
+        again = invert(model, z0, schedule, loop=invert_upstream, done=states[:count])
         assert torch.equal(again.samples, whole.samples)
 
 
@@ -190,6 +181,6 @@ def test_the_last_good_step_is_handed_over_before_a_bad_one_stops():
         return good(sample, timestep) * (float("nan") if timestep > 500 else 1.0)
 
     with pytest.raises(NumericalError, match=r"the inverted sample .* at step 4 \(timestep 570"):
-        invert_consistent(model, z0, schedule, on_state=states.append)
+        invert(model, z0, schedule, on_state=states.append)
     assert [state.info.index for state in states] == [0, 1, 2]
     assert all(torch.isfinite(state.tensors["sample"]).all() for state in states)

@@ -8,9 +8,10 @@ import torch
 from schedules import forward_scheduler, pulls_to
 
 from cogedit.diffusion.ddim import ddim_step
-from cogedit.diffusion.denoise import Prediction, denoise
+from cogedit.diffusion.denoise import denoise, keep_outside
 from cogedit.diffusion.multistep import extrapolation_weight, solver_step
 from cogedit.diffusion.schedule import CLEAN, Schedule
+from cogedit.diffusion.state import run_steps
 from cogedit.diffusion.trajectory import Trajectory
 
 SHIFTS = [1.0, 3.0]
@@ -25,23 +26,18 @@ def schedule_of(steps, shift=1.0):
     return Schedule.trailing(forward_scheduler(shift).alphas_cumprod, steps)
 
 
-def as_edit(model):
-    def both(sample, timestep, reference):
-        return Prediction(
-            model(sample, timestep), None if reference is None else model(reference, timestep)
-        )
-
-    return both
+def sample(*args, **options):
+    """The sample after each step."""
+    return run_steps(denoise(*args, **options), "sample")
 
 
 def error(solver, steps, shift=1.0, variance=0.25):
     """Distance from the solution of a Gaussian's ODE: x0 = mean + sqrt(variance) noise."""
     schedule, target, noise = schedule_of(steps, shift), gaussian(1), gaussian(0)
-    model = as_edit(pulls_to(schedule, target, variance))
+    model = pulls_to(schedule, target, variance)
     exact = target + math.sqrt(variance) * noise
-    return float(
-        (denoise(model, noise, schedule, solver=solver)[-1] - exact).square().mean().sqrt()
-    )
+    found = sample(model, noise, schedule, solver=solver)[-1]
+    return float((found - exact).square().mean().sqrt())
 
 
 @pytest.mark.parametrize("shift", SHIFTS)
@@ -93,8 +89,8 @@ def test_the_weight_at_the_ends():
 @pytest.mark.parametrize("shift", SHIFTS)
 def test_the_first_steps_are_ddim_s_and_zero_snr_divides_nothing(shift):
     schedule, noise = schedule_of(6, shift), gaussian(0)
-    model = as_edit(pulls_to(schedule, gaussian(1)))
-    ddim, second = (denoise(model, noise, schedule, solver=s) for s in ("ddim", "dpm++2m"))
+    model = pulls_to(schedule, gaussian(1))
+    ddim, second = (sample(model, noise, schedule, solver=s) for s in ("ddim", "dpm++2m"))
     assert torch.equal(second[0], ddim[0])
     assert torch.allclose(second[1], ddim[1])  # w = 0 after zero SNR
     assert not torch.allclose(second[2], ddim[2], atol=1e-3)
@@ -103,13 +99,13 @@ def test_the_first_steps_are_ddim_s_and_zero_snr_divides_nothing(shift):
 
 def test_a_constant_estimate_of_the_clean_sample_is_reached_exactly():
     schedule, target, noise = schedule_of(7), gaussian(1), gaussian(0)
-    model = as_edit(pulls_to(schedule, target, variance=0.0))
-    samples = denoise(model, noise, schedule, solver="dpm++2m")
+    model = pulls_to(schedule, target, variance=0.0)
+    samples = sample(model, noise, schedule, solver="dpm++2m")
     assert torch.allclose(samples[-1], target, atol=1e-12)
-    for (_, s), sample in zip(schedule.denoising_steps(), samples, strict=True):
+    for (_, s), x in zip(schedule.denoising_steps(), samples, strict=True):
         a = schedule.alpha_cumprod(s)
         expected = math.sqrt(a) * target + math.sqrt(1 - a) * noise
-        assert torch.allclose(sample, expected, atol=1e-12)
+        assert torch.allclose(x, expected, atol=1e-12)
 
 
 def test_a_step_to_its_own_level_changes_nothing():
@@ -129,7 +125,7 @@ def test_a_subset_that_starts_below_the_noisiest_level():
         a = coarse.alpha_cumprod(coarse.timesteps[0])
         start = math.sqrt(a) * z0 + math.sqrt(a * 0.25 + 1 - a) * eps
         exact = z0 + 0.5 * eps
-        found = denoise(as_edit(pulls_to(coarse, z0)), start, coarse, solver=solver)[-1]
+        found = sample(pulls_to(coarse, z0), start, coarse, solver=solver)[-1]
         return float((found - exact).abs().max())
 
     assert distance("dpm++2m") < 0.5 * distance("ddim")
@@ -143,14 +139,14 @@ def test_a_step_where_the_model_changes_is_ddim_s():
     restarts = schedule.changes(window)
     assert restarts == {schedule.timesteps[4]}
 
-    def model(sample, timestep, reference):
-        return Prediction((early if timestep in window else late)(sample, timestep))
+    def model(x, timestep):
+        return (early if timestep in window else late)(x, timestep)
 
-    samples = denoise(model, noise, schedule, solver="dpm++2m", restarts=restarts)
+    samples = sample(model, noise, schedule, solver="dpm++2m", restarts=restarts)
     t, s = schedule.denoising_steps()[4]
     expected = ddim_step(late(samples[3], t), samples[3], schedule=schedule, t_from=t, t_to=s)
     assert torch.allclose(samples[4], expected)
-    unaware = denoise(model, noise, schedule, solver="dpm++2m")
+    unaware = sample(model, noise, schedule, solver="dpm++2m")
     assert not torch.allclose(unaware[4], expected, atol=0.1)
 
 
@@ -162,18 +158,19 @@ def test_changes_of_windows():
     assert schedule.changes(half, middle) == {at[3], at[5], at[7]}
 
 
-def test_full_drift_correction_and_a_mask_stay_exact():
-    """The source's own steps are of second order as well, so that what is added is its error."""
+def test_a_mask_keeps_the_source_outside_exactly():
     schedule = schedule_of(10)
     path = Trajectory.of([gaussian(i) for i in range(2, 12)], gaussian(1), schedule)
-    model = as_edit(pulls_to(schedule, gaussian(20)))
-    options = {"reference": path, "solver": "dpm++2m"}
-    same = denoise(model, path.noise, schedule, drift_correction=1.0, **options)
-    assert torch.allclose(same[-1], path.latents, atol=1e-10)
-    assert torch.allclose(same[4], path.at(499), atol=1e-10)
     mask = torch.zeros(3, 1, 4, 4, dtype=torch.float64)
     mask[:, :, 1:3] = 1
-    masked = denoise(model, gaussian(0), schedule, mask=mask, **options)
+    samples = sample(
+        pulls_to(schedule, gaussian(20)),
+        gaussian(0),
+        schedule,
+        solver="dpm++2m",
+        constrain=keep_outside(mask, path),
+    )
     outside = ~mask.bool().expand_as(path.latents)
-    assert torch.equal(masked[-1][outside], path.latents[outside])
-    assert not torch.allclose(masked[-1], path.latents, atol=0.1)
+    for (_, s), x in zip(schedule.denoising_steps(), samples, strict=True):
+        assert torch.equal(x[outside], path.at(s)[outside])
+    assert not torch.allclose(samples[-1], path.latents, atol=0.1)

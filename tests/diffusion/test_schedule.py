@@ -67,3 +67,12 @@ def test_the_shifted_levels_of_2b_are_kept_where_the_inverse_scheduler_drops_the
     assert schedule.alpha_cumprod(264) == pytest.approx(0.364, abs=1e-3)
     assert float(inverse.alphas_cumprod[264]) == pytest.approx(0.628, abs=1e-3)
     assert schedule.alphas_cumprod == tuple(forward.alphas_cumprod.double().tolist())
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "steps"),
+    [(0, 1, range(10)), (0, 0.5, range(5)), (0.2, 0.4, (2, 3)), (0.5, 0.5, ())],
+)
+def test_a_window_of_steps(first, last, steps):
+    schedule = Schedule.trailing(forward_scheduler(1.0).alphas_cumprod, 10)
+    assert schedule.window(first, last) == {schedule.timesteps[step] for step in steps}

@@ -30,28 +30,37 @@ def test_by_hand_in_blocks_of_queries(block):
         assert torch.allclose(found, right, atol=1e-5)
 
 
-@pytest.mark.parametrize("backend", ["native", "math"])
-def test_kernels_of_the_cpu(backend):
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_by_hand_in_half_precision_rounds_nothing_but_its_output(dtype):
+    """Large logits: their product in half precision would move the softmax by per cents."""
+    q, k, v = (x.to(dtype) for x in qkv(4, tokens=64))
+    q = 4 * q
+    out, lse = attention_by_hand(q, k, v)
+    logits = q.double() @ k.double().transpose(-1, -2) / 4
+    assert torch.allclose(lse.double(), logits.logsumexp(-1), rtol=1e-5, atol=1e-4)
+    exact = logits.softmax(-1) @ v.double()
+    error = (out.double() - exact).norm() / exact.norm()
+    assert error < torch.finfo(dtype).eps / 2  # an output rounded once
+    assert out.dtype == dtype
+
+
+def test_the_kernel_of_the_cpu():
     q, k, v = qkv(3)
-    found = attention(q, k[:, :, :5], v[:, :, :5], backend=backend)
+    found = attention(q, k[:, :, :5], v[:, :, :5])
     expected = functional.scaled_dot_product_attention(q, k[:, :, :5], v[:, :, :5])
     assert torch.allclose(found, expected, atol=1e-5)
-    check_backend(backend, device=torch.device("cpu"), dtype="fp32", head_dim=16)
+    check_backend("native", device=torch.device("cpu"), dtype="fp32", head_dim=16)
 
 
-@pytest.mark.parametrize("backend", ["cudnn", "efficient", "flash", "flash3", "sage", "xformers"])
+@pytest.mark.parametrize("backend", ["cudnn", "flash", "flash3", "sage"])
 def test_a_kernel_of_another_device_is_refused(backend):
-    said = f"--attention-backend {backend} needs a CUDA device; this run is on cpu"
-    with pytest.raises(UsageError, match=said) as caught:
+    with pytest.raises(UsageError, match=f"--attention-backend {backend} .* cpu") as caught:
         check_backend(backend, device=torch.device("cpu"), dtype="bf16", head_dim=64)
     assert caught.value.exit_code == 2
-    assert caught.value.hint == "--attention-backend native"
 
 
-@pytest.mark.parametrize("backend", ["flash", "flash3", "sage", "xformers"])
+@pytest.mark.parametrize("backend", ["flash", "flash3", "sage"])
 def test_a_kernel_whose_package_is_missing_is_refused(backend):
     """The packages are looked for before the device is touched."""
-    said = f"--attention-backend {backend} needs a package that is not here or too old"
-    with pytest.raises(UsageError, match=said) as caught:
+    with pytest.raises(UsageError, match=f"--attention-backend {backend} .* package"):
         check_backend(backend, device=torch.device("cuda"), dtype="bf16", head_dim=64)
-    assert caught.value.hint.endswith("or --attention-backend native")

@@ -13,7 +13,7 @@ from pipelines import GOLDEN_PIPELINE
 from cogedit.diffusion.denoise import start_sample
 from cogedit.diffusion.schedule import Schedule
 from cogedit.diffusion.trajectory import Trajectory
-from cogedit.models.attention import attend_with_reference
+from cogedit.models.attention import Heads, attend_with_reference
 from cogedit.models.checkpoint import find_checkpoint
 from cogedit.models.forward import run_rows
 from cogedit.models.kernels import attention, attention_with_lse
@@ -103,7 +103,7 @@ def test_the_log_sum_exp_of_the_kernel(heads, dtype, error):
 def test_two_attentions_merged_are_one_over_both(heads, dtype):
     q, k, v, k_ref, v_ref = (x.to(dtype) for x in heads)
     expected, _ = exact_attention(q, torch.cat([k, k_ref], 2), torch.cat([v, v_ref], 2))
-    merged = attend_with_reference(q, (k, v), (k_ref, v_ref), strength=1.0)
+    merged = attend_with_reference(Heads(q, k, v), k_ref, v_ref, strength=1.0)
     joined = attention(q, torch.cat([k, k_ref], 2), torch.cat([v, v_ref], 2))
     assert relative_error(merged, expected) < 1e-2
     assert relative_error(joined, expected) < 1e-2
@@ -120,7 +120,7 @@ def test_row_by_row_is_the_models_own_forward(wide_transformer):
 def test_compiled_blocks_agree(wide_transformer):
     transformer = wide_transformer.to(CUDA)
     expected = velocity(transformer)
-    with run_rows(transformer, settings=TransformerSettings(compile=True)):
+    with run_rows(transformer, TransformerSettings(compile=True)):
         compiled = velocity(transformer)
     assert relative_error(compiled, expected.double()) < 2e-2
 

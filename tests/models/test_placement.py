@@ -11,7 +11,7 @@ from cogedit.models.cost import TransformerSizes, activation_bytes
 from cogedit.models.denoiser import Denoiser
 from cogedit.models.loading import load_text_encoder, load_transformer
 from cogedit.models.placement import (
-    Demand,
+    MemoryEstimate,
     _stored,
     choose_offload,
     on_device,
@@ -19,11 +19,13 @@ from cogedit.models.placement import (
     store_weights,
 )
 from cogedit.models.prompts import embed_prompts
-from cogedit.models.rows import EditTexts
+from cogedit.models.rows import EditPrompts
 
 CPU = torch.device("cpu")
 GB = 10**9
-COGVIDEOX_5B = Demand(weights=int(11.1 * GB), resident=int(0.9 * GB), activations=int(5.7 * GB))
+COGVIDEOX_5B = MemoryEstimate(
+    weights=int(11.1 * GB), resident=int(0.9 * GB), activations=int(5.7 * GB)
+)
 
 
 @pytest.fixture
@@ -35,7 +37,7 @@ def velocity(transformer):
     generator = torch.Generator().manual_seed(1)
     embeds = torch.randn(1, 226, 32, generator=generator)
     sample = torch.randn(1, 3, 16, 8, 12, generator=generator)
-    return Denoiser(transformer, embeds=embeds, texts=[EditTexts(0, None, 0, 0)]).velocity(
+    return Denoiser(transformer, embeds=embeds, prompts=[EditPrompts(0, None, 0, 0)]).velocity(
         sample, 500
     )
 
@@ -66,8 +68,8 @@ def test_a_demand_counts_two_blocks_and_what_is_outside():
     model = nn.Module()
     model.outside = nn.Linear(10, 1, bias=False)
     model.blocks = nn.ModuleList([nn.Linear(10, 10, bias=False) for _ in range(5)])
-    found = Demand.of(model, 7)
-    assert found == Demand(weights=4 * 510, resident=4 * (10 + 200), activations=7)
+    found = MemoryEstimate.of(model, 7)
+    assert found == MemoryEstimate(weights=4 * 510, resident=4 * (10 + 200), activations=7)
 
 
 def test_group_offload_gives_the_same_numbers(transformer):
@@ -83,7 +85,7 @@ def test_t5_block_by_block_gives_the_same_embeddings():
     tokenizer, encoder = load_text_encoder(checkpoint, device=CPU, dtype=torch.float32)
     prompts = ["a blue cat", ""]
     expected = embed_prompts(prompts, tokenizer, encoder, max_text_seq_length=226).embeds
-    found = Demand.of(encoder.encoder, 0)
+    found = MemoryEstimate.of(encoder.encoder, 0)
     assert found.weights == sum(p.nbytes for p in encoder.parameters())
     place(encoder.encoder, CPU, offload="group")
     again = embed_prompts(prompts, tokenizer, encoder, max_text_seq_length=226).embeds
@@ -122,7 +124,7 @@ def test_weights_in_fewer_bits(weights, dtype, size, error):
         size, rel=0.1
     )  # a scale for each row of 128
     assert block.norm1.linear.weight.dtype == stored.patch_embed.proj.weight.dtype == dtype
-    assert Demand.of(stored, 0).weights < Demand.of(whole, 0).weights
+    assert MemoryEstimate.of(stored, 0).weights < MemoryEstimate.of(whole, 0).weights
     assert stored.dtype == dtype  # what it computes in
 
 
@@ -162,7 +164,7 @@ def test_group_offload_keeps_few_blocks_on_the_gpu():
     device = torch.device("cuda")
     config = {"num_attention_heads": 16, "num_layers": 24, "text_embed_dim": 32}
     model = CogVideoXTransformer3DModel(**config).to(torch.bfloat16).eval().requires_grad_(False)
-    demand = Demand.of(model, 0)
+    demand = MemoryEstimate.of(model, 0)
     place(model, device, offload="group")
     velocity(model)  # the order of the blocks is learned in the first pass
     torch.cuda.reset_peak_memory_stats(device)

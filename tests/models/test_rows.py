@@ -1,20 +1,33 @@
-"""Row counts of the cost model, and which row looks at which."""
+"""Row counts of the cost model, and which row attends to which."""
+
+from dataclasses import replace
 
 import pytest
 
-from cogedit.models.rows import EditTexts, Row, plan_rows
+from cogedit.models.rows import (
+    EditPrompts,
+    Row,
+    edit_prompts,
+    needs_reference_velocity,
+    plan_rows,
+    prompt_bank,
+)
+from cogedit.types import ReconstructSettings
+
+EDIT, SOURCE = "a blue cat", "a dog"
+UPSTREAM = ReconstructSettings(EDIT, reference_prompt="edit", reference_rows="two")
 
 EMPTY, INVERSION = 0, 0  # the inversion's own prompt is the empty one
 
 
 def upstream(prompt):
-    """Each row looks at a reference under its own text."""
-    return EditTexts(prompt, EMPTY, prompt, EMPTY)
+    """Each row attends to a reference under its own text."""
+    return EditPrompts(prompt, EMPTY, prompt, EMPTY)
 
 
 def shared(prompt):
-    """All rows look at the reference under the inversion's prompt."""
-    return EditTexts(prompt, EMPTY, INVERSION, INVERSION)
+    """All rows attend to the reference under the inversion's prompt."""
+    return EditPrompts(prompt, EMPTY, INVERSION, INVERSION)
 
 
 def test_one_prompt_gives_upstreams_four_rows_in_its_order():
@@ -33,20 +46,11 @@ def test_row_counts_of_the_cost_model(count):
         return plan_rows(texts, **what).num_rows
 
     exact, few = [upstream(p) for p in prompts], [shared(p) for p in prompts]
-    assert rows(exact, guided=True, referenced=True, share=False) == 4 * count
     assert rows(exact, guided=True, referenced=True) == 3 * count + 1
     assert rows(few, guided=True, referenced=True) == 2 * count + 1
     assert rows(few, guided=True, referenced=False) == 2 * count
     assert rows(few, guided=False, referenced=True) == count + 1
     assert rows(few, guided=False, referenced=False) == count
-
-
-def test_rows_that_are_not_shared_are_upstreams_for_each_edit():
-    plan = plan_rows([upstream(1), upstream(EMPTY)], guided=True, referenced=True, share=False)
-    assert plan.edits == (Row(0, EMPTY), Row(0, 1), Row(1, EMPTY), Row(1, EMPTY))
-    assert plan.references == (Row(0, EMPTY), Row(0, 1), Row(0, EMPTY), Row(0, EMPTY))
-    assert plan.reference_of == (4, 5, 6, 7)
-    assert (plan.unconditional, plan.conditional, plan.reference) == ((0, 2), (1, 3), (5, 7))
 
 
 def test_an_edit_under_the_unconditional_text_has_one_row():
@@ -56,15 +60,67 @@ def test_an_edit_under_the_unconditional_text_has_one_row():
     assert plan.conditional == (0, 2)
 
 
-def test_clips_of_several_sources_look_at_their_own():
-    texts = [EditTexts(1, EMPTY, EMPTY, EMPTY, source=s) for s in (0, 1)]
+def test_clips_of_several_sources_attend_to_their_own():
+    texts = [EditPrompts(1, EMPTY, EMPTY, EMPTY, source=s) for s in (0, 1)]
     plan = plan_rows(texts, guided=True, referenced=True)
     assert plan.references == (Row(0, EMPTY), Row(1, EMPTY))
     assert plan.reference_of == (4, 4, 5, 5)
     assert plan.reference == (4, 5)
 
 
-def test_without_references_no_row_looks_anywhere():
+def test_without_references_no_row_attends_to_another():
     plan = plan_rows([upstream(1), upstream(2)], guided=True, referenced=False)
     assert plan.references == plan.reference_of == plan.reference == ()
     assert plan.num_rows == 4
+
+
+def test_prompts_of_the_rows():
+    bank = ["", EDIT, SOURCE]
+
+    def prompts(**changes):
+        chosen = edit_prompts(replace(UPSTREAM, **changes), SOURCE, bank, source=0)
+        return tuple(
+            bank[i]
+            for i in (
+                chosen.unconditional,
+                chosen.conditional,
+                chosen.reference_unconditional,
+                chosen.reference_conditional,
+            )
+        )
+
+    assert prompts() == ("", EDIT, "", EDIT)  # upstream
+    assert prompts(reference_prompt="inversion") == ("", EDIT, "", SOURCE)
+    assert prompts(reference_prompt="inversion", reference_rows="one") == (
+        "",
+        EDIT,
+        SOURCE,
+        SOURCE,
+    )
+    assert prompts(reference_rows="one") == ("", EDIT, EDIT, EDIT)
+    assert prompts(unconditional="source") == (SOURCE, EDIT, SOURCE, EDIT)
+
+
+def test_the_prompts_of_a_run_each_once():
+    edits = [replace(UPSTREAM, prompt=prompt) for prompt in (EDIT, SOURCE, EDIT)]
+    assert sorted(prompt_bank(edits, [SOURCE, "a hill"])) == sorted(["", EDIT, SOURCE, "a hill"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "needed"),
+    [
+        ({}, False),
+        ({"method": "flow"}, False),
+        ({"method": "flow", "reference_prompt": "inversion"}, True),
+        (
+            {"method": "flow", "reference_prompt": "inversion", "source_guidance_scale": 2.0},
+            False,
+        ),
+    ],
+)
+def test_a_flow_may_take_the_source_s_velocity_from_its_reference_rows(changes, needed):
+    assert needs_reference_velocity(replace(UPSTREAM, **changes)) == needed
+    plan = plan_rows([shared(1)], guided=True, referenced=True, reference_velocity=needed)
+    assert plan.reference_velocity == needed
+    alone = plan_rows([shared(1)], guided=True, referenced=False, reference_velocity=needed)
+    assert not alone.reference_velocity

