@@ -129,7 +129,7 @@ def sample(
         latents: Clean latents to invert or noise to denoise, [B, F', C', H', W'].
         scheduler: `DDIMInverseScheduler` inverts, `CogVideoXDDIMScheduler` denoises.
         prompt: Text; None and "" are the empty prompt.
-        num_inference_steps: Number of noise levels.
+        num_inference_steps: Number of timesteps.
         guidance_scale: Classifier-free guidance; above 1, against the empty prompt.
         generator: Accepted for compatibility; every step is deterministic.
         reference_latents: An inversion's trajectory reversed, [N, B, F', C', H', W']; needs

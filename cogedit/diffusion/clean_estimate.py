@@ -1,8 +1,7 @@
-"""What latents look like, without a VAE: a quick picture of an edit while it forms.
+"""A quick image of latents without the VAE, for the preview of an edit while it forms.
 
-A VAE's latents are nearly linear in the colours below them. Which colours, the source itself tells:
-its latents and its pixels are both known, so a least-squares fit serves any model without a table
-made for it.
+A VAE's latents are nearly linear in the colours of their pixels. Of the source both are known, so a
+least-squares fit of one to the other serves any model without a table made for it.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ def paint(latents: Tensor, fitted: Tensor) -> Tensor:
 
 
 def clean_sample(x_t: Tensor, x_s: Tensor, *, schedule: Schedule, t: int, s: int) -> Tensor:
-    """Return the clean sample that a DDIM step went by, from its two ends.
+    """Return the clean sample that a DDIM step assumed, from its two ends.
 
     Both ends are made of the same z0 and eps, x = z0 cos(theta) + eps sin(theta), so
 
@@ -62,16 +61,16 @@ def clean_sample(x_t: Tensor, x_s: Tensor, *, schedule: Schedule, t: int, s: int
     Args:
         x_t: The sample before the step, any shape.
         x_s: The sample after it.
-        schedule: Table of levels.
-        t: Level of `x_t`.
-        s: Level of `x_s`, below t.
+        schedule: Table of noise levels.
+        t: Timestep of `x_t`.
+        s: Timestep of `x_s`, less noisy than t.
     """
-    sin_t, sin_s = (math.sin(schedule.angle(level)) for level in (t, s))
+    sin_t, sin_s = (math.sin(schedule.angle(timestep)) for timestep in (t, s))
     _, sin_step = schedule.rotation(t, s)
     return (x_s * sin_t - x_t * sin_s) / sin_step
 
 
 def _with_one(latents: Tensor) -> Tensor:
-    """Return one row [latent, 1] per position, [F' H' W', C + 1]."""
+    """Return a row [latent, 1] for each position, [F' H' W', C + 1]."""
     rows = latents.permute(0, 2, 3, 1).reshape(-1, latents.shape[1])
     return torch.cat([rows, rows.new_ones(len(rows), 1)], dim=1)

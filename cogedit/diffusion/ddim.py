@@ -34,9 +34,9 @@ def ddim_step(
     Args:
         model_output: v, [B, F, C, H, W] float32.
         sample: x_from, same shape, float32.
-        schedule: Table of levels.
-        t_from: Level of `sample`; -1 is the clean sample.
-        t_to: Level to arrive at; -1 is the clean sample.
+        schedule: Table of noise levels.
+        t_from: Timestep of `sample`; -1 is the clean sample.
+        t_to: Timestep to arrive at; -1 is the clean sample.
 
     Returns:
         x_to, same shape and dtype as `sample`.
@@ -53,8 +53,8 @@ def pred_original_sample(
     Args:
         model_output: v, [B, F, C, H, W] float32.
         sample: x_t, same shape.
-        schedule: Table of levels.
-        timestep: Level of `sample`.
+        schedule: Table of noise levels.
+        timestep: Timestep of `sample`.
     """
     alpha = schedule.alpha_cumprod(timestep)
     return math.sqrt(alpha) * sample - math.sqrt(1 - alpha) * model_output
@@ -64,13 +64,13 @@ def require_finite(sample: Tensor, *, name: str, step: int, timestep: int) -> No
     """Stop where NaN or Inf first appears, instead of decoding it into a black video.
 
     Raises:
-        NumericalError: `sample` holds a value that is not finite.
+        NumericalError: `sample` has a value that is not finite.
     """
     finite = torch.isfinite(sample)
     if not bool(finite.all()):
         bad = int((~finite).sum())
         raise NumericalError(
-            f"{name} holds {bad} NaN or Inf of {sample.numel()} values at step {step} "
+            f"{name} has {bad} NaN or Inf of {sample.numel()} values at step {step} "
             f"(timestep {timestep})",
             hint="fp16 overflows on CogVideoX-5B and 1.5: use --dtype bf16 or fp32",
         )

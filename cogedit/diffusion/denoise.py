@@ -74,16 +74,16 @@ def keep_outside(mask: Tensor, reference: Trajectory) -> Constraint:
 def start_sample(
     reference: Trajectory, schedule: Schedule, *, seeds: Sequence[int], start_noise: float
 ) -> Tensor:
-    """Return x at the noisiest level of a schedule, between the source's own noise and a fresh one.
+    """Return x at the noisiest timestep of a schedule, between the source's noise and a fresh one.
 
         x = sqrt(abar) z0 + sqrt(1 - abar) (sqrt(1 - rho) eps* + sqrt(rho) n)
 
-    where eps* is the noise that the inversion found at this level. rho = 0 is the stored sample;
-    at zero terminal SNR rho = 1 is plain noise.
+    where eps* is the noise that the inversion found there. rho = 0 is the stored sample; at zero
+    terminal SNR rho = 1 is plain noise.
 
     Args:
         reference: The source's trajectory, one clip per seed.
-        schedule: Its first level is where the edit starts.
+        schedule: Its first timestep is where the edit starts.
         seeds: Seed of each clip's fresh noise n.
         start_noise: rho, 0 to 1.
 
@@ -106,7 +106,7 @@ def draw_noise(shape: Sequence[int], *, seed: int) -> Tensor:
 
     Args:
         shape: [B, F, C, H, W].
-        seed: Seed of a generator of its own; the global one is left alone.
+        seed: Seed of a generator made for it; the global one stays as it is.
     """
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(tuple(shape), generator=generator)

@@ -7,8 +7,8 @@ fields. For v-prediction on a variance-preserving schedule, keep an offset D in 
     D <- r D + (1 - r) (x0^_edit(x_edit) - x0^_source(x*_t)),   r = sigma_s / sigma_t
     sigma = sqrt((1 - abar) / abar)
 
-where x*_t is the source at level t. The edit is z0 + D. At zero terminal SNR sigma is infinite and
-r = 0, so no level needs a special case. It is the first-order step of DPM-Solver++ (arXiv
+where x*_t is the source at timestep t. The edit is z0 + D. At zero terminal SNR sigma is infinite
+and r = 0, so no timestep is a special case. It is the first-order step of DPM-Solver++ (arXiv
 2211.01095) for the offset, so the second-order one (`multistep`) serves here too. Under one prompt
 and one guidance on both sides the two predictions are equal, D stays exactly zero, and the source
 comes back bit for bit.
@@ -95,14 +95,14 @@ def noise_ratio(schedule: Schedule, t: int, s: int) -> float:
 
 
 def noised_source(latents: Tensor, schedule: Schedule, *, seeds: Sequence[int]) -> SourceAt:
-    """Return z0 with fresh noise at each level: a source path that needs no inversion.
+    """Return z0 with fresh noise at each timestep: a source path that needs no inversion.
 
-    The noise of a clip at a level depends on its seed and the level alone, so that a run can be
-    resumed and a clip's edit does not depend on the others in its batch.
+    The noise of a clip at a timestep depends on its seed and the timestep alone, so that a run can
+    be resumed and a clip's edit does not depend on the others in its batch.
 
     Args:
         latents: z0, [B, F, C, H, W] float32.
-        schedule: Table of levels.
+        schedule: Table of noise levels.
         seeds: Seed of each clip's noise.
     """
     levels = len(schedule.alphas_cumprod)

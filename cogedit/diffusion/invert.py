@@ -6,8 +6,8 @@ A sampling step is x_s = cos D x_t - sin D v(x_t, t). Its inverse must solve
 
 for x_t, which stands on both sides. Two forms are here:
 
-"upstream" asks the model about level t with the sample of level s and converts the answer with the
-levels of s, as `DDIMInverseScheduler` does. For v-prediction that is two errors, not one.
+"upstream" asks the model about timestep t with the sample of s and converts the answer with the
+noise level of s, as `DDIMInverseScheduler` does. For v-prediction that is two errors, not one.
 
 "consistent" predicts v from the steps before by linear extrapolation in the angle, which costs
 nothing, and corrects it with K model calls of the fixed-point equation above. With K = 1 it costs
@@ -36,7 +36,7 @@ TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class Velocity:
-    """A velocity and the angle (radians) of the level at which the model gave it."""
+    """A velocity and the angle (radians) of the timestep at which the model gave it."""
 
     angle: float
     value: Tensor
@@ -125,7 +125,7 @@ def predict_velocity(velocities: list[Velocity], angle: float) -> Tensor:
 
     Args:
         velocities: One or two velocities in the order of the inversion.
-        angle: Angle of the level to predict for, radians.
+        angle: Angle of the timestep to predict for, radians.
     """
     last = velocities[-1]
     if len(velocities) == 1:

@@ -3,7 +3,7 @@
 A mask blended into the steps keeps the source's layout outside of it, but locks no pixel there: the
 causal VAE leaks across frames and over its receptive field. Only the composite does that.
 
-The automatic mask is DiffEdit's (arXiv 2210.11427, section 3.2): where two texts make a model
+The automatic mask is DiffEdit's (arXiv 2210.11427, section 3.2): where two prompts make a model
 predict differently for one noisy sample, the edit has something to change.
 """
 
@@ -71,23 +71,23 @@ def unpool_mask(mask: Tensor, *, spatial: int, temporal: int) -> Tensor:
 def difference_mask(
     differences: Sequence[Tensor], *, threshold: float, dilation: int = 0
 ) -> Tensor:
-    """Find where predictions differ, from their differences at some levels.
+    """Find where predictions differ, from their differences at some timesteps.
 
-    Each level counts alike: its channel mean is divided by its own strongest value. Their mean is
+    Each timestep counts alike: its channel mean is divided by its own strongest value. The mean is
     smoothed over neighbouring latents, because single latents stand out by noise, and divided by
     its strongest value again. "Strongest" is the 99th percentile, so that one latent does not set
     the scale.
 
     Args:
-        differences: v under one text minus v under the other, [B, F, C, H, W] float32, per level.
+        differences: v under one prompt minus v under the other, [B, F, C, H, W] float32, each.
         threshold: Share of the strongest difference from which on the edit may change the source.
         dilation: By how many latents the mask then grows, along height and width.
 
     Returns:
         [B, F, 1, H, W] float32, 0 or 1; all 0 for a clip whose predictions do not differ.
     """
-    levels = [_scaled(one.abs().mean(dim=2, keepdim=True)) for one in differences]
-    mean = torch.stack(levels).mean(dim=0)
+    strengths = [_scaled(v.abs().mean(dim=2, keepdim=True)) for v in differences]
+    mean = torch.stack(strengths).mean(dim=0)
     # Neighbours beyond the border are left out of the mean, or the border would count for less.
     smooth = functional.avg_pool2d(
         mean.flatten(0, 1), 3, stride=1, padding=1, count_include_pad=False
@@ -101,11 +101,11 @@ def composite(edited: Tensor, source: Tensor, mask: Tensor, *, feather: int = 0)
     """Lay an edit over its source: outside the mask every pixel is the source's own, to the bit.
 
     Args:
-        edited: [F, H, W, C] uint8, or float levels.
+        edited: [F, H, W, C] uint8, or float of the same range.
         source: Likewise.
         mask: [F, H, W], not 0 where the edit is shown.
         feather: Width in pixels of the passage from the source to the edit. It lies inside the
-            mask, and none at the border of the picture, where there is no source to pass to.
+            mask, and none at the border of the frame, where there is no source to pass to.
 
     Returns:
         Like `edited`.
@@ -130,7 +130,7 @@ def feather_mask(mask: Tensor, feather: int) -> Tensor:
     inside = (mask != 0).float()[:, None]
     total = inside
     for _ in range(feather):
-        # An erosion: what lies beyond the border of the picture counts as inside.
+        # An erosion: what lies beyond the border of the frame counts as inside.
         inside = -functional.max_pool2d(-inside, 3, stride=1, padding=1)
         total = total + inside
     return total[:, 0] / (feather + 1)
@@ -140,7 +140,7 @@ def _grow(mask: Tensor, dilation: int) -> Tensor:
     """Grow a mask [N, 1, H, W] by `dilation` along height and width."""
     if dilation == 0:
         return mask
-    # One step at a time: the kernel of a single large step would not fit a small picture.
+    # One step at a time: the kernel of a single large step would not fit a small frame.
     for _ in range(min(dilation, max(mask.shape[-2:]))):
         mask = functional.max_pool2d(mask, 3, stride=1, padding=1)
     return mask

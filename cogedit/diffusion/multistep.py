@@ -12,7 +12,7 @@ calls, which replaces x0^ by x0^ + w (x0^ - x0^_before): a DDIM step with the ve
 The paper's x0^ is linear in log(alpha / sigma). That variable is infinite at both ends of these
 schedules. At zero terminal SNR this is harmless (w = 0: nothing can be said from there, and the
 second step is of first order like the first), but the steps to the clean sample do not shrink in
-it, however many there are, and only first order is left over levels that are spaced evenly in t. So
+it, however many there are, and only first order is left over timesteps spaced evenly. So
 x0^ is linear in log(alpha) here: the same towards noise, where sigma is 1, and smooth in sigma^2
 towards the clean sample, as x0^ itself is. The integral then has a closed form,
 
@@ -60,17 +60,17 @@ def solver_step(
     t_from: int,
     t_to: int,
 ) -> tuple[Tensor, Estimate | None]:
-    """Move a sample down one level.
+    """Move a sample to the next timestep of a schedule.
 
     Args:
         model_output: v, [B, F, C, H, W] float32.
         sample: x_from, same shape.
         before: What the step before returned; None makes this a DDIM step. Give None also where
-            the model itself has changed (`Schedule.changes`): then it is no guide.
-        solver: "ddim" looks at nothing before.
-        schedule: Table of levels.
-        t_from: Level of `sample`.
-        t_to: Level to arrive at, below `t_from`; -1 is the clean sample.
+            the model itself has changed (`Schedule.changes`).
+        solver: "ddim" uses nothing of the step before.
+        schedule: Table of noise levels.
+        t_from: Timestep of `sample`.
+        t_to: Timestep to arrive at, below `t_from`; -1 is the clean sample.
 
     Returns:
         x_to, like `sample`, and what the next step is to be given as `before`.
@@ -89,13 +89,13 @@ def solver_step(
 def extrapolate(
     estimate: Estimate, before: Estimate | None, *, schedule: Schedule, t_to: int
 ) -> Tensor:
-    """Return the clean sample to reckon with over a step: x0^ + w (x0^ - x0^_before).
+    """Return the clean sample assumed over a step: x0^ + w (x0^ - x0^_before).
 
     Args:
         estimate: Of the call at the step's start.
         before: Of the call before it; None leaves x0^ as it is.
-        schedule: Table of levels.
-        t_to: Level where the step arrives.
+        schedule: Table of noise levels.
+        t_to: Timestep where the step arrives.
     """
     if before is None:
         return estimate.x0
@@ -106,13 +106,13 @@ def extrapolate(
 def extrapolation_weight(schedule: Schedule, t_before: int, t_from: int, t_to: int) -> float:
     """Return w of the module's docstring.
 
-    It is 0 after a level of zero SNR, where log(alpha) = -inf, and where the step goes nowhere.
+    It is 0 after a timestep of zero SNR, where log(alpha) = -inf, and where the step goes nowhere.
 
     Args:
-        schedule: Table of levels.
-        t_before: Level of the last model call but one.
+        schedule: Table of noise levels.
+        t_before: Timestep of the last model call but one.
         t_from: Level of the last, where the step starts.
-        t_to: Level where it arrives; -1 is the clean sample.
+        t_to: Timestep where it arrives; -1 is the clean sample.
     """
     a_before, a_from, a_to = (schedule.alpha_cumprod(t) for t in (t_before, t_from, t_to))
     if a_before == 0 or a_to == a_from:

@@ -1,7 +1,7 @@
 """The noise levels of one run, read off the forward scheduler's own table.
 
 Both directions use this one object. Building the inverse from `DDIMInverseScheduler` instead drops
-`snr_shift_scale` without a word and puts the levels of CogVideoX-2B off by up to 0.26 in
+`snr_shift_scale` silently and puts the levels of CogVideoX-2B off by up to 0.26 in
 `alphas_cumprod`. No torch in here: a dry run counts steps without it.
 """
 
@@ -79,15 +79,9 @@ class Schedule:
         return math.atan2(math.sqrt(1 - alpha), math.sqrt(alpha))
 
     def subset(self, num_inference_steps: int | None, *, start_step: int = 0) -> Schedule:
-        """Visit some of the levels only, so that an edit may be coarser than its inversion.
+        """Visit some of the timesteps only, so that an edit may be coarser than its inversion.
 
-        Args:
-            num_inference_steps: How many levels to keep, evenly spaced from the noisiest; None
-                keeps all.
-            start_step: How many of the noisiest of these to leave out.
-
-        Raises:
-            UsageError: More levels than there are, or none is left.
+        Arguments and errors are those of `visited`.
         """
         chosen = visited(len(self.timesteps), num_inference_steps, start_step=start_step)
         return Schedule(self.alphas_cumprod, tuple(self.timesteps[i] for i in chosen))
@@ -115,16 +109,16 @@ class Schedule:
 
 
 def visited(total: int, num_inference_steps: int | None, *, start_step: int = 0) -> tuple[int, ...]:
-    """Return which of the levels 0 to total - 1, from the noisiest down, an edit visits.
+    """Return which of an inversion's timesteps, counted from the noisiest, an edit visits.
 
     Args:
-        total: How many levels the inversion visited.
+        total: How many timesteps the inversion visited.
         num_inference_steps: How many of them to keep, evenly spaced from the noisiest; None keeps
             all.
         start_step: How many of the noisiest of these to leave out.
 
     Raises:
-        UsageError: More levels than there are, or none is left.
+        UsageError: More timesteps than there are, or none is left.
     """
     kept = total if num_inference_steps is None else num_inference_steps
     if not 1 <= kept <= total:

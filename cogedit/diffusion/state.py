@@ -1,4 +1,4 @@
-"""What a loop over noise levels needs to go on after a step, in another process if need be."""
+"""What a loop over timesteps needs to continue after a step, in another process if need be."""
 
 from __future__ import annotations
 

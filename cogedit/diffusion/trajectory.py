@@ -19,7 +19,7 @@ class Trajectory:
     Attributes:
         samples: [N, B, F, C, H, W] float32; the last entry is the noise.
         latents: The clean sample z0, [B, F, C, H, W] float32, which is not among `samples`.
-        timesteps: N levels, rising.
+        timesteps: N timesteps, rising.
     """
 
     samples: Tensor
@@ -27,10 +27,10 @@ class Trajectory:
     timesteps: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        """Refuse timesteps that no inversion visits, in a file from elsewhere.
+        """Refuse timesteps that no inversion visits.
 
         Raises:
-            ArtifactMismatch: They do not rise, or one is no noise level.
+            ArtifactMismatch: They do not rise, or one is negative.
         """
         if list(self.timesteps) != sorted(set(self.timesteps)) or min(self.timesteps) <= CLEAN:
             raise ArtifactMismatch(
@@ -44,20 +44,20 @@ class Trajectory:
         return cls(torch.stack(list(samples)), latents, tuple(reversed(schedule.timesteps)))
 
     def at(self, timestep: int) -> Tensor:
-        """Return the sample at a level, [B, F, C, H, W]; z0 for the clean level (-1).
+        """Return the sample at a timestep, [B, F, C, H, W]; z0 for the clean sample (-1).
 
-        Looked up by timestep and never by position, so that an edit may visit other levels than
-        the inversion did, and an off-by-one cannot hide.
+        Looked up by timestep and never by position, so that an edit may skip timesteps of the
+        inversion, and an off-by-one cannot hide.
 
         Raises:
-            ArtifactMismatch: The inversion did not visit this level.
+            ArtifactMismatch: The inversion did not visit this timestep.
         """
         if timestep == CLEAN:
             return self.latents
         if timestep not in self.timesteps:
             raise ArtifactMismatch(
                 f"The trajectory has no sample at timestep {timestep}; it has "
-                f"{len(self.timesteps)} levels from {self.timesteps[0]} to {self.timesteps[-1]}",
+                f"{len(self.timesteps)} timesteps from {self.timesteps[0]} to {self.timesteps[-1]}",
                 hint="invert again with the same --num-inference-steps as the edit",
             )
         return self.samples[self.timesteps.index(timestep)]
@@ -72,5 +72,5 @@ class Trajectory:
 
     @property
     def noise(self) -> Tensor:
-        """The sample at the noisiest level, [B, F, C, H, W]."""
+        """The sample at the noisiest timestep, [B, F, C, H, W]."""
         return self.samples[-1]

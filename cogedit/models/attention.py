@@ -177,7 +177,7 @@ def _attend_where_reference_does(
 
 
 def _gather(rows: Tensor, targets: Sequence[int]) -> Tensor:
-    """Return the rows with these numbers; without a copy where they are one and the same."""
+    """Return the rows of these indices; without a copy where all are the same."""
     if len(set(targets)) == 1:
         return rows[targets[0] : targets[0] + 1].expand(len(targets), *rows.shape[1:])
     return rows[list(targets)]

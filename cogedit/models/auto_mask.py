@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from diffusers import CogVideoXTransformer3DModel
 
 LEVELS = (0.4, 0.5, 0.6, 0.7)
-"""Which levels of a trajectory are asked, as shares of its length from the clean end.
+"""Timesteps of a trajectory to compare at, as shares of its length from the clean end.
 
-DiffEdit asks at half the noise. On the shapes world the lower of these are best at a new colour,
-the upper ones at a new background; further up, a sample says too little of where anything is, and
-below a new background changes only the background's own texture.
+DiffEdit compares at half the noise. On the shapes world the lower of these are best at a new
+colour, the upper ones at a new background; further up, a sample says too little of where anything
+is, and below a new background changes only the background's own texture.
 """
 
 
@@ -38,20 +38,20 @@ def find_masks(
 ) -> Tensor:
     """Find where each edit has something to change, from the source's own trajectory.
 
-    Both predictions are plain: without guidance, which would scale the difference and no more, and
-    without injection, which would take the edit's text out of its attention.
+    Both predictions are plain: without guidance, which would only scale the difference, and without
+    injection, which would take the edit's prompt out of its attention.
 
     Args:
         transformer: The checkpoint's transformer.
         reference: The clips' trajectories in one, B clips.
         settings: One per clip: prompt, `auto_mask_threshold`, `mask_dilation`.
         inversion_prompts: What each clip was inverted under.
-        embeds: Embeddings [1, L, D] of all prompts and inversion prompts, by text.
+        embeds: Embeddings [1, L, D] of all prompts and inversion prompts, by prompt.
         options: How the transformer runs; None is its defaults.
 
     Returns:
         [B, F, 1, H, W] float32 on the CPU, 1 where the edit may change the source; all 0 for a clip
-        whose two texts are one.
+        whose two prompts are equal.
     """
     with run_rows(transformer, options):
         differences = text_differences(
@@ -62,14 +62,14 @@ def find_masks(
             embeds=embeds,
             timesteps=mask_levels(reference.timesteps),
         )
-    asked = settings[0]
+    shared = settings[0]
     return difference_mask(
-        differences, threshold=asked.auto_mask_threshold, dilation=asked.dilation
+        differences, threshold=shared.auto_mask_threshold, dilation=shared.dilation
     )
 
 
 def mask_levels(timesteps: Sequence[int]) -> tuple[int, ...]:
-    """Return the levels that are asked, of a trajectory's; each once."""
+    """Return the timesteps of a trajectory to compare at, each once."""
     last = len(timesteps) - 1
     return tuple(dict.fromkeys(timesteps[round(share * last)] for share in LEVELS))
 
@@ -83,13 +83,13 @@ def text_differences(
     embeds: Mapping[str, Tensor],
     timesteps: Sequence[int],
 ) -> list[Tensor]:
-    """Predict v of the source under two texts: v_edit - v_source [B, F, C, H, W], per timestep."""
+    """Predict v of the source under two prompts: v_edit - v_source, [B, F, C, H, W] per step."""
     bank = list(dict.fromkeys([*prompts, *inversion_prompts]))
-    table = torch.cat([embeds[text] for text in bank])
+    table = torch.cat([embeds[prompt] for prompt in bank])
 
-    def denoiser(texts: Sequence[str]) -> Denoiser:
-        rows = [EditPrompts(bank.index(text), None, 0, 0, source=i) for i, text in enumerate(texts)]
-        return Denoiser(transformer, embeds=table, prompts=rows)
+    def denoiser(prompts: Sequence[str]) -> Denoiser:
+        indices = [EditPrompts(bank.index(prompt), None, 0, 0) for prompt in prompts]
+        return Denoiser(transformer, embeds=table, prompts=indices)
 
     edit, source = denoiser(prompts), denoiser(inversion_prompts)
     return [

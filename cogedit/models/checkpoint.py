@@ -1,7 +1,7 @@
-"""Which model is meant, where its files are, and whether they are all there. No torch in here.
+"""Find a model's files by name, check that they are complete, and fingerprint them. No torch.
 
-A checkpoint is known by its id, its resolved revision and a digest over its configuration and a
-sample of every weight tensor, so that a fine-tuned copy of a model is another model.
+A checkpoint is identified by its id, its resolved revision and a digest over its configuration and
+a sample of every weight tensor, so that a fine-tuned copy of a model is another model.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ COMPONENTS = {
 """Component: its class in model_index.json, and the stem of its weight files."""
 
 VOCABULARIES = ("tokenizer.json", "spiece.model")
-"""Files of tokenizer/, one of which must be there: without any, transformers makes up an empty
+"""Files of tokenizer/, one of which must exist: without any, transformers makes up an empty
 vocabulary and every word becomes the unknown token."""
 
 _FOLDERS = (*COMPONENTS, "tokenizer", "scheduler")
@@ -41,11 +41,11 @@ _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 class NotCachedError(ModelError):
-    """A hub model that is not here, or only in part, where no download was allowed."""
+    """A Hub model that is not in the local cache as a whole, where no download was allowed."""
 
 
 class _Incomplete(ModelError):
-    """A file is missing, which a download would bring."""
+    """A file is missing that a download would bring."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Checkpoint:
     Attributes:
         id: Hub id, name of an embedded model, or name of the local folder.
         folder: Where its files are.
-        revision: The resolved commit of a hub model; None for a folder.
+        revision: The resolved commit of a Hub model; None for a folder.
         digest: sha256 over all configuration files and a sample of the weights, in hex.
         geometry: Sizes that it imposes on a clip.
         scheduler_config: Its scheduler's configuration.
@@ -76,18 +76,18 @@ class Checkpoint:
 def find_checkpoint(
     model: str, revision: str | None = None, *, download: bool = True
 ) -> Checkpoint:
-    """Find a model by the name of an embedded one, a local folder or a hub id, and check it.
+    """Find a model by the name of an embedded one, a local folder or a Hub id, and check it.
 
-    A hub model that is complete in the local cache is used without asking the network; otherwise
+    A Hub model that is complete in the local cache is used without asking the network; otherwise
     it is downloaded.
 
     Args:
         model: "shapes", a folder in diffusers format, or "owner/name".
-        revision: Branch, tag or commit of a hub model; None is the main branch.
-        download: Whether a hub model that is not here may be fetched.
+        revision: Branch, tag or commit of a Hub model; None is the main branch.
+        download: Whether a Hub model that is not cached may be downloaded.
 
     Raises:
-        NotCachedError: A hub model is not here and may not be fetched.
+        NotCachedError: A Hub model is not cached and may not be downloaded.
         ModelError: Missing, gated, incomplete, or not a CogVideoX text-to-video pipeline.
         StorageError: Its files cannot be read, or a download cannot be written.
     """
@@ -98,7 +98,7 @@ def find_checkpoint(
         if revision is not None:
             raise ModelError(
                 f"{model} is a local folder and has no revisions; found --revision {revision}",
-                hint="leave --revision out, or name a model of the hub",
+                hint="leave --revision out, or give a Hub id",
             )
         return _checked(folder.resolve().name, folder, None, mend="copy the folder again")
     if folder.exists():
@@ -111,16 +111,16 @@ def find_checkpoint(
 
 
 def hub_cache() -> Path:
-    """Where models of the hub are kept on this machine."""
+    """Return the folder of this machine where Hub models are kept."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     return Path(HF_HUB_CACHE)
 
 
 def cuda_present() -> bool:
-    """Tell whether torch would find a CUDA device, without loading it (2 s).
+    """Return whether torch would find a CUDA device, without importing torch (2 s).
 
-    Asks the driver, and the name of torch's build: a CPU build finds none whatever the driver says.
+    The driver is asked, and the name of torch's build: a CPU build finds none in any case.
     """
     import ctypes
     from importlib.metadata import PackageNotFoundError, version
@@ -147,8 +147,8 @@ def cuda_present() -> bool:
 def _no_such_model(model: str) -> ModelError:
     known = ", ".join(EMBEDDED)
     return ModelError(
-        f"There is no model {model!r}: it is no folder, no embedded model ({known}) and not of "
-        "the form owner/name",
+        f"Model {model!r} not found: not a local folder, not a built-in model ({known}) and not a "
+        "Hub id (owner/name)",
         hint=_EXAMPLE,
     )
 
@@ -178,7 +178,7 @@ def _find_on_hub(model: str, revision: str | None, *, download: bool) -> Checkpo
 
 
 def _download(model: str, revision: str | None, *, fetch: str) -> Path:
-    """Fetch what is missing of a hub model and return its folder in the cache."""
+    """Download what is missing of a Hub model and return its folder in the cache."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -202,14 +202,14 @@ def _download(model: str, revision: str | None, *, fetch: str) -> Path:
         ) from error
     except RepositoryNotFoundError as error:
         raise ModelError(
-            f"There is no model {model} on the hub, or it is private",
+            f"The Hub has no model {model}, or it is private",
             hint="check its name, or `hf auth login`",
         ) from error
     except OSError as error:
         if error.errno in _NO_SPACE:
             raise StorageError(f"{model} cannot be downloaded: {error}") from error
         raise ModelError(
-            f"{model} is not complete in the local cache and the hub cannot be reached",
+            f"{model} is not complete in the local cache and the Hub cannot be reached",
             hint=f"{fetch}, on a machine with a connection",
         ) from error
     return Path(folder)
@@ -281,12 +281,12 @@ def _read_config(folder: Path, file: str, name: str, mend: str) -> Config:
 def _weight_files(
     folder: Path, component: str, stem: str, name: str, mend: str
 ) -> list[WeightFile]:
-    """Read the headers of a component's safetensors files; all must be there and whole."""
+    """Read the headers of a component's safetensors files; all must exist and be complete."""
     single, index = f"{component}/{stem}.safetensors", f"{component}/{stem}.safetensors.index.json"
     if (folder / single).is_file() and (folder / index).is_file():
         raise ModelError(
             f"{name} has both {single} and {index}; expected one of them",
-            hint="remove the one that is not the model's",
+            hint="delete the one that does not belong to the model",
         )
     if (folder / index).is_file():
         files = [f"{component}/{shard}" for shard in _shards(folder, index, name, mend)]

@@ -1,4 +1,4 @@
-"""The transformer as a velocity function v(x_t, t): rows in, one guided prediction per edit out."""
+"""The transformer as a velocity function v(x_t, t), guided, of several edits at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Devices and number formats, and the one sentence for a device that is full."""
+"""Devices, dtypes, and the error for a device that is out of memory."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ DTYPES: dict[DType, torch.dtype] = {
 
 
 def resolve_device(device: str) -> torch.device:
-    """Turn "auto", "cuda", "cuda:N", "mps" or "cpu" into a device that is present.
+    """Turn "auto", "cuda", "cuda:N", "mps" or "cpu" into a device of this machine.
 
     Raises:
-        UsageError: Not such a name, or the device is not there.
+        UsageError: It is no such name, or this machine has no such device.
     """
     if device == "auto":
         if torch.cuda.is_available():
@@ -37,20 +37,20 @@ def resolve_device(device: str) -> torch.device:
     count = torch.cuda.device_count()
     if resolved.type == "cuda" and (resolved.index or 0) >= count:
         raise UsageError(
-            f"The device {device} is not there: this machine shows {count} CUDA devices",
+            f"The device {device} is not available: this machine has {count} CUDA devices",
             hint="choose another --device, or --device auto",
         )
     if resolved.type == "mps" and not torch.backends.mps.is_available():
-        raise UsageError("The device mps is not there", hint="use --device cpu")
+        raise UsageError("The device mps is not available", hint="use --device cpu")
     if resolved.type not in {"cuda", "mps", "cpu"}:
         raise UsageError(f"The device {device} is not supported; use cuda, mps or cpu")
     return resolved
 
 
 def release_memory(device: torch.device) -> None:
-    """Give back what no object holds any more, so that the next part of a model has room.
+    """Free what no object refers to any more, so that the next part of a model has room.
 
-    Modules may hang in reference cycles, and torch keeps freed blocks of a GPU for itself.
+    Modules with hooks are in reference cycles, and torch keeps freed blocks of a GPU for itself.
     """
     gc.collect()
     if device.type == "cuda":
@@ -59,25 +59,25 @@ def release_memory(device: torch.device) -> None:
         torch.mps.empty_cache()
 
 
-_FULL = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
-"""What the errors say that are not `torch.OutOfMemoryError`: MPS, the CPU allocator, cuBLAS."""
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
+"""Words of the errors that are not `torch.OutOfMemoryError`: MPS, the CPU allocator, cuBLAS."""
 
 
 @contextmanager
 def memory_guard(doing: str) -> Iterator[None]:
-    """Turn the errors of a full device into one sentence, with what to change.
+    """Turn the errors of a device that is out of memory into one sentence, with what to change.
 
     Args:
         doing: What the body does, as in "inverting".
 
     Raises:
-        DeviceMemoryError: The device ran out of memory. Nothing is tried again with other numbers.
+        DeviceMemoryError: The device ran out of memory. Nothing is tried again in another way.
     """
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        full = isinstance(error, torch.OutOfMemoryError | MemoryError)
-        if not full and not any(words in str(error) for words in _FULL):
+        is_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        if not is_memory and not any(words in str(error) for words in _OUT_OF_MEMORY):
             raise
         raise DeviceMemoryError(
             f"The device ran out of memory while {doing}",

@@ -240,7 +240,7 @@ class Layer:
             state.image[index], state.text[index] = out
 
     def _mark(self, *tensors: Tensor) -> None:
-        """Tell the compiler that the number of rows may be another one at the next call."""
+        """Tell the compiler that the number of rows may change with the next call."""
         if self._settings.compile:
             for tensor in tensors:
                 if len(tensor) > 1:
@@ -249,10 +249,9 @@ class Layer:
     def _owned(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
         """Return both for writing in place, which spares a second copy of all rows.
 
-        The first layer gets two views of one tensor: `contiguous` copies those, and leaves what a
-        layer before this one made as it is. The caches of diffusers (`FirstBlockCacheHook` and its
-        like, hooks with a state) compare what went into a block with what came out, so with one of
-        them the input must stay as it was.
+        The first layer gets two views of one tensor, which `contiguous` copies. The caches of
+        diffusers (hooks with a state, as `FirstBlockCache` has) compare what went into a block with
+        what came out: for them the input must stay as it is.
         """
         hooks = getattr(self._module, "_diffusers_hook", None)
         if hooks is not None and any(hook._is_stateful for hook in hooks.hooks.values()):

@@ -1,4 +1,4 @@
-"""The attention kernels that torch and optional packages bring, each under one name.
+"""The attention kernels of torch and of optional packages, each under one name.
 
 diffusers' own CogVideoX processor calls torch and nothing else, so its `set_attention_backend` has
 no effect on it; attention here goes through `dispatch_attention_fn`.

@@ -1,4 +1,4 @@
-"""Load the parts of a checkpoint, one at a time, and refuse what does not fit exactly.
+"""Load the components of a checkpoint, one at a time; refuse what does not fit exactly.
 
 diffusers only warns when weights are missing and fills them with random numbers, and it falls back
 to pickled files; here both are errors.
@@ -94,7 +94,7 @@ def alphas_cumprod(checkpoint: Checkpoint) -> Tensor:
     stochastic DPM scheduler, whose table is the same but whose steps cannot be inverted.
 
     Raises:
-        ModelError: Its steps are others than those of `cogedit.diffusion`.
+        ModelError: Its steps are not those of `cogedit.diffusion`.
     """
     with quiet_imports():
         from diffusers import CogVideoXDDIMScheduler
@@ -107,13 +107,13 @@ def alphas_cumprod(checkpoint: Checkpoint) -> Tensor:
 
 
 def scheduler_problem(config: Mapping[str, object]) -> str | None:
-    """Tell what in a scheduler's configuration asks for other steps than those taken here.
+    """Return what in a scheduler's configuration means other steps than those taken here.
 
     Args:
         config: Configuration of a `CogVideoXDDIMScheduler` or `DDIMInverseScheduler`.
 
     Returns:
-        Found against expected, or None where all is right.
+        Found against expected, or None.
     """
     expected = {
         "prediction_type": "v_prediction",
@@ -134,7 +134,7 @@ def _load(
     device: torch.device,
     dtype: torch.dtype,
 ) -> Part:
-    """Load one part and check that every weight came from the files.
+    """Load one component and check that every weight came from the files.
 
     Weights that the model has no place for are no error: some copies ship a decoder or a second
     embedding table beside the encoder.

@@ -2,7 +2,7 @@
 
 The weights may stay on the device ("none"), wait in host memory between passes ("model"), or come
 block by block, the next one copied while the last one computes ("group"). All three give the same
-numbers. Weights that are stored in fewer bits and cast for each layer do not.
+results. Weights that are stored in fewer bits and cast for each layer do not.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ def choose_offload(
         otherwise: What helps where not even its blocks fit.
 
     Returns:
-        "none" or "group", and why, as one sentence without its end. ("model" needs as much during
-        a pass as "none"; it is for those who share a device.)
+        "none" or "group", and why, as a sentence without its full stop. ("model" needs as much
+        during a pass as "none"; it serves shared devices.)
     """
     usable = free * (1 - RESERVE)
     whole, blocks = (part + demand.activations for part in (demand.weights, demand.resident))
@@ -112,12 +112,23 @@ def store_weights(transformer: CogVideoXTransformer3DModel, weights: Weights) ->
         )
 
 
-def check_weights(weights: Weights) -> None:
-    """Refuse a format whose package is missing, before anything is loaded.
+def check_weights(weights: Weights, *, compile: bool = False) -> None:
+    """Refuse, before anything is loaded, a format that cannot be had.
+
+    Args:
+        weights: The format to keep.
+        compile: Whether the blocks are to be compiled.
 
     Raises:
-        UsageError: It is "int8", and torchao is not there.
+        UsageError: It is "int8" and torchao is missing, or it is a cast and the blocks are to be
+            compiled: the hooks that cast replace parameters, at which the compiler gives up on a
+            block and leaves it as it was, without a word.
     """
+    if compile and weights in _CAST:
+        raise UsageError(
+            f"--compile does not work with --weights {weights}, whose casts cannot be compiled",
+            hint="use --weights int8, or leave --compile out",
+        )
     if weights == "int8" and find_spec("torchao") is None:
         raise UsageError(
             "--weights int8 needs the package torchao", hint="pip install 'cogedit[torchao]'"
@@ -153,6 +164,11 @@ def place(
     elif offload == "group":
         from diffusers.hooks import apply_group_offloading
 
+        # A hook around each block brings its weights before the block runs and drops them after.
+        # The hooks learn the order of the blocks in the first pass; from the second one on each
+        # block starts the copy of the next on a stream of its own. `record_stream` tells torch's
+        # allocator that memory is in use there, so that it does not hand it out too early, and the
+        # host need not wait for the copy.
         streams = overlap and device.type == "cuda"
         apply_group_offloading(
             model,
@@ -192,7 +208,7 @@ def _bytes(module: nn.Module) -> int:
 
 
 def _stored(tensor: torch.Tensor) -> int:
-    """The bytes of a tensor; of a quantised one those of its parts, not of what it stands for."""
+    """Return the bytes of a tensor; of a quantised one those of the tensors that store it."""
     if not hasattr(tensor, "__tensor_flatten__"):
         return tensor.nbytes
     names, _ = tensor.__tensor_flatten__()

@@ -1,6 +1,6 @@
 """Prompts to embeddings: T5 with padding to the model's own text length, no attention mask.
 
-CogVideoX attends to the pad tokens too, so the length is part of the numbers.
+CogVideoX attends to the pad tokens too, so the result depends on the length.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class PromptEmbeds:
     Attributes:
         embeds: One [1, L, D] tensor per prompt.
         truncated: For each prompt, how many of its tokens did not fit into L.
-        unknown: For each prompt, its words that the tokenizer has no piece for, each once. T5 sees
-            a sign for "unknown" in their place.
+        unknown: For each prompt, its words that the tokenizer has no piece for, each once; T5 gets
+            its token for "unknown" in their place.
     """
 
     embeds: tuple[Tensor, ...]
@@ -42,7 +42,7 @@ def embed_prompts(
     """Embed prompts as `CogVideoXPipeline.encode_prompt` does.
 
     Args:
-        prompts: Texts; the empty text is the unconditional prompt.
+        prompts: The empty one is the unconditional prompt.
         tokenizer: The checkpoint's tokenizer.
         text_encoder: The checkpoint's T5 encoder.
         max_text_seq_length: L of the transformer; 226 for the published checkpoints.
@@ -54,7 +54,7 @@ def embed_prompts(
     truncated: list[int] = []
     with torch.no_grad():
         for prompt in prompts:
-            # Not verbose: the caller tells about lengths, and nothing will index out of range.
+            # Not verbose: the caller reports lengths, and nothing will index out of range.
             length = len(tokenizer(prompt, verbose=False).input_ids)
             truncated.append(max(0, length - max_text_seq_length))
             tokens = tokenizer(

@@ -1,4 +1,4 @@
-"""Keeps off the screen what the libraries say that helps nobody who edits a video."""
+"""Silence the libraries' warnings and bars that do not help a user."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 def quiet_imports() -> Iterator[None]:
     """Import a library without its warnings.
 
-    diffusers imports torchao where it is installed, which then tells of kernels for other devices.
+    diffusers imports torchao where it is installed, which warns of kernels for other devices.
     """
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
@@ -23,7 +23,7 @@ def quiet_imports() -> Iterator[None]:
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Keep the libraries' loading bars and long key lists off the screen; who loads reports."""
+    """Load without the libraries' progress bars and long lists of keys."""
     import diffusers.utils.logging as diffusers_logging
     import transformers.utils.logging as transformers_logging
 

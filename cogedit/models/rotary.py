@@ -53,8 +53,8 @@ def image_rotary_emb(
             grid_size=grid,
             temporal_size=-(-frames // config.patch_size_t),
             grid_type="slice",
-            # A slice of a longer axis begins with the same numbers, so a portrait clip, which is
-            # taller than the grid that the model was trained at, goes on counting.
+            # A slice of a longer axis begins with the same positions, so a portrait clip, which
+            # is taller than the grid that the model was trained at, continues them.
             max_size=(max(base[0], grid[0]), max(base[1], grid[1])),
             device=device,
         )

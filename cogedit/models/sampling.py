@@ -107,8 +107,8 @@ def edit_latents(
 ) -> list[Tensor]:
     """Make N edits together, as their settings say: of one clip, or each of a clip of its own.
 
-    Edits of one clip share the rows that would be equal, and how many they are changes no number
-    beyond rounding: matrix products of another size may add up in another order, about 1e-6 of a
+    Edits of one clip share the rows that would be equal. How many edits there are changes results
+    by rounding only: matrix products of another size may add up in another order, about 1e-6 of a
     value in float32.
 
     Args:
@@ -132,7 +132,7 @@ def edit_latents(
 
     Raises:
         UsageError: A setting is out of range.
-        ArtifactMismatch: The reference did not visit a level that the edit needs.
+        ArtifactMismatch: The reference did not visit a timestep that the edit needs.
         NumericalError: NaN or Inf appeared.
     """
     shared, device = settings[0], transformer.device

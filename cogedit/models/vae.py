@@ -17,12 +17,9 @@ def use_tiles(vae: AutoencoderKLCogVideoX) -> None:
     """Let a VAE work in overlapping tiles that fit together.
 
     diffusers rounds the overlap to whole latents and to whole pixels, each for itself. Where a tile
-    has few latents both differ, and the joined picture gets another size. Here the overlap is the
-    nearest whole number of latents; of CogVideoX's own VAE, whose tiles have 30x45 latents, it is
-    one already, so its numbers are those of diffusers.
-
-    Args:
-        vae: The checkpoint's VAE.
+    has few latents the two differ, and the joined image gets another size. Here the overlap is the
+    nearest whole number of latents; that of CogVideoX's own VAE, whose tiles have 30x45 latents, is
+    one already, so its results are those of diffusers.
     """
     vae.enable_tiling()
     for side in ("height", "width"):
@@ -38,7 +35,7 @@ def encode_frames(
     """Encode a clip to the mode of the posterior, so that equal clips give equal latents.
 
     Args:
-        vae: The checkpoint's VAE; with tiling enabled the numbers differ.
+        vae: The checkpoint's VAE; with tiling enabled the result differs.
         frames: [F, C, H, W] in [-1, 1], F = 8n + 1: other counts do not come back from the VAE
             with their own length.
         on_call: Called after each of the `num_encoder_calls` of the encoder.
@@ -58,7 +55,7 @@ def decode_latents(
     """Decode latents to a clip, which leaves the device piece by piece.
 
     Args:
-        vae: The checkpoint's VAE; with tiling enabled the numbers differ.
+        vae: The checkpoint's VAE; with tiling enabled the result differs.
         latents: [1, F', C', H', W'] float32, scaled.
         on_call: Called after each of the `num_decoder_calls` of the decoder.
 
@@ -72,9 +69,9 @@ def decode_latents(
 def decode_pieces(vae: AutoencoderKLCogVideoX, latents: Tensor) -> Iterator[Tensor]:
     """Decode latents in pieces of two or three latent frames, one after the other.
 
-    The VAE is causal: it keeps the last frames that its convolutions saw and goes on from them.
+    The VAE is causal: it keeps the last frames of its convolutions' inputs and continues from them.
     These are the pieces that `AutoencoderKLCogVideoX.decode` itself makes and joins at the end, so
-    the numbers are the same. Tiles are joined over all frames by diffusers; they come as one piece.
+    the result is the same. Tiles are joined over all frames by diffusers; they come as one piece.
 
     Args:
         vae: The checkpoint's VAE.
@@ -141,12 +138,11 @@ def _num_calls(
 
 
 @contextmanager
-def _after_each_call(part: nn.Module, tell: Callable[[], None] | None) -> Iterator[None]:
-    """Let a part of the VAE tell when it has run."""
-    if tell is None:
+def _after_each_call(part: nn.Module, notify: Callable[[], None] | None) -> Iterator[None]:
+    if notify is None:
         yield
         return
-    hook = part.register_forward_hook(lambda *_: tell())
+    hook = part.register_forward_hook(lambda *_: notify())
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""What a safetensors file says about itself, and a digest that knows it again. No torch in here."""
+"""Header parsing and a content fingerprint for safetensors files. No torch in here."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class Hash(Protocol):
     """What `hashlib.sha256()` returns."""
 
     def update(self, data: bytes, /) -> None:
-        """Take in some bytes."""
+        """Add bytes."""
 
 
 @dataclass(frozen=True)
 class WeightFile:
-    """A whole safetensors file.
+    """A complete safetensors file.
 
     Attributes:
         path: The file.
@@ -76,12 +76,14 @@ class WeightFile:
     def num_parameters(self) -> int:
         """Numbers in all tensors of the file together."""
         entries = json.loads(self.header)
-        return sum(math.prod(one["shape"]) for name, one in entries.items() if name != _METADATA)
+        return sum(
+            math.prod(entry["shape"]) for name, entry in entries.items() if name != _METADATA
+        )
 
     def sample(self, digest: Hash) -> None:
-        """Take the header and a page from the middle of every tensor into a digest.
+        """Add the header and a page from the middle of every tensor to a digest.
 
-        Reading 20 GB whole takes half a minute at every command. A fine-tune, or an adapter merged
+        Reading all of 20 GB takes half a minute at every command. A fine-tune, or an adapter merged
         into some of the layers, changes nearly every number of the matrices that it touches, so
         one page of each tells two models apart.
         """
@@ -94,11 +96,7 @@ class WeightFile:
 
 
 def _spans(header: bytes) -> list[tuple[int, int]]:
-    """Return each tensor's place in the data: one after the other, without gaps.
-
-    Raises:
-        ValueError: They are not, or a shape does not fill its place.
-    """
+    """Return each tensor's place in the data; ValueError at a gap or a shape of another size."""
     entries = [entry for name, entry in json.loads(header).items() if name != _METADATA]
     spans: list[tuple[int, int]] = []
     for entry in sorted(entries, key=lambda entry: entry["data_offsets"]):

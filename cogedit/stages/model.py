@@ -63,7 +63,7 @@ def check_transformer(settings: Settings) -> None:
     if weights is not None:
         from cogedit.models.placement import check_weights
 
-        check_weights(weights)
+        check_weights(weights, compile=settings.transformer.compile)
     if settings.transformer.attention_backend == "native":
         return
     from cogedit.models.device import resolve_device
