@@ -183,17 +183,11 @@ def sample_embedded(
         transformer: The pipeline's transformer.
         latents: As for `sample`.
         embeds: Embeddings of the prompt and of the empty prompt, [2, L, D].
-        schedule: Levels to visit.
+        schedule: Timesteps to visit.
         inverting: Whether to go up to noise.
         guidance_scale: As for `sample`.
         reference_latents: As for `sample`.
-        on_step: Told after every step.
-
-    Returns:
-        [N, B, F', C', H', W'] float32: the sample after each step.
-
-    Raises:
-        UsageError: As `sample`.
+        on_step: Called after every step.
     """
     reference = _reference(reference_latents, transformer, schedule)
     if inverting and reference is not None:
@@ -251,17 +245,9 @@ class CogVideoXAttnProcessor2_0ForDDIMInversion:  # noqa: N801
         attention_mask: Tensor | None = None,
         image_rotary_emb: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Attend.
+        """Attend, given image tokens [N, S, D] and text tokens [N, L, D]; return both.
 
-        Args:
-            attn: The block's attention module.
-            hidden_states: Image tokens, [N, S, D].
-            encoder_hidden_states: Text tokens, [N, L, D].
-            attention_mask: Not supported; CogVideoX uses none.
-            image_rotary_emb: (cos, sin), each [S, head_dim], for the image tokens.
-
-        Returns:
-            Image tokens [N, S, D] and text tokens [N, L, D].
+        `image_rotary_emb` is (cos, sin), each [S, head_dim], for the image tokens.
         """
         if attention_mask is not None:
             raise ValueError("CogVideoX attends to all tokens; an attention mask is not supported")

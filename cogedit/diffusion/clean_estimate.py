@@ -37,33 +37,18 @@ def fit_colors(latents: Tensor, frames: Tensor) -> Tensor:
 
 
 def paint(latents: Tensor, fitted: Tensor) -> Tensor:
-    """Paint latents in fitted colours.
-
-    Args:
-        latents: [F', C, H', W'] float32.
-        fitted: What `fit_colors` returned.
-
-    Returns:
-        [F', H', W', 3] uint8.
-    """
+    """Paint latents [F', C, H', W'] in the colours of `fit_colors`, as [F', H', W', 3] uint8."""
     num_frames, _, height, width = latents.shape
     colors = (_with_one(latents) @ fitted).clamp(0, 1) * 255
     return colors.round().to(torch.uint8).reshape(num_frames, height, width, 3)
 
 
 def clean_sample(x_t: Tensor, x_s: Tensor, *, schedule: Schedule, t: int, s: int) -> Tensor:
-    """Return the clean sample that a DDIM step assumed, from its two ends.
+    """Return the clean sample that a DDIM step from x_t down to x_s assumed.
 
     Both ends are made of the same z0 and eps, x = z0 cos(theta) + eps sin(theta), so
 
         z0 = (x_s sin(theta_t) - x_t sin(theta_s)) / sin(theta_t - theta_s)
-
-    Args:
-        x_t: The sample before the step, any shape.
-        x_s: The sample after it.
-        schedule: Table of noise levels.
-        t: Timestep of `x_t`.
-        s: Timestep of `x_s`, less noisy than t.
     """
     sin_t, sin_s = (math.sin(schedule.angle(timestep)) for timestep in (t, s))
     _, sin_step = schedule.rotation(t, s)

@@ -48,14 +48,7 @@ def ddim_step(
 def pred_original_sample(
     model_output: Tensor, sample: Tensor, *, schedule: Schedule, timestep: int
 ) -> Tensor:
-    """Return the clean sample that v implies: x0^ = sqrt(abar) x - sqrt(1 - abar) v.
-
-    Args:
-        model_output: v, [B, F, C, H, W] float32.
-        sample: x_t, same shape.
-        schedule: Table of noise levels.
-        timestep: Timestep of `sample`.
-    """
+    """Return the clean sample that v implies: x0^ = sqrt(abar) x_t - sqrt(1 - abar) v."""
     alpha = schedule.alpha_cumprod(timestep)
     return math.sqrt(alpha) * sample - math.sqrt(1 - alpha) * model_output
 

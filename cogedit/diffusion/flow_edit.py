@@ -99,11 +99,6 @@ def noised_source(latents: Tensor, schedule: Schedule, *, seeds: Sequence[int]) 
 
     The noise of a clip at a timestep depends on its seed and the timestep alone, so that a run can
     be resumed and a clip's edit does not depend on the others in its batch.
-
-    Args:
-        latents: z0, [B, F, C, H, W] float32.
-        schedule: Table of noise levels.
-        seeds: Seed of each clip's noise.
     """
     levels = len(schedule.alphas_cumprod)
     shape = (1, *latents.shape[1:])

@@ -121,12 +121,7 @@ def _last_sample(done: Sequence[StepState], latents: Tensor) -> Tensor:
 
 
 def predict_velocity(velocities: list[Velocity], angle: float) -> Tensor:
-    """Extrapolate v to a new angle: linearly from the last two, or the last one as it is.
-
-    Args:
-        velocities: One or two velocities in the order of the inversion.
-        angle: Angle of the timestep to predict for, radians.
-    """
+    """Extrapolate v to a new angle: linearly from the last two velocities, or the last as it is."""
     last = velocities[-1]
     if len(velocities) == 1:
         return last.value

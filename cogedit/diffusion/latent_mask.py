@@ -55,13 +55,7 @@ def pool_mask(
 def unpool_mask(mask: Tensor, *, spatial: int, temporal: int) -> Tensor:
     """Turn a mask of latents into one of the pixels they stand for; `pool_mask` undoes it.
 
-    Args:
-        mask: [F', 1, H', W'], 0 or 1, without pad frames.
-        spatial: Pixels per latent, along height and width.
-        temporal: Frames per latent frame, after the first.
-
-    Returns:
-        [F, H, W] uint8, 0 or 1, with F = (F' - 1) `temporal` + 1.
+    [F', 1, H', W'] without pad frames becomes [F, H, W] uint8, with F = (F' - 1) `temporal` + 1.
     """
     rest = mask[1:].repeat_interleave(temporal, dim=0)
     frames = torch.cat([mask[:1], rest])[:, 0].to(torch.uint8)
@@ -117,15 +111,10 @@ def composite(edited: Tensor, source: Tensor, mask: Tensor, *, feather: int = 0)
 
 
 def feather_mask(mask: Tensor, feather: int) -> Tensor:
-    """Turn a mask into weights that fall to 0 inside of it, over `feather` pixels.
+    """Turn a mask [F, H, W] into float32 weights that fall to 0 over `feather` pixels inside it.
 
-    Args:
-        mask: [F, H, W], not 0 inside.
-        feather: Width of the ramp in pixels; 0 leaves a hard edge.
-
-    Returns:
-        [F, H, W] float32: min(d / (feather + 1), 1), where d is the distance to the nearest pixel
-        outside, in steps to one of eight neighbours.
+    They are min(d / (feather + 1), 1), where d is the distance to the nearest pixel outside, in
+    steps to one of eight neighbours; 0 leaves a hard edge.
     """
     inside = (mask != 0).float()[:, None]
     total = inside

@@ -89,14 +89,7 @@ def solver_step(
 def extrapolate(
     estimate: Estimate, before: Estimate | None, *, schedule: Schedule, t_to: int
 ) -> Tensor:
-    """Return the clean sample assumed over a step: x0^ + w (x0^ - x0^_before).
-
-    Args:
-        estimate: Of the call at the step's start.
-        before: Of the call before it; None leaves x0^ as it is.
-        schedule: Table of noise levels.
-        t_to: Timestep where the step arrives.
-    """
+    """Return the clean sample assumed over a step to `t_to`: x0^ + w (x0^ - x0^_before)."""
     if before is None:
         return estimate.x0
     weight = extrapolation_weight(schedule, before.timestep, estimate.timestep, t_to)
@@ -104,15 +97,10 @@ def extrapolate(
 
 
 def extrapolation_weight(schedule: Schedule, t_before: int, t_from: int, t_to: int) -> float:
-    """Return w of the module's docstring.
+    """Return w of the module's docstring for a step from `t_from` to `t_to`.
 
-    It is 0 after a timestep of zero SNR, where log(alpha) = -inf, and where the step goes nowhere.
-
-    Args:
-        schedule: Table of noise levels.
-        t_before: Timestep of the last model call but one.
-        t_from: Level of the last, where the step starts.
-        t_to: Timestep where it arrives; -1 is the clean sample.
+    `t_before` is the timestep of the model call before. w is 0 after a timestep of zero SNR, where
+    log(alpha) = -inf, and where the step goes nowhere.
     """
     a_before, a_from, a_to = (schedule.alpha_cumprod(t) for t in (t_before, t_from, t_to))
     if a_before == 0 or a_to == a_from:

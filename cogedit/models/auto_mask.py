@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -53,15 +53,19 @@ def find_masks(
         [B, F, 1, H, W] float32 on the CPU, 1 where the edit may change the source; all 0 for a clip
         whose two prompts are equal.
     """
+    bank = list(dict.fromkeys([*(clip.prompt for clip in settings), *inversion_prompts]))
+    table = torch.cat([embeds[prompt] for prompt in bank])
+
+    def denoiser(prompts: Iterable[str]) -> Denoiser:
+        indices = [EditPrompts(bank.index(prompt), None, 0, 0) for prompt in prompts]
+        return Denoiser(transformer, embeds=table, prompts=indices)
+
+    edit, source = denoiser(clip.prompt for clip in settings), denoiser(inversion_prompts)
+    differences: list[Tensor] = []
     with run_rows(transformer, options):
-        differences = text_differences(
-            transformer,
-            reference,
-            [s.prompt for s in settings],
-            inversion_prompts=inversion_prompts,
-            embeds=embeds,
-            timesteps=mask_levels(reference.timesteps),
-        )
+        for t in mask_levels(reference.timesteps):
+            x = reference.at(t).to(transformer.device)
+            differences.append((edit.velocity(x, t) - source.velocity(x, t)).cpu())
     shared = settings[0]
     return difference_mask(
         differences, threshold=shared.auto_mask_threshold, dilation=shared.dilation
@@ -72,28 +76,3 @@ def mask_levels(timesteps: Sequence[int]) -> tuple[int, ...]:
     """Return the timesteps of a trajectory to compare at, each once."""
     last = len(timesteps) - 1
     return tuple(dict.fromkeys(timesteps[round(share * last)] for share in LEVELS))
-
-
-def text_differences(
-    transformer: CogVideoXTransformer3DModel,
-    reference: Trajectory,
-    prompts: Sequence[str],
-    *,
-    inversion_prompts: Sequence[str],
-    embeds: Mapping[str, Tensor],
-    timesteps: Sequence[int],
-) -> list[Tensor]:
-    """Predict v of the source under two prompts: v_edit - v_source, [B, F, C, H, W] per step."""
-    bank = list(dict.fromkeys([*prompts, *inversion_prompts]))
-    table = torch.cat([embeds[prompt] for prompt in bank])
-
-    def denoiser(prompts: Sequence[str]) -> Denoiser:
-        indices = [EditPrompts(bank.index(prompt), None, 0, 0) for prompt in prompts]
-        return Denoiser(transformer, embeds=table, prompts=indices)
-
-    edit, source = denoiser(prompts), denoiser(inversion_prompts)
-    return [
-        (edit.velocity(x, t) - source.velocity(x, t)).cpu()
-        for t in timesteps
-        for x in (reference.at(t).to(transformer.device),)
-    ]

@@ -153,15 +153,8 @@ class Layer:
     ) -> tuple[Tensor, Tensor]:
         """Run the layer on image tokens [rows, S, D] and text tokens [rows, L, D], edits first.
 
-        Args:
-            hidden_states: Image tokens.
-            encoder_hidden_states: Text tokens.
-            temb: Embedding of the timestep, [1, E] for all rows.
-            image_rotary_emb: (cos, sin), each [S, head_dim].
-            attention_kwargs: Which rows attend to which, and how; None runs every row alone.
-
-        Returns:
-            Both, with rows that are done left as they are.
+        The signature is that of the block. Without `attention_kwargs` every row attends to itself
+        alone. Rows that are done come back as they were.
         """
         state = _State(*self._owned(hidden_states, encoder_hidden_states), temb, image_rotary_emb)
         if attention_kwargs is None:

@@ -33,16 +33,10 @@ _MENDED_BY: Mapping[str, str] = {
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, *, backend: AttentionBackend = "native") -> Tensor:
-    """Attend with a kernel.
+    """Attend with a kernel: queries [rows, heads, tokens, head_dim] in any memory layout.
 
-    Args:
-        q: Queries, [rows, heads, tokens, head_dim], in any memory layout.
-        k: Keys, likewise, any number of tokens.
-        v: Values, like `k`.
-        backend: The kernel; `check_backend` says whether it can run.
-
-    Returns:
-        Like `q`.
+    Keys and values may have any number of tokens; `check_backend` finds out whether a kernel can
+    run.
     """
     from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
 
@@ -100,18 +94,10 @@ def check_backend(
 
 
 def attention_with_lse(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """Return attention and the log-sum-exp of its logits, by a kernel of torch.
+    """Return attention and the log-sum-exp of its logits, [rows, heads, tokens] in float32.
 
     torch keeps the log-sum-exp in its fused kernels for the backward pass but has no public
     function that returns it; the by-hand form serves where there is no such kernel.
-
-    Args:
-        q: [rows, heads, tokens, head_dim].
-        k: Likewise, any number of tokens.
-        v: Like `k`.
-
-    Returns:
-        Output like `q`, and the log-sum-exp [rows, heads, tokens] in float32.
     """
     ops = torch.ops.aten
     half = q.dtype in (torch.float16, torch.bfloat16)
@@ -139,7 +125,6 @@ def attention_by_hand(
 
     Everything is computed in float32, as in the fused kernels' accumulators: a product rounded to
     bfloat16 before the softmax would be off by up to 0.4 % of a logit, and its exponential by more.
-    Args and what is returned are those of `attention_with_lse`.
     """
     outs: list[Tensor] = []
     lses: list[Tensor] = []

@@ -35,11 +35,7 @@ class LoadingInfo(TypedDict):
 def load_transformer(
     checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype
 ) -> CogVideoXTransformer3DModel:
-    """Load the transformer in evaluation mode.
-
-    Raises:
-        ModelError: Weights are missing or of another shape.
-    """
+    """Load the transformer in evaluation mode; ModelError as in the module's docstring."""
     with quiet_imports():
         from diffusers import CogVideoXTransformer3DModel
 
@@ -51,11 +47,7 @@ def load_transformer(
 def load_vae(
     checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype
 ) -> AutoencoderKLCogVideoX:
-    """Load the VAE in evaluation mode.
-
-    Raises:
-        ModelError: Weights are missing or of another shape.
-    """
+    """Load the VAE in evaluation mode; ModelError as in the module's docstring."""
     with quiet_imports():
         from diffusers import AutoencoderKLCogVideoX
 
@@ -65,12 +57,7 @@ def load_vae(
 def load_text_encoder(
     checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype
 ) -> tuple[PreTrainedTokenizerBase, T5EncoderModel]:
-    """Load the tokenizer and the T5 encoder.
-
-    Raises:
-        ModelError: Weights are missing or of another shape, or the tokenizer's files
-            cannot be read.
-    """
+    """Load the tokenizer and the T5 encoder; ModelError also if the vocabulary cannot be read."""
     with quiet_imports():
         from transformers import T5EncoderModel, T5Tokenizer
 
@@ -91,10 +78,8 @@ def alphas_cumprod(checkpoint: Checkpoint) -> Tensor:
     """Return the noise table of the checkpoint's forward scheduler, [T] float64.
 
     The class is always `CogVideoXDDIMScheduler`, whatever the checkpoint names: some ship the
-    stochastic DPM scheduler, whose table is the same but whose steps cannot be inverted.
-
-    Raises:
-        ModelError: Its steps are not those of `cogedit.diffusion`.
+    stochastic DPM scheduler, whose table is the same but whose steps cannot be inverted. ModelError
+    if the table is made for other steps than those of `cogedit.diffusion`.
     """
     with quiet_imports():
         from diffusers import CogVideoXDDIMScheduler
@@ -107,14 +92,7 @@ def alphas_cumprod(checkpoint: Checkpoint) -> Tensor:
 
 
 def scheduler_problem(config: Mapping[str, object]) -> str | None:
-    """Return what in a scheduler's configuration means other steps than those taken here.
-
-    Args:
-        config: Configuration of a `CogVideoXDDIMScheduler` or `DDIMInverseScheduler`.
-
-    Returns:
-        Found against expected, or None.
-    """
+    """Return what in a scheduler's configuration means other steps than ours; None if nothing."""
     expected = {
         "prediction_type": "v_prediction",
         "timestep_spacing": "trailing",

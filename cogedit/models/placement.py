@@ -91,15 +91,11 @@ def free_memory(device: torch.device) -> int:
 
 
 def store_weights(transformer: CogVideoXTransformer3DModel, weights: Weights) -> None:
-    """Keep the weights in another format and bring each layer's back while it computes.
+    """Keep a transformer's weights in another format; each layer's come back while it computes.
 
     "bf16" and "fp8" are casts; "int8" has a scale for each row of a matrix (torchao's weight-only
     quantisation). Norms, patch embedding and output stay as they are: they are small, and errors
     there reach everything.
-
-    Args:
-        transformer: In the format that it computes in; on any device, best before it is moved.
-        weights: The format to keep.
 
     Raises:
         UsageError: "int8" without torchao.
@@ -115,14 +111,10 @@ def store_weights(transformer: CogVideoXTransformer3DModel, weights: Weights) ->
 def check_weights(weights: Weights, *, compile: bool = False) -> None:
     """Refuse, before anything is loaded, a format that cannot be had.
 
-    Args:
-        weights: The format to keep.
-        compile: Whether the blocks are to be compiled.
-
     Raises:
         UsageError: It is "int8" and torchao is missing, or it is a cast and the blocks are to be
-            compiled: the hooks that cast replace parameters, at which the compiler gives up on a
-            block and leaves it as it was, without a word.
+            compiled: the hooks that cast replace parameters, at which the compiler silently gives
+            up on a block and runs it as it is.
     """
     if compile and weights in _CAST:
         raise UsageError(

@@ -39,16 +39,10 @@ def embed_prompts(
     *,
     max_text_seq_length: int,
 ) -> PromptEmbeds:
-    """Embed prompts as `CogVideoXPipeline.encode_prompt` does.
+    """Embed prompts as `CogVideoXPipeline.encode_prompt` does, each to [1, max_text_seq_length, D].
 
-    Args:
-        prompts: The empty one is the unconditional prompt.
-        tokenizer: The checkpoint's tokenizer.
-        text_encoder: The checkpoint's T5 encoder.
-        max_text_seq_length: L of the transformer; 226 for the published checkpoints.
-
-    Returns:
-        Embeddings on the encoder's device and in its dtype.
+    The length is the transformer's, 226 for the published checkpoints. The empty prompt is the
+    unconditional one. Embeddings are on the encoder's device and in its dtype.
     """
     embeds: list[Tensor] = []
     truncated: list[int] = []

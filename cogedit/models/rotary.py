@@ -62,14 +62,9 @@ def image_rotary_emb(
 
 
 def centred_crop(grid: tuple[int, int], base: tuple[int, int]) -> Crop:
-    """Fit a grid of tokens into the base grid with its aspect kept, centred.
+    """Fit a grid (height, width) of tokens into the base grid, its aspect kept, centred.
 
-    Args:
-        grid: (height, width) in tokens.
-        base: (height, width) in tokens that the model was trained at.
-
-    Returns:
-        ((top, left), (bottom, right)) within the base grid.
+    Returns ((top, left), (bottom, right)) within the base grid.
     """
     scale = min(base[0] / grid[0], base[1] / grid[1])
     height, width = round(grid[0] * scale), round(grid[1] * scale)

@@ -57,14 +57,7 @@ def prompt_bank(
 def edit_prompts(
     settings: ReconstructSettings, inversion_prompt: str, bank: Sequence[str], *, source: int
 ) -> EditPrompts:
-    """Choose the prompts of an edit's rows.
-
-    Args:
-        settings: Prompt, negative prompt, `unconditional`, `reference_prompt`, `reference_rows`.
-        inversion_prompt: What the source was inverted under.
-        bank: The prompts of the run, in the order of their embeddings.
-        source: Index of the source clip.
-    """
+    """Choose the prompts of an edit's rows, as indices into the prompts of the run (`bank`)."""
     follows_edit = settings.reference_prompt == "edit"
     negative = settings.unconditional == "negative"
     unconditional = settings.negative_prompt if negative else inversion_prompt

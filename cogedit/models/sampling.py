@@ -216,16 +216,7 @@ def _edit_models(
     embeds: Embeds,
     guided: frozenset[int],
 ) -> tuple[Denoiser, Model]:
-    """Return v of each edit, and v of the source of each under its own prompt.
-
-    Args:
-        transformer: The checkpoint's transformer.
-        settings: One per edit.
-        inversion_prompts: What the clip of each edit was inverted under.
-        sources: For each edit, the first one with the same source samples.
-        embeds: Embeddings of all prompts, negative prompts and inversion prompts.
-        guided: Timesteps with guidance, of the edits and of their sources.
-    """
+    """Return v of each edit, and v of the source of each under its own prompt."""
     shared = settings[0]
     bank = prompt_bank(settings, inversion_prompts)
     table = torch.cat([embeds[prompt] for prompt in bank])
@@ -261,11 +252,7 @@ def _edit_models(
 
 
 def _sources(settings: Sequence[ReconstructSettings], *, num_clips: int) -> list[int]:
-    """Return, for each edit, the first one whose source samples are the same as its own.
-
-    Raises:
-        ValueError: There is neither one clip nor one for each edit.
-    """
+    """Return, for each edit, the first one whose source samples are the same as its own."""
     if num_clips not in (1, len(settings)):
         raise ValueError(f"{num_clips} clips for {len(settings)} edits")
     fresh = settings[0].method == "flow" and settings[0].draws_noise

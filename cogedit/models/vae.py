@@ -67,15 +67,11 @@ def decode_latents(
 
 
 def decode_pieces(vae: AutoencoderKLCogVideoX, latents: Tensor) -> Iterator[Tensor]:
-    """Decode latents in pieces of two or three latent frames, one after the other.
+    """Decode latents [1, F', C', H', W'] in pieces of two or three latent frames, in turn.
 
     The VAE is causal: it keeps the last frames of its convolutions' inputs and continues from them.
     These are the pieces that `AutoencoderKLCogVideoX.decode` itself makes and joins at the end, so
     the result is the same. Tiles are joined over all frames by diffusers; they come as one piece.
-
-    Args:
-        vae: The checkpoint's VAE.
-        latents: [1, F', C', H', W'] float32, scaled.
 
     Yields:
         Frames [F, C, H, W] on the VAE's device and in its dtype.

@@ -113,7 +113,7 @@ def test_trajectory_is_in_inversion_order_and_found_by_timestep():
         a = schedule.alpha_cumprod(t)
         assert torch.allclose(inverted.at(t), a**0.5 * z0 + (1 - a) ** 0.5 * eps, atol=1e-5)
     assert torch.equal(inverted.noise, inverted.at(999))
-    with pytest.raises(ArtifactMismatch, match="no sample at timestep 19; it has 10 levels"):
+    with pytest.raises(ArtifactMismatch, match="timestep 19;"):
         inverted.at(19)
 
 

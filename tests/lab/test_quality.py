@@ -93,7 +93,7 @@ def test_a_run_that_fails_keeps_the_batches_before(world_pipeline, tmp_path, mon
     [
         (["--clips", "0"], 2, "--clips and --batch-size must be at least 1"),
         (["--configuration", "best"], 2, "no configuration 'best'"),
-        (["--model", "no-such-model"], 5, "There is no model 'no-such-model'"),
+        (["--model", "no-such-model"], 5, "'no-such-model'"),
     ],
 )
 def test_mistakes_end_with_a_sentence_and_their_code(arguments, code, text, tmp_path, capsys):

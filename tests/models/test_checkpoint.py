@@ -191,7 +191,7 @@ def test_another_component_is_refused(folder, refused, component, found):
 def test_what_is_no_name_is_refused(tmp_path, monkeypatch, refused, model):
     monkeypatch.chdir(tmp_path)
     error = refused(find_checkpoint, model)
-    assert error.message.startswith(f"There is no model {model!r}")
+    assert repr(model) in error.message
     assert error.hint == "for example --model zai-org/CogVideoX-5b"
 
 
@@ -376,26 +376,23 @@ def test_nothing_is_asked_where_a_download_is_not_wanted(hub, cache, refused):
 
 
 @pytest.mark.parametrize(
-    ("model", "revision", "says"),
+    ("model", "revision", "says", "mends"),
     [
-        ("owner/gated", None, "owner/gated is gated and this account has no access"),
-        ("owner/none", None, "There is no model owner/none on the hub, or it is private"),
-        (MODEL, "v9", f"{MODEL} has no revision 'v9'"),
-        (
-            "owner/down",
-            None,
-            "owner/down is not complete in the local cache and the hub cannot be reached",
-        ),
+        ("owner/gated", None, "gated", "hf auth login"),
+        ("owner/none", None, "private", "hf auth login"),
+        (MODEL, "v9", "'v9'", "commit"),
+        ("owner/down", None, "cannot be reached", "hf download owner/down"),
     ],
 )
-def test_what_the_hub_refuses(hub, refused, model, revision, says):
+def test_what_the_hub_refuses(hub, refused, model, revision, says, mends):
     error = refused(find_checkpoint, model, revision)
-    assert error.message == says
-    assert error.hint
+    assert model in error.message
+    assert says in error.message
+    assert mends in error.hint
 
 
 def test_a_hub_that_does_not_answer(hub, monkeypatch, refused):
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     error = refused(find_checkpoint, MODEL)
-    assert "the hub cannot be reached" in error.message
+    assert MODEL in error.message
     assert error.hint.startswith(f"hf download {MODEL}")

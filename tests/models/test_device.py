@@ -38,20 +38,20 @@ def test_a_device_that_is_not_supported(name):
 
 
 def test_a_cuda_device_that_is_not_there():
-    with pytest.raises(UsageError, match=r"cuda:99 is not there: this machine shows \d+ CUDA"):
+    with pytest.raises(UsageError, match="cuda:99"):
         resolve_device("cuda:99")
 
 
 @pytest.mark.skipif(HAS_CUDA, reason="this machine has one")
 def test_no_cuda_device_at_all():
-    with pytest.raises(UsageError, match="cuda is not there") as caught:
+    with pytest.raises(UsageError, match="device cuda ") as caught:
         resolve_device("cuda")
     assert caught.value.hint is not None
 
 
 @pytest.mark.skipif(torch.backends.mps.is_available(), reason="this machine has one")
 def test_no_mps_device():
-    with pytest.raises(UsageError, match="mps is not there"):
+    with pytest.raises(UsageError, match="device mps "):
         resolve_device("mps")
 
 

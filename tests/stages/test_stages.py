@@ -464,7 +464,7 @@ def test_a_number_format_is_handed_on_with_the_artifact(video):
 
 
 def test_a_model_that_is_nowhere_is_no_reason_to_guess_a_size(video):
-    with pytest.raises(ModelError, match="There is no model 'nope'"):
+    with pytest.raises(ModelError, match="'nope'"):
         cogedit.settings_for(video, {"model": "nope"}, environ={})
     with pytest.raises(ModelError, match="what size of clip it takes is not known") as caught:
         cogedit.settings_for(video, {"model": "somebody/fine-tune"}, environ={})
