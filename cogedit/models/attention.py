@@ -177,9 +177,9 @@ def _attend_where_reference_does(
 
 
 def _gather(rows: Tensor, targets: Sequence[int]) -> Tensor:
-    """Return the rows of these indices; without a copy where all are the same."""
-    if len(set(targets)) == 1:
-        return rows[targets[0] : targets[0] + 1].expand(len(targets), *rows.shape[1:])
+    """Return the rows of these indices; a single one without a copy."""
+    if len(targets) == 1:
+        return rows[targets[0] : targets[0] + 1]
     return rows[list(targets)]
 
 

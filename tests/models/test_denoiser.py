@@ -10,8 +10,10 @@ from cogedit.errors import UsageError
 from cogedit.models.attention import Injection
 from cogedit.models.denoiser import Denoiser
 from cogedit.models.forward import run_rows
+from cogedit.models.placement import place
 from cogedit.models.rotary import image_rotary_emb
 from cogedit.models.rows import EditPrompts
+from cogedit.types import TransformerSettings
 
 SHAPE = (3, 16, 8, 12)
 
@@ -156,8 +158,11 @@ def test_a_step_without_reference_forgets_the_last_one(transformer, texts):
         assert torch.allclose(denoiser.velocity(x, 500), plain, atol=1e-5)
 
 
-def test_two_denoisers_may_take_turns_on_one_transformer(transformer, guided, texts):
+@pytest.mark.parametrize("offload", ["none", "group"])
+def test_two_denoisers_may_take_turns_on_one_transformer(golden_pipeline, guided, texts, offload):
     """Each call brings its own plan and injection, also where one denoiser calls within another."""
+    transformer = deepcopy(golden_pipeline.transformer)
+    place(transformer, torch.device("cpu"), offload=offload)
     x, x_ref = draw(1, *SHAPE), draw(1, *SHAPE, seed=1)
     first = Denoiser(transformer, **guided, injection=Injection(tokens="own-text"))
     second = Denoiser(transformer, **texts, injection=Injection(0.5, layers=(1, 2)))
@@ -180,6 +185,21 @@ def test_two_denoisers_may_take_turns_on_one_transformer(transformer, guided, te
     assert torch.equal(within[0], of_second)
     assert torch.equal(again[0], of_second)
     assert torch.equal(again[1], of_first)
+
+
+def test_two_denoisers_may_share_compiled_blocks(transformer, guided, texts, monkeypatch):
+    monkeypatch.setattr("cogedit.models.forward.COMPILER", "eager")
+    x, x_ref = draw(1, *SHAPE), draw(1, *SHAPE, seed=1)
+    first = Denoiser(transformer, **guided, injection=Injection(tokens="own-text"))
+    second = Denoiser(transformer, **texts, injection=Injection(0.5, layers=(1, 2)))
+    with run_rows(transformer):
+        expected = [denoiser(x, 500, x_ref).edit for denoiser in (first, second, first)]
+    torch._dynamo.reset()
+    with run_rows(transformer, TransformerSettings(compile=True)):
+        found = [denoiser(x, 500, x_ref).edit for denoiser in (first, second, first)]
+    torch._dynamo.reset()
+    for one, other in zip(found, expected, strict=True):
+        assert torch.allclose(one, other, atol=1e-4)
 
 
 def test_a_window_beyond_the_model_is_refused(transformer, texts):
