@@ -105,7 +105,8 @@ def attention_with_lse(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]
         out, lse = ops._scaled_dot_product_flash_attention_for_cpu(q, k, v)
         return out, lse
     capability = torch.cuda.get_device_capability(q.device) if q.device.type == "cuda" else (0, 0)
-    if half and capability >= (9, 0) and torch.backends.cuda.cudnn_sdp_enabled():
+    has_cudnn = torch.backends.cuda.cudnn_sdp_enabled()  # type: ignore[no-untyped-call]
+    if half and capability >= (9, 0) and has_cudnn:
         # 1.35 times as fast as the kernel below on an H200, with the same log-sum-exp.
         out, lse, *_ = ops._scaled_dot_product_cudnn_attention(q, k, v, None, True)
         return out, lse.reshape(q.shape[:3])
