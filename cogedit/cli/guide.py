@@ -55,7 +55,8 @@ def _list_topics(pages: dict[str, str]) -> None:
     """List each topic with the first sentence under its title."""
     from cogedit.cli.tables import show_rows
 
-    show_rows([(topic, text.split("\n\n")[1].replace("\n", " ")) for topic, text in pages.items()])
+    paragraphs = {topic: " ".join(text.split("\n\n")[1].split()) for topic, text in pages.items()}
+    show_rows([(topic, text.partition(". ")[0].rstrip(".")) for topic, text in paragraphs.items()])
 
 
 def _print_page(text: str) -> None:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 import typer
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
@@ -30,10 +31,13 @@ if TYPE_CHECKING:
     from cogedit.tools.batch_plan import BatchPlan
     from cogedit.tools.doctor import Diagnosis
 
-Rows = Iterable[Sequence[str]]
+_MAX_DRAWN = 500
+"""Rows that rich draws, at a millisecond each; more are printed as they are."""
 
 
-def show_rows(rows: Rows, *, headings: Sequence[str] = (), indent: int = 0) -> None:
+def show_rows(
+    rows: Sequence[Sequence[str]], *, headings: Sequence[str] = (), indent: int = 0
+) -> None:
     """Print rows in aligned columns; without headings the first column names the others.
 
     Args:
@@ -41,22 +45,22 @@ def show_rows(rows: Rows, *, headings: Sequence[str] = (), indent: int = 0) -> N
         headings: Names of the columns, shown on a terminal.
         indent: Columns left free before each row.
     """
-    on_terminal = sys.stdout.isatty()
-    console = Console(width=None if on_terminal else 1_000_000, emoji=False, highlight=False)
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.show_header = bool(headings) and on_terminal
-    for row in rows:
-        if not table.columns:
-            for heading in headings or ("", *[""] * (len(row) - 1)):
-                table.add_column(heading, overflow="fold")
-            if not headings:
-                table.columns[0].style = "bold"
-                table.columns[0].no_wrap = True
-        table.add_row(*[Text(printable(cell)) for cell in row])
-    with console.capture() as capture:
-        console.print(Padding(table, (0, 0, 0, indent)))
-    lines = capture.get().splitlines()
-    typer.echo("\n".join(line if on_terminal else line.rstrip() for line in lines))
+    cells = [[printable(cell) for cell in row] for row in rows]
+    if not sys.stdout.isatty() or len(cells) > _MAX_DRAWN:
+        widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
+        for row in cells:
+            padded = map(set_cell_size, row, widths)
+            typer.echo(f"{'':{indent}}{'  '.join(padded)}".rstrip())
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=bool(headings))
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    if not headings:
+        table.add_column(style="bold", no_wrap=True)
+        table.add_column(overflow="fold")
+    for row in cells:
+        table.add_row(*map(Text, row))
+    Console(emoji=False, highlight=False).print(Padding(table, (0, 0, 0, indent)))
 
 
 def show_estimate(screen: Screen, command: str, estimate: Estimate) -> None:

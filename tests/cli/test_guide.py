@@ -10,6 +10,7 @@ from typer._click.exceptions import MissingParameter, NoArgsIsHelpError, NoSuchO
 from typer.main import get_command
 from typer.testing import CliRunner
 
+import cogedit
 from cogedit import errors
 from cogedit.cli import app
 
@@ -121,6 +122,14 @@ def test_a_command_that_does_not_parse_is_found():
     [(args, is_whole)] = commands_of("```sh\ncogedit edit a.mp4 --promt x  # no such option\n```")
     with pytest.raises(NoSuchOption):
         parse(args, is_whole=is_whole)
+
+
+@pytest.mark.parametrize("page", names(TEXTS))
+def test_python_that_is_shown_uses_names_that_are_there(page):
+    for language, body in FENCE.findall(page.read_text()):
+        if language == "python":
+            compile(body, page.name, "exec")
+            assert set(re.findall(r"\bcogedit\.(\w+)", body)) <= set(cogedit.__all__)
 
 
 def test_the_readme_is_short():
