@@ -58,6 +58,7 @@ OWNERS = {
     "typer": {"cli"},
     "rich": {"cli", "lab"},
     "tomllib": {"config"},
+    "jinja2": {"tools"},
 }
 """Library: the rooms that may import it."""
 

@@ -1,8 +1,4 @@
-"""Contact sheets: labelled, enlarged frames in one picture, drawn with Pillow.
-
-Pillow, which diffusers needs, is imported where it is used: a benchmark without pictures does not
-need it.
-"""
+"""Contact sheets: labelled, enlarged frames in one image, drawn with Pillow."""
 
 from __future__ import annotations
 
@@ -21,6 +17,7 @@ Picture = npt.NDArray[np.uint8]
 PAPER, _INK = (250, 250, 248), (20, 20, 20)
 _GAP = 6
 _FONT_SIZE = 14
+_MIN_WIDTH = 192
 
 
 @dataclass(frozen=True)
@@ -28,8 +25,8 @@ class SheetRow:
     """One row of a contact sheet.
 
     Attributes:
-        label: Text above the pictures, wrapped to the sheet's width; empty takes no room.
-        pictures: One per column, equal sizes; None leaves the place empty.
+        label: Text above the row, wrapped to the sheet's width; empty takes no room.
+        pictures: One per column, of one size; None leaves the place empty.
     """
 
     label: str
@@ -38,12 +35,12 @@ class SheetRow:
 
 @dataclass(frozen=True)
 class SheetLayout:
-    """A sheet whose labels are drawn, to be filled with the pictures of one moment or of many.
+    """A sheet with its labels, to be filled with frames, once or for each frame of a video.
 
     Attributes:
-        sheet: The sheet without pictures, [H, W, 3].
-        places: Per row, per column, left and top of the picture in pixels of the sheet.
-        zoom: How many pixels of the sheet one pixel of a picture is wide.
+        sheet: The sheet without frames, [H, W, 3].
+        places: Per row, per column, left and top of the frame in pixels of the sheet.
+        zoom: Width in pixels of the sheet of one pixel of a frame.
     """
 
     sheet: Picture
@@ -51,7 +48,7 @@ class SheetLayout:
     zoom: int
 
     def fill(self, rows: Sequence[Sequence[Picture | None]]) -> Picture:
-        """Return the sheet with pictures, per row and column; None leaves a place empty."""
+        """Return the sheet with frames, per row and column; None leaves a place empty."""
         filled = self.sheet.copy()
         for places, pictures in zip(self.places, rows, strict=True):
             for (left, top), picture in zip(places, pictures, strict=False):
@@ -66,6 +63,11 @@ def enlarge(pictures: Picture, zoom: int) -> Picture:
     return pictures.repeat(zoom, axis=-3).repeat(zoom, axis=-2)
 
 
+def readable_zoom(width: int) -> int:
+    """Return the whole factor that makes frames wide enough for the labels over them."""
+    return max(1, -(-_MIN_WIDTH // width))
+
+
 def lay_out(
     columns: Sequence[str],
     labels: Sequence[str],
@@ -74,13 +76,13 @@ def lay_out(
     zoom: int = 1,
     font_size: int = _FONT_SIZE,
 ) -> SheetLayout:
-    """Draw the labels of a grid of pictures.
+    """Draw the labels of a grid of frames.
 
     Args:
         columns: Label above each column, wrapped to its width; a newline is kept.
         labels: Label above each row, wrapped to the sheet's width; empty takes no room.
-        size: Width and height of a picture in its own pixels.
-        zoom: How many pixels of the sheet one pixel of a picture is wide.
+        size: Width and height of a frame in its own pixels.
+        zoom: Width in pixels of the sheet of one pixel of a frame.
         font_size: In pixels.
     """
     from PIL import Image, ImageDraw, ImageFont
@@ -96,36 +98,43 @@ def lay_out(
     sheet = Image.new("RGB", (total, head_height + sum(row_heights) + _GAP), PAPER)
     draw = ImageDraw.Draw(sheet)
 
-    for index, lines in enumerate(heads):
+    def write(lines: Sequence[str], left: int, top: int) -> None:
         for number, line in enumerate(lines):
-            place = _GAP + index * (width + _GAP), _GAP // 2 + number * line_height
-            draw.text(place, line, fill=_INK, font=font)
+            draw.text((left, top + number * line_height), line, fill=_INK, font=font)
+
+    lefts = [_GAP + index * (width + _GAP) for index in range(len(columns))]
+    for left, lines in zip(lefts, heads, strict=True):
+        write(lines, left, _GAP // 2)
     top = head_height
     places = []
     for text, row_height in zip(texts, row_heights, strict=True):
-        for number, line in enumerate(text):
-            draw.text((_GAP, top + number * line_height), line, fill=_INK, font=font)
-        pictures_top = top + row_height - height - _GAP
-        lefts = range(_GAP, total, width + _GAP)
-        places.append(tuple((left, pictures_top) for left in lefts[: len(columns)]))
+        write(text, _GAP, top)
         top += row_height
+        places.append(tuple((left, top - height - _GAP) for left in lefts))
     return SheetLayout(np.asarray(sheet, dtype=np.uint8), tuple(places), zoom)
 
 
-def draw_sheet(columns: Sequence[str], rows: Sequence[SheetRow], *, zoom: int) -> Picture:
-    """Lay pictures out in a labelled grid.
+def draw_sheet(
+    columns: Sequence[str], rows: Sequence[SheetRow], *, zoom: int | None = None
+) -> Picture:
+    """Lay frames out in a labelled grid.
 
     Args:
         columns: Label above each column, wrapped to its width.
         rows: From the top.
-        zoom: How many pixels of the sheet one pixel is wide.
+        zoom: Width in pixels of the sheet of one pixel; None leaves room for the labels.
 
     Returns:
         The sheet, [H, W, 3] uint8.
     """
     shown = next(picture for row in rows for picture in row.pictures if picture is not None)
-    size = (shown.shape[1], shown.shape[0])
-    layout = lay_out(columns, [row.label for row in rows], size=size, zoom=zoom)
+    height, width = shown.shape[:2]
+    layout = lay_out(
+        columns,
+        [row.label for row in rows],
+        size=(width, height),
+        zoom=readable_zoom(width) if zoom is None else zoom,
+    )
     return layout.fill([row.pictures for row in rows])
 
 
@@ -138,7 +147,7 @@ def pad_to_even(pictures: Picture) -> Picture:
 
 
 def save_png(picture: Picture, path: Path) -> None:
-    """Write a picture as PNG.
+    """Write an image as PNG.
 
     Raises:
         StorageError: The file cannot be written.
@@ -152,11 +161,11 @@ def save_png(picture: Picture, path: Path) -> None:
 
 
 def _wrap(text: str, width: int, measure: Callable[[str], float]) -> list[str]:
-    """Break a text where it has newlines, and into lines of at most `width` pixels."""
+    """Break a text at its newlines, and into lines of at most `width` pixels."""
     lines = []
-    for part in text.split("\n"):
+    for paragraph in text.split("\n"):
         line = ""
-        for word in part.split():
+        for word in paragraph.split():
             joined = f"{line} {word}" if line else word
             if line and measure(joined) > width:
                 lines.append(line)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import stat
+from functools import lru_cache
 from pathlib import Path
 
 from cogedit.errors import StorageError, VideoError
@@ -66,8 +67,30 @@ def read_start(path: Path, count: int) -> bytes:
         raise _unreadable(path, error) from error
 
 
+FileState = tuple[int, int, int, int]
+"""Device, inode, size and modification time in ns: equal while a file is unchanged."""
+
+
+def file_state(path: Path) -> FileState:
+    """Return what tells whether a file has changed. Raises `StorageError` if it is unreadable."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
 def file_digest(path: Path) -> str:
-    """The sha256 of a file in hex. Raises `StorageError` where it may not be read."""
+    """The sha256 of a file in hex, computed once per process while the file is unchanged.
+
+    Raises:
+        StorageError: It cannot be read.
+    """
+    return _digest(path, file_state(path))
+
+
+@lru_cache(maxsize=256)
+def _digest(path: Path, state: FileState) -> str:
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -12,6 +12,7 @@ import importlib.util
 import re
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 
 from cogedit.errors import VideoError
@@ -25,7 +26,7 @@ from cogedit.media.ffmpeg import (
     run_ffmpeg,
     without_name,
 )
-from cogedit.media.files import check_file, file_digest
+from cogedit.media.files import FileState, check_file, file_digest, file_state
 from cogedit.media.header import InputHeader, parse_header
 from cogedit.media.timing import PacketTable, find_frame_rate, parse_framecrc, snap_rate
 from cogedit.types import Reader, SourceVideo
@@ -148,8 +149,16 @@ def identify(path: Path, facts: VideoFacts) -> SourceVideo:
 
 
 def probe_facts(path: Path) -> VideoFacts:
-    """`probe_video` without the digest and with all facts. Raises the same."""
+    """`probe_video` without the digest and with all facts. Raises the same.
+
+    A file is probed once per process while it is unchanged.
+    """
     check_file(path)
+    return _probe(path, file_state(path))
+
+
+@lru_cache(maxsize=256)
+def _probe(path: Path, state: FileState) -> VideoFacts:
     result = _run(path, [*_LIST_PACKETS, "-frames:v", str(MAX_FRAMES + 1), *_TO_STDOUT])
     if result.returncode != 0:
         raise _unreadable(path, result)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,7 +67,7 @@ def find_source(
     wanted = frames.source
     if given is not None:
         check_file(given)
-        found = _digest(given)
+        found = file_digest(given)
         if found != wanted.sha256:
             raise UsageError(
                 f"--source {given} is not the video that the clip was taken from: its sha256 is "
@@ -79,7 +78,7 @@ def find_source(
     folders = dict.fromkeys((Path(), artifact.parent, artifact.parent.parent))
     candidates = [folder / name for folder in folders if (folder / name).is_file()]
     for candidate in candidates:
-        if _digest(candidate) == wanted.sha256:
+        if file_digest(candidate) == wanted.sha256:
             return FoundSource(candidate, probe_facts(candidate), frames)
     if candidates:
         return f"{candidates[0]} is not the {name} that the clip was taken from"
@@ -98,14 +97,3 @@ def keeps_time(frames: FramesRecord) -> bool:
     step = indices[1] - indices[0] if len(indices) > 1 else 1
     even = indices == tuple(range(indices[0], indices[-1] + 1, step))
     return even and frames.fps == frames.source.fps / step
-
-
-def _digest(path: Path) -> str:
-    status = path.stat()
-    return _digest_of_state(path.absolute(), status.st_size, status.st_mtime_ns)
-
-
-@lru_cache(maxsize=64)
-def _digest_of_state(path: Path, size: int, modified: int) -> str:
-    """Digest a file once, however many edits of it are exported."""
-    return file_digest(path)

@@ -1,4 +1,4 @@
-"""batch: rows of a batch file -> edited videos; one that fails does not keep the others."""
+"""batch: rows of a batch file -> edited videos; a failed edit does not stop the others."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ RESULTS = "results.jsonl"
 
 @dataclass(frozen=True)
 class BatchResult:
-    """What became of an edit: a line of `results.jsonl`.
+    """The outcome of an edit: a line of `results.jsonl`.
 
     Attributes:
         row: "row 3 of edits.csv".
         video: The video.
         prompt: What the edit shows.
-        status: "written", "reused" (it was there already) or "failed".
+        status: "written", "reused" (it existed) or "failed".
         path: The edited video; None where it failed.
         exit_code: What the edit alone would have ended with.
-        error: What was wrong, and what mends it; None where nothing was.
+        error: The error with its hint; None without one.
     """
 
     row: str
@@ -59,7 +59,7 @@ def batch(
 
     Edits of one video under the same settings but those of the edit itself share the inversion,
     the model and, under settings that differ in the prompt and the seed alone, the rows of the
-    source. What is there is reused.
+    source. What exists is reused.
 
     Args:
         edits: As `plan_batch` returns them.
@@ -69,30 +69,24 @@ def batch(
         run: How to run; None is silent.
 
     Returns:
-        What became of the edits, in the order in which they were done.
+        The outcomes of the edits, in the order in which they were done.
 
     Raises:
         StorageError: `results` cannot be written.
-        Interrupted: Somebody asked to stop; the results until then are kept.
+        Interrupted: A stop was requested; the results until then are kept.
     """
     path = results or _place_of_results(edits)
     if results is None:
         Workspace(path.parent).create()
     check_writable(path)
-    done = _Batch(len(edits), path, fail_fast=fail_fast, run=run or Run())
-    for together in _grouped(edits):
-        done.make(together)
-        if done.is_over:
-            break
-    return done.results
-
-
-def _grouped(edits: Sequence[BatchEdit]) -> list[list[BatchEdit]]:
-    """Bring edits together that share the most expensive work, in the order of the first."""
     groups: dict[object, list[BatchEdit]] = {}
     for edit in edits:
-        groups.setdefault(edit.shared, []).append(edit)
-    return [*groups.values()]
+        groups.setdefault(edit.group, []).append(edit)
+    job = _Batch(len(edits), path, run or Run())
+    for outcome in (outcome for group in groups.values() for outcome in job.outcomes(group)):
+        if outcome.status == "failed" and fail_fast:
+            break
+    return job.results
 
 
 def _place_of_results(edits: Sequence[BatchEdit]) -> Path:
@@ -102,119 +96,107 @@ def _place_of_results(edits: Sequence[BatchEdit]) -> Path:
 
 
 class _Batch:
-    """A batch that runs.
+    """A running batch: makes edits as their outcomes are requested, and writes each down."""
 
-    Args:
-        total: Number of edits.
-        path: Where their results go.
-        fail_fast: End with the first failure.
-        run: How to run.
-    """
-
-    def __init__(self, total: int, path: Path, *, fail_fast: bool, run: Run) -> None:
+    def __init__(self, total: int, path: Path, run: Run) -> None:
         self.results: list[BatchResult] = []
         self._total = total
         self._path = path
-        self._fail_fast = fail_fast
         self._run = run
 
-    @property
-    def is_over(self) -> bool:
-        """Whether nothing more is to be made."""
-        return self._fail_fast and any(one.status == "failed" for one in self.results)
-
-    def make(self, edits: Sequence[BatchEdit]) -> None:
-        """Make edits that share the inversion."""
-        sound = [edit for edit in edits if self._passes(edit)]
-        if not sound or self.is_over:
+    def outcomes(self, group: Sequence[BatchEdit]) -> Iterator[BatchResult]:
+        """Make edits that share the inversion; yield the outcome of each."""
+        ready = []
+        for edit in group:
+            try:
+                self._check(edit)
+                ready.append(edit)
+            except CogeditError as error:
+                yield self._note(edit, error)
+        if not ready:
             return
-        first, last = len(self.results) + 1, len(self.results) + len(sound)
-        which = f"{first}" if first == last else f"{first}-{last}"
-        self._run.notify(f"{which} of {self._total}: {sound[0].video}")
-        run = self._counting(f"{which}/{self._total}")
-        video, settings = sound[0].video, sound[0].settings
+        first, last = len(self.results) + 1, len(self.results) + len(ready)
+        numbers = f"{first}" if first == last else f"{first}-{last}"
+        self._run.notify(f"{numbers} of {self._total}: {ready[0].video}")
+        run = self._counting(f"{numbers}/{self._total}")
+        video, settings = ready[0].video, ready[0].settings
         try:
-            mask = take_mask(sound[0].mask, settings)
+            mask = take_mask(ready[0].mask, settings)
             trajectory = trajectory_for(video, settings, mask=mask, run=run)
         except Interrupted:
             raise
         except CogeditError as error:
-            for edit in sound:
-                if not self.is_over:
-                    self._note(edit, error)
+            for edit in ready:
+                yield self._note(edit, error)
             return
         decoder = Decoder(settings, run=run)
-        for edit, made in self._edited(sound, trajectory, run=run):
-            if self.is_over:
-                return
-            try:
-                shown = export_edit(
-                    made, video, edit.settings, output=edit.output, run=run, decoder=decoder
-                )
-            except Interrupted:
-                raise
-            except CogeditError as error:
-                self._note(edit, error)
-                continue
-            self._note(edit, shown)
+        for edit, outcome in self._edited(ready, trajectory, run=run):
+            if isinstance(outcome, Written):
+                outcome = self._exported(edit, outcome, run=run, decoder=decoder)
+            yield self._note(edit, outcome)
 
-    def _passes(self, edit: BatchEdit) -> bool:
-        """Tell whether an edit can be made, as far as that is known beforehand."""
-        if self.is_over:
-            return False
-        try:
-            check_edit(edit.video, edit.settings, mask=edit.mask, output=edit.output)
-            if edit.output is not None and names_video(edit.output) and not self._run.force:
-                check_replaceable(edit.output, edit.asked.prompt)
-        except CogeditError as error:
-            self._note(edit, error)
-            return False
-        return True
+    def _check(self, edit: BatchEdit) -> None:
+        check_edit(edit.video, edit.settings, mask=edit.mask, output=edit.output)
+        if edit.output is not None and names_video(edit.output) and not self._run.force:
+            check_replaceable(edit.output, edit.prompt)
 
     def _edited(
         self, edits: Sequence[BatchEdit], trajectory: Path, *, run: Run
-    ) -> Iterator[tuple[BatchEdit, Written[EditRecord]]]:
+    ) -> Iterator[tuple[BatchEdit, Written[EditRecord] | CogeditError]]:
         """Yield edits as they are made: all together, or one by one where that fails."""
-
-        def made(some: Sequence[BatchEdit]) -> list[Written[EditRecord]]:
-            return make_edits(
+        try:
+            written = make_edits(
                 trajectory,
-                [edit.asked for edit in some],
-                some[0].settings,
-                mask=some[0].mask,
+                [edit.reconstruct for edit in edits],
+                edits[0].settings,
+                mask=edits[0].mask,
                 output=None,
                 save_trajectory=False,
                 run=run,
             )
-
-        try:
-            yield from zip(edits, made(edits), strict=True)
         except Interrupted:
             raise
         except CogeditError as error:
             if len(edits) == 1:
-                self._note(edits[0], error)
+                yield edits[0], error
                 return
-            self._run.notify(f"together they fail ({error.message}); one by one")
+            run.notify(f"together they fail ({error.message}); trying one by one")
             for edit in edits:
-                if self.is_over:
-                    return
                 yield from self._edited([edit], trajectory, run=run)
+        else:
+            yield from zip(edits, written, strict=True)
 
-    def _counting(self, which: str) -> Run:
-        """The run of some edits: which of all they are stands before what is done."""
+    def _exported(
+        self, edit: BatchEdit, made: Written[EditRecord], *, run: Run, decoder: Decoder
+    ) -> Exported | CogeditError:
+        try:
+            return export_edit(
+                made, edit.video, edit.settings, output=edit.output, run=run, decoder=decoder
+            )
+        except Interrupted:
+            raise
+        except CogeditError as error:
+            return error
+
+    def _counting(self, numbers: str) -> Run:
+        """Return a run whose progress starts with the numbers of its edits."""
         run = self._run
 
         @contextmanager
         def progress(doing: str, total: int) -> Iterator[ShowStep]:
-            with run.progress(f"{which} {doing}", total) as on_step:
+            with run.progress(f"{numbers} {doing}", total) as on_step:
                 yield on_step
 
         return replace(run, progress=progress)
 
-    def _note(self, edit: BatchEdit, became: Exported | CogeditError) -> None:
-        """Keep what became of an edit, and say it."""
-        result = _result(edit, became)
+    def _note(self, edit: BatchEdit, outcome: Exported | CogeditError) -> BatchResult:
+        """Write the outcome of an edit down, and report it."""
+        result = BatchResult(edit.where, str(edit.video), edit.prompt, "failed", None)
+        if isinstance(outcome, CogeditError):
+            result = replace(result, exit_code=outcome.exit_code, error=str(outcome))
+        else:
+            status: Literal["reused", "written"] = "reused" if outcome.reused else "written"
+            result = replace(result, status=status, path=str(outcome.path))
         self.results.append(result)
         line = json.dumps(asdict(result), ensure_ascii=False) + "\n"
         try:
@@ -224,26 +206,6 @@ class _Batch:
                 os.fsync(file.fileno())
         except OSError as error:
             raise storage_error(self._path, error, "write") from error
-        told = f"{len(self.results)} of {self._total} {result.status}: "
-        told += str(result.path) if result.error is None else f"{edit.where}: {result.error}"
-        self._run.notify(told)
-
-
-def _result(edit: BatchEdit, became: Exported | CogeditError) -> BatchResult:
-    if isinstance(became, CogeditError):
-        return BatchResult(
-            row=edit.where,
-            video=str(edit.video),
-            prompt=edit.prompt,
-            status="failed",
-            path=None,
-            exit_code=became.exit_code,
-            error=str(became),
-        )
-    return BatchResult(
-        row=edit.where,
-        video=str(edit.video),
-        prompt=edit.prompt,
-        status="reused" if became.reused else "written",
-        path=str(became.path),
-    )
+        detail = result.path if result.error is None else f"{edit.where}: {result.error}"
+        self._run.notify(f"{len(self.results)} of {self._total} {result.status}: {detail}")
+        return result

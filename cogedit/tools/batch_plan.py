@@ -1,4 +1,4 @@
-"""The edits of a batch before they are made: settled, checked, and compared with what is there."""
+"""The edits of a batch before they run: resolved, checked, and compared with what exists."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cogedit.artifacts import TrajectoryRecord, sniff_kind
-from cogedit.config import BatchRow, ResolvedSettings, Settings
+from cogedit.config import BatchRow, Settings
 from cogedit.errors import CogeditError, Interrupted, StorageError, UsageError, VideoError
 from cogedit.models.checkpoint import find_checkpoint
 from cogedit.stages.edit import check_edit, names_video, place_of_video
@@ -43,18 +43,18 @@ class BatchEdit:
     settings: Settings
 
     @property
-    def asked(self) -> ReconstructSettings:
-        """The `reconstruct` table under the prompt."""
+    def reconstruct(self) -> ReconstructSettings:
+        """The `reconstruct` table with the prompt."""
         return self.settings.reconstruct_with(self.prompt)
 
     @property
-    def shared(self) -> object:
+    def group(self) -> object:
         """Equal for edits that share inversion, model and decoder."""
-        plain = replace(
+        shared = replace(
             self.settings, reconstruct=ReconstructSettings(prompt=""), export=ExportSettings()
         )
-        # Whether a mask is looked for says whether one may be given, for all edits of a call.
-        return self.video.resolve(), self.mask, self.settings.reconstruct.auto_mask, plain
+        # All edits of one call have an automatic mask, or none has.
+        return self.video.resolve(), self.mask, self.settings.reconstruct.auto_mask, shared
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,10 @@ class BatchPlan:
         row: "row 3 of edits.csv".
         video: The video.
         prompt: What the edit shows.
-        inversion: Whether the trajectory is there.
-        edit: Whether the edit is there.
-        export: Whether its video is there.
-        error: Why the edit would fail; None where nothing is known.
+        inversion: Whether the trajectory exists.
+        edit: Whether the edit exists.
+        export: Whether its video exists.
+        error: Why the edit would fail; None where nothing is known to be wrong.
     """
 
     row: str
@@ -87,49 +87,43 @@ def plan_batch(
     config: str | None = None,
     run: Run | None = None,
 ) -> tuple[BatchEdit, ...]:
-    """Settle every edit of a batch file, and refuse what cannot work before anything runs.
+    """Resolve every edit of a batch file, and refuse what cannot work before anything runs.
 
     Args:
         rows: As `cogedit.config.read_batch` returns them.
         flags: Settings by dotted key, above those of the rows.
         config: Preset or TOML file, above that of a row.
-        run: Told which model was chosen where nobody named one.
+        run: Reports which model was chosen where none was named.
 
     Raises:
-        CogeditError: Settings that do not go together, with the row; whether the videos can be
+        CogeditError: Settings that do not go together, with the row. Whether the videos can be
             read shows when they are edited.
     """
-    edits: list[BatchEdit] = []
-    told: set[str] = set()
+    run, edits = run or Run(), list[BatchEdit]()
+    chosen: set[str | None] = {None}
     for row in rows:
-        if len(row.prompts) * len(row.videos) > 1 and names_video(row.output):
+        num_edits = len(row.prompts) * len(row.videos)
+        if num_edits > 1 and names_video(row.output):
             raise UsageError(
-                f"the output of {row.where} names one video, and there are "
-                f"{len(row.prompts) * len(row.videos)} edits",
+                f"the output of {row.where} names one video, and there are {num_edits} edits",
                 hint="name a folder",
             )
         for video in row.videos:
-            with _named(row.where):
-                resolved = _resolve(row, video, flags or {}, config=config)
-                edits += _edits_of(row, video, resolved.settings)
-            chosen = chosen_model(resolved)
-            if run is not None and chosen is not None and chosen not in told:
-                told.add(chosen)
-                run.notify(chosen)
-    taken: dict[Path, str] = {}
-    for edit in edits:
-        if edit.output is not None and names_video(edit.output):
-            other = taken.setdefault(edit.output.resolve(), edit.where)
-            if other != edit.where:
-                raise UsageError(
-                    f"{other} and {edit.where} have the same output, {edit.output}",
-                    hint="give each a name of its own, or a folder",
-                )
+            with _naming(row.where):
+                if sniff_kind(video) is not None:
+                    raise UsageError(f"{video} is an artifact", hint="a batch starts from videos")
+                resolved = settings_for(video, flags, config=config or row.config, rows=row.values)
+                edits += _checked(row, video, resolved.settings)
+            model = chosen_model(resolved)
+            if model is not None and model not in chosen:
+                run.notify(model)
+            chosen.add(model)
+    _check_outputs(edits)
     return tuple(edits)
 
 
 @contextmanager
-def _named(where: str) -> Iterator[None]:
+def _naming(where: str) -> Iterator[None]:
     """Name the row in an error."""
     try:
         yield
@@ -139,15 +133,7 @@ def _named(where: str) -> Iterator[None]:
         raise type(error)(f"{where}: {error.message}", hint=error.hint) from error
 
 
-def _resolve(
-    row: BatchRow, video: Path, flags: Mapping[str, object], *, config: str | None
-) -> ResolvedSettings:
-    if sniff_kind(video) is not None:
-        raise UsageError(f"{video} is an artifact", hint="a batch starts from videos")
-    return settings_for(video, flags, config=config or row.config, rows=row.values)
-
-
-def _edits_of(row: BatchRow, video: Path, settings: Settings) -> list[BatchEdit]:
+def _checked(row: BatchRow, video: Path, settings: Settings) -> list[BatchEdit]:
     """Check the edits of one video."""
     edits = [
         BatchEdit(row.where, video, prompt, row.output, row.mask, settings)
@@ -155,35 +141,48 @@ def _edits_of(row: BatchRow, video: Path, settings: Settings) -> list[BatchEdit]
     ]
     checkpoint = find_checkpoint(settings.model, settings.revision, download=False)
     num_levels = settings.invert.num_inference_steps
-    check_edits([edit.asked for edit in edits], checkpoint, num_levels=num_levels)
+    check_edits([edit.reconstruct for edit in edits], checkpoint, num_levels=num_levels)
     try:
         check_edit(video, settings, mask=row.mask, output=row.output)
         take_mask(row.mask, settings)
     except (VideoError, StorageError):
-        pass  # of this edit alone, when its turn comes
+        pass  # a failure of this edit alone, when its turn comes
     return edits
 
 
+def _check_outputs(edits: Sequence[BatchEdit]) -> None:
+    """Refuse two rows with one output video."""
+    rows: dict[Path, str] = {}
+    for edit in edits:
+        if edit.output is not None and names_video(edit.output):
+            other = rows.setdefault(edit.output.resolve(), edit.where)
+            if other != edit.where:
+                raise UsageError(
+                    f"{other} and {edit.where} have the same output, {edit.output}",
+                    hint="give each a name of its own, or a folder",
+                )
+
+
 def preview_batch(edits: Sequence[BatchEdit], *, run: Run | None = None) -> list[BatchPlan]:
-    """Say what `batch` would do, and what is there already. Nothing is written.
+    """Return what `batch` would do and what exists. Nothing is written.
 
     Args:
         edits: As `plan_batch` returns them.
         run: With `force`, edits and videos count as missing.
     """
-    run = run or Run()
-    plans: list[BatchPlan] = []
+    run, plans = run or Run(), []
     for edit in edits:
+        plan = BatchPlan(edit.where, str(edit.video), edit.prompt)
         try:
-            plans.append(_preview(edit, run))
+            plans.append(_preview(plan, edit, run))
         except Interrupted:
             raise
         except CogeditError as error:
-            plans.append(replace(_blank(edit), error=str(error)))
+            plans.append(replace(plan, error=str(error)))
     return plans
 
 
-def _preview(edit: BatchEdit, run: Run) -> BatchPlan:
+def _preview(plan: BatchPlan, edit: BatchEdit, run: Run) -> BatchPlan:
     video, settings = edit.video, edit.settings
     check_edit(video, settings, mask=edit.mask, output=edit.output)
     mask = take_mask(edit.mask, settings)
@@ -191,18 +190,13 @@ def _preview(edit: BatchEdit, run: Run) -> BatchPlan:
     workspace = workspace_for(video, settings)
     quiet = replace(run, notify=run.detail)
     trajectory = follow(video, settings, checkpoint, workspace=workspace, run=quiet)[-1]
-    plan = _blank(edit)
     if not isinstance(trajectory, TrajectoryRecord):
         return plan
     model = transformer_record(checkpoint, settings)
-    record = edit_record(edit.asked, trajectory, model=model, has_trajectory=False, mask=mask)
-    found = workspace.find(record)
-    if found is None or run.force:
+    record = edit_record(edit.reconstruct, trajectory, model=model, has_trajectory=False, mask=mask)
+    made = workspace.find(record)
+    if made is None or run.force:
         return replace(plan, inversion=True)
     path = place_of_video(record, video, settings, output=edit.output)
-    there = path.parent.is_dir() and is_exported(found, settings, output=path)
-    return replace(plan, inversion=True, edit=True, export=there)
-
-
-def _blank(edit: BatchEdit) -> BatchPlan:
-    return BatchPlan(edit.where, str(edit.video), edit.prompt)
+    exported = path.parent.is_dir() and is_exported(made, settings, output=path)
+    return replace(plan, inversion=True, edit=True, export=exported)

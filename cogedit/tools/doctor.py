@@ -1,12 +1,17 @@
-"""doctor: can this machine run an edit, and if not, what is missing?"""
+"""doctor: what this machine has, and what an edit on it lacks."""
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import importlib.util
 import os
 import platform
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from cogedit.artifacts import show_size
@@ -22,23 +27,38 @@ from cogedit.errors import (
 from cogedit.media.tools import decord_version, examine_ffmpeg
 from cogedit.models.checkpoint import EMBEDDED, find_checkpoint, hub_cache
 from cogedit.stages.settings import known_models, model_of_machine
-from cogedit.tools.hardware import Device, Library, Machine, examine_machine
-from cogedit.tools.memory_table import Need, needs_of_presets
+from cogedit.tools.memory_table import PresetMemory, memory_of_presets
+
+LIBRARIES = {
+    "torch": "torch",
+    "numpy": "numpy",
+    "diffusers": "diffusers",
+    "transformers": "transformers",
+    "safetensors": "safetensors",
+    "huggingface_hub": "huggingface-hub",
+    "PIL": "pillow",
+}
+"""Libraries that every edit needs: import name and package. Others import torch: it comes first."""
 
 MIN_FREE_BYTES = 1_000_000_000
-"""Less room than this is a problem: the artifacts of one edit take up to half of it."""
+"""Less free disk than this is a problem: the artifacts of one edit take up to half of it."""
+
+_LAZY_CLASSES = {"diffusers": "CogVideoXTransformer3DModel", "transformers": "T5EncoderModel"}
+"""These libraries load only when a class is requested, and then need torch."""
+
+_ATTENTION_PACKAGES = ("flash_attn", "flash_attn_interface", "sageattention")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        name: What it is, such as "torch".
+        name: What was checked, such as "torch".
         found: What was found, for people.
         problem: What keeps an edit from running; None if nothing does.
-        hint: What mends the problem, or brings what is missing.
-        exit_code: The code of the problem; 0 where there is none.
+        hint: The command that mends the problem, or fetches what is missing.
+        exit_code: The code that an edit would end with; 0 without a problem.
     """
 
     name: str
@@ -48,20 +68,20 @@ class Finding:
     exit_code: int = 0
 
     @classmethod
-    def of(cls, name: str, found: str, error: CogeditError) -> Finding:
-        """Describe what is in the way of an edit by the error that the edit would end with."""
+    def of_error(cls, name: str, found: str, error: CogeditError) -> Finding:
+        """Describe a problem by the error that an edit would end with."""
         return cls(name, found, error.message, error.hint, error.exit_code)
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What `diagnose` found.
+    """The results of all checks.
 
     Attributes:
-        model: The model of the edit that was asked about.
-        findings: About the machine and that model, in order of what is needed first.
-        models: About the models that are known: problems in here are none of the edit's.
-        presets: Which presets the device has the memory for, likewise.
+        model: The model that the edit would use.
+        findings: About the machine and that model, in the order in which an edit needs them.
+        models: About the other known models; their problems do not concern this edit.
+        presets: Which presets fit into the memory of the device; likewise.
     """
 
     model: str
@@ -80,152 +100,200 @@ class Diagnosis:
         return next((finding.exit_code for finding in self.problems), 0)
 
 
-def diagnose(settings: Settings) -> Diagnosis:
-    """Look at everything that an edit with these settings needs, without making one.
+@dataclass(frozen=True)
+class Device:
+    """A device that torch can compute on.
 
-    Nothing is downloaded, and nothing of what is wrong is raised.
+    Attributes:
+        name: "cuda:0", "mps" or "cpu".
+        label: The name of the hardware.
+        total_bytes: Its memory.
+        free_bytes: How much of it is free now.
+    """
+
+    name: str
+    label: str
+    total_bytes: int
+    free_bytes: int
+
+
+def diagnose(settings: Settings) -> Diagnosis:
+    """Check everything that an edit with these settings needs, without running one.
+
+    Nothing is downloaded, and problems are returned, not raised.
 
     Args:
         settings: `model`, `revision`, `device` and `workspace`.
     """
     model = model_of_machine() if settings.model == "auto" else settings.model
-    machine = examine_machine()
+    libraries = check_libraries()
+    broken = {finding.name for finding in libraries if finding.problem is not None}
+    devices = [] if "torch" in broken else list(torch_devices())
+    decord = decord_version()
     findings = [
         Finding("python", f"{platform.python_version()}, {platform.platform(terse=True)}"),
-        *(_library(library) for library in machine.libraries),
-        *_devices(machine, settings.device),
-        _ffmpeg(),
-        Finding("decoder", _decoder()),
-        _disk(settings.workspace or Path()),
+        *libraries,
+        *check_devices(devices, settings.device),
+        check_ffmpeg(),
+        Finding("decord", decord or "not installed: ffmpeg reads every video, some more slowly"),
+        check_disk(settings.workspace or Path()),
     ]
-    device = device_for(machine, settings.device)
-    presets = () if device is None else tuple(_fits(need, device) for need in needs_of_presets())
-    hub_works = all(one.problem is None for one in machine.libraries if one.name in _HUB)
-    if not hub_works:
+    device = device_for(devices, settings.device)
+    presets = () if device is None else tuple(fit(need, device) for need in memory_of_presets())
+    if broken & {"numpy", "huggingface_hub"}:  # models cannot be looked for without these
         return Diagnosis(model, tuple(findings), (), presets)
-    findings += [_cache(), _model(model, settings.revision)]
-    others = [_model(name, None) for name in known_models() if name != model]
-    name = preset_for_model(model)
-    findings += [replace(one, name="memory") for one in presets if one.name == f"preset {name}"]
-    return Diagnosis(model, tuple(findings), tuple(others), presets)
+    cache = hub_cache()
+    free = shutil.disk_usage(_nearest_folder(cache)).free
+    findings.append(Finding("cache", f"{show_size(free)} free in {cache}"))
+    findings.append(check_model(model, settings.revision))
+    others = tuple(check_model(name, None) for name in known_models() if name != model)
+    own_preset = f"preset {preset_for_model(model)}"
+    findings += [replace(preset, name="memory") for preset in presets if preset.name == own_preset]
+    return Diagnosis(model, tuple(findings), others, presets)
 
 
-_HUB = ("numpy", "huggingface_hub")
-"""What it takes to look for a model."""
+def check_libraries() -> list[Finding]:
+    """Import every library. A broken one raises anything, and may print to stdout."""
+    with contextlib.redirect_stdout(sys.stderr):
+        first, *others = LIBRARIES
+        torch = _library(first)
+        works = torch.problem is None
+        return [torch, *(_library(n, imports=works or n not in _LAZY_CLASSES) for n in others)]
 
 
-def _library(library: Library) -> Finding:
-    name = library.name
-    if library.problem is None:
-        return Finding(name, library.version or "of unknown version")
-    package = {"PIL": "pillow", "huggingface_hub": "huggingface-hub"}.get(name, name)
-    error = ConfigError(
-        f"{name} cannot be imported: {library.problem}",
-        hint=f"pip install --force-reinstall {package}"
-        if library.version
-        else f"pip install {package}",
-    )
-    return Finding.of(name, library.version or "not installed", error)
+def _library(name: str, *, imports: bool = True) -> Finding:
+    package = LIBRARIES[name]
+    try:
+        installed, fix = version(package), f"pip install --force-reinstall {package}"
+    except PackageNotFoundError:
+        installed, fix = "not installed", f"pip install {package}"
+    try:
+        if imports or installed == "not installed":
+            module = importlib.import_module(name)
+            getattr(module, _LAZY_CLASSES.get(name, "__name__"))
+    except Exception as error:  # noqa: BLE001 - a broken library raises anything
+        first_line = (str(error).strip().splitlines() or [""])[0]
+        problem = f"{name} cannot be imported: {type(error).__name__}: {first_line}"
+        return Finding.of_error(name, installed, ConfigError(problem, hint=fix))
+    return Finding(name, installed)
 
 
-def _devices(machine: Machine, wanted: str) -> Iterator[Finding]:
-    """Say which devices there are, and whether the one that was asked for is among them."""
-    if not machine.devices:
+def torch_devices() -> Iterator[Device]:
+    """Yield the devices in the order in which `--device auto` takes them, the CPU last."""
+    import torch
+
+    for index in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(index)
+        yield Device(f"cuda:{index}", torch.cuda.get_device_name(index), total, free)
+    total, free = _host_memory()
+    if torch.backends.mps.is_available():
+        yield Device("mps", platform.processor() or "Apple", total, free)
+    threads = torch.get_num_threads()
+    yield Device("cpu", f"{threads} thread{'' if threads == 1 else 's'}", total, free)
+
+
+def _host_memory() -> tuple[int, int]:
+    """Memory of the machine, or of the container around this process: total and free bytes."""
+    import psutil
+
+    memory, group = psutil.virtual_memory(), Path("/sys/fs/cgroup")
+    total, free = int(memory.total), int(memory.available)
+    try:
+        limit = int((group / "memory.max").read_text())
+        used = int((group / "memory.current").read_text())
+        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):  # no control group, or its limit is "max"
+        return total, free
+    used -= int(stat.get("inactive_file", 0))  # page cache, which the kernel gives up on demand
+    return min(total, limit), min(free, max(0, limit - used))
+
+
+def check_devices(devices: Sequence[Device], wanted: str) -> Iterator[Finding]:
+    """List the devices, and check that the requested one is among them."""
+    if not devices:
         return
-    for device in machine.devices:
+    for device in devices:
         free = f"{show_size(device.free_bytes)} of {show_size(device.total_bytes)} free"
         yield Finding(device.name, f"{device.label}, {free}")
-    if device_for(machine, wanted) is None:
-        names = ", ".join(device.name for device in machine.devices)
-        build = "" if machine.cuda_build is not None else "; this torch was built without CUDA"
+    if device_for(devices, wanted) is None:
+        names = ", ".join(device.name for device in devices)
         error = UsageError(
-            f"the device {wanted} is not there: torch sees {names}{build}",
+            f"device {wanted} not found; torch ({version('torch')}) finds {names}",
             hint="choose another --device, or --device auto",
         )
-        yield Finding.of("device", wanted, error)
-    yield Finding("attention", ", ".join(machine.attention))
+        yield Finding.of_error("device", wanted, error)
+    kernels = [name for name in _ATTENTION_PACKAGES if importlib.util.find_spec(name) is not None]
+    yield Finding("attention", ", ".join(["torch", *kernels]))
 
 
-def device_for(machine: Machine, wanted: str) -> Device | None:
-    """Return the device that `--device` means; None if it is not there."""
+def device_for(devices: Sequence[Device], wanted: str) -> Device | None:
+    """Return the device that `--device` means; None if it does not exist."""
     if wanted == "auto":
-        return next(iter(machine.devices), None)
+        return next(iter(devices), None)
     name = "cuda:0" if wanted == "cuda" else wanted
-    return next((device for device in machine.devices if device.name == name), None)
+    return next((device for device in devices if device.name == name), None)
 
 
-def _fits(need: Need, device: Device) -> Finding:
-    """Say whether a device has the memory for an edit under a preset."""
+def fit(need: PresetMemory, device: Device) -> Finding:
+    """Check that a device has the memory for an edit under a preset."""
     load, name = need.settings.load, f"preset {need.preset}"
     clip = f"{load.max_num_frames} frames of {load.width}x{load.height}"
-    takes = f"about {show_size(need.memory_bytes)} for {clip}"
-    if need.memory_bytes <= device.free_bytes:
-        return Finding(name, f"fits: {takes}")
-    by_blocks = device.name.startswith("cuda")
-    if by_blocks and need.offloaded_bytes <= device.free_bytes:
-        offloaded = show_size(need.offloaded_bytes)
-        return Finding(name, f"fits block by block (--offload group): about {offloaded} for {clip}")
-    least = f"{show_size(need.offloaded_bytes)} even block by block"
-    full = DeviceMemoryError(
-        f"{device.name} has {show_size(device.free_bytes)} free, and an edit with "
-        f"{need.settings.model} takes about "
-        f"{least if by_blocks else show_size(need.memory_bytes)}",
-        hint="fewer frames (--max-num-frames) or a smaller --width and --height",
+    if need.resident_bytes <= device.free_bytes:
+        return Finding(name, f"fits: about {show_size(need.resident_bytes)} for {clip}")
+    least, how = need.resident_bytes, ""
+    if device.name.startswith("cuda"):
+        least, how = need.offloaded_bytes, " even block by block"
+        if least <= device.free_bytes:
+            size = show_size(least)
+            return Finding(name, f"fits block by block (--offload group): about {size} for {clip}")
+    error = DeviceMemoryError(
+        f"{device.name} has {show_size(device.free_bytes)} free; an edit with "
+        f"{need.settings.model} takes about {show_size(least)}{how}",
+        hint="use fewer frames (--max-num-frames) or a smaller --width and --height",
     )
-    return Finding.of(name, f"does not fit: {takes}", full)
+    found = f"does not fit: about {show_size(need.resident_bytes)} for {clip}"
+    return Finding.of_error(name, found, error)
 
 
-def _ffmpeg() -> Finding:
+def check_ffmpeg() -> Finding:
+    """Check that ffmpeg runs and writes H.264."""
     try:
-        found = examine_ffmpeg()
+        ffmpeg = examine_ffmpeg()
     except ConfigError as error:
-        return Finding.of("ffmpeg", "not usable", error)
-    return Finding("ffmpeg", f"{found.version}, {found.path}")
+        return Finding.of_error("ffmpeg", "not usable", error)
+    return Finding("ffmpeg", f"{ffmpeg.version}, {ffmpeg.path}")
 
 
-def _decoder() -> str:
-    decord = decord_version()
-    if decord is None:
-        return "ffmpeg (decord is not installed; it would be faster on ordinary files)"
-    return f"decord {decord}, and ffmpeg where decord is not exact"
-
-
-def _disk(workspace: Path) -> Finding:
-    """Look at the place where artifacts go."""
+def check_disk(workspace: Path) -> Finding:
+    """Check that artifacts can be written to a workspace."""
     folder = _nearest_folder(workspace)
     free = shutil.disk_usage(folder).free
     found = f"{show_size(free)} free in {folder}"
     if not os.access(folder, os.W_OK | os.X_OK):
-        return Finding.of("disk", found, StorageError(f"nothing can be written in {folder}"))
+        return Finding.of_error("disk", found, StorageError(f"no permission to write in {folder}"))
     if free < MIN_FREE_BYTES:
-        few = StorageError(
+        error = StorageError(
             f"{folder} has {show_size(free)} free, expected {show_size(MIN_FREE_BYTES)} or more",
             hint="make room, or choose another --workspace",
         )
-        return Finding.of("disk", found, few)
+        return Finding.of_error("disk", found, error)
     return Finding("disk", found)
 
 
-def _cache() -> Finding:
-    cache = hub_cache()
-    free = shutil.disk_usage(_nearest_folder(cache)).free
-    return Finding("cache", f"{show_size(free)} free in {cache}")
-
-
 def _nearest_folder(path: Path) -> Path:
-    """Return the folder itself, or the nearest above it that exists."""
+    """Return the folder itself, or the nearest one above it that exists."""
     path = path.absolute()
     return next(folder for folder in (path, *path.parents) if folder.is_dir())
 
 
-def _model(model: str, revision: str | None) -> Finding:
-    """Look for the files of a model; the hint of a missing one is the command that brings it."""
+def check_model(model: str, revision: str | None) -> Finding:
+    """Check that the files of a model are complete; the hint of a missing one fetches it."""
     name = f"model {model}"
     try:
         checkpoint = find_checkpoint(model, revision, download=False)
     except (ModelError, StorageError) as error:
-        return Finding.of(name, "missing or incomplete", error)
+        return Finding.of_error(name, "missing or incomplete", error)
     if model in EMBEDDED:
-        return Finding(name, "embedded, all files there")
+        return Finding(name, "built in, complete")
     at = "" if checkpoint.revision is None else f" at {checkpoint.revision[:12]}"
-    return Finding(name, f"all files there{at}")
+    return Finding(name, f"complete{at}")

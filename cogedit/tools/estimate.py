@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cogedit.artifacts import (
@@ -36,15 +35,9 @@ from cogedit.stages.encode import latents_record
 from cogedit.stages.invert import check_inversion_settings, trajectory_record
 from cogedit.stages.load import choose_clip
 from cogedit.stages.mask import check_fits, take_mask
-from cogedit.stages.model import (
-    check_same_model,
-    dtype_for,
-    transformer_record,
-    weights_for,
-)
+from cogedit.stages.model import check_same_model, dtype_for, transformer_record, weights_for
 from cogedit.stages.reconstruct import check_edits, edit_record, levels_of
 from cogedit.stages.run import Run, workspace_for
-from cogedit.stages.session import Parts
 from cogedit.types import InvertSettings, ReconstructSettings
 
 
@@ -54,19 +47,19 @@ class StageEstimate:
 
     Attributes:
         name: "invert" or "reconstruct".
-        reused: How many of its artifacts are there already.
-        artifacts: How many it would make.
+        reused: How many of its artifacts exist.
+        artifacts: How many it would return.
         work: Calls, rows and operations of the transformer.
-        seconds: Of the transformer, by the probe.
-        disk_bytes: What its artifacts take, without their headers.
+        disk_bytes: Size of the artifacts that it would write, without their headers.
+        seconds: Time of the transformer, by a measurement of the device.
     """
 
     name: str
     reused: int
     artifacts: int
     work: Work
-    seconds: float
     disk_bytes: int
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -75,17 +68,17 @@ class Estimate:
 
     Attributes:
         model: Its id.
-        device: Kind of device.
+        device: Type of the device.
         dtype: What the model computes in.
         num_frames: Frames of the clip.
         width: Width of the clip in pixels.
         height: Height of the clip in pixels.
-        latent_shape: Latent frames, height and width, pad frames included.
+        latent_shape: Latent frames, height and width, padding included.
         num_tokens: Text and image tokens of a row.
-        stages: What is still to be done, in order; with what is there already.
-        text_encoder_bytes: Weights of T5, which is freed before the transformer comes.
+        stages: In order, those that would do nothing included.
+        text_encoder_bytes: Weights of T5, which is freed before the transformer is loaded.
         transformer_bytes: Weights of the transformer.
-        memory_bytes: Of the transformer, all of it on the device, with its activations.
+        memory_bytes: The transformer, all of it on the device, with its activations.
         earlier_bytes: Frames and latents that are still to be written.
     """
 
@@ -114,17 +107,6 @@ class Estimate:
         return self.earlier_bytes + sum(stage.disk_bytes for stage in self.stages)
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """A stage before its time is known."""
-
-    name: str
-    reused: int
-    artifacts: int
-    work: Work
-    disk_bytes: int
-
-
 def estimate(
     source: str | Path,
     settings: Settings,
@@ -137,8 +119,8 @@ def estimate(
     """Estimate what an inversion, or edits with all that comes before them, would take.
 
     Nothing is written and nothing is downloaded. The time comes from a matrix product and an
-    attention at the model's width, measured here in about a second; that of loading, of T5 and of
-    the VAE is left out.
+    attention at the model's width, measured here in about a second; loading, T5 and the VAE are
+    left out.
 
     Args:
         source: What the run would start from.
@@ -146,7 +128,7 @@ def estimate(
         prompts: One edit for each; None is the inversion alone.
         save_trajectory: Keep every step of the edits.
         mask: As for `reconstruct`.
-        run: With `force`, what the run would make anew counts as missing.
+        run: With `force`, what the run would recompute counts as missing.
 
     Raises:
         CogeditError: As the run, where that can be known beforehand.
@@ -154,158 +136,150 @@ def estimate(
     source, run = Path(source), run or Run()
     checkpoint = find_checkpoint(settings.model, settings.revision, download=False)
     # The same prompt twice is one edit.
-    asked = [settings.reconstruct_with(prompt) for prompt in dict.fromkeys(prompts or ())]
+    edits = [settings.reconstruct_with(prompt) for prompt in dict.fromkeys(prompts or ())]
     if prompts is None:
         check_inversion_settings(settings)
     else:
-        check_edits(asked, checkpoint, num_levels=levels_of(source, settings))
-    given = take_mask(mask, settings)
+        check_edits(edits, checkpoint, num_levels=levels_of(source, settings))
+    given_mask = take_mask(mask, settings)
     workspace = workspace_for(source, settings)
-    known = follow(source, settings, checkpoint, workspace=workspace, run=run)
-    frames = frames_record(known[0])
-    if given is not None:
-        check_fits(given, frames)
-    found = known[-1] if isinstance(known[-1], TrajectoryRecord) else None
-    if found is not None and run.force and prompts is None:
-        found = None
-    shape = _latent_shape(frames, checkpoint)
-    plans = [_plan_inversion(settings.invert, found, checkpoint, shape)]
+    chain = follow(source, settings, checkpoint, workspace=workspace, run=run)
+    frames = frames_record(chain[0])
+    if given_mask is not None:
+        check_fits(given_mask, frames)
+    trajectory = chain[-1] if isinstance(chain[-1], TrajectoryRecord) else None
+    if run.force and prompts is None:
+        trajectory = None
+    cost = _Cost(checkpoint, settings, frames)
+    stages = [cost.inversion(settings.invert, reused=trajectory is not None)]
     if prompts is not None:
-        missing = asked
-        if found is not None and not run.force:
+        missing = edits
+        if trajectory is not None and not run.force:
             model = transformer_record(checkpoint, settings)
-            describe = partial(
-                edit_record, trajectory=found, model=model, has_trajectory=save_trajectory
+            records = [
+                edit_record(
+                    edit, trajectory, model=model, has_trajectory=save_trajectory, mask=given_mask
+                )
+                for edit in edits
+            ]
+            existing = [workspace.find(record) is not None for record in records]
+            missing = [edit for edit, exists in zip(edits, existing, strict=True) if not exists]
+        inversion = settings.invert if trajectory is None else trajectory.settings
+        has_mask = given_mask is not None or edits[0].auto_mask
+        size = cost.edit_bytes(edits[0], inversion, keeps_steps=save_trajectory, has_mask=has_mask)
+        stages.append(
+            StageEstimate(
+                "reconstruct",
+                reused=len(edits) - len(missing),
+                artifacts=len(edits),
+                work=cost.edits(missing, inversion),
+                disk_bytes=size * len(missing),
             )
-            missing = [one for one in asked if not workspace.find(describe(one, mask=given))]
-        inversion = settings.invert if found is None else found.settings
-        work = _edits_work(missing, inversion, checkpoint, shape)
-        size = _edit_bytes(
-            frames,
-            trajectory_bytes(0, shape, channels=_sizes(checkpoint).in_channels),
-            num_levels=_num_levels(asked[0], inversion) if save_trajectory else 0,
-            has_mask=given is not None or asked[0].auto_mask,
         )
-        reused = len(asked) - len(missing)
-        plans.append(_Plan("reconstruct", reused, len(asked), work, size * len(missing)))
-    return _timed(plans, known, checkpoint=checkpoint, shape=shape, settings=settings)
+    return cost.total(stages, earlier_bytes=cost.earlier_bytes(chain))
 
 
-def _sizes(checkpoint: Checkpoint) -> TransformerSizes:
-    return TransformerSizes.of(checkpoint.transformer_config)
+class _Cost:
+    """Counts what a clip costs under a model and settings."""
 
-
-def _plan_inversion(
-    asked: InvertSettings,
-    found: TrajectoryRecord | None,
-    checkpoint: Checkpoint,
-    shape: LatentShape,
-) -> _Plan:
-    if found is not None:
-        return _Plan("invert", 1, 1, Work(), 0)
-    sizes = _sizes(checkpoint)
-    size = trajectory_bytes(asked.num_inference_steps, shape, channels=sizes.in_channels)
-    return _Plan("invert", 0, 1, inversion_work(asked, sizes, shape), size)
-
-
-def _edits_work(
-    missing: Sequence[ReconstructSettings],
-    inversion: InvertSettings,
-    checkpoint: Checkpoint,
-    shape: LatentShape,
-) -> Work:
-    """Count the edits that are still to be made, as many at a time as the run would take."""
-    sizes, work = _sizes(checkpoint), Work()
-    together = edits_together(math.prod(shape) * sizes.in_channels)
-    for first in range(0, len(missing), together):
-        work += edit_work(
-            missing[first : first + together],
-            inversion,
-            sizes,
-            shape,
+    def __init__(self, checkpoint: Checkpoint, settings: Settings, frames: FramesRecord) -> None:
+        self._checkpoint = checkpoint
+        self._settings = settings
+        self._frames = frames
+        self._sizes = TransformerSizes.of(checkpoint.transformer_config)
+        geometry, size = checkpoint.geometry, frames.settings
+        count = geometry.num_latent_frames(len(frames.frame_indices))
+        self._shape: LatentShape = (
+            count + geometry.num_pad_frames(count),
+            size.height // geometry.spatial_compression,
+            size.width // geometry.spatial_compression,
         )
-    return work
 
+    def _samples_bytes(self, count: int) -> int:
+        """Size of `count` samples of the clip's latents in float32."""
+        return trajectory_bytes(count - 1, self._shape, channels=self._sizes.in_channels)
 
-def _edit_bytes(frames: FramesRecord, latents: int, *, num_levels: int, has_mask: bool) -> int:
-    """Size of the artifact of one edit without its header.
+    @property
+    def _pixels(self) -> int:
+        size = self._frames.settings
+        return size.width * size.height * len(self._frames.frame_indices)
 
-    Args:
-        frames: The clip.
-        latents: Size of its latents.
-        num_levels: Steps of the edit that are kept beside its result.
-        has_mask: Whether it holds its mask, a byte for each pixel, and the source's latents.
-    """
-    size = latents * (1 + num_levels)
-    if has_mask:
-        pixels = frames.settings.width * frames.settings.height * len(frames.frame_indices)
-        size += latents + pixels
-    return size
+    def earlier_bytes(self, chain: Sequence[Record]) -> int:
+        """Size of the frames and latents that are not among the records that exist."""
+        frames = 0 if self._frames.tensors else 3 * self._pixels
+        return frames + (self._samples_bytes(1) if len(chain) < 2 else 0)
 
+    def inversion(self, settings: InvertSettings, *, reused: bool) -> StageEstimate:
+        if reused:
+            return StageEstimate("invert", 1, 1, Work(), 0)
+        work = inversion_work(settings, self._sizes, self._shape)
+        size = self._samples_bytes(settings.num_inference_steps + 1)
+        return StageEstimate("invert", 0, 1, work, size)
 
-def _timed(
-    plans: Sequence[_Plan],
-    known: Sequence[Record],
-    *,
-    checkpoint: Checkpoint,
-    shape: LatentShape,
-    settings: Settings,
-) -> Estimate:
-    """Measure the device, if there is anything to do, and add up."""
-    parts = Parts(checkpoint, settings, run=Run())
-    sizes = _sizes(checkpoint)
-    total = sum((plan.work for plan in plans), Work())
-    num_tokens, item_size = sizes.num_tokens(shape), ITEM_SIZE[dtype_for(settings)]
-    speed = None
-    if total.calls:
-        from cogedit.models.device import memory_guard
+    def edits(self, missing: Sequence[ReconstructSettings], inversion: InvertSettings) -> Work:
+        """Count edits, as many at a time as the run would denoise together."""
+        share = self._settings.transformer.rows != "upstream"
+        together = edits_together(math.prod(self._shape) * self._sizes.in_channels)
+        work = Work()
+        for first in range(0, len(missing), together):
+            chunk = missing[first : first + together]
+            work += edit_work(chunk, inversion, self._sizes, self._shape, share=share)
+        return work
+
+    def edit_bytes(
+        self,
+        edit: ReconstructSettings,
+        inversion: InvertSettings,
+        *,
+        keeps_steps: bool,
+        has_mask: bool,
+    ) -> int:
+        """Size of the artifact of one edit without its header."""
+        num_steps = (edit.num_inference_steps or inversion.num_inference_steps) - edit.start_step
+        size = self._samples_bytes(1 + num_steps if keeps_steps else 1)
+        # With a mask it holds a byte for each pixel, and the source's latents.
+        return size + (self._samples_bytes(1) + self._pixels if has_mask else 0)
+
+    def total(self, stages: Sequence[StageEstimate], *, earlier_bytes: int) -> Estimate:
+        """Measure the device, if there is anything to compute, and add up."""
+        from cogedit.models.device import DTYPES, memory_guard, resolve_device
         from cogedit.models.memory_probe import measure_speed
 
-        with memory_guard("measuring its speed"):
-            speed = measure_speed(
-                sizes, num_tokens=num_tokens, device=parts.device, dtype=parts.dtype
-            )
-    per_weight = ITEM_SIZE[weights_for(settings) or dtype_for(settings)]
-    weights = checkpoint.num_parameters["transformer"] * per_weight
-    text_encoder = checkpoint.num_parameters["text_encoder"] * item_size
-    activations = activation_bytes(
-        sizes,
-        shape,
-        rows=total.max_rows,
-        max_rows=settings.transformer.max_rows,
-        item_size=item_size,
-        device=parts.device.type,
-    )
-    clip = frames_record(known[0])
-    frames, (width, height) = len(clip.frame_indices), (clip.settings.width, clip.settings.height)
-    earlier = 0 if clip.tensors else 3 * frames * height * width
-    if len(known) < 2:
-        earlier += trajectory_bytes(0, shape, channels=sizes.in_channels)
-    return Estimate(
-        model=checkpoint.id,
-        device=parts.device.type,
-        dtype=dtype_for(settings),
-        num_frames=frames,
-        width=width,
-        height=height,
-        latent_shape=shape,
-        num_tokens=num_tokens,
-        stages=tuple(
-            StageEstimate(
-                name=plan.name,
-                reused=plan.reused,
-                artifacts=plan.artifacts,
-                work=plan.work,
-                seconds=0.0 if speed is None else speed.seconds(plan.work.flops),
-                disk_bytes=plan.disk_bytes,
-            )
-            for plan in plans
-        ),
-        text_encoder_bytes=text_encoder,
-        transformer_bytes=weights,
-        memory_bytes=weights + activations if total.calls else 0,
-        earlier_bytes=earlier,
-    )
+        settings, sizes, shape = self._settings, self._sizes, self._shape
+        device, dtype = resolve_device(settings.device), dtype_for(settings)
+        total = sum((stage.work for stage in stages), Work())
+        num_tokens = sizes.num_tokens(shape)
+        if total.calls:
+            with memory_guard("measuring its speed"):
+                speed = measure_speed(
+                    sizes, num_tokens=num_tokens, device=device, dtype=DTYPES[dtype]
+                )
+            stages = [replace(stage, seconds=speed.seconds(stage.work.flops)) for stage in stages]
+        parameters = self._checkpoint.num_parameters
+        weights = parameters["transformer"] * ITEM_SIZE[weights_for(settings) or dtype]
+        activations = activation_bytes(
+            sizes,
+            shape,
+            rows=total.max_rows,
+            max_rows=settings.transformer.max_rows,
+            item_size=ITEM_SIZE[dtype],
+            device=device.type,
+        )
+        return Estimate(
+            model=self._checkpoint.id,
+            device=device.type,
+            dtype=dtype,
+            num_frames=len(self._frames.frame_indices),
+            width=self._frames.settings.width,
+            height=self._frames.settings.height,
+            latent_shape=shape,
+            num_tokens=num_tokens,
+            stages=tuple(stages),
+            text_encoder_bytes=parameters["text_encoder"] * ITEM_SIZE[dtype],
+            transformer_bytes=weights,
+            memory_bytes=weights + activations if total.calls else 0,
+            earlier_bytes=earlier_bytes,
+        )
 
 
 def follow(
@@ -313,44 +287,29 @@ def follow(
 ) -> list[Record]:
     """Return the records from the clip on, as far as the artifacts of the run exist.
 
-    The first is the clip's even where it is not there yet; it then has no tensors.
+    The first is the clip's; where its frames do not exist, it has no tensors.
 
     Raises:
         CogeditError: As `load`, or an artifact is damaged.
     """
     if sniff_kind(source) is None:
         clip, _ = choose_clip(source, settings, run=run)
-        chain: list[Record] = [_found(clip, workspace) or clip]
+        chain: list[Record] = [_existing(clip, workspace) or clip]
     else:
         chain = [*chain_of(read_record(source, ("frames", "latents", "trajectory")))]
     last = chain[-1]
     if isinstance(last, LatentsRecord | TrajectoryRecord):
         check_same_model(str(source), last, checkpoint)
     if isinstance(last, FramesRecord) and last.tensors:
-        found = _found(latents_record(last, checkpoint, settings=settings), workspace)
-        chain += [found] if found is not None else []
+        latents = _existing(latents_record(last, checkpoint, settings=settings), workspace)
+        chain += [latents] if latents is not None else []
     last = chain[-1]
     if isinstance(last, LatentsRecord):
-        found = _found(trajectory_record(last, checkpoint, settings=settings), workspace)
-        chain += [found] if found is not None else []
+        trajectory = _existing(trajectory_record(last, checkpoint, settings=settings), workspace)
+        chain += [trajectory] if trajectory is not None else []
     return chain
 
 
-def _found(record: Record, workspace: Workspace) -> Record | None:
+def _existing(record: Record, workspace: Workspace) -> Record | None:
     path = workspace.find(record)
     return None if path is None else read_record(path)
-
-
-def _latent_shape(frames: FramesRecord, checkpoint: Checkpoint) -> LatentShape:
-    geometry = checkpoint.geometry
-    count = geometry.num_latent_frames(len(frames.frame_indices))
-    size = frames.settings
-    return (
-        count + geometry.num_pad_frames(count),
-        size.height // geometry.spatial_compression,
-        size.width // geometry.spatial_compression,
-    )
-
-
-def _num_levels(asked: ReconstructSettings, inversion: InvertSettings) -> int:
-    return (asked.num_inference_steps or inversion.num_inference_steps) - asked.start_step

@@ -14,30 +14,35 @@ from cogedit.models.cost import (
     edit_work,
 )
 
-_TEXT_ENCODER_RESIDENT = 32128 * 4096 + 2 * (4 * 4096 * 4096 + 3 * 4096 * 10240)
-"""Parameters of the T5 encoder of all CogVideoX checkpoints, as many as are there at once where it
-comes block by block: the embedding table and two blocks."""
+_T5_RESIDENT = 32128 * 4096 + 2 * (4 * 4096 * 4096 + 3 * 4096 * 10240)
+"""Parameters of CogVideoX's T5 on the device at once when it is offloaded block by block: the
+embedding table and two blocks."""
+
+_NO_CONFIG_FILE = Path(__file__).parent
+"""A folder without a `cogedit.toml`."""
 
 
 @dataclass(frozen=True)
 class PublishedModel:
-    """What is known of a checkpoint from its published configuration.
+    """A checkpoint by its published `transformer/config.json`.
 
     Attributes:
         sizes: Of the transformer.
-        parameters: Of the transformer.
-        latent_shape: Of the clip that it was trained at: latent frames with pads, height, width.
+        num_parameters: Of the transformer.
+        latent_shape: Of its training clip: latent frames with padding, height, width.
     """
 
     sizes: TransformerSizes
-    parameters: int
+    num_parameters: int
     latent_shape: LatentShape
 
 
-def _sizes(num_layers: int, num_heads: int, *, patch_size_t: int, text: int) -> TransformerSizes:
-    return TransformerSizes(
-        num_layers=num_layers,
-        num_attention_heads=num_heads,
+def _published(
+    *, layers: int, heads: int, patch_size_t: int, parameters: int, shape: LatentShape
+) -> PublishedModel:
+    sizes = TransformerSizes(
+        num_layers=layers,
+        num_attention_heads=heads,
         attention_head_dim=64,
         in_channels=16,
         out_channels=16,
@@ -45,75 +50,67 @@ def _sizes(num_layers: int, num_heads: int, *, patch_size_t: int, text: int) -> 
         patch_size_t=patch_size_t,
         text_embed_dim=4096,
         time_embed_dim=512,
-        max_text_seq_length=text,
+        max_text_seq_length=226 if patch_size_t == 1 else 224,
     )
+    return PublishedModel(sizes, parameters, shape)
 
 
-_SHAPE_5B = (13, 60, 90)
 PUBLISHED = {
-    "zai-org/CogVideoX-2b": PublishedModel(
-        _sizes(30, 30, patch_size_t=1, text=226), 1_693_783_872, _SHAPE_5B
+    "zai-org/CogVideoX-2b": _published(
+        layers=30, heads=30, patch_size_t=1, parameters=1_693_783_872, shape=(13, 60, 90)
     ),
-    "zai-org/CogVideoX-5b": PublishedModel(
-        _sizes(42, 48, patch_size_t=1, text=226), 5_570_283_072, _SHAPE_5B
+    "zai-org/CogVideoX-5b": _published(
+        layers=42, heads=48, patch_size_t=1, parameters=5_570_283_072, shape=(13, 60, 90)
     ),
-    "zai-org/CogVideoX1.5-5B": PublishedModel(
-        _sizes(42, 48, patch_size_t=2, text=224), 5_570_676_352, (22, 96, 170)
+    "zai-org/CogVideoX1.5-5B": _published(
+        layers=42, heads=48, patch_size_t=2, parameters=5_570_676_352, shape=(22, 96, 170)
     ),
 }
-"""The models of the presets: sizes from the `transformer/config.json` of each."""
 
 
 @dataclass(frozen=True)
-class Need:
-    """What an edit under a preset takes.
+class PresetMemory:
+    """Device memory that one edit takes under a preset.
 
     Attributes:
         preset: Its name.
-        settings: What it sets.
-        memory_bytes: The transformer and what it computes in. T5 is freed before it comes, and
-            comes block by block where it does not fit. The decoding by the VAE is not counted; in
-            tiles it takes less.
-        offloaded_bytes: The same with the transformer's blocks coming one by one, as they do where
-            they do not fit together.
+        settings: Its settings.
+        resident_bytes: The transformer and its activations. T5 is freed before the transformer is
+            loaded. Decoding by the VAE is not counted; tiled, it takes less.
+        offloaded_bytes: The same with the transformer's blocks on the device two at a time.
     """
 
     preset: str
     settings: Settings
-    memory_bytes: int
+    resident_bytes: int
     offloaded_bytes: int
 
 
-def needs_of_presets() -> tuple[Need, ...]:
-    """Estimate what one edit takes under every preset that names a model."""
-    found = []
-    for name in preset_names():
-        settings = resolve_settings({}, config=name, environ={}, cwd=_NOWHERE).settings
-        model = PUBLISHED.get(settings.model)
+def memory_of_presets() -> tuple[PresetMemory, ...]:
+    """Estimate the memory of one edit under every preset that names a published model."""
+    needs = []
+    for preset in preset_names():
+        resolved = resolve_settings({}, config=preset, environ={}, cwd=_NO_CONFIG_FILE)
+        model = PUBLISHED.get(resolved.settings.model)
         if model is not None:
-            found.append(_need(name, settings, model))
-    return tuple(found)
+            needs.append(_memory(preset, resolved.settings, model))
+    return tuple(needs)
 
 
-_NOWHERE = Path(__file__).parent
-"""A folder without a `cogedit.toml`."""
-
-
-def _need(name: str, settings: Settings, model: PublishedModel) -> Need:
-    """Estimate as `--dry-run` does, for one edit under the preset."""
+def _memory(preset: str, settings: Settings, model: PublishedModel) -> PresetMemory:
+    """Estimate as `--dry-run` does."""
     dtype = settings.dtype or "bf16"
-    item_size = ITEM_SIZE[dtype]
-    asked = settings.reconstruct_with("a prompt")
-    rows = edit_work([asked], settings.invert, model.sizes, model.latent_shape).max_rows
+    edits = [settings.reconstruct_with("a prompt")]
+    rows = edit_work(edits, settings.invert, model.sizes, model.latent_shape).max_rows
     activations = activation_bytes(
-        model.sizes, model.latent_shape, rows=rows, item_size=item_size, device="cuda"
+        model.sizes, model.latent_shape, rows=rows, item_size=ITEM_SIZE[dtype], device="cuda"
     )
-    weights = model.parameters * ITEM_SIZE[settings.weights or dtype]
-    # One block computes and one is being copied; next to the blocks, the rest is small.
+    weights = model.num_parameters * ITEM_SIZE[settings.weights or dtype]
+    # One block computes while the next is copied; the weights outside of the blocks are small.
     two_blocks = 2 * weights // model.sizes.num_layers
-    return Need(
-        name,
+    return PresetMemory(
+        preset,
         settings,
-        memory_bytes=weights + activations,
-        offloaded_bytes=max(two_blocks + activations, _TEXT_ENCODER_RESIDENT * item_size),
+        resident_bytes=weights + activations,
+        offloaded_bytes=max(two_blocks + activations, _T5_RESIDENT * ITEM_SIZE[dtype]),
     )

