@@ -1,4 +1,4 @@
-"""How fast a device is at what a transformer does: a matrix product and an attention, timed."""
+"""Speed of a device at what a transformer does: a matrix product and an attention, timed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn import functional
 from cogedit.models.cost import Flops, TransformerSizes
 
 SECONDS = 0.2
-"""A measurement that lasted this long is long enough."""
+"""Duration of a measurement."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,11 @@ class Speed:
 def measure_speed(
     sizes: TransformerSizes, *, num_tokens: int, device: torch.device, dtype: torch.dtype
 ) -> Speed:
-    """Time both at the model's width, with more and more tokens until it takes long enough.
+    """Time a matrix product and an attention at the model's width.
 
     Args:
         sizes: Of the transformer.
-        num_tokens: Tokens of the clip: not more than these are tried.
+        num_tokens: Tokens of the clip; at most these are used.
         device: Where.
         dtype: In which number format.
     """
@@ -64,19 +64,18 @@ def _rate(
     num_tokens: int,
     device: torch.device,
 ) -> float:
-    """Operations per second; the first call of each size only warms up."""
+    """Return operations per second, with more and more tokens until a call takes long enough."""
     tokens = min(256, num_tokens)
     while True:
         call, flops = prepare(tokens)
-        call()
+        call()  # warms up
         seconds = _timed(call, device)
-        if tokens == num_tokens:
-            # A small model: again and again, until the clock can tell.
-            times = max(1, min(1000, round(SECONDS / max(seconds, 1e-6))))
-            return flops * times / sum(_timed(call, device) for _ in range(times))
-        if seconds >= SECONDS:
-            return flops / seconds
+        if tokens == num_tokens or seconds >= SECONDS:
+            break
         tokens = min(2 * tokens, num_tokens)
+    # A small model is timed again and again, until the clock is accurate.
+    times = max(1, min(1000, round(SECONDS / max(seconds, 1e-6))))
+    return flops * times / sum(_timed(call, device) for _ in range(times))
 
 
 def _timed(call: Callable[[], object], device: torch.device) -> float:
