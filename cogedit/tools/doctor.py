@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import importlib.util
 import os
 import platform
 import shutil
@@ -46,8 +45,6 @@ MIN_FREE_BYTES = 1_000_000_000
 _LAZY_CLASSES = {"diffusers": "CogVideoXTransformer3DModel", "transformers": "T5EncoderModel"}
 """These libraries load only when a class is requested, and then need torch."""
 
-_ATTENTION_PACKAGES = ("flash_attn", "flash_attn_interface", "sageattention")
-
 
 @dataclass(frozen=True)
 class Finding:
@@ -80,8 +77,8 @@ class Diagnosis:
     Attributes:
         model: The model that the edit would use.
         findings: About the machine and that model, in the order in which an edit needs them.
-        models: About the other known models; their problems do not concern this edit.
-        presets: Which presets fit into the memory of the device; likewise.
+        models: About the other known models, which this edit does not need.
+        presets: Which presets fit into the memory of the device.
     """
 
     model: str
@@ -102,14 +99,7 @@ class Diagnosis:
 
 @dataclass(frozen=True)
 class Device:
-    """A device that torch can compute on.
-
-    Attributes:
-        name: "cuda:0", "mps" or "cpu".
-        label: The name of the hardware.
-        total_bytes: Its memory.
-        free_bytes: How much of it is free now.
-    """
+    """A device that torch can compute on ("cuda:0", "mps", "cpu"), its hardware and memory."""
 
     name: str
     label: str
@@ -210,20 +200,16 @@ def _host_memory() -> tuple[int, int]:
 
 def check_devices(devices: Sequence[Device], wanted: str) -> Iterator[Finding]:
     """List the devices, and check that the requested one is among them."""
-    if not devices:
-        return
     for device in devices:
         free = f"{show_size(device.free_bytes)} of {show_size(device.total_bytes)} free"
         yield Finding(device.name, f"{device.label}, {free}")
-    if device_for(devices, wanted) is None:
+    if devices and device_for(devices, wanted) is None:
         names = ", ".join(device.name for device in devices)
         error = UsageError(
             f"device {wanted} not found; torch ({version('torch')}) finds {names}",
             hint="choose another --device, or --device auto",
         )
         yield Finding.of_error("device", wanted, error)
-    kernels = [name for name in _ATTENTION_PACKAGES if importlib.util.find_spec(name) is not None]
-    yield Finding("attention", ", ".join(["torch", *kernels]))
 
 
 def device_for(devices: Sequence[Device], wanted: str) -> Device | None:

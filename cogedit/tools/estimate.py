@@ -43,10 +43,9 @@ from cogedit.types import InvertSettings, ReconstructSettings
 
 @dataclass(frozen=True)
 class StageEstimate:
-    """What one stage would take.
+    """What one stage ("invert" or "reconstruct") would take.
 
     Attributes:
-        name: "invert" or "reconstruct".
         reused: How many of its artifacts exist.
         artifacts: How many it would return.
         work: Calls, rows and operations of the transformer.
@@ -67,12 +66,7 @@ class Estimate:
     """What a run would take.
 
     Attributes:
-        model: Its id.
-        device: Type of the device.
-        dtype: What the model computes in.
-        num_frames: Frames of the clip.
-        width: Width of the clip in pixels.
-        height: Height of the clip in pixels.
+        num_frames, width, height: Of the clip.
         latent_shape: Latent frames, height and width, padding included.
         num_tokens: Text and image tokens of a row.
         stages: In order, those that would do nothing included.

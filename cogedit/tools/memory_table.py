@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cogedit.config import Settings, preset_names, resolve_settings
@@ -24,48 +24,33 @@ _NO_CONFIG_FILE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class PublishedModel:
-    """A checkpoint by its published `transformer/config.json`.
-
-    Attributes:
-        sizes: Of the transformer.
-        num_parameters: Of the transformer.
-        latent_shape: Of its training clip: latent frames with padding, height, width.
-    """
+    """A transformer by its published configuration, and the latent shape of its training clip."""
 
     sizes: TransformerSizes
     num_parameters: int
     latent_shape: LatentShape
 
 
-def _published(
-    *, layers: int, heads: int, patch_size_t: int, parameters: int, shape: LatentShape
-) -> PublishedModel:
-    sizes = TransformerSizes(
-        num_layers=layers,
-        num_attention_heads=heads,
-        attention_head_dim=64,
-        in_channels=16,
-        out_channels=16,
-        patch_size=2,
-        patch_size_t=patch_size_t,
-        text_embed_dim=4096,
-        time_embed_dim=512,
-        max_text_seq_length=226 if patch_size_t == 1 else 224,
-    )
-    return PublishedModel(sizes, parameters, shape)
-
-
+_SIZES_5B = TransformerSizes(
+    num_layers=42,
+    num_attention_heads=48,
+    attention_head_dim=64,
+    in_channels=16,
+    out_channels=16,
+    patch_size=2,
+    patch_size_t=1,
+    text_embed_dim=4096,
+    time_embed_dim=512,
+    max_text_seq_length=226,
+)
+_SIZES_2B = replace(_SIZES_5B, num_layers=30, num_attention_heads=30)
+_SIZES_1_5 = replace(_SIZES_5B, patch_size_t=2, max_text_seq_length=224)
 PUBLISHED = {
-    "zai-org/CogVideoX-2b": _published(
-        layers=30, heads=30, patch_size_t=1, parameters=1_693_783_872, shape=(13, 60, 90)
-    ),
-    "zai-org/CogVideoX-5b": _published(
-        layers=42, heads=48, patch_size_t=1, parameters=5_570_283_072, shape=(13, 60, 90)
-    ),
-    "zai-org/CogVideoX1.5-5B": _published(
-        layers=42, heads=48, patch_size_t=2, parameters=5_570_676_352, shape=(22, 96, 170)
-    ),
+    "zai-org/CogVideoX-2b": PublishedModel(_SIZES_2B, 1_693_783_872, (13, 60, 90)),
+    "zai-org/CogVideoX-5b": PublishedModel(_SIZES_5B, 5_570_283_072, (13, 60, 90)),
+    "zai-org/CogVideoX1.5-5B": PublishedModel(_SIZES_1_5, 5_570_676_352, (22, 96, 170)),
 }
+"""The models of the presets."""
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ def test_a_machine_that_can_edit(here_found):
     assert (code, found["exit_code"], found["can_edit"]) == (0, 0, True)
     by_name = {finding["name"]: finding for finding in found["findings"]}
     assert set(LIBRARIES) < set(by_name)
-    assert {"python", "cpu", "ffmpeg", "decord", "disk", "cache", "attention"} < set(by_name)
+    assert {"python", "cpu", "ffmpeg", "decord", "disk", "cache"} < set(by_name)
     assert by_name["torch"]["found"].startswith("2.")
     assert " GB free" in by_name["cpu"]["found"]
     assert all(finding["problem"] is None for finding in found["findings"])

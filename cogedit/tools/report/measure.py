@@ -17,17 +17,14 @@ from cogedit.stages.pass_times import RunNote
 if TYPE_CHECKING:
     from torch import Tensor
 
-UNKNOWN = "\N{EN DASH}"
-"""The value of a figure that could not be measured; the page leaves it out."""
-
 
 @dataclass(frozen=True)
 class Figure:
     """A number about a clip: its name, its value with the unit, and what it is relative to."""
 
     name: str
-    value: str
-    note: str
+    value: str | None  # None where it could not be measured
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -117,7 +114,7 @@ def noise_figure(noise: Tensor) -> Figure:
 def time_figure(note: RunNote | None) -> Figure:
     """Say how long the steps of an inversion or an edit took, if that was noted."""
     if note is None or note.seconds is None:
-        return Figure("Time", UNKNOWN, "")
+        return Figure("Time", None)
     details = [f"of the steps, on {note.device}"]
     if len(note.content_keys) > 1:
         details.append(f"{len(note.content_keys)} edits in one pass")
@@ -131,15 +128,15 @@ def time_figure(note: RunNote | None) -> Figure:
 def residual_figure(note: RunNote | None) -> Figure:
     """Return the largest last correction of the inversion steps, if that was noted."""
     residuals = [] if note is None else [size for _, size, _ in note.steps if size is not None]
-    value = f"{max(residuals):.1e}" if residuals else UNKNOWN
+    value = f"{max(residuals):.1e}" if residuals else None
     return Figure("Residual", value, "largest last correction of a step, relative to the latents")
 
 
-def _decibels(value: float) -> str:
+def _decibels(value: float) -> str | None:
     if math.isnan(value):
-        return UNKNOWN
+        return None
     return "identical" if value == MAX_PSNR else f"{value:.1f} dB"
 
 
-def _number(value: float, digits: int = 2) -> str:
-    return UNKNOWN if math.isnan(value) else f"{value:.{digits}f}"
+def _number(value: float, digits: int = 2) -> str | None:
+    return None if math.isnan(value) else f"{value:.{digits}f}"
