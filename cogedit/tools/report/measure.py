@@ -79,8 +79,7 @@ def measure_edit(
         mask: [F, H, W], 0 where the source is kept; None without a mask.
         any_mask: Whether any edit of the report has a mask.
     """
-    nan = math.nan
-    all_psnr, all_ssim, warp, outside_psnr, outside_ssim = nan, nan, nan, nan, nan
+    all_psnr = all_ssim = warp = outside_psnr = outside_ssim = math.nan
     if source is not None:
         expected = source.round_trip
         all_psnr, all_ssim = psnr(shown, expected), ssim(shown, expected)
@@ -89,7 +88,8 @@ def measure_edit(
             outside_psnr = psnr(clip, expected, where=mask == 0)
             outside_ssim = ssim(clip, expected, where=mask == 0)
     against = "source after the VAE, over all pixels that are shown"
-    own = "" if source is None else f"; the source's own is {_number(source.warp_error)}"
+    own_error = None if source is None else _number(source.warp_error)
+    own = f"; the source's own is {own_error}" if own_error else ""
     figures = [
         Figure("PSNR against the source", _decibels(all_psnr), against),
         Figure("SSIM against the source", _number(all_ssim, 3), against),
