@@ -130,10 +130,11 @@ class _Batch:
                 yield self._note(edit, error)
             return
         decoder = Decoder(settings, run=run)
-        for edit, outcome in self._edited(ready, trajectory, run=run):
-            if isinstance(outcome, Written):
-                outcome = self._exported(edit, outcome, run=run, decoder=decoder)
-            yield self._note(edit, outcome)
+        for edit, made in self._edited(ready, trajectory, run=run):
+            if isinstance(made, Written):
+                yield self._note(edit, self._exported(edit, made, run=run, decoder=decoder))
+            else:
+                yield self._note(edit, made)
 
     def _check(self, edit: BatchEdit) -> None:
         check_edit(edit.video, edit.settings, mask=edit.mask, output=edit.output)

@@ -191,7 +191,8 @@ class Reporter:
         movie = None
         if shown is not None:
             movie = self._movies.write(shown, f"source-{key}", fps=frames.fps)
-        source, figures = None, []
+        source: measure.Source | None = None
+        figures: list[Figure] = []
         if round_trip is not None:
             self._run.notify(f"measuring {frames.source.name}")
             source, figures = measure.measure_source(pixels, round_trip)
