@@ -251,7 +251,7 @@ def test_times_and_residuals_are_shown_where_they_were_noted(made, page, tmp_pat
     texts = Reader(page.read_text()).texts
     assert texts.count("Time") == 4  # of the inversion, the edits, and in the overview
     assert f"{inverted.seconds:.1f} s" in texts
-    assert f"{max(size for _, size, _ in inverted.steps):.1e}" in texts
+    assert f"{max(size for _, size, _ in inverted.steps):.2g}" in texts
     copy = tmp_path / "w"
     shutil.copytree(workspace, copy)
     (copy / FILE).write_text('none\n{"content_keys": 3}\n[]\n')

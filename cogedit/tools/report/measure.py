@@ -128,7 +128,7 @@ def time_figure(note: RunNote | None) -> Figure:
 def residual_figure(note: RunNote | None) -> Figure:
     """Return the largest last correction of the inversion steps, if that was noted."""
     residuals = [] if note is None else [size for _, size, _ in note.steps if size is not None]
-    value = f"{max(residuals):.1e}" if residuals else None
+    value = f"{max(residuals):.2g}" if residuals else None
     return Figure("Residual", value, "largest last correction of a step, relative to the latents")
 
 
