@@ -173,8 +173,12 @@ def torch_devices() -> Iterator[Device]:
     import torch
 
     for index in range(torch.cuda.device_count()):
-        free, total = torch.cuda.mem_get_info(index)
-        yield Device(f"cuda:{index}", torch.cuda.get_device_name(index), total, free)
+        label, free, total = torch.cuda.get_device_name(index), 0, 0
+        try:
+            free, total = torch.cuda.mem_get_info(index)
+        except RuntimeError as error:  # another process has it to itself, or its driver is broken
+            label += f" ({str(error).splitlines()[0]})"
+        yield Device(f"cuda:{index}", label, total, free)
     total, free = _host_memory()
     if torch.backends.mps.is_available():
         yield Device("mps", platform.processor() or "Apple", total, free)
