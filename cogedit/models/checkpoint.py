@@ -13,7 +13,6 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 from cogedit.errors import ModelError, StorageError
@@ -217,25 +216,9 @@ def _download(model: str, revision: str | None, *, fetch: str) -> Path:
 
 
 def _checked(name: str, folder: Path, revision: str | None, *, mend: str) -> Checkpoint:
-    """Check a pipeline folder and describe it, once per process while its files are unchanged."""
+    """Check a pipeline folder file by file and describe it."""
     if not folder.is_dir():
         raise ModelError(f"The folder of model {name} is missing", hint=mend)
-    try:
-        paths = sorted(path for part in _FOLDERS for path in (folder / part).glob("*"))
-        states = [(p, p.stat()) for p in (folder / "model_index.json", *paths) if p.exists()]
-    except OSError as error:
-        raise StorageError(f"The files of model {name} cannot be read: {error}") from error
-    state = tuple(
-        (path, status.st_ino, status.st_size, status.st_mtime_ns) for path, status in states
-    )
-    return _check_files(name, folder, revision, mend, state)
-
-
-@lru_cache(maxsize=16)
-def _check_files(
-    name: str, folder: Path, revision: str | None, mend: str, state: tuple[object, ...]
-) -> Checkpoint:
-    """Check a pipeline folder file by file."""
     try:
         index = _read_config(folder, "model_index.json", name, mend)
         if index.get("_class_name") != "CogVideoXPipeline":
