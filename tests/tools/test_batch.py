@@ -343,9 +343,11 @@ def test_a_wish_to_stop_keeps_the_results_until_then(folder, monkeypatch):
     assert [one.status for one in again] == ["reused", "written"]
 
 
-def test_the_batch_of_the_readme(tmp_path):
+def test_the_batch_of_the_documentation(tmp_path):
     """As written there: every prompt on every video, then one edit more."""
-    text = (Path(__file__).parents[1] / "README.md").read_text()
+    package = Path(cogedit.__file__).parent
+    pages = [package.parent / "README.md", *(package / "guide").glob("*.md")]
+    text = next(text for page in pages if "# edits.toml" in (text := page.read_text()))
     example = text[text.index("# edits.toml") :]
     first, second = read(tmp_path, "edits.toml", example[: example.index("```")])
     assert (len(first.videos), len(first.prompts)) == (2, 2)
