@@ -20,6 +20,7 @@ from cogedit.media.ffmpeg import (
     INPUT_NAME,
     MAX_FRAME_PIXELS,
     FfmpegResult,
+    find_ffmpeg,
     first_error,
     has_error,
     input_args,
@@ -149,16 +150,8 @@ def identify(path: Path, facts: VideoFacts) -> SourceVideo:
 
 
 def probe_facts(path: Path) -> VideoFacts:
-    """`probe_video` without the digest and with all facts. Raises the same.
-
-    A file is probed once per process while it is unchanged.
-    """
+    """`probe_video` without the digest and with all facts. Raises the same."""
     check_file(path)
-    return _probe(path, file_state(path))
-
-
-@lru_cache(maxsize=256)
-def _probe(path: Path, state: FileState) -> VideoFacts:
     result = _run(path, [*_LIST_PACKETS, "-frames:v", str(MAX_FRAMES + 1), *_TO_STDOUT])
     if result.returncode != 0:
         raise _unreadable(path, result)
@@ -239,6 +232,14 @@ def read_comment(path: Path) -> str | None:
 
 
 def _run(path: Path, args: list[str], *, timeout: float = _PROBE_TIMEOUT) -> FfmpegResult:
+    return _answer(path, file_state(path), tuple(args), timeout, find_ffmpeg())
+
+
+@lru_cache(maxsize=64)
+def _answer(
+    path: Path, state: FileState, args: tuple[str, ...], timeout: float, ffmpeg: str
+) -> FfmpegResult:
+    """Ask ffmpeg about a file, once per process while the file is unchanged."""
     try:
         result = run_ffmpeg([*input_args(path), *args], timeout=timeout)
         return replace(result, stderr=without_name(result.stderr, path))

@@ -1,8 +1,10 @@
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 from videos import ffmpeg, make_video
@@ -172,7 +174,13 @@ def test_strange_names_are_only_names(clips, tmp_path, monkeypatch, name):
     assert (source.name, source.num_frames, source.width) == (name, 60, 160)
 
 
-def test_timeout_is_a_video_error(clips, monkeypatch):
+@pytest.fixture
+def fresh(clips, tmp_path):
+    """A video that ffmpeg has not been asked about: its answers are kept."""
+    return Path(shutil.copy(clips / "plain.mp4", tmp_path))
+
+
+def test_timeout_is_a_video_error(fresh, monkeypatch):
     monkeypatch.setattr(probe, "_PROBE_TIMEOUT", 0.0)
 
     def slow(*args, timeout, **kwargs):
@@ -180,7 +188,7 @@ def test_timeout_is_a_video_error(clips, monkeypatch):
 
     monkeypatch.setattr(probe, "run_ffmpeg", slow)
     with pytest.raises(VideoError, match="could not be read within"):
-        probe_video(clips / "plain.mp4")
+        probe_video(fresh)
 
 
 def test_broken_ffmpeg_setting_names_the_variable(clips, monkeypatch):
@@ -189,9 +197,9 @@ def test_broken_ffmpeg_setting_names_the_variable(clips, monkeypatch):
         probe_video(clips / "plain.mp4")
 
 
-def test_coloured_ffmpeg_logs_do_not_confuse(clips, monkeypatch):
+def test_coloured_ffmpeg_logs_do_not_confuse(fresh, monkeypatch):
     monkeypatch.setenv("AV_LOG_FORCE_COLOR", "1")
-    assert probe_video(clips / "plain.mp4").reader == "decord"
+    assert probe_video(fresh).reader == "decord"
 
 
 def test_without_decord_ffmpeg_reads(clips, monkeypatch):
