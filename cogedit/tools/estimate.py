@@ -212,12 +212,11 @@ class _Cost:
 
     def edits(self, missing: Sequence[ReconstructSettings], inversion: InvertSettings) -> Work:
         """Count edits, as many at a time as the run would denoise together."""
-        share = self._settings.transformer.rows != "upstream"
         together = edits_together(math.prod(self._shape) * self._sizes.in_channels)
         work = Work()
         for first in range(0, len(missing), together):
             chunk = missing[first : first + together]
-            work += edit_work(chunk, inversion, self._sizes, self._shape, share=share)
+            work += edit_work(chunk, inversion, self._sizes, self._shape)
         return work
 
     def edit_bytes(
