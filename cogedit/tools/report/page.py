@@ -57,9 +57,9 @@ def report(
     """
     workspace, run = Path(workspace), run or Run()
     path = workspace / "report.html" if output is None else output
-    _check_output(path, force=run.force)
     if not workspace.is_dir():
         raise UsageError(f"there is no folder {workspace}", hint="name a workspace, *.cogedit")
+    _check_output(path, force=run.force)
     clips, left_out = read_workspace(workspace)
     clips = [clip for clip in clips if clip.edits or clip.inversions]
     if not clips:
