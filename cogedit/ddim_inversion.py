@@ -195,16 +195,8 @@ def sample_embedded(
     denoiser = Denoiser(
         transformer,
         embeds=embeds,
-        prompts=[
-            EditPrompts(
-                conditional=0,
-                unconditional=1,
-                reference_conditional=0,
-                reference_unconditional=1,
-                source=clip,
-            )
-            for clip in range(len(latents))
-        ],
+        # Each side of guidance attends to a reference under its own prompt.
+        prompts=[EditPrompts(0, 1, 0, 1, source=clip) for clip in range(len(latents))],
         guidance_scale=max(1.0, guidance_scale),
     )
     start = _state(latents, transformer)
@@ -257,16 +249,12 @@ class CogVideoXAttnProcessor2_0ForDDIMInversion:  # noqa: N801
         length = encoder_hidden_states.shape[1]
         tokens = torch.cat([encoder_hidden_states, hidden_states], dim=1)
         rows = project(attn, tokens, length, image_rotary_emb)
-        edits, references = (Heads(*(x[part] for x in rows)) for part in _halves(half))
+        edits, references = Heads(*(x[:half] for x in rows)), Heads(*(x[half:] for x in rows))
         attended = attend_rows(
             edits, references, range(half), injection=Injection(), text_length=length
         )
         out = output(attn, torch.cat([attended, attention(*references)]))
         return out[:, length:], out[:, :length]
-
-
-def _halves(count: int) -> tuple[slice, slice]:
-    return slice(count), slice(count, None)
 
 
 class OverrideAttnProcessors:

@@ -38,7 +38,7 @@ def denoise(
         solver: How a step uses the model's calls.
         restarts: Timesteps at which the model changes (`Schedule.changes`).
         constrain: Applied after each step, as `keep_outside` is.
-        done: Steps of an earlier run of the same edit, or the last of them; it goes on there.
+        done: Steps of an earlier run of the same edit, or the last of them; it continues there.
 
     Yields:
         Each step, with x in its tensor "sample"; the last is clean.

@@ -58,7 +58,7 @@ def flow_edit(
             [B, F, 1, H, W]: the offset stays 0 outside, so that every sample there is z0 itself.
         solver: How a step uses the model's calls.
         restarts: Timesteps at which the model changes (`Schedule.changes`).
-        done: Steps of an earlier run of the same edit, or the last of them; it goes on there.
+        done: Steps of an earlier run of the same edit, or the last of them; it continues there.
 
     Yields:
         Each step, with D in its tensor "offset"; the edit is z0 + D of the last.

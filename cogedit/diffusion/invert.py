@@ -62,7 +62,7 @@ def invert_consistent(
         schedule: Timesteps to visit, at least 2.
         iterations: Model calls per step, at least 1; None spends them by the residual. The first
             step has nothing to predict from and takes one extra call.
-        done: Steps of an earlier run of the same inversion, or the last two; it goes on there.
+        done: Steps of an earlier run of the same inversion, or the last two; it continues there.
 
     Yields:
         Each step, with x and v in its tensors "sample" and "velocity", from the lowest timestep to

@@ -19,7 +19,7 @@ class StepState:
 
     Attributes:
         info: Which step.
-        tensors: By name what the loop goes on from, each [B, F, C, H, W] float32.
+        tensors: By name what the loop continues from, each [B, F, C, H, W] float32.
     """
 
     info: StepInfo
@@ -53,10 +53,10 @@ def run_steps(
         states: The loop.
         name: Name of the tensor.
         keep_steps: Return every step; False returns the last alone, for less memory.
-        done: The steps that the loop goes on from: all from the first on, or the last alone where
+        done: The steps that the loop continues from: all from the first on, or the last alone where
             not every step is returned.
-        on_state: Given what a later run goes on from, after every step.
-        on_step: Told after every step.
+        on_state: Called after every step with what a later run continues from.
+        on_step: Called after every step.
 
     Returns:
         The tensors, in host memory: those of CogVideoX 1.5 take more than a gigabyte.

@@ -319,12 +319,12 @@ def _shards(folder: Path, index: str, name: str, mend: str) -> list[str]:
 def _digest(folder: Path, weights: list[WeightFile]) -> str:
     """Hash every configuration file whole, and a sample of every weight tensor."""
     digest = hashlib.sha256()
-    texts = [path for part in _FOLDERS for path in sorted((folder / part).glob("*"))]
-    for path in texts:
+    for path in (path for part in _FOLDERS for path in sorted((folder / part).glob("*"))):
         if path.suffix in {".json", ".model"}:
             digest.update(f"{path.relative_to(folder).as_posix()}\n".encode())
             digest.update(hashlib.sha256(path.read_bytes()).digest())
     for weight_file in weights:
         digest.update(f"{weight_file.path.relative_to(folder).as_posix()}\n".encode())
-        weight_file.sample(digest)
+        for sample in weight_file.sample():
+            digest.update(sample)
     return digest.hexdigest()

@@ -54,10 +54,10 @@ def invert_latents(
         settings: One per clip; they may differ in the prompt alone.
         alphas_cumprod: The forward scheduler's table, [T].
         embeds: Embeddings of the prompts and of the empty prompt.
-        done: Steps of an earlier run of the same inversion, from the first on; it goes on there.
-        on_state: Given what a later run goes on from, after every step.
+        done: Steps of an earlier run of the same inversion, from the first on; it continues there.
+        on_state: Called after every step with what a later run continues from.
         options: How the transformer runs; None is its defaults.
-        on_step: Told after every step.
+        on_step: Called after every step.
 
     Raises:
         UsageError: A setting is out of range.
@@ -123,9 +123,9 @@ def edit_latents(
         options: How the transformer runs; None is its defaults.
         keep_steps: Return every step; False returns the last alone, for less memory.
         done: Steps of an earlier run of the same edits, from the first on, or the last alone where
-            not every step is returned; it goes on there.
-        on_state: Given what a later run goes on from, after every step.
-        on_step: Told after every step.
+            not every step is returned; it continues there.
+        on_state: Called after every step with what a later run continues from.
+        on_step: Called after every step.
 
     Returns:
         The samples after each step, [N, F, C, H, W] float32; the last are clean.
