@@ -333,7 +333,7 @@ def test_defaults_that_users_rely_on():
 
 
 def test_a_reference_without_the_processors_is_refused(golden, golden_pipeline, forward_scheduler):
-    with pytest.raises(UsageError, match="would have no effect"):
+    with pytest.raises(UsageError, match="reference_latents"):
         sample(
             golden_pipeline,
             golden["noise"],
@@ -347,7 +347,7 @@ def test_a_reference_without_the_processors_is_refused(golden, golden_pipeline, 
 def test_the_processors_without_a_reference_are_refused(golden, golden_pipeline, forward_scheduler):
     override = OverrideAttnProcessors(golden_pipeline.transformer)
     for _ in range(2):  # one object may be entered again
-        with override, pytest.raises(UsageError, match="needs reference_latents"):
+        with override, pytest.raises(UsageError, match="reference_latents"):
             sample(golden_pipeline, golden["noise"], forward_scheduler, PROMPT, STEPS)
 
 
@@ -362,7 +362,7 @@ def test_the_processors_without_a_reference_are_refused(golden, golden_pipeline,
 )
 def test_a_scheduler_with_other_steps_is_refused(golden, golden_pipeline, key, value):
     scheduler = CogVideoXDDIMScheduler.from_config(golden_pipeline.scheduler.config, **{key: value})
-    with pytest.raises(UsageError, match=f"with {key} = {value!r}; expected"):
+    with pytest.raises(UsageError, match=f"{key} = {value!r}"):
         sample(golden_pipeline, golden["noise"], scheduler, PROMPT, STEPS)
 
 
@@ -384,7 +384,7 @@ def test_2b_is_inverted_on_its_own_levels(pipeline_2b):
 def test_a_reference_of_another_length_is_refused(golden, golden_pipeline, forward_scheduler):
     with (
         OverrideAttnProcessors(golden_pipeline.transformer),
-        pytest.raises(UsageError, match="reference_latents has 10 entries; expected 5"),
+        pytest.raises(UsageError, match=r"10 .* 5"),
     ):
         sample(
             golden_pipeline,
@@ -398,11 +398,11 @@ def test_a_reference_of_another_length_is_refused(golden, golden_pipeline, forwa
 
 def test_a_stochastic_scheduler_is_refused(golden, golden_pipeline):
     scheduler = CogVideoXDPMScheduler.from_config(golden_pipeline.scheduler.config)
-    with pytest.raises(UsageError, match="got a CogVideoXDPMScheduler; expected"):
+    with pytest.raises(UsageError, match="CogVideoXDPMScheduler"):
         sample(golden_pipeline, golden["noise"], scheduler, PROMPT, STEPS)
 
 
 def test_skipping_every_frame_is_refused(tmp_path):
     video = make_video(tmp_path / "short.mp4", num_frames=5)
-    with pytest.raises(VideoError, match="has 5 frames; none is left after skipping 3"):
+    with pytest.raises(VideoError, match="5 frames"):
         get_video_frames(video, 96, 64, skip_frames_start=3, skip_frames_end=2)

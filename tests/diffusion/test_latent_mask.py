@@ -74,7 +74,7 @@ def test_a_single_frame():
 
 @pytest.mark.parametrize("shape", [(8, 32, 32), (9, 30, 32), (9, 32, 30)])
 def test_a_clip_that_does_not_divide_is_refused(shape):
-    with pytest.raises(UsageError, match="does not divide into latents of 1 \\+ n x 4 frames"):
+    with pytest.raises(UsageError, match="4 frames"):
         pool_mask(torch.zeros(shape), spatial=8, temporal=4)
 
 

