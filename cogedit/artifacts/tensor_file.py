@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -18,6 +17,15 @@ from typing import TYPE_CHECKING, BinaryIO, Generic, TypeVar, cast
 
 from cogedit.artifacts.atomic import atomic_write, show
 from cogedit.artifacts.codec import canonical_text, decode_record, encode_record
+from cogedit.artifacts.known_files import (
+    FileState,
+    is_verified,
+    known_record,
+    remember_record,
+    remember_verified,
+    remember_written,
+    stamp,
+)
 from cogedit.artifacts.layout import (
     MAX_HEADER_BYTES,
     decode_envelope,
@@ -99,6 +107,8 @@ def write_tensor_file(
         for tensor in written.tensors:
             for chunk in _chunks(contiguous[tensor.name]):
                 file.write(chunk)
+        state = stamp(path, file)
+    remember_written(state, written.tensors)
     return written
 
 
@@ -120,8 +130,14 @@ class TensorFile(Generic[RecordT]):
     """
 
     def __init__(self, file: BinaryIO, decode: Callable[[bytes], RecordT]) -> None:
-        self._file = file
-        self._size = os.fstat(file.fileno()).st_size
+        self._file, self._decode = file, decode
+        self._state = FileState.of(Path(file.name), file)
+        self._size = self._state.size
+        record = known_record(self._state, decode)
+        if record is not None:
+            self._payload = self._size - sum(map(num_bytes, record.tensors))
+            self.record = record
+            return
         start = file.read(8)
         self._payload = 8 + int.from_bytes(start, "little")
         if self._payload - 8 > MAX_HEADER_BYTES:
@@ -144,26 +160,34 @@ class TensorFile(Generic[RecordT]):
         if self._size != expected:
             change = "truncated" if self._size < expected else "extended"
             raise ArtifactDamaged(f"is {change}: it has {self._size} bytes, expected {expected}")
+        remember_record(self._state, self._decode, self.record)
 
     def verify(self) -> None:
-        """Check size and digests, without torch. Raises `ArtifactDamaged`."""
+        """Check size and digests, once per process. Raises `ArtifactDamaged`."""
+        self.check_size()
+        if is_verified(self._state, self.record.tensors):
+            return
         for tensor in self._each_tensor():
             _check_digest(tensor, _sha256(self._read_chunks(num_bytes(tensor))))
+        remember_verified(self._state, self.record.tensors)
 
     def read(self) -> dict[str, torch.Tensor]:
         """Read the tensors onto the CPU, size and digests checked. Raises `ArtifactDamaged`."""
         import torch
 
         tensors = {}
+        verified = is_verified(self._state, self.record.tensors)
         for tensor in self._each_tensor():
             content = bytearray(num_bytes(tensor))
             begin = 0
             for chunk in self._read_chunks(len(content)):
                 content[begin : begin + len(chunk)] = chunk
                 begin += len(chunk)
-            _check_digest(tensor, _sha256([content]))
+            if not verified:
+                _check_digest(tensor, _sha256([content]))
             flat = torch.frombuffer(content, dtype=getattr(torch, tensor.dtype))
             tensors[tensor.name] = flat.reshape(tensor.shape)
+        remember_verified(self._state, self.record.tensors)
         return tensors
 
     def _each_tensor(self) -> Iterator[TensorRecord]:

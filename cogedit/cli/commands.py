@@ -125,13 +125,14 @@ def invert(
     if dry_run:
         show_estimate(call.screen, "invert", tools.estimate(source, settings, run=call.run))
         return
-    written = stages.invert(source, settings, output=output, run=call.run)
-    if check:
-        accuracy = stages.check_inversion(written.path, settings, run=call.run)
-        call.screen.say(
-            f"sampled back: {accuracy.psnr:.1f} dB against the VAE's round trip; standard "
-            f"deviation of the noise {accuracy.std:.3f} (fresh noise has 1)"
-        )
+    with stages.Session() as session:
+        written = stages.invert(source, settings, output=output, run=call.run, session=session)
+        if check:
+            accuracy = stages.check_inversion(written.path, settings, run=call.run, session=session)
+            call.screen.say(
+                f"sampled back: {accuracy.psnr:.1f} dB against the VAE's round trip; standard "
+                f"deviation of the noise {accuracy.std:.3f} (fresh noise has 1)"
+            )
     _print(call, "invert", [written])
 
 

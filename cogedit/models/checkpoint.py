@@ -215,10 +215,32 @@ def _download(model: str, revision: str | None, *, fetch: str) -> Path:
     return Path(folder)
 
 
+_State = tuple[tuple[str, int, int, int], ...]
+
+_known: dict[tuple[str, Path, str | None, _State], Checkpoint] = {}
+"""Pipelines that this process has checked, by the state of their files."""
+
+
 def _checked(name: str, folder: Path, revision: str | None, *, mend: str) -> Checkpoint:
-    """Check a pipeline folder file by file and describe it."""
+    """Check and describe a pipeline folder; once per process, as long as no file of it changes."""
     if not folder.is_dir():
         raise ModelError(f"The folder of model {name} is missing", hint=mend)
+    key = name, folder, revision, _state_of(folder)
+    if key not in _known:
+        _known[key] = _check(name, folder, revision, mend=mend)
+    return _known[key]
+
+
+def _state_of(folder: Path) -> _State:
+    """Path, size, time of change and inode of every file of a pipeline."""
+    files = [folder / "model_index.json"]
+    files += [path for part in _FOLDERS for path in sorted((folder / part).glob("*"))]
+    stats = [(path, path.stat()) for path in files if path.exists()]
+    return tuple((str(path), s.st_size, s.st_mtime_ns, s.st_ino) for path, s in stats)
+
+
+def _check(name: str, folder: Path, revision: str | None, *, mend: str) -> Checkpoint:
+    """Check a pipeline folder file by file and describe it."""
     try:
         index = _read_config(folder, "model_index.json", name, mend)
         if index.get("_class_name") != "CogVideoXPipeline":

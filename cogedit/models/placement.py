@@ -8,11 +8,13 @@ results. Weights that are stored in fewer bits and cast for each layer do not.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import torch
 from torch import nn
 
@@ -81,13 +83,27 @@ def choose_offload(
 
 
 def free_memory(device: torch.device) -> int:
-    """Return the bytes of a CUDA device that this process may still take.
+    """Return the bytes of a device that this process may still take.
 
-    What torch has reserved and no tensor uses is free to it, whatever the driver says.
+    On a CUDA device, what torch has reserved and no tensor uses is free to it, whatever the driver
+    says. Other devices share the memory of the host, or what a container leaves of it.
     """
+    if device.type != "cuda":
+        return _free_host_memory()
     free, _ = torch.cuda.mem_get_info(device)
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return int(free) + unused
+
+
+def _free_host_memory() -> int:
+    free = int(psutil.virtual_memory().available)
+    with suppress(OSError, ValueError):  # no container, or one without a limit
+        group = Path("/sys/fs/cgroup")
+        limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+        pages = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        # The page cache goes when memory is asked for.
+        free = min(free, max(0, limit - used + int(pages["inactive_file"])))
+    return free
 
 
 def store_weights(transformer: CogVideoXTransformer3DModel, weights: Weights) -> None:

@@ -7,17 +7,18 @@ it wrote. Importing this package loads no torch; calling a stage that computes d
 from cogedit.stages.edit import edit
 from cogedit.stages.encode import encode
 from cogedit.stages.export import export
-from cogedit.stages.inversion_check import InversionCheck, check_inversion
-from cogedit.stages.invert import invert
+from cogedit.stages.invert import InversionCheck, check_inversion, invert
 from cogedit.stages.load import load
 from cogedit.stages.reconstruct import reconstruct
 from cogedit.stages.run import Exported, Run, Written
+from cogedit.stages.session import Session
 from cogedit.stages.settings import settings_for
 
 __all__ = [
     "Exported",
     "InversionCheck",
     "Run",
+    "Session",
     "Written",
     "check_inversion",
     "edit",

@@ -1,209 +1,249 @@
-"""Latents of an artifact to the frames that it shows."""
+"""decode: the latents of an artifact -> the frames that it shows."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cogedit.artifacts import (
     Artifact,
     EditRecord,
-    FramesRecord,
+    LatentsRecord,
+    Record,
+    TrajectoryRecord,
     content_key,
     frames_record,
     num_pad_frames,
     read_artifact,
 )
 from cogedit.config import Settings
-from cogedit.models.checkpoint import Checkpoint
-from cogedit.stages.composite import composite_for
-from cogedit.stages.model import check_same_model, checkpoint_for
+from cogedit.errors import UsageError
+from cogedit.media.edges import Change, fit_changes
+from cogedit.models.cost import latent_shape
+from cogedit.stages.model import check_same_model, checkpoint_for, dtype_for
 from cogedit.stages.run import Run
-from cogedit.stages.session import Parts
-from cogedit.stages.source_frames import otherwise_use, source_frames, source_latents
-from cogedit.types import ExportSettings
+from cogedit.stages.session import Session, use_session
+from cogedit.stages.source import otherwise_use, source_frames, source_latents
+from cogedit.types import Composite, ExportSettings
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKLCogVideoX
-    from numpy.typing import NDArray
     from torch import Tensor
 
-    from cogedit.media.edges import Change
+Pixels = NDArray[np.uint8]
+"""A clip, uint8 RGB [F, H, W, 3]."""
 
 
-class Decoder:
-    """Decodes artifacts; loads the VAE when the first is asked for and keeps it.
+def decode(
+    source: Path, settings: Settings, *, session: Session | None = None, run: Run | None = None
+) -> Pixels:
+    """Decode the latents of an artifact; of a trajectory, its noise.
 
     Args:
-        settings: `model`, `device`, `dtype`, `encode.vae_tiling`; `workspace`, where the source's
-            frames and latents are looked for; and `export`.
-        run: Shown how far it is; None is silent.
+        source: Latents, a trajectory or an edit.
+        settings: The model, and `export`: what an edit shows outside its mask, and whether its
+            edges are aligned to the source's. `workspace` is where the source is found for both.
+        session: Holds the VAE; None loads it for this call.
+        run: Told of the progress; None is silent.
+
+    Returns:
+        uint8 RGB, [F, H, W, 3]. Under a composite, every pixel outside the mask is the source's.
+
+    Raises:
+        ArtifactError: It is of another model, or damaged, or the source's frames or latents are
+            gone.
+        UsageError: A composite of an artifact without a mask.
+        ModelError: The model is missing or incomplete.
+        DeviceMemoryError: The device ran out of memory.
     """
-
-    def __init__(self, settings: Settings, *, run: Run | None = None) -> None:
-        self._settings = settings
-        self._run = run or Run()
-        self._last_round_trip: tuple[str, NDArray[np.uint8]] | None = None
-
-    def decode(self, source: Path, *, export: ExportSettings | None = None) -> NDArray[np.uint8]:
-        """Decode the latents of an artifact, of a trajectory its noise end.
-
-        Args:
-            source: The artifact.
-            export: What an edit shows outside its mask, and whether its edges are aligned; None is
-                as the settings have it.
-
-        Returns:
-            uint8 RGB, [F, H, W, C]. Of an edit the changes are fitted to the source's edges where
-            that is asked for, and under a composite every pixel outside its mask is the source's
-            own.
-
-        Raises:
-            ArtifactError: It is of another model, or damaged, or the source's frames or latents are
-                gone.
-            UsageError: A composite is asked for, and the artifact has no mask.
-            ModelError: The model is missing or incomplete.
-            DeviceMemoryError: The device is full.
-        """
-        export = export or self._settings.export
-        artifact = read_artifact(source, ("latents", "trajectory", "edit"))
-        record = artifact.record
-        if isinstance(record, FramesRecord):
-            raise TypeError("frames are not decoded")
-        check_same_model(str(source), record, self._checkpoint)
-        wanted = composite_for(record, export)
+    artifact, run = _read(source, settings), run or Run()
+    record, export = artifact.record, settings.export
+    composite = composite_for(record, export)
+    with use_session(session) as owner:
         if not isinstance(record, EditRecord):
             latents = artifact.tensors["latents"]
-            if record.kind == "trajectory":
+            if isinstance(record, TrajectoryRecord):
                 latents = artifact.tensors["trajectory"][-1]  # the clean ones: `decode_source`
-            return self._pixels(latents[:, num_pad_frames(record) :])
+            return _pixels(latents[:, num_pad_frames(record) :], settings, session=owner, run=run)
         edit = Artifact(record, artifact.tensors)
-        own: NDArray[np.uint8] | None = None
-        if export.align_edges or wanted == "source":
-            own = self._own_frames(source, record, export)
-        if export.align_edges and own is not None:
+        if export.align_edges or composite == "source":
+            own = _source_frames(source, record, settings)
+        if export.align_edges:
             pixels = np.empty_like(own)
-            changes = self._changes(source, edit, own, export)
-            with self._run.counting("aligning edges", len(own)) as done:
+            changes = _changes(source, edit, own, settings, session=owner, run=run)
+            with run.counting("aligning edges", len(own)) as done:
                 for index, change in enumerate(changes):
                     pixels[index] = change.on(own[index])
                     done()
         else:
-            pixels = self._pixels(edit.tensors["latents"][:, num_pad_frames(record) :])
-        if wanted == "none":
+            pixels = _edit_pixels(edit, settings, session=owner, run=run)
+        if composite == "none":
             return pixels
-        below = self._round_trip(source, edit, export) if own is None else own
-        return _composite(pixels, below, edit.tensors["mask"], feather=export.feather)
-
-    def changes(self, source: Path, *, export: ExportSettings) -> Iterator[Change]:
-        """Decode what an edit changed, fitted to the edges of the source's own frames.
-
-        Args:
-            source: The edit.
-            export: `align_edges`, more than 0.
-
-        Yields:
-            The change of each frame.
-
-        Raises:
-            CogeditError: As `decode`, before the first.
-        """
-        edit = read_artifact(source, "edit")
-        check_same_model(str(source), edit.record, self._checkpoint)
-        own = self._own_frames(source, edit.record, export)
-        return self._changes(source, edit, own, export)
-
-    def decode_source(self, trajectory: Path) -> NDArray[np.uint8]:
-        """Decode the clean latents of a trajectory: its source, after the VAE's round trip.
-
-        Returns:
-            uint8 RGB, [F, H, W, C].
-
-        Raises:
-            ArtifactError: It is no trajectory, of another model, or damaged.
-            ModelError: The model is missing or incomplete.
-        """
-        artifact = read_artifact(trajectory, "trajectory")
-        check_same_model(str(trajectory), artifact.record, self._checkpoint)
-        return self._pixels(artifact.tensors["latents"][:, num_pad_frames(artifact.record) :])
-
-    def _own_frames(
-        self, source: Path, record: EditRecord, export: ExportSettings
-    ) -> NDArray[np.uint8]:
-        otherwise = otherwise_use(export)
-        frames: NDArray[np.uint8] = source_frames(
-            source, record, self._settings, otherwise=otherwise
-        ).numpy()
-        return frames
-
-    def _changes(
-        self,
-        source: Path,
-        edit: Artifact[EditRecord],
-        own: NDArray[np.uint8],
-        export: ExportSettings,
-    ) -> Iterator[Change]:
-        """The changes of an edit; what can be missing is looked for before the first is decoded."""
-        from cogedit.media.edges import fit_changes
-
-        round_trip = self._round_trip(source, edit, export)
-        edited = self._pixels(edit.tensors["latents"][:, num_pad_frames(edit.record) :])
-        box = frames_record(edit.record).box
-        picture = (slice(None), slice(None))
-        if box.mode == "pad":
-            picture = (
-                slice(box.top, box.top + box.scaled_height),
-                slice(box.left, box.left + box.scaled_width),
-            )
-        return fit_changes(edited, round_trip, own, radius=export.align_edges, picture=picture)
-
-    def _round_trip(
-        self, source: Path, edit: Artifact[EditRecord], export: ExportSettings
-    ) -> NDArray[np.uint8]:
-        """Decode what an edit was made of; the last one is kept, for further edits of it."""
-        record = edit.record
-        key = content_key(record.trajectory)
-        if self._last_round_trip is None or self._last_round_trip[0] != key:
-            if record.has_mask:
-                clean = edit.tensors["source_latents"][:, num_pad_frames(record) :]
-            else:
-                otherwise = otherwise_use(export)
-                clean = source_latents(source, record, self._settings, otherwise=otherwise)
-            self._last_round_trip = key, self._pixels(clean, "decoding the source")
-        return self._last_round_trip[1]
-
-    def _pixels(self, latents: Tensor, doing: str = "decoding") -> NDArray[np.uint8]:
-        """Decode latents [1, F', C', H', W'] to uint8 [F, H, W, C]."""
-        from cogedit.models.device import memory_guard
-        from cogedit.models.vae import decode_latents, num_decoder_calls, to_pixels
-
-        num_calls = num_decoder_calls(self._vae, latents.shape)
-        with memory_guard("decoding"), self._run.counting(doing, num_calls) as done:
-            frames = decode_latents(self._vae, latents, on_call=done)
-        pixels: NDArray[np.uint8] = to_pixels(frames).cpu().numpy()
-        return pixels
-
-    @cached_property
-    def _checkpoint(self) -> Checkpoint:
-        return checkpoint_for(self._settings)
-
-    @cached_property
-    def _vae(self) -> AutoencoderKLCogVideoX:
-        return Parts(self._checkpoint, self._settings, run=Run()).vae()
+        if composite == "decode":
+            own = _round_trip(source, edit, settings, session=owner, run=run)
+        return lay_over(pixels, own, edit.tensors["mask"].numpy(), feather=export.feather)
 
 
-def _composite(
-    edited: NDArray[np.uint8], below: NDArray[np.uint8], mask: Tensor, *, feather: int
-) -> NDArray[np.uint8]:
+def decode_changes(
+    source: Path, settings: Settings, *, session: Session, run: Run
+) -> Iterator[Change]:
+    """Decode what an edit changed, frame by frame, fitted to the edges of the source's frames.
+
+    Args:
+        source: The edit.
+        settings: As for `decode`, with `export.align_edges` above 0.
+        session: Holds the VAE.
+        run: Told of the progress.
+
+    Raises:
+        CogeditError: As `decode`, before the first frame.
+    """
+    artifact = _read(source, settings)
+    edit = Artifact(cast(EditRecord, artifact.record), artifact.tensors)
+    own = _source_frames(source, edit.record, settings)
+    return _changes(source, edit, own, settings, session=session, run=run)
+
+
+def decode_source(
+    trajectory: Path, settings: Settings, *, session: Session | None = None, run: Run | None = None
+) -> Pixels:
+    """Decode the clean latents of a trajectory: its source after the VAE's round trip.
+
+    Args and errors are those of `decode`.
+
+    Returns:
+        uint8 RGB, [F, H, W, 3].
+    """
+    artifact = read_artifact(trajectory, "trajectory")
+    check_same_model(str(trajectory), artifact.record, checkpoint_for(settings))
+    latents = artifact.tensors["latents"][:, artifact.record.num_pad_frames :]
+    with use_session(session) as owner:
+        return _pixels(latents, settings, session=owner, run=run or Run())
+
+
+def composite_for(record: Record, export: ExportSettings) -> Composite:
+    """Choose what is shown outside the mask of an artifact.
+
+    By default it is the source after the VAE's round trip: the pixels on both sides of the edge
+    have then gone through the same codec, so that no seam shows, and the artifact alone suffices.
+    An edit whose edges are aligned has the grain of the source's own frames, and goes with them.
+
+    Raises:
+        UsageError: A composite of an artifact without a mask, or one that does not go with aligned
+            edges.
+    """
+    check_composite(export)
+    has_mask = isinstance(record, EditRecord) and record.has_mask
+    if export.composite is None:
+        default: Composite = "source" if export.align_edges else "decode"
+        return default if has_mask else "none"
+    if export.composite != "none" and not has_mask:
+        raise UsageError(
+            f"--composite {export.composite} needs an edit with a mask; this artifact has none",
+            hint="make one with `cogedit reconstruct --mask` or `--auto-mask`",
+        )
+    return export.composite
+
+
+def check_composite(export: ExportSettings) -> None:
+    """Raise `UsageError` for the VAE's version of the source around an edit with its own grain."""
+    if export.align_edges and export.composite == "decode":
+        raise UsageError(
+            "--align-edges shows the grain of the source's own frames, and --composite decode "
+            "what the VAE leaves of it",
+            hint="--composite source goes with it, or --align-edges 0",
+        )
+
+
+def lay_over(edited: Pixels, source: Pixels, mask: Pixels, *, feather: int = 0) -> Pixels:
+    """Show an edit inside its mask [F, H, W] and the source outside of it."""
     import torch
 
     from cogedit.diffusion.latent_mask import composite
 
-    laid: NDArray[np.uint8] = composite(
-        torch.from_numpy(edited), torch.from_numpy(below), mask, feather=feather
+    laid: Pixels = composite(
+        *map(torch.from_numpy, (edited, source, mask)), feather=feather
     ).numpy()
     return laid
+
+
+def _read(
+    source: Path, settings: Settings
+) -> Artifact[LatentsRecord | TrajectoryRecord | EditRecord]:
+    artifact = read_artifact(source, ("latents", "trajectory", "edit"))
+    record = cast(LatentsRecord | TrajectoryRecord | EditRecord, artifact.record)
+    check_same_model(str(source), record, checkpoint_for(settings))
+    return Artifact(record, artifact.tensors)
+
+
+def _source_frames(source: Path, record: EditRecord, settings: Settings) -> Pixels:
+    otherwise = otherwise_use(settings.export)
+    frames: Pixels = source_frames(source, record, settings, otherwise=otherwise).numpy()
+    return frames
+
+
+def _changes(
+    source: Path,
+    edit: Artifact[EditRecord],
+    own: Pixels,
+    settings: Settings,
+    *,
+    session: Session,
+    run: Run,
+) -> Iterator[Change]:
+    """The changes of an edit; what can be missing is looked for before the first is decoded."""
+    round_trip = _round_trip(source, edit, settings, session=session, run=run)
+    edited = _edit_pixels(edit, settings, session=session, run=run)
+    box = frames_record(edit.record).box
+    image = (slice(None), slice(None))
+    if box.mode == "pad":
+        image = (
+            slice(box.top, box.top + box.scaled_height),
+            slice(box.left, box.left + box.scaled_width),
+        )
+    radius = settings.export.align_edges
+    return fit_changes(edited, round_trip, own, radius=radius, picture=image)
+
+
+def _round_trip(
+    source: Path, edit: Artifact[EditRecord], settings: Settings, *, session: Session, run: Run
+) -> Pixels:
+    """Decode the clean latents of the clip that an edit was made of."""
+    record = edit.record
+
+    def decode_clean() -> Pixels:
+        if record.has_mask:
+            clean = edit.tensors["source_latents"][:, num_pad_frames(record) :]
+        else:
+            otherwise = otherwise_use(settings.export)
+            clean = source_latents(source, record, settings, otherwise=otherwise)
+        return _pixels(clean, settings, session=session, run=run, doing="decoding the source")
+
+    # A decoder of another dtype or with tiles gives other pixels.
+    how = (dtype_for(settings), settings.device, settings.encode.vae_tiling)
+    return session.source_pixels((content_key(record.trajectory), how), decode_clean)
+
+
+def _edit_pixels(
+    edit: Artifact[EditRecord], settings: Settings, *, session: Session, run: Run
+) -> Pixels:
+    latents = edit.tensors["latents"][:, num_pad_frames(edit.record) :]
+    return _pixels(latents, settings, session=session, run=run)
+
+
+def _pixels(
+    latents: Tensor, settings: Settings, *, session: Session, run: Run, doing: str = "decoding"
+) -> Pixels:
+    """Decode latents [1, F', C', H', W'] to uint8 [F, H, W, 3]."""
+    from cogedit.models.device import memory_guard
+    from cogedit.models.vae import decode_latents, num_decoder_calls, to_pixels
+
+    vae = session.vae(latent_shape(latents), settings, run=run)
+    num_calls = num_decoder_calls(vae, latents.shape)
+    with memory_guard("decoding"), run.counting(doing, num_calls) as done:
+        frames = decode_latents(vae, latents, on_call=done)
+    pixels: Pixels = to_pixels(frames).cpu().numpy()
+    return pixels

@@ -10,23 +10,24 @@ from cogedit.artifacts import (
     EditRecord,
     Workspace,
     content_key,
+    frames_record,
+    read_record,
     short_stem,
     sniff_kind,
 )
 from cogedit.config import Settings
 from cogedit.errors import StorageError, UsageError
 from cogedit.media.encoding import VIDEO_SUFFIXES, plan_encoding
-from cogedit.stages.composite import check_composite
-from cogedit.stages.decode import Decoder
+from cogedit.stages.decode import check_composite
+from cogedit.stages.encode import encode
 from cogedit.stages.export import check_export, check_replaceable, export
-from cogedit.stages.reconstruct import reconstruct
-from cogedit.stages.run import (
-    Exported,
-    Run,
-    Written,
-    check_output,
-    workspace_for,
-)
+from cogedit.stages.invert import invert
+from cogedit.stages.load import load
+from cogedit.stages.mask import check_fits, take_mask
+from cogedit.stages.model import check_transformer, checkpoint_for
+from cogedit.stages.reconstruct import check_edits, expect_prompts, levels_of, make_edits
+from cogedit.stages.run import Exported, Run, Written, check_output, workspace_for
+from cogedit.stages.session import Session, use_session
 
 
 def edit(
@@ -39,6 +40,7 @@ def edit(
     source_video: Path | None = None,
     with_source: bool = False,
     run: Run | None = None,
+    session: Session | None = None,
 ) -> list[Exported]:
     """Edit a video from start to finish: load, encode, invert, reconstruct, export.
 
@@ -52,6 +54,7 @@ def edit(
         source_video: As for `export`; None is the video itself where the run starts from it.
         with_source: As for `export`.
         run: How to run; None is silent.
+        session: Holds the loaded model; None loads it for this call.
 
     Returns:
         The videos, in the order of the prompts, named after source, prompt and content key.
@@ -61,6 +64,9 @@ def edit(
     """
     video, run = Path(video), run or Run()
     prompts = [prompts] if isinstance(prompts, str) else prompts
+    options = [settings.reconstruct_with(prompt) for prompt in prompts]
+
+    # 1. Refuse now what could not be computed, shown or written afterwards.
     check_edit(
         video,
         settings,
@@ -71,29 +77,55 @@ def edit(
     )
     if output is not None and names_video(output) and not run.force:
         check_replaceable(output, prompts[0])
-    written = reconstruct(video, prompts, settings, mask=mask, run=run)
-    decoder = Decoder(settings, run=run)
-    return [
-        export_edit(
-            one,
-            video,
-            settings,
-            output=output,
-            source_video=source_video,
-            with_source=with_source,
-            run=run,
-            decoder=decoder,
-        )
-        for one in written
-    ]
+    given = take_mask(mask, settings)
+    check_edits(options, checkpoint_for(settings), num_levels=levels_of(video, settings))
+    check_transformer(settings)
+
+    source, earlier = video, run.earlier
+    with use_session(session) as owner:
+        expect_prompts(options, owner)
+
+        # 2. Video -> frames.
+        if sniff_kind(source) is None:
+            source = load(source, settings, run=earlier).path
+
+        # 3. Before the inversion, which takes long: does the mask fit the clip?
+        if given is not None:
+            check_fits(given, frames_record(read_record(source)))
+
+        # 4. Frames -> latents.
+        if sniff_kind(source) == "frames":
+            source = encode(source, settings, run=earlier, session=owner).path
+
+        # 5. Latents -> trajectory.
+        if sniff_kind(source) == "latents":
+            source = invert(source, settings, run=earlier, session=owner).path
+
+        # 6. Trajectory + prompts -> edits.
+        edits = make_edits(source, options, settings, mask=given, run=run, session=owner)
+
+        # 7. Edits -> videos.
+        return [
+            export_edit(
+                made,
+                video,
+                settings,
+                output=output,
+                source_video=source_video,
+                with_source=with_source,
+                run=run,
+                session=owner,
+            )
+            for made in edits
+        ]
 
 
 _OTHER_SUFFIXES = (".3gp", ".avi", ".flv", ".jpg", ".m4v", ".mpg", ".ogv", ".png", ".webm", ".wmv")
-"""Of pictures and of containers that no export writes: nobody means a folder by such a name."""
+"""Of images, and of containers that no export writes: such a name does not mean a folder."""
 
 
 def names_video(output: Path | None) -> bool:
-    """Tell whether an output is one video, and no folder for several."""
+    """Return whether an output is one video, not a folder for several."""
     known = (*VIDEO_SUFFIXES, *_OTHER_SUFFIXES)
     return output is not None and output.suffix.lower() in known and not output.is_dir()
 
@@ -110,11 +142,11 @@ def check_edit(
     """Refuse, before anything is computed, what could not be shown or written afterwards.
 
     Args:
-        video: As for `edit`.
-        settings: `export`, `load`, and whether a mask is looked for.
-        mask: As for `edit`.
-        output: As for `edit`.
-        source_video: As for `edit`.
+        video: As for `edit`, like all but the last.
+        settings: `export`, `load`, and whether there is an automatic mask.
+        mask: For a composite.
+        output: For its kind.
+        source_video: For what an export needs of it.
         num_prompts: How many edits there are to be.
 
     Raises:
@@ -149,7 +181,7 @@ def export_edit(
     source_video: Path | None = None,
     with_source: bool = False,
     run: Run,
-    decoder: Decoder,
+    session: Session,
 ) -> Exported:
     """Write the video of one edit, under its name or a name of its own.
 
@@ -167,18 +199,18 @@ def export_edit(
         source_video=source_video,
         with_source=with_source,
         run=run,
-        decoder=decoder,
+        session=session,
     )
 
 
 def place_of_video(
     record: EditRecord, video: Path, settings: Settings, *, output: Path | None
 ) -> Path:
-    """Where the video of an edit goes: the file that was named, or a name of its own."""
+    """Return where the video of an edit goes: the file that was named, or a name of its own."""
     if output is not None and names_video(output):
         return output
-    asked = settings.export
-    suffix = plan_encoding(None, asked.codec, crf=asked.crf, lossless=asked.lossless).suffix
+    how = settings.export
+    suffix = plan_encoding(None, how.codec, crf=how.crf, lossless=how.lossless).suffix
     folder = workspace_for(video, settings).root if output is None else output
     return folder / f"{_video_name(record)}{suffix}"
 

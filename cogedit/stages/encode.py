@@ -11,16 +11,21 @@ from cogedit.config import Settings
 from cogedit.media.clip import check_size
 from cogedit.models.checkpoint import Checkpoint
 from cogedit.stages.load import load
-from cogedit.stages.model import checkpoint_for, model_record
+from cogedit.stages.model import checkpoint_for, latent_shape_of, model_record
 from cogedit.stages.run import Run, Written, check_output, find_or_make, workspace_for
-from cogedit.stages.session import Parts
+from cogedit.stages.session import Session, use_session
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 def encode(
-    source: str | Path, settings: Settings, *, output: Path | None = None, run: Run | None = None
+    source: str | Path,
+    settings: Settings,
+    *,
+    output: Path | None = None,
+    run: Run | None = None,
+    session: Session | None = None,
 ) -> Written[LatentsRecord]:
     """Encode a clip into the model's latent space.
 
@@ -29,12 +34,13 @@ def encode(
         settings: `encode` and `model`; `load` where the source is a video.
         output: The artifact; None is its place in the workspace.
         run: How to run; None is silent.
+        session: Holds the loaded model; None loads it for this call.
 
     Raises:
         ArtifactError: The source is no frames artifact, or damaged.
         UsageError: Its size does not suit the model.
         ModelError: The model is missing or incomplete.
-        DeviceMemoryError: The device is full.
+        DeviceMemoryError: The device ran out of memory.
     """
     source, run = Path(source), run or Run()
     check_output(output, source=source)
@@ -49,10 +55,12 @@ def encode(
         from cogedit.models.vae import encode_frames, num_encoder_calls, to_model_range
 
         frames = to_model_range(read_artifact(source, "frames").tensors["frames"])
-        vae = Parts(checkpoint, settings, run=run).vae()
-        num_calls = num_encoder_calls(vae, frames.shape)
-        with memory_guard("encoding"), run.counting("encoding", num_calls) as done:
-            return {"latents": encode_frames(vae, frames, on_call=done).cpu()}
+        shape = latent_shape_of(record.frames, checkpoint.geometry)
+        with use_session(session) as owner:
+            vae = owner.vae(shape, settings, run=run)
+            num_calls = num_encoder_calls(vae, frames.shape)
+            with memory_guard("encoding"), run.counting("encoding", num_calls) as done:
+                return {"latents": encode_frames(vae, frames, on_call=done).cpu()}
 
     return find_or_make(record, make, output=output, workspace=workspace, run=run)
 
@@ -65,11 +73,8 @@ def latents_record(
     Raises:
         UsageError: Its size does not suit the model.
     """
-    check_size(
-        frames.settings.width,
-        frames.settings.height,
-        multiple=checkpoint.geometry.size_multiple,
-    )
+    size = frames.settings
+    check_size(size.width, size.height, multiple=checkpoint.geometry.size_multiple)
     return LatentsRecord(
         frames=frames, model=model_record(checkpoint, settings), settings=settings.encode
     )

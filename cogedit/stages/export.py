@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from cogedit.artifacts import (
     EditRecord,
@@ -20,24 +22,28 @@ from cogedit.artifacts import (
 )
 from cogedit.config import Settings
 from cogedit.errors import ArtifactError, UsageError, VideoError
+from cogedit.media.edges import Change
 from cogedit.media.encoding import Encoding, plan_encoding
 from cogedit.media.probe import probe_facts
+from cogedit.media.reader import iterate_frames
 from cogedit.media.recipe_comment import find_comment
-from cogedit.stages.composite import composite_for
-from cogedit.stages.decode import Decoder
+from cogedit.media.restore import needs_own_frames, restore_frames
+from cogedit.media.writer import FrameStream, write_video
+from cogedit.stages.decode import Pixels, composite_for, decode, decode_changes
 from cogedit.stages.load import check_size_of_clip
 from cogedit.stages.model import dtype_for
 from cogedit.stages.recipe import Recipe, read_recipe
 from cogedit.stages.run import Exported, Run, check_output, check_writable, workspace_for
-from cogedit.stages.source import FoundSource, find_source, keeps_time, resize_plan
-from cogedit.stages.source_frames import check_originals, source_frames
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from cogedit.media.edges import Change
-    from cogedit.media.writer import FrameStream
+from cogedit.stages.session import Session, use_session
+from cogedit.stages.source import (
+    FoundSource,
+    check_source_artifacts,
+    find_source,
+    keeps_time,
+    resize_plan,
+    source_frames,
+)
+from cogedit.types import ExportSettings
 
 
 @dataclass(frozen=True)
@@ -47,11 +53,11 @@ class _Job:
     Attributes:
         artifact: What is shown.
         settings: Of the run.
-        recipe: How, once it is known whether there is sound.
+        recipe: How it is shown, once it is known whether there is audio.
         path: The video.
         may_replace: Whether another file may be replaced.
-        run: Whom to tell.
-        silent: Why the clip has no sound though its source has; None if it has or need not.
+        run: What to report to.
+        silent: Why the clip has no audio though its source has; None if it has or need not.
     """
 
     artifact: Path
@@ -71,18 +77,18 @@ def export(
     source_video: Path | None = None,
     with_source: bool = False,
     run: Run | None = None,
-    decoder: Decoder | None = None,
+    session: Session | None = None,
 ) -> Exported:
     """Write an artifact as a video.
 
-    An edit and latents are decoded; frames are written as they are, which gives the source clip;
-    of a trajectory its noise end is decoded, the upstream script's inversion video. An export of
-    the same artifact that is in the way is replaced; any other file only by force, and only where
-    `output` names it. Of an edit with a mask, what lies outside is the source's.
+    Edits and latents are decoded; frames are written as they are, which gives the source clip; of a
+    trajectory its noise is decoded, the upstream script's inversion video. Of an edit with a mask,
+    what lies outside is the source's. An existing export of the same artifact is replaced; any
+    other file only by force, and only where `output` names it.
 
     The source video is looked for in the current directory, beside the artifact and in the folder
-    above, and known by its digest. Without it there is no sound, which is said; what a crop left
-    out is not to be had either, which is an error.
+    above, and known by its digest. Without it there is no audio, which is reported; what a crop
+    left out cannot be had either, which is an error.
 
     Args:
         source: The artifact.
@@ -92,24 +98,23 @@ def export(
         source_video: The video that the clip was taken from; None is looked for.
         with_source: Write the source clip beside it, as NAME-source: same frames, size and codec.
         run: How to run; None is silent.
-        decoder: A decoder of these settings that is loaded already.
+        session: Holds the loaded model; None loads it for this call.
 
     Raises:
         ArtifactError: The source is no artifact, of another model, or damaged.
         UsageError: Another file is in the way, the codec, suffix and size do not go together, or a
-            composite is asked for where there is no mask.
-        VideoError: The source video is needed and not there.
+            composite is wanted where there is no mask.
+        VideoError: The source video is needed and was not found.
         ModelError: The model is missing or incomplete.
         StorageError: The video cannot be written.
     """
     job = _job(Path(source), settings, output=output, run=run or Run())
-    exported = _export(job, source_video, decoder=decoder)
+    exported = _export(job, source_video, session)
     if not with_source:
         return exported
-    frames = frames_record(job.recipe.record)
     clip = replace(
         job.recipe,
-        record=frames,
+        record=frames_record(job.recipe.record),
         composite="none",
         feather=0,
         align_edges=0,
@@ -117,50 +122,44 @@ def export(
         vae_tiling=None,
     )
     beside = job.path.with_name(f"{job.path.stem}-source{job.path.suffix}")
-    shown = _export(replace(job, recipe=clip, path=beside), source_video)
+    shown = _export(replace(job, recipe=clip, path=beside), source_video, session)
     return replace(exported, source=shown.path)
 
 
 def is_exported(source: Path, settings: Settings, *, output: Path) -> bool:
-    """Tell whether the video of an artifact is there with these settings.
+    """Return whether the video of an artifact exists with these settings.
 
-    Args:
-        source: The artifact.
-        settings: As for `export`.
-        output: The video.
-
-    Raises:
-        CogeditError: As `export`, where that can be known beforehand.
+    Args and errors are those of `export`.
     """
     job = _job(source, settings, output=output, run=Run())
-    # Whether there is sound shows when the source is looked for.
+    # Whether there is audio shows when the source is looked for.
     mute = replace(job, recipe=replace(job.recipe, sound=False))
-    return _is_there(job) or _is_there(mute)
+    return _exists(job) or _exists(mute)
+
+
+def _encoding(output: Path | None, export: ExportSettings) -> Encoding:
+    return plan_encoding(output, export.codec, crf=export.crf, lossless=export.lossless)
 
 
 def _job(source: Path, settings: Settings, *, output: Path | None, run: Run) -> _Job:
-    """Settle how an artifact is shown.
-
-    Raises:
-        CogeditError: As `export`.
-    """
-    asked = settings.export
-    encoding = plan_encoding(output, asked.codec, crf=asked.crf, lossless=asked.lossless)
+    """Settle how an artifact is shown."""
+    options = settings.export
+    encoding = _encoding(output, options)
     check_output(output, source=source, is_folder=encoding.codec == "png")
     record = read_record(source)
     frames = frames_record(record)
     recipe = Recipe(
         record,
-        asked.fps or frames.fps,
+        options.fps or frames.fps,
         encoding,
-        size=asked.size,
-        sound=asked.sound and encoding.has_sound and frames.source.has_audio,
-        composite=composite_for(record, asked),
+        size=options.size,
+        sound=options.sound and encoding.has_sound and frames.source.has_audio,
+        composite=composite_for(record, options),
     )
     if recipe.composite != "none":
-        recipe = replace(recipe, feather=asked.feather)
+        recipe = replace(recipe, feather=options.feather)
     if isinstance(record, EditRecord):
-        recipe = replace(recipe, align_edges=asked.align_edges)
+        recipe = replace(recipe, align_edges=options.align_edges)
     if not isinstance(record, FramesRecord):
         recipe = replace(recipe, dtype=dtype_for(settings), vae_tiling=settings.encode.vae_tiling)
     silent = None
@@ -168,7 +167,8 @@ def _job(source: Path, settings: Settings, *, output: Path | None, run: Run) -> 
         silent = f"at {float(recipe.fps):.6g} fps the clip does not keep the source's time"
         recipe = replace(recipe, sound=False)
     _check_size(recipe)
-    path = output or _beside(source, encoding)
+    suffix = "-frames" if encoding.codec == "png" else encoding.suffix
+    path = output or source.with_name(f"{source.stem}{suffix}")
     may_replace = run.force and output is not None
     return _Job(source, settings, recipe, path, may_replace, run, silent=silent)
 
@@ -191,31 +191,28 @@ def check_export(
         has_mask: Whether the edits will have one.
 
     Raises:
-        ArtifactError: The source's frames or latents will be needed, and are not there.
+        ArtifactError: The source's frames or latents will be needed, and are gone.
         UsageError: The codec, suffix, size and rate do not go together.
-        VideoError: The source cannot be read, or will be needed and is not there.
+        VideoError: The source cannot be read, or will be needed and was not found.
     """
-    from cogedit.media.restore import needs_own_frames
-
-    asked, load = settings.export, settings.load
-    encoding = plan_encoding(output, asked.codec, crf=asked.crf, lossless=asked.lossless)
+    options = settings.export
+    encoding = _encoding(output, options)
     if sniff_kind(video) is not None:
         record = read_record(video)
         frames = frames_record(record)
         # Beside the edit, as the export will look for it.
         place = workspace_for(video, settings).root / video.name
         found = find_source(frames, place, source_video)
-        _check_size(Recipe(record, asked.fps or frames.fps, encoding, size=asked.size))
-        own_pixels = asked.align_edges > 0 or asked.composite == "source"
-        if asked.size == "source" and (own_pixels or needs_own_frames(resize_plan(frames))):
-            _check_found(found, frames)
-        check_originals(video, settings, has_mask=has_mask)
+        _check_size(Recipe(record, options.fps or frames.fps, encoding, size=options.size))
+        own_pixels = options.align_edges > 0 or options.composite == "source"
+        if options.size == "source" and (own_pixels or needs_own_frames(resize_plan(frames))):
+            _require(found, frames)
+        check_source_artifacts(video, settings, has_mask=has_mask)
         return
     facts = probe_facts(video)
     check_size_of_clip(settings)
-    at_source = asked.size == "source"
-    width, height = (facts.width, facts.height) if at_source else (load.width, load.height)
-    encoding.check_frames(width, height, fps=asked.fps or facts.fps)
+    size = facts if options.size == "source" else settings.load
+    encoding.check_frames(size.width, size.height, fps=options.fps or facts.fps)
 
 
 def _check_size(recipe: Recipe) -> None:
@@ -224,19 +221,10 @@ def _check_size(recipe: Recipe) -> None:
     recipe.encoding.check_frames(shown.width, shown.height, fps=recipe.fps)
 
 
-def _beside(artifact: Path, encoding: Encoding) -> Path:
-    """The video of an artifact where none is named."""
-    if encoding.codec == "png":
-        return artifact.with_name(f"{artifact.stem}-frames")
-    return artifact.with_suffix(encoding.suffix)
-
-
-def _export(job: _Job, source_video: Path | None, *, decoder: Decoder | None = None) -> Exported:
-    """Write the video of a job, unless it is there."""
-    from cogedit.media.restore import needs_own_frames
-
+def _export(job: _Job, source_video: Path | None, session: Session | None) -> Exported:
+    """Write the video of a job, unless it exists."""
     recipe, run = job.recipe, job.run
-    if _is_there(job) and not run.force:
+    if _exists(job) and not run.force:
         return _reused(job)
     frames = frames_record(recipe.record)
     needs_source = recipe.size == "source" and (
@@ -249,22 +237,20 @@ def _export(job: _Job, source_video: Path | None, *, decoder: Decoder | None = N
     if needs_source or recipe.sound or source_video is not None:
         found = find_source(frames, job.artifact, source_video)
     if needs_source:
-        _check_found(found, frames)
+        _require(found, frames)
     silent = _why_silent(found) if recipe.sound else None
     if silent is not None:
         recipe = replace(recipe, sound=False)
         job = replace(job, recipe=recipe, silent=silent)
-        if _is_there(job) and not run.force:
+        if _exists(job) and not run.force:
             return _reused(job)
     if job.silent is not None:
-        run.notify(f"no sound: {job.silent}")
+        run.notify(f"no audio: {job.silent}")
     check_writable(job.path, is_folder=recipe.encoding.codec == "png")
     replaced = job.path.exists() and not run.force
     audio = found.audio() if recipe.sound and isinstance(found, FoundSource) else None
-    from cogedit.media.writer import write_video
-
-    with in_use(job.path.parent):
-        shown = _frames(job, found if isinstance(found, FoundSource) else None, decoder)
+    with in_use(job.path.parent), use_session(session) as owner:
+        shown = _frames(job, found if isinstance(found, FoundSource) else None, owner)
         with _counted(shown, run) as counted:
             write_video(
                 counted,
@@ -274,43 +260,31 @@ def _export(job: _Job, source_video: Path | None, *, decoder: Decoder | None = N
                 comment=recipe.comment(),
                 audio=audio,
             )
-    sound = ", with the source's sound" if recipe.sound else ""
-    count = len(frames.frame_indices)
+    with_audio = ", with the source's audio" if recipe.sound else ""
+    count, rate = len(frames.frame_indices), f"{float(recipe.fps):.6g} fps"
     instead = ", in place of one with other export settings (-o keeps both)" if replaced else ""
-    rate = f"{float(recipe.fps):.6g} fps"
-    run.notify(f"wrote {job.path} ({count} frames at {rate}{sound}){instead}")
+    run.notify(f"wrote {job.path} ({count} frames at {rate}{with_audio}){instead}")
     return Exported(job.path, reused=False)
 
 
 @contextmanager
-def _counted(
-    shown: NDArray[np.uint8] | FrameStream, run: Run
-) -> Iterator[NDArray[np.uint8] | FrameStream]:
-    """Show how many frames of a stream are written; those that are there take no time."""
-    from cogedit.media.writer import FrameStream
-
+def _counted(shown: Pixels | FrameStream, run: Run) -> Iterator[Pixels | FrameStream]:
+    """Show how many frames of a stream are written; writing finished pixels takes no time."""
     if not isinstance(shown, FrameStream):
         yield shown
         return
     with run.counting("writing", shown.num_frames) as done:
-        yield replace(shown, frames=_telling(shown.frames, done))
+
+        def frames() -> Iterator[Pixels]:
+            for frame in shown.frames:
+                yield frame
+                done()
+
+        yield replace(shown, frames=frames())
 
 
-def _telling(
-    frames: Iterable[NDArray[np.uint8]], done: Callable[[], None]
-) -> Iterator[NDArray[np.uint8]]:
-    """Pass frames on and tell when each is dealt with."""
-    for frame in frames:
-        yield frame
-        done()
-
-
-def _check_found(found: FoundSource | str, frames: FramesRecord) -> None:
-    """Refuse to go on without the source video.
-
-    Raises:
-        VideoError: It was not found, for the reason that stands in its place.
-    """
+def _require(found: FoundSource | str, frames: FramesRecord) -> None:
+    """Raise `VideoError` if the source video was not found, for the reason in its place."""
     if isinstance(found, str):
         raise VideoError(
             f"--size source needs frames of {frames.source.name} itself, and {found}",
@@ -319,12 +293,12 @@ def _check_found(found: FoundSource | str, frames: FramesRecord) -> None:
 
 
 def _reused(job: _Job) -> Exported:
-    job.run.notify(f"reused {job.path} (--force makes it anew)")
+    job.run.notify(f"reused {job.path} (--force recomputes it)")
     return Exported(job.path, reused=True)
 
 
 def _why_silent(found: FoundSource | str) -> str | None:
-    """Why a source's sound cannot be carried over; None where it can."""
+    """Why a source's audio cannot be carried over; None where it can."""
     if isinstance(found, str):
         return f"{found} (--source VIDEO names it)"
     if found.facts.variable_frame_rate:
@@ -332,48 +306,36 @@ def _why_silent(found: FoundSource | str) -> str | None:
     return None
 
 
-def _frames(
-    job: _Job, found: FoundSource | None, decoder: Decoder | None
-) -> NDArray[np.uint8] | FrameStream:
+def _frames(job: _Job, found: FoundSource | None, session: Session) -> Pixels | FrameStream:
     """The frames that a job shows, at their size."""
-    recipe = job.recipe
+    recipe, settings, run = job.recipe, job.settings, job.run
     frames = frames_record(recipe.record)
+    own = None
+    if recipe.size == "source" and found is not None:
+        own = iterate_frames(found.path, found.video, indices=found.frames.frame_indices)
     if isinstance(recipe.record, FramesRecord):
-        if recipe.size == "source" and found is not None:
-            return _source_stream(frames, _own_frames(found))
+        if own is not None:
+            return _source_stream(frames, own)
         hint = "or name another --size"
-        clip: NDArray[np.uint8] = source_frames(
-            job.artifact, frames, job.settings, otherwise=hint
-        ).numpy()
+        clip: Pixels = source_frames(job.artifact, frames, settings, otherwise=hint).numpy()
         return clip
-    decoder, asked = decoder or Decoder(job.settings, run=job.run), job.settings.export
     if recipe.size == "clip":
-        return decoder.decode(job.artifact, export=asked)
-    from cogedit.media.restore import restore_frames
-
-    # At the source's size the composite is made of the source's own pixels, below.
+        return decode(job.artifact, settings, session=session, run=run)
+    # At the source's size the composite is made of the source's own pixels.
     weights = None
     if recipe.composite == "source":
-        weights, asked = _weights(job), replace(asked, composite="none")
-    shown: Iterable[NDArray[np.uint8] | Change]
+        weights = _weights(job)
+        settings = replace(settings, export=replace(settings.export, composite="none"))
+    shown: Iterable[Pixels | Change]
     if recipe.align_edges:
-        shown = decoder.changes(job.artifact, export=asked)
+        shown = decode_changes(job.artifact, settings, session=session, run=run)
     else:
-        shown = decoder.decode(job.artifact, export=asked)
-    own = None if found is None else _own_frames(found)
+        shown = decode(job.artifact, settings, session=session, run=run)
     restored = restore_frames(shown, resize_plan(frames), own=own, weights=weights)
     return _source_stream(frames, restored)
 
 
-def _own_frames(found: FoundSource) -> Iterator[NDArray[np.uint8]]:
-    from cogedit.media.reader import iterate_frames
-
-    return iterate_frames(found.path, found.video, indices=found.frames.frame_indices)
-
-
-def _source_stream(frames: FramesRecord, made: Iterator[NDArray[np.uint8]]) -> FrameStream:
-    from cogedit.media.writer import FrameStream
-
+def _source_stream(frames: FramesRecord, made: Iterator[Pixels]) -> FrameStream:
     source = frames.source
     return FrameStream(made, len(frames.frame_indices), source.height, source.width)
 
@@ -387,47 +349,47 @@ def _weights(job: _Job) -> NDArray[np.float32]:
     return weights
 
 
-def _is_there(job: _Job) -> bool:
-    """Tell whether the video is there with this recipe.
+def _exists(job: _Job) -> bool:
+    """Return whether the video exists with this recipe.
 
     Raises:
-        UsageError: Something that is no export of the same artifact is there, and stays.
+        UsageError: The file is no export of the same artifact, and may not be replaced.
     """
     path, recipe = job.path, job.recipe
     if not path.exists():
         return False
     try:
-        found = find_comment(path) or ""
+        comment = find_comment(path) or ""
     except VideoError:
-        found = ""
-    if found == recipe.comment():
+        comment = ""
+    if comment == recipe.comment():
         return True
-    if f'"content_key":"{content_key(recipe.record)}"' in found or job.may_replace:
+    if f'"content_key":"{content_key(recipe.record)}"' in comment or job.may_replace:
         return False
-    raise _no_export_of(path, "this artifact")
+    raise _in_the_way(path, "this artifact")
 
 
 def check_replaceable(output: Path, prompt: str) -> None:
-    """Refuse, before an edit is made, to write its video over what it surely may not replace.
+    """Refuse, before an edit is made, to write its video over a file that it may not replace.
 
     Args:
         output: The video that was named.
         prompt: Of the edit.
 
     Raises:
-        UsageError: Something is there that is no export of an edit under this prompt.
+        UsageError: The file exists and is no export of an edit under this prompt.
     """
     if not output.exists():
         return
     try:
-        found = read_recipe(output).record
+        record = read_recipe(output).record
     except (VideoError, ArtifactError):
-        found = None
-    if not isinstance(found, EditRecord) or found.settings.prompt != prompt:
-        raise _no_export_of(output, "this edit")
+        record = None
+    if not isinstance(record, EditRecord) or record.settings.prompt != prompt:
+        raise _in_the_way(output, "this edit")
 
 
-def _no_export_of(path: Path, what: str) -> UsageError:
+def _in_the_way(path: Path, what: str) -> UsageError:
     return UsageError(
         f"{path} exists and is no export of {what}",
         hint="name another file with -o, or the same one with -o and --force to replace it",

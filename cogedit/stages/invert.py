@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,8 +18,9 @@ from cogedit.artifacts import (
 )
 from cogedit.config import Settings, check_settings
 from cogedit.errors import UsageError
+from cogedit.media.metrics import psnr
 from cogedit.models.checkpoint import Checkpoint
-from cogedit.models.cost import inversion_work, latent_shape
+from cogedit.models.cost import TransformerSizes, edit_work, inversion_work, latent_shape
 from cogedit.stages.encode import encode
 from cogedit.stages.model import (
     check_same_model,
@@ -27,8 +29,6 @@ from cogedit.stages.model import (
     scheduler_record,
     transformer_record,
 )
-from cogedit.stages.pass_times import Stopwatch
-from cogedit.stages.resume import StepKeeper
 from cogedit.stages.run import (
     Run,
     Written,
@@ -38,31 +38,50 @@ from cogedit.stages.run import (
     place_of,
     workspace_for,
 )
-from cogedit.stages.session import Parts
-from cogedit.types import StepInfo
+from cogedit.stages.session import Session, use_session
+from cogedit.types import ReconstructSettings, StepInfo
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
+@dataclass(frozen=True)
+class InversionCheck:
+    """The quality of an inversion.
+
+    Attributes:
+        psnr: The resampled clip against the VAE's round trip of the source, in dB.
+        std: Standard deviation of the noise; 1 is right.
+    """
+
+    psnr: float
+    std: float
+
+
 def invert(
-    source: str | Path, settings: Settings, *, output: Path | None = None, run: Run | None = None
+    source: str | Path,
+    settings: Settings,
+    *,
+    output: Path | None = None,
+    run: Run | None = None,
+    session: Session | None = None,
 ) -> Written[TrajectoryRecord]:
-    """Invert a clip into noise and keep every level on disk.
+    """Invert a clip into noise and keep the sample of every timestep.
 
     Args:
         source: A latents or frames artifact, or a video; what is missing is run first.
         settings: `invert` and `model`; the tables of the earlier stages where they are run.
         output: The artifact; None is its place in the workspace.
         run: How to run; None is silent.
+        session: Holds the loaded model; None loads it for this call.
 
     Raises:
         ArtifactError: The source is of a later kind, of another model, or damaged.
         UsageError: A setting is out of range.
         ModelError: The model is missing or incomplete.
-        DeviceMemoryError: The device is full.
+        DeviceMemoryError: The device ran out of memory.
         NumericalError: NaN or Inf appeared.
-        Interrupted: Somebody asked to stop.
+        Interrupted: A stop was requested.
     """
     source, run = Path(source), run or Run()
     check_output(output, source=source)
@@ -70,27 +89,26 @@ def invert(
     check_transformer(settings)
     workspace = workspace_for(source, settings)
     checkpoint = checkpoint_for(settings)
-    if sniff_kind(source) in (None, "frames"):
-        source = encode(source, settings, run=run.earlier).path
-    latents = read_record(source, "latents")
-    check_same_model(str(source), latents, checkpoint)
-    record = trajectory_record(latents, checkpoint, settings=settings)
+    with use_session(session) as owner:
+        if sniff_kind(source) in (None, "frames"):
+            source = encode(source, settings, run=run.earlier, session=owner).path
+        latents = read_record(source, "latents")
+        check_same_model(str(source), latents, checkpoint)
+        record = trajectory_record(latents, checkpoint, settings=settings)
 
-    def make() -> Mapping[str, Tensor]:
-        clean = read_artifact(source, "latents").tensors["latents"]
-        place = place_of(record, output=output, workspace=workspace)
-        unfinished = Unfinished.of(place.parent, record.kind, [content_key(record)])
-        return _invert(
-            clean,
-            record,
-            checkpoint=checkpoint,
-            unfinished=unfinished,
-            notes=workspace.root if output is None else None,
-            settings=settings,
-            run=run,
-        )
+        def make() -> Mapping[str, Tensor]:
+            place = place_of(record, output=output, workspace=workspace)
+            return _invert(
+                read_artifact(source, "latents").tensors["latents"],
+                record,
+                Unfinished.of(place.parent, record.kind, [content_key(record)]),
+                notes=workspace.root if output is None else None,
+                settings=settings,
+                run=run,
+                session=owner,
+            )
 
-    return find_or_make(record, make, output=output, workspace=workspace, run=run)
+        return find_or_make(record, make, output=output, workspace=workspace, run=run)
 
 
 def check_inversion_settings(settings: Settings) -> None:
@@ -122,57 +140,58 @@ def trajectory_record(
 def _invert(
     latents: Tensor,
     record: TrajectoryRecord,
-    *,
-    checkpoint: Checkpoint,
     unfinished: Unfinished,
+    *,
     notes: Path | None,
     settings: Settings,
     run: Run,
+    session: Session,
 ) -> Mapping[str, Tensor]:
-    """Invert latents [B, F', C', H', W'] as the record says, every step kept until all are done."""
+    """Invert latents [B, F', C', H', W'] as the record says; an interrupted inversion resumes."""
     import torch
 
-    from cogedit.models.device import memory_guard
+    from cogedit.models.device import memory_guard, resolve_device
     from cogedit.models.loading import alphas_cumprod
     from cogedit.models.sampling import invert_latents
+    from cogedit.stages.pass_times import Stopwatch
+    from cogedit.stages.resume import ResumableLoop
 
-    asked = record.settings
-    parts = Parts(checkpoint, settings, run=run)
+    inversion, checkpoint = record.settings, checkpoint_for(settings)
+    device = resolve_device(settings.device)
     # CogVideoX 1.5 packs two latent frames into a token. As in its image-to-video training, an odd
     # clip is completed by its first latent frame, which stands for a single video frame.
     pad = latents[:, :1].expand(-1, record.num_pad_frames, -1, -1, -1)
-    z0 = torch.cat([pad, latents], dim=1).to(parts.device)
-    names = ("sample",) if asked.inverse == "upstream" else ("sample", "velocity")
-    keeper = StepKeeper(unfinished, names=names, shape=tuple(z0.shape), keep_all=True, run=run)
-    steps = [state.info for state in keeper.done]
+    z0 = torch.cat([pad, latents], dim=1).to(device)
+    shape = latent_shape(z0)
+    names = ("sample",) if inversion.inverse == "upstream" else ("sample", "velocity")
+    loop = ResumableLoop(unfinished, names=names, shape=tuple(z0.shape), keep_all=True, run=run)
+    steps = [state.info for state in loop.done]
+    work = inversion_work(inversion, TransformerSizes.of(checkpoint.transformer_config), shape)
     with memory_guard("inverting"):
-        embeds = parts.embed(["", asked.prompt])
-        shape = latent_shape(z0)
-        transformer = parts.transformer(inversion_work(asked, parts.sizes, shape), shape)
-        stopwatch = Stopwatch(parts.device)
+        embeds = session.embed(["", inversion.prompt], settings, run=run)
         with (
-            parts.running(transformer),
-            run.progress("inverting", asked.num_inference_steps) as on_step,
-            keeper,
+            session.transformer(work, shape, settings, run=run) as transformer,
+            Stopwatch(device) as stopwatch,
+            run.progress("inverting", inversion.num_inference_steps) as on_step,
+            loop,
         ):
 
-            def tell(info: StepInfo) -> None:
+            def report(info: StepInfo) -> None:
                 steps.append(info)
                 on_step(info)
 
             inverted = invert_latents(
                 transformer,
                 z0,
-                [asked],
+                [inversion],
                 alphas_cumprod=alphas_cumprod(checkpoint),
                 embeds=embeds,
                 options=settings.transformer,
-                done=keeper.done,
-                on_state=keeper.keep,
-                on_step=tell,
+                done=loop.done,
+                on_state=loop.save,
+                on_step=report,
             )
-    went_on = len(keeper.done) > 0
-    stopwatch.note(notes, [content_key(record)], steps=steps, is_whole=not went_on)
+    stopwatch.note(notes, [content_key(record)], steps=steps, is_whole=not loop.done)
     run.notify(_quality(float(inverted.noise.std()), steps))
     for step in steps:
         if step.residual is not None:
@@ -198,3 +217,71 @@ def _quality(std: float, steps: Sequence[StepInfo]) -> str:
         f"{text}; {calls} model calls; largest last correction {residuals[worst]:.1e}, "
         f"at step {worst + 1}"
     )
+
+
+def check_inversion(
+    trajectory: str | Path,
+    settings: Settings,
+    *,
+    run: Run | None = None,
+    session: Session | None = None,
+) -> InversionCheck:
+    """Sample from a trajectory's noise under its own prompt, without guidance, and compare.
+
+    Costs as many model calls as the inversion has timesteps.
+
+    Args:
+        trajectory: The artifact.
+        settings: `model`, `device` and `dtype`.
+        run: How to run; None is silent.
+        session: Holds the loaded model; None loads it for this call.
+
+    Raises:
+        ArtifactError: It is no trajectory, of another model, or damaged.
+        ModelError: The model is missing or incomplete.
+        DeviceMemoryError: The device ran out of memory.
+    """
+    from cogedit.diffusion.trajectory import Trajectory
+    from cogedit.models.device import memory_guard
+    from cogedit.models.loading import alphas_cumprod
+    from cogedit.models.sampling import edit_latents
+    from cogedit.models.vae import decode_latents
+
+    trajectory, run = Path(trajectory), run or Run()
+    artifact = read_artifact(trajectory, "trajectory")
+    record, tensors = artifact.record, artifact.tensors
+    checkpoint = checkpoint_for(settings)
+    check_same_model(str(trajectory), record, checkpoint)
+    timesteps = tuple(int(t) for t in tensors["timesteps"])
+    inverted = Trajectory(tensors["trajectory"], tensors["latents"], timesteps)
+    prompt = record.settings.prompt
+    plain = ReconstructSettings(
+        prompt=prompt, guidance_scale=1.0, start="inverted", injection_strength=0.0
+    )
+    shape = latent_shape(inverted.latents)
+    sizes = TransformerSizes.of(checkpoint.transformer_config)
+    work = edit_work([plain], record.settings, sizes, shape)
+    with use_session(session) as owner, memory_guard("checking the inversion"):
+        embeds = owner.embed(["", prompt], settings, run=run)
+        with (
+            owner.transformer(work, shape, settings, run=run) as transformer,
+            run.progress("resampling", len(timesteps)) as on_step,
+        ):
+            samples = edit_latents(
+                transformer,
+                inverted,
+                [plain],
+                inversion_prompts=[prompt],
+                alphas_cumprod=alphas_cumprod(checkpoint),
+                embeds=embeds,
+                options=settings.transformer,
+                on_step=on_step,
+            )
+        del transformer  # the VAE may need its memory
+        vae = owner.vae(shape, settings, run=run)
+        pad = record.num_pad_frames
+        resampled, round_trip = (
+            (decode_latents(vae, latents[:, pad:]).clamp(-1, 1).cpu().numpy() + 1) * 127.5
+            for latents in (samples[-1], inverted.latents)
+        )
+    return InversionCheck(psnr(resampled, round_trip), float(inverted.noise.std()))

@@ -1,38 +1,37 @@
-"""Small pictures of edits while they form, for those who wait."""
+"""Small images of edits while they form, for those who wait."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
 
 from cogedit.artifacts import TrajectoryRecord
 from cogedit.config import Settings
+from cogedit.diffusion.clean_estimate import clean_sample, fit_colors, paint
+from cogedit.diffusion.schedule import Schedule
+from cogedit.diffusion.state import OnState, StepState
+from cogedit.diffusion.trajectory import Trajectory
 from cogedit.errors import ArtifactError
 from cogedit.stages.run import Run
-from cogedit.stages.source_frames import source_frames
+from cogedit.stages.source import source_frames
 from cogedit.types import RGBPicture
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from cogedit.diffusion.schedule import Schedule
-    from cogedit.diffusion.state import OnState, StepState
-    from cogedit.diffusion.trajectory import Trajectory
 
 _AT_MOST = 4
 """Edits of one pass that are shown beside each other."""
 
 
-class Preview:
-    """Paints the middle frame of edits after each step, in colours that it fits to the source.
+class LivePreview:
+    """Paints the middle frame of edits after each step, in colours fitted to the source.
 
     Args:
         reference: The source's trajectory, one clip.
         frames: The source's clip, [F, H, W, 3] uint8.
-        schedule: Table of levels.
+        schedule: The timesteps of the inversion.
         num_pad_frames: Latent frames in front that repeat the first.
-        show: Shown each picture.
+        show: Shown each image.
     """
 
     def __init__(
@@ -44,8 +43,6 @@ class Preview:
         num_pad_frames: int,
         show: Callable[[RGBPicture], None],
     ) -> None:
-        from cogedit.diffusion.clean_estimate import fit_colors
-
         clean = reference.latents[0, num_pad_frames:].cpu()
         self._colors = fit_colors(clean, frames)
         self._middle = num_pad_frames + len(clean) // 2
@@ -55,18 +52,14 @@ class Preview:
         self._before: tuple[int, Tensor] | None = None
 
     def after(self, state: StepState) -> None:
-        """Show a finished step: of an edit's sample the clean one that it tends to."""
-        import torch
-
-        from cogedit.diffusion.clean_estimate import clean_sample, paint
-
+        """Show the clean samples that the edits tend to after a step."""
         [name] = {"sample", "offset"} & state.tensors.keys()
         x = state.tensors[name][:_AT_MOST, self._middle].cpu()
         if name == "offset":
             clean = self._source + x
         else:
             before, self._before = self._before, (state.info.timestep, x)
-            if before is None:  # one end of a step does not tell
+            if before is None:  # the clean sample follows from both ends of a step
                 return
             (t, x_t), s = before, state.info.timestep
             clean = clean_sample(x_t, x, schedule=self._schedule, t=t, s=s)
@@ -75,7 +68,7 @@ class Preview:
         self._show(RGBPicture(width, height, painted.numpy().tobytes()))
 
 
-def show_states(
+def with_preview(
     on_state: OnState,
     path: Path,
     record: TrajectoryRecord,
@@ -85,19 +78,16 @@ def show_states(
     settings: Settings,
     run: Run,
 ) -> OnState:
-    """Have the states of an edit shown too, if somebody looks.
+    """Return `on_state` that also shows each state, if anybody looks.
 
     Args:
-        on_state: What else is done with each.
-        path: The trajectory artifact.
+        on_state: What else is done with a state.
+        path: The trajectory artifact; the source's frames are looked for beside it.
         record: Its record.
-        reference: What it holds.
-        schedule: Table of levels.
-        settings: `workspace`, where the source's frames lie.
-        run: Whom to show them.
-
-    Returns:
-        `on_state` itself where nobody looks, or where the source's frames are gone, which is said.
+        reference: Its samples.
+        schedule: The timesteps of the inversion.
+        settings: `workspace`.
+        run: Shown the images, and told where the source's frames are gone.
     """
     if run.preview is None:
         return on_state
@@ -107,10 +97,10 @@ def show_states(
         run.notify(f"no preview: {error.message}")
         return on_state
     pad = record.num_pad_frames
-    preview = Preview(reference, frames, schedule, num_pad_frames=pad, show=run.preview)
+    preview = LivePreview(reference, frames, schedule, num_pad_frames=pad, show=run.preview)
 
-    def also_shown(state: StepState) -> None:
+    def saved_and_shown(state: StepState) -> None:
         on_state(state)
         preview.after(state)
 
-    return also_shown
+    return saved_and_shown

@@ -1,4 +1,4 @@
-"""The model of a run: found once, checked against the artifact it is to work on."""
+"""Which model a run uses, how records describe it, and whether an artifact is of that model."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from cogedit.artifacts import (
     EditRecord,
+    FramesRecord,
     JsonText,
     LatentsRecord,
     ModelRecord,
@@ -18,6 +19,7 @@ from cogedit.artifacts import (
 from cogedit.config import Settings, check_settings
 from cogedit.errors import ArtifactMismatch
 from cogedit.models.checkpoint import Checkpoint, cuda_present, find_checkpoint
+from cogedit.models.cost import LatentShape
 from cogedit.models.geometry import Geometry
 from cogedit.types import INEXACT_BACKENDS, DType, Weights
 
@@ -53,10 +55,10 @@ def transformer_record(checkpoint: Checkpoint, settings: Settings) -> ModelRecor
 
 
 def check_transformer(settings: Settings) -> None:
-    """Refuse, before any stage runs, a kernel of the attention or a format that cannot be had.
+    """Refuse, before any stage runs, an attention kernel or a weight format that is not available.
 
     Raises:
-        UsageError: Its package is missing, or the device or the dtype is not for it.
+        UsageError: Its package is missing, or the device or the dtype does not suit it.
     """
     check_settings(settings.transformer)
     weights = weights_for(settings)
@@ -77,14 +79,14 @@ def check_transformer(settings: Settings) -> None:
 
 
 def weights_for(settings: Settings) -> Weights | None:
-    """Return the format that the transformer's weights are kept in; None is the run's dtype."""
+    """Return the format that the transformer's weights are stored in; None is the run's dtype."""
     return None if settings.weights == dtype_for(settings) else settings.weights
 
 
 def dtype_for(settings: Settings) -> DType:
     """Return the dtype of a run: the one that was set, else bf16 on CUDA and fp32 elsewhere.
 
-    Never fp16 unasked: CogVideoX-5B and 1.5 overflow in it.
+    Never fp16 by itself: CogVideoX-5B and 1.5 overflow in it.
     """
     if settings.dtype is not None:
         return settings.dtype
@@ -103,17 +105,14 @@ def check_same_model(
         checkpoint: The model of this run.
 
     Raises:
-        ArtifactMismatch: They differ; what the schedulers have that differs is named too. Or the
-            latents are not what this model makes of the clip.
+        ArtifactMismatch: They differ, or the latents have another shape than this model makes.
     """
     made_by = record.model
     if made_by.digest == checkpoint.digest:
         _check_latents(name, record, checkpoint.geometry)
         return
-    found, expected = (
-        _label(made_by.id, made_by.revision),
-        _label(checkpoint.id, checkpoint.revision),
-    )
+    found = _label(made_by.id, made_by.revision)
+    expected = _label(checkpoint.id, checkpoint.revision)
     raise ArtifactMismatch(
         f"{name} was made with model {found} ({made_by.digest[:12]}); "
         f"this run uses {expected} ({checkpoint.digest[:12]})"
@@ -122,20 +121,22 @@ def check_same_model(
     )
 
 
+def latent_shape_of(frames: FramesRecord, geometry: Geometry) -> LatentShape:
+    """Frames, height and width of the latents of a clip, without pad frames."""
+    return (
+        geometry.num_latent_frames(len(frames.frame_indices)),
+        frames.settings.height // geometry.spatial_compression,
+        frames.settings.width // geometry.spatial_compression,
+    )
+
+
 def _check_latents(
     name: str, record: LatentsRecord | TrajectoryRecord | EditRecord, geometry: Geometry
 ) -> None:
     """Refuse latents of another shape than the model makes of the record's clip."""
-    clip = frames_record(record)
-    num_frames = geometry.num_latent_frames(len(clip.frame_indices))
+    num_frames, height, width = latent_shape_of(frames_record(record), geometry)
     num_pad = 0 if isinstance(record, LatentsRecord) else geometry.num_pad_frames(num_frames)
-    expected = (
-        1,
-        num_frames + num_pad,
-        geometry.latent_channels,
-        clip.settings.height // geometry.spatial_compression,
-        clip.settings.width // geometry.spatial_compression,
-    )
+    expected = (1, num_frames + num_pad, geometry.latent_channels, height, width)
     for tensor in record.tensors:
         if tensor.name == "latents" and tensor.shape != expected:
             raise ArtifactMismatch(

@@ -1,8 +1,8 @@
-"""`runs.jsonl` of a workspace: how long inversions and edits took here, and what they told.
+"""`runs.jsonl` of a workspace: how long inversions and edits took on this machine.
 
-An artifact's record holds nothing of the machine, so that equal runs give equal bytes. What is only
-true of one run goes into this file beside the artifacts, one line per pass of the model; nothing
-but the report reads it, and nothing is lost without it.
+An artifact's record says nothing of the machine, so that equal runs give equal bytes. What is only
+true of one run goes into this file beside the artifacts, one line per pass of the model. Only the
+report reads it, and nothing is lost without it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from cogedit.types import StepInfo
 
@@ -44,19 +44,26 @@ class RunNote:
 
 
 class Stopwatch:
-    """Measures one pass from its making on.
+    """Measures the time and the memory of one pass of the model, the body of its `with`.
 
     Args:
         device: Where the pass runs.
     """
 
     def __init__(self, device: torch.device) -> None:
-        import torch
-
         self._device = device
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
+        self._started = self._seconds = 0.0
+
+    def __enter__(self) -> Self:
+        if self._device.type == "cuda":
+            import torch
+
+            torch.cuda.reset_peak_memory_stats(self._device)
         self._started = time.monotonic()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._seconds = time.monotonic() - self._started
 
     def note(
         self,
@@ -66,23 +73,22 @@ class Stopwatch:
         steps: Sequence[StepInfo] = (),
         is_whole: bool = True,
     ) -> None:
-        """Write down what the pass took.
+        """Append what the pass took to the notes of a workspace.
 
         Args:
             folder: The workspace; None writes nothing.
             content_keys: Of what it made.
             steps: Those of an inversion.
-            is_whole: Whether it began at the beginning, so that its time means something.
+            is_whole: Whether it began with the first step, so that its time means something.
         """
         if folder is None:
             return
         import torch
 
-        seconds = round(time.monotonic() - self._started, 3)
         on_cuda = self._device.type == "cuda"
         note = RunNote(
             content_keys=tuple(content_keys),
-            seconds=seconds if is_whole else None,
+            seconds=round(self._seconds, 3) if is_whole else None,
             device=torch.cuda.get_device_name(self._device) if on_cuda else self._device.type,
             peak_bytes=torch.cuda.max_memory_allocated(self._device) if on_cuda else None,
             steps=tuple((step.timestep, step.residual, step.num_calls) for step in steps),
@@ -93,9 +99,9 @@ class Stopwatch:
 
 
 def read_notes(folder: Path) -> dict[str, RunNote]:
-    """Read what is noted of each artifact, by content key; of several runs the last.
+    """Read the note of each artifact by content key, of several runs the last.
 
-    Lines that are none of ours are passed over.
+    Lines of another form are skipped.
     """
     notes: dict[str, RunNote] = {}
     try:
@@ -109,21 +115,17 @@ def read_notes(folder: Path) -> dict[str, RunNote]:
     return notes
 
 
-def _note(found: dict[str, object]) -> RunNote:
-    """Check a line and turn it into a note.
-
-    Raises:
-        ValueError, KeyError, TypeError: It is none.
-    """
+def _note(line: dict[str, object]) -> RunNote:
+    """Turn a line into a note; ValueError, KeyError or TypeError if it is none."""
     keys, seconds, peak, steps = (
-        found[name] for name in ("content_keys", "seconds", "peak_bytes", "steps")
+        line[name] for name in ("content_keys", "seconds", "peak_bytes", "steps")
     )
     if not isinstance(keys, list) or not isinstance(steps, list):
         raise TypeError("expected lists")
     return RunNote(
         content_keys=tuple(map(str, keys)),
         seconds=_number(seconds),
-        device=str(found["device"]),
+        device=str(line["device"]),
         peak_bytes=None if peak is None else int(_number(peak) or 0),
         steps=tuple((int(t), _number(residual), int(calls)) for t, residual, calls in steps),
     )

@@ -14,19 +14,21 @@ from cogedit.media.encoding import Encoding
 from cogedit.media.recipe_comment import find_comment
 from cogedit.types import Composite, DType, VideoSize
 
+_MAX_INDICES = 1_000_000
+
 
 @dataclass(frozen=True)
 class Recipe:
-    """What makes an exported video the one that was asked for.
+    """What makes an exported video the one that is wanted.
 
     Attributes:
         record: The artifact.
         fps: Frames per second, exact.
         encoding: Codec and quality.
         size: The clip's size, or the source's.
-        sound: Whether the source's sound is under it.
+        sound: Whether it has the source's audio.
         composite: What is shown outside the mask; "none" where there is none.
-        feather: Width in pixels of the passage; 0 without a composite.
+        feather: Width in pixels of the transition; 0 without a composite.
         align_edges: Radius in pixels within which an edit's edges are the source's; 0 is off.
         dtype: What the VAE decodes in; None where nothing is decoded.
         vae_tiling: Whether it decodes in tiles; None where nothing is decoded.
@@ -44,7 +46,7 @@ class Recipe:
     vae_tiling: bool | None = None
 
     def comment(self) -> str:
-        """Return the recipe as canonical JSON, to be kept in the video's metadata."""
+        """Return the recipe as canonical JSON, for the video's metadata."""
         options = {
             "align_edges": self.align_edges,
             "codec": self.encoding.codec,
@@ -59,12 +61,8 @@ class Recipe:
             "vae_tiling": self.vae_tiling,
         }
         record = json.loads(record_text(self.record), object_hook=_with_short_indices)
-        key = content_key(self.record)
-        return json.dumps(
-            {"cogedit": record, "content_key": key, "export": options},
-            sort_keys=True,
-            separators=(",", ":"),
-        )
+        recipe = {"cogedit": record, "content_key": content_key(self.record), "export": options}
+        return json.dumps(recipe, sort_keys=True, separators=(",", ":"))
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ def read_recipe(path: Path) -> FoundRecipe:
     """Read the recipe of a video, a GIF, a PNG or a folder of them.
 
     Raises:
-        VideoError: The file is missing, or nothing that can be read.
+        VideoError: The file is missing or cannot be read.
         ArtifactMismatch: It carries no recipe, or one of a newer version.
         ArtifactDamaged: The recipe was altered.
     """
@@ -95,17 +93,17 @@ def read_recipe(path: Path) -> FoundRecipe:
             hint="name an artifact, or a video that `cogedit export` or `edit` wrote",
         )
     try:
-        found = parse_json(comment)
+        recipe = parse_json(comment)
     except ArtifactError as error:
         raise ArtifactDamaged(f"the recipe of {path} is damaged: {error.message}") from error
-    if not isinstance(found, dict):
+    if not isinstance(recipe, dict):
         raise ArtifactDamaged(f"the recipe of {path} is damaged: it is no object")
-    value, options = _with_long_indices(found.get("cogedit")), found.get("export")
+    value, options = _with_long_indices(recipe.get("cogedit")), recipe.get("export")
     if not isinstance(value, dict) or not isinstance(options, dict):
         raise ArtifactDamaged(f"the recipe of {path} is damaged: it has no record")
     record = record_of(value)
-    if content_key(record) != found.get("content_key"):
-        raise ArtifactDamaged(f"the recipe of {path} was altered: its content key is another")
+    if content_key(record) != recipe.get("content_key"):
+        raise ArtifactDamaged(f"the recipe of {path} was altered: its content key differs")
     return FoundRecipe(record, options)
 
 
@@ -117,9 +115,6 @@ def _with_short_indices(value: dict[str, object]) -> dict[str, object]:
         if indices == list(range(indices[0], indices[-1] + 1, step)):
             return value | {"frame_indices": f"{indices[0]}:{indices[-1] + 1}:{step}"}
     return value
-
-
-_MAX_INDICES = 1_000_000
 
 
 def _with_long_indices(value: Json) -> Json:

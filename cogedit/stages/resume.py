@@ -1,4 +1,4 @@
-"""Keeps the steps of a long loop on disk, so that the same command goes on from the newest."""
+"""Saves the steps of a long loop, so that the same command resumes from the newest of them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import Self
+
+from torch import Tensor
 
 from cogedit.artifacts import (
     StepRecord,
@@ -17,28 +19,24 @@ from cogedit.artifacts import (
     write_step,
 )
 from cogedit.artifacts.tensor_file import on_cpu
+from cogedit.diffusion.state import StepState
 from cogedit.errors import CogeditError, Interrupted
 from cogedit.stages.run import Run
 
-if TYPE_CHECKING:
-    from torch import Tensor
 
-    from cogedit.diffusion.state import StepState
+class ResumableLoop:
+    """Saves steps while the loop computes the next one.
 
-
-class StepKeeper:
-    """Keeps steps while the loop goes on with the next one.
-
-    Writing happens on a thread of its own: most of it is waiting for the disk. At most one step is
-    under way, so a killed process loses two steps at most. Enter it around the loop; a wish to stop
-    is granted after each step, and leaving waits until what was handed over is on disk.
+    A thread of its own writes them, since most of that is waiting for the disk. At most one step is
+    being written, so a killed process loses at most two. Enter it around the loop: a requested stop
+    takes effect after a step, and leaving waits until what was handed over is on disk.
 
     Args:
-        unfinished: Where the steps are kept.
+        unfinished: Where the steps are saved.
         names: Names of the tensors that the state of every step has; there may be more.
         shape: Of each of them.
         keep_all: Whether the result holds every step; else the newest two are kept.
-        run: Whom to tell, and who may ask to stop.
+        run: Told where the loop resumes; a stop may be requested of it.
 
     Attributes:
         done: The steps of an earlier run, from the first on, or the last alone.
@@ -53,8 +51,6 @@ class StepKeeper:
         keep_all: bool,
         run: Run,
     ) -> None:
-        from cogedit.diffusion.state import StepState
-
         self._unfinished = unfinished
         self._run = run
         self._keep_all = keep_all
@@ -74,22 +70,22 @@ class StepKeeper:
     def _count(self) -> int:
         return 0 if self._last is None else self._last.info.index + 1
 
-    def __enter__(self) -> StepKeeper:
+    def __enter__(self) -> Self:
         with ExitStack() as stack:
             self._thread = stack.enter_context(ThreadPoolExecutor(1, "steps"))
             stack.enter_context(self._run.cancellation.between_steps())
             self._open = stack.pop_all()
         return self
 
-    def keep(self, state: StepState) -> None:
-        """Hand a step over, and stop if somebody asked to.
+    def save(self, state: StepState) -> None:
+        """Save a step, and stop if that was requested.
 
         Args:
-            state: What the loop goes on from; it must not be changed any more.
+            state: What the loop resumes from; it must not be changed any more.
 
         Raises:
             StorageError: The step before could not be written.
-            Interrupted: Somebody asked to stop.
+            Interrupted: A stop was requested.
         """
         tensors = on_cpu(state.tensors)  # device work of this thread, not of the other
         self._wait()
@@ -118,15 +114,12 @@ class StepKeeper:
         try:
             self._wait()
         except CogeditError as failed:
-            # What the loop failed with comes first; without that, this is what happened.
+            # An error of the loop itself comes first.
             if error is None or isinstance(error, Interrupted):
                 raise failed from error
         finally:
             self._open.__exit__(kind, error, trace)
-        if isinstance(error, Exception) and not isinstance(error, Interrupted):
-            self._tell()
-
-    def _tell(self) -> None:
-        if self._last is not None:
+        failed_in_loop = isinstance(error, Exception) and not isinstance(error, Interrupted)
+        if failed_in_loop and self._last is not None:
             kept = f"{self._count} of {self._last.info.total} steps are kept"
             self._run.notify(f"{kept}; the same command goes on from there")

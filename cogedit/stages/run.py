@@ -1,4 +1,4 @@
-"""What the stages share: whom they tell, where artifacts go, and when one is reused."""
+"""Shared by all stages: progress reporting, output paths, and the reuse of artifacts."""
 
 from __future__ import annotations
 
@@ -38,38 +38,32 @@ RecordT = TypeVar("RecordT", bound=Record)
 RecordT_co = TypeVar("RecordT_co", bound=Record, covariant=True)
 
 Progress = Callable[[str, int], AbstractContextManager[ShowStep]]
-"""Called with what is done ("inverting") and its number of steps; yields what each step tells."""
-
-
-def _silent(text: str) -> None:
-    """Say nothing."""
+"""Called with what is done ("inverting") and its number of steps; yields what each step calls."""
 
 
 @contextmanager
 def _no_progress(doing: str, total: int) -> Iterator[ShowStep]:
-    """Show nothing."""
     yield lambda step: None
 
 
 @dataclass(frozen=True)
 class Run:
-    """How a stage runs and whom it tells; nothing in here changes a number.
+    """How a stage runs and what it reports to; nothing in here changes a result.
 
     Attributes:
-        force: Make the result of the stage anew even where it exists, and replace another file.
-            The stages before it are reused all the same.
-        notify: Told one sentence at a time, for people.
-        detail: Told what only some people want to know.
+        force: Recompute the output of this stage even where it exists, and replace another file.
+            Earlier stages are still reused.
+        notify: Given one sentence at a time, for people.
+        detail: Given what only some people want to know.
         progress: Shows the steps of a long loop.
-        preview: Shown what edits look like so far, after each of their steps; None where nobody
-            looks.
-        cancellation: Lets somebody else stop a long loop after its step.
+        preview: Shown images of the edits after each of their steps; None where nobody looks.
+        cancellation: Lets a signal, or another thread, stop a long loop after its step.
         is_earlier: Whether this is a stage before the one that was asked for.
     """
 
     force: bool = False
-    notify: Callable[[str], None] = _silent
-    detail: Callable[[str], None] = _silent
+    notify: Callable[[str], None] = lambda text: None
+    detail: Callable[[str], None] = lambda text: None
     progress: Progress = _no_progress
     preview: Callable[[RGBPicture], None] | None = None
     cancellation: Cancellation = field(default_factory=Cancellation)
@@ -77,7 +71,7 @@ class Run:
 
     @contextmanager
     def counting(self, doing: str, total: int) -> Iterator[Callable[[], None]]:
-        """Show a loop without noise levels; what this yields is called after each step."""
+        """Show a loop that has no timesteps; what this yields is called after each step."""
         numbers = count()
         with self.progress(doing, total) as on_step:
             yield lambda: on_step(Step(next(numbers), total))
@@ -95,7 +89,7 @@ class Written(Generic[RecordT_co]):
     Attributes:
         path: The file.
         record: How it was made, with the digests of its tensors.
-        reused: Whether it was there already.
+        reused: Whether it existed before.
     """
 
     path: Path
@@ -108,9 +102,9 @@ class Exported:
     """A video on disk.
 
     Attributes:
-        path: The file, or the folder of pictures.
-        reused: Whether it was there already.
-        source: The matching clip of the source beside it, if it was asked for.
+        path: The file, or the folder of images.
+        reused: Whether it existed before.
+        source: The matching clip of the source beside it, if one was wanted.
     """
 
     path: Path
@@ -128,12 +122,10 @@ def workspace_for(source: Path, settings: Settings) -> Workspace:
         return Workspace(settings.workspace)
     if sniff_kind(source) is None:
         return Workspace(default_workspace(source))
-    record = read_record(source)
-    beside = Workspace(source.parent)
+    record, beside = read_record(source), Workspace(source.parent)
     if beside.path_for(record).name == source.name:
         return beside
-    name = frames_record(record).source.name
-    return Workspace(default_workspace(Path(name)))
+    return Workspace(default_workspace(Path(frames_record(record).source.name)))
 
 
 def find_or_make(
@@ -144,14 +136,14 @@ def find_or_make(
     workspace: Workspace,
     run: Run,
 ) -> Written[RecordT]:
-    """Return the artifact of a record: the one that is there, or a new one.
+    """Return the artifact of a record: the one that exists, or a new one.
 
     Args:
         record: How the artifact is to be made.
-        make: Computes its tensors; called only if the artifact is not there.
+        make: Computes its tensors; called only if the artifact does not exist.
         output: The file; None is the record's place in the workspace.
         workspace: Where the artifact goes without `output`.
-        run: Whether to make it anew, and whom to tell.
+        run: Whether to recompute it, and whom to notify.
 
     Raises:
         UsageError: `output` holds something else, and `run.force` is off.
@@ -160,40 +152,37 @@ def find_or_make(
     path = place_of(record, output=output, workspace=workspace)
     unfinished = Unfinished.of(path.parent, record.kind, [content_key(record)])
 
-    def there() -> Written[RecordT] | None:
-        found = None if run.force else find(record, output=output, workspace=workspace)
-        if found is None:
+    def reused() -> Written[RecordT] | None:
+        if run.force or find(record, output=output, workspace=workspace) is None:
             return None
-        # Of an earlier stage it does not.
-        run.notify(
-            f"reused {found}" if run.is_earlier else f"reused {found} (--force makes it anew)"
-        )
-        return Written(found, cast(RecordT, read_record(found)), reused=True)
+        # Of an earlier stage, --force would not recompute it.
+        run.notify(f"reused {path}" if run.is_earlier else f"reused {path} (--force recomputes it)")
+        return Written(path, cast(RecordT, read_record(path)), reused=True)
 
-    if (reused := there()) is not None:
+    if (existing := reused()) is not None:
         unfinished.clear()  # a process that was killed may have left its steps
-        return reused
+        return existing
     if output is None:
         workspace.create()
     check_writable(path)
 
-    with in_use(path.parent), unfinished.alone(waiting=partial(tell_waiting, path, run)):
-        if (reused := there()) is not None:
+    with in_use(path.parent), unfinished.alone(waiting=partial(notify_waiting, path, run)):
+        if (existing := reused()) is not None:  # another process made it meanwhile
             unfinished.remove_steps()
-            return reused
+            return existing
         written = _write(path, make(), record, scratch=unfinished.root)
         unfinished.remove_steps()
     run.notify(f"wrote {path} ({show_size(path.stat().st_size)})")
     return Written(path, written, reused=False)
 
 
-def tell_waiting(path: Path, run: Run) -> None:
+def notify_waiting(path: Path, run: Run) -> None:
     """Say what a run is waiting for."""
     run.notify(f"another process is making {path}; waiting for it")
 
 
 def place_of(record: Record, *, output: Path | None, workspace: Workspace) -> Path:
-    """Where an artifact goes: `output`, or its place in the workspace."""
+    """Return where an artifact goes: `output`, or its place in the workspace."""
     return workspace.path_for(record) if output is None else output
 
 
@@ -202,33 +191,33 @@ def _write(path: Path, tensors: Mapping[str, Tensor], record: RecordT, *, scratc
     try:
         return write_artifact(path, tensors, record, scratch=scratch)
     except StorageError as error:
-        # Where locks do nothing, another process may be done with the same artifact and remove
-        # the folder meanwhile.
+        # Where locks do nothing, another process may finish the same artifact and remove the
+        # folder meanwhile.
         if not isinstance(error.__cause__, FileNotFoundError):
             raise
         return write_artifact(path, tensors, record)
 
 
 def find(record: Record, *, output: Path | None, workspace: Workspace) -> Path | None:
-    """Return the artifact of a record if it is there, in `output` or in the workspace.
+    """Return the artifact of a record if it exists, in `output` or in the workspace.
 
     Raises:
         UsageError: `output` holds something else.
-        ArtifactDamaged: The artifact is there but damaged.
+        ArtifactDamaged: The artifact exists but is damaged.
     """
     if output is None:
         return workspace.find(record)
     if not output.exists():
         return None
-    again = "choose another -o, or replace it with --force"
+    hint = "choose another -o, or replace it with --force"
     try:
-        found = verify_artifact(output)
+        existing = verify_artifact(output)
     except ArtifactDamaged as error:
-        raise ArtifactDamaged(error.message, hint=again) from error
+        raise ArtifactDamaged(error.message, hint=hint) from error
     except ArtifactError as error:
-        raise UsageError(f"{output} exists and is no artifact of this run", hint=again) from error
-    if content_key(found) != content_key(record):
-        raise UsageError(f"{output} exists and was made with other settings", hint=again)
+        raise UsageError(f"{output} exists and is no artifact of this run", hint=hint) from error
+    if content_key(existing) != content_key(record):
+        raise UsageError(f"{output} exists and was made with other settings", hint=hint)
     return output
 
 
@@ -252,11 +241,7 @@ def check_output(output: Path | None, *, source: Path, is_folder: bool = False) 
 
 
 def check_text(text: str) -> None:
-    """Refuse a prompt that is not text, such as bytes of another encoding on the command line.
-
-    Raises:
-        UsageError: It cannot be written as UTF-8.
-    """
+    """Refuse a prompt that is not UTF-8, such as bytes of another encoding on the command line."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -264,11 +249,7 @@ def check_text(text: str) -> None:
 
 
 def check_writable(path: Path, *, is_folder: bool = False) -> None:
-    """Make sure that a file, or a folder, can be written at `path`.
-
-    Raises:
-        StorageError: Its folder is missing, or no file can be made there.
-    """
+    """Raise `StorageError` unless a file, or a folder, can be written at `path`."""
     folder = path.parent
     if not folder.is_dir():
         raise StorageError(

@@ -1,257 +1,371 @@
-"""The parts of the model that a run uses: where they compute, in which number format, one by one.
+"""The model of a run, loaded once: T5, transformer, VAE and prompt embeddings.
 
-T5 comes, embeds and goes before the transformer is loaded; embeddings stay on disk, so that the
-same prompts never need T5 again. Both come block by block where a device has no room for the whole.
+A session holds at most one of each. Where memory is short, a part makes room for the next one: it
+moves from the device to host memory, or it is released. Where everything fits, everything stays.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import replace
-from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Literal, Self, cast
 
-from cogedit.artifacts.embeds import EmbedsRecord, default_cache, find_embeds, write_embeds
+from cogedit.artifacts.embeds import EmbedsRecord
 from cogedit.config import Settings
-from cogedit.errors import ArtifactDamaged, StorageError
 from cogedit.models.checkpoint import Checkpoint
-from cogedit.models.cost import LatentShape, TransformerSizes, Work, activation_bytes
-from cogedit.stages.model import dtype_for, weights_for
+from cogedit.models.cost import ITEM_SIZE, LatentShape, TransformerSizes, Work, activation_bytes
+from cogedit.stages.model import checkpoint_for, dtype_for, weights_for
+from cogedit.stages.prompts import PromptCache, embeds_record
 from cogedit.stages.run import Run
 from cogedit.types import Offload
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from diffusers import AutoencoderKLCogVideoX, CogVideoXTransformer3DModel
-    from torch import Tensor
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
 
     from cogedit.models.placement import MemoryEstimate
+    from cogedit.models.prompts import PromptEmbeds
 
-_SHOWN_WORDS = 8
+    _Loaded = tuple[object, nn.Module]
+
+PartName = Literal["text_encoder", "vae", "transformer"]
 
 _BESIDE_T5 = 2**28
 """Bytes that T5 computes in, at most: one prompt at a time."""
 
+_VAE_TENSORS = 9
+"""Tensors of the VAE's widest level that are alive at once, at most."""
 
-class Parts:
-    """Loads what a run needs of a checkpoint. Nothing is kept here: who asks, owns.
 
-    Args:
-        checkpoint: The model.
-        settings: `device`, `dtype`, `weights`, `offload`, `cache`, `encode.vae_tiling`.
-        run: Whom to tell.
+@dataclass
+class _Part:
+    """A part of the model that is loaded.
+
+    Attributes:
+        key: The settings that it was loaded under.
+        model: What is called: the module itself, or of T5 the function that embeds with it.
+        weights: What moves between host and device.
+        device: Where it computes.
+        offload: Its placement there; None while it waits in host memory as a whole.
     """
 
-    def __init__(self, checkpoint: Checkpoint, settings: Settings, *, run: Run) -> None:
-        self.checkpoint = checkpoint
-        self._settings = settings
-        self._run = run
-        self._offload: Offload = "none"
+    key: Hashable
+    model: object
+    weights: nn.Module
+    device: torch.device
+    offload: Offload | None = None
 
-    @cached_property
-    def device(self) -> torch.device:
-        """Where the run computes.
+    def occupies(self, device: torch.device) -> bool:
+        """Whether its weights lie in the memory of this device."""
+        resident = self.offload == "none" and self.device.type == "cuda"
+        return resident and self.device == device if device.type == "cuda" else not resident
 
-        Raises:
-            UsageError: The device is not there.
-        """
-        from cogedit.models.device import resolve_device
 
-        return resolve_device(self._settings.device)
+class Session:
+    """Owns the loaded parts of a model for the life of a command.
 
-    @cached_property
-    def dtype(self) -> torch.dtype:
-        """What the model computes in."""
-        from cogedit.models.device import DTYPES
+    Each part is loaded when it is first needed, and at most once:
 
-        return DTYPES[dtype_for(self._settings)]
+        with Session() as session:
+            for video in videos:
+                edit(video, prompts, settings, session=session)
 
-    @cached_property
-    def sizes(self) -> TransformerSizes:
-        """The sizes of the transformer."""
-        return TransformerSizes.of(self.checkpoint.transformer_config)
+    The settings of each call say which model it is for: a part that was loaded under other ones is
+    replaced. Leaving the body frees the memory of everything. A session belongs to one thread.
+    """
 
-    @cached_property
-    def _asked(self) -> Offload:
-        """The placement asked for, where the device leaves a choice; said if it does not."""
-        asked = self._settings.offload
-        if self.device.type == "cuda":
-            return asked
-        if asked not in ("auto", "none"):
-            self._run.notify(f"--offload {asked} has no effect on {self.device.type}")
-        return "none"
+    def __init__(self) -> None:
+        self._parts: dict[PartName, _Part] = {}
+        self._embeds = PromptCache()
+        self._expected: dict[str, None] = {}
+        self._source: tuple[Hashable, NDArray[np.uint8]] | None = None
 
-    def transformer(self, work: Work, shape: LatentShape) -> CogVideoXTransformer3DModel:
-        """Load the transformer and place it for what it is to do.
+    def __enter__(self) -> Self:
+        return self
 
-        Args:
-            work: The passes that it is to make.
-            shape: Of the clip's latents.
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
-        Raises:
-            ModelError: It is incomplete.
-            DeviceMemoryError: The device is full.
-        """
-        import torch
+    def close(self) -> None:
+        """Release everything; the session can be used again, and loads again."""
+        self._embeds.clear()
+        self._expected.clear()
+        self._source = None
+        for name in tuple(self._parts):
+            self._release(name)
 
-        from cogedit.models.device import memory_guard
-        from cogedit.models.loading import load_transformer
-        from cogedit.models.placement import MemoryEstimate, place, store_weights
+    def expect_prompts(self, prompts: Sequence[str]) -> None:
+        """Announce prompts that will be asked for, so that T5 embeds them all when it is loaded."""
+        self._expected |= dict.fromkeys(prompts)
 
-        with memory_guard("loading the transformer"):
-            host = torch.device("cpu")
-            transformer = load_transformer(self.checkpoint, device=host, dtype=self.dtype)
-            weights = weights_for(self._settings)
-            if weights is not None:
-                store_weights(transformer, weights)
-            activations = activation_bytes(
-                self.sizes,
-                shape,
-                rows=work.max_rows,
-                max_rows=self._settings.transformer.max_rows,
-                item_size=self.dtype.itemsize,
-                device=self.device.type,
-            )
-            demand = MemoryEstimate.of(transformer, activations)
-            self._offload = self._choose(
-                demand, "the transformer", otherwise="--weights fp8 or fewer frames help"
-            )
-            place(transformer, self.device, offload=self._offload)
-            return transformer
+    def embed(self, prompts: Sequence[str], settings: Settings, *, run: Run) -> dict[str, Tensor]:
+        """Embed prompts, [1, L, D] by prompt; report which of them are too long for the model.
 
-    def running(self, transformer: CogVideoXTransformer3DModel) -> AbstractContextManager[None]:
-        """Have a transformer that was loaded here on its device for a pass."""
-        from cogedit.models.placement import on_device
-
-        return on_device(transformer, self.device, offload=self._offload)
-
-    def _choose(self, demand: MemoryEstimate, name: str, *, otherwise: str) -> Offload:
-        """Choose the placement where it is left open, and say what was chosen and why."""
-        from cogedit.models.placement import choose_offload, free_memory
-
-        if self._asked != "auto":
-            return self._asked
-        free = free_memory(self.device)
-        chosen, why = choose_offload(demand, free=free, name=name, otherwise=otherwise)
-        self._run.notify(why)
-        return chosen
-
-    def vae(self) -> AutoencoderKLCogVideoX:
-        """Load the VAE, in tiles if the settings say so.
-
-        Raises:
-            ModelError: It is incomplete.
-            DeviceMemoryError: The device is full.
-        """
-        from cogedit.models.device import memory_guard
-        from cogedit.models.loading import load_vae
-        from cogedit.models.vae import use_tiles
-
-        with memory_guard("loading the VAE"):
-            vae = load_vae(self.checkpoint, device=self.device, dtype=self.dtype)
-        if self._settings.encode.vae_tiling:
-            use_tiles(vae)
-        return vae
-
-    def embed(self, texts: Sequence[str]) -> Mapping[str, Tensor]:
-        """Embed texts, [1, L, D] by text; say which of them were too long for the model.
-
-        What is in the cache is read from there. T5 is loaded for the rest and freed before this
-        returns.
+        T5 is loaded only for prompts that are not in the cache on disk.
 
         Raises:
             ModelError: T5 or its vocabulary is incomplete.
-            DeviceMemoryError: The device is full.
+            DeviceMemoryError: The device ran out of memory.
         """
-        cache = self._settings.cache or default_cache()
-        records = {text: self._record(text) for text in texts}
-        embeds: dict[str, Tensor] = {}
-        for text, record in records.items():
-            found = self._find(cache, record)
-            if found is not None:
-                self._tell(found[0])
-                embeds[text] = found[1].to(self.device, self.dtype)
-        for record, tensor in self._compute([t for t in records if t not in embeds]):
-            self._tell(record)
-            self._keep(cache, record, tensor)
-            embeds[record.prompt] = tensor
-        return embeds
+        from cogedit.models.device import DTYPES, memory_guard, resolve_device
 
-    def _compute(self, texts: Sequence[str]) -> list[tuple[EmbedsRecord, Tensor]]:
-        """Embed texts with T5, which is gone when this returns."""
-        if not texts:
-            return []
-        import torch
+        checkpoint, device = checkpoint_for(settings), resolve_device(settings.device)
+        dtype = DTYPES[dtype_for(settings)]
+        describe = partial(
+            embeds_record, checkpoint=checkpoint, device_type=device.type, settings=settings
+        )
+        records = {prompt: describe(prompt) for prompt in prompts}
 
-        from cogedit.models.device import memory_guard, release_memory
+        def missing(some: Iterable[EmbedsRecord]) -> list[EmbedsRecord]:
+            cached = partial(self._embeds.has, folder=settings.cache, run=run)
+            return [record for record in some if not cached(record)]
+
+        if unknown := missing(records.values()):
+            unknown += missing(describe(text) for text in self._expected if text not in records)
+            texts = [record.prompt for record in unknown]
+            with memory_guard("embedding the prompts"):
+                made = self._embedder(checkpoint, device, settings, run=run)(texts)
+            for record, embeds, truncated, words in zip(
+                unknown, made.embeds, made.truncated, made.unknown, strict=True
+            ):
+                known = replace(record, truncated=truncated, unknown=words)
+                self._embeds.add(known, embeds, settings.cache, run=run)
+        return {text: self._embeds[record].to(device, dtype) for text, record in records.items()}
+
+    def _embedder(
+        self, checkpoint: Checkpoint, device: torch.device, settings: Settings, *, run: Run
+    ) -> Callable[[Sequence[str]], PromptEmbeds]:
+        """Load T5, place it, and return the function that embeds with it."""
         from cogedit.models.loading import load_text_encoder
-        from cogedit.models.placement import MemoryEstimate, place
+        from cogedit.models.placement import MemoryEstimate
         from cogedit.models.prompts import embed_prompts
 
-        length = self.checkpoint.geometry.max_text_seq_length
-        with memory_guard("embedding the prompts"):
-            host = torch.device("cpu")
-            tokenizer, encoder = load_text_encoder(self.checkpoint, device=host, dtype=self.dtype)
-            stack = encoder.encoder  # all of it: the embedding table is tied to this one's
-            demand = MemoryEstimate.of(stack, _BESIDE_T5)
-            offload = self._choose(demand, "T5", otherwise="--device chooses another device")
-            # Used once, it has no between that "model" could mean.
-            offload = "none" if offload == "model" else offload
-            place(stack, self.device, offload=offload, overlap=False)
-            embedded = embed_prompts(texts, tokenizer, encoder, max_text_seq_length=length)
-        del encoder, stack
-        release_memory(self.device)
-        return [
-            (replace(self._record(text), truncated=truncated, unknown=unknown), embeds)
-            for text, truncated, unknown, embeds in zip(
-                texts, embedded.truncated, embedded.unknown, embedded.embeds, strict=True
+        length = checkpoint.geometry.max_text_seq_length
+
+        def load(host: torch.device, dtype: torch.dtype) -> _Loaded:
+            tokenizer, encoder = load_text_encoder(checkpoint, device=host, dtype=dtype)
+            embed = partial(
+                embed_prompts,
+                tokenizer=tokenizer,
+                text_encoder=encoder,
+                max_text_seq_length=length,
             )
-        ]
+            # The stack holds all weights: the embedding table is tied to this one's.
+            return embed, encoder.encoder
 
-    def _record(self, text: str) -> EmbedsRecord:
-        from importlib.metadata import version
+        part = self._part("text_encoder", load, checkpoint, device, settings)
+        estimate = MemoryEstimate.of(part.weights, _BESIDE_T5)
+        self._place("text_encoder", estimate, settings, run=run)
+        return cast("Callable[[Sequence[str]], PromptEmbeds]", part.model)
 
-        return EmbedsRecord(
-            prompt=text,
-            model=self.checkpoint.digest,
-            dtype=dtype_for(self._settings),
-            device=self.device.type,
-            max_text_seq_length=self.checkpoint.geometry.max_text_seq_length,
-            library=f"transformers {version('transformers')}",
-        )
+    @contextmanager
+    def transformer(
+        self, work: Work, shape: LatentShape, settings: Settings, *, run: Run
+    ) -> Iterator[CogVideoXTransformer3DModel]:
+        """Have the transformer on its device for a pass.
 
-    def _find(self, cache: Path, record: EmbedsRecord) -> tuple[EmbedsRecord, Tensor] | None:
-        try:
-            return find_embeds(cache, record)
-        except (ArtifactDamaged, StorageError) as error:
-            self._run.notify(f"{error.message}; the prompt is embedded again")
-            return None
+        Args:
+            work: The calls of the pass, for the memory that it takes.
+            shape: Of the clip's latents.
+            settings: Which model, where, in which format.
+            run: Told of the placement.
 
-    def _keep(self, cache: Path, record: EmbedsRecord, embeds: Tensor) -> None:
-        try:
-            path = write_embeds(cache, embeds, record)
-        except StorageError as error:
-            # The run does not need it; the next one takes longer.
-            self._run.notify(f"the embedding of the prompt is not kept: {error.message}")
-        else:
-            self._run.detail(f"wrote {path} (the embedding of {_short(record.prompt)!r})")
+        Raises:
+            ModelError: It is incomplete.
+            DeviceMemoryError: The device ran out of memory.
+        """
+        from cogedit.models.device import memory_guard, resolve_device
+        from cogedit.models.loading import load_transformer
+        from cogedit.models.placement import MemoryEstimate, on_device, store_weights
 
-    def _tell(self, record: EmbedsRecord) -> None:
-        if record.truncated:
-            self._run.notify(
-                f"the prompt {_short(record.prompt)!r} is {record.truncated} tokens too long for "
-                f"this model ({record.max_text_seq_length}); its end is left out"
+        checkpoint, device = checkpoint_for(settings), resolve_device(settings.device)
+        stored = weights_for(settings)
+
+        def load(host: torch.device, dtype: torch.dtype) -> _Loaded:
+            transformer = load_transformer(checkpoint, device=host, dtype=dtype)
+            if stored is not None:
+                store_weights(transformer, stored)
+            return transformer, transformer
+
+        with memory_guard("loading the transformer"):
+            part = self._part("transformer", load, checkpoint, device, settings)
+            activations = activation_bytes(
+                TransformerSizes.of(checkpoint.transformer_config),
+                shape,
+                rows=work.max_rows,
+                max_rows=settings.transformer.max_rows,
+                item_size=ITEM_SIZE[dtype_for(settings)],
+                device=device.type,
             )
-        if record.unknown:
-            words = ", ".join(repr(_short(word)) for word in record.unknown[:_SHOWN_WORDS])
-            more = ", ..." if len(record.unknown) > _SHOWN_WORDS else ""
-            self._run.notify(
-                f"the model does not know these words of the prompt {_short(record.prompt)!r}: "
-                f"{words}{more}; only the others count"
-            )
+            estimate = MemoryEstimate.of(part.weights, activations)
+            offload = self._place("transformer", estimate, settings, run=run)
+        transformer = cast("CogVideoXTransformer3DModel", part.model)
+        with on_device(transformer, device, offload=offload):
+            yield transformer
+
+    def vae(self, shape: LatentShape, settings: Settings, *, run: Run) -> AutoencoderKLCogVideoX:
+        """Have the VAE on its device, in tiles if the settings say so.
+
+        Args:
+            shape: Of the clip's latents, for the memory that the VAE takes.
+            settings: Which model, where, in which format.
+            run: Told of the placement.
+
+        Raises:
+            ModelError: It is incomplete.
+            DeviceMemoryError: The device ran out of memory.
+        """
+        from cogedit.models.device import memory_guard, resolve_device
+        from cogedit.models.loading import load_vae
+        from cogedit.models.placement import MemoryEstimate
+        from cogedit.models.vae import use_tiles
+
+        checkpoint, device = checkpoint_for(settings), resolve_device(settings.device)
+
+        def load(host: torch.device, dtype: torch.dtype) -> _Loaded:
+            vae = load_vae(checkpoint, device=host, dtype=dtype)
+            if settings.encode.vae_tiling:
+                use_tiles(vae)
+            return vae, vae
+
+        with memory_guard("loading the VAE"):
+            part = self._part("vae", load, checkpoint, device, settings)
+            vae = cast("AutoencoderKLCogVideoX", part.model)
+            working = _vae_bytes(vae, shape, checkpoint.geometry.spatial_compression)
+            estimate = MemoryEstimate.of(vae, working)
+            # It has no blocks that could come one by one.
+            self._place("vae", estimate, replace(settings, offload="none"), run=run)
+        return vae
+
+    def source_pixels(
+        self, key: Hashable, decode: Callable[[], NDArray[np.uint8]]
+    ) -> NDArray[np.uint8]:
+        """Return the decoded source of an edit; the last one is kept for further edits of it."""
+        if self._source is None or self._source[0] != key:
+            self._source = key, decode()
+        return self._source[1]
+
+    def _part(
+        self,
+        name: PartName,
+        load: Callable[[torch.device, torch.dtype], _Loaded],
+        checkpoint: Checkpoint,
+        device: torch.device,
+        settings: Settings,
+    ) -> _Part:
+        """Return a part in host memory or on its device; load it where it is not held."""
+        import torch
+
+        from cogedit.models.device import DTYPES
+
+        dtype = dtype_for(settings)
+        key: Hashable = (checkpoint.digest, checkpoint.folder, dtype, device)
+        if name == "vae":
+            key = (key, settings.encode.vae_tiling)
+        if name == "transformer":
+            key = (key, weights_for(settings), settings.offload)
+        held = self._parts.get(name)
+        if held is not None and held.key == key:
+            return held
+        del held
+        self._release(name)
+        host = torch.device("cpu")
+        needed = checkpoint.num_parameters[name] * ITEM_SIZE[dtype]
+        self._make_room(host, needed, besides=name)
+        model, weights = load(host, DTYPES[dtype])
+        self._parts[name] = _Part(key, model, weights, device)
+        return self._parts[name]
+
+    def _place(
+        self, name: PartName, estimate: MemoryEstimate, settings: Settings, *, run: Run
+    ) -> Offload:
+        """Bring a part to where it computes; on a CUDA device "auto" chooses how by its memory."""
+        from cogedit.models.device import release_memory
+        from cogedit.models.placement import choose_offload, free_memory, place
+
+        part, offload = self._parts[name], settings.offload
+        here = part.offload == "none"
+        blocks = estimate.resident if part.offload == "group" else estimate.weights
+        self._make_room(part.device, estimate.activations + (0 if here else blocks), besides=name)
+        if part.offload in ("group", "model"):  # its hooks, or its passes, move its weights
+            return part.offload
+        if part.device.type != "cuda":
+            if offload not in ("auto", "none") and not here:
+                run.notify(f"--offload {offload} has no effect on {part.device.type}")
+            offload = "none"
+        elif offload == "auto":
+            label, otherwise = {
+                "text_encoder": ("T5", "--device chooses another device"),
+                "transformer": ("the transformer", "--weights fp8 or fewer frames help"),
+            }[name]
+            free = free_memory(part.device) + (estimate.weights if here else 0)
+            offload, why = choose_offload(estimate, free=free, name=label, otherwise=otherwise)
+            if offload != part.offload:
+                run.notify(why)
+        elif name == "text_encoder" and offload == "model":
+            offload = "none"  # it is called once, with no passes to wait between
+        if here and offload != "none":
+            part.weights.to("cpu")
+            release_memory(part.device)
+        place(part.weights, part.device, offload=offload, overlap=name == "transformer")
+        part.offload = offload
+        return offload
+
+    def _make_room(self, device: torch.device, needed: int, *, besides: PartName) -> None:
+        """Move other parts out of the memory of a device until this many bytes are free there.
+
+        Parts of a CUDA device move to host memory if that has room; otherwise they are released.
+        """
+        import torch
+
+        from cogedit.models.device import release_memory
+        from cogedit.models.placement import RESERVE, MemoryEstimate, free_memory
+
+        host = torch.device("cpu")
+        order: tuple[PartName, ...] = ("text_encoder", "vae", "transformer")
+        for name in order:
+            if name == besides or name not in self._parts:
+                continue
+            part = self._parts[name]
+            if not part.occupies(device):
+                continue
+            if needed <= free_memory(device) * (1 - RESERVE):
+                return
+            weights = MemoryEstimate.of(part.weights, 0).weights
+            if device.type == "cuda" and weights <= free_memory(host) * (1 - RESERVE):
+                part.weights.to(host)
+                part.offload = None
+                release_memory(device)
+            else:
+                del part
+                self._release(name)
+
+    def _release(self, name: PartName) -> None:
+        """Let go of a part, and give its memory back to the device."""
+        if name in self._parts:
+            from cogedit.models.device import release_memory
+
+            device = self._parts.pop(name).device
+            # A model with hooks hangs in a reference cycle, which only the collector opens.
+            release_memory(device)
 
 
-def _short(text: str, length: int = 60) -> str:
-    return text if len(text) <= length else f"{text[:length]}..."
+def use_session(session: Session | None) -> AbstractContextManager[Session]:
+    """Enter a session that others own, which stays open, or one of this body's own."""
+    return Session() if session is None else nullcontext(session)
+
+
+def _vae_bytes(vae: AutoencoderKLCogVideoX, shape: LatentShape, compression: int) -> int:
+    """Estimate what the VAE needs beside its weights: some tensors of its widest level."""
+    _, height, width = shape
+    if vae.use_tiling:
+        height = min(height, vae.tile_latent_min_height)
+        width = min(width, vae.tile_latent_min_width)
+    num_frames = vae.num_sample_frames_batch_size + 2  # two are kept from the piece before
+    pixels = num_frames * height * width * compression**2
+    return int(_VAE_TENSORS * vae.config.block_out_channels[0] * pixels * vae.dtype.itemsize)

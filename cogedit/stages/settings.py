@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from cogedit.artifacts import FramesRecord, ModelRecord, read_record, sniff_kind
 from cogedit.config import ResolvedSettings, preset_for_model, preset_names, resolve_settings
 from cogedit.errors import ModelError
-from cogedit.models.checkpoint import (
-    EMBEDDED,
-    NotCachedError,
-    cuda_present,
-    find_checkpoint,
-)
+from cogedit.models.checkpoint import EMBEDDED, NotCachedError, cuda_present, find_checkpoint
 
 Inferred = Mapping[str, Mapping[str, object]]
 """What nobody gave: by origin, values by dotted key."""
 
-_NOWHERE = Path(__file__).parent
+_NO_CONFIG = Path(__file__).parent
 """A folder without a `cogedit.toml`."""
 
 LARGE_MODEL = "zai-org/CogVideoX-5b"
@@ -45,7 +41,7 @@ def settings_for(
         source: The video or artifact that the run starts from.
         flags: Values by dotted key, such as {"invert.num_inference_steps": 25}.
         config: Name of a preset, or a TOML file.
-        rows: What a batch file asks for, as in `resolve_settings`.
+        rows: What a batch file sets, as in `resolve_settings`.
         environ: Environment with COGEDIT_* variables; None is this process's.
         cwd: Folder of `cogedit.toml`; None is the current directory.
 
@@ -53,38 +49,25 @@ def settings_for(
         UsageError: A flag has a wrong type or is out of range.
         ConfigError: The same in a file or a variable.
     """
-    given = dict(flags or {})
-    environment = os.environ if environ is None else environ
-    folder = Path.cwd() if cwd is None else cwd
-
-    def resolve(inferred: Inferred) -> ResolvedSettings:
-        return resolve_settings(
-            given,
-            config=config,
-            rows=rows,
-            environ=environment,
-            cwd=folder,
-            inferred=inferred,
-        )
-
-    inferred: Inferred = {}
-    first = resolve(inferred)
+    resolve = partial(
+        resolve_settings,
+        dict(flags or {}),
+        config=config,
+        rows=rows,
+        environ=os.environ if environ is None else environ,
+        cwd=Path.cwd() if cwd is None else cwd,
+    )
     path = None if source is None else Path(source)
-    made_by = _model_of(path)
-    if made_by is not None and path is not None:
-        origin = f"artifact {path.name}"
-        values: dict[str, object] = {"dtype": made_by.dtype}
-        if made_by.weights is not None:
-            values["weights"] = made_by.weights
-        if first.settings.model == "auto":
-            values |= _found_again(made_by, path)
-        inferred = {origin: values}
-    elif first.settings.model == "auto":
-        inferred = _from_machine()
-    first = resolve(inferred)
-    # Only a run that starts from the video chooses a clip.
-    of_model = _from_checkpoint(first) if path is None or sniff_kind(path) is None else {}
-    return resolve({**inferred, **of_model})
+    is_artifact = path is not None and sniff_kind(path) is not None
+    model = resolve(inferred={}).settings.model
+    inferred: Inferred = {}
+    if is_artifact and path is not None:
+        inferred = _from_artifact(path, model)
+    if model == "auto" and not any("model" in values for values in inferred.values()):
+        inferred = {**inferred, **_from_machine()}
+    if is_artifact:  # only a run that starts from the video chooses a clip
+        return resolve(inferred=inferred)
+    return resolve(inferred={**inferred, **_from_checkpoint(resolve(inferred=inferred))})
 
 
 def chosen_model(resolved: ResolvedSettings) -> str | None:
@@ -100,21 +83,27 @@ def chosen_model(resolved: ResolvedSettings) -> str | None:
 def known_models() -> list[str]:
     """Models that need no description: the embedded ones, and those of the presets."""
     of_presets = (
-        resolve_settings({}, config=name, environ={}, cwd=_NOWHERE).settings.model
+        resolve_settings({}, config=name, environ={}, cwd=_NO_CONFIG).settings.model
         for name in preset_names()
     )
     return [*EMBEDDED, *dict.fromkeys(model for model in of_presets if model != "auto")]
 
 
-def _model_of(source: Path | None) -> ModelRecord | None:
-    """Return the model that made an artifact; None for a video, for frames and for nothing."""
-    if source is None or sniff_kind(source) is None:
-        return None
-    record = read_record(source)
-    return None if isinstance(record, FramesRecord) else record.model
+def _from_artifact(path: Path, model: str) -> Inferred:
+    """Take model, dtype and weights from what made an artifact; of frames, no model did."""
+    record = read_record(path)
+    if isinstance(record, FramesRecord):
+        return {}
+    made_by = record.model
+    values: dict[str, object] = {"dtype": made_by.dtype}
+    if made_by.weights is not None:
+        values["weights"] = made_by.weights
+    if model == "auto":
+        values |= _named_again(made_by, path)
+    return {f"artifact {path.name}": values}
 
 
-def _found_again(model: ModelRecord, source: Path) -> dict[str, object]:
+def _named_again(model: ModelRecord, source: Path) -> dict[str, object]:
     """Return the settings that name an artifact's model again.
 
     Raises:
@@ -145,8 +134,8 @@ def _from_checkpoint(resolved: ResolvedSettings) -> Inferred:
     """Take size and length of the clip from the model's own files, for a model without a preset.
 
     Raises:
-        ModelError: It is nowhere, or a hub model that is not here yet: its size would be a guess,
-            and another one once it is here.
+        ModelError: The model does not exist, or is a Hub model that is not downloaded yet: its
+            size would be a guess.
     """
     settings = resolved.settings
     keys = ("load.width", "load.height", "load.max_num_frames")

@@ -1,20 +1,35 @@
-"""The video that a clip was taken from, found again: for its sound, its borders and its frames."""
+"""The source of an edit, found again: its video, and its frames and latents in the workspace."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import shlex
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cogedit.artifacts import FramesRecord
-from cogedit.errors import UsageError
+from cogedit.artifacts import (
+    EditRecord,
+    FramesRecord,
+    Record,
+    TrajectoryRecord,
+    Workspace,
+    frames_record,
+    num_pad_frames,
+    read_artifact,
+    read_record,
+    sniff_kind,
+)
+from cogedit.config import Settings
+from cogedit.errors import ArtifactError, ArtifactMismatch, UsageError
 from cogedit.media.clip import ResizePlan
 from cogedit.media.files import check_file, file_digest
 from cogedit.media.probe import VideoFacts, probe_facts
-from cogedit.types import SourceVideo
+from cogedit.media.writer import AudioSource
+from cogedit.stages.run import workspace_for
+from cogedit.types import ExportSettings, SourceVideo
 
 if TYPE_CHECKING:
-    from cogedit.media.writer import AudioSource
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -37,11 +52,9 @@ class FoundSource:
         return replace(self.frames.source, reader=self.facts.reader)
 
     def audio(self) -> AudioSource:
-        """The sound under the clip."""
-        from cogedit.media.writer import AudioSource
-
+        """The audio of the clip."""
         frames = self.frames
-        # Sound and picture of a file need not begin together.
+        # Audio and video of a file need not begin together.
         start = self.facts.start + frames.frame_indices[0] / frames.source.fps
         return AudioSource(self.path, start, len(frames.frame_indices) / frames.fps)
 
@@ -64,21 +77,21 @@ def find_source(
         UsageError: `given` is another video.
         VideoError: `given` is missing, or the video cannot be read.
     """
-    wanted = frames.source
+    source = frames.source
     if given is not None:
         check_file(given)
-        found = file_digest(given)
-        if found != wanted.sha256:
+        digest = file_digest(given)
+        if digest != source.sha256:
             raise UsageError(
                 f"--source {given} is not the video that the clip was taken from: its sha256 is "
-                f"{found[:12]}..., expected {wanted.sha256[:12]}... of {wanted.name}"
+                f"{digest[:12]}..., expected {source.sha256[:12]}... of {source.name}"
             )
         return FoundSource(given, probe_facts(given), frames)
-    name = Path(wanted.name).name
+    name = Path(source.name).name
     folders = dict.fromkeys((Path(), artifact.parent, artifact.parent.parent))
     candidates = [folder / name for folder in folders if (folder / name).is_file()]
     for candidate in candidates:
-        if file_digest(candidate) == wanted.sha256:
+        if file_digest(candidate) == source.sha256:
             return FoundSource(candidate, probe_facts(candidate), frames)
     if candidates:
         return f"{candidates[0]} is not the {name} that the clip was taken from"
@@ -97,3 +110,107 @@ def keeps_time(frames: FramesRecord) -> bool:
     step = indices[1] - indices[0] if len(indices) > 1 else 1
     even = indices == tuple(range(indices[0], indices[-1] + 1, step))
     return even and frames.fps == frames.source.fps / step
+
+
+def source_frames(artifact: Path, record: Record, settings: Settings, *, otherwise: str) -> Tensor:
+    """Read the clip that an artifact was made of, uint8 [F, H, W, 3], from its workspace.
+
+    Args:
+        artifact: The artifact, or the clip itself.
+        record: Its record.
+        settings: `workspace`.
+        otherwise: What else would do, for the hint.
+
+    Raises:
+        ArtifactError: It does not exist, or differs from what the artifact was made of.
+    """
+    path = artifact
+    if sniff_kind(artifact) != "frames":
+        path = _find_frames(workspace_for(artifact, settings), record, otherwise=otherwise)
+    return read_artifact(path, "frames").tensors["frames"]
+
+
+def source_latents(
+    artifact: Path, record: EditRecord, settings: Settings, *, otherwise: str
+) -> Tensor:
+    """Read the clean latents of an edit's source, [1, F', C, H', W'] without pad frames.
+
+    Args and errors are those of `source_frames`; the latents may be in the trajectory.
+    """
+    workspace = workspace_for(artifact, settings)
+    path = _find_latents(workspace, record.trajectory, otherwise=otherwise)
+    source = read_artifact(path, ("latents", "trajectory"))
+    return source.tensors["latents"][:, num_pad_frames(source.record) :]
+
+
+def otherwise_use(export: ExportSettings) -> str:
+    """Name, for a hint, the options under which an export needs nothing of the source's."""
+    words = ["--align-edges 0"] if export.align_edges else []
+    if export.composite == "source":
+        words.append("--composite decode")
+    return f"or use {' '.join(words)}"
+
+
+def check_source_artifacts(artifact: Path, settings: Settings, *, has_mask: bool) -> None:
+    """Refuse, before anything is computed, to start from an artifact whose clip is gone.
+
+    Args:
+        artifact: What a run of `settings` starts from.
+        settings: `workspace`, and whether the export aligns edges or shows the source's frames.
+        has_mask: Whether the edits will have one: they then carry the source's latents.
+
+    Raises:
+        ArtifactError: The frames or the latents that the export will need do not exist.
+    """
+    export = settings.export
+    # At the source's size a composite is made of the video itself.
+    composite = export.composite == "source" and export.size == "clip"
+    if not export.align_edges and not composite:
+        return
+    otherwise = otherwise_use(export)
+    record, workspace = read_record(artifact), workspace_for(artifact, settings)
+    _find_frames(workspace, record, otherwise=otherwise)
+    # Of an earlier artifact the latents will still be made, in the workspace.
+    if export.align_edges and not has_mask and isinstance(record, TrajectoryRecord):
+        _find_latents(workspace, record, otherwise=otherwise)
+
+
+def _find_frames(workspace: Workspace, record: Record, *, otherwise: str) -> Path:
+    frames = frames_record(record)
+    name = frames.source.name
+    place = "" if Path(name).exists() else f" and the path of {name}, which is not here"
+    hint = f"make it with `{_load_command(frames, workspace.root)}`{place}, {otherwise}"
+    path = workspace.find(frames)
+    if path is None:
+        raise ArtifactError(
+            f"the source's frames, {workspace.path_for(frames).name}, are not in {workspace.root}",
+            hint=hint,
+        )
+    if read_record(path).tensors != frames.tensors:
+        raise ArtifactMismatch(
+            f"{path} holds other pixels than the artifact was made of", hint=hint
+        )
+    return path
+
+
+def _find_latents(workspace: Workspace, trajectory: TrajectoryRecord, *, otherwise: str) -> Path:
+    path = workspace.find(trajectory.latents) or workspace.find(trajectory)
+    if path is not None:
+        return path
+    name = workspace.path_for(trajectory.latents).name
+    frames = workspace.path_for(frames_record(trajectory))
+    again = ["cogedit", "encode", str(frames), "--workspace", str(workspace.root)]
+    raise ArtifactError(
+        f"the source's latents, {name}, are not in {workspace.root}",
+        hint=f"make them with `{shlex.join(again)}`, {otherwise}",
+    )
+
+
+def _load_command(frames: FramesRecord, workspace: Path) -> str:
+    """Write the command that makes a frames artifact again."""
+    words = ["cogedit", "load", frames.source.name, "--workspace", str(workspace)]
+    for field in fields(frames.settings):
+        value: object = getattr(frames.settings, field.name)
+        if value is not None:
+            words += [f"--{field.name.replace('_', '-')}", str(value)]
+    return shlex.join(words)

@@ -13,12 +13,13 @@ from typing import Literal
 from cogedit.artifacts import EditRecord, Workspace
 from cogedit.artifacts.atomic import storage_error
 from cogedit.errors import CogeditError, Interrupted
-from cogedit.stages.decode import Decoder
+from cogedit.media.masks import GivenMask
 from cogedit.stages.edit import check_edit, export_edit, names_video
 from cogedit.stages.export import check_replaceable
 from cogedit.stages.mask import take_mask
-from cogedit.stages.reconstruct import make_edits, trajectory_for
+from cogedit.stages.reconstruct import expect_prompts, make_edits, trajectory_for
 from cogedit.stages.run import Exported, Run, Written, check_writable
+from cogedit.stages.session import Session, use_session
 from cogedit.tools.batch_plan import BatchEdit
 from cogedit.types import ShowStep
 
@@ -54,6 +55,7 @@ def batch(
     results: Path | None = None,
     fail_fast: bool = False,
     run: Run | None = None,
+    session: Session | None = None,
 ) -> list[BatchResult]:
     """Make the edits of a batch, and go on after one that fails.
 
@@ -67,6 +69,7 @@ def batch(
             in `settings.workspace`, if all have the same one, else in the current directory.
         fail_fast: End with the first failure.
         run: How to run; None is silent.
+        session: Holds the loaded model; None loads it for this call.
 
     Returns:
         The outcomes of the edits, in the order in which they were done.
@@ -82,10 +85,12 @@ def batch(
     groups: dict[object, list[BatchEdit]] = {}
     for edit in edits:
         groups.setdefault(edit.group, []).append(edit)
-    job = _Batch(len(edits), path, run or Run())
-    for outcome in (outcome for group in groups.values() for outcome in job.outcomes(group)):
-        if outcome.status == "failed" and fail_fast:
-            break
+    with use_session(session) as owner:
+        expect_prompts([edit.reconstruct for edit in edits], owner)
+        job = _Batch(len(edits), path, run or Run(), owner)
+        for outcome in (outcome for group in groups.values() for outcome in job.outcomes(group)):
+            if outcome.status == "failed" and fail_fast:
+                break
     return job.results
 
 
@@ -98,11 +103,12 @@ def _place_of_results(edits: Sequence[BatchEdit]) -> Path:
 class _Batch:
     """A running batch: makes edits as their outcomes are requested, and writes each down."""
 
-    def __init__(self, total: int, path: Path, run: Run) -> None:
+    def __init__(self, total: int, path: Path, run: Run, session: Session) -> None:
         self.results: list[BatchResult] = []
         self._total = total
         self._path = path
         self._run = run
+        self._session = session
 
     def outcomes(self, group: Sequence[BatchEdit]) -> Iterator[BatchResult]:
         """Make edits that share the inversion; yield the outcome of each."""
@@ -122,17 +128,16 @@ class _Batch:
         video, settings = ready[0].video, ready[0].settings
         try:
             mask = take_mask(ready[0].mask, settings)
-            trajectory = trajectory_for(video, settings, mask=mask, run=run)
+            trajectory = trajectory_for(video, settings, mask=mask, run=run, session=self._session)
         except Interrupted:
             raise
         except CogeditError as error:
             for edit in ready:
                 yield self._note(edit, error)
             return
-        decoder = Decoder(settings, run=run)
-        for edit, made in self._edited(ready, trajectory, run=run):
+        for edit, made in self._edited(ready, trajectory, mask=mask, run=run):
             if isinstance(made, Written):
-                yield self._note(edit, self._exported(edit, made, run=run, decoder=decoder))
+                yield self._note(edit, self._exported(edit, made, run=run))
             else:
                 yield self._note(edit, made)
 
@@ -142,7 +147,7 @@ class _Batch:
             check_replaceable(edit.output, edit.prompt)
 
     def _edited(
-        self, edits: Sequence[BatchEdit], trajectory: Path, *, run: Run
+        self, edits: Sequence[BatchEdit], trajectory: Path, *, mask: GivenMask | None, run: Run
     ) -> Iterator[tuple[BatchEdit, Written[EditRecord] | CogeditError]]:
         """Yield edits as they are made: all together, or one by one where that fails."""
         try:
@@ -150,10 +155,9 @@ class _Batch:
                 trajectory,
                 [edit.reconstruct for edit in edits],
                 edits[0].settings,
-                mask=edits[0].mask,
-                output=None,
-                save_trajectory=False,
+                mask=mask,
                 run=run,
+                session=self._session,
             )
         except Interrupted:
             raise
@@ -163,16 +167,16 @@ class _Batch:
                 return
             run.notify(f"together they fail ({error.message}); trying one by one")
             for edit in edits:
-                yield from self._edited([edit], trajectory, run=run)
+                yield from self._edited([edit], trajectory, mask=mask, run=run)
         else:
             yield from zip(edits, written, strict=True)
 
     def _exported(
-        self, edit: BatchEdit, made: Written[EditRecord], *, run: Run, decoder: Decoder
+        self, edit: BatchEdit, made: Written[EditRecord], *, run: Run
     ) -> Exported | CogeditError:
         try:
             return export_edit(
-                made, edit.video, edit.settings, output=edit.output, run=run, decoder=decoder
+                made, edit.video, edit.settings, output=edit.output, run=run, session=self._session
             )
         except Interrupted:
             raise

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +30,10 @@ from cogedit.media.encoding import Encoding, plan_encoding
 from cogedit.media.probe import identify, probe_facts
 from cogedit.media.reader import iterate_frames, resize_frame
 from cogedit.media.writer import FrameStream, write_video
-from cogedit.stages.decode import Decoder
+from cogedit.stages.decode import decode
 from cogedit.stages.recipe import read_recipe
 from cogedit.stages.run import Exported, Run, check_output
+from cogedit.stages.session import Session, use_session
 from cogedit.stages.source import resize_plan
 from cogedit.tools.captions import distinctions
 from cogedit.types import ComparisonLayout, SourceVideo
@@ -73,6 +75,7 @@ def compare(
     labels: Sequence[str] = (),
     shortest: bool = False,
     run: Run | None = None,
+    session: Session | None = None,
 ) -> Exported:
     """Show artifacts and videos beside each other: frame k of each at the same time.
 
@@ -89,6 +92,7 @@ def compare(
         labels: A caption for each input; without them, prompts and file names.
         shortest: End with the shortest input.
         run: How to run; None is silent.
+        session: Holds the loaded model; None loads it for this call.
 
     Raises:
         UsageError: Too few inputs, inputs that do not go together, a wrong number of labels, or an
@@ -115,20 +119,21 @@ def compare(
     numbers = list(range(num_frames))
     if is_image:
         numbers = _spread(num_frames) if layout == "sheet" else [num_frames // 2]
-    decoder = Decoder(settings)
-    clips = [
-        Compared(
-            label,
-            FrameStream(_frames(clip, numbers, decoder), len(numbers), clip.height, clip.width),
-        )
-        for clip, label in zip(inputs, labels or captions(inputs), strict=True)
-    ]
-    if layout == "sheet":
-        save_png(compare_sheet(clips, numbers), output)
-    elif is_image:
-        save_png(next(iter(compare_frames(clips, layout).frames)), output)
-    else:
-        write_video(compare_frames(clips, layout), output, fps=fps, encoding=encoding)
+    with use_session(session) as owner:
+        decoded = partial(decode, settings=settings, session=owner)
+        clips = [
+            Compared(
+                label,
+                FrameStream(_frames(clip, numbers, decoded), len(numbers), clip.height, clip.width),
+            )
+            for clip, label in zip(inputs, labels or captions(inputs), strict=True)
+        ]
+        if layout == "sheet":
+            save_png(compare_sheet(clips, numbers), output)
+        elif is_image:
+            save_png(next(iter(compare_frames(clips, layout).frames)), output)
+        else:
+            write_video(compare_frames(clips, layout), output, fps=fps, encoding=encoding)
     count = "1 frame" if len(numbers) == 1 else f"{len(numbers)} frames"
     run.notify(f"wrote {output} ({len(clips)} clips, {count})")
     return Exported(output, reused=False)
@@ -265,13 +270,15 @@ def _caption(item: Input) -> str:
     return f"{name} after the VAE" if isinstance(record, LatentsRecord) else f"noise of {name}"
 
 
-def _frames(item: Input, numbers: Sequence[int], decoder: Decoder) -> Iterator[NDArray[np.uint8]]:
+def _frames(
+    item: Input, numbers: Sequence[int], decoded: Callable[[Path], NDArray[np.uint8]]
+) -> Iterator[NDArray[np.uint8]]:
     """Yield frames of an input by their numbers in the clip."""
     if item.video is None:
         if isinstance(item.record, FramesRecord):
             clip = read_artifact(item.path, "frames").tensors["frames"].numpy()
         else:
-            clip = decoder.decode(item.path)
+            clip = decoded(item.path)
         yield from clip[list(numbers)]
         return
     indices = [item.indices[number] for number in numbers]

@@ -30,13 +30,12 @@ from cogedit.models.cost import (
     inversion_work,
     trajectory_bytes,
 )
-from cogedit.stages.editor import edits_together
 from cogedit.stages.encode import latents_record
 from cogedit.stages.invert import check_inversion_settings, trajectory_record
 from cogedit.stages.load import choose_clip
 from cogedit.stages.mask import check_fits, take_mask
 from cogedit.stages.model import check_same_model, dtype_for, transformer_record, weights_for
-from cogedit.stages.reconstruct import check_edits, edit_record, levels_of
+from cogedit.stages.reconstruct import check_edits, edit_record, edits_together, levels_of
 from cogedit.stages.run import Run, workspace_for
 from cogedit.types import InvertSettings, ReconstructSettings
 

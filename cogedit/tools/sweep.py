@@ -17,9 +17,18 @@ from cogedit.config import Settings, resolve_settings
 from cogedit.errors import UsageError
 from cogedit.media.contact_sheet import SheetRow, draw_sheet, save_png
 from cogedit.media.metrics import psnr
-from cogedit.stages.decode import Decoder
-from cogedit.stages.reconstruct import make_edits, trajectory_for
+from cogedit.stages.decode import decode, decode_source
+from cogedit.stages.mask import take_mask
+from cogedit.stages.model import checkpoint_for
+from cogedit.stages.reconstruct import (
+    check_edits,
+    expect_prompts,
+    levels_of,
+    make_edits,
+    trajectory_for,
+)
 from cogedit.stages.run import Run, Written, check_output, workspace_for
+from cogedit.stages.session import Session, use_session
 from cogedit.tools.captions import setting_name, setting_text
 from cogedit.types import ReconstructSettings
 
@@ -88,6 +97,7 @@ def sweep(
     mask: str | Path | None = None,
     output: Path | None = None,
     run: Run | None = None,
+    session: Session | None = None,
 ) -> Swept:
     """Edit a clip under every combination of some settings.
 
@@ -102,6 +112,7 @@ def sweep(
         output: The contact sheet, ending in .png; the figures go beside it as .json. None is a
             place in the workspace.
         run: How to run; None is silent.
+        session: Holds the loaded model; None loads it for this call.
 
     Raises:
         CogeditError: As `reconstruct` and `export`.
@@ -119,26 +130,28 @@ def sweep(
         for prompt in prompts
         for cell in cells
     ]
-    edits = make_edits(
-        source, grid, settings, mask=mask, output=None, save_trajectory=False, run=run
-    )
-    source = trajectory_for(source, settings, mask=None, run=replace(run, notify=run.detail))
-    key = "-".join(content_key(edit.record)[:6] for edit in (edits[0], edits[-1]))
-    folder = workspace_for(source, settings).root
-    sheet = output or folder / f"sweep-{len(edits)}-{key}.png"
-    # Compared is what the model made, without what an export does to the edges.
-    decoder = Decoder(replace(settings, export=replace(settings.export, align_edges=0)))
-    if settings.export.align_edges:
-        run.notify("a sweep shows edits as the model made them, without --align-edges")
-    # A grid of 200 clips does not fit into memory: of each, one frame and the figures are kept.
-    frames, figures = [], []
-    round_trip = decoder.decode_source(source)
-    with run.counting("decoding", len(edits)) as done:
-        for edit in edits:
-            clip = decoder.decode(edit.path)
-            frames.append(clip[len(clip) // 2].copy())
-            figures.append(_figures(edit, clip, round_trip))
-            done()
+    check_edits(grid, checkpoint_for(settings), num_levels=levels_of(source, settings))
+    given = take_mask(mask, settings)
+    with use_session(session) as owner:
+        expect_prompts(grid, owner)
+        source = trajectory_for(source, settings, mask=given, run=run, session=owner)
+        edits = make_edits(source, grid, settings, mask=given, run=run, session=owner)
+        key = "-".join(content_key(edit.record)[:6] for edit in (edits[0], edits[-1]))
+        folder = workspace_for(source, settings).root
+        sheet = output or folder / f"sweep-{len(edits)}-{key}.png"
+        # Compared is what the model made, without what an export does to the edges.
+        plain = replace(settings, export=replace(settings.export, align_edges=0))
+        if settings.export.align_edges:
+            run.notify("a sweep shows edits as the model made them, without --align-edges")
+        # A grid of 200 clips does not fit into memory: of each, one frame and the figures are kept.
+        frames, figures = [], []
+        round_trip = decode_source(source, plain, session=owner)
+        with run.counting("decoding", len(edits)) as done:
+            for edit in edits:
+                clip = decode(edit.path, plain, session=owner)
+                frames.append(clip[len(clip) // 2].copy())
+                figures.append(_figures(edit, clip, round_trip))
+                done()
     save_png(_draw(frames, prompts=prompts, cells=cells), sheet)
     path = sheet.with_suffix(".json")
     text = json.dumps({"legend": _LEGEND, "edits": figures}, indent=1, ensure_ascii=False)

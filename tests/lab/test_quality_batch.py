@@ -22,7 +22,7 @@ from cogedit.shapes import world
 from cogedit.shapes.cases import change_mask, make_case
 from cogedit.shapes.edit_metrics import Answer, measure, to_frames
 from cogedit.stages import encode, export, invert, load, reconstruct
-from cogedit.stages.export import Decoder
+from cogedit.stages.decode import decode
 from cogedit.types import InvertSettings, LoadSettings, ReconstructSettings
 
 STEPS = 3
@@ -209,7 +209,7 @@ def test_what_lies_outside_the_mask_is_put_back(clips, pipeline, settings, mask_
         reconstruct=configuration.reconstruct,
     )
     [written] = reconstruct(artifacts[0], [PROMPTS[0]], own, mask=mask_files[0])
-    exported = Decoder(own).decode(written.path)
+    exported = decode(written.path, own)
     decoded = pipeline.decode(tensor(written.path, "latents"))
     [back] = put_back(decoded, answers[:1], EXACT_MASKS[:1])
     assert np.array_equal(to_frames(back), exported)
@@ -235,7 +235,7 @@ def test_edges_are_aligned_as_the_export_aligns_them(
     round_trip = pipeline.decode(tensor(encode(video, own).path, "latents"))[0]
     given = mask_files[0] if masked else None
     [written] = reconstruct(video, [PROMPTS[0]], own, mask=given)
-    exported = Decoder(own).decode(written.path)
+    exported = decode(written.path, own)
     decoded = pipeline.decode(tensor(written.path, "latents"))
     edited = Edited(decoded, EXACT_MASKS[:1] if masked else None)
     [shown] = as_shown(edited, [Answer(case, round_trip, round_trip)], align_edges=6)

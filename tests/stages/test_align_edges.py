@@ -19,7 +19,7 @@ from cogedit.cli import app
 from cogedit.diffusion.latent_mask import feather_mask
 from cogedit.errors import ArtifactError, UsageError, VideoError
 from cogedit.media.edges import align_edges
-from cogedit.stages.decode import Decoder
+from cogedit.stages.decode import decode
 from cogedit.stages.recipe import read_recipe
 
 PROMPT = "a blue cat running in snow"
@@ -40,7 +40,7 @@ def edited(tmp_path_factory):
 
 
 def decoded(video, artifact, **flags):
-    return Decoder(settings_of(video, **flags)).decode(artifact)
+    return decode(artifact, settings_of(video, **flags))
 
 
 def test_the_edit_is_fitted_to_the_source_s_own_frames(edited):
@@ -66,7 +66,7 @@ def test_the_round_trip_does_not_go_around_the_source_s_grain(edited):
     video, _, masked, _ = edited
     settings = settings_of(video, export__align_edges=RADIUS, export__composite="decode")
     for run in (
-        lambda: Decoder(settings).decode(masked),
+        lambda: decode(masked, settings),
         lambda: cogedit.edit(video, [PROMPT], settings, mask=BOX),
     ):
         with pytest.raises(UsageError, match="--align-edges shows the grain"):
@@ -95,7 +95,7 @@ def test_without_the_source_s_frames_it_says_so(edited, tmp_path):
     settings = settings_of(video, export__align_edges=RADIUS)
     alone = replace(settings, workspace=tmp_path / "empty.cogedit")
     with pytest.raises(ArtifactError, match=r"source's frames.*are not in") as raised:
-        Decoder(alone).decode(plain)
+        decode(plain, alone)
     assert "cogedit load clip.mp4" in raised.value.hint
     there = "` and the path of clip.mp4, which is not here, or use --align-edges 0"
     assert raised.value.hint.endswith(there)
@@ -104,7 +104,7 @@ def test_without_the_source_s_frames_it_says_so(edited, tmp_path):
 def test_the_source_s_latents_come_from_the_trajectory_or_are_missed(edited, tmp_path):
     video, plain, *_ = edited
     settings = settings_of(video, export__align_edges=RADIUS)
-    expected = Decoder(settings).decode(plain)
+    expected = decode(plain, settings)
     folder = tmp_path / "some.cogedit"
     folder.mkdir()
     loaded = cogedit.load(video, settings_of(video)).path
@@ -112,10 +112,10 @@ def test_the_source_s_latents_come_from_the_trajectory_or_are_missed(edited, tmp
     for path in (loaded, inverted):
         shutil.copy(path, folder)
     elsewhere = replace(settings, workspace=folder)
-    assert np.array_equal(Decoder(elsewhere).decode(plain), expected)
+    assert np.array_equal(decode(plain, elsewhere), expected)
     (folder / inverted.name).unlink()
     with pytest.raises(ArtifactError, match=r"source's latents.*are not in") as raised:
-        Decoder(elsewhere).decode(plain)
+        decode(plain, elsewhere)
     again, otherwise = raised.value.hint.split("`, ")
     assert again.startswith("make them with `cogedit encode ")
     assert otherwise == "or use --align-edges 0"
@@ -123,7 +123,7 @@ def test_the_source_s_latents_come_from_the_trajectory_or_are_missed(edited, tmp
     words = shlex.split(again.partition("`cogedit ")[2])
     model = ["--model", str(GOLDEN_PIPELINE), "--dtype", "fp32", "--device", "cpu"]
     assert CliRunner().invoke(app, [*words, *model]).exit_code == 0
-    assert np.array_equal(Decoder(elsewhere).decode(plain), expected)
+    assert np.array_equal(decode(plain, elsewhere), expected)
 
 
 def test_at_the_source_s_size_its_detail_comes_back(edited, tmp_path):
@@ -201,19 +201,19 @@ def test_models_with_two_latent_frames_to_a_token(pipeline_15, tmp_path, monkeyp
     aligned = replace(plain, export=replace(plain.export, align_edges=RADIUS))
     frames = read_artifact(cogedit.load(video, plain).path, "frames").tensors["frames"].numpy()
     latents = cogedit.encode(video, plain).path
-    round_trip = Decoder(plain).decode(latents)
+    round_trip = decode(latents, plain)
     [written] = cogedit.reconstruct(video, [PROMPT], plain)
-    as_it_is = Decoder(plain).decode(written.path)
+    as_it_is = decode(written.path, plain)
     expected = align_edges(as_it_is, round_trip, frames, radius=RADIUS)
-    assert np.array_equal(Decoder(aligned).decode(written.path), expected)
+    assert np.array_equal(decode(written.path, aligned), expected)
     latents.unlink()  # then they are the trajectory's
-    assert np.array_equal(Decoder(aligned).decode(written.path), expected)
+    assert np.array_equal(decode(written.path, aligned), expected)
     [masked] = cogedit.reconstruct(video, [PROMPT], plain, mask=BOX)
     inside = read_artifact(masked.path, "edit").tensors["mask"].numpy() != 0
     whole = replace(plain, export=replace(plain.export, composite="none"))
-    everywhere = Decoder(whole).decode(masked.path)
+    everywhere = decode(masked.path, whole)
     expected = align_edges(everywhere, round_trip, frames, radius=RADIUS)
-    assert np.array_equal(Decoder(aligned).decode(masked.path)[inside], expected[inside])
+    assert np.array_equal(decode(masked.path, aligned)[inside], expected[inside])
 
 
 def test_bars_stay_black_and_say_nothing(tmp_path):
@@ -221,12 +221,12 @@ def test_bars_stay_black_and_say_nothing(tmp_path):
     settings = settings_of(video, load__resize_mode="pad", export__align_edges=RADIUS)
     [written] = cogedit.reconstruct(video, [PROMPT], settings)
     box = written.record.trajectory.latents.frames.box
-    shown = Decoder(settings).decode(written.path)
+    shown = decode(written.path, settings)
     assert box.left > 0
     columns = slice(box.left, box.left + box.scaled_width)
     assert np.delete(shown, np.r_[columns], axis=2).max() == 0
     edited, own = (
-        Decoder(settings_of(video, load__resize_mode="pad")).decode(path)[:, :, columns]
+        decode(path, settings_of(video, load__resize_mode="pad"))[:, :, columns]
         for path in (written.path, cogedit.encode(video, settings).path)
     )
     frames = read_artifact(cogedit.load(video, settings).path, "frames").tensors["frames"].numpy()

@@ -15,7 +15,7 @@ import cogedit
 from cogedit.artifacts import content_key, read_artifact, read_record, record_text, verify_artifact
 from cogedit.cli import app
 from cogedit.errors import ArtifactError, ArtifactMismatch, UsageError
-from cogedit.stages.decode import Decoder
+from cogedit.stages.decode import decode
 
 PROMPT = "a blue cat running in snow"
 BOX = "40,30,120,100"
@@ -137,13 +137,13 @@ def outside(written):
 def test_outside_the_mask_is_the_source_s_decode_to_the_bit(inverted):
     folder, _ = inverted
     written, settings = edit_under(inverted, BOX)
-    shown = Decoder(settings).decode(written.path)
-    source = Decoder(settings).decode(cogedit.encode(folder / "clip.mp4", settings).path)
+    shown = decode(written.path, settings)
+    source = decode(cogedit.encode(folder / "clip.mp4", settings).path, settings)
     beyond = outside(written)
     assert beyond.mean() > 0.5
     assert np.array_equal(shown[beyond], source[beyond])
     plain = replace(settings, export=replace(settings.export, composite="none"))
-    edited = Decoder(plain).decode(written.path)
+    edited = decode(written.path, plain)
     assert np.array_equal(shown[~beyond], edited[~beyond])
     # Without the composite the VAE lets the edit through to pixels outside.
     assert not np.array_equal(edited[beyond], source[beyond])
@@ -152,7 +152,7 @@ def test_outside_the_mask_is_the_source_s_decode_to_the_bit(inverted):
 def test_outside_the_mask_are_the_source_s_own_frames(inverted):
     folder, _ = inverted
     written, settings = edit_under(inverted, BOX, export__composite="source")
-    shown = Decoder(settings).decode(written.path)
+    shown = decode(written.path, settings)
     frames = read_artifact(cogedit.load(folder / "clip.mp4", settings).path).tensors["frames"]
     beyond = outside(written)
     assert np.array_equal(shown[beyond], frames.numpy()[beyond])
@@ -162,7 +162,7 @@ def test_outside_the_mask_are_the_source_s_own_frames(inverted):
 def test_feather_lies_inside(inverted, composite):
     written, hard = edit_under(inverted, BOX, export__composite=composite)
     soft = replace(hard, export=replace(hard.export, feather=4))
-    sharp, smooth = Decoder(hard).decode(written.path), Decoder(soft).decode(written.path)
+    sharp, smooth = decode(written.path, hard), decode(written.path, soft)
     beyond = outside(written)
     assert np.array_equal(smooth[beyond], sharp[beyond])
     assert not np.array_equal(smooth[~beyond], sharp[~beyond])
@@ -173,8 +173,8 @@ def test_an_export_needs_the_artifact_alone(inverted, tmp_path):
     alone = tmp_path / "moved.safetensors"
     alone.write_bytes(written.path.read_bytes())
     elsewhere = replace(settings, workspace=tmp_path / "empty")
-    shown = Decoder(elsewhere).decode(alone)
-    assert np.array_equal(shown, Decoder(settings).decode(written.path))
+    shown = decode(alone, elsewhere)
+    assert np.array_equal(shown, decode(written.path, settings))
 
 
 def test_frames_that_are_gone_are_missed_with_their_command(inverted, tmp_path):
@@ -182,7 +182,7 @@ def test_frames_that_are_gone_are_missed_with_their_command(inverted, tmp_path):
     written, settings = edit_under(inverted, BOX, export__composite="source")
     elsewhere = replace(settings, workspace=tmp_path / "an empty one")
     with pytest.raises(ArtifactError, match=r"frames-\w{12}\.safetensors, are not in") as caught:
-        Decoder(elsewhere).decode(written.path)
+        decode(written.path, elsewhere)
     assert "or use --composite decode" in caught.value.hint
     command = caught.value.hint.split("`")[1]
     assert "--frame-sample-step" not in command
@@ -191,9 +191,7 @@ def test_frames_that_are_gone_are_missed_with_their_command(inverted, tmp_path):
     words[2] = str(folder / "clip.mp4")
     made = CliRunner().invoke(app, [*words[1:], *GOLDEN_MODEL])
     assert made.exit_code == 0, made.stderr
-    assert np.array_equal(
-        Decoder(elsewhere).decode(written.path), Decoder(settings).decode(written.path)
-    )
+    assert np.array_equal(decode(written.path, elsewhere), decode(written.path, settings))
 
 
 def test_frames_of_other_pixels_are_refused(inverted, tmp_path):
@@ -207,7 +205,7 @@ def test_frames_of_other_pixels_are_refused(inverted, tmp_path):
     inverse = {"frames": 255 - frames.tensors["frames"]}
     write_artifact(other.path_for(frames.record), inverse, frames.record)
     with pytest.raises(ArtifactMismatch, match="holds other pixels than"):
-        Decoder(replace(settings, workspace=other.root)).decode(written.path)
+        decode(written.path, replace(settings, workspace=other.root))
 
 
 def test_exports_with_other_composites_are_told_apart(inverted, tmp_path):
@@ -244,8 +242,8 @@ def test_padded_models(pipeline_15, tmp_path, monkeypatch):
     tensors = read_artifact(written.path, "edit").tensors
     changed = (tensors["latents"] != tensors["source_latents"]).any(dim=(0, 2, 3, 4))
     assert changed.tolist() == [True, True, False, False]
-    shown = Decoder(settings).decode(written.path)
-    source = Decoder(settings).decode(cogedit.encode(video, settings).path)
+    shown = decode(written.path, settings)
+    source = decode(cogedit.encode(video, settings).path, settings)
     beyond = tensors["mask"].numpy() == 0
     assert np.array_equal(shown[beyond], source[beyond])
     assert not np.array_equal(shown[0, :, :32], source[0, :, :32])
@@ -288,9 +286,9 @@ def test_a_found_mask_is_kept_and_shown(inverted):
     assert sum("--source-prompt says what the source shows" in line for line in said) == 1
     shown = read_back(picture, width=96, height=64)
     assert np.array_equal(shown.mean(axis=-1) > 128, mask.numpy() == 1)
-    frames = Decoder(settings).decode(written.path)
+    frames = decode(written.path, settings)
     folder, _ = inverted
-    source = Decoder(settings).decode(cogedit.encode(folder / "clip.mp4", settings).path)
+    source = decode(cogedit.encode(folder / "clip.mp4", settings).path, settings)
     assert np.array_equal(frames[mask.numpy() == 0], source[mask.numpy() == 0])
 
 

@@ -1,7 +1,9 @@
-"""T5 comes, embeds and goes before the transformer; its embeddings stay on disk."""
+"""A session loads each part of the model once, makes room where memory is short, and frees all."""
 
 import gc
+import hashlib
 import shutil
+from collections import Counter
 
 import pytest
 import torch
@@ -11,27 +13,32 @@ from videos import make_video
 
 import cogedit
 import cogedit.models.loading
-from cogedit.artifacts import read_artifact
+from cogedit.artifacts import read_artifact, read_record
+from cogedit.config import read_batch
 from cogedit.models.checkpoint import find_checkpoint
+from cogedit.models.weights import WeightFile
 from cogedit.stages.model import transformer_record
-from cogedit.stages.session import Parts
+from cogedit.tools.batch import batch
+from cogedit.tools.batch_plan import plan_batch
 
 PROMPT = "a blue cat"
 
 
+FLAGS = {
+    "model": str(GOLDEN_PIPELINE),
+    "device": "cpu",
+    "dtype": "fp32",
+    "load.width": 96,
+    "load.height": 64,
+    "load.max_num_frames": 9,
+    "invert.num_inference_steps": 2,
+    "reconstruct.guidance_scale": 1.0,
+}
+
+
 def settings_with(folder, **flags):
-    given = {
-        "model": str(GOLDEN_PIPELINE),
-        "device": "cpu",
-        "dtype": "fp32",
-        "cache": folder / "cache",
-        "load.width": 96,
-        "load.height": 64,
-        "load.max_num_frames": 9,
-        "invert.num_inference_steps": 2,
-        "reconstruct.guidance_scale": 1.0,
-    }
-    return cogedit.settings_for(None, given | flags, environ={}, cwd=folder).settings
+    given = FLAGS | {"cache": folder / "cache"} | flags
+    return cogedit.settings_for(None, given, environ={}, cwd=folder).settings
 
 
 @pytest.fixture
@@ -39,123 +46,267 @@ def video(tmp_path):
     return make_video(tmp_path / "clip.mp4", width=96, height=64, num_frames=9)
 
 
-def parts_for(folder, said=None, **flags):
-    settings = settings_with(folder, **flags)
-    run = cogedit.Run(notify=[].append if said is None else said.append)
-    return Parts(find_checkpoint(settings.model), settings, run=run)
+class Embedder:
+    """Embeds prompts in a session of its own, and keeps what the user was told."""
+
+    def __init__(self, folder, **flags):
+        self.settings, self.notes = settings_with(folder, **flags), []
+
+    def embed(self, prompts):
+        with cogedit.Session() as session:
+            run = cogedit.Run(notify=self.notes.append)
+            return session.embed(prompts, self.settings, run=run)
 
 
-def text_encoders():
-    from transformers import T5EncoderModel
-
-    return [thing for thing in gc.get_objects() if issubclass(type(thing), T5EncoderModel)]
-
-
-class Alive:
-    """Counts the text encoders that are alive when a part is loaded; loads it all the same."""
+class Counted:
+    """Counts the true loaders: each call passes through."""
 
     def __init__(self, monkeypatch):
-        self.at_transformer, self.loaded = [], []
-        load_transformer = cogedit.models.loading.load_transformer
-        load_text_encoder = cogedit.models.loading.load_text_encoder
+        self.loads = Counter()
+        for name in ("load_transformer", "load_vae", "load_text_encoder"):
+            monkeypatch.setattr(f"cogedit.models.loading.{name}", self._counting(name))
+        monkeypatch.setattr(WeightFile, "sample", self._counting_sample())
+        self.digests = Counter()
+        monkeypatch.setattr(hashlib, "sha256", self._counting_sha256())
 
-        def transformer(*args, **kwargs):
-            self.at_transformer.append(len(text_encoders()))
-            return load_transformer(*args, **kwargs)
+    def _counting(self, name):
+        load = getattr(cogedit.models.loading, name)
 
-        def text_encoder(*args, **kwargs):
-            tokenizer, encoder = load_text_encoder(*args, **kwargs)
-            self.loaded.append(len(text_encoders()))
-            return tokenizer, encoder
+        def loaded(*args, **kwargs):
+            self.loads[name] += 1
+            return load(*args, **kwargs)
 
-        monkeypatch.setattr(cogedit.models.loading, "load_transformer", transformer)
-        monkeypatch.setattr(cogedit.models.loading, "load_text_encoder", text_encoder)
+        return loaded
+
+    def _counting_sample(self):
+        sample = WeightFile.sample
+
+        def sampled(file):
+            self.loads[f"sample {file.path.parent.name}"] += 1
+            return sample(file)
+
+        return sampled
+
+    def _counting_sha256(self):
+        sha256, counted = hashlib.sha256, self.digests
+
+        class Counting:
+            """One running digest; which digests were asked for is counted."""
+
+            def __init__(self, data=b""):
+                self._digest = sha256(data)
+
+            def update(self, data):
+                self._digest.update(data)
+
+            def digest(self):
+                return self._digest.digest()
+
+            def hexdigest(self):
+                text = self._digest.hexdigest()
+                counted[text] += 1
+                return text
+
+        return Counting
 
 
-def test_t5_is_gone_before_the_transformer_comes(tmp_path, video, monkeypatch):
-    before = len(text_encoders())  # other tests may hold one
+ONCE = {
+    "load_transformer": 1,
+    "load_vae": 1,
+    "load_text_encoder": 1,
+    "sample transformer": 1,
+    "sample vae": 1,
+    "sample text_encoder": 1,
+}
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A checkpoint that this process has not looked up yet."""
+    return shutil.copytree(GOLDEN_PIPELINE, tmp_path / "model")
+
+
+def hashed_twice(counted, folder):
+    """The tensors that were hashed more than once, of those that are in one artifact alone."""
+    records = [read_record(path) for path in folder.rglob("*.cogedit/*.safetensors")]
+    tensors = [(record, tensor) for record in records for tensor in record.tensors]
+    digests = [tensor.sha256 for _, tensor in tensors]
+    assert all(counted.digests[digest] for digest in digests)
+    return [
+        (record.kind, tensor.name)
+        for record, tensor in tensors
+        if digests.count(tensor.sha256) == 1 and counted.digests[tensor.sha256] > 1
+    ]
+
+
+def test_an_edit_loads_each_part_once(tmp_path, video, model, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    alive = Alive(monkeypatch)
+    counted = Counted(monkeypatch)
+    cogedit.edit(video, [PROMPT, "a red fox"], settings_with(tmp_path, model=str(model)))
+    assert counted.loads == ONCE
+    assert hashed_twice(counted, tmp_path) == []
+
+
+def test_a_batch_loads_each_part_once(tmp_path, video, model, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_video(tmp_path / "other.mp4", width=128, height=64, num_frames=9)
+    (tmp_path / "edits.csv").write_text(
+        "video,prompt\nclip.mp4,a blue cat\nother.mp4,a red fox\nclip.mp4,a dog\n"
+    )
+    counted = Counted(monkeypatch)
+    rows = read_batch(tmp_path / "edits.csv")
+    flags = dict(FLAGS, model=str(model), cache=tmp_path / "cache")
+    results = batch(plan_batch(rows, flags))
+    assert [result.status for result in results] == ["written"] * 3
+    assert counted.loads == ONCE
+    # The one edit of the other clip has the bytes of its last step, a file of its own.
+    assert hashed_twice(counted, tmp_path) == [("edit", "latents")]
+
+
+def test_a_session_serves_many_calls_and_other_settings(tmp_path, video, model, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = settings_with(tmp_path, model=str(model))
+    alone = cogedit.reconstruct(video, PROMPT, settings)[0].path.read_bytes()
+    shutil.rmtree(tmp_path / "clip.cogedit")
+    counted = Counted(monkeypatch)
+    with cogedit.Session() as session:
+        cogedit.reconstruct(video, "a red fox", settings, session=session)
+        [shared] = cogedit.reconstruct(video, PROMPT, settings, session=session)
+        assert shared.path.read_bytes() == alone
+        assert counted.loads["load_transformer"] == counted.loads["load_vae"] == 1
+        half = settings_with(tmp_path, model=str(model), dtype="bf16")
+        cogedit.reconstruct(video, PROMPT, half, session=session)
+        assert counted.loads["load_transformer"] == counted.loads["load_vae"] == 2
+    assert counted.loads["sample transformer"] == 0, "the look-up is the process's, not a session's"
+
+
+def test_an_edit_that_exists_loads_nothing(tmp_path, video, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     settings = settings_with(tmp_path)
-    inverted = cogedit.invert(video, settings)
-    cogedit.reconstruct(inverted.path, [PROMPT], settings)
-    cogedit.check_inversion(inverted.path, settings)
-    assert alive.loaded == [before + 1, before + 1]  # the empty text, then the prompt
-    assert alive.at_transformer == [before] * 3
+    [first] = cogedit.edit(video, [PROMPT], settings)
+    counted = Counted(monkeypatch)
+    [second] = cogedit.edit(video, [PROMPT], settings)
+    assert (second.path, second.reused) == (first.path, True)
+    assert not counted.loads
+
+
+def test_a_model_that_changed_is_looked_up_again(tmp_path, model):
+    first = find_checkpoint(str(model)).digest
+    weights = model / "vae" / "diffusion_pytorch_model.safetensors"
+    save_file({name: 2 * one for name, one in load_file(weights).items()}, weights)
+    assert find_checkpoint(str(model)).digest != first
+
+
+def alive(kind):
+    return sum(issubclass(type(thing), kind) for thing in gc.get_objects())
+
+
+def parts_alive():
+    from diffusers import AutoencoderKLCogVideoX, CogVideoXTransformer3DModel
+    from transformers import T5EncoderModel
+
+    kinds = (T5EncoderModel, CogVideoXTransformer3DModel, AutoencoderKLCogVideoX)
+    return tuple(map(alive, kinds))
+
+
+@pytest.mark.parametrize("weights", [None, "fp8"])
+def test_leaving_a_session_frees_everything(tmp_path, video, monkeypatch, weights):
+    """Hooks around fp8 weights hang in a reference cycle."""
+    monkeypatch.chdir(tmp_path)
+    before = parts_alive()  # other tests may hold some
+    gc.disable()
+    try:
+        with cogedit.Session() as session:
+            cogedit.edit(video, [PROMPT], settings_with(tmp_path, weights=weights), session=session)
+            assert parts_alive() == tuple(1 + count for count in before)
+        assert parts_alive() == before
+    finally:
+        gc.enable()
+
+
+def test_where_memory_is_short_one_part_goes_before_the_next_comes(tmp_path, video, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = parts_alive()
+    seen = {}
+
+    def noting(name):
+        load = getattr(cogedit.models.loading, name)
+
+        def loaded(*args, **kwargs):
+            found = tuple(now - then for now, then in zip(parts_alive(), before, strict=True))
+            seen.setdefault(name, []).append(found)
+            return load(*args, **kwargs)
+
+        return loaded
+
+    for name in ("load_transformer", "load_vae", "load_text_encoder"):
+        monkeypatch.setattr(f"cogedit.models.loading.{name}", noting(name))
+    monkeypatch.setattr("cogedit.models.placement.free_memory", lambda device: 0)
+    cogedit.edit(video, [PROMPT, "a red fox"], settings_with(tmp_path))
+    assert {part for loads in seen.values() for part in loads} == {(0, 0, 0)}
+    # The VAE encodes and decodes; all prompts were embedded the first time.
+    assert {name: len(loads) for name, loads in seen.items()} == {
+        "load_vae": 2,
+        "load_text_encoder": 1,
+        "load_transformer": 1,
+    }
 
 
 def test_known_prompts_need_no_t5(tmp_path, video, monkeypatch):
     """Not even for another video: its files may be away."""
     monkeypatch.chdir(tmp_path)
     cogedit.edit(video, [PROMPT], settings_with(tmp_path))
-    alive = Alive(monkeypatch)
+    counted = Counted(monkeypatch)
     other = make_video(tmp_path / "other.mp4", width=96, height=64, num_frames=10)
     cogedit.edit(other, [PROMPT], settings_with(tmp_path))
-    assert len(alive.at_transformer) == 2
-    assert alive.loaded == []
+    assert counted.loads["load_transformer"] == 1
+    assert counted.loads["load_text_encoder"] == 0
 
 
-def test_cached_embeddings_are_the_same_numbers(tmp_path):
-    parts = parts_for(tmp_path, dtype="bf16")
-    fresh, cached = parts.embed([PROMPT, ""]), parts.embed([PROMPT, ""])
+def test_cached_embeddings_have_the_same_values(tmp_path):
+    embedder = Embedder(tmp_path, dtype="bf16")
+    fresh, cached = embedder.embed([PROMPT, ""]), embedder.embed([PROMPT, ""])
     assert list(fresh) == list(cached) == [PROMPT, ""]
     for text in fresh:
         assert fresh[text].dtype == cached[text].dtype == torch.bfloat16
         assert torch.equal(fresh[text], cached[text])
 
 
-def test_a_prompt_that_is_too_long_is_told_of_every_time(tmp_path):
-    said = []
-    parts = parts_for(tmp_path, said)
-    long = PROMPT + " and snow" * 300
-    parts.embed([long])
-    parts.embed([long])
-    assert len(said) == 2
-    assert said[0] == said[1]
-    assert "too long for this model" in said[0]
-
-
-def test_words_that_the_model_does_not_know_are_told_of_every_time(tmp_path):
-    said = []
-    parts = parts_for(tmp_path, said)
+@pytest.mark.parametrize("prompt", [PROMPT + " and snow" * 300, "a red Zebra"])
+def test_what_of_a_prompt_the_model_cannot_read_is_told_in_every_run(tmp_path, prompt):
+    embedder = Embedder(tmp_path)
     for _ in range(2):
-        parts.embed([PROMPT, "a red Zebra"])
-    sentence = (
-        "the model does not know these words of the prompt 'a red Zebra': 'Zebra'; "
-        "only the others count"
-    )
-    assert said == [sentence, sentence]
+        embedder.embed([PROMPT, prompt])
+    [first, second] = embedder.notes
+    assert first == second
+    assert prompt[:40] in first
 
 
 def test_a_damaged_embedding_is_told_of_and_made_again(tmp_path):
-    said = []
-    parts = parts_for(tmp_path, said)
-    good = parts.embed([PROMPT])[PROMPT]
+    embedder = Embedder(tmp_path)
+    good = embedder.embed([PROMPT])[PROMPT]
     (path,) = (tmp_path / "cache" / "prompts").iterdir()
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    assert torch.equal(parts.embed([PROMPT])[PROMPT], good)
+    assert torch.equal(embedder.embed([PROMPT])[PROMPT], good)
     assert path.read_bytes() == content
-    [sentence] = said
-    assert str(path) in sentence
-    assert sentence.endswith("the prompt is embedded again")
+    [note] = embedder.notes
+    assert str(path) in note
 
 
 def test_a_cache_that_cannot_be_written_does_not_end_the_run(tmp_path):
-    said = []
     (tmp_path / "cache").write_text("in the way")
-    assert parts_for(tmp_path, said).embed([PROMPT])[PROMPT].shape == (1, 226, 32)
-    assert any("is not kept" in sentence for sentence in said)
+    embedder = Embedder(tmp_path)
+    assert embedder.embed([PROMPT])[PROMPT].shape == (1, 226, 32)
+    assert any(str(tmp_path / "cache") in note for note in embedder.notes)
 
 
-def test_another_model_has_its_own_embeddings(tmp_path):
-    folder = tmp_path / "model"
-    shutil.copytree(GOLDEN_PIPELINE, folder)
-    weights = folder / "text_encoder" / "model.safetensors"
+def test_another_model_has_its_own_embeddings(tmp_path, model):
+    weights = model / "text_encoder" / "model.safetensors"
     doubled = {name: 2 * one for name, one in load_file(weights).items()}
     save_file(doubled, weights, {"format": "pt"})
-    first = parts_for(tmp_path).embed([PROMPT])[PROMPT]
-    second = parts_for(tmp_path, model=str(folder)).embed([PROMPT])[PROMPT]
+    first = Embedder(tmp_path).embed([PROMPT])[PROMPT]
+    second = Embedder(tmp_path, model=str(model)).embed([PROMPT])[PROMPT]
     assert not torch.equal(first, second)
     assert len(list((tmp_path / "cache" / "prompts").iterdir())) == 2
 

@@ -20,7 +20,7 @@ import cogedit
 from cogedit.artifacts import content_key, read_artifact, read_record, record_text
 from cogedit.cli import app
 from cogedit.media.metrics import psnr
-from cogedit.stages.decode import Decoder
+from cogedit.stages.decode import decode, decode_source
 from cogedit.stages.pass_times import FILE, read_notes
 from cogedit.tools.captions import distinctions
 from cogedit.types import ExportSettings
@@ -114,12 +114,11 @@ def test_everything_shown_has_a_name(page):
 def test_figures_and_settings_are_those_of_the_edits(made, page):
     workspace, settings = made
     (trajectory,) = workspace.glob("trajectory-*")
-    decoder = Decoder(settings)
-    source = decoder.decode_source(trajectory)
+    source = decode_source(trajectory, settings)
     texts = Reader(page.read_text()).texts
     for path in workspace.glob("edit-*.safetensors"):
         # A composite by the decode is what an edit with a mask shows unasked.
-        assert f"{psnr(decoder.decode(path), source):.1f} dB" in texts
+        assert f"{psnr(decode(path, settings), source):.1f} dB" in texts
         assert path.name in texts
     assert texts.count("seed") == 4  # changed, and among all, of both
     noise = read_artifact(trajectory, "trajectory").tensors["trajectory"][-1]
@@ -129,12 +128,11 @@ def test_figures_and_settings_are_those_of_the_edits(made, page):
 def test_outside_the_mask_is_measured_what_the_model_made(made, page):
     workspace, settings = made
     (trajectory,) = workspace.glob("trajectory-*")
-    decoder = Decoder(settings)
-    source = decoder.decode_source(trajectory)
+    source = decode_source(trajectory, settings)
     path = edit_with(workspace, "a blue cat")
     outside = read_artifact(path, "edit").tensors["mask"].numpy() == 0
-    plain = ExportSettings(composite="none")
-    value = psnr(decoder.decode(path, export=plain), source, where=outside)
+    plain = replace(settings, export=ExportSettings(composite="none"))
+    value = psnr(decode(path, plain), source, where=outside)
     texts = Reader(page.read_text()).texts
     note = "what the model made there, before the source after the VAE is put back"
     figure = ("Model's PSNR outside the mask", f"{value:.1f} dB", note)
@@ -149,7 +147,7 @@ def test_without_its_source_an_edit_still_shows_it_outside_the_mask(made, tmp_pa
     for other in [path for path in workspace.glob("*-*") if not path.name.startswith("edit-")]:
         other.unlink()
     assert report(workspace).exit_code == 0
-    expected = Decoder(made[1]).decode(path, export=ExportSettings(composite="decode"))
+    expected = decode(path, replace(made[1], export=ExportSettings(composite="decode")))
     poster = Reader((workspace / "report.html").read_text()).all("video")[1]["poster"]
     picture = Image.open(io.BytesIO(base64.b64decode(poster.partition(",")[2])))
     assert np.array_equal(np.asarray(picture), expected[0])

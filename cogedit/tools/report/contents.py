@@ -28,10 +28,11 @@ from cogedit.config import Settings
 from cogedit.errors import ArtifactError, CogeditError
 from cogedit.media.encoding import Encoding
 from cogedit.media.writer import write_video
-from cogedit.stages.decode import Decoder
+from cogedit.stages.decode import decode, decode_source, lay_over
 from cogedit.stages.model import check_same_model, checkpoint_for
 from cogedit.stages.pass_times import read_notes
 from cogedit.stages.run import Run
+from cogedit.stages.session import Session
 from cogedit.tools.captions import describe_model, describe_settings, distinctions
 from cogedit.tools.report import measure
 from cogedit.tools.report.measure import Figure
@@ -163,6 +164,7 @@ class Reporter:
         movies: Writes the videos.
         left_out: Receives, by file name, why an artifact is not shown.
         run: Reports progress.
+        session: Holds the VAE.
     """
 
     def __init__(
@@ -173,10 +175,12 @@ class Reporter:
         left_out: dict[str, str],
         *,
         run: Run,
+        session: Session,
     ) -> None:
         # Shown and measured is what the model made; masks are composited here.
         export = replace(settings.export, composite="none", align_edges=0)
-        self._decoder = Decoder(replace(settings, export=export))
+        self._settings = replace(settings, export=export)
+        self._session = session
         self._checkpoint = checkpoint_for(settings)
         self._notes = read_notes(workspace)
         self._movies = movies
@@ -233,13 +237,13 @@ class Reporter:
     def _round_trip(self, files: ClipFiles) -> NDArray[np.uint8] | None:
         """Decode the clip's own latents, from their artifact or from an inversion."""
         for record in files.inversions:
-            for path, decode in (
-                (files.find(record.latents), self._decoder.decode),
-                (files.find(record), self._decoder.decode_source),
+            for path, decoded in (
+                (files.find(record.latents), decode),
+                (files.find(record), decode_source),
             ):
                 if path is not None:
                     with self._leaving_out(path):
-                        return decode(path)
+                        return decoded(path, self._settings, session=self._session)
         return None
 
     def _inversion(self, record: TrajectoryRecord, files: ClipFiles) -> Inversion:
@@ -258,13 +262,14 @@ class Reporter:
     def _edit(
         self, path: Path, record: EditRecord, source: measure.Source | None, *, any_mask: bool
     ) -> Edit:
-        made = shown = self._decoder.decode(path)
+        made = shown = decode(path, self._settings, session=self._session)
         tensors = read_artifact(path, "edit").tensors
         mask = tensors["mask"].numpy() if record.has_mask else None
         if mask is not None and source is not None:
-            shown = _composite(made, source.round_trip, mask)
+            shown = lay_over(made, source.round_trip, mask)
         elif mask is not None:  # the edit's own file has the source's latents
-            shown = self._decoder.decode(path, export=ExportSettings(composite="decode"))
+            plain = replace(self._settings, export=ExportSettings(composite="decode"))
+            shown = decode(path, plain, session=self._session)
         figures = measure.measure_edit(made, source, shown=shown, mask=mask, any_mask=any_mask)
         key = content_key(record)
         given = {} if record.mask is None else {"mask": f"{record.mask.kind} {record.mask.name}"}
@@ -303,18 +308,6 @@ def _clip_facts(frames: FramesRecord) -> Facts:
 
 def _with_value(settings: Facts) -> Facts:
     return {name: text for name, text in settings.items() if text != "auto"}
-
-
-def _composite(
-    edited: NDArray[np.uint8], source: NDArray[np.uint8], mask: NDArray[np.uint8]
-) -> NDArray[np.uint8]:
-    """Show the source outside the mask, as an export does by default."""
-    import torch
-
-    from cogedit.diffusion.latent_mask import composite
-
-    shown: NDArray[np.uint8] = composite(*map(torch.from_numpy, (edited, source, mask))).numpy()
-    return shown
 
 
 def _data_url(image: NDArray[np.uint8]) -> str:

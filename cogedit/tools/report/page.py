@@ -13,6 +13,7 @@ from cogedit.artifacts import Workspace, atomic_write
 from cogedit.config import Settings
 from cogedit.errors import UsageError
 from cogedit.stages.run import Exported, Run, check_writable
+from cogedit.stages.session import Session, use_session
 from cogedit.tools.report.contents import MovieWriter, Reporter, read_workspace
 from cogedit.version import __version__
 
@@ -35,6 +36,7 @@ def report(
     output: Path | None = None,
     beside: bool = False,
     run: Run | None = None,
+    session: Session | None = None,
 ) -> Exported:
     """Write a page that compares the edits of a workspace with their source.
 
@@ -48,6 +50,7 @@ def report(
         beside: Keep the videos in a folder beside the page, `<name>-videos`; else the page holds
             them itself.
         run: How to run; None is silent.
+        session: Holds the loaded model; None loads it for this call.
 
     Raises:
         UsageError: The workspace holds no edit, or `output` is another file.
@@ -67,8 +70,8 @@ def report(
             f"there is no edit in {workspace}",
             hint=f"make one with `cogedit edit VIDEO --prompt TEXT --workspace {workspace}`",
         )
-    with _movie_writer(path, beside=beside) as movies:
-        reporter = Reporter(workspace, settings, movies, left_out, run=run)
+    with _movie_writer(path, beside=beside) as movies, use_session(session) as owner:
+        reporter = Reporter(workspace, settings, movies, left_out, run=run, session=owner)
         contents = [reporter.clip(clip) for clip in clips]
     num_edits = sum(len(clip.edits) for clip in contents)
     notice = ""

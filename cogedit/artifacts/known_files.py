@@ -1,0 +1,93 @@
+"""Files that this process has read or written: none is decoded or hashed twice while unchanged.
+
+A file is known by its path, inode, size and time of change. Such times are as coarse as a tick of
+the kernel's clock, about 4 ms, so a file that changed just now is not remembered: it could change
+again within the tick. A file that this process wrote gets a time that no later write would give it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, TypeVar, cast
+
+from cogedit.artifacts.records import TensorRecord
+
+RecordT = TypeVar("RecordT")
+
+_TICK = 100_000_000
+"""Nanoseconds, longer than a tick of any clock that file times come from."""
+
+
+@dataclass(frozen=True)
+class FileState:
+    """What changes when the content of a file does."""
+
+    path: Path
+    inode: int
+    size: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, path: Path, file: BinaryIO) -> FileState:
+        """Return the state of an open file."""
+        stat = os.fstat(file.fileno())
+        return cls(path.absolute(), stat.st_ino, stat.st_size, stat.st_mtime_ns)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the next change will show in the state."""
+        return time.time_ns() - self.mtime_ns > _TICK
+
+
+_records: dict[tuple[FileState, Callable[[bytes], object]], object] = {}
+_verified: dict[FileState, tuple[TensorRecord, ...]] = {}
+
+
+def known_record(state: FileState, decode: Callable[[bytes], RecordT]) -> RecordT | None:
+    """Return the record that was decoded from a file in this state."""
+    return cast(RecordT | None, _records.get((state, decode)))
+
+
+def remember_record(state: FileState, decode: Callable[[bytes], RecordT], record: RecordT) -> None:
+    """Remember the record of a file whose header and size were checked."""
+    if state.is_settled or state in _verified:
+        _records[state, decode] = record
+
+
+def is_verified(state: FileState, tensors: tuple[TensorRecord, ...]) -> bool:
+    """Whether the bytes of a file in this state are known to be those of its tensors."""
+    return _verified.get(state) == tensors
+
+
+def remember_verified(state: FileState, tensors: tuple[TensorRecord, ...]) -> None:
+    """Remember that the bytes of a file were compared with the digests of its tensors."""
+    if state.is_settled:
+        _verified[state] = tensors
+
+
+def stamp(path: Path, file: BinaryIO) -> FileState | None:
+    """Give a file that is written whole a time of change that no later write would give it.
+
+    Args:
+        path: Where the file will be.
+        file: Open, with nothing more to be written.
+
+    Returns:
+        Its state, for `remember_written`; None where the system cannot set times of open files.
+    """
+    if os.utime not in os.supports_fd:
+        return None
+    file.flush()
+    now = time.time_ns()  # finer than the kernel's own time of a write
+    os.utime(file.fileno(), ns=(now, now))
+    return FileState.of(path, file)
+
+
+def remember_written(state: FileState | None, tensors: tuple[TensorRecord, ...]) -> None:
+    """Remember a file that this process wrote: its digests are those of the bytes written."""
+    if state is not None:
+        _verified[state] = tensors

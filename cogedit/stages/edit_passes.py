@@ -1,0 +1,265 @@
+"""Computes edits of one trajectory, those that may share rows of the model in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from cogedit.artifacts import EditRecord, Unfinished, frames_record, made_together, read_artifact
+from cogedit.config import Settings
+from cogedit.diffusion.latent_mask import pool_mask, unpool_mask
+from cogedit.diffusion.schedule import Schedule
+from cogedit.diffusion.trajectory import Trajectory
+from cogedit.errors import UsageError
+from cogedit.media.masks import GivenMask, read_mask
+from cogedit.models.auto_mask import find_masks
+from cogedit.models.cost import TransformerSizes, Work, edit_work, latent_shape
+from cogedit.models.device import memory_guard, resolve_device
+from cogedit.models.loading import alphas_cumprod
+from cogedit.models.sampling import edit_latents
+from cogedit.stages.live_preview import with_preview
+from cogedit.stages.model import checkpoint_for
+from cogedit.stages.pass_times import Stopwatch
+from cogedit.stages.reconstruct import edits_together
+from cogedit.stages.resume import ResumableLoop
+from cogedit.stages.run import Run, notify_waiting
+from cogedit.stages.session import Session
+from cogedit.stages.source import resize_plan
+from cogedit.types import ReconstructSettings
+
+if TYPE_CHECKING:
+    from diffusers import CogVideoXTransformer3DModel
+
+
+class EditPasses:
+    """Computes edits of one trajectory when they are asked for.
+
+    Args:
+        path: The trajectory artifact.
+        wanted: Records of the edits of the run, by content key.
+        missing: Keys of those that will be asked for; the others exist.
+        folder: Where the artifacts are to lie, and are made.
+        mask: The mask of all of them; None where there is none, or it is to be found.
+        notes: Workspace where the time of a pass is noted; None notes nothing.
+        settings: Device and dtype of the run, and how its transformer runs.
+        run: How to run.
+        session: Holds the loaded model.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        wanted: Mapping[str, EditRecord],
+        *,
+        missing: Collection[str],
+        folder: Path,
+        mask: GivenMask | None,
+        notes: Path | None,
+        settings: Settings,
+        run: Run,
+        session: Session,
+    ) -> None:
+        self._path = path
+        self._wanted = wanted
+        self._missing = missing
+        self._folder = folder
+        self._notes = notes
+        self._settings = settings
+        self._run = run
+        self._session = session
+        artifact = read_artifact(path, "trajectory")
+        self._record, tensors = artifact.record, artifact.tensors
+        timesteps = tuple(int(t) for t in tensors["timesteps"])
+        self._reference = Trajectory(tensors["trajectory"], tensors["latents"], timesteps)
+        self._mask: Tensor | None = None
+        if mask is not None:
+            frames = frames_record(self._record)
+            indices, resize = frames.frame_indices, resize_plan(frames)
+            pixels = read_mask(mask, frames.source, indices=indices, resize=resize)
+            self._mask = torch.from_numpy(pixels)
+        self._checkpoint = checkpoint_for(settings)
+        self._made: dict[str, Mapping[str, Tensor]] = {}
+        self._done: set[str] = set()
+
+    def edit(self, key: str) -> Mapping[str, Tensor]:
+        """Denoise one of the wanted edits, and with it those that share its rows.
+
+        Args:
+            key: Its content key; each may be asked for once.
+
+        Returns:
+            `latents` [B, F', C, H', W'] float32, `trajectory` [N, B, F', C, H', W'] if the record
+            asks for it, `mask` [F, H, W] uint8 and `source_latents` if it has a mask.
+        """
+        if key not in self._made:
+            unfinished = self._together(key)
+            alone: AbstractContextManager[None] = nullcontext()
+            if len(unfinished.makes) > 1:  # of a single one the caller holds the lock
+                waiting = partial(notify_waiting, unfinished.root, self._run)
+                alone = unfinished.alone(waiting=waiting)
+            with alone:
+                made = self._denoise(unfinished)
+            self._made |= dict(zip(unfinished.makes, made, strict=True))
+            self._done |= set(unfinished.makes)
+        return self._made.pop(key)
+
+    def _together(self, key: str) -> Unfinished:
+        """Choose the edits of one pass: this one first, then others that are still to be made.
+
+        A pass that an earlier run did not finish goes on with the same edits, also those that exist
+        by now: with others, the results would agree to rounding only.
+        """
+        for kept in made_together(self._folder, "edit"):
+            if key in kept.makes and {*kept.makes} <= self._wanted.keys():
+                return kept
+
+        def shared(record: EditRecord) -> EditRecord:
+            return replace(record, settings=replace(record.settings, prompt="", seed=0))
+
+        own = shared(self._wanted[key])
+        others = [
+            other
+            for other, record in self._wanted.items()
+            if other in self._missing and other not in {key, *self._done} and shared(record) == own
+        ]
+        keys = [key, *others][: edits_together(self._reference.latents.numel())]
+        return Unfinished.of(self._folder, "edit", keys)
+
+    def _denoise(self, unfinished: Unfinished) -> list[Mapping[str, Tensor]]:
+        """Denoise the edits of one pass; an interrupted pass resumes."""
+        records = [self._wanted[key] for key in unfinished.makes]
+        options = records[0].settings
+        pixels = [self._pixels(record) for record in records]
+        masks = [self._latent_mask(mask, options) for mask in pixels if mask is not None]
+        num_levels = len(self._reference.timesteps)
+        num_steps = (options.num_inference_steps or num_levels) - options.start_step
+        embeds = self._embeds
+        loop = ResumableLoop(
+            unfinished,
+            names=("offset" if options.method == "flow" else "sample",),
+            shape=(len(records), *self._reference.latents.shape[1:]),
+            keep_all=records[0].has_trajectory,
+            run=self._run,
+        )
+        table = alphas_cumprod(self._checkpoint)
+        on_state = with_preview(
+            loop.save,
+            self._path,
+            self._record,
+            self._reference,
+            schedule=Schedule.trailing(table, num_levels),
+            settings=self._settings,
+            run=self._run,
+        )
+        what = options.prompt if len(records) == 1 else f"{len(records)} edits"
+        with (
+            memory_guard("editing"),
+            self._transformer as transformer,
+            Stopwatch(resolve_device(self._settings.device)) as stopwatch,
+            self._run.progress(f"editing: {what}", num_steps) as on_step,
+            loop,
+        ):
+            samples = edit_latents(
+                transformer,
+                self._reference,
+                [record.settings for record in records],
+                inversion_prompts=[self._record.settings.prompt] * len(records),
+                alphas_cumprod=table,
+                embeds=embeds,
+                mask=torch.stack(masks) if masks else None,
+                options=self._settings.transformer,
+                keep_steps=records[0].has_trajectory,
+                done=loop.done,
+                on_state=on_state,
+                on_step=on_step,
+            )
+        stopwatch.note(self._notes, unfinished.makes, is_whole=not loop.done)
+        made: list[Mapping[str, Tensor]] = []
+        for number, (record, mask) in enumerate(zip(records, pixels, strict=True)):
+            tensors = {"latents": samples[-1][[number]].cpu()}
+            if record.has_trajectory:
+                tensors["trajectory"] = torch.stack([step[[number]] for step in samples]).cpu()
+            if mask is not None:
+                tensors |= {"mask": mask, "source_latents": self._reference.latents}
+            made.append(tensors)
+        return made
+
+    def _pixels(self, record: EditRecord) -> Tensor | None:
+        """The mask of an edit as pixels of the clip, [F, H, W] uint8; None where it has none."""
+        if self._mask is not None or not record.settings.auto_mask:
+            return self._mask
+        embeds = self._embeds
+        with memory_guard("looking for the mask"), self._transformer as transformer:
+            [mask] = find_masks(
+                transformer,
+                self._reference,
+                [record.settings],
+                inversion_prompts=[self._record.settings.prompt],
+                embeds=embeds,
+                options=self._settings.transformer,
+            )
+        if not mask.any():
+            raise UsageError(
+                "the automatic mask is empty: the prompt and the inversion's own predict the same",
+                hint="give another prompt, or a mask with --mask",
+            )
+        geometry = self._checkpoint.geometry
+        return unpool_mask(
+            mask[self._record.num_pad_frames :],
+            spatial=geometry.spatial_compression,
+            temporal=geometry.temporal_compression,
+        )
+
+    def _latent_mask(self, pixels: Tensor, options: ReconstructSettings) -> Tensor:
+        """Turn a mask of pixels into one of latents, [F', 1, H', W'] float32."""
+        geometry = self._checkpoint.geometry
+        return pool_mask(
+            pixels,
+            spatial=geometry.spatial_compression,
+            temporal=geometry.temporal_compression,
+            # An automatic mask was dilated when it was found.
+            dilation=0 if self._mask is None else options.dilation,
+            num_pad_frames=self._record.num_pad_frames,
+        )
+
+    @cached_property
+    def _embeds(self) -> Mapping[str, Tensor]:
+        prompts = [
+            text
+            for record in self._wanted.values()
+            for text in (record.settings.prompt, record.settings.negative_prompt)
+        ]
+        prompts.append(self._record.settings.prompt)
+        return self._session.embed(prompts, self._settings, run=self._run)
+
+    @property
+    def _transformer(self) -> AbstractContextManager[CogVideoXTransformer3DModel]:
+        """The transformer on its device, placed for the largest of the passes to come."""
+        shape = latent_shape(self._reference.latents)
+        return self._session.transformer(self._work, shape, self._settings, run=self._run)
+
+    @cached_property
+    def _work(self) -> Work:
+        """What all passes of the run take."""
+        shape = latent_shape(self._reference.latents)
+        sizes = TransformerSizes.of(self._checkpoint.transformer_config)
+        work, counted = Work(), set[str]()
+        for key in self._missing:
+            if key in counted:
+                continue
+            together = self._together(key).makes
+            counted |= {*together}
+            work += edit_work(
+                [self._wanted[other].settings for other in together],
+                self._record.settings,
+                sizes,
+                shape,
+            )
+        return work

@@ -1,0 +1,93 @@
+"""Prompt embeddings of a session: in memory, and cached on disk for every later run."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cogedit.artifacts.embeds import EmbedsRecord, default_cache, find_embeds, write_embeds
+from cogedit.config import Settings
+from cogedit.errors import ArtifactDamaged, StorageError
+from cogedit.models.checkpoint import Checkpoint
+from cogedit.stages.model import dtype_for
+from cogedit.stages.run import Run
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_SHOWN_WORDS = 8
+
+
+class PromptCache:
+    """Prompt embeddings [1, L, D] by record."""
+
+    def __init__(self) -> None:
+        self._embeds: dict[str, Tensor] = {}
+
+    def __getitem__(self, record: EmbedsRecord) -> Tensor:
+        return self._embeds[record.key]
+
+    def clear(self) -> None:
+        """Forget what is in memory."""
+        self._embeds.clear()
+
+    def has(self, record: EmbedsRecord, folder: Path | None, *, run: Run) -> bool:
+        """Whether an embedding is in memory, or on disk, from where it is read."""
+        if record.key in self._embeds:
+            return True
+        try:
+            cached = find_embeds(folder or default_cache(), record)
+        except (ArtifactDamaged, StorageError) as error:
+            run.notify(f"{error.message}; the prompt is embedded again")
+            return False
+        if cached is None:
+            return False
+        known, self._embeds[record.key] = cached
+        _report(known, run)
+        return True
+
+    def add(self, record: EmbedsRecord, embeds: Tensor, folder: Path | None, *, run: Run) -> None:
+        """Keep an embedding in memory and on disk."""
+        self._embeds[record.key] = embeds.cpu()
+        _report(record, run)
+        try:
+            path = write_embeds(folder or default_cache(), embeds, record)
+        except StorageError as error:  # only the next run is slower for it
+            run.notify(f"the embedding of the prompt is not cached: {error.message}")
+        else:
+            run.detail(f"wrote {path} (the embedding of {_short(record.prompt)!r})")
+
+
+def embeds_record(
+    prompt: str, checkpoint: Checkpoint, device_type: str, settings: Settings
+) -> EmbedsRecord:
+    """Describe the embedding of a prompt before it is known."""
+    return EmbedsRecord(
+        prompt=prompt,
+        model=checkpoint.digest,
+        dtype=dtype_for(settings),
+        device=device_type,
+        max_text_seq_length=checkpoint.geometry.max_text_seq_length,
+        library=f"transformers {version('transformers')}",
+    )
+
+
+def _report(record: EmbedsRecord, run: Run) -> None:
+    """Say what of a prompt the model cannot read."""
+    if record.truncated:
+        run.notify(
+            f"the prompt {_short(record.prompt)!r} is {record.truncated} tokens too long for "
+            f"this model ({record.max_text_seq_length}); its end is left out"
+        )
+    if record.unknown:
+        words = ", ".join(repr(_short(word)) for word in record.unknown[:_SHOWN_WORDS])
+        more = ", ..." if len(record.unknown) > _SHOWN_WORDS else ""
+        run.notify(
+            f"words of the prompt {_short(record.prompt)!r} are unknown to the tokenizer and "
+            f"will be ignored: {words}{more}"
+        )
+
+
+def _short(text: str, length: int = 60) -> str:
+    return text if len(text) <= length else f"{text[:length]}..."
