@@ -139,18 +139,10 @@ def check_edit(
     source_video: Path | None = None,
     num_prompts: int = 1,
 ) -> None:
-    """Refuse, before anything is computed, what could not be shown or written afterwards.
-
-    Args:
-        video: As for `edit`, like all but the last.
-        settings: `export`, `load`, and whether there is an automatic mask.
-        mask: For a composite.
-        output: For its kind.
-        source_video: For what an export needs of it.
-        num_prompts: How many edits there are to be.
+    """Refuse, before anything is computed, what `edit` could not show or write afterwards.
 
     Raises:
-        ArtifactError: The source's frames or latents are needed for the video, and not there.
+        ArtifactError: The source's frames or latents are needed for the video, and gone.
         UsageError: A composite without a mask, or an output that does not go with the rest.
         VideoError: The video cannot be read.
         StorageError: The output cannot be written.
@@ -183,10 +175,7 @@ def export_edit(
     run: Run,
     session: Session,
 ) -> Exported:
-    """Write the video of one edit, under its name or a name of its own.
-
-    Args and errors are those of `edit` and `export`.
-    """
+    """Write the video of one edit, under the name that was given or one of its own."""
     path = place_of_video(edited.record, video, settings, output=output)
     if not names_video(output):
         Workspace(path.parent).create()

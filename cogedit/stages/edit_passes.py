@@ -46,9 +46,9 @@ class EditPasses:
         wanted: Records of the edits of the run, by content key.
         missing: Keys of those that will be asked for; the others exist.
         folder: Where the artifacts are to lie, and are made.
-        mask: The mask of all of them; None where there is none, or it is to be found.
+        mask: The mask of all of them; None where there is none, or it is automatic.
         notes: Workspace where the time of a pass is noted; None notes nothing.
-        settings: Device and dtype of the run, and how its transformer runs.
+        settings: Of the run.
         run: How to run.
         session: Holds the loaded model.
     """

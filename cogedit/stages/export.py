@@ -181,14 +181,7 @@ def check_export(
     source_video: Path | None,
     has_mask: bool,
 ) -> None:
-    """Refuse, before anything is computed, what could not be written afterwards.
-
-    Args:
-        video: The video or the artifact that the run starts from.
-        settings: `export`, and `load` where the run starts from a video.
-        output: The video to write, if it is named.
-        source_video: The source, if it is named.
-        has_mask: Whether the edits will have one.
+    """Refuse, before anything is computed, what an export of the result could not write.
 
     Raises:
         ArtifactError: The source's frames or latents will be needed, and are gone.
@@ -370,11 +363,7 @@ def _exists(job: _Job) -> bool:
 
 
 def check_replaceable(output: Path, prompt: str) -> None:
-    """Refuse, before an edit is made, to write its video over a file that it may not replace.
-
-    Args:
-        output: The video that was named.
-        prompt: Of the edit.
+    """Refuse, before an edit is made, to replace a file that is no export of it.
 
     Raises:
         UsageError: The file exists and is no export of an edit under this prompt.

@@ -80,14 +80,7 @@ def with_preview(
 ) -> OnState:
     """Return `on_state` that also shows each state, if anybody looks.
 
-    Args:
-        on_state: What else is done with a state.
-        path: The trajectory artifact; the source's frames are looked for beside it.
-        record: Its record.
-        reference: Its samples.
-        schedule: The timesteps of the inversion.
-        settings: `workspace`.
-        run: Shown the images, and told where the source's frames are gone.
+    The source's frames are looked for in the workspace of the trajectory at `path`.
     """
     if run.preview is None:
         return on_state

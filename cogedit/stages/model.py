@@ -99,11 +99,6 @@ def check_same_model(
 ) -> None:
     """Refuse to go on from an artifact of another model.
 
-    Args:
-        name: The artifact, for the message.
-        record: Its record.
-        checkpoint: The model of this run.
-
     Raises:
         ArtifactMismatch: They differ, or the latents have another shape than this model makes.
     """

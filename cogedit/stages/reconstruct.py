@@ -236,12 +236,7 @@ def _notify_of_no_source_prompt(options: Sequence[ReconstructSettings], run: Run
 def check_edits(
     options: Sequence[ReconstructSettings], checkpoint: Checkpoint, *, num_levels: int
 ) -> None:
-    """Refuse what cannot work before any stage runs.
-
-    Args:
-        options: Of the edits.
-        checkpoint: Of the model.
-        num_levels: How many timesteps the inversion visits (`levels_of`).
+    """Refuse what cannot work before any stage runs; `num_levels` is that of `levels_of`.
 
     Raises:
         UsageError: No prompt, one that is not UTF-8, or a setting out of range by itself or with

@@ -224,13 +224,8 @@ def find(record: Record, *, output: Path | None, workspace: Workspace) -> Path |
 def check_output(output: Path | None, *, source: Path, is_folder: bool = False) -> None:
     """Make sure, before any stage runs, that a result can be written where the user wants it.
 
-    Args:
-        output: What the user named; None is a place of our own.
-        source: What the run starts from: never replaced, not even by force.
-        is_folder: Whether the result is a folder.
-
     Raises:
-        UsageError: `output` is the source.
+        UsageError: `output` is the source, which not even force replaces.
         StorageError: Its folder is missing, or no file can be made there.
     """
     if output is None:
