@@ -1,8 +1,9 @@
 """Files that this process has read or written: none is decoded or hashed twice while unchanged.
 
-A file is known by its path, inode, size and time of change. Such times are as coarse as a tick of
-the kernel's clock, about 4 ms, so a file that changed just now is not remembered: it could change
-again within the tick. A file that this process wrote gets a time that no later write would give it.
+A file is known by its path, inode, size and time of change. Such times are coarse: a tick of the
+kernel's clock, 4 ms, on most file systems, two seconds on FAT. So a file that changed just now is
+not remembered, since it could change again within the tick. A file that this process wrote gets a
+time that no later write would give it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from cogedit.artifacts.records import TensorRecord
 
 RecordT = TypeVar("RecordT")
 
-_TICK = 100_000_000
+_TICK = 2_100_000_000
 """Nanoseconds, longer than a tick of any clock that file times come from."""
 
 
@@ -77,14 +78,18 @@ def stamp(path: Path, file: BinaryIO) -> FileState | None:
         file: Open, with nothing more to be written.
 
     Returns:
-        Its state, for `remember_written`; None where the system cannot set times of open files.
+        Its state, for `remember_written`; None where times cannot be set to the nanosecond.
     """
+    file.flush()
     if os.utime not in os.supports_fd:
         return None
-    file.flush()
     now = time.time_ns()  # finer than the kernel's own time of a write
-    os.utime(file.fileno(), ns=(now, now))
-    return FileState.of(path, file)
+    try:
+        os.utime(file.fileno(), ns=(now, now))
+    except OSError:
+        return None
+    state = FileState.of(path, file)
+    return state if state.mtime_ns == now else None
 
 
 def remember_written(state: FileState | None, tensors: tuple[TensorRecord, ...]) -> None:
