@@ -1,16 +1,31 @@
 """Frozen records that more than one room shares: settings of the stages, facts about a video.
 
-A settings record holds what changes the numbers of its stage and nothing else. The configuration
-produces it, the stage consumes it and the artifact's record keeps it, so that what was asked for,
-what was done and what is written down are one object.
+A settings record holds what changes the results of its stage and nothing else. The configuration
+produces it, the stage consumes it and the artifact's record keeps it, so that the options that
+were given, what was done and what is written down are one object. Each setting is described where
+it is declared (`cogedit.schema`), and nowhere else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
+
+from msgspec import Meta
+
+from cogedit.schema import (
+    Count,
+    FrameRate,
+    Guidance,
+    Layers,
+    NumSteps,
+    Positive,
+    Seed,
+    Share,
+    setting,
+)
 
 ResizeMode = Literal["crop", "pad", "stretch"]
 InverseStep = Literal["consistent", "upstream"]
@@ -18,140 +33,140 @@ Reader = Literal["decord", "ffmpeg", "ffmpeg-tonemap"]
 DType = Literal["bf16", "fp16", "fp32"]
 Weights = Literal["bf16", "fp8", "int8"]
 Offload = Literal["auto", "none", "model", "group"]
+Method = Literal["injection", "flow"]
 InjectionMode = Literal["concatenate", "queries-keys"]
 InjectionTokens = Literal["all", "image", "own-text"]
 Solver = Literal["ddim", "dpm++2m"]
-Window = tuple[float, float]
-RowMode = Literal["upstream", "exact", "shared"]
-AttentionBackend = Literal[
-    "native", "math", "efficient", "cudnn", "flash", "flash3", "sage", "xformers"
-]
+AttentionBackend = Literal["native", "cudnn", "flash", "flash3", "sage"]
+Window = Annotated[tuple[Share, Share], Meta(description="FIRST:LAST with 0 <= FIRST <= LAST <= 1")]
 MaskKind = Literal["box", "picture", "video"]
 Composite = Literal["none", "decode", "source"]
 Codec = Literal["h264", "h265", "av1", "prores", "ffv1", "png", "gif"]
 VideoSize = Literal["clip", "source"]
 ComparisonLayout = Literal["row", "column", "wipe", "sheet"]
 ArtifactKind = Literal["frames", "latents", "trajectory", "edit"]
+Digest = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+
+RETIRED_FIELDS: Mapping[str, str] = {
+    "drift_correction": "drift correction was removed after cogedit 0.1.0, since it made edits no "
+    "better; cogedit 0.1.0 reads this file"
+}
+"""Fields that records of earlier versions have, with the reason for a value that is no more.
+
+A record still holds such a field with the one value that means the same today (`json_constants` of
+its class), so that earlier artifacts are read and found again by their content keys.
+"""
 
 
 @dataclass(frozen=True)
 class SourceVideo:
-    """What is known about a video file. Sizes are as displayed, after rotation.
+    """What is known about a video file. Sizes are as displayed, after rotation."""
 
-    Attributes:
-        name: File name without its folder.
-        sha256: Digest of the whole file, in hex.
-        width: Displayed width in pixels.
-        height: Displayed height in pixels.
-        rotation: Rotation that the container asks for, clockwise in degrees: 0, 90, 180 or 270.
-        fps: Frames per second, exact.
-        num_frames: Number of frames that the reader delivers.
-        reader: Which decoder is right for this file; "ffmpeg-tonemap" maps HDR to BT.709.
-        has_audio: Whether the file has a sound stream.
-    """
-
-    name: str
-    sha256: str
-    width: int
-    height: int
-    rotation: int
-    fps: Fraction
-    num_frames: int
-    reader: Reader
+    name: str  # without its folder
+    sha256: Digest  # of the whole file
+    width: Positive  # in pixels
+    height: Positive
+    rotation: Annotated[int, Meta(ge=0, le=270, multiple_of=90)]  # clockwise, in degrees
+    fps: Fraction  # frames per second, exact
+    num_frames: Positive  # that the reader delivers
+    reader: Reader  # the decoder that is right for it; "ffmpeg-tonemap" maps HDR to BT.709
     has_audio: bool
 
 
 @dataclass(frozen=True)
 class LoadSettings:
-    """Which frames of a video are taken, and at which size.
+    """Which frames of a video are taken, and at which size."""
 
-    Attributes:
-        width: Width of the clip in pixels.
-        height: Height of the clip in pixels.
-        max_num_frames: At most this many frames; the count then snaps down to 8n + 1.
-        skip_frames_start: Frames left out at the start of the video.
-        skip_frames_end: Frames left out at the end of the video.
-        frame_sample_step: Take every n-th frame; None spreads `max_num_frames` over the video, as
-            the upstream script does.
-        resize_mode: "crop" and "pad" keep the aspect, "stretch" does not.
-    """
-
-    width: int = 720
-    height: int = 480
-    max_num_frames: int = 49
-    skip_frames_start: int = 0
-    skip_frames_end: int = 0
-    frame_sample_step: int | None = None
-    resize_mode: ResizeMode = "crop"
+    width: Positive = setting(
+        720, "Clip", "Width of the clip.", unit="pixels", default_text="the model's own"
+    )
+    height: Positive = setting(
+        480, "Clip", "Height of the clip.", unit="pixels", default_text="the model's own"
+    )
+    max_num_frames: Positive = setting(
+        49,
+        "Clip",
+        "Maximum length of the clip; its number of frames is rounded down to 8n + 1.",
+        unit="frames",
+        default_text="the model's own",
+    )
+    skip_frames_start: Count = setting(
+        0, "Clip", "Frames to skip at the start of the video.", unit="frames"
+    )
+    skip_frames_end: Count = setting(
+        0, "Clip", "Frames to skip at the end of the video.", unit="frames"
+    )
+    frame_sample_step: Positive | None = setting(
+        None, "Clip", "Take every n-th frame.", default_text="frames spread evenly over the video"
+    )
+    resize_mode: ResizeMode = setting(
+        "crop",
+        "Clip",
+        "How the video is fitted to the clip: crop and pad keep its aspect ratio, stretch does "
+        "not.",
+    )
 
 
 @dataclass(frozen=True)
 class ResizeBox:
-    """How source pixels became clip pixels, so that an export can undo it.
+    """How source pixels became clip pixels, so that an export can undo it. All are in pixels.
 
     The source is scaled to `scaled_width` x `scaled_height` first. "crop" then keeps the clip-sized
     window whose upper left corner is at (left, top) of the scaled source; "pad" places the scaled
     source at (left, top) of the clip; "stretch" has left = top = 0.
-
-    Attributes:
-        scaled_width: Width of the scaled source in pixels.
-        scaled_height: Height of the scaled source in pixels.
-        left: Horizontal offset in pixels.
-        top: Vertical offset in pixels.
-        mode: Which of the three was done.
     """
 
-    scaled_width: int
-    scaled_height: int
-    left: int
-    top: int
+    scaled_width: Positive
+    scaled_height: Positive
+    left: Count
+    top: Count
     mode: ResizeMode
 
 
 @dataclass(frozen=True)
 class MaskSource:
-    """Where a given mask comes from, without its place on a disk.
+    """Where a given mask comes from, without its place on a disk."""
 
-    Attributes:
-        kind: A "box", or a file: one "picture" for all frames, or a "video" with one per frame.
-        name: File name without its folder; of a box its text, "x0,y0,x1,y1@FIRST:LAST".
-        sha256: Digest of the whole file, in hex; None for a box.
-    """
-
-    kind: MaskKind
-    name: str
-    sha256: str | None = None
+    kind: MaskKind  # a "box", one "picture" for all frames, or a "video" with a mask per frame
+    name: str  # file name without its folder; of a box its text, "x0,y0,x1,y1@FIRST:LAST"
+    sha256: Digest | None = None  # of the whole file; None for a box
 
 
 @dataclass(frozen=True)
 class EncodeSettings:
-    """How the VAE encodes. Tiled encoding gives other numbers than untiled.
+    """How the VAE encodes. Tiled encoding gives other results than untiled."""
 
-    Attributes:
-        vae_tiling: Encode in overlapping spatial tiles, for less memory.
-    """
-
-    vae_tiling: bool = False
+    vae_tiling: bool = setting(
+        False,
+        "Speed and memory",
+        "Encode and decode in overlapping tiles: less memory, slightly different results.",
+    )
 
 
 @dataclass(frozen=True)
 class InvertSettings:
-    """How clean latents are inverted into noise.
+    """How clean latents are inverted into noise."""
 
-    Attributes:
-        prompt: Text the model sees during the inversion.
-        guidance_scale: Classifier-free guidance; 1 means none, in one row.
-        num_inference_steps: Number of noise levels, 1 to 1000.
-        inverse: "consistent" solves the step's own equation, "upstream" is `DDIMInverseScheduler`.
-        inversion_iterations: Model calls per step that correct the predicted velocity
-            ("consistent" only); None spends them where the residual asks for more ("auto").
-    """
-
-    prompt: str = ""
-    guidance_scale: float = 1.0
-    num_inference_steps: int = 50
-    inverse: InverseStep = "consistent"
-    inversion_iterations: int | None = 1
+    prompt: str = setting("", "Inversion", "What the source video shows.", default_text="empty")
+    guidance_scale: Guidance = setting(
+        1.0, "Inversion", "Guidance of the inversion; 1 turns it off."
+    )
+    num_inference_steps: NumSteps = setting(
+        50, "Inversion", "Number of timesteps from the clean latents to noise.", unit="steps"
+    )
+    inverse: InverseStep = setting(
+        "consistent",
+        "Inversion",
+        "Step of the inversion: consistent solves the equation of the sampling step, upstream is "
+        "DDIMInverseScheduler, as in the upstream script.",
+    )
+    inversion_iterations: Annotated[int, Meta(ge=1, le=100)] | None = setting(
+        1,
+        "Inversion",
+        "Corrections of each consistent step, one model call each; auto repeats them until the "
+        "residual falls below 1e-3.",
+        metavar="K|auto",
+    )
 
 
 @dataclass(frozen=True)
@@ -163,68 +178,122 @@ class ReconstructSettings:
     step i of N is in it if first <= i / N < last.
 
     Attributes:
-        prompt: What the edited video shows.
-        method: "injection" samples beside the source's trajectory; "flow" carries an offset from
-            the source (`cogedit.diffusion.flow_edit`).
-        negative_prompt: Text of the unconditional side.
-        unconditional: Which text the unconditional side is under: the negative prompt, or the
-            inversion's own ("source"), so that guidance points from the source to the edit.
-        guidance_scale: Classifier-free guidance; 1 means none.
-        guidance_steps: Window of the steps with guidance.
-        source_guidance_scale: Guidance of the source's side ("flow" only); 1 means none.
-        num_inference_steps: Levels to visit, some of the inversion's; None visits them all.
-        solver: "ddim" is of first order; "dpm++2m" is of second at the same calls, so that fewer
-            steps do (`cogedit.diffusion.multistep`).
-        seed: Seed of the start noise, as far as it is random (`draws_noise`).
-        start: "random" noise, or the trajectory's own ("inverted").
-        start_noise: Share of random noise in the variance of the start, between the two; None
-            leaves it to `start`.
-        start_step: How many of the noisiest steps to leave out.
-        injection_strength: Weight w of the reference's keys and values; 1 is upstream, 0 is plain
-            generation, and above 1 the edit looks at its source more than at itself.
-        injection_mode: "concatenate" attends to both clips' keys and values; "queries-keys" attends
-            where the reference does, to the edit's values.
-        injection_tokens: Which tokens are seen beside the edit's own: all of the reference ("all"),
-            its image, or its image and the edit's text once more ("own-text"), which keeps the
-            balance of text and image.
-        injection_steps: Window of the steps with injection.
-        injection_layers: First layer with injection, and the layer after the last; None is the end.
-        reference_prompt: Text of the reference: the edit's prompt, as upstream has it, or the one
-            that it was inverted under.
-        reference_rows: "two" gives each side of guidance a reference under its own text; "one"
-            shares the conditional one.
-        drift_correction: Share of the inversion's own error that is added back, at each step with
-            injection (`injection_steps`, at any strength).
-        mask_dilation: By how many latents the mask reaches further than its pixels. None is 1 for a
-            mask that was given, whose edge is no latent's, and 0 for one that was found.
-        auto_mask: Find the mask where the prompt and the inversion's own predict differently.
-        auto_mask_threshold: How different, 0 to 1 of the strongest difference.
+        prompt: What the edited video shows. It belongs to a command and is no setting.
     """
 
+    json_constants: ClassVar[Mapping[str, object]] = {"drift_correction": 0.0}
+
     prompt: str
-    method: Literal["injection", "flow"] = "injection"
-    negative_prompt: str = ""
-    unconditional: Literal["negative", "source"] = "negative"
-    guidance_scale: float = 4.0
-    guidance_steps: Window = (0.1, 0.9)
-    source_guidance_scale: float = 1.0
-    num_inference_steps: int | None = None
-    solver: Solver = "ddim"
-    seed: int = 42
-    start: Literal["random", "inverted"] = "inverted"
-    start_noise: float | None = None
-    start_step: int = 0
-    injection_strength: float = 1.0
-    injection_mode: InjectionMode = "concatenate"
-    injection_tokens: InjectionTokens = "own-text"
-    injection_steps: Window = (0.0, 0.6)
-    injection_layers: tuple[int, int | None] = (0, None)
-    reference_prompt: Literal["edit", "inversion"] = "inversion"
-    reference_rows: Literal["two", "one"] = "one"
-    drift_correction: float = 0.0
-    mask_dilation: int | None = None
-    auto_mask: bool = False
-    auto_mask_threshold: float = 0.35
+    method: Method = setting(
+        "injection",
+        "Edit",
+        "injection denoises with attention to the source's trajectory; flow carries the "
+        "difference of two predictions from the source to the edit (FlowEdit).",
+    )
+    negative_prompt: str = setting(
+        "", "Edit", "What the edit should not show.", default_text="empty"
+    )
+    unconditional: Literal["negative", "source"] = setting(
+        "negative",
+        "Edit",
+        "Prompt of the unconditional side of guidance: the negative prompt (negative), or the "
+        "inversion's prompt (source), so that guidance points from the source to the edit.",
+        metavar="PROMPT",
+    )
+    guidance_scale: Guidance = setting(
+        4.0, "Edit", "How strongly guidance pulls the edit towards the prompt; 1 turns it off."
+    )
+    guidance_steps: Window = setting(
+        (0.1, 0.9), "Edit", "Part of the steps with guidance, such as 0.0:0.8."
+    )
+    source_guidance_scale: Guidance = setting(
+        1.0, "Edit", "Guidance of the source's prediction with --method flow; 1 turns it off."
+    )
+    num_inference_steps: NumSteps | None = setting(
+        None,
+        "Edit",
+        "Number of steps of the edit; they visit some of the inversion's timesteps.",
+        unit="steps",
+        default_text="all of the inversion's",
+    )
+    solver: Solver = setting(
+        "ddim",
+        "Edit",
+        "ddim is of first order; dpm++2m is of second order at the same cost per step, so that "
+        "fewer steps do.",
+    )
+    seed: Seed = setting(42, "Edit", "Seed of the random noise in the start, if there is any.")
+    start: Literal["random", "inverted"] = setting(
+        "inverted",
+        "Attention to the source",
+        "Start from the source's noise (inverted) or from other noise (random).",
+    )
+    start_noise: Share | None = setting(
+        None,
+        "Attention to the source",
+        "Share of random noise in the variance of the start: 0 is inverted, 1 is random.",
+        default_text="that of --start",
+    )
+    start_step: Count = setting(
+        0, "Attention to the source", "Number of the noisiest steps to skip.", unit="steps"
+    )
+    injection_strength: Annotated[float, Meta(ge=0, le=100)] = setting(
+        1.0,
+        "Attention to the source",
+        "Weight of the source's tokens in attention relative to the edit's own: 0 is off, 1 is "
+        "equal, 2 is double, which keeps outlines and needs more guidance.",
+    )
+    injection_mode: InjectionMode = setting(
+        "concatenate",
+        "Attention to the source",
+        "concatenate attends to the source's tokens beside the edit's own; queries-keys replays "
+        "the source's attention maps over the edit's values.",
+    )
+    injection_tokens: InjectionTokens = setting(
+        "own-text",
+        "Attention to the source",
+        "Tokens to attend to beside the edit's own: the source's image (image), its image and "
+        "text (all), or its image and the edit's own text a second time (own-text).",
+    )
+    injection_steps: Window = setting(
+        (0.0, 0.6),
+        "Attention to the source",
+        "Part of the steps with attention to the source, such as 0.0:0.5.",
+    )
+    injection_layers: Layers = setting(
+        (0, None),
+        "Attention to the source",
+        "Layers with attention to the source, such as 0:21 or 0:END.",
+    )
+    reference_prompt: Literal["edit", "inversion"] = setting(
+        "inversion",
+        "Attention to the source",
+        "Prompt under which the source is denoised beside the edit: the edit's (edit), as in the "
+        "upstream script, or the inversion's (inversion).",
+        metavar="PROMPT",
+    )
+    reference_rows: Literal["two", "one"] = setting(
+        "one",
+        "Attention to the source",
+        "Copies of the source that are denoised beside the edits: one for each side of guidance "
+        "(two), or one that all edits share (one).",
+    )
+    mask_dilation: Count | None = setting(
+        None,
+        "Mask",
+        "How far the mask is grown while the edit is made.",
+        unit="latents",
+        default_text="1 for a given mask, 0 for an automatic one",
+    )
+    auto_mask: bool = setting(
+        False, "Mask", "Find the mask: where the prompt and --source-prompt predict differently."
+    )
+    auto_mask_threshold: Share = setting(
+        0.35,
+        "Mask",
+        "How different they must be, as a share of the strongest difference; lower gives a larger "
+        "mask.",
+    )
 
     @property
     def noise_share(self) -> float:
@@ -240,7 +309,7 @@ class ReconstructSettings:
 
     @property
     def dilation(self) -> int:
-        """By how many latents the mask reaches further, also where nobody said."""
+        """By how many latents the mask is grown, also where nobody said."""
         if self.mask_dilation is None:
             return 0 if self.auto_mask else 1
         return self.mask_dilation
@@ -248,34 +317,50 @@ class ReconstructSettings:
 
 @dataclass(frozen=True)
 class ExportSettings:
-    """How a clip is written as a video file.
+    """How a clip is written as a video file."""
 
-    Attributes:
-        fps: Frames per second, exact; None is the clip's own rate.
-        codec: How the frames are coded; "png" is a folder of pictures. None is "gif" for a file of
-            that suffix and "h264" otherwise.
-        crf: Quality, 0 (best) to 51 ("h264", "h265") or 63 ("av1"); None is the codec's default.
-        lossless: Keep every pixel exactly, as RGB.
-        size: "clip" is the size that the model worked at; "source" scales back to the source's
-            size, with the crop or the bars undone.
-        sound: Carry the source's sound over, where the clip plays as long as it did in the source.
-        composite: What the pixels outside an edit's mask are taken from: nothing ("none"), the
-            source after the VAE's round trip ("decode"), or the source's own frames ("source").
-            None is, where there is a mask, "source" if edges are aligned and "decode" otherwise.
-        feather: Width in pixels of the passage from the source to the edit, inside the mask.
-        align_edges: Fit what an edit changed to the edges of the source's own frames, in windows of
-            this radius in pixels of the clip (`cogedit.media.edges`); 0 shows the edit as it is.
-    """
-
-    fps: Fraction | None = None
-    codec: Codec | None = None
-    crf: int | None = None
-    lossless: bool = False
-    size: VideoSize = "clip"
-    sound: bool = True
-    composite: Composite | None = None
-    feather: int = 0
-    align_edges: int = 0
+    fps: FrameRate | None = setting(
+        None, "Video", "Frame rate of the video.", default_text="the clip's"
+    )
+    codec: Codec | None = setting(
+        None,
+        "Video",
+        "Video codec: h264, h265, av1, prores, ffv1, gif, or png (a folder of images).",
+        default_text="gif for a file that ends in .gif, otherwise h264",
+    )
+    crf: Annotated[int, Meta(ge=0, le=63)] | None = setting(
+        None,
+        "Video",
+        "Quality, from 0 (best) to 51, for av1 to 63.",
+        default_text="18, for h265 20",
+    )
+    lossless: bool = setting(False, "Video", "Keep every pixel exactly (h264, h265, ffv1, png).")
+    size: VideoSize = setting(
+        "clip",
+        "Video",
+        "clip keeps the size of the clip; source scales back to the source's size and undoes the "
+        "crop or the bars.",
+    )
+    sound: bool = setting(
+        True, "Video", "Copy the source's audio, if the clip lasts as long as it did in the source."
+    )
+    composite: Composite | None = setting(
+        None,
+        "Mask",
+        "What the video shows outside the mask: the source after the VAE (decode), the source's "
+        "own frames (source), or the edit (none).",
+        default_text="decode, with --align-edges source",
+    )
+    feather: Count = setting(
+        0, "Mask", "Width of the blend from the source to the edit, inside the mask.", unit="pixels"
+    )
+    align_edges: Count = setting(
+        0,
+        "Video",
+        "Fit the edit's changes of color and light to the edges of the source's own frames, in "
+        "windows of this radius, and keep their grain and texture; 0 is off.",
+        unit="pixels",
+    )
 
 
 INEXACT_BACKENDS: frozenset[AttentionBackend] = frozenset({"sage"})
@@ -284,68 +369,53 @@ INEXACT_BACKENDS: frozenset[AttentionBackend] = frozenset({"sage"})
 
 @dataclass(frozen=True)
 class TransformerSettings:
-    """How the transformer runs its rows. Numbers stay the same to rounding, except where said.
+    """How the transformer runs. Results stay the same to rounding, except where said."""
 
-    Attributes:
-        rows: "upstream" runs each edit's four rows as the upstream script does; "exact" runs rows
-            that are equal once, with the same numbers; "shared" has all rows look at one reference
-            under the inversion's prompt, which makes another edit. `settings_for` writes which
-            reference that is into `ReconstructSettings`; None leaves it as it is there, every row
-            once.
-        max_rows: At most this many rows at a time in a layer; None suits the size of the clip.
-        attention_backend: Kernel of the attention; those in `INEXACT_BACKENDS` change numbers.
-        compile: Compile the blocks.
-    """
-
-    rows: RowMode | None = None
-    max_rows: int | None = None
-    attention_backend: AttentionBackend = "native"
-    compile: bool = False
+    max_rows: Positive | None = setting(
+        None,
+        "Speed and memory",
+        "Rows of a batch to compute at a time in a layer; fewer need less memory.",
+        unit="rows",
+        default_text="chosen by the size of the clip",
+    )
+    attention_backend: AttentionBackend = setting(
+        "native",
+        "Speed and memory",
+        "Attention kernel: native, cudnn, flash, flash3, or sage (8 bits, which changes results).",
+    )
+    compile: bool = setting(
+        False,
+        "Speed and memory",
+        "Compile the transformer's blocks: a slow first step, then faster ones.",
+    )
 
 
 @dataclass(frozen=True)
 class Step:
-    """One finished step of a loop that takes its time.
+    """One finished step of a long loop."""
 
-    Attributes:
-        index: Number of the step, from 0.
-        total: Number of steps of the loop.
-    """
-
-    index: int
+    index: int  # from 0
     total: int
 
 
 @dataclass(frozen=True)
 class StepInfo(Step):
-    """One finished step over the noise levels, as handed to `on_step`.
+    """One finished step over the timesteps, as handed to `on_step`."""
 
-    Attributes:
-        timestep: Noise level that the step arrived at; -1 is the clean sample.
-        residual: Relative size of the last correction of an inverse step; None where there is none.
-        num_calls: Model calls that the step took.
-    """
-
-    timestep: int
-    residual: float | None = None
-    num_calls: int = 1
+    timestep: int  # that the step arrived at; -1 is the clean sample
+    residual: float | None = None  # relative size of an inverse step's last correction
+    num_calls: int = 1  # model calls that the step took
 
 
 OnStep = Callable[[StepInfo], None]
 ShowStep = Callable[[Step], None]
-"""Shows how far any loop is; it is an `OnStep`, too."""
+"""Shows the progress of any loop; it is an `OnStep`, too."""
 
 
 @dataclass(frozen=True)
 class RGBPicture:
-    """A picture for those who know no arrays.
+    """An image for code that knows no arrays."""
 
-    Attributes:
-        width: In pixels.
-        height: In pixels.
-        pixels: Red, green and blue of each, a byte each, row by row from the top.
-    """
-
-    width: int
+    width: int  # in pixels
     height: int
-    pixels: bytes
+    pixels: bytes  # red, green and blue, a byte each, row by row from the top

@@ -153,69 +153,90 @@ def test_toml_values(resolve: Resolve) -> None:
 
 
 @pytest.mark.parametrize(
-    ("toml", "sentence"),
+    ("toml", "hint"),
     [
-        (
-            "[load]\nwidht = 3",
-            "key `load.widht` in cogedit.toml (did you mean `load.width`?",
-        ),
-        ("[laod]\nwidth = 3", "unknown key `laod` in cogedit.toml (did you mean `load`?"),
-        ("guidance_scale = 3", "(did you mean `invert.guidance_scale` or `reconstruct.guidance_sc"),
-        ("[reconstruct]\nprompt = 'x'", "(a prompt belongs to the command: `cogedit reconstruct"),
-        ("zzz = 3", "unknown key `zzz` in cogedit.toml (expected one of model, revision"),
-        ("load = 3", "`load` in cogedit.toml is 3, expected a table"),
-        ("[load]\nwidth = '64'", "`load.width` in cogedit.toml is '64', expected a whole number"),
-        ("[load]\nwidth = 64.0", "`load.width` in cogedit.toml is 64.0, expected a whole number"),
-        ("[load]\nwidth = true", "is True, expected a whole number"),
-        ("[load]\nwidth = 0", "`load.width` in cogedit.toml is 0, expected 1 or more"),
-        ("[load]\nskip_frames_end = -1", "is -1, expected 0 or more"),
-        ("[load]\nresize_mode = 'zoom'", "is 'zoom', expected one of crop, pad, stretch"),
-        ("[encode]\nvae_tiling = 'true'", "is 'true', expected true or false"),
-        ("[invert]\nnum_inference_steps = 1001", "is 1001, expected 1 to 1000"),
-        ("[invert]\nguidance_scale = inf", "is inf, expected a finite number, 0 or more"),
-        ("[invert]\nguidance_scale = -1", "is -1, expected a finite number, 0 or more"),
-        ("[invert]\nprompt = 3", "`invert.prompt` in cogedit.toml is 3, expected text"),
-        ("[reconstruct]\ninjection_strength = -1", "is -1, expected 0 to 100"),
-        ("[reconstruct]\ninjection_strength = nan", "is nan, expected 0 to 100"),
-        ("[reconstruct]\ninjection_steps = [0.5, 0.2]", "expected FIRST:LAST with 0 <= FIRST"),
-        ("[reconstruct]\ninjection_steps = [0.5]", "expected two numbers, FIRST:LAST"),
-        ("[reconstruct]\ninjection_steps = 'a:b'", "is 'a:b', expected a number"),
-        ("[reconstruct]\ninjection_layers = '4:4'", "is '4:4', expected FIRST:END with 0 <= FIRST"),
-        ("[reconstruct]\ninjection_layers = [-1, 3]", "is [-1, 3], expected FIRST:END"),
-        ("[reconstruct]\nseed = -1", "is -1, expected 0 to 2^63 - 1"),
-        ("[export]\ncrf = 64", "is 64, expected 0 to 63"),
-        ("[export]\nfps = 0", "is 0, expected more than 0 and at most 1000"),
-        ("[export]\nfps = '1/0'", "is '1/0', expected a frame rate such as"),
-        ("[export]\nfps = '1e999999999'", "expected a frame rate such as"),
-        ("dtype = 'bf17'", "`dtype` in cogedit.toml is 'bf17', expected one of bf16, fp16, fp32"),
-        ("device = 'gpu'", "is 'gpu', expected auto, cuda, cuda:N, mps or cpu"),
-        ("model = ''", "`model` in cogedit.toml is '', expected a hub id or a folder"),
-        ("config = 3", "`config` in cogedit.toml is 3, expected the name of a preset"),
-        ("config = 'a.toml'", "is 'a.toml', expected the name of a preset"),
-        ("\n[load]\nwidth = = 3", "cogedit.toml is not valid TOML: Invalid value (at line 3, col"),
-        ("[load]\nwidth = 1\nwidth = 2", "cogedit.toml is not valid TOML: Cannot overwrite"),
+        ("[load]\nwidht = 3", "`load.width`"),
+        ("[laod]\nwidth = 3", "`load`"),
+        ("guidance_scale = 3", "`invert.guidance_scale` or `reconstruct.guidance_scale`"),
+        ("[reconstruct]\nprompt = 'x'", "--prompt PROMPT"),
+        ("zzz = 3", "model, revision"),
+        ("[reconstruct]\ndrift_correction = 0.0", "removed"),
+        ("transformer.rows = 'shared'", "reconstruct.reference_rows"),
     ],
 )
-def test_file_is_refused(toml: str, sentence: str, resolve: Resolve) -> None:
-    with pytest.raises(ConfigError) as caught:
+def test_an_unknown_key_is_refused_with_what_was_meant(
+    toml: str, hint: str, resolve: Resolve
+) -> None:
+    with pytest.raises(ConfigError, match=r"unknown key `.*` in cogedit\.toml") as caught:
         resolve(toml=toml)
-    assert sentence in str(caught.value)
     assert caught.value.exit_code == 2
+    assert hint in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("load", "3"),
+        ("load.width", "'64'"),
+        ("load.width", "64.0"),
+        ("load.width", "true"),
+        ("load.width", "0"),
+        ("load.skip_frames_end", "-1"),
+        ("load.resize_mode", "'zoom'"),
+        ("encode.vae_tiling", "'true'"),
+        ("encode.vae_tiling", "1"),
+        ("invert.num_inference_steps", "1001"),
+        ("invert.guidance_scale", "inf"),
+        ("invert.guidance_scale", "-1"),
+        ("invert.prompt", "3"),
+        ("reconstruct.injection_strength", "-1"),
+        ("reconstruct.injection_strength", "nan"),
+        ("reconstruct.injection_steps", "[0.5, 0.2]"),
+        ("reconstruct.injection_steps", "[0.5]"),
+        ("reconstruct.injection_steps", "'a:b'"),
+        ("reconstruct.injection_steps", "'0.5:END'"),
+        ("reconstruct.injection_layers", "'4:4'"),
+        ("reconstruct.injection_layers", "[-1, 3]"),
+        ("reconstruct.seed", "-1"),
+        ("export.crf", "64"),
+        ("export.fps", "0"),
+        ("export.fps", "'1/0'"),
+        ("export.fps", "'1e999999999'"),
+        ("export.fps", "true"),
+        ("dtype", "'bf17'"),
+        ("device", "'gpu'"),
+        ("device", "'cuda:1\\n'"),
+        ("model", "''"),
+        ("config", "3"),
+        ("config", "'a.toml'"),
+    ],
+)
+def test_a_value_is_refused_by_its_key(key: str, value: str, resolve: Resolve) -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolve(toml=f"{key} = {value}")
+    assert caught.value.message.startswith(f"`{key}` in cogedit.toml is ")
+    assert "expected" in caught.value.message
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("toml", ["\n[load]\nwidth = = 3", "[load]\nwidth = 1\nwidth = 2"])
+def test_a_file_that_is_no_toml_is_refused(toml: str, resolve: Resolve) -> None:
+    with pytest.raises(ConfigError, match=r"cogedit\.toml"):
+        resolve(toml=toml)
 
 
 def test_flags_and_variables_are_refused_by_the_same_rules(resolve: Resolve) -> None:
     with pytest.raises(UsageError) as caught:
         resolve({"invert.num_inference_steps": 0})
-    assert str(caught.value) == "--num-inference-steps is 0, expected 1 to 1000"
+    assert caught.value.message.startswith("--num-inference-steps is 0, expected a whole number")
     assert not isinstance(caught.value, ConfigError)
-    with pytest.raises(ConfigError) as in_variable:
-        resolve(environ={"COGEDIT_INVERT_NUM_INFERENCE_STEPS": "many"})
-    assert str(in_variable.value) == (
-        "environment variable COGEDIT_INVERT_NUM_INFERENCE_STEPS is many, expected a whole number"
-    )
-    with pytest.raises(ConfigError, match=r"COGEDIT_LOAD_WIDHT .did you mean `COGEDIT_LOAD_WIDTH`"):
+    variable = "COGEDIT_INVERT_NUM_INFERENCE_STEPS"
+    with pytest.raises(ConfigError, match=rf"variable {variable} is many, expected a whole"):
+        resolve(environ={variable: "many"})
+    with pytest.raises(ConfigError, match=r"COGEDIT_LOAD_WIDHT") as misspelt:
         resolve(environ={"COGEDIT_LOAD_WIDHT": "3"})
-    with pytest.raises(UsageError, match=r"unknown setting load.widht"):
+    assert "`COGEDIT_LOAD_WIDTH`" in str(misspelt.value.hint)
+    with pytest.raises(UsageError, match=r"load\.widht"):
         resolve({"load.widht": 3})
 
 
@@ -377,7 +398,7 @@ def test_an_installed_package_finds_its_own_presets(tmp_path: Path) -> None:
     package = tmp_path / "cogedit"
     package.mkdir()
     source = presets_folder().parent / "cogedit"
-    for name in ("errors.py", "types.py"):
+    for name in ("errors.py", "schema.py", "types.py"):
         shutil.copy(source / name, package / name)
     shutil.copytree(source / "config", package / "config")
     (package / "__init__.py").touch()
@@ -395,39 +416,3 @@ def test_an_installed_package_finds_its_own_presets(tmp_path: Path) -> None:
         timeout=60,
     )
     assert done.stdout.split("\n")[:-1] == [str(package / "configs"), *preset_names()]
-
-
-def references(resolved: ResolvedSettings) -> tuple[str, str]:
-    """Which text the reference is under, and how many rows it has."""
-    chosen = resolved.settings.reconstruct
-    return chosen.reference_prompt, chosen.reference_rows
-
-
-def test_a_mode_of_rows_stands_for_a_reference(resolve: Resolve) -> None:
-    assert references(resolve()) == ("inversion", "one")
-    for mode in ("upstream", "exact"):
-        assert references(resolve({"transformer.rows": mode})) == ("edit", "two")
-    shared = resolve({"transformer.rows": "shared"})
-    assert references(shared) == ("inversion", "one")
-    assert shared.origins["reconstruct.reference_rows"] == "flag"
-    # What comes first counts for more, whichever of the two it is.
-    below = "[transformer]\nrows = 'shared'\n"
-    above = {"reconstruct.reference_prompt": "edit"}
-    mixed = resolve(above, toml=below)
-    assert references(mixed) == ("edit", "one")
-    assert mixed.settings.transformer.rows is None
-    below = "[reconstruct]\nreference_rows = 'one'\n"
-    assert references(resolve({"transformer.rows": "exact"}, toml=below)) == ("edit", "two")
-
-
-def test_a_mode_of_rows_beside_another_reference_is_refused(resolve: Resolve) -> None:
-    both = {"transformer.rows": "shared", "reconstruct.reference_prompt": "edit"}
-    said = "--reference-prompt is edit, expected inversion, which rows = shared stands for"
-    with pytest.raises(UsageError, match=said):
-        resolve(both)
-    same = both | {"reconstruct.reference_prompt": "inversion"}
-    assert references(resolve(same)) == ("inversion", "one")
-    with pytest.raises(UsageError, match="--rows is all, expected one of upstream, exact"):
-        resolve({"transformer.rows": "all"})
-    with pytest.raises(UsageError, match="--max-rows is 0, expected 1 or more"):
-        resolve({"transformer.max_rows": "0"})

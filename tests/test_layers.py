@@ -16,18 +16,19 @@ import cogedit
 
 PACKAGE = Path(cogedit.__file__).parent
 
-LEAVES = {"errors", "types", "version"}
+LEAVES = {"errors", "types", "schema", "version"}
 COMPUTING = {"models", "media", "artifacts", "config", "diffusion"}
 
 ROOMS = {
     "errors": set(),
-    "types": set(),
+    "types": {"schema"},
+    "schema": set(),
     "version": set(),
     "diffusion": {"types", "errors"},
     "models": {"diffusion", "types", "errors"},
     "media": {"types", "errors"},
-    "artifacts": {"types", "errors", "version"},
-    "config": {"types", "errors"},
+    "artifacts": {"types", "schema", "errors", "version"},
+    "config": {"types", "schema", "errors"},
     "stages": COMPUTING | LEAVES,
     "tools": {"stages"} | COMPUTING | LEAVES,
     # The command line shows records and finds the newest trajectory; neither is a stage. What it

@@ -217,8 +217,11 @@ def decode_header(start: bytes) -> Record:
         ArtifactMismatch: The record was written in another schema.
     """
     try:
-        record = _decode_record(start)
-        canonical = encode_header(record)
+        value, text = _read_envelope(start, "cogedit")
+        record = record_of(value)
+        for link in chain_of(record):
+            check_tensors(link)
+        canonical = header_bytes("cogedit", text, record.tensors)
     except (ArtifactDamaged, ArtifactMismatch):
         raise
     except ArtifactError as error:
@@ -238,28 +241,27 @@ def decode_envelope(start: bytes, key: str) -> dict[str, Json]:
     Raises:
         ArtifactError: There is none, or its bytes are not what its digest says.
     """
+    return _read_envelope(start, key)[0]
+
+
+def _read_envelope(start: bytes, key: str) -> tuple[dict[str, Json], str]:
+    """The record in a header, and its canonical JSON."""
     try:
-        text = start[8:].decode("ascii")
+        header = _object(parse_json(start[8:].decode("ascii")), "the header")
     except UnicodeDecodeError as error:
         raise ArtifactDamaged("has a header that is not ASCII") from error
-    header = _object(parse_json(text), "the header")
-    metadata = _object(header.get("__metadata__"), "the metadata")
-    envelope = metadata.get(key)
+    envelope = _object(header.get("__metadata__"), "the metadata").get(key)
     if not isinstance(envelope, str):
         raise ArtifactDamaged("has no record")
     fields = _object(parse_json(envelope), "the metadata")
     record = _object(fields.get("record"), "the record")
-    digest = hashlib.sha256(canonical_text(record).encode("ascii")).hexdigest()
+    text = canonical_text(record)
+    digest = hashlib.sha256(text.encode("ascii")).hexdigest()
     if fields.get("sha256") != digest:
         raise ArtifactDamaged(
             f"has a record with digest {digest[:12]}, expected {reprlib.repr(fields.get('sha256'))}"
         )
-    return record
-
-
-def _decode_record(start: bytes) -> Record:
-    record = decode_envelope(start, "cogedit")
-    return record_of(record)
+    return record, text
 
 
 def record_of(record: dict[str, Json]) -> Record:

@@ -61,9 +61,9 @@ class HeaderFormat(Generic[RecordT]):
     def decode(self, header: bytes) -> RecordT:
         """The record, once every byte is known to be right. Raises `ArtifactError`."""
         record = decode_record(decode_envelope(header, self.key), self.record_type)
-        if self.encode(cast(RecordT, record)) != header:
+        if self.encode(record) != header:
             raise ArtifactDamaged("has a header that does not match its record")
-        return cast(RecordT, record)
+        return record
 
 
 def on_cpu(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

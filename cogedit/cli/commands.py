@@ -29,7 +29,7 @@ from cogedit.cli.arguments import (
 from cogedit.cli.cache import cache_app
 from cogedit.cli.configuration import config_app
 from cogedit.cli.defaults import newest_artifact
-from cogedit.cli.flags import GLOBAL_SETTINGS
+from cogedit.cli.flags import keys_of
 from cogedit.cli.guide import guide
 from cogedit.cli.options import Call, with_options
 from cogedit.cli.screen import Screen, report_stopped
@@ -103,7 +103,7 @@ def encode(
 
 
 @app.command()
-@with_options("load", "encode", "invert", "transformer", without=("transformer.rows",))
+@with_options("load", "encode", "invert", "transformer")
 def invert(
     call: Call,
     source: Annotated[Path, argument("LATENTS|FRAMES|VIDEO", "What to invert.")],
@@ -268,7 +268,7 @@ def edit(
 
 
 @app.command()
-@with_options(without=(*GLOBAL_SETTINGS, "config", "force"))
+@with_options(without=(*keys_of(()), "config", "force"))
 def inspect(
     call: Call,
     file: Annotated[Path, argument("FILE", "An artifact, or an exported video.")],

@@ -7,9 +7,16 @@ import inspect
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, get_type_hints
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-from cogedit.cli.flags import EDITING, RUNNING, SETTINGS, flag_for, help_order, named_option
+from cogedit.cli.flags import (
+    EDITING,
+    RUNNING,
+    flag_for,
+    help_order,
+    keys_of,
+    setting_option,
+)
 from cogedit.cli.progress import Thumbnail
 from cogedit.cli.screen import Screen, handle_errors
 from cogedit.errors import UsageError
@@ -32,13 +39,13 @@ def _new_stop() -> Cancellation:
 
 @dataclass(frozen=True)
 class Call:
-    """What a command was told besides its own arguments.
+    """The options of a command besides its own arguments.
 
     Attributes:
         flags: Settings by dotted key, those that were given.
         tables: Settings tables of the command.
         config: Preset or TOML file.
-        force: Make anew what is there.
+        force: Recompute the command's own output.
         screen: Where the command shows what it does.
         stop: Lets a signal stop a long loop after its step.
     """
@@ -71,7 +78,7 @@ class Call:
         return self.flags if steps is None else {"invert.num_inference_steps": steps, **self.flags}
 
     def settings(self, source: Path | None, *, decodes: bool = False) -> Settings:
-        """Settle the settings, say which model was chosen where nobody named one.
+        """Resolve the settings, and report the model where it was chosen automatically.
 
         Args:
             source: What the command starts from.
@@ -85,7 +92,7 @@ class Call:
         return resolved.settings
 
     def resolve(self, source: Path | None, *, decodes: bool = False) -> ResolvedSettings:
-        """Settle the settings, and keep where each came from.
+        """Resolve the settings, with the origin of each.
 
         Raises:
             UsageError: As `settings`.
@@ -145,59 +152,58 @@ def with_options(
         without: Settings of these tables, and options of every command, that have no effect on
             this one.
     """
-    keys = {
-        key: f"{key.replace('.', '__')}"
-        for key in SETTINGS
-        if key not in without and ("." not in key or key.partition(".")[0] in tables)
-    }
-
+    names = {key: key.replace(".", "__") for key in keys_of(tables) if key not in without}
     editing = EDITING if {"reconstruct", "transformer"} <= {*tables} else {}
-    shared = {n: option for n, option in {**RUNNING, **editing}.items() if n not in without}
+    shared = {name: item for name, item in {**RUNNING, **editing}.items() if name not in without}
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        own = [*inspect.signature(command).parameters.values()][1:]
-        hints = get_type_hints(command, include_extras=True)
-
         @functools.wraps(command)
-        def called(**values: object) -> None:
-            given = {key: values.pop(name) for key, name in keys.items()}
+        def called(**values: Any) -> None:  # noqa: ANN401
+            given = {key: values.pop(name) for key, name in names.items()}
             running = {name: values.pop(name) for name in shared}
             screen = Screen(
-                json_output=bool(running["json_output"]),
-                quiet=bool(running["quiet"]),
-                verbose=bool(running["verbose"]),
-                jsonl=bool(running["jsonl"]),
+                json_output=running["json_output"],
+                quiet=running["quiet"],
+                verbose=running["verbose"],
+                jsonl=running["jsonl"],
                 thumbnail=Thumbnail() if running.get("preview") else None,
             )
-            config = running.get("config")
             call = Call(
                 flags={key: value for key, value in given.items() if value is not None},
                 tables=tables,
-                config=config if isinstance(config, str) else None,
-                force=bool(running.get("force")),
+                config=running.get("config"),
+                force=running.get("force", False),
                 screen=screen,
             )
-            debug = bool(running["debug"])
-            with handle_errors(screen, cancellation=call.stop, debug=debug):
+            with handle_errors(screen, cancellation=call.stop, debug=running["debug"]):
                 command(call, **values)
 
-        keyword = inspect.Parameter.KEYWORD_ONLY
-        added = [
-            inspect.Parameter(
-                name, keyword, default=None, annotation=named_option(key, flag_for(key, tables))
-            )
-            for key, name in keys.items()
-        ] + [
-            inspect.Parameter(
-                name, keyword, default=None if name == "config" else False, annotation=annotation
-            )
-            for name, annotation in shared.items()
-        ]
-        resolved = [p.replace(kind=keyword, annotation=hints[p.name]) for p in own]
-        parameters = sorted([*resolved, *added], key=help_order)
-        called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        called.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": None}
-        del called.__wrapped__
+        _declare(
+            called, command, {names[key]: setting_option(key, tables) for key in names}, shared
+        )
         return called
 
     return decorate
+
+
+def _declare(
+    called: Callable[..., None],
+    command: Callable[..., None],
+    settings: Mapping[str, object],
+    shared: Mapping[str, object],
+) -> None:
+    """Give `called` the signature that typer reads: the command's own parameters and the options.
+
+    A command with every option written out would have 60 parameters, the same in ten commands.
+    """
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    hints = get_type_hints(command, include_extras=True)
+    own = [*inspect.signature(command).parameters.values()][1:]
+    parameters = [one.replace(kind=keyword, annotation=hints[one.name]) for one in own]
+    for name, annotation in {**settings, **shared}.items():
+        default = False if get_args(annotation)[0] is bool else None
+        parameters.append(inspect.Parameter(name, keyword, default=default, annotation=annotation))
+    parameters.sort(key=help_order)
+    called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    called.__annotations__ = {one.name: one.annotation for one in parameters} | {"return": None}
+    del called.__wrapped__  # type: ignore[attr-defined]

@@ -10,8 +10,9 @@ from cogedit.config.resolve import (
     presets_folder,
     resolve_settings,
 )
-from cogedit.config.settings import Settings, check_settings, setting_choices
-from cogedit.config.toml import plain_value, setting_values, settings_toml
+from cogedit.config.settings import Settings, all_settings, check_settings
+from cogedit.config.toml import setting_values, settings_toml
+from cogedit.schema import plain_value
 
 __all__ = [
     "CONFIG_FILE",
@@ -20,6 +21,7 @@ __all__ = [
     "BatchRow",
     "ResolvedSettings",
     "Settings",
+    "all_settings",
     "check_settings",
     "plain_value",
     "preset_for_model",
@@ -27,7 +29,6 @@ __all__ = [
     "presets_folder",
     "read_batch",
     "resolve_settings",
-    "setting_choices",
     "setting_values",
     "settings_toml",
 ]

@@ -2,9 +2,7 @@
 
 Every setting has a dotted key, the same everywhere: `reconstruct.guidance_scale` is the key
 `guidance_scale` of the table `[reconstruct]` in TOML and the variable
-`COGEDIT_RECONSTRUCT_GUIDANCE_SCALE`. The keys, their types and their defaults are the fields of the
-settings records; their ranges are in `RANGES`, which flags, files and Python callers all pass. The
-rows of a batch file come between flag and environment.
+`COGEDIT_RECONSTRUCT_GUIDANCE_SCALE`. The rows of a batch file come between flag and environment.
 """
 
 from __future__ import annotations
@@ -18,8 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar, cast
 
-from cogedit.config.settings import RANGES, TABLES, Settings, setting_types
-from cogedit.config.values import convert
+from cogedit.config.settings import REMOVED, TABLES, Settings, all_settings
 from cogedit.errors import ConfigError, UsageError
 
 CONFIG_FILE = "cogedit.toml"
@@ -83,7 +80,7 @@ def resolve_settings(
     rows: Mapping[str, Mapping[str, object]] | None = None,
     inferred: Mapping[str, Mapping[str, object]] | None = None,
 ) -> ResolvedSettings:
-    """Settle every setting, and note where its value came from.
+    """Resolve every setting, and note where its value came from.
 
     Args:
         flags: Values by dotted key, typed or as text; None means that the flag was not given.
@@ -168,7 +165,7 @@ def _variable_name(key: str) -> str:
 
 
 def _environment_layer(environ: Mapping[str, str]) -> _Layer:
-    known = {_variable_name(key): key for key in setting_types()}
+    known = {_variable_name(key): key for key in all_settings()}
     values: dict[str, object] = {}
     for name, text in environ.items():
         if not name.startswith(_PREFIX) or not text or name == CONFIG_VARIABLE:
@@ -216,7 +213,7 @@ def _read_toml(path: Path, name: str) -> dict[str, object]:
         raise ConfigError(f"{name} is not valid TOML: {type(error).__name__}") from error
     except OSError as error:
         raise ConfigError(f"cannot read {name}: {error.strerror}") from error
-    return _known_values(parsed, name, [*setting_types(), "config"])
+    return _known_values(parsed, name, [*all_settings(), "config"])
 
 
 def _known_values(
@@ -250,7 +247,7 @@ def check_values(
     Raises:
         ConfigError: An unknown key, or a value of a wrong type or out of range.
     """
-    values = _known_values(parsed, source, [*own, *setting_types()])
+    values = _known_values(parsed, source, [*own, *all_settings()])
     settings = {key: value for key, value in values.items() if key not in own}
     _merge([_Layer(source, settings, is_text)])
     return values
@@ -268,6 +265,8 @@ def _nearest(key: str, known: list[str]) -> str:
     """What was probably meant; the whole list where nothing is near."""
     if key == "reconstruct.prompt" and "prompt" not in known:
         return "a prompt belongs to the command: `cogedit reconstruct --prompt PROMPT`"
+    if key in REMOVED:
+        return REMOVED[key]
     same_name = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
     near = same_name or difflib.get_close_matches(key, known, n=1)
     if not near:
@@ -277,70 +276,33 @@ def _nearest(key: str, known: list[str]) -> str:
 
 def _merge(layers: list[_Layer]) -> tuple[dict[str, object], dict[str, str]]:
     """The first layer that has a key wins; values that lose are checked all the same."""
-    hints = setting_types()
+    known = all_settings()
     values: dict[str, object] = {}
-    origins = dict.fromkeys(hints, "default")
+    origins = dict.fromkeys(known, "default")
     for layer in reversed(layers):
-        for key, raw in _spell_out(layer).items():
-            if key not in hints:
-                raise UsageError(f"unknown setting {key}", hint=_nearest(key, [*hints]))
+        for key, raw in layer.values.items():
+            if key not in known:
+                raise UsageError(f"unknown setting {key}", hint=_nearest(key, [*known]))
             try:
-                value = convert(raw, hints[key], is_text=layer.is_text)
+                values[key] = known[key].read(raw, is_text=layer.is_text)
             except ValueError as error:
                 raise layer.refuse(key, raw, str(error)) from error
-            if value is not None and key in RANGES and not RANGES[key][0](value):
-                raise layer.refuse(key, raw, RANGES[key][1])
-            values[key] = value
             origins[key] = layer.origin(key)
-    _forget_rows(values)
     return values, origins
 
 
-_REFERENCE = "reconstruct.reference_prompt", "reconstruct.reference_rows"
-_STANDS_FOR = {
-    "upstream": ("edit", "two"),
-    "exact": ("edit", "two"),
-    "shared": ("inversion", "one"),
-}
-"""Which reference a mode of rows stands for."""
-
-
-def _spell_out(layer: _Layer) -> Mapping[str, object]:
-    """Add the reference that a mode of rows stands for, at the same level of precedence.
-
-    Raises:
-        UsageError: The layer asks for another reference besides.
-    """
-    rows = layer.values.get("transformer.rows")
-    if not isinstance(rows, str) or rows not in _STANDS_FOR:
-        return layer.values
-    stands_for = dict(zip(_REFERENCE, _STANDS_FOR[rows], strict=True))
-    for key, value in stands_for.items():
-        found = layer.values.get(key, value)
-        if found != value:
-            raise layer.refuse(key, found, f"{value}, which rows = {rows} stands for")
-    return {**stands_for, **layer.values}
-
-
-def _forget_rows(values: dict[str, object]) -> None:
-    """Leave the mode of rows open where a layer above asks for another reference than it has."""
-    rows = values.get("transformer.rows")
-    if isinstance(rows, str) and tuple(values[key] for key in _REFERENCE) != _STANDS_FOR[rows]:
-        values["transformer.rows"] = None
-
-
 def _build(values: Mapping[str, object]) -> Settings:
-    parts: dict[str, dict[str, object]] = {name: {} for name in ("", *TABLES)}
+    changes: dict[str, dict[str, object]] = {name: {} for name in ("", *TABLES)}
     for key, value in values.items():
         table, _, name = key.rpartition(".")
-        parts[table][name] = value
+        changes[table][name] = value
     default = Settings()
-    tables = {name: _replace(getattr(default, name), parts[name]) for name in TABLES}
-    return _replace(default, parts[""] | tables)
+    tables = {name: _replace(getattr(default, name), changes[name]) for name in TABLES}
+    return _replace(default, changes[""] | tables)
 
 
 def _replace(record: RecordT, changes: Mapping[str, object]) -> RecordT:
-    # The values were converted by the fields' own type hints, which mypy cannot follow.
+    # Each value was read by its own setting, which mypy cannot follow.
     return cast(Callable[..., RecordT], replace)(record, **changes)
 
 

@@ -1,14 +1,12 @@
-"""Settled settings as TOML: what `cogedit.toml` would have to say to give the same run."""
+"""Resolved settings as TOML: what `cogedit.toml` would have to say to give the same run."""
 
 from __future__ import annotations
 
 import json
-from fractions import Fraction
-from pathlib import Path
-from typing import get_args
 
 from cogedit.config.resolve import ResolvedSettings
-from cogedit.config.settings import setting_types
+from cogedit.config.settings import all_settings
+from cogedit.schema import plain_value
 
 _COMMENT_COLUMN = 44
 
@@ -16,7 +14,7 @@ _COMMENT_COLUMN = 44
 def setting_values(resolved: ResolvedSettings) -> dict[str, object]:
     """Every dotted key with its value, top level first, then table by table."""
     values: dict[str, object] = {}
-    for key in setting_types():
+    for key in all_settings():
         value: object = resolved.settings
         for name in key.split("."):
             value = getattr(value, name)
@@ -31,41 +29,28 @@ def settings_toml(resolved: ResolvedSettings, *, origins: bool = False) -> str:
 
     Args:
         resolved: The settings.
-        origins: Say behind each value where it came from.
+        origins: Write behind each value where it came from.
     """
     lines: list[str] = []
     table = ""
     for key, value in setting_values(resolved).items():
-        first, _, rest = key.rpartition(".")
+        first, _, name = key.rpartition(".")
         if first != table:
             table = first
             lines += ["", f"[{table}]"]
-        line = f"{rest} = {_value(value)}"
-        if value is None and set(get_args(setting_types()[key])) & {str, Path}:
-            line = f"# {rest} is not set"
+        line = f"{name} = {_toml(value)}"
+        if value is None and not all_settings()[key].has_auto:
+            line = f"# {name} is not set"
         if origins:
             line = f"{line:<{_COMMENT_COLUMN}}  # {_one_line(resolved.origins[key])}"
         lines.append(line)
     return "\n".join(lines) + "\n"
 
 
-def plain_value(value: object) -> object:
-    """A setting's value as JSON and TOML know it; None is for "auto" or "not set"."""
-    if isinstance(value, tuple):
-        return ":".join("END" if item is None else str(item) for item in value)
-    if isinstance(value, Fraction | Path):
-        return str(value)
-    return value
-
-
-def _value(value: object) -> str:
-    plain = plain_value(value)
-    if plain is None:
-        return '"auto"'
-    if isinstance(plain, str):
-        # JSON's escapes are TOML's; U+007F alone is allowed as it is in JSON and not in TOML.
-        return json.dumps(plain, ensure_ascii=False).replace("\x7f", "\\u007f")
-    return json.dumps(plain)
+def _toml(value: object) -> str:
+    plain = "auto" if value is None else plain_value(value)
+    # JSON's escapes are TOML's; U+007F alone is allowed as it is in JSON and not in TOML.
+    return json.dumps(plain, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _one_line(text: str) -> str:

@@ -119,7 +119,6 @@ _CONTROLS: dict[str, dict[str, object]] = {
     "random-start": {"start": "random"},
     "mixed-start": {"start_noise": 0.5},
     "later-start": {"start_step": 5},
-    "drift-corrected": {"drift_correction": 1.0},
     "dpm++2m": {"solver": "dpm++2m"},
     "dpm++2m-20": {"solver": "dpm++2m", "num_inference_steps": 20},
     "ddim-20": {"num_inference_steps": 20},

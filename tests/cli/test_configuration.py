@@ -12,8 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cogedit.cli import app
-from cogedit.config import preset_names, resolve_settings
-from cogedit.config.settings import setting_types
+from cogedit.config import all_settings, preset_names, resolve_settings
 
 ROOT = Path(__file__).parents[2]
 MAIN = "import sys; from cogedit.cli import main; sys.argv[0] = 'cogedit'; main()"
@@ -51,7 +50,7 @@ def test_every_source_of_a_value_is_named(here, monkeypatch):
     (here / "cogedit.toml").write_text("[export]\ncrf = 20\n[load]\nwidth = 96\n")
     monkeypatch.setenv("COGEDIT_RECONSTRUCT_SEED", "7")
     rows = origins("--config", "upstream", "--model", "shapes", "--guidance-scale", "3")
-    assert set(rows) == set(setting_types())
+    assert set(rows) == set(all_settings())
     assert rows["reconstruct.guidance_scale"] == ("3.0", "flag")
     assert rows["invert.guidance_scale"] == ("6.0", "preset upstream")
     assert rows["reconstruct.seed"] == ("7", "environment variable COGEDIT_RECONSTRUCT_SEED")
@@ -78,13 +77,13 @@ def test_what_is_shown_is_a_cogedit_toml_that_gives_the_same(here, args, origin)
     (here / "cogedit.toml").write_text(shown)
     assert show() == show(*args)
     resolved = resolve_settings({}, environ={}, cwd=here)
-    assert {resolved.origins[key] for key in setting_types()} <= {"cogedit.toml", "default"}
+    assert {resolved.origins[key] for key in all_settings()} <= {"cogedit.toml", "default"}
 
 
 def test_json_has_the_same(here):
     found = json.loads(show("--json", "--model", "zai-org/CogVideoX-5b"))
     assert found["preset"] == "cogvideox-5b"
-    assert list(found["settings"]) == list(setting_types())
+    assert list(found["settings"]) == list(all_settings())
     assert found["settings"]["load.width"] == {"value": 720, "origin": "preset cogvideox-5b"}
     assert found["settings"]["reconstruct.guidance_steps"]["value"] == "0.1:0.9"
 
@@ -137,7 +136,9 @@ def complete(line, cwd):
     [
         ("cogedit edit --config ", preset_names()),
         ("cogedit edit --config up", ["upstream"]),
-        ("cogedit config show --dtype ", ["bf16", "fp16", "fp32"]),
+        ("cogedit config show --dtype ", ["auto", "bf16", "fp16", "fp32"]),
+        ("cogedit edit --device c", ["cuda", "cpu"]),
+        ("cogedit load --resize-mode p", ["pad"]),
         ("cogedit invert --model s", ["shapes"]),
         ("cogedit con", ["config"]),
     ],
@@ -171,7 +172,7 @@ def test_an_installed_wheel_has_the_presets(here):
     found = run(program=where, environment=unpacked, cwd=empty)
     assert found.strip() == str(here / "site" / "cogedit" / "__init__.py")
     assert {"page.css", "page.js"} < {
-        path.name for path in (here / "site" / "cogedit" / "stages" / "report").iterdir()
+        path.name for path in (here / "site" / "cogedit" / "tools" / "report").iterdir()
     }
     shown = run(
         "config", "show", "--origin", "--config", "cogvideox-2b", environment=unpacked, cwd=empty

@@ -1,14 +1,16 @@
 """Options are declared once, and none of the settings lacks one."""
 
 import re
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+import cogedit
 from cogedit.cli import app
-from cogedit.cli.flags import BESIDE_AN_EDIT, SETTINGS
-from cogedit.config import resolve_settings
-from cogedit.config.settings import setting_types
+from cogedit.cli.flags import BESIDE_AN_EDIT, flag_for
+from cogedit.cli.options_page import options_page
+from cogedit.config import all_settings
 
 
 def help_of(command):
@@ -17,8 +19,29 @@ def help_of(command):
     return result.stdout
 
 
-def test_every_setting_is_an_option_and_the_other_way_round():
-    assert set(SETTINGS) == set(setting_types())
+def test_every_setting_is_an_option_of_edit():
+    shown = help_of("edit")
+    for key in all_settings():
+        assert f" {flag_for(key, ('reconstruct',))} " in shown, key
+
+
+def test_every_choice_is_explained():
+    for setting in all_settings().values():
+        for word in setting.choices:
+            assert re.search(rf"\b{re.escape(word)}\b", setting.text), (setting.key, word)
+
+
+def test_every_setting_is_described():
+    for setting in all_settings().values():
+        assert setting.text.endswith("."), setting.key
+        assert setting.default_text not in ("", "None"), setting.key
+        assert setting.read(setting.default, is_text=False) == setting.default
+
+
+def test_the_committed_options_page_is_current():
+    """`python -m cogedit.cli.options_page` writes it again."""
+    page = Path(cogedit.__file__).parent / "guide" / "options.md"
+    assert page.read_text(encoding="utf-8") == options_page()
 
 
 @pytest.mark.parametrize(
@@ -26,7 +49,11 @@ def test_every_setting_is_an_option_and_the_other_way_round():
     [
         ("load", ["--width", "--resize-mode"], ["--vae-tiling", "--num-inference-steps"]),
         ("encode", ["--width", "--vae-tiling"], ["--num-inference-steps"]),
-        ("invert", ["--prompt", "--max-rows", "--inversion-iterations"], ["--seed", "--rows"]),
+        (
+            "invert",
+            ["--prompt", "--max-rows", "--inversion-iterations"],
+            ["--seed", "--reference-rows"],
+        ),
         ("export", ["--fps", "--crf", "--vae-tiling"], ["--width", "--prompt"]),
         ("inspect", [], ["--width"]),
         (
@@ -50,7 +77,7 @@ def test_options_of_the_commands(command, present, absent):
 
 def test_what_is_asked_for_most_often_comes_first():
     groups = re.findall(r"^╭─ ([A-Z][\w ]*?) ─", help_of("edit"), re.MULTILINE)
-    assert groups[:4] == ["Arguments", "Options", "Edit", "Hold of the source"]
+    assert groups[:4] == ["Arguments", "Options", "Edit", "Attention to the source"]
     assert groups[-1] == "Speed and memory"
 
 
@@ -66,20 +93,26 @@ def test_help_says_what_each_option_does(command):
             assert len(line.strip("│ ").split("  ")[-1].strip()) > 5, line
 
 
-def test_the_defaults_that_help_names_are_the_defaults(tmp_path):
-    settings = resolve_settings({}, environ={}, cwd=tmp_path).settings
-    named = {}
-    for key, option in SETTINGS.items():
-        found = re.search(r"Default: ([a-z]+|[0-9.]*[0-9])\.$", option.__metadata__[0].help)
-        if found is not None:
-            named[key] = found[1]
-    assert {"reconstruct.seed", "reconstruct.start", "export.size"} <= set(named)
-    for key, text in named.items():
-        value = settings
-        for part in key.split("."):
-            value = getattr(value, part)
-        if value is not None:  # None follows from the rest of the run
-            assert text == ("yes" if value is True else str(value).removesuffix(".0")), key
+def test_defaults_are_shown():
+    shown = " ".join(help_of("edit").replace("│", " ").split())
+    for text in ("Default: 42.", "Default: 0.1:0.9.", "Default: 0:END.", "Default: yes."):
+        assert text in shown
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--width", "x"], "--width is x"),
+        (["--width", "0"], "--width is 0"),
+        (["--injection-steps", "0.5"], "--injection-steps is 0.5"),
+        (["--fps", "1/0"], "--fps is 1/0"),
+        (["--resize-mode", "zoom"], "'--resize-mode'"),
+    ],
+)
+def test_a_wrong_value_is_named_by_its_flag(flags, named):
+    result = CliRunner().invoke(app, ["config", "show", *flags], env={"COLUMNS": "200"})
+    assert result.exit_code == 2
+    assert named in result.stderr
 
 
 @pytest.mark.parametrize("command", [[], ["edit"], ["cache", "prune"], ["config", "show"]])

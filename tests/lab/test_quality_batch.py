@@ -123,7 +123,6 @@ EVERYTHING = Configuration(
         injection_layers=(1, 2),
         reference_prompt="edit",
         reference_rows="two",
-        drift_correction=0.5,
         mask_dilation=0,
         auto_mask=True,
         auto_mask_threshold=0.6,

@@ -231,7 +231,6 @@ EDITS = {
     "injection": {},
     "second order": {
         "reconstruct__solver": "dpm++2m",
-        "reconstruct__drift_correction": 0.5,
         "reconstruct__injection_steps": "0.0:0.5",
     },
     "flow": {"reconstruct__method": "flow", "reconstruct__solver": "dpm++2m"},

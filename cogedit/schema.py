@@ -1,0 +1,237 @@
+"""How a setting is described: once, where its field is declared.
+
+    width: Positive = setting(720, "Clip", "Width of the clip.", unit="pixels")
+
+The annotation says which values are allowed, with msgspec's `Meta` for ranges; `setting` adds the
+rest. From the two come the checks, the reading of TOML files, environment variables and batch
+files, the flags with their help and completion, and the options page of the guide.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import Meta
+
+T = TypeVar("T")
+
+Positive = Annotated[int, Meta(ge=1)]
+Count = Annotated[int, Meta(ge=0)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Guidance = Annotated[float, Meta(ge=0, le=1000)]
+NumSteps = Annotated[int, Meta(ge=1, le=1000)]
+Seed = Annotated[int, Meta(ge=0, le=2**63 - 1, description="a whole number, 0 to 2^63 - 1")]
+Layers = Annotated[
+    tuple[Count, Count | None],
+    Meta(description="FIRST:END with 0 <= FIRST < END; the word END stands for all others"),
+]
+FrameRate = Annotated[
+    Fraction, Meta(description="a number such as 24, 23.976 or 30000/1001, at most 1000")
+]
+Device = Annotated[
+    str,
+    Meta(
+        pattern=r"\A(auto|cuda(:\d+)?|mps|cpu)\Z",
+        description="auto, cuda, cuda:N, mps or cpu",
+        examples=["auto", "cuda", "mps", "cpu"],
+    ),
+]
+Name = Annotated[str, Meta(min_length=1, description="a name or a folder")]
+
+Group = Literal[
+    "Edit",
+    "Attention to the source",
+    "Inversion",
+    "Mask",
+    "Clip",
+    "Video",
+    "Files",
+    "Model",
+    "Speed and memory",
+]
+"""Groups of settings in help texts and on the options page, those most often set first."""
+
+_FRAME_RATE = re.compile(r"\d{1,9}(\.\d{1,9}|/0*[1-9]\d{0,8})?")
+
+
+def setting(
+    default: T,
+    group: Group,
+    text: str,
+    *,
+    unit: str = "",
+    metavar: str = "",
+    default_text: str = "",
+) -> T:
+    """Declare a field as a setting.
+
+    Args:
+        default: Its default.
+        group: Under which heading it is listed.
+        text: What it does, in sentences, without its default.
+        unit: Unit of a number.
+        metavar: What stands for the value in help texts; from the type where it is left out.
+        default_text: What the default is, in words; needed where it is None.
+    """
+    described = {"group": group, "text": text, "unit": unit, "metavar": metavar}
+    field: T = dataclasses.field(
+        default=default, metadata={"setting": described | {"default_text": default_text}}
+    )
+    return field
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A setting as its field describes it.
+
+    Attributes:
+        key: Dotted key, the same in TOML files, variables and error messages.
+        hint: Type of its value, with the range; None aside.
+        optional: Whether None is a value, written "auto".
+        default: Its default.
+        group: Its group in help texts.
+        text: What it does.
+        unit: Unit of a number; may be empty.
+        metavar: What stands for its value in help texts.
+        default_text: The default in words.
+    """
+
+    key: str
+    hint: object
+    optional: bool
+    default: object
+    group: str
+    text: str
+    unit: str
+    metavar: str
+    default_text: str
+
+    @property
+    def type(self) -> object:
+        """The type without its range, such as `int`."""
+        return get_args(self.hint)[0] if get_origin(self.hint) is Annotated else self.hint
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The words that it takes; empty where it takes other values too."""
+        if get_origin(self.type) is Literal:
+            return cast(tuple[str, ...], get_args(self.type))
+        return tuple(self._range.examples or ())
+
+    @property
+    def expected(self) -> str:
+        """Which values are allowed, in words."""
+        auto = ", or auto" if self.has_auto else ""
+        if get_origin(self.type) is Literal:
+            return "one of " + ", ".join(self.choices) + auto
+        if self._range.description is not None:
+            return self._range.description + auto
+        if self.type is bool:
+            return "true or false"
+        kinds = {int: "a whole number", float: "a number", Path: "a folder"}
+        kind = kinds.get(cast(type, self.type), "text") + (f" of {self.unit}" if self.unit else "")
+        low, high = self._range.ge, self._range.le
+        bounds = "" if low is None else f", {low} or more" if high is None else f", {low} to {high}"
+        return kind + bounds + auto
+
+    @property
+    def has_auto(self) -> bool:
+        """Whether "auto" stands for None; for text it is text like any other."""
+        return self.optional and self.type not in (str, Path)
+
+    @property
+    def _range(self) -> Meta:
+        return get_args(self.hint)[1] if get_origin(self.hint) is Annotated else Meta()
+
+    def read(self, value: object, *, is_text: bool) -> object:
+        """Read a value as a user writes it.
+
+        Args:
+            value: From TOML, a variable, a flag or Python.
+            is_text: Whether text stands for numbers, as in a variable; in TOML "6" is no number.
+
+        Raises:
+            ValueError: It is of another type or out of range; `expected` says what is allowed.
+        """
+        if self.optional and (value is None or (value == "auto" and self.has_auto)):
+            return None
+        if get_origin(self.type) is tuple:
+            is_text = is_text or isinstance(value, str)
+            items = value.split(":") if isinstance(value, str) else value
+            if isinstance(items, list | tuple):
+                value = [None if str(item).upper() == "END" else item for item in items]
+        try:
+            found = msgspec.convert(value, self.hint, strict=not is_text, dec_hook=_read_custom)
+        except msgspec.ValidationError as error:
+            raise ValueError(self.expected) from error
+        if not _is_sound(found):
+            raise ValueError(self.expected)
+        return cast(object, found)
+
+
+def settings_of(record_type: type[object], table: str = "") -> Iterator[Setting]:
+    """The settings of a record and of the records that it holds, in order of declaration."""
+    hints = get_type_hints(record_type, include_extras=True)
+    for field in dataclasses.fields(record_type):  # type: ignore[arg-type]
+        hint = hints[field.name]
+        if dataclasses.is_dataclass(hint):
+            yield from settings_of(cast("type[object]", hint), field.name)
+        elif described := field.metadata.get("setting"):
+            optional = get_origin(hint) in (Union, UnionType)
+            if optional:
+                hint = next(arg for arg in get_args(hint) if arg is not NoneType)
+            key = f"{table}.{field.name}" if table else field.name
+            words = cast("dict[str, str]", described)
+            default_text = words["default_text"] or show_value(field.default)
+            made = Setting(
+                key, hint, optional, field.default, **words | {"default_text": default_text}
+            )
+            yield made
+
+
+def plain_value(value: object) -> object:
+    """A setting's value as JSON and TOML have it; None is "auto" or "not set"."""
+    if isinstance(value, tuple):
+        return ":".join("END" if item is None else str(item) for item in value)
+    if isinstance(value, Fraction | Path):
+        return str(value)
+    return value
+
+
+def show_value(value: object) -> str:
+    """A value in a sentence."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(plain_value(value))
+
+
+def _read_custom(kind: type[object], value: object) -> object:
+    """Read what msgspec does not know."""
+    if kind is Path and isinstance(value, str | Path):
+        return Path(value)
+    # A float means its decimal digits. The pattern bounds them: Fraction("1e999999999") would take
+    # the machine down. No bool matches it.
+    if kind is Fraction and _FRAME_RATE.fullmatch(str(value)):
+        return Fraction(str(value))
+    raise ValueError(f"Expected another type than {type(value).__name__}")
+
+
+def _is_sound(value: object) -> bool:
+    """Check what a range cannot say: numbers are finite, frame rates positive, pairs ordered."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, Fraction):
+        return 0 < value <= 1000
+    if isinstance(value, tuple):
+        first, last = value
+        return last is None or (first < last if isinstance(first, int) else first <= last)
+    return True
