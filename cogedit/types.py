@@ -1,9 +1,8 @@
 """Frozen records that more than one room shares: settings of the stages, facts about a video.
 
 A settings record holds what changes the results of its stage and nothing else. The configuration
-produces it, the stage consumes it and the artifact's record keeps it, so that the options that
-were given, what was done and what is written down are one object. Each setting is described where
-it is declared (`cogedit.schema`), and nowhere else.
+produces it, the stage consumes it and the artifact's record keeps it. Each setting is described
+where it is declared (`cogedit.schema`), and nowhere else.
 """
 
 from __future__ import annotations
@@ -46,16 +45,6 @@ VideoSize = Literal["clip", "source"]
 ComparisonLayout = Literal["row", "column", "wipe", "sheet"]
 ArtifactKind = Literal["frames", "latents", "trajectory", "edit"]
 Digest = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
-
-RETIRED_FIELDS: Mapping[str, str] = {
-    "drift_correction": "drift correction was removed after cogedit 0.1.0, since it made edits no "
-    "better; cogedit 0.1.0 reads this file"
-}
-"""Fields that records of earlier versions have, with the reason for a value that is no more.
-
-A record still holds such a field with the one value that means the same today (`json_constants` of
-its class), so that earlier artifacts are read and found again by their content keys.
-"""
 
 
 @dataclass(frozen=True)
@@ -102,8 +91,7 @@ class LoadSettings:
     resize_mode: ResizeMode = setting(
         "crop",
         "Clip",
-        "How the video is fitted to the clip: crop and pad keep its aspect ratio, stretch does "
-        "not.",
+        "How to fit the video: crop and pad keep its aspect ratio, stretch does not.",
     )
 
 
@@ -176,23 +164,19 @@ class ReconstructSettings:
     The defaults are those of the preset `balanced`; the preset `upstream` is the CogVideo
     repository's script. A window of steps is a pair of fractions of the edit's own steps, 0 to 1:
     step i of N is in it if first <= i / N < last.
-
-    Attributes:
-        prompt: What the edited video shows. It belongs to a command and is no setting.
     """
 
+    # A setting of 0.1.0 that is no more: records keep its neutral value, and so their keys.
     json_constants: ClassVar[Mapping[str, object]] = {"drift_correction": 0.0}
 
-    prompt: str
+    prompt: str  # what the edited video shows; it belongs to a command and is no setting
     method: Method = setting(
         "injection",
         "Edit",
         "injection denoises with attention to the source's trajectory; flow carries the "
         "difference of two predictions from the source to the edit (FlowEdit).",
     )
-    negative_prompt: str = setting(
-        "", "Edit", "What the edit should not show.", default_text="empty"
-    )
+    negative_prompt: str = setting("", "Edit", "What the edit does not show.", default_text="empty")
     unconditional: Literal["negative", "source"] = setting(
         "negative",
         "Edit",
@@ -219,10 +203,9 @@ class ReconstructSettings:
     solver: Solver = setting(
         "ddim",
         "Edit",
-        "ddim is of first order; dpm++2m is of second order at the same cost per step, so that "
-        "fewer steps do.",
+        "ddim is of first order; dpm++2m is of second order at the same cost per step.",
     )
-    seed: Seed = setting(42, "Edit", "Seed of the random noise in the start, if there is any.")
+    seed: Seed = setting(42, "Edit", "Seed of the random noise in the start, if any.")
     start: Literal["random", "inverted"] = setting(
         "inverted",
         "Attention to the source",
@@ -291,16 +274,14 @@ class ReconstructSettings:
     auto_mask_threshold: Share = setting(
         0.35,
         "Mask",
-        "How different they must be, as a share of the strongest difference; lower gives a larger "
-        "mask.",
+        "How different, as a share of the strongest difference; lower gives a larger mask.",
     )
 
     @property
     def noise_share(self) -> float:
         """Share of random noise in the variance of the start, 0 to 1 ("injection")."""
-        if self.start_noise is None:
-            return 1.0 if self.start == "random" else 0.0
-        return self.start_noise
+        by_default = 1.0 if self.start == "random" else 0.0
+        return by_default if self.start_noise is None else self.start_noise
 
     @property
     def draws_noise(self) -> bool:
@@ -310,9 +291,8 @@ class ReconstructSettings:
     @property
     def dilation(self) -> int:
         """By how many latents the mask is grown, also where nobody said."""
-        if self.mask_dilation is None:
-            return 0 if self.auto_mask else 1
-        return self.mask_dilation
+        by_default = 0 if self.auto_mask else 1
+        return by_default if self.mask_dilation is None else self.mask_dilation
 
 
 @dataclass(frozen=True)
@@ -408,8 +388,7 @@ class StepInfo(Step):
 
 
 OnStep = Callable[[StepInfo], None]
-ShowStep = Callable[[Step], None]
-"""Shows the progress of any loop; it is an `OnStep`, too."""
+ShowStep = Callable[[Step], None]  # shows the progress of any loop; it is an `OnStep`, too
 
 
 @dataclass(frozen=True)

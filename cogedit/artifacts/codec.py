@@ -21,10 +21,14 @@ from typing import TypeVar, cast
 import msgspec
 
 from cogedit.errors import ArtifactError
-from cogedit.types import RETIRED_FIELDS
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 RecordT = TypeVar("RecordT")
+
+_RETIRED = {
+    "drift_correction": "drift correction was removed after cogedit 0.1.0, which reads this file",
+}
+"""Fields of earlier versions, with the reason why only their neutral value is read."""
 
 _FRACTION = re.compile(r"[1-9][0-9]{0,17}(/[1-9][0-9]{0,17})?")
 _SCALARS = frozenset({type(None), bool, int, float, str})
@@ -158,7 +162,7 @@ def _difference(found: Json, written: Json, where: str) -> str:
             if name not in written:
                 return f"{where} has an unknown field {reprlib.repr(name)}"
             if canonical_text(found[name]) != canonical_text(written[name]):
-                reason = RETIRED_FIELDS.get(name)
+                reason = _RETIRED.get(name)
                 text = _difference(found[name], written[name], f"{where}.{name}")
                 return text if reason is None else f"{text}: {reason}"
     if isinstance(found, list) and isinstance(written, list):

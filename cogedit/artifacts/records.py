@@ -44,54 +44,31 @@ TensorDType = Literal["uint8", "float32", "int64"]
 
 @dataclass(frozen=True)
 class TensorRecord:
-    """One tensor of an artifact.
+    """One tensor of an artifact."""
 
-    Attributes:
-        name: Name in the file, as in the table of `cogedit.artifacts.layout`.
-        dtype: "uint8", "float32" or "int64".
-        shape: Sizes of its axes.
-        sha256: Digest of its little-endian bytes in row-major order, in hex.
-    """
-
-    name: str
+    name: str  # as in the table of `cogedit.artifacts.layout`
     dtype: TensorDType
     shape: tuple[int, ...]
-    sha256: Digest
+    sha256: Digest  # of its little-endian bytes in row-major order
 
 
 @dataclass(frozen=True)
 class ModelRecord:
-    """Which model made an artifact.
+    """Which model made an artifact."""
 
-    Attributes:
-        id: Hub id, or the folder's name for a local model (never an absolute path).
-        revision: Resolved commit of a hub model; None for a local one.
-        digest: Fingerprint of its configuration and weights, in hex.
-        dtype: Floating-point type that the model computed in.
-        attention_backend: Kernel of the attention, where it computed in fewer bits than that.
-        weights: Format that the transformer's weights were kept in where it is another one.
-    """
-
-    id: str
-    revision: str | None
-    digest: Digest
-    dtype: DType
-    attention_backend: AttentionBackend | None = None
-    weights: Weights | None = None
+    id: str  # Hub id, or the folder's name for a local model (never an absolute path)
+    revision: str | None  # resolved commit of a Hub model
+    digest: Digest  # of its configuration and weights
+    dtype: DType  # that it computed in
+    attention_backend: AttentionBackend | None = None  # one that computes in fewer bits than that
+    weights: Weights | None = None  # type of the stored weights where it is not `dtype`
 
 
 @dataclass(frozen=True)
 class FramesRecord:
     """A clip: the frames of a video that were chosen, at the size they are edited in.
 
-    Attributes:
-        source: The video file.
-        settings: How frames and size were chosen.
-        frame_indices: Index in the source of each frame of the clip, ascending.
-        fps: Frames per second of the clip, exact.
-        box: How source pixels became clip pixels.
-        cogedit_version: Version that made it.
-        tensors: `frames` [F, H, W, 3] uint8 RGB; empty until the artifact is written.
+    Its tensor is `frames` [F, H, W, 3] uint8 RGB. Tensors of a record are empty until written.
     """
 
     kind: ClassVar[ArtifactKind] = "frames"
@@ -99,8 +76,8 @@ class FramesRecord:
 
     source: SourceVideo
     settings: LoadSettings
-    frame_indices: Annotated[tuple[Count, ...], Meta(min_length=1)]
-    fps: Fraction
+    frame_indices: Annotated[tuple[Count, ...], Meta(min_length=1)]  # in the source, ascending
+    fps: Fraction  # of the clip, exact
     box: ResizeBox
     cogedit_version: str = __version__
     tensors: tuple[TensorRecord, ...] = ()
@@ -108,15 +85,7 @@ class FramesRecord:
 
 @dataclass(frozen=True)
 class LatentsRecord:
-    """A clip in the VAE's latent space.
-
-    Attributes:
-        frames: The clip that was encoded.
-        model: Whose VAE encoded it.
-        settings: How it was encoded.
-        cogedit_version: Version that made it.
-        tensors: `latents` [B, F', C, H', W'] float32, scaled; empty until written.
-    """
+    """A clip in the VAE's latent space: `latents` [B, F', C, H', W'] float32, scaled."""
 
     kind: ClassVar[ArtifactKind] = "latents"
     json_constants: ClassVar[dict[str, Json]] = {"kind": "latents", "schema": SCHEMA_VERSION}
@@ -132,17 +101,8 @@ class LatentsRecord:
 class TrajectoryRecord:
     """The inversion of a clip: its latents at every timestep.
 
-    Attributes:
-        latents: The clean latents that were inverted.
-        model: Whose transformer inverted them.
-        settings: How they were inverted.
-        scheduler: Configuration of the forward scheduler, from `canonical_json`.
-        num_pad_frames: Latent frames added in front for models with `patch_size_t`, to be
-            stripped before decoding.
-        cogedit_version: Version that made it.
-        tensors: `trajectory` [N, B, F', C, H', W'] float32 in inversion order, `latents`
-            [B, F', C, H', W'] float32 (the clean sample, padded alike), `timesteps` [N] int64;
-            empty until written.
+    Its tensors are `trajectory` [N, B, F', C, H', W'] float32 in inversion order, `timesteps` [N]
+    int64 and `latents` [B, F', C, H', W'] float32, the clean sample, padded alike.
     """
 
     kind: ClassVar[ArtifactKind] = "trajectory"
@@ -151,8 +111,8 @@ class TrajectoryRecord:
     latents: LatentsRecord
     model: ModelRecord
     settings: InvertSettings
-    scheduler: JsonText
-    num_pad_frames: Count = 0
+    scheduler: JsonText  # configuration of the forward scheduler, from `canonical_json`
+    num_pad_frames: Count = 0  # added in front for `patch_size_t`, stripped before decoding
     cogedit_version: str = __version__
     tensors: tuple[TensorRecord, ...] = ()
 
@@ -161,18 +121,10 @@ class TrajectoryRecord:
 class EditRecord:
     """A clip denoised under a new prompt.
 
-    Attributes:
-        trajectory: The inversion it started from and attended to.
-        model: Whose transformer denoised it.
-        settings: The prompt and how it was denoised.
-        has_trajectory: Whether the file keeps every step. Part of the content key: a file without
-            the steps cannot stand in for one with them.
-        mask: Where the mask comes from that was given; None where none was.
-        cogedit_version: Version that made it.
-        tensors: `latents` [B, F', C, H', W'] float32; `trajectory` [N, B, F', C, H', W'] float32
-            in denoising order if `has_trajectory`; if `has_mask`, `mask` [F, H, W] uint8, 1 where
-            the source may change, and `source_latents`, z0 of the source shaped like `latents`:
-            what an export needs to put the source back outside the mask. Empty until written.
+    Its tensors are `latents` [B, F', C, H', W'] float32; with `has_trajectory` also `trajectory`
+    [N, B, F', C, H', W'] float32 in denoising order; with `has_mask` also `mask` [F, H, W] uint8,
+    1 where the source may change, and `source_latents`, z0 of the source shaped like `latents`:
+    what an export needs to put the source back outside the mask.
     """
 
     kind: ClassVar[ArtifactKind] = "edit"
@@ -181,8 +133,10 @@ class EditRecord:
     trajectory: TrajectoryRecord
     model: ModelRecord
     settings: ReconstructSettings
-    has_trajectory: bool = False
-    mask: MaskSource | None = None
+    has_trajectory: bool = (
+        False  # in the key: a file without the steps cannot replace one with them
+    )
+    mask: MaskSource | None = None  # where a given mask comes from
     cogedit_version: str = __version__
     tensors: tuple[TensorRecord, ...] = ()
 

@@ -90,14 +90,14 @@ def keys_of(tables: Collection[str]) -> list[str]:
     return [key for key in all_settings() if key.partition(".")[0] in tables or "." not in key]
 
 
-def setting_option(key: str, tables: Collection[str]) -> object:
+@functools.cache
+def setting_option(key: str, flag: str) -> object:
     """Return the annotation of a setting's option; its value is None where it was not given.
 
     Numbers stay text here: the setting reads them, so that flags, files and variables are refused
     in the same words. Choices are a type of their own, which typer completes.
     """
     setting = all_settings()[key]
-    flag = flag_for(key, tables)
     value_type: Any = str
     words: Callable[[], Collection[str]] | None = None
     if setting.type is bool:

@@ -179,7 +179,10 @@ def with_options(
                 command(call, **values)
 
         _declare(
-            called, command, {names[key]: setting_option(key, tables) for key in names}, shared
+            called,
+            command,
+            {name: setting_option(key, flag_for(key, tables)) for key, name in names.items()},
+            shared,
         )
         return called
 

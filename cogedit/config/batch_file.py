@@ -1,4 +1,4 @@
-"""Batch files: the edits that somebody asks for at once, as TOML, CSV or JSON lines."""
+"""Batch files: many edits in one file, as TOML, CSV or JSON lines."""
 
 from __future__ import annotations
 
@@ -19,38 +19,23 @@ from cogedit.errors import ConfigError
 STDIN = "-"
 """Stands for the standard input in place of a file."""
 
-_OWN = ("video", "prompt", "output", "mask", "config")
-"""Keys of an edit that are no settings."""
-
+_OWN = ("video", "prompt", "output", "mask", "config")  # keys of an edit that are no settings
 _SUFFIXES = (".toml", ".csv", ".jsonl")
-_PATHS = ("workspace", "cache")
-"""Settings that are paths, relative to the file as `video` is."""
-
-_BOX = re.compile(r"[-\d.,@: ]+")
-"""A mask that is no file."""
+_PATHS = ("workspace", "cache")  # settings that are paths, relative to the file as `video` is
+_BOX = re.compile(r"[-\d.,@: ]+")  # a mask that is no file
 
 
 @dataclass(frozen=True)
 class BatchRow:
-    """What one row asks for: every prompt on every video.
+    """What one row asks for: every prompt on every video."""
 
-    Attributes:
-        where: "row 3 of edits.csv", for people.
-        videos: The videos.
-        prompts: The prompts.
-        output: Video or folder; None is the workspace.
-        mask: A file or a box; None is everywhere.
-        config: Preset or TOML file; None is the run's.
-        values: Settings by origin and dotted key, the row's own before those of the whole file.
-    """
-
-    where: str
+    where: str  # "row 3 of edits.csv"
     videos: tuple[Path, ...]
     prompts: tuple[str, ...]
-    output: Path | None
-    mask: str | None
-    config: str | None
-    values: Mapping[str, Mapping[str, object]]
+    output: Path | None  # video or folder; None is the workspace
+    mask: str | None  # a file or a box; None is everywhere
+    config: str | None  # preset or TOML file; None is the run's
+    values: Mapping[str, Mapping[str, object]]  # by origin and dotted key, the row's own first
 
 
 def read_batch(file: str) -> tuple[BatchRow, ...]:
@@ -86,8 +71,8 @@ def read_batch(file: str) -> tuple[BatchRow, ...]:
         raise ConfigError(f"{name} has no {what}", hint="give each a video and a prompt")
     is_text = form == ".csv"
     return tuple(
-        _row(one, defaults, f"row {number} of {name}", name, base=base, is_text=is_text)
-        for number, one in parsed
+        _row(row, defaults, f"row {number} of {name}", name, base=base, is_text=is_text)
+        for number, row in parsed
     )
 
 
@@ -116,7 +101,7 @@ def _parse_toml(text: str, name: str) -> tuple[dict[str, object], Numbered]:
         reason = str(error) if isinstance(error, ValueError) else type(error).__name__
         raise ConfigError(f"{name} is not valid TOML: {reason}") from error
     edits = parsed.pop("edit", [])
-    if not isinstance(edits, list) or not all(isinstance(one, dict) for one in edits):
+    if not isinstance(edits, list) or not all(isinstance(edit, dict) for edit in edits):
         raise ConfigError(f"`edit` in {name} is no list of tables", hint="begin each with [[edit]]")
     defaults = check_values(parsed, source=name, own=[*_OWN, "edit"], is_text=False)
     return defaults, [*enumerate(edits, 1)]
@@ -170,30 +155,26 @@ def _row(
     base: Path,
     is_text: bool,
 ) -> BatchRow:
-    """Check one row.
-
-    Raises:
-        ConfigError: As `read_batch`.
-    """
+    """Check one row."""
     own = check_values(parsed, source=where, own=_OWN, is_text=is_text)
     both = {**defaults, **own}
-    one = {
+    texts = {
         key: _texts(both[key], key, where, several=key in ("video", "prompt"))
         for key in _OWN
         if key in both
     }
     for key in ("video", "prompt"):
-        if key not in one:
+        if key not in texts:
             raise ConfigError(f"{where} has no `{key}`", hint=f"give it a {key}")
-    output, mask, config = (one.get(key, (None,))[0] for key in ("output", "mask", "config"))
+    output, mask, config = (texts.get(key, (None,))[0] for key in ("output", "mask", "config"))
     if mask is not None and not _BOX.fullmatch(mask):
         mask = str(base / mask)
     if config is not None and is_file_name(config):
         config = str(base / config)
     return BatchRow(
         where=where,
-        videos=tuple(base / video for video in one["video"]),
-        prompts=one["prompt"],
+        videos=tuple(base / video for video in texts["video"]),
+        prompts=texts["prompt"],
         output=None if output is None else base / output,
         mask=mask,
         config=config,

@@ -8,6 +8,7 @@ Every setting has a dotted key, the same everywhere: `reconstruct.guidance_scale
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 import reprlib
 import tomllib
@@ -44,15 +45,11 @@ class ResolvedSettings:
 
 @dataclass(frozen=True)
 class _Layer:
-    """Values by dotted key from one source: "flag", "environment", a file's name, "preset NAME".
+    """Values by dotted key from one source."""
 
-    Attributes:
-        is_text: Whether text stands for numbers; in TOML "6" is not a number.
-    """
-
-    source: str
+    source: str  # "flag", "environment", the name of a file, "preset NAME"
     values: Mapping[str, object]
-    is_text: bool = False
+    is_text: bool = False  # whether text stands for numbers; in TOML "6" is no number
 
     def origin(self, key: str) -> str:
         """Where a value came from, for people."""
@@ -192,7 +189,8 @@ def _read_file(path: Path, *, required: bool) -> tuple[dict[str, object], str | 
     return values, config
 
 
-def _read_preset(preset: str) -> dict[str, object]:
+@functools.cache
+def _read_preset(preset: str) -> Mapping[str, object]:
     names = preset_names()
     if preset not in names:
         raise ConfigError(
