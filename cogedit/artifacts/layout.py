@@ -108,18 +108,15 @@ def check_tensors(record: Record) -> None:
         ArtifactError: Naming the tensor, what was found and what was expected.
     """
     rules = tensor_rules(record)
-    found = [tensor.name for tensor in record.tensors]
-    if sorted(found) != sorted(rules):
-        raise ArtifactError(f"its tensors are {_names(found)}, expected {_names(list(rules))}")
+    names = sorted(tensor.name for tensor in record.tensors)
+    if names != sorted(rules):
+        found = reprlib.repr(", ".join(names)) if names else "none"
+        raise ArtifactError(f"its tensors are {found}, expected {', '.join(sorted(rules))}")
     shapes = {tensor.name: tensor.shape for tensor in record.tensors}
     for tensor in record.tensors:
         rule = rules[tensor.name]
         axes = rule.axes.split()
-        if (
-            tensor.dtype != rule.dtype
-            or len(tensor.shape) != len(axes)
-            or min(tensor.shape, default=0) < 1
-        ):
+        if tensor.dtype != rule.dtype or len(tensor.shape) != len(axes):
             raise ArtifactError(
                 f"tensor {tensor.name!r} is {tensor.dtype} {list(tensor.shape)}, "
                 f"expected {rule.dtype} [{', '.join(axes)}]"
@@ -141,11 +138,11 @@ def _shapes_by_settings(
         size = record.settings
         expected["frames"] = (len(record.frame_indices), size.height, size.width, 3)
     if isinstance(record, TrajectoryRecord):
-        num_levels = record.settings.num_inference_steps
+        num_steps = record.settings.num_inference_steps
         batch, num_frames, *rest = _shape_of_latents(record.latents)
         expected["latents"] = (batch, num_frames + record.num_pad_frames, *rest)
-        expected["timesteps"] = (num_levels,)
-        expected["trajectory"] = (num_levels, *shapes["latents"])
+        expected["timesteps"] = (num_steps,)
+        expected["trajectory"] = (num_steps, *shapes["latents"])
     if isinstance(record, EditRecord):
         expected["latents"] = _shape_of_latents(record.trajectory)
     if isinstance(record, EditRecord) and record.has_mask:
@@ -290,7 +287,3 @@ def _object(value: Json, what: str) -> dict[str, Json]:
     if not isinstance(value, dict):
         raise ArtifactDamaged(f"is damaged: {what} is {reprlib.repr(value)}, expected an object")
     return value
-
-
-def _names(names: list[str]) -> str:
-    return reprlib.repr(", ".join(sorted(names))) if names else "none"

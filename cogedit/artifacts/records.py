@@ -19,7 +19,7 @@ from msgspec import Meta
 
 from cogedit.artifacts.codec import Json, JsonText, canonical_text, decode_record, encode_record
 from cogedit.errors import ArtifactError
-from cogedit.schema import Count
+from cogedit.schema import Count, Positive
 from cogedit.types import (
     ArtifactKind,
     AttentionBackend,
@@ -48,7 +48,7 @@ class TensorRecord:
 
     name: str  # as in the table of `cogedit.artifacts.layout`
     dtype: TensorDType
-    shape: tuple[int, ...]
+    shape: tuple[Positive, ...]
     sha256: Digest  # of its little-endian bytes in row-major order
 
 

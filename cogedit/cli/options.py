@@ -20,15 +20,19 @@ from cogedit.cli.flags import (
 from cogedit.cli.progress import Thumbnail
 from cogedit.cli.screen import Screen, handle_errors
 from cogedit.errors import UsageError
+from cogedit.types import ArtifactKind
 
 if TYPE_CHECKING:
     from cogedit.config import ResolvedSettings, Settings
     from cogedit.stages import Run
     from cogedit.stages.cancellation import Cancellation
 
-_STAGES = {"frames": ("load",), "latents": ("load", "encode")}
-_STAGES["trajectory"] = (*_STAGES["latents"], "invert")
-_STAGES["edit"] = _STAGES["trajectory"]
+_STAGES_BEHIND: Mapping[ArtifactKind, tuple[str, ...]] = {
+    "frames": ("load",),
+    "latents": ("load", "encode"),
+    "trajectory": ("load", "encode", "invert"),
+    "edit": ("load", "encode", "invert"),
+}
 
 
 def _new_stop() -> Cancellation:
@@ -39,23 +43,14 @@ def _new_stop() -> Cancellation:
 
 @dataclass(frozen=True)
 class Call:
-    """The options of a command besides its own arguments.
+    """The options of a command besides its own arguments."""
 
-    Attributes:
-        flags: Settings by dotted key, those that were given.
-        tables: Settings tables of the command.
-        config: Preset or TOML file.
-        force: Recompute the command's own output.
-        screen: Where the command shows what it does.
-        stop: Lets a signal stop a long loop after its step.
-    """
-
-    flags: Mapping[str, object]
-    tables: tuple[str, ...]
-    config: str | None
-    force: bool
+    flags: Mapping[str, object]  # settings by dotted key, those that were given
+    tables: tuple[str, ...]  # settings tables of the command
+    config: str | None  # preset or TOML file
+    force: bool  # recompute the command's own output
     screen: Screen
-    stop: Cancellation = field(default_factory=_new_stop)
+    stop: Cancellation = field(default_factory=_new_stop)  # lets a signal stop a loop after a step
 
     @property
     def run(self) -> Run:
@@ -87,27 +82,30 @@ class Call:
         Raises:
             UsageError: A flag is out of range, or belongs to a stage that `source` is past.
         """
+        from cogedit.stages.settings import chosen_model
+
         resolved = self.resolve(source, decodes=decodes)
-        self._tell(resolved)
+        chosen = chosen_model(resolved)
+        if chosen is not None:
+            self.screen.say(chosen)
+        for key, where in resolved.origins.items():
+            if where != "default":
+                self.screen.detail(f"{key}: from {where}")
         return resolved.settings
 
     def resolve(self, source: Path | None, *, decodes: bool = False) -> ResolvedSettings:
-        """Resolve the settings, with the origin of each.
-
-        Raises:
-            UsageError: As `settings`.
-        """
+        """Resolve the settings as `settings` does, with the origin of each."""
         from cogedit.artifacts import sniff_kind
         from cogedit.stages import settings_for
 
-        kind = sniff_kind(source) if source is not None else None
-        past = _STAGES.get(kind, ()) if kind is not None else ()
+        kind = None if source is None else sniff_kind(source)
+        past = () if kind is None else _STAGES_BEHIND[kind]
         if decodes or "export" in self.tables:
             # How the VAE works in tiles also concerns the decoding that is still to come.
             past = tuple(stage for stage in past if stage != "encode")
         for key in self.flags:
             stage, flag = key.partition(".")[0], flag_for(key, self.tables)
-            if stage in past:
+            if source is not None and stage in past:
                 raise UsageError(
                     f"{flag} has no effect: {source} is past `{stage}`, which was done with "
                     f"{_made_with(source, key)} (found {self.flags[key]})",
@@ -116,26 +114,14 @@ class Call:
         flags = self.flags if "invert" in past else self.flags_of_all
         return settings_for(source, flags, config=self.config)
 
-    def _tell(self, resolved: ResolvedSettings) -> None:
-        from cogedit.stages.settings import chosen_model
 
-        chosen = chosen_model(resolved)
-        if chosen is not None:
-            self.screen.say(chosen)
-        for key, where in resolved.origins.items():
-            if where != "default":
-                self.screen.detail(f"{key}: from {where}")
-
-
-def _made_with(source: Path | None, key: str) -> object:
+def _made_with(source: Path, key: str) -> object:
     """The value of a setting by which an artifact was made."""
     from cogedit.artifacts import chain_of, read_record
 
     stage, _, name = key.partition(".")
-    if source is None:
-        return None
     made = {"load": "frames", "encode": "latents", "invert": "trajectory"}[stage]
-    [link] = [one for one in chain_of(read_record(source)) if one.kind == made]
+    link = next(link for link in chain_of(read_record(source)) if link.kind == made)
     value: object = getattr(link.settings, name)
     return value
 
