@@ -111,7 +111,7 @@ def check_tensors(record: Record) -> None:
     names = sorted(tensor.name for tensor in record.tensors)
     if names != sorted(rules):
         found = reprlib.repr(", ".join(names)) if names else "none"
-        raise ArtifactError(f"its tensors are {found}, expected {', '.join(sorted(rules))}")
+        raise ArtifactError(f"its tensors are {found}, expected {', '.join(sorted(rules))!r}")
     shapes = {tensor.name: tensor.shape for tensor in record.tensors}
     for tensor in record.tensors:
         rule = rules[tensor.name]
