@@ -92,14 +92,7 @@ def decode_changes(
 ) -> Iterator[Change]:
     """Decode what an edit changed, frame by frame, fitted to the edges of the source's frames.
 
-    Args:
-        source: The edit.
-        settings: As for `decode`, with `export.align_edges` above 0.
-        session: Holds the VAE.
-        run: Told of the progress.
-
-    Raises:
-        CogeditError: As `decode`, before the first frame.
+    Args and errors are those of `decode`, the errors before the first frame.
     """
     artifact = _read(source, settings)
     edit = Artifact(cast(EditRecord, artifact.record), artifact.tensors)

@@ -48,17 +48,7 @@ from cogedit.types import ExportSettings
 
 @dataclass(frozen=True)
 class _Job:
-    """One export.
-
-    Attributes:
-        artifact: What is shown.
-        settings: Of the run.
-        recipe: How it is shown, once it is known whether there is audio.
-        path: The video.
-        may_replace: Whether another file may be replaced.
-        run: What to report to.
-        silent: Why the clip has no audio though its source has; None if it has or need not.
-    """
+    """One export: how an artifact is shown, and where."""
 
     artifact: Path
     settings: Settings
@@ -66,7 +56,7 @@ class _Job:
     path: Path
     may_replace: bool
     run: Run
-    silent: str | None = None
+    silent: str | None = None  # why the clip has no audio though its source has
 
 
 def export(

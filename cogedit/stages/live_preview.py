@@ -24,14 +24,9 @@ _AT_MOST = 4
 
 
 class LivePreview:
-    """Paints the middle frame of edits after each step, in colours fitted to the source.
+    """Paints the middle frame of edits after each step, in colours fitted to the source's frames.
 
-    Args:
-        reference: The source's trajectory, one clip.
-        frames: The source's clip, [F, H, W, 3] uint8.
-        schedule: The timesteps of the inversion.
-        num_pad_frames: Latent frames in front that repeat the first.
-        show: Shown each image.
+    The frames are [F, H, W, 3] uint8, the trajectory is that of the one source.
     """
 
     def __init__(

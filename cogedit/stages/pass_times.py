@@ -44,11 +44,7 @@ class RunNote:
 
 
 class Stopwatch:
-    """Measures the time and the memory of one pass of the model, the body of its `with`.
-
-    Args:
-        device: Where the pass runs.
-    """
+    """Measures the time and the memory of one pass of the model, the body of its `with`."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -73,13 +69,9 @@ class Stopwatch:
         steps: Sequence[StepInfo] = (),
         is_whole: bool = True,
     ) -> None:
-        """Append what the pass took to the notes of a workspace.
+        """Append what the pass took to the notes of a workspace; of None, nothing.
 
-        Args:
-            folder: The workspace; None writes nothing.
-            content_keys: Of what it made.
-            steps: Those of an inversion.
-            is_whole: Whether it began with the first step, so that its time means something.
+        The time means something if the pass `is_whole`: it began with the first step.
         """
         if folder is None:
             return

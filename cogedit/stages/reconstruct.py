@@ -278,11 +278,7 @@ def levels_of(source: Path, settings: Settings) -> int:
 def trajectory_for(
     source: Path, settings: Settings, *, mask: GivenMask | None, run: Run, session: Session
 ) -> Path:
-    """Run the stages before the edits, as far as they are missing.
-
-    Returns:
-        The trajectory; an artifact of a later kind is returned as it is.
-    """
+    """Run the stages before the edits as far as they are missing, and return the trajectory."""
     if mask is not None:
         # Before the inversion, which takes long: whether the mask fits follows from the clip.
         if sniff_kind(source) is None:

@@ -167,13 +167,7 @@ class Session:
     def transformer(
         self, work: Work, shape: LatentShape, settings: Settings, *, run: Run
     ) -> Iterator[CogVideoXTransformer3DModel]:
-        """Have the transformer on its device for a pass.
-
-        Args:
-            work: The calls of the pass, for the memory that it takes.
-            shape: Of the clip's latents.
-            settings: Which model, where, in which format.
-            run: Told of the placement.
+        """Have the transformer on its device for a pass over latents of a shape.
 
         Raises:
             ModelError: It is incomplete.
@@ -209,12 +203,7 @@ class Session:
             yield transformer
 
     def vae(self, shape: LatentShape, settings: Settings, *, run: Run) -> AutoencoderKLCogVideoX:
-        """Have the VAE on its device, in tiles if the settings say so.
-
-        Args:
-            shape: Of the clip's latents, for the memory that the VAE takes.
-            settings: Which model, where, in which format.
-            run: Told of the placement.
+        """Have the VAE on its device for latents of a shape, in tiles if the settings say so.
 
         Raises:
             ModelError: It is incomplete.
