@@ -10,7 +10,7 @@ from pipelines import GOLDEN_PIPELINE, golden_settings
 from videos import make_video
 
 HEAVY = {"torch", "diffusers", "transformers", "decord"}
-NOT_FOR_HELP = {"cogedit.stages", "cogedit.artifacts", "cogedit.config", "cogedit.types"}
+NOT_FOR_HELP = {"cogedit.stages", "cogedit.artifacts"}
 NOT_FOR_HELP |= {"numpy", "safetensors", "huggingface_hub", "PIL"}
 """What would make `--help` more than three times as slow as importing typer."""
 
