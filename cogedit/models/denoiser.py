@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cogedit.models.attention import Injection
-from cogedit.models.forward import References
+from cogedit.models.forward import References, runs_rows
 from cogedit.models.rotary import image_rotary_emb
 from cogedit.models.rows import EditPrompts, plan_rows
 
@@ -104,6 +104,8 @@ class Denoiser:
         if reference is not None:
             rows.append(reference[[row.sample for row in plan.references]].to(sample.device))
             if self._injection is not None:
+                if not runs_rows(self.transformer):  # diffusers would only log that it is ignored
+                    raise ValueError("a denoiser with an injection needs `run_rows` around it")
                 references = {"plan": plan, "injection": self._injection}
         device = self.transformer.device
         with torch.no_grad():

@@ -311,23 +311,16 @@ def _compiler_errors() -> Iterator[None]:
         ) from error
 
 
+def runs_rows(transformer: nn.Module) -> bool:
+    """Whether `run_rows` is around a transformer."""
+    holder, name = _own_forward(cast(nn.ModuleList, transformer.transformer_blocks)[0])
+    return isinstance(vars(holder).get(name), Layer)
+
+
 @contextmanager
 def _replaced_forward(module: nn.Module, forward: Layer) -> Iterator[None]:
-    """Replace what a module computes, beneath the hooks that diffusers may have put around it.
-
-    A hook (`diffusers.hooks.HookRegistry.register_hook`) replaces `module.forward` by a wrapper,
-    which calls what was there before through its `HookFunctionReference`. Of several hooks the
-    first registered is the innermost, so the block's own forward hangs in `_fn_refs[0]`: in its
-    `forward`, or in its `original_forward` where the hook computes by itself (`new_forward`) and
-    calls the original from there. Replacing it there keeps the order of a block under group
-    offload: weights arrive, the layer runs, weights leave. Without hooks the attribute `forward` of
-    the module itself is set, over the method of its class, and deleted again.
-    """
-    references = getattr(getattr(module, "_diffusers_hook", None), "_fn_refs", None)
-    holder: object = references[0] if references else module
-    name = "forward"
-    if references and references[0].original_forward is not None:
-        name = "original_forward"
+    """Replace what a module computes, beneath the hooks that diffusers may have put around it."""
+    holder, name = _own_forward(module)
     before = vars(holder).get(name)
     if isinstance(before, Layer):
         raise UsageError("run_rows is around this transformer already; it does not nest")
@@ -339,3 +332,21 @@ def _replaced_forward(module: nn.Module, forward: Layer) -> Iterator[None]:
             delattr(holder, name)
         else:
             setattr(holder, name, before)
+
+
+def _own_forward(module: nn.Module) -> tuple[object, str]:
+    """Find where a module's own `forward` hangs: the object and the name of its attribute.
+
+    A hook (`diffusers.hooks.HookRegistry.register_hook`) replaces `module.forward` by a wrapper,
+    which calls what was there before through its `HookFunctionReference`. Of several hooks the
+    first registered is the innermost, so the block's own forward hangs in `_fn_refs[0]`: in its
+    `forward`, or in its `original_forward` where the hook computes by itself (`new_forward`) and
+    calls the original from there. Replacing it there keeps the order of a block under group
+    offload: weights arrive, the layer runs, weights leave. Without hooks the attribute `forward` of
+    the module itself is set, over the method of its class, and deleted again.
+    """
+    references = getattr(getattr(module, "_diffusers_hook", None), "_fn_refs", None)
+    if not references:
+        return module, "forward"
+    innermost = references[0]
+    return innermost, "forward" if innermost.original_forward is None else "original_forward"

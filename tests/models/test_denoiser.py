@@ -202,6 +202,12 @@ def test_two_denoisers_may_share_compiled_blocks(transformer, guided, texts, mon
         assert torch.allclose(one, other, atol=1e-4)
 
 
+def test_an_injection_that_nobody_would_see_is_refused(transformer, texts):
+    denoiser = Denoiser(transformer, **texts, injection=Injection())
+    with pytest.raises(ValueError, match="run_rows"):
+        denoiser(draw(1, *SHAPE), 500, draw(1, *SHAPE, seed=1))
+
+
 def test_a_window_beyond_the_model_is_refused(transformer, texts):
     with pytest.raises(UsageError, match="this model has layers 0:3"):
         Denoiser(transformer, **texts, injection=Injection(layers=(0, 4)))
