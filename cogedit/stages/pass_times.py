@@ -8,12 +8,13 @@ report reads it, and nothing is lost without it.
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
+
+import msgspec
 
 from cogedit.types import StepInfo
 
@@ -86,8 +87,8 @@ class Stopwatch:
             steps=tuple((step.timestep, step.residual, step.num_calls) for step in steps),
         )
         # The artifact is what counts: where this cannot be written, it could not be either.
-        with contextlib.suppress(OSError), (folder / FILE).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(note)) + "\n")
+        with contextlib.suppress(OSError), (folder / FILE).open("ab") as file:
+            file.write(msgspec.json.encode(note) + b"\n")
 
 
 def read_notes(folder: Path) -> dict[str, RunNote]:
@@ -97,33 +98,11 @@ def read_notes(folder: Path) -> dict[str, RunNote]:
     """
     notes: dict[str, RunNote] = {}
     try:
-        lines = (folder / FILE).read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = (folder / FILE).read_bytes().splitlines()
     except OSError:
         return notes
     for line in lines:
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-            note = _note(json.loads(line))
+        with contextlib.suppress(msgspec.MsgspecError):
+            note = msgspec.json.decode(line, type=RunNote)
             notes |= dict.fromkeys(note.content_keys, note)
     return notes
-
-
-def _note(line: dict[str, object]) -> RunNote:
-    """Turn a line into a note; ValueError, KeyError or TypeError if it is none."""
-    keys, seconds, peak, steps = (
-        line[name] for name in ("content_keys", "seconds", "peak_bytes", "steps")
-    )
-    if not isinstance(keys, list) or not isinstance(steps, list):
-        raise TypeError("expected lists")
-    return RunNote(
-        content_keys=tuple(map(str, keys)),
-        seconds=_number(seconds),
-        device=str(line["device"]),
-        peak_bytes=None if peak is None else int(_number(peak) or 0),
-        steps=tuple((int(t), _number(residual), int(calls)) for t, residual, calls in steps),
-    )
-
-
-def _number(value: object) -> float | None:
-    if value is not None and not isinstance(value, int | float):
-        raise TypeError(f"expected a number, found {value!r}")
-    return None if value is None else float(value)
