@@ -1,4 +1,4 @@
-"""Which frames of a video are taken, and how a frame gets its new size. Arithmetic only."""
+"""Plans: which frames of a video make the clip, and how a frame is resized. Arithmetic only."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ClipPlan:
         start: Time of the first frame in the source, in seconds.
         num_available: Frames of the source between the skipped ends.
         num_dropped: Sampled frames left out to reach 8n + 1.
-        notes: What was left out and why, one phrase each, for people.
+        notes: What was left out and why, one phrase each.
     """
 
     indices: tuple[int, ...]
@@ -34,20 +34,15 @@ class ClipPlan:
 
     @property
     def duration(self) -> Fraction:
-        """How long the clip plays, in seconds."""
+        """Length of the clip in seconds."""
         return len(self.indices) / self.fps
 
 
 @dataclass(frozen=True)
 class ResizePlan:
-    """How a frame of one size becomes a frame of the clip, exact enough to be undone.
+    """How a frame [source_height, source_width] becomes a frame [height, width] of the clip.
 
-    Attributes:
-        source_width: Width of the frame in pixels.
-        source_height: Height of the frame in pixels.
-        box: What is done to it.
-        width: Width of the clip in pixels.
-        height: Height of the clip in pixels.
+    Sizes are in pixels; `box` is exact enough for the step to be undone.
     """
 
     source_width: int
@@ -58,18 +53,18 @@ class ResizePlan:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user should know about the new size, one phrase each."""
+        """Notes for the user about the new size, one phrase each."""
         notes = []
         box = self.box
         lost = 1 - self.width * self.height / (box.scaled_width * box.scaled_height)
         if box.mode == "crop" and lost > 0.1:
             notes.append(
-                f"cropping leaves out {lost:.0%} of the picture: --resize-mode pad keeps it, or a "
-                "--width and --height of its own shape"
+                f"cropping removes {lost:.0%} of the image: --resize-mode pad keeps it, as does a "
+                "--width and --height of its own aspect ratio"
             )
         scale = box.scaled_width / self.source_width
         if scale > 1.05:
-            notes.append(f"the picture is enlarged {scale:.1f} times")
+            notes.append(f"the image is enlarged {scale:.1f} times")
         return tuple(notes)
 
 
@@ -95,18 +90,11 @@ def check_load_settings(settings: LoadSettings) -> None:
 def plan_clip(source: SourceVideo, settings: LoadSettings) -> ClipPlan:
     """Choose the frames of a clip.
 
-    The skipped ends come off first. What is left is taken whole if it fits into `max_num_frames`
+    The skipped ends are removed first. The rest is taken whole if it fits into `max_num_frames`
     and no step is given; otherwise every step-th frame is, up to `max_num_frames`, where the step
-    is `frame_sample_step` or the largest that still yields that many. The count then snaps down to
-    8n + 1: the VAE packs 4 frames into a latent and returns another count for an even number of
-    latents.
-
-    Args:
-        source: The video.
-        settings: What was asked for.
-
-    Returns:
-        The frames, at least one.
+    is `frame_sample_step` or the largest that still yields that many. The count is then rounded
+    down to 8n + 1: the VAE packs 4 frames into a latent and returns another count for an even
+    number of latents.
 
     Raises:
         UsageError: A setting is outside its range.
@@ -139,12 +127,7 @@ def plan_clip(source: SourceVideo, settings: LoadSettings) -> ClipPlan:
 
 
 def plan_resize(source_width: int, source_height: int, *, settings: LoadSettings) -> ResizePlan:
-    """Plan how frames of the source's size become frames of the clip's size.
-
-    Args:
-        source_width: Displayed width of the source in pixels.
-        source_height: Displayed height of the source in pixels.
-        settings: Size and resize mode of the clip.
+    """Plan how frames of the source's displayed size become frames of the clip's size.
 
     Raises:
         UsageError: A setting is outside its range.
@@ -176,31 +159,26 @@ def plan_resize(source_width: int, source_height: int, *, settings: LoadSettings
 
 
 def check_size(width: int, height: int, *, multiple: int) -> None:
-    """Check a clip's size against what the model can take.
+    """Check that a clip's size in pixels suits the model.
 
     Args:
-        width: Width of the clip in pixels.
-        height: Height of the clip in pixels.
+        width: Width of the clip.
+        height: Height of the clip.
         multiple: Both must be multiples of this: the VAE's spatial factor times the patch size.
 
     Raises:
-        UsageError: It does not suit; the text names the nearest sizes that do.
+        UsageError: It does not; the message names the nearest sizes that do.
     """
     for name, value in (("width", width), ("height", height)):
         if value > 0 and value % multiple == 0:
             continue
-        nearest = " or ".join(str(size) for size in sorted(set(_neighbours(value, multiple))))
+        below = max(multiple, value // multiple * multiple)
+        above = max(multiple, -(-value // multiple) * multiple)
+        nearest = " or ".join(str(size) for size in sorted({below, above}))
         raise UsageError(
             f"{name} {value} does not suit this model: it must be a multiple of {multiple}; "
             f"nearest: {nearest}"
         )
-
-
-def _neighbours(value: int, multiple: int) -> tuple[int, ...]:
-    """The multiples around `value`, the nearer one last."""
-    below = max(multiple, value // multiple * multiple)
-    above = max(multiple, -(-value // multiple) * multiple)
-    return tuple(sorted((below, above), key=lambda size: abs(size - value), reverse=True))
 
 
 def _round_ratio(numerator: int, denominator: int) -> int:

@@ -1,11 +1,11 @@
-"""Reads frames by decord, as a program of its own: what hangs or crashes there, we can end.
+"""Reads frames by decord, as a program of its own: what hangs or crashes can then be killed.
 
-It is run by its path and imports nothing of ours, so that it starts in a fraction of a second; it
-needs no torch, which clashes with decord on some systems when both are in one process.
+It is run by its path and imports nothing of cogedit, so that it starts in a fraction of a second.
+It needs no torch, which clashes with decord on some systems when both are in one process.
 
-stdin: one JSON object with the path, width, height, num_frames and indices of `_Request`. stdout:
-the frames as rgb24. Where decord fails, stderr has one JSON object in its last line and the status
-is 1.
+stdin: one JSON object with path, width, height, num_frames and indices. stdout: the frames as
+rgb24. Where decord fails, the last line of stderr is one JSON object, with index and reason, and
+the status is 1.
 """
 
 from __future__ import annotations
@@ -13,21 +13,12 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import TypedDict
-
-
-class _Request(TypedDict):
-    path: str
-    width: int
-    height: int
-    num_frames: int
-    indices: list[int]
 
 
 def main() -> None:
     """Answer one request."""
-    request: _Request = json.load(sys.stdin)
-    # decord or a library of its may print; frames go to a copy that nobody else knows.
+    request = json.load(sys.stdin)
+    # decord or its libraries may print to stdout: frames go to a copy of it, prints to stderr.
     frames = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     import decord

@@ -1,6 +1,6 @@
-"""Codecs: which container takes which, how each is asked for quality, and what ffmpeg is told.
+"""Codecs: their containers, their quality settings, and the options of ffmpeg for each.
 
-Every lossy codec gets BT.709 in limited range, applied here and named in the stream: naming it
+Every lossy codec gets BT.709 in limited range, converted here and tagged in the stream: the tag
 alone leaves the colours of BT.601 under the label of BT.709. Lossless means RGB as it is, because
 8 bits of YCbCr cannot hold all of 8 bits of RGB. Nothing here loads numpy.
 """
@@ -20,15 +20,15 @@ _MAX_GIF_FPS = 50
 
 @dataclass(frozen=True)
 class _Format:
-    """What a codec takes.
+    """Properties of a codec.
 
     Attributes:
-        suffixes: Names of its containers, the default one first; "" is a folder.
-        max_crf: Worst quality of its crf; None where it has none.
-        default_crf: The crf that looks like the frames.
-        can_be_lossless: Whether it keeps RGB frames exactly, always or when asked to.
+        suffixes: Suffixes of its containers, the default one first; "" is a folder.
+        max_crf: Worst crf; None where it has none.
+        default_crf: A crf that is visually lossless.
+        can_be_lossless: Whether it keeps RGB frames exactly, always or as an option.
         multiple: Width and height must be multiples of these.
-        has_sound: Whether its containers hold sound.
+        has_audio: Whether its containers hold audio.
     """
 
     suffixes: tuple[str, ...]
@@ -36,7 +36,7 @@ class _Format:
     default_crf: int | None = None
     can_be_lossless: bool = False
     multiple: tuple[int, int] = (1, 1)
-    has_sound: bool = True
+    has_audio: bool = True
 
 
 _FORMATS: dict[Codec, _Format] = {
@@ -45,8 +45,8 @@ _FORMATS: dict[Codec, _Format] = {
     "av1": _Format((".mp4", ".mkv"), 63, 18, multiple=(2, 2)),
     "prores": _Format((".mov", ".mkv"), multiple=(2, 1)),
     "ffv1": _Format((".mkv",), can_be_lossless=True),
-    "png": _Format(("",), can_be_lossless=True, has_sound=False),
-    "gif": _Format((".gif",), has_sound=False),
+    "png": _Format(("",), can_be_lossless=True, has_audio=False),
+    "gif": _Format((".gif",), has_audio=False),
 }
 
 VIDEO_SUFFIXES = tuple(
@@ -60,7 +60,7 @@ _YUV = (
     + _TAGS.format(range="tv", space="bt709")
 )
 _RGB = "format={format}," + _TAGS.format(range="pc", space="gbr")
-# One palette for all frames; a picture's own changes colours from frame to frame.
+# One palette for all frames: one per frame would change the colours from frame to frame.
 _PALETTE = "split[a][b];[a]palettegen[p];[b][p]paletteuse=dither=sierra2_4a"
 
 
@@ -79,9 +79,9 @@ class Encoding:
     lossless: bool = False
 
     @property
-    def has_sound(self) -> bool:
-        """Whether a sound stream fits beside the frames."""
-        return _FORMATS[self.codec].has_sound
+    def has_audio(self) -> bool:
+        """Whether its containers hold audio."""
+        return _FORMATS[self.codec].has_audio
 
     @property
     def suffix(self) -> str:
@@ -89,11 +89,7 @@ class Encoding:
         return _FORMATS[self.codec].suffixes[0]
 
     def check_frames(self, width: int, height: int, *, fps: Fraction) -> None:
-        """Refuse a size or rate that the codec cannot have.
-
-        Raises:
-            UsageError: Naming what the codec needs.
-        """
+        """Raise `UsageError` for a size or rate that the codec cannot have."""
         across, down = _FORMATS[self.codec].multiple
         # RGB has no planes of half the size; but x265 takes no odd sizes in any form.
         if self.codec == "h264" and self.lossless:
@@ -121,12 +117,12 @@ class Encoding:
         clock = ["-fps_mode", "passthrough"]
         if self.codec == "gif":
             return ["-filter_complex", f"[0:v]{_PALETTE}", *clock, "-loop", "0"]
-        encoder, picture = self._encoder()
-        # A clock on which one frame is a whole number of ticks, fine enough for the sound beside
+        encoder, filters = self._encoder()
+        # A clock on which one frame is a whole number of ticks, fine enough for the audio beside
         # it. Both options belong to the mp4 and mov muxer; Matroska has its own clock.
         timescale = fps.numerator * -(-10_000 // fps.numerator)
         muxer = ["-video_track_timescale", str(timescale), "-movflags", "+faststart"]
-        return ["-c:v", *encoder, "-vf", picture, *clock, *muxer]
+        return ["-c:v", *encoder, "-vf", filters, *clock, *muxer]
 
     def _encoder(self) -> tuple[list[str], str]:
         """The encoder with its options, and the filter that makes its pixels."""
@@ -137,7 +133,7 @@ class Encoding:
                     return ["libx264rgb", "-qp", "0"], _RGB.format(format="rgb24")
                 return ["libx264", *crf], _YUV.format(format="yuv420p")
             case "h265":
-                # The tag is what QuickTime wants to see; the library has messages of its own.
+                # QuickTime plays no other tag; the library has messages of its own.
                 quiet, tag = "log-level=error", ["-tag:v", "hvc1"]
                 if self.lossless:
                     params = ["-x265-params", f"lossless=1:{quiet}"]
@@ -163,17 +159,17 @@ def plan_encoding(
     crf: int | None = None,
     lossless: bool = False,
 ) -> Encoding:
-    """Settle how frames are coded.
+    """Choose how frames are coded.
 
     Args:
-        path: The file, whose suffix names the container, or the folder of pictures; None is a
-            file of the codec's own suffix.
-        codec: The codec; None is what the suffix asks for: a GIF for .gif, otherwise H.264.
+        path: The file, whose suffix names the container, or the folder of images; None is a file
+            with the codec's own suffix.
+        codec: The codec; None is a GIF for the suffix .gif, otherwise H.264.
         crf: Quality; None is the codec's default.
         lossless: Whether every pixel must come back as it was.
 
     Raises:
-        UsageError: The codec does not go into this container, or is not to be had in this quality.
+        UsageError: The codec does not go into this container, or does not have this quality.
     """
     suffix = None if path is None else path.suffix.lower()
     if codec is None:
@@ -199,14 +195,14 @@ def _wrong_container(codec: Codec, suffix: str, path: Path | None) -> UsageError
     suffixes = _FORMATS[codec].suffixes
     if codec == "png":
         return UsageError(
-            f"cannot write {path}: png writes a folder of pictures, and a folder has no suffix",
+            f"cannot write {path}: png writes a folder of images, and a folder has no suffix",
             hint="name a folder with -o",
         )
     takers = [name for name, form in _FORMATS.items() if suffix in form.suffixes]
     expected = " or ".join(suffixes)
     hint = f"{suffix} takes --codec {' or '.join(takers)}" if takers and suffix else None
     if suffix == ".png":
-        hint = "--codec png writes pictures into the folder that -o names"
+        hint = "--codec png writes images into the folder that -o names"
     return UsageError(
         f"cannot write {path}: the suffix {suffix or '(none)'} does not go with {codec}, "
         f"expected {expected}",

@@ -1,8 +1,8 @@
-"""The one place that finds the ffmpeg binary and runs it.
+"""Finds the ffmpeg binary and runs it.
 
-Every input is opened as `file:` plus an absolute path, so that a name with a leading dash, a colon
-or a percent sign is a name and nothing else; with the file protocol alone; and with the containers
-of `CONTAINERS` alone, so that a playlist under a video's name is never followed to other files.
+Every input is opened as `file:` plus an absolute path, so that a leading dash, a colon or a percent
+sign is part of the name; with the file protocol alone; and with the containers of `CONTAINERS`
+alone, so that a playlist under a video's name is never followed to other files.
 """
 
 from __future__ import annotations
@@ -11,34 +11,24 @@ import os
 import re
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
-from cogedit.errors import ConfigError
+from cogedit.errors import ConfigError, VideoError
+from cogedit.media.files import FileState, file_state
 from cogedit.media.pipe import ProcessPipe
 
-# Names of ffmpeg's demuxers. The pure sound formats are there for the better error message only.
+# ffmpeg's names. The pure audio formats are there for the better error message only.
 CONTAINERS = (
-    "mov",
-    "matroska",
-    "avi",
-    "mpegts",
-    "mpeg",
-    "flv",
-    "asf",
-    "gif",
-    "ogg",
-    "ivf",
-    "yuv4mpegpipe",
-    "mp3",
-    "wav",
-    "flac",
+    *("mov", "matroska", "avi", "mpegts", "mpeg", "flv", "asf", "gif", "ogg", "ivf"),
+    *("yuv4mpegpipe", "mp3", "wav", "flac"),
 )
 MAX_FRAME_PIXELS = 8192 * 4320
 INPUT_NAME = "file:input"
 
+_DEFAULT_BINARY = "unset IMAGEIO_FFMPEG_EXE to use the one that imageio-ffmpeg ships"
 _SURELY_WHOLE = 200  # bytes of a name that ffmpeg never cuts
-
 _ERROR_LINE = re.compile(r"^(?:\[[^\]]* @ [^\]]*\] )*\[(?:error|fatal|panic)\] (.*)$", re.MULTILINE)
 
 
@@ -55,6 +45,14 @@ class FfmpegResult:
     returncode: int
     stdout: bytes
     stderr: str
+
+
+@dataclass(frozen=True)
+class Ffmpeg:
+    """The ffmpeg binary, and its version as it prints it, such as "7.0.2-static"."""
+
+    path: str
+    version: str
 
 
 def find_ffmpeg() -> str:
@@ -75,36 +73,49 @@ def find_ffmpeg() -> str:
     return executable
 
 
+def examine_ffmpeg() -> Ffmpeg:
+    """Find the ffmpeg binary, run it, and make sure that it writes H.264.
+
+    Raises:
+        ConfigError: There is none, it does not run, or it has no H.264 encoder.
+    """
+    path = find_ffmpeg()
+    try:
+        printed = run_ffmpeg(["-version"], timeout=30).stdout.decode(errors="replace")
+        encoders = run_ffmpeg(["-encoders"], timeout=30).stdout.decode(errors="replace")
+    except TimeoutError as error:
+        raise ConfigError(f"the ffmpeg binary {path} does not end: {error}") from error
+    version = re.search(r"ffmpeg version (\S+)", printed)
+    if version is None:
+        raise ConfigError(f"{path} is no ffmpeg: it prints no version", hint=_DEFAULT_BINARY)
+    if "libx264" not in encoders:
+        raise ConfigError(
+            f"the ffmpeg binary {path} was built without libx264, which writes H.264",
+            hint=_DEFAULT_BINARY,
+        )
+    return Ffmpeg(path, version.group(1))
+
+
 def file_url(path: Path) -> str:
-    """`path` as ffmpeg takes it without reading anything into its name."""
+    """`path` for ffmpeg, which then interprets nothing in its name."""
     return f"file:{path.absolute()}"
 
 
 def input_args(path: Path) -> list[str]:
     """Arguments that open `path` as an input, safely."""
-    return [
-        "-protocol_whitelist",
-        "file",
-        "-format_whitelist",
-        ",".join(CONTAINERS),
-        # A small file can declare a frame of gigabytes; the decoder refuses it before it allocates.
-        "-max_pixels",
-        str(MAX_FRAME_PIXELS),
-        "-i",
-        file_url(path),
-    ]
+    # A small file can declare a frame of gigabytes; the decoder refuses it before it allocates.
+    bounds = ["-max_pixels", str(MAX_FRAME_PIXELS)]
+    whitelists = ["-protocol_whitelist", "file", "-format_whitelist", ",".join(CONTAINERS)]
+    return [*whitelists, *bounds, "-i", file_url(path)]
 
 
 def run_ffmpeg(args: Sequence[str], *, timeout: float, input: bytes | None = None) -> FfmpegResult:
-    """Run ffmpeg to its end.
+    """Run ffmpeg to its end. A failing status is not an error here.
 
     Args:
         args: Arguments after the common ones (no banner, no question, messages with levels).
         timeout: Seconds after which it is killed.
         input: Bytes for its stdin; None gives it an empty one.
-
-    Returns:
-        Exit status, stdout and messages. A failing status is not an error here.
 
     Raises:
         TimeoutError: It ran past `timeout` and was killed.
@@ -128,6 +139,38 @@ def run_ffmpeg(args: Sequence[str], *, timeout: float, input: bytes | None = Non
     stderr = done.stderr.decode("utf-8", errors="replace")
     _check_version(command[0], stderr)
     return FfmpegResult(done.returncode, done.stdout, stderr)
+
+
+def run_on_input(path: Path, args: Sequence[str], *, timeout: float = 60.0) -> FfmpegResult:
+    """Run ffmpeg on a video, once per process while the file is unchanged.
+
+    In the messages, `INPUT_NAME` stands for the name of the file.
+
+    Args:
+        path: The video.
+        args: Arguments after the input.
+        timeout: Seconds after which it is killed.
+
+    Raises:
+        VideoError: It ran past `timeout`.
+        StorageError: The file may not be read.
+        ConfigError: There is no binary, or it cannot be run.
+    """
+    return _run_once(path, file_state(path), tuple(args), timeout, find_ffmpeg())
+
+
+@lru_cache(maxsize=64)
+def _run_once(
+    path: Path, state: FileState, args: tuple[str, ...], timeout: float, executable: str
+) -> FfmpegResult:
+    try:
+        result = run_ffmpeg([*input_args(path), *args], timeout=timeout)
+    except TimeoutError as error:
+        raise VideoError(
+            f"{path} could not be read within {timeout:.0f} seconds",
+            hint="copy it to a local disk, or shorten it",
+        ) from error
+    return replace(result, stderr=_without_name(result.stderr, path))
 
 
 def has_error(stderr: str) -> bool:
@@ -167,50 +210,30 @@ class FfmpegPipe(ProcessPipe):
         return FfmpegResult(returncode, b"", stderr)
 
 
-def without_name(stderr: str, path: Path) -> str:
-    """Take the name of an input out of ffmpeg's messages.
+def _without_name(stderr: str, path: Path) -> str:
+    """Take the name of the input out of ffmpeg's messages.
 
-    ffmpeg prints names as they are, and a name may hold line ends and what looks like a message.
-
-    Args:
-        stderr: The messages.
-        path: The input; `INPUT_NAME` stands for it in what is returned.
+    ffmpeg prints names as they are, and a name may hold line ends and what looks like a message. It
+    cuts a message at 1023 bytes, and with it a long name: what agrees with the name is the name.
     """
     url = os.fsencode(file_url(path)).decode("utf-8", errors="replace")
-    # ffmpeg cuts a message at 1023 bytes, and with it a long name: at every place, what agrees with
-    # the name is the name.
     first, *others = stderr.split(url[:_SURELY_WHOLE])
     rest = url[_SURELY_WHOLE:]
-    kept = [first]
-    for other in others:
-        end = 0
-        while end < min(len(rest), len(other)) and other[end] == rest[end]:
-            end += 1
-        kept.append(other[end:])
-    return INPUT_NAME.join(kept)
+    agreeing = [os.path.commonprefix([rest, other]) for other in others]  # noqa: RUF071
+    kept = [other[len(part) :] for other, part in zip(others, agreeing, strict=True)]
+    return INPUT_NAME.join([first, *kept])
 
 
 def _command(args: Sequence[str]) -> list[str]:
-    return [
-        find_ffmpeg(),
-        "-hide_banner",
-        "-nostdin",
-        "-nostats",
-        "-loglevel",
-        "level+info",
-        *args,
-    ]
+    common = ["-hide_banner", "-nostdin", "-nostats", "-loglevel", "level+info"]
+    return [find_ffmpeg(), *common, *args]
 
 
 def _environment() -> dict[str, str]:
     # Colours would be read as part of the messages, and FFREPORT writes files.
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in ("AV_LOG_FORCE_COLOR", "FFREPORT")
-    }
-    environment["AV_LOG_FORCE_NOCOLOR"] = "1"
-    return environment
+    unwanted = ("AV_LOG_FORCE_COLOR", "FFREPORT")
+    kept = {name: value for name, value in os.environ.items() if name not in unwanted}
+    return kept | {"AV_LOG_FORCE_NOCOLOR": "1"}
 
 
 def _not_runnable(executable: str, error: OSError) -> ConfigError:
@@ -224,5 +247,5 @@ def _check_version(executable: str, stderr: str) -> None:
     if "Unrecognized option 'fps_mode'" in stderr:
         raise ConfigError(
             f"the ffmpeg binary {executable} is too old: version 5.1 or newer is needed",
-            hint="unset IMAGEIO_FFMPEG_EXE to use the one that imageio-ffmpeg ships",
+            hint=_DEFAULT_BINARY,
         )

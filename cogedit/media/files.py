@@ -1,4 +1,4 @@
-"""The files that a user names, before anything looks at what is in them."""
+"""Checks on the files that a user names, before anything parses them."""
 
 from __future__ import annotations
 
@@ -13,18 +13,8 @@ from cogedit.errors import StorageError, VideoError
 _PLAYLIST_HEADS = (b"#EXTM3U", b"ffconcat", b"[playlist]")
 
 
-def _near(path: Path) -> str:
-    """What may have been meant by a path that is not there."""
-    try:
-        names = [one.name for one in path.parent.iterdir()]
-    except OSError:
-        return "check the path"
-    near = difflib.get_close_matches(path.name, names, n=1)
-    return f"did you mean {path.with_name(near[0])}?" if near else "check the path"
-
-
 def check_file(path: Path) -> None:
-    """Refuse what is no regular file with bytes in it, and playlists.
+    """Refuse playlists, and whatever is not a regular file with bytes in it.
 
     Raises:
         VideoError: It is missing or of another kind.
@@ -46,8 +36,7 @@ def check_file(path: Path) -> None:
         )
     if status.st_size == 0:
         raise VideoError(f"{path} is empty (0 bytes), expected a video", hint="copy it again")
-    head = read_start(path, 64).lstrip(b"\xef\xbb\xbf \t\r\n")
-    if head.startswith(_PLAYLIST_HEADS):
+    if read_start(path, 64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(_PLAYLIST_HEADS):
         raise VideoError(
             f"{path} is a playlist that refers to other files, expected the video itself",
             hint="join the parts into one video first, for example with ffmpeg",
@@ -55,11 +44,7 @@ def check_file(path: Path) -> None:
 
 
 def read_start(path: Path, count: int) -> bytes:
-    """Read the first bytes of a file, at most `count`.
-
-    Raises:
-        StorageError: It may not be read.
-    """
+    """The first bytes of a file, at most `count`. Raises `StorageError` if it may not be read."""
     try:
         with path.open("rb") as file:
             return file.read(count)
@@ -72,7 +57,7 @@ FileState = tuple[int, int, int, int]
 
 
 def file_state(path: Path) -> FileState:
-    """Return what tells whether a file has changed. Raises `StorageError` if it is unreadable."""
+    """What changes when a file does. Raises `StorageError` if it may not be read."""
     try:
         status = path.stat()
     except OSError as error:
@@ -84,7 +69,7 @@ def file_digest(path: Path) -> str:
     """The sha256 of a file in hex, computed once per process while the file is unchanged.
 
     Raises:
-        StorageError: It cannot be read.
+        StorageError: It may not be read.
     """
     return _digest(path, file_state(path))
 
@@ -96,6 +81,16 @@ def _digest(path: Path, state: FileState) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise _unreadable(path, error) from error
+
+
+def _near(path: Path) -> str:
+    """What may have been meant by a path that does not exist."""
+    try:
+        names = [sibling.name for sibling in path.parent.iterdir()]
+    except OSError:
+        return "check the path"
+    near = difflib.get_close_matches(path.name, names, n=1)
+    return f"did you mean {path.with_name(near[0])}?" if near else "check the path"
 
 
 def _unreadable(path: Path, error: OSError) -> StorageError:

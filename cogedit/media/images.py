@@ -1,4 +1,4 @@
-"""Frames to a folder of PNG pictures, all of them or none."""
+"""Frames to a folder of PNG images, all of them or none."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from cogedit.errors import StorageError
 from cogedit.media.recipe_comment import COMMENT
 
 
-def write_pictures(
+def write_images(
     frames: Iterable[NDArray[np.uint8]], folder: Path, *, comment: str | None = None
 ) -> None:
     """Write frames as frame-0000.png and so on, in a folder that is there whole or not at all.
 
-    A folder of nothing but such pictures is replaced.
+    A folder of nothing but such images is replaced.
 
     Args:
         frames: uint8 RGB, [H, W, 3] each.
-        folder: Where the pictures go; the folder above it exists.
-        comment: Text that each picture carries.
+        folder: Where the images go; its parent exists.
+        comment: Text that each image carries.
 
     Raises:
         StorageError: The folder holds something else or may not be written, or the disk is full.
     """
     from PIL import Image, PngImagePlugin
 
-    check_picture_folder(folder)
+    _refuse_foreign(folder)
     text = PngImagePlugin.PngInfo()
     if comment is not None:
         text.add_itxt(COMMENT, comment)
@@ -50,12 +50,8 @@ def write_pictures(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def check_picture_folder(folder: Path) -> None:
-    """Refuse to replace anything but a folder of pictures that were written here.
-
-    Raises:
-        StorageError: Something else is there.
-    """
+def _refuse_foreign(folder: Path) -> None:
+    """Refuse to replace anything but a folder of images that were written here."""
     if not folder.exists():
         return
     if not folder.is_dir():

@@ -1,4 +1,4 @@
-"""Masks that a user gives: a box, a picture or a video, white where the edit may change the source.
+"""Masks that a user gives: a box, an image or a video, white where the edit may change the source.
 
 A mask is in the source's own frames: frame k of a mask video belongs to frame k of the source, and
 goes through the same choice of frames and the same scaling. Nothing here loads torch before a file
@@ -30,13 +30,12 @@ _BOX = re.compile(r"(\d+),(\d+),(\d+),(\d+)(?:@(\d+):(\d+|END))?")
 _LIKE_A_BOX = re.compile(r"[-+\d.,\s@:]*,[-+\d.,\s@:ENDend]*")
 _BOX_FORM = "x0,y0,x1,y1 or x0,y0,x1,y1@FIRST:LAST in whole numbers"
 
-# By their first bytes, so that a name decides nothing. GIF counts as a video.
-_PICTURE_HEADS = re.compile(
+# Recognised by the first bytes, not by the name. GIF counts as a video.
+_IMAGE_HEADS = re.compile(
     rb"\x89PNG\r\n|\xff\xd8\xff|BM|RIFF....WEBP|II\*\0|MM\0\*|P[1-6]\s", re.DOTALL
 )
-_PICTURE_DEMUXERS = "png_pipe,jpeg_pipe,bmp_pipe,webp_pipe,tiff_pipe,ppm_pipe,pgm_pipe,pbm_pipe"
-_MAX_PICTURE_BYTES = 256 * 2**20
-_PICTURE_TIMEOUT = 60.0
+_IMAGE_DEMUXERS = "png_pipe,jpeg_pipe,bmp_pipe,webp_pipe,tiff_pipe,ppm_pipe,pgm_pipe,pbm_pipe"
+_MAX_IMAGE_BYTES = 256 * 2**20
 _WHITE = 128
 
 
@@ -47,27 +46,33 @@ class GivenMask:
     Attributes:
         source: What is recorded of it.
         path: The file; None for a box.
-        box: x0, y0, x1, y1 in pixels of the source as it is displayed, x1 and y1 the first beyond;
-            empty for a file.
-        frames: First frame of the source that the box is in, and the first beyond; None is the end.
+        box: x0, y0, x1, y1 in pixels of the source as it is displayed, x1 and y1 exclusive; empty
+            for a file.
+        first: First frame of the source that the box is in.
+        end: First frame that it is no longer in; None is the end of the video.
     """
 
     source: MaskSource
     path: Path | None = None
     box: tuple[int, ...] = ()
-    frames: tuple[int, int | None] = (0, None)
+    first: int = 0
+    end: int | None = None
+
+    def covers(self, index: int) -> bool:
+        """Whether the box is in frame `index` of the source."""
+        return self.first <= index and (self.end is None or index < self.end)
 
 
 def open_mask(given: str | Path) -> GivenMask:
-    """Tell a box from a file, and identify it.
+    """Distinguish a box from a file, and identify it.
 
     Args:
-        given: The path of a picture or a video, or "x0,y0,x1,y1", with "@FIRST:LAST" for the frames
-            FIRST to LAST - 1 alone (LAST may be END). A file of such a name is "./1,2,3,4".
+        given: The path of an image or a video, or "x0,y0,x1,y1", with "@FIRST:LAST" for the frames
+            FIRST to LAST - 1 only (LAST may be END). Write "./1,2,3,4" for a file of such a name.
 
     Raises:
-        UsageError: It is like a box but none.
-        VideoError: There is no such file, or it is no picture and no video.
+        UsageError: It looks like a box, but is malformed.
+        VideoError: There is no such file, or it is neither an image nor a video.
         StorageError: The file may not be read.
     """
     if isinstance(given, str) and _LIKE_A_BOX.fullmatch(given):
@@ -75,13 +80,29 @@ def open_mask(given: str | Path) -> GivenMask:
     path = Path(given)
     if not path.exists():
         raise VideoError(
-            f"there is no mask {path}",
-            hint=f"name a picture or a video, or give a box: {_BOX_FORM}",
+            f"mask {path} does not exist",
+            hint=f"name an image or a video, or give a box: {_BOX_FORM}",
         )
     check_file(path)
-    is_picture = _PICTURE_HEADS.match(read_start(path, 16)) is not None
-    kind = MaskSource("picture" if is_picture else "video", path.name, file_digest(path))
-    return GivenMask(kind, path)
+    is_image = _IMAGE_HEADS.match(read_start(path, 16)) is not None
+    source = MaskSource("picture" if is_image else "video", path.name, file_digest(path))
+    return GivenMask(source, path)
+
+
+def _parse_box(text: str) -> GivenMask:
+    match = _BOX.fullmatch(text)
+    if match is None:
+        raise UsageError(f"the mask {text!r} is no box: expected {_BOX_FORM}, or a file")
+    x0, y0, x1, y1 = map(int, match.groups()[:4])
+    if x0 >= x1 or y0 >= y1:
+        raise UsageError(f"the box {text} is empty: expected x0 < x1 and y0 < y1")
+    first, end = int(match[5] or 0), None if match[6] in (None, "END") else int(match[6])
+    if end is not None and first >= end:
+        raise UsageError(f"the box {text} is in no frame: expected FIRST < LAST")
+    # One spelling per box, so that equal boxes make the same edit.
+    frames = "" if (first, end) == (0, None) else f"@{first}:{'END' if end is None else end}"
+    name = f"{x0},{y0},{x1},{y1}{frames}"
+    return GivenMask(MaskSource("box", name), box=(x0, y0, x1, y1), first=first, end=end)
 
 
 def check_mask(mask: GivenMask, video: SourceVideo, *, indices: Sequence[int]) -> None:
@@ -93,13 +114,13 @@ def check_mask(mask: GivenMask, video: SourceVideo, *, indices: Sequence[int]) -
         indices: Frames of the source that make the clip.
 
     Raises:
-        UsageError: A box outside the source's picture or frames, or in none of the clip's.
+        UsageError: A box outside the source's image or frames, or in none of the clip's.
         VideoError: A file that cannot be read, of another shape, or with too few frames.
     """
     if mask.path is None:
         _check_box(mask, video, indices)
     elif mask.source.kind == "picture":
-        height, width, _ = _read_picture(mask.path).shape
+        height, width, _ = _read_image(mask.path).shape
         _check_shape(mask.path, width, height=height, video=video)
     else:
         facts = probe_facts(mask.path)
@@ -109,8 +130,38 @@ def check_mask(mask: GivenMask, video: SourceVideo, *, indices: Sequence[int]) -
                 f"the mask {mask.path} has {facts.num_frames} frames, expected {video.num_frames} "
                 f"as in {video.name}, and {indices[-1] + 1} at least: frame k of a mask belongs to "
                 "frame k of the source",
-                hint="make the mask of the whole source, or give a picture for all frames",
+                hint="make the mask of the whole source, or give an image for all frames",
             )
+
+
+def _check_box(mask: GivenMask, video: SourceVideo, indices: Sequence[int]) -> None:
+    name = mask.source.name
+    if mask.box[2] > video.width or mask.box[3] > video.height:
+        raise UsageError(
+            f"the box {name} reaches outside the image: {video.name} is "
+            f"{video.width}x{video.height}",
+            hint="a box is in pixels of the source video, not of the clip",
+        )
+    if mask.first >= video.num_frames or (mask.end or 0) > video.num_frames:
+        raise UsageError(
+            f"the box {name} reaches beyond the end: {video.name} has {video.num_frames} frames, "
+            f"0 to {video.num_frames - 1}"
+        )
+    if not any(map(mask.covers, indices)):
+        raise UsageError(
+            f"the box {name} is in none of the clip's frames: they are frames {indices[0]} to "
+            f"{indices[-1]} of {video.name}"
+        )
+
+
+def _check_shape(path: Path, width: int, *, height: int, video: SourceVideo) -> None:
+    # Whole pixels cannot keep a ratio exactly: one pixel off in either direction is right.
+    if abs(width * video.height - height * video.width) > max(video.width, video.height):
+        raise VideoError(
+            f"the mask {path} is {width}x{height}, expected the shape of {video.name}, which is "
+            f"{video.width}x{video.height}",
+            hint="a mask has the source's size, or another of the same ratio",
+        )
 
 
 def read_mask(
@@ -137,148 +188,83 @@ def read_mask(
     if mask.path is None:
         white = _draw_box(mask, indices, resize)
     else:
-        white = _threshold(_read_file(mask, mask.path, indices, resize=resize))
-    if not white.any() and mask.path is None:
-        left, top, right, bottom = kept_window(resize)
+        levels = _read_file(mask.path, mask.source.kind, indices, resize=resize)
+        white = (levels.mean(axis=-1, dtype=np.float32) >= _WHITE).astype(np.uint8)
+    if white.any():
+        return white
+    if mask.path is None:
         raise UsageError(
-            f"the box {mask.source.name} lies where the crop leaves the picture out: kept is "
-            f"{left},{top},{right},{bottom}",
+            f"box {mask.source.name} lies outside the crop, which keeps "
+            + ",".join(map(str, kept_window(resize))),
             hint="--resize-mode pad keeps all of it",
         )
-    if not white.any():
-        raise UsageError(
-            f"the mask {mask.source.name} leaves nothing to change: no pixel of the clip's "
-            f"{len(indices)} frames is white in it",
-            hint="white is where the edit may change the source",
-        )
-    return white
-
-
-def _parse_box(text: str) -> GivenMask:
-    match = _BOX.fullmatch(text)
-    if match is None:
-        raise UsageError(f"the mask {text!r} is no box: expected {_BOX_FORM}, or a file")
-    x0, y0, x1, y1 = (int(number) for number in match.groups()[:4])
-    first, last = match.group(5), match.group(6)
-    if x0 >= x1 or y0 >= y1:
-        raise UsageError(f"the box {text} is empty: expected x0 < x1 and y0 < y1")
-    frames = (int(first or 0), None if last in (None, "END") else int(last))
-    if frames[1] is not None and frames[0] >= frames[1]:
-        raise UsageError(f"the box {text} is in no frame: expected FIRST < LAST")
-    # One text per box, so that equal boxes are one edit.
-    end = "END" if frames[1] is None else frames[1]
-    name = f"{x0},{y0},{x1},{y1}" + (f"@{frames[0]}:{end}" if frames != (0, None) else "")
-    return GivenMask(MaskSource("box", name), box=(x0, y0, x1, y1), frames=frames)
-
-
-def _check_box(mask: GivenMask, video: SourceVideo, indices: Sequence[int]) -> None:
-    _, _, x1, y1 = mask.box
-    if x1 > video.width or y1 > video.height:
-        raise UsageError(
-            f"the box {mask.source.name} reaches outside the picture: {video.name} is "
-            f"{video.width}x{video.height}",
-            hint="a box is in pixels of the source video, not of the clip",
-        )
-    first, last = mask.frames
-    if first >= video.num_frames or (last or 0) > video.num_frames:
-        raise UsageError(
-            f"the box {mask.source.name} reaches beyond the end: {video.name} has "
-            f"{video.num_frames} frames, 0 to {video.num_frames - 1}"
-        )
-    if not any(_in_range(index, mask.frames) for index in indices):
-        raise UsageError(
-            f"the box {mask.source.name} is in none of the clip's frames: they are frames "
-            f"{indices[0]} to {indices[-1]} of {video.name}"
-        )
-
-
-def _in_range(index: int, frames: tuple[int, int | None]) -> bool:
-    return frames[0] <= index and (frames[1] is None or index < frames[1])
-
-
-def _check_shape(path: Path, width: int, *, height: int, video: SourceVideo) -> None:
-    # Whole pixels cannot keep a ratio exactly: one pixel off in either direction is right.
-    if abs(width * video.height - height * video.width) > max(video.width, video.height):
-        raise VideoError(
-            f"the mask {path} is {width}x{height}, expected the shape of {video.name}, which is "
-            f"{video.width}x{video.height}",
-            hint="a mask has the source's size, or another of the same ratio",
-        )
+    raise UsageError(
+        f"the mask {mask.source.name} leaves nothing to change: no pixel of the clip's "
+        f"{len(indices)} frames is white in it",
+        hint="white is where the edit may change the source",
+    )
 
 
 def _draw_box(mask: GivenMask, indices: Sequence[int], resize: ResizePlan) -> Mask:
     """Draw a box in pixels of the clip; a pixel that it touches belongs to it."""
+
+    def scaled(low: int, high: int, size: int, *, to: int, offset: int) -> slice:
+        shift = offset if box.mode == "pad" else -offset
+        return slice(max(0, low * to // size + shift), max(0, -(-high * to // size) + shift))
+
     x0, y0, x1, y1 = mask.box
     box = resize.box
-    sign = 1 if box.mode == "pad" else -1
-    columns = _scaled_range(
-        x0, x1, box.scaled_width, size=resize.source_width, shift=sign * box.left
-    )
-    rows = _scaled_range(y0, y1, box.scaled_height, size=resize.source_height, shift=sign * box.top)
+    columns = scaled(x0, x1, resize.source_width, to=box.scaled_width, offset=box.left)
+    rows = scaled(y0, y1, resize.source_height, to=box.scaled_height, offset=box.top)
     drawn = np.zeros((len(indices), resize.height, resize.width), dtype=np.uint8)
-    drawn[[_in_range(index, mask.frames) for index in indices], rows, columns] = 1
+    drawn[[mask.covers(index) for index in indices], rows, columns] = 1
     return drawn
 
 
-def _scaled_range(low: int, high: int, scaled: int, *, size: int, shift: int) -> slice:
-    """Pixels of the clip that a range of the source's touches: `size` became `scaled`."""
-    first, end = low * scaled // size, -(-high * scaled // size)
-    return slice(max(0, first + shift), max(0, end + shift))
+def _read_file(path: Path, kind: str, indices: Sequence[int], *, resize: ResizePlan) -> Frames:
+    """Read a mask's file as frames of the clip [F, H, W, 3]; an image is for all of them.
 
-
-def _read_file(
-    mask: GivenMask, path: Path, indices: Sequence[int], *, resize: ResizePlan
-) -> Frames:
-    """Read a mask's file as frames of the clip, or as one frame for all of them."""
-    if mask.source.kind == "picture":
-        picture = _read_picture(path)
-        scaled = resize_frame(picture, _of_size(resize, picture.shape[1], height=picture.shape[0]))
+    The mask may have another size than the source; it ends at the same place.
+    """
+    if kind == "picture":
+        image = _read_image(path)
+        own = replace(resize, source_width=image.shape[1], source_height=image.shape[0])
+        scaled = resize_frame(image, own)
         return np.broadcast_to(scaled, (len(indices), *scaled.shape))
     video = identify(path, probe_facts(path))
-    own = _of_size(resize, video.width, height=video.height)
+    own = replace(resize, source_width=video.width, source_height=video.height)
     return read_clip(path, video, indices=indices, resize=own)
 
 
-def _of_size(resize: ResizePlan, width: int, *, height: int) -> ResizePlan:
-    """The plan of the source for a mask of another size, which ends at the same place."""
-    return replace(resize, source_width=width, source_height=height)
+def _read_image(path: Path) -> Frames:
+    """Read an image, uint8 RGB [height, width, 3].
 
-
-def _threshold(frames: Frames) -> Mask:
-    white: Mask = (frames.mean(axis=-1, dtype=np.float32) >= _WHITE).astype(np.uint8)
-    return white
-
-
-def _read_picture(path: Path) -> Frames:
-    """Read a picture, uint8 RGB [height, width, 3].
-
-    Its bytes go through a pipe: ffmpeg's reader of picture files would take a name with a percent
+    Its bytes go through a pipe: ffmpeg's reader of image files would take a name with a percent
     sign or a star for a pattern of several files.
     """
     try:
-        if path.stat().st_size > _MAX_PICTURE_BYTES:
-            raise VideoError(f"the mask {path} is larger than {_MAX_PICTURE_BYTES} bytes")
+        if path.stat().st_size > _MAX_IMAGE_BYTES:
+            raise VideoError(f"the mask {path} is larger than {_MAX_IMAGE_BYTES} bytes")
         content = path.read_bytes()
     except OSError as error:
         raise StorageError(f"cannot read {path}: {error.strerror or error}") from error
-    source = ["-protocol_whitelist", "pipe", "-format_whitelist", _PICTURE_DEMUXERS]
+    source = ["-protocol_whitelist", "pipe", "-format_whitelist", _IMAGE_DEMUXERS]
     # The whole file in one packet: not every format (TIFF) is put together again from pieces.
     source += ["-max_pixels", str(MAX_FRAME_PIXELS), "-frame_size", str(len(content))]
-    source += ["-i", "pipe:0"]
     decode = ["-frames:v", "1", "-pix_fmt", "rgb24", "-c:v", "ppm", "-f", "image2pipe", "-"]
     try:
-        result = run_ffmpeg([*source, *decode], timeout=_PICTURE_TIMEOUT, input=content)
+        result = run_ffmpeg([*source, "-i", "pipe:0", *decode], timeout=60, input=content)
     except TimeoutError as error:
         raise VideoError(f"the mask {path} could not be read in time") from error
     # "P6\nWIDTH HEIGHT\n255\n" and the pixels.
     match = re.match(rb"P6\s(\d+)\s(\d+)\s255\s", result.stdout)
     if result.returncode != 0 or match is None:
         raise VideoError(
-            f"the mask {path} is not a picture that can be read: ffmpeg says: "
+            f"the mask {path} is not an image that can be read: ffmpeg says: "
             f"{first_error(result.stderr)}",
             hint="check that the file is complete, or convert it to PNG",
         )
-    width, height = int(match.group(1)), int(match.group(2))
+    width, height = int(match[1]), int(match[2])
     pixels = np.frombuffer(result.stdout, np.uint8, offset=match.end())
     if pixels.size != width * height * 3:
         raise VideoError(f"the mask {path} is cut short", hint="copy it again")

@@ -1,4 +1,4 @@
-"""How near a clip is to another."""
+"""Similarity of two clips."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def ssim(
     """Return the mean structural similarity of two clips' luma (Wang et al. 2004, equation 13).
 
     The window is theirs, a Gaussian of 11 pixels with standard deviation 1.5; only places where it
-    lies within the picture count.
+    lies within the image count.
 
     Args:
         clip: [F, H, W, 3] in levels of 0..255, H and W at least 11.
@@ -84,10 +84,10 @@ def _ssim_map(
     return np.asarray(shared / ((mean_x**2 + mean_y**2 + _C1) * (var_x + var_y + _C2)))
 
 
-def _blur(picture: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Blur [H, W] with the window, where it lies within the picture."""
+def _blur(image: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Blur [H, W] with the window, where it lies within the image."""
     taps = np.exp(-((np.arange(-_RADIUS, _RADIUS + 1) / 1.5) ** 2) / 2)
     taps /= taps.sum()
-    height, width = picture.shape[0] - 2 * _RADIUS, picture.shape[1] - 2 * _RADIUS
-    rows = np.asarray(sum(tap * picture[i : i + height] for i, tap in enumerate(taps)))
+    height, width = image.shape[0] - 2 * _RADIUS, image.shape[1] - 2 * _RADIUS
+    rows = np.asarray(sum(tap * image[i : i + height] for i, tap in enumerate(taps)))
     return np.asarray(sum(tap * rows[:, i : i + width] for i, tap in enumerate(taps)))

@@ -1,9 +1,9 @@
-"""Optical flow by block matching, and how well a clip follows a flow.
+"""Optical flow by block matching, and the warp error of a clip under a flow.
 
-The flow is made for one figure, the warp error: how much a clip changes between frames where its
-source merely moves (Lai et al. 2018, arXiv 1808.00449, section 4.1). Flow and counted pixels are
-the source's, so that the figures of several edits of one source compare. Learned flow would follow
-thin and fast things better; it would also have to be downloaded.
+The warp error is how much a clip changes between frames where its source merely moves (Lai et al.
+2018, arXiv 1808.00449, section 4.1). Flow and counted pixels are the source's, so that the figures
+of several edits of one source compare. A learned flow would follow thin and fast things better, but
+would have to be downloaded.
 """
 
 from __future__ import annotations
@@ -24,18 +24,11 @@ Vectors = npt.NDArray[np.int16]
 Level = TypeVar("Level", np.uint8, np.float32)
 
 _BLOCK = 8
-_FIRST_REACH, _REACH = 7, 2
-"""How far to look in pixels: in the smallest copies of the frames, and around what was found."""
-
-_SMALLEST = 24
-"""Copies are not made smaller than this."""
-
-_STAY = 0.25
-"""Levels per pixel that a step away from the expected displacement has to gain."""
-
+_FIRST_REACH, _REACH = 7, 2  # search radius in pixels: on the smallest level, and on the others
+_SMALLEST = 24  # pixels to a side of the smallest level of the pyramid, at least
+_STAY = 0.25  # cost, in gray levels, of each pixel away from the expected displacement
+# A pixel whose match differs by more gray levels was uncovered there, or changed its brightness.
 _EXPLAINED = 12.0
-"""A pixel whose match differs by more levels is not explained by the flow: something was uncovered
-there, or it changed its brightness."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +48,7 @@ class Flow:
 def estimate_flow(clip: Frames) -> Flow:
     """Estimate the motion of a clip from frame to frame.
 
-    Blocks are matched by their mean absolute difference, first in small copies of the frames, then
-    around what was found there in larger ones (Anandan 1989).
+    Blocks are matched by their mean absolute difference, coarse to fine (Anandan 1989).
 
     Args:
         clip: uint8 RGB, [F, H, W, 3], of two frames or more.
@@ -72,7 +64,7 @@ def estimate_flow(clip: Frames) -> Flow:
 
 
 def warp_error(clip: Frames, flow: Flow) -> float:
-    """Return how far a clip's frames are from the next ones, fetched back along a flow.
+    """Return how far a clip's frames are from the next ones, warped back along a flow.
 
     Args:
         clip: uint8 RGB, [F, H, W, 3].
@@ -92,7 +84,7 @@ def warp_error(clip: Frames, flow: Flow) -> float:
 
 
 def _match(one: Plane, other: Plane) -> Vectors:
-    """Return the displacement [H, W, 2] of every pixel of `one` in `other`."""
+    """The displacement [H, W, 2] of every pixel of `one` in `other`."""
     pyramid = [(one, other)]
     while min(pyramid[-1][0].shape) >= 2 * _SMALLEST:
         pyramid.append((_halve(pyramid[-1][0]), _halve(pyramid[-1][1])))
@@ -104,7 +96,7 @@ def _match(one: Plane, other: Plane) -> Vectors:
 
 
 def _refine(one: Plane, other: Plane, field: Vectors, *, reach: int) -> Vectors:
-    """Search around a displacement, block by block."""
+    """Search around the displacement of a field, block by block."""
     expected = _of_blocks(field)
     best = np.full(expected.shape[:2], np.inf, dtype=np.float32)
     chosen = expected
@@ -125,7 +117,7 @@ def _refine(one: Plane, other: Plane, field: Vectors, *, reach: int) -> Vectors:
 def _follow(
     frame: npt.NDArray[Level], field: Vectors
 ) -> tuple[npt.NDArray[Level], npt.NDArray[np.bool_]]:
-    """Fetch the pixels of a frame [H, W, ...] that a field points at, and tell which are in it."""
+    """The pixels of a frame [H, W, ...] that a field points at, and which of them are inside it."""
     height, width = field.shape[:2]
     y, x = np.indices((height, width), dtype=np.int32)
     x, y = x + field[..., 0], y + field[..., 1]
@@ -146,7 +138,7 @@ def _double(field: Vectors, shape: tuple[int, ...]) -> Vectors:
 
 
 def _block_means(frame: Plane) -> Plane:
-    """Return the mean of every block; those at the right and lower border are filled up."""
+    """The mean of every block; those at the right and lower border are padded."""
     missing = [(0, -size % _BLOCK) for size in frame.shape]
     filled = np.pad(frame, missing, mode="edge")
     height, width = filled.shape[0] // _BLOCK, filled.shape[1] // _BLOCK
@@ -155,11 +147,12 @@ def _block_means(frame: Plane) -> Plane:
 
 
 def _of_blocks(field: Vectors) -> Vectors:
-    """Return the displacement in the middle of every block."""
+    """The displacement in the middle of every block."""
     height, width = field.shape[:2]
-    rows = np.minimum(np.arange(_BLOCK // 2, height + _BLOCK // 2, _BLOCK), height - 1)
-    columns = np.minimum(np.arange(_BLOCK // 2, width + _BLOCK // 2, _BLOCK), width - 1)
-    return np.asarray(field[rows][:, columns], dtype=np.int16)
+    half = _BLOCK // 2
+    rows = np.arange(half, height + half, _BLOCK).clip(max=height - 1)
+    columns = np.arange(half, width + half, _BLOCK).clip(max=width - 1)
+    return np.asarray(field[np.ix_(rows, columns)], dtype=np.int16)
 
 
 def _of_pixels(blocks: Vectors, shape: tuple[int, ...]) -> Vectors:

@@ -1,4 +1,4 @@
-"""A process that decodes or encodes beside us, with a bound on how long it may be silent."""
+"""A process that decodes or encodes beside this one, with a bound on how long it may be silent."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import contextlib
 import subprocess
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from types import TracebackType
-from typing import Self
+from collections.abc import Iterator, Mapping, Sequence
+from typing import IO, Self, cast
 
 _STDERR_KEPT = 64 * 1024
 
@@ -38,7 +37,7 @@ class ProcessPipe:
         self._stall_timeout = stall_timeout
         self._deadline: float | None = None
         self._closed = threading.Event()
-        self._stderr = bytearray()
+        self._messages = bytearray()
         self.timed_out = False
         # A session of its own: Ctrl-C reaches us and not the process, which must not finish a file
         # that we are about to throw away.
@@ -50,6 +49,10 @@ class ProcessPipe:
             env=environment,
             start_new_session=True,
         )
+        self._stdin, self._stdout, self._stderr = (
+            cast(IO[bytes], stream)
+            for stream in (self._process.stdin, self._process.stdout, self._process.stderr)
+        )
         self._threads = [
             threading.Thread(target=self._drain_stderr, daemon=True),
             threading.Thread(target=self._watch, daemon=True),
@@ -60,80 +63,59 @@ class ProcessPipe:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._process.poll() is None:
             self._process.kill()
         self._process.wait()
         self._closed.set()
         for thread in self._threads:
             thread.join()
-        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
-            if stream is not None:
-                with contextlib.suppress(BrokenPipeError):  # bytes for a process that is gone
-                    stream.close()
+        for stream in (self._stdin, self._stdout, self._stderr):
+            with contextlib.suppress(BrokenPipeError):  # unsent bytes for an ended process
+                stream.close()
 
     def read_into(self, buffer: memoryview) -> int:
         """Fill `buffer` with bytes from stdout; returns how many came before the stream ended."""
-        stdout = self._process.stdout
-        if stdout is None:
-            raise ValueError("this process has no stdout")
         filled = 0
-        self._deadline = time.monotonic() + self._stall_timeout
-        try:
+        with self._watched():
             while filled < len(buffer):
-                count = stdout.readinto(buffer[filled:])  # type: ignore[attr-defined]
+                count = self._stdout.readinto(buffer[filled:])  # type: ignore[attr-defined]
                 if not count:
                     break
                 filled += count
-        finally:
-            self._deadline = None
         return filled
 
     def write(self, data: memoryview) -> None:
-        """Send bytes to stdin.
-
-        Raises:
-            BrokenPipeError: The process has ended; `wait` says why.
-        """
-        stdin = self._process.stdin
-        if stdin is None:
-            raise ValueError("this process has no stdin")
-        self._deadline = time.monotonic() + self._stall_timeout
-        try:
-            stdin.write(data)
-        finally:
-            self._deadline = None
-
-    def close_stdin(self) -> None:
-        """Say that no more bytes come."""
-        if self._process.stdin is not None:
-            with contextlib.suppress(BrokenPipeError):  # the status says why it is gone
-                self._process.stdin.close()
+        """Send bytes to stdin. Raises `BrokenPipeError` if the process has ended; see `wait`."""
+        with self._watched():
+            self._stdin.write(data)
 
     def wait(self) -> tuple[int, str]:
         """Close its stdin, wait for its end and return status and messages."""
-        self._deadline = time.monotonic() + self._stall_timeout
-        try:
+        with self._watched():
             self.close_stdin()
             returncode = self._process.wait()
+        self._threads[0].join()
+        return returncode, self._messages.decode("utf-8", errors="replace")
+
+    def close_stdin(self) -> None:
+        """Signal that no more bytes come."""
+        with contextlib.suppress(BrokenPipeError):  # the status says why it has ended
+            self._stdin.close()
+
+    @contextlib.contextmanager
+    def _watched(self) -> Iterator[None]:
+        self._deadline = time.monotonic() + self._stall_timeout
+        try:
+            yield
         finally:
             self._deadline = None
-        self._threads[0].join()
-        return returncode, self._stderr.decode("utf-8", errors="replace")
 
     def _drain_stderr(self) -> None:
-        # A pipe that nobody empties stops the process after 64 kB of messages.
-        stderr = self._process.stderr
-        if stderr is None:
-            return
-        while chunk := stderr.read1(4096):  # type: ignore[attr-defined]
-            if len(self._stderr) < _STDERR_KEPT:
-                self._stderr += chunk
+        # A pipe that nobody empties blocks the process after 64 kB of messages.
+        while chunk := self._stderr.read1(4096):  # type: ignore[attr-defined]
+            if len(self._messages) < _STDERR_KEPT:
+                self._messages += chunk
 
     def _watch(self) -> None:
         while not self._closed.wait(0.2):

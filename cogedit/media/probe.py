@@ -1,18 +1,18 @@
-"""What a video file is, found out before any frame of it is decoded into memory.
+"""Properties of a video file, determined before any frame of it is decoded into memory.
 
 The packets are listed by ffmpeg as a process of its own that can be killed; nothing here loads
-torch or decord. The probe also chooses the reader. decord is taken only where it was found to
+torch or decord. The probe also chooses the reader. decord is taken only where it was measured to
 return the same frames as ffmpeg, bit for bit; on clips with an edit list, odd sizes, mirrored
 display matrices or other pixel formats it does not, and on some files it hangs.
 """
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
 from pathlib import Path
 
 from cogedit.errors import VideoError
@@ -20,25 +20,21 @@ from cogedit.media.ffmpeg import (
     INPUT_NAME,
     MAX_FRAME_PIXELS,
     FfmpegResult,
-    find_ffmpeg,
     first_error,
     has_error,
-    input_args,
-    run_ffmpeg,
-    without_name,
+    run_on_input,
 )
-from cogedit.media.files import FileState, check_file, file_digest, file_state
-from cogedit.media.header import InputHeader, parse_header
-from cogedit.media.timing import PacketTable, find_frame_rate, parse_framecrc, snap_rate
+from cogedit.media.ffmpeg_output import InputHeader, PacketTable, parse_framecrc, parse_header
+from cogedit.media.files import check_file, file_digest
+from cogedit.media.timing import find_frame_rate, snap_rate
 from cogedit.types import Reader, SourceVideo
 
 MAX_FRAMES = 1_000_000
 
-_PROBE_TIMEOUT = 60.0
 _COUNT_TIMEOUT = 600.0
 _READABLE = "mp4, mov, mkv, webm, avi, ts, mpg, flv, wmv, gif, ogv or y4m"
 
-# "V" and not "v": a cover picture in a sound file is no video.
+# "V" and not "v": a cover image in an audio file is no video.
 _LIST_PACKETS = ("-map", "0:V:0", "-c", "copy")
 _TO_STDOUT = ("-f", "framecrc", "-")
 
@@ -52,23 +48,23 @@ _DECORD_PIXEL_FORMATS = {"yuv420p", "yuvj420p"}
 
 @dataclass(frozen=True)
 class VideoFacts:
-    """All that the probe knows about a video file; `SourceVideo` is the part that is recorded.
+    """Everything that the probe finds out; `SourceVideo` is the part that is recorded.
 
     Attributes:
         container: ffmpeg's first name of the container ("mov" for mp4, "matroska" for webm).
         codec: ffmpeg's name of the video codec.
         pixel_format: ffmpeg's name of the pixel format.
-        audio_codec: ffmpeg's name of the first sound stream's codec; None without sound.
+        audio_codec: ffmpeg's name of the first audio stream's codec; None without audio.
         width: Displayed width in pixels, after rotation and with square pixels.
         height: Displayed height in pixels.
         sample_aspect_ratio: Width over height of a stored pixel, before rotation.
         rotation: Clockwise rotation that the container asks for: 0, 90, 180 or 270 degrees.
         fps: Frames per second; the average where it varies.
-        start: Time of the first frame in the file, in seconds: sound may begin before it.
+        start: Time of the first frame in the file, in seconds: audio may begin before it.
         variable_frame_rate: Whether no constant rate explains the timestamps.
         num_frames: Number of frames that the reader delivers.
         is_hdr: Whether its transfer function is PQ or HLG, which the reader maps to BT.709.
-        is_interlaced: Whether its frames are said to hold two fields each.
+        is_interlaced: Whether its frames are declared to hold two fields each.
         is_damaged: Whether ffmpeg complained while it listed the packets.
         reader: Which decoder is right for this file.
     """
@@ -92,7 +88,7 @@ class VideoFacts:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user should know about how the file is read, one sentence each."""
+        """Notes for the user about how the file is read, one sentence each."""
         notes = []
         if self.variable_frame_rate:
             notes.append(
@@ -114,28 +110,18 @@ class VideoFacts:
 
 
 def probe_video(path: Path) -> SourceVideo:
-    """Find out what a video file is, and which reader is right for it.
-
-    Args:
-        path: The video file.
-
-    Returns:
-        Facts about the video, with the digest of the file.
+    """Determine what is recorded of a video file: its properties, digest and reader.
 
     Raises:
-        VideoError: The file is missing, empty, not a video, without a picture, a playlist, or
-            beyond the bounds on size and frames.
+        VideoError: The file is missing, empty, not a video, without images, a playlist, or beyond
+            the bounds on size and frames.
         StorageError: The file may not be read.
     """
     return identify(path, probe_facts(path))
 
 
 def identify(path: Path, facts: VideoFacts) -> SourceVideo:
-    """Add name and digest of the file to what its probe found.
-
-    Raises:
-        StorageError: The file may not be read.
-    """
+    """Add name and digest of the file to what its probe found. Raises `StorageError`."""
     return SourceVideo(
         name=path.name,
         sha256=file_digest(path),
@@ -150,18 +136,20 @@ def identify(path: Path, facts: VideoFacts) -> SourceVideo:
 
 
 def probe_facts(path: Path) -> VideoFacts:
-    """`probe_video` without the digest and with all facts. Raises the same."""
+    """`probe_video` without the digest and with all properties. Raises the same."""
     check_file(path)
-    result = _run(path, [*_LIST_PACKETS, "-frames:v", str(MAX_FRAMES + 1), *_TO_STDOUT])
+    bound = ["-frames:v", str(MAX_FRAMES + 1)]
+    result = run_on_input(path, [*_LIST_PACKETS, *bound, *_TO_STDOUT])
     if result.returncode != 0:
-        raise _unreadable(path, result)
+        raise unreadable(path, result)
     packets = _parse_packets(path, result)
     _check_bounds(path, packets)
     header = parse_header(result.stderr)
     rotation = _rotation(path, header)
     is_damaged = has_error(result.stderr)
     num_frames = len(packets.timestamps)
-    if not _counted_by_packets(header, packets, is_damaged=is_damaged):
+    is_indexed = header.container in _INDEXED_CONTAINERS and packets.num_discarded == 0
+    if is_damaged or not is_indexed or packets.codec not in _COUNTED_BY_PACKETS:
         num_frames = _count_frames(path)
     fps, is_variable = find_frame_rate(
         packets.timestamps, packets.time_base, printed=header.printed_rates
@@ -169,7 +157,10 @@ def probe_facts(path: Path) -> VideoFacts:
     if is_damaged and is_variable and header.printed_rates:
         # The end is missing, and with it frames between the last ones: believe the header.
         fps, is_variable = snap_rate(header.printed_rates[0]), False
-    is_safe = not is_damaged and num_frames == len(packets.timestamps) and _is_utf8(path)
+    reader: Reader = "ffmpeg-tonemap" if header.is_hdr else "ffmpeg"
+    is_whole = is_indexed and not is_damaged and num_frames == len(packets.timestamps)
+    if is_whole and _is_utf8(path) and _decord_is_exact(header, packets):
+        reader = "decord"
     width, height = _displayed_size(packets, rotation)
     return VideoFacts(
         container=header.container,
@@ -187,75 +178,31 @@ def probe_facts(path: Path) -> VideoFacts:
         is_hdr=header.is_hdr,
         is_interlaced=header.is_interlaced,
         is_damaged=is_damaged,
-        reader=_choose_reader(header, packets, is_safe=is_safe),
+        reader=reader,
     )
 
 
 def list_packets(path: Path) -> PacketTable:
     """The packets of the first video stream of `path`. Raises `VideoError` as `probe_video`."""
-    result = _run(path, [*_LIST_PACKETS, *_TO_STDOUT])
+    result = run_on_input(path, [*_LIST_PACKETS, *_TO_STDOUT])
     if result.returncode != 0 or has_error(result.stderr):
-        raise _unreadable(path, result)
+        raise unreadable(path, result)
     return _parse_packets(path, result)
 
 
-def find_audio_codec(path: Path) -> str | None:
-    """The codec of the first sound stream, as ffmpeg names it; None where there is no sound.
-
-    Raises:
-        VideoError: The file is missing or of no known container.
-    """
-    check_file(path)
-    # Without an output ffmpeg prints what the input holds and exits with 1.
-    result = _run(path, [])
-    header = parse_header(result.stderr)
-    if not header.container:
-        raise _unreadable(path, result)
-    return header.audio_codec
-
-
-def read_comment(path: Path) -> str | None:
-    """The comment in a video's metadata, where exported videos keep their recipe; None if none.
-
-    Raises:
-        VideoError: The file is missing or of no known container.
-    """
-    check_file(path)
-    result = _run(path, ["-f", "ffmetadata", "-"])
-    if result.returncode != 0:
-        raise _unreadable(path, result)
-    text = result.stdout.decode("utf-8", errors="replace")
-    match = re.search(
-        r"^comment=((?:[^\\\n]|\\.)*)", text, re.MULTILINE | re.DOTALL | re.IGNORECASE
-    )
-    return re.sub(r"\\(.)", r"\1", match.group(1), flags=re.DOTALL) if match else None
-
-
-def _run(path: Path, args: list[str], *, timeout: float = _PROBE_TIMEOUT) -> FfmpegResult:
-    return _answer(path, file_state(path), tuple(args), timeout, find_ffmpeg())
-
-
-@lru_cache(maxsize=64)
-def _answer(
-    path: Path, state: FileState, args: tuple[str, ...], timeout: float, ffmpeg: str
-) -> FfmpegResult:
-    """Ask ffmpeg about a file, once per process while the file is unchanged."""
+def decord_version() -> str | None:
+    """Version of decord; None where it is not installed, and ffmpeg reads every file."""
     try:
-        result = run_ffmpeg([*input_args(path), *args], timeout=timeout)
-        return replace(result, stderr=without_name(result.stderr, path))
-    except TimeoutError as error:
-        raise VideoError(
-            f"{path} could not be read within {timeout:.0f} seconds",
-            hint="copy it to a local disk, or shorten it",
-        ) from error
+        return importlib.metadata.version("decord")
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
-def _unreadable(path: Path, result: FfmpegResult) -> VideoError:
+def unreadable(path: Path, result: FfmpegResult) -> VideoError:
+    """Why ffmpeg could not read a file, from its messages."""
     if "matches no streams" in result.stderr:
-        found = "sound but no" if parse_header(result.stderr).audio_codec else "no"
-        return VideoError(
-            f"{path} holds {found} video stream", hint="name a file with moving pictures"
-        )
+        streams = "audio but no video" if parse_header(result.stderr).audio_codec else "no video"
+        return VideoError(f"{path} holds {streams} stream", hint="name a file with a video stream")
     size = re.search(r"Picture size (\d+x\d+) is invalid", result.stderr)
     if size:
         return _too_large(path, size.group(1))
@@ -282,14 +229,14 @@ def _parse_packets(path: Path, result: FfmpegResult) -> PacketTable:
         raise VideoError(f"{path} has a video stream that ffmpeg cannot describe") from error
     if not packets.timestamps:
         raise VideoError(
-            f"{path} has a video stream without a single frame", hint="check that it is complete"
+            f"{path} has a video stream without a frame", hint="check that it is complete"
         )
     return packets
 
 
 def _check_bounds(path: Path, packets: PacketTable) -> None:
     if packets.width <= 0 or packets.height <= 0:
-        # What ffmpeg says of a size that it refuses to look into.
+        # What ffmpeg prints for a size that it refuses to decode.
         raise VideoError(
             f"{path} has frames of unknown size: at most 8192x4320 pixels are read",
             hint="check that it is complete, or scale it down first",
@@ -307,7 +254,7 @@ def _check_bounds(path: Path, packets: PacketTable) -> None:
 def _count_frames(path: Path) -> int:
     """Number of frames that ffmpeg delivers, by decoding all of them."""
     decode = ["-map", "0:V:0", "-fps_mode", "passthrough", "-frames:v", str(MAX_FRAMES)]
-    result = _run(path, [*decode, *_TO_STDOUT], timeout=_COUNT_TIMEOUT)
+    result = run_on_input(path, [*decode, *_TO_STDOUT], timeout=_COUNT_TIMEOUT)
     count = sum(1 for line in result.stdout.splitlines() if not line.startswith(b"#"))
     if count == 0:
         raise VideoError(
@@ -317,28 +264,13 @@ def _count_frames(path: Path) -> int:
     return count
 
 
-def _counted_by_packets(header: InputHeader, packets: PacketTable, *, is_damaged: bool) -> bool:
-    return (
-        packets.codec in _COUNTED_BY_PACKETS
-        and header.container in _INDEXED_CONTAINERS
-        and packets.num_discarded == 0
-        and not is_damaged
-    )
-
-
-def _choose_reader(header: InputHeader, packets: PacketTable, *, is_safe: bool) -> Reader:
-    if header.is_hdr:
-        return "ffmpeg-tonemap"
-    return "decord" if is_safe and _decord_is_right(header, packets) else "ffmpeg"
-
-
-def _decord_is_right(header: InputHeader, packets: PacketTable) -> bool:
+def _decord_is_exact(header: InputHeader, packets: PacketTable) -> bool:
+    """Whether decord returns the frames of ffmpeg, for a file that is whole and indexed."""
     return (
         packets.codec in _DECORD_CODECS
-        and header.container in _INDEXED_CONTAINERS
         and header.pixel_format in _DECORD_PIXEL_FORMATS
         and header.num_video_streams == 1
-        and packets.num_discarded == 0
+        and not header.is_hdr
         # decord ignores the aspect of the pixels and a mirroring display matrix, and its colours
         # are off where the size is odd.
         and packets.sample_aspect_ratio == 1
@@ -352,7 +284,7 @@ def _decord_is_right(header: InputHeader, packets: PacketTable) -> bool:
 def _rotation(path: Path, header: InputHeader) -> int:
     if header.clockwise % 90.0 != 0.0:
         raise VideoError(
-            f"{path} asks to be turned by {header.clockwise:g} degrees, expected 0, 90, 180 or 270",
+            f"{path} is rotated by {header.clockwise:g} degrees, expected 0, 90, 180 or 270",
             hint="re-encode it upright first",
         )
     return int(header.clockwise)

@@ -1,8 +1,8 @@
 """Frames of a video file as arrays, by decord or by ffmpeg, one at a time.
 
-Both readers go through the file from its first frame: seeking is where decoders differ. They return
-the same bytes wherever the probe takes decord. Both run as processes of their own with a bound on
-how long one frame may take: a file that makes a decoder hang or crash ends as a sentence.
+Both decode the file from its first frame on: seeking is where decoders differ. They return the same
+bytes wherever the probe chooses decord. Both run as processes of their own with a bound on the time
+for one frame: a file that makes a decoder hang or crash ends as an error message.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from cogedit.types import Reader, SourceVideo
 
 Frames = NDArray[np.uint8]
 
-_DECORD_PROGRAM = Path(__file__).with_name("decord_child.py")
-_DECORD_TIMEOUT = 60.0  # seconds for one frame
+DECORD_PROGRAM = Path(__file__).with_name("decord_child.py")
+DECORD_TIMEOUT = 60.0  # seconds for one frame
 
 # HDR to BT.709: reference white, 203 nits in BT.2408, is 1.0; what SDR can show keeps its value and
 # what is brighter is compressed.
@@ -48,7 +48,7 @@ def read_clip(
 
     Args:
         path: The video file.
-        source: What `probe_video` said about it; its `reader` is used.
+        source: What `probe_video` returned for it; its `reader` is used.
         indices: Numbers of the frames to take, ascending.
         resize: How a frame becomes a frame of the clip.
 
@@ -72,7 +72,7 @@ def iterate_frames(
 
     Args:
         path: The video file.
-        source: What `probe_video` said about it; its `reader` is used.
+        source: What `probe_video` returned for it; its `reader` is used.
         indices: Numbers of the frames to take, ascending.
 
     Yields:
@@ -117,9 +117,9 @@ def resize_frame(frame: Frames, resize: ResizePlan) -> Frames:
 def read_frames_upstream(path: Path, *, width: int, height: int, indices: Sequence[int]) -> Frames:
     """Read frames as the upstream script's `get_video_frames` does: stretched by the decoder.
 
-    decord scales while it decodes (bilinear), which gives other numbers than `read_clip`. Where
-    decord is not right for the file or not installed, ffmpeg scales with the same algorithm and
-    returns the same bytes.
+    decord scales while it decodes (bilinear), which gives other results than `read_clip`. Where
+    decord is not exact or not installed, ffmpeg scales with the same algorithm and returns the same
+    bytes.
 
     Args:
         path: The video file.
@@ -140,11 +140,8 @@ def read_frames_upstream(path: Path, *, width: int, height: int, indices: Sequen
         raise UsageError(f"the size {width}x{height} must be positive")
     facts = probe_facts(path)
     stretched = _Stream(path, facts.reader, width, height, facts.num_frames, "bilinear")
-    frames = np.empty((len(indices), height, width, 3), dtype=np.uint8)
-    with closing(_read_frames(stretched, indices)) as reader:
-        for number, frame in enumerate(reader):
-            frames[number] = frame
-    return frames
+    with closing(_read_frames(stretched, indices)) as frames:
+        return np.stack(list(frames))
 
 
 @dataclass(frozen=True)
@@ -167,7 +164,7 @@ def _read_frames(stream: _Stream, indices: Sequence[int]) -> Generator[Frames, N
     """The frames `indices` of the video, each [height, width, 3]."""
     if indices[-1] >= stream.num_frames:
         raise VideoError(
-            f"{stream.path} has {stream.num_frames} frames, frame {indices[-1]} was asked for"
+            f"{stream.path} has {stream.num_frames} frames, expected frame {indices[-1]} in it"
         )
     read = _read_by_decord if stream.reader == "decord" else _read_by_ffmpeg
     return read(stream, indices)
@@ -182,8 +179,8 @@ def _read_by_decord(stream: _Stream, indices: Sequence[int]) -> Generator[Frames
         "indices": list(indices),
     }
     # -P keeps the folder of the program, which has modules of ours, out of its imports.
-    command = [sys.executable, "-P", str(_DECORD_PROGRAM)]
-    with ProcessPipe(command, stall_timeout=_DECORD_TIMEOUT) as decord:
+    command = [sys.executable, "-P", str(DECORD_PROGRAM)]
+    with ProcessPipe(command, stall_timeout=DECORD_TIMEOUT) as decord:
         with suppress(BrokenPipeError):  # its status says why it ended
             decord.write(memoryview(json.dumps(request).encode()))
         decord.close_stdin()
@@ -193,18 +190,18 @@ def _read_by_decord(stream: _Stream, indices: Sequence[int]) -> Generator[Frames
                 status, messages = decord.wait()
                 reason = f"decord ended with status {status}"
                 if decord.timed_out:
-                    reason = f"decord gave no frame for {_DECORD_TIMEOUT:.0f} seconds"
-                raise _failed_in_decord(messages, index, stream=stream, reason=reason)
+                    reason = f"decord gave no frame for {DECORD_TIMEOUT:.0f} seconds"
+                raise _decord_error(messages, index, stream=stream, reason=reason)
             yield frame
 
 
-def _failed_in_decord(messages: str, index: int, *, stream: _Stream, reason: str) -> VideoError:
-    """Which frame failed and why: what the child's last line says, or else `index` and `reason`."""
+def _decord_error(messages: str, index: int, *, stream: _Stream, reason: str) -> VideoError:
+    """Which frame failed and why: from the last line of the messages, or else as given."""
     if "import decord" in messages:  # the line of the traceback
         return VideoError("decord is installed but cannot be loaded", hint="pip uninstall decord")
     try:
-        said = json.loads(messages.strip().splitlines()[-1])
-        return _wrong_frame(int(said["index"]), stream, str(said["reason"]))
+        failure = json.loads(messages.strip().splitlines()[-1])
+        return _wrong_frame(int(failure["index"]), stream, str(failure["reason"]))
     except (ValueError, LookupError, TypeError):
         return _wrong_frame(index, stream, reason)
 
@@ -212,24 +209,15 @@ def _failed_in_decord(messages: str, index: int, *, stream: _Stream, reason: str
 def _read_by_ffmpeg(stream: _Stream, indices: Sequence[int]) -> Generator[Frames, None, None]:
     scale = f"scale={stream.width}:{stream.height}:flags={stream.scaling}"
     tone_map = f"{_TONE_MAP}," if stream.reader == "ffmpeg-tonemap" else ""
+    # The scale filter changes nothing but the pixel format where the size is right already; it
+    # makes pixels square, and keeps a stream that changes its size from shifting the bytes.
+    filters = f"select={_select_expression(indices)},{tone_map}{scale},format=rgb24"
     args = [
         # Not several frames at once: ffmpeg 9 then reads other pixels of Theora from run to run.
-        "-thread_type",
-        "slice",
+        *("-thread_type", "slice"),
         *input_args(stream.path),
-        "-map",
-        "0:V:0",
-        # The scale filter changes nothing but the pixel format where the size is right already; it
-        # makes pixels square, and keeps a stream that changes its size from shifting the bytes.
-        "-vf",
-        f"select={_select_expression(indices)},{tone_map}{scale},format=rgb24",
-        "-fps_mode",
-        "passthrough",
-        "-frames:v",
-        str(len(indices)),
-        "-f",
-        "rawvideo",
-        "-",
+        *("-map", "0:V:0", "-vf", filters, "-fps_mode", "passthrough"),
+        *("-frames:v", str(len(indices)), "-f", "rawvideo", "-"),
     ]
     frame_bytes = stream.width * stream.height * 3
     with FfmpegPipe(args) as ffmpeg:

@@ -1,60 +1,65 @@
-"""The text that a written file carries about how it was made: its comment.
+"""The comment of a file, in which what is written here carries its recipe.
 
-mp4, mov and Matroska have a place for it that ffmpeg writes and reads. A GIF has one that ffmpeg
-does not write, and a PNG one that ffmpeg does not take pictures for; both are read by Pillow, which
-is imported where it is used.
+ffmpeg writes and reads it in mp4, mov and Matroska. It writes none into a GIF, and takes no PNG for
+a video; the comments of these are read by Pillow.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
 from pathlib import Path
 
 from cogedit.errors import VideoError
-from cogedit.media.probe import read_comment
+from cogedit.media.ffmpeg import run_on_input
+from cogedit.media.files import check_file
+from cogedit.media.probe import unreadable
 
 COMMENT = "comment"
 """Name of the text in a PNG."""
 
+_COMMENT_LINE = re.compile(r"^comment=((?:[^\\\n]|\\.)*)", re.MULTILINE | re.DOTALL | re.IGNORECASE)
+
 
 def find_comment(path: Path) -> str | None:
-    """The comment of a video, of a GIF, of a PNG, or of the first PNG in a folder; None if none.
+    """The comment of a video, a GIF, a PNG, or the first PNG in a folder; None if none.
 
     Raises:
         VideoError: The file is missing or of no known container.
         StorageError: The file may not be read.
     """
     if path.is_dir():
-        first = next(iter(sorted(path.glob("*.png"))), None)
-        return None if first is None else _read_picture_comment(first)
+        first = min(path.glob("*.png"), default=None)
+        return None if first is None else _read_image_comment(first)
     if path.suffix.lower() in (".png", ".gif") and path.is_file():
-        return _read_picture_comment(path)
-    return read_comment(path)
+        return _read_image_comment(path)
+    check_file(path)
+    result = run_on_input(path, ["-f", "ffmetadata", "-"])
+    if result.returncode != 0:
+        raise unreadable(path, result)
+    match = _COMMENT_LINE.search(result.stdout.decode("utf-8", errors="replace"))
+    return re.sub(r"\\(.)", r"\1", match.group(1), flags=re.DOTALL) if match else None
 
 
 def add_gif_comment(path: Path, comment: str) -> None:
-    """Put a comment extension (GIF89a, section 24) behind the global colour table of a GIF."""
+    """Insert a comment extension (GIF89a, section 24) after the global colour table of a GIF."""
     data = path.read_bytes()
-    # Header 6 bytes, logical screen descriptor 7; its flags say how large the colour table is.
+    # Header 6 bytes, logical screen descriptor 7; its flags give the size of the colour table.
     flags = data[10]
     start = 13 + (3 * 2 ** ((flags & 0b111) + 1) if flags & 0b1000_0000 else 0)
     text = comment.encode()
-    blocks = b"".join(bytes([len(block)]) + block for block in _blocks(text))
-    path.write_bytes(data[:start] + b"\x21\xfe" + blocks + b"\0" + data[start:])
+    blocks = [text[begin : begin + 255] for begin in range(0, len(text), 255)]
+    extension = b"\x21\xfe" + b"".join(bytes([len(block)]) + block for block in blocks) + b"\0"
+    path.write_bytes(data[:start] + extension + data[start:])
 
 
-def _blocks(text: bytes) -> Iterator[bytes]:
-    return (text[start : start + 255] for start in range(0, len(text), 255))
-
-
-def _read_picture_comment(path: Path) -> str | None:
+def _read_image_comment(path: Path) -> str | None:
     from PIL import Image
 
     try:
-        with Image.open(path, formats=("PNG", "GIF")) as picture:
-            found = picture.info.get(COMMENT)
+        with Image.open(path, formats=("PNG", "GIF")) as image:
+            comment = image.info.get(COMMENT)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise VideoError(f"{path} is not a picture that can be read: {error}") from error
-    if isinstance(found, bytes):
-        return found.decode("utf-8", errors="replace")
-    return found if isinstance(found, str) else None
+        raise VideoError(f"{path} is not an image that can be read: {error}") from error
+    if isinstance(comment, bytes):
+        return comment.decode("utf-8", errors="replace")
+    return comment if isinstance(comment, str) else None

@@ -1,10 +1,10 @@
-"""Frames of a clip laid back over the frames that they were taken from: the resize undone."""
+"""Frames of a clip put back over the frames that they were taken from: the resize undone."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import repeat
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,13 +14,30 @@ from cogedit.media.edges import Change
 from cogedit.media.reader import Frames, scale_frame
 
 Weights = NDArray[np.float32]
+Pixel = TypeVar("Pixel", np.uint8, np.float32)
 
 
 def needs_own_frames(resize: ResizePlan) -> bool:
-    """Whether a clip lacks a part of its source's picture: what a crop left out."""
+    """Whether the clip lacks a part of its source's image: what a crop removed."""
     box = resize.box
     cut = (box.scaled_width, box.scaled_height) != (resize.width, resize.height)
     return box.mode == "crop" and cut
+
+
+def kept_window(resize: ResizePlan) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of the source's whole pixels that the clip shows."""
+    box = resize.box
+    if not needs_own_frames(resize):
+        return 0, 0, resize.source_width, resize.source_height
+    left, right = _whole_pixels(box.left, resize.width, box.scaled_width, size=resize.source_width)
+    top, bottom = _whole_pixels(
+        box.top, resize.height, box.scaled_height, size=resize.source_height
+    )
+    return left, top, right, bottom
+
+
+def _whole_pixels(start: int, length: int, scaled: int, *, size: int) -> tuple[int, int]:
+    return -(-start * size // scaled), min(size, (start + length) * size // scaled)
 
 
 def restore_frames(
@@ -33,11 +50,11 @@ def restore_frames(
     """Scale frames of a clip back to the source's size with Lanczos, crop or bars undone.
 
     Args:
-        frames: uint8 RGB of the clip, [height, width, 3], or what it changed: a change is laid over
-            `own`, which keeps its detail.
+        frames: uint8 RGB of the clip, [height, width, 3], or changes, which are applied to `own`
+            and keep its detail.
         resize: How the source's frames became the clip's.
         own: The source's frames that belong to them, [source_height, source_width, 3]; every pixel
-            that a crop left out, or that `weights` gives to the source, is theirs to the bit.
+            that a crop removed, or that `weights` gives to the source, is theirs to the bit.
         weights: How much of each pixel of the clip is shown, 0 to 1, [height, width]; None shows
             all of it.
 
@@ -49,6 +66,7 @@ def restore_frames(
     """
     if own is None and (weights is not None or needs_own_frames(resize)):
         raise ValueError("the source's own frames are needed")
+    left, top, right, bottom = kept_window(resize)
     below = repeat(None) if own is None else own
     shares = repeat(None) if weights is None else weights
     for frame, source, share in zip(frames, below, shares, strict=False):
@@ -56,7 +74,6 @@ def restore_frames(
         if source is None:
             yield restored
             continue
-        left, top, right, bottom = kept_window(resize)
         inside = restored[top:bottom, left:right]
         result = source.copy()
         if share is not None:
@@ -68,7 +85,7 @@ def restore_frames(
 
 
 def _restored(frame: Frames | Change, resize: ResizePlan, source: Frames | None) -> Frames:
-    """Scale a frame, or lay a change over the source's."""
+    """Scale a frame, or apply a change to the source's."""
     if not isinstance(frame, Change):
         return _enlarge(frame, resize, source)
     if source is None:
@@ -77,15 +94,14 @@ def _restored(frame: Frames | Change, resize: ResizePlan, source: Frames | None)
 
 
 def _enlarge(frame: Frames, resize: ResizePlan, source: Frames | None) -> Frames:
-    """Scale to the source's size; what a crop left out is the source's, scaled down and up."""
+    """Scale to the source's size; what a crop removed is the source's, scaled down and up."""
     box = resize.box
-    top, left = box.top, box.left
     if box.mode == "pad":
-        frame = frame[top : top + box.scaled_height, left : left + box.scaled_width]
+        frame = _without_bars(frame, resize)
     elif source is not None and needs_own_frames(resize):
-        # The filter reaches over the edge of the crop: let it find the picture there.
+        # The filter reaches over the edge of the crop: let it find the image there.
         canvas = scale_frame(source, box.scaled_width, height=box.scaled_height).copy()
-        canvas[top : top + resize.height, left : left + resize.width] = frame
+        canvas[box.top : box.top + resize.height, box.left : box.left + resize.width] = frame
         frame = canvas
     return lanczos(frame, resize.source_width, height=resize.source_height)
 
@@ -95,18 +111,17 @@ def _enlarge_levels(
 ) -> Weights:
     """Scale [height, width, C] as the frames; bilinear, so that it neither rings nor reaches far.
 
-    What a crop left out is 0 ("constant"), or as its border ("edge").
+    What a crop removed is 0 ("constant"), or as its border ("edge").
     """
     from PIL import Image
 
     box = resize.box
     if box.mode == "pad":
-        columns = slice(box.left, box.left + box.scaled_width)
-        levels = levels[box.top : box.top + box.scaled_height, columns]
+        levels = _without_bars(levels, resize)
     elif needs_own_frames(resize):
         rows = (box.top, box.scaled_height - box.top - resize.height)
-        columns_out = (box.left, box.scaled_width - box.left - resize.width)
-        levels = np.pad(levels, (rows, columns_out, (0, 0)), mode=beyond)
+        columns = (box.left, box.scaled_width - box.left - resize.width)
+        levels = np.pad(levels, (rows, columns, (0, 0)), mode=beyond)
     size = (resize.source_width, resize.source_height)
     planes = [
         Image.fromarray(plane).resize(size, Image.Resampling.BILINEAR)
@@ -115,18 +130,9 @@ def _enlarge_levels(
     return np.stack([np.asarray(plane, dtype=np.float32) for plane in planes], axis=-1)
 
 
-def kept_window(resize: ResizePlan) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom of the source's whole pixels that the clip shows."""
+def _without_bars(frame: NDArray[Pixel], resize: ResizePlan) -> NDArray[Pixel]:
     box = resize.box
-    if not needs_own_frames(resize):
-        return 0, 0, resize.source_width, resize.source_height
-    columns = _whole_pixels(box.left, resize.width, box.scaled_width, size=resize.source_width)
-    rows = _whole_pixels(box.top, resize.height, box.scaled_height, size=resize.source_height)
-    return columns[0], rows[0], columns[1], rows[1]
-
-
-def _whole_pixels(start: int, length: int, scaled: int, *, size: int) -> tuple[int, int]:
-    return -(-start * size // scaled), min(size, (start + length) * size // scaled)
+    return frame[box.top : box.top + box.scaled_height, box.left : box.left + box.scaled_width]
 
 
 def lanczos(frame: Frames, width: int, *, height: int) -> Frames:

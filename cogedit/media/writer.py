@@ -1,8 +1,8 @@
-"""Frames to a video file, or to a folder of pictures: at the exact rate, all or nothing.
+"""Frames to a video file, or to a folder of images: at the exact rate, all or nothing.
 
-What is written has another name beside its place, is reopened and counted, and only then takes its
-name. A process that is killed outright can leave that other file (`.cogedit-*`) behind; everything
-else cleans up.
+A file is written under another name beside its place, reopened and counted, and only then renamed.
+A process that is killed outright can leave that other file (`.cogedit-*`) behind; everything else
+cleans up.
 """
 
 from __future__ import annotations
@@ -21,15 +21,9 @@ from numpy.typing import NDArray
 
 from cogedit.errors import StorageError, UsageError, VideoError
 from cogedit.media.encoding import Encoding, plan_encoding
-from cogedit.media.ffmpeg import (
-    FfmpegPipe,
-    FfmpegResult,
-    file_url,
-    first_error,
-    input_args,
-)
-from cogedit.media.images import write_pictures
-from cogedit.media.probe import find_audio_codec, list_packets
+from cogedit.media.ffmpeg import FfmpegPipe, FfmpegResult, file_url, first_error, input_args
+from cogedit.media.images import write_images
+from cogedit.media.probe import list_packets
 from cogedit.media.recipe_comment import add_gif_comment
 from cogedit.media.timing import explains
 
@@ -42,16 +36,17 @@ _COPIED_AUDIO: dict[str, frozenset[str] | None] = {
 
 _FILE_SIZE_SIGNAL = getattr(signal, "SIGXFSZ", 0)  # Windows has none, and no such limit
 _MAX_COMMENT_BYTES = 100_000  # the kernel takes 128 KiB in one argument
-# How long ffmpeg may be silent: AV1 codes most of a clip after its last frame has arrived, and a
-# busy machine is slow at it.
-_PATIENCE = 120.0
+STALL_TIMEOUT = 120.0
+"""Seconds, beside those for the number of pixels, that ffmpeg may be silent: AV1 codes most of a
+clip after its last frame has arrived, and a busy machine is slow at it."""
+
 _SLOWEST_PIXELS_PER_SECOND = 100_000
 _H264 = Encoding()
 
 
 @dataclass(frozen=True)
 class FrameStream:
-    """Frames that are made one at a time, as they are written.
+    """Frames that are computed one at a time, as they are written.
 
     Attributes:
         frames: `num_frames` arrays [height, width, 3], uint8 RGB.
@@ -68,17 +63,19 @@ class FrameStream:
 
 @dataclass(frozen=True)
 class AudioSource:
-    """The sound that goes with a clip.
+    """The audio that goes with a clip.
 
     Attributes:
-        path: File with the sound; its first sound stream is taken.
+        path: File with the audio; its first audio stream is taken.
         start: Where the clip starts in it, in seconds.
         duration: How long the clip plays, in seconds.
+        codec: ffmpeg's name of the stream's codec; None where the file has no audio.
     """
 
     path: Path
     start: Fraction
     duration: Fraction
+    codec: str | None
 
 
 def write_video(
@@ -94,20 +91,16 @@ def write_video(
 
     Args:
         frames: uint8 RGB, [F, H, W, 3], or a stream of them. H.264 and its like take an even width
-            and height: 4:2:0 halves the colour planes, and neither cutting a row off nor inventing
-            one is what was asked for.
+            and height, because 4:2:0 halves the colour planes.
         path: The file to write; its suffix names the container. Under the codec png, the folder.
         fps: Frames per second, exact.
         encoding: Codec and quality.
         comment: Text for the file's metadata, at most 100,000 bytes.
-        audio: Sound to lay under the frames: copied where the container takes it, AAC otherwise.
-            A file without sound gives a video without. It does not stretch: pass it only where the
-            frames play as long as they did in its file.
+        audio: Audio to add: copied where the container takes its codec, AAC otherwise. It is not
+            stretched: pass it only where the frames play as long as they did in its file.
 
     Raises:
-        UsageError: The suffix, the size, the rate, the codec, the comment or the window of the
-            sound is not one that can be written.
-        VideoError: The file with the sound is missing or not readable.
+        UsageError: The suffix, size, rate, codec, comment or audio window cannot be written.
         StorageError: The folder is missing or may not be written, or the disk is full. Nothing is
             left behind.
     """
@@ -121,23 +114,22 @@ def write_video(
             hint=f"mkdir -p {shlex.quote(str(path.parent))}",
         )
     if encoding.codec == "png":
-        write_pictures(stream.frames, path, comment=comment)
+        write_images(stream.frames, path, comment=comment)
         return
     if path.is_dir():
         raise StorageError(f"cannot write {path}: it is a folder", hint="name a file in it")
     # ffmpeg chooses the container by the suffix, so the temporary name keeps it.
     temporary = path.absolute().parent / f".cogedit-{secrets.token_hex(8)}{path.suffix}"
-    sound = audio if encoding.has_sound else None
-    input_options, sound_options = _audio_args(sound, path.suffix.lower())
-    picture_options = encoding.args(fps)
+    audio_input, audio_output = _audio_args(audio if encoding.has_audio else None, path)
+    video_output = encoding.args(fps)
     # The one filter that makes a GIF maps its own result.
-    mapped = [] if "-filter_complex" in picture_options else ["-map", "0:v:0"]
+    mapped = [] if "-filter_complex" in video_output else ["-map", "0:v:0"]
     args = [
-        *_picture_input(stream, fps),
-        *input_options,
+        *_video_input(stream, fps),
+        *audio_input,
         *mapped,
-        *sound_options,
-        *picture_options,
+        *audio_output,
+        *video_output,
         *_metadata_args(comment),
         "-n",
         file_url(temporary),
@@ -145,7 +137,7 @@ def write_video(
     try:
         _encode(stream, path, args=args)
         if comment is not None and encoding.codec == "gif":
-            _add_comment(temporary, path, comment)
+            _add_gif_comment(temporary, path, comment)
         _verify(temporary, path, num_frames=stream.num_frames, fps=fps)
         _move_into_place(temporary, path)
     finally:
@@ -172,40 +164,28 @@ def _check_comment(comment: str | None) -> None:
             raise UsageError(f"the comment is longer than {_MAX_COMMENT_BYTES} bytes")
 
 
-def _picture_input(stream: FrameStream, fps: Fraction) -> list[str]:
-    return [
-        "-f",
-        "rawvideo",
-        "-pixel_format",
-        "rgb24",
-        "-video_size",
-        f"{stream.width}x{stream.height}",
-        "-framerate",
-        f"{fps.numerator}/{fps.denominator}",
-        "-i",
-        "pipe:0",
-    ]
+def _video_input(stream: FrameStream, fps: Fraction) -> list[str]:
+    size = f"{stream.width}x{stream.height}"
+    rate = f"{fps.numerator}/{fps.denominator}"
+    pixels = ["-f", "rawvideo", "-pixel_format", "rgb24", "-video_size", size]
+    return [*pixels, "-framerate", rate, "-i", "pipe:0"]
 
 
-def _audio_args(audio: AudioSource | None, suffix: str) -> tuple[list[str], list[str]]:
-    """Options that open the sound, and options that write it."""
-    if audio is None:
+def _audio_args(audio: AudioSource | None, path: Path) -> tuple[list[str], list[str]]:
+    """Options that open the audio, and options that write it."""
+    if audio is None or audio.codec is None:
         return [], []
     if audio.start < 0 or audio.duration <= 0:
-        raise UsageError(f"no sound lies at {audio.start} s for {audio.duration} s")
-    codec = find_audio_codec(audio.path)
-    if codec is None:
-        return [], []
-    copied = _COPIED_AUDIO[suffix]
-    encoder = "copy" if copied is None or codec in copied else "aac"
-    # Bounded by its own duration and not by -shortest, which would cut the picture where the
-    # source's sound ends first.
+        raise UsageError(f"no audio lies at {audio.start} s for {audio.duration} s")
+    copied = _COPIED_AUDIO[path.suffix.lower()]
+    # Bounded by its own duration and not by -shortest, which would cut the video where the
+    # source's audio ends first.
     window = ["-ss", f"{float(audio.start):.6f}", "-t", f"{float(audio.duration):.6f}"]
-    output = ["-map", "1:a:0", "-c:a", encoder]
-    if encoder == "copy":
-        # Packets before the start would come along. mp4 hides them by an edit list; Matroska has
-        # none, and the sound would lag by up to half a second.
-        output += ["-copypriorss:a", "0"]
+    output = ["-map", "1:a:0", "-c:a", "aac"]
+    if copied is None or audio.codec in copied:
+        # Packets before the start would be copied too. mp4 hides them by an edit list; Matroska has
+        # none, and the audio would lag by up to half a second.
+        output = ["-map", "1:a:0", "-c:a", "copy", "-copypriorss:a", "0"]
     return [*window, *input_args(audio.path)], output
 
 
@@ -219,8 +199,8 @@ def _metadata_args(comment: str | None) -> list[str]:
 
 def _encode(stream: FrameStream, path: Path, *, args: list[str]) -> None:
     pixels = stream.num_frames * stream.height * stream.width
-    patience = _PATIENCE + pixels / _SLOWEST_PIXELS_PER_SECOND
-    with FfmpegPipe(args, stall_timeout=patience) as ffmpeg:
+    timeout = STALL_TIMEOUT + pixels / _SLOWEST_PIXELS_PER_SECOND
+    with FfmpegPipe(args, stall_timeout=timeout) as ffmpeg:
         try:
             for frame in stream.frames:
                 ffmpeg.write(np.ascontiguousarray(frame).data.cast("B"))
@@ -228,7 +208,7 @@ def _encode(stream: FrameStream, path: Path, *, args: list[str]) -> None:
             pass  # ffmpeg has ended early; its status and its message say why
         result = ffmpeg.finish()
     if ffmpeg.timed_out:
-        raise StorageError(f"cannot write {path}: ffmpeg gave no answer for {patience:.0f} s")
+        raise StorageError(f"cannot write {path}: ffmpeg gave no answer for {timeout:.0f} s")
     if result.returncode != 0:
         raise _failed(path, result)
 
@@ -251,7 +231,7 @@ def _failed(path: Path, result: FfmpegResult) -> StorageError:
     )
 
 
-def _add_comment(temporary: Path, path: Path, comment: str) -> None:
+def _add_gif_comment(temporary: Path, path: Path, comment: str) -> None:
     try:
         add_gif_comment(temporary, comment)
     except OSError as error:
@@ -263,9 +243,9 @@ def _verify(temporary: Path, path: Path, *, num_frames: int, fps: Fraction) -> N
         packets = list_packets(temporary)
     except VideoError as error:
         raise StorageError(f"cannot write {path}: the written file does not read back") from error
-    found = len(packets.timestamps)
-    if found != num_frames or packets.num_discarded:
-        raise StorageError(f"cannot write {path}: {found} of {num_frames} frames were written")
+    written = len(packets.timestamps)
+    if written != num_frames or packets.num_discarded:
+        raise StorageError(f"cannot write {path}: {written} of {num_frames} frames were written")
     if not explains(fps, packets.timestamps, packets.time_base):
         raise StorageError(f"cannot write {path}: its timestamps do not make {fps} fps")
 

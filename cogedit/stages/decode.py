@@ -198,7 +198,7 @@ def _changes(
             slice(box.left, box.left + box.scaled_width),
         )
     radius = settings.export.align_edges
-    return fit_changes(edited, round_trip, own, radius=radius, picture=image)
+    return fit_changes(edited, round_trip, own, radius=radius, window=image)
 
 
 def _round_trip(

@@ -143,7 +143,7 @@ def _job(source: Path, settings: Settings, *, output: Path | None, run: Run) -> 
         options.fps or frames.fps,
         encoding,
         size=options.size,
-        sound=options.sound and encoding.has_sound and frames.source.has_audio,
+        sound=options.sound and encoding.has_audio and frames.source.has_audio,
         composite=composite_for(record, options),
     )
     if recipe.composite != "none":

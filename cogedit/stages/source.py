@@ -56,7 +56,8 @@ class FoundSource:
         frames = self.frames
         # Audio and video of a file need not begin together.
         start = self.facts.start + frames.frame_indices[0] / frames.source.fps
-        return AudioSource(self.path, start, len(frames.frame_indices) / frames.fps)
+        duration = len(frames.frame_indices) / frames.fps
+        return AudioSource(self.path, start, duration, self.facts.audio_codec)
 
 
 def find_source(

@@ -23,7 +23,8 @@ from cogedit.errors import (
     StorageError,
     UsageError,
 )
-from cogedit.media.tools import decord_version, examine_ffmpeg
+from cogedit.media.ffmpeg import examine_ffmpeg
+from cogedit.media.probe import decord_version
 from cogedit.models.checkpoint import EMBEDDED, find_checkpoint, hub_cache
 from cogedit.stages.settings import known_models, model_of_machine
 from cogedit.tools.memory_table import PresetMemory, memory_of_presets

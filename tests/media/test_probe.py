@@ -11,7 +11,9 @@ from videos import ffmpeg, make_video
 
 from cogedit.errors import ConfigError, StorageError, VideoError
 from cogedit.media import probe
-from cogedit.media.probe import probe_facts, probe_video, read_comment
+from cogedit.media.ffmpeg import run_on_input
+from cogedit.media.probe import probe_facts, probe_video
+from cogedit.media.recipe_comment import find_comment
 from cogedit.media.timing import explains, find_frame_rate, snap_rate
 
 
@@ -85,7 +87,7 @@ def test_a_misspelled_name_is_recognised(clips):
         ("", "is a folder, expected a video file"),
         ("empty.mp4", "is empty (0 bytes)"),
         ("text.mp4", "is not a video that can be read"),
-        ("sound.m4a", "holds sound but no video stream"),
+        ("sound.m4a", "audio but no video stream"),
         ("hls.mp4", "is a playlist"),
         ("concat.mp4", "is a playlist"),
         ("picture.mp4", "is not a video: expected mp4"),
@@ -140,7 +142,7 @@ def test_cover_picture_is_no_video(clips, tmp_path):
     inputs = ["-i", clips / "sound.m4a", "-i", clips / "picture.mp4"]
     options = ["-map", "0", "-map", "1", "-c", "copy", "-disposition:v", "attached_pic"]
     ffmpeg(*inputs, *options, song)
-    with pytest.raises(VideoError, match="holds sound but no video stream"):
+    with pytest.raises(VideoError, match="audio but no video stream"):
         probe_video(song)
 
 
@@ -154,7 +156,7 @@ def test_absurd_pixel_aspect_is_refused(tmp_path):
 def test_odd_rotation_is_refused(clips, tmp_path):
     askew = tmp_path / "askew.mp4"
     ffmpeg("-display_rotation", "-30", "-i", clips / "plain.mp4", "-c", "copy", askew)
-    with pytest.raises(VideoError, match="turned by 30 degrees"):
+    with pytest.raises(VideoError, match="30 degrees"):
         probe_video(askew)
 
 
@@ -180,15 +182,14 @@ def fresh(clips, tmp_path):
     return Path(shutil.copy(clips / "plain.mp4", tmp_path))
 
 
-def test_timeout_is_a_video_error(fresh, monkeypatch):
-    monkeypatch.setattr(probe, "_PROBE_TIMEOUT", 0.0)
-
-    def slow(*args, timeout, **kwargs):
-        raise TimeoutError
-
-    monkeypatch.setattr(probe, "run_ffmpeg", slow)
-    with pytest.raises(VideoError, match="could not be read within"):
-        probe_video(fresh)
+@pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell")
+def test_a_probe_that_hangs_is_killed(clips, tmp_path, monkeypatch):
+    program = tmp_path / "ffmpeg"
+    program.write_text("#!/bin/sh\nexec sleep 600\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(program))
+    with pytest.raises(VideoError, match=r"plain\.mp4"):
+        run_on_input(clips / "plain.mp4", [], timeout=0.2)
 
 
 def test_broken_ffmpeg_setting_names_the_variable(clips, monkeypatch):
@@ -203,7 +204,7 @@ def test_coloured_ffmpeg_logs_do_not_confuse(fresh, monkeypatch):
 
 
 def test_without_decord_ffmpeg_reads(clips, monkeypatch):
-    monkeypatch.setattr(probe.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "decord", None)
     assert probe_video(clips / "plain.mp4").reader == "ffmpeg"
 
 
@@ -220,7 +221,7 @@ def test_probing_loads_neither_torch_nor_decord(clips):
 
 
 def test_comment_is_none_without_one(clips):
-    assert read_comment(clips / "plain.mp4") is None
+    assert find_comment(clips / "plain.mp4") is None
 
 
 @pytest.mark.parametrize("fps", ["24000/1001", "25", "30000/1001", "50", "60000/1001", "25/2"])

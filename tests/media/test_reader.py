@@ -184,7 +184,7 @@ def test_upstream_reading_without_decord_is_the_same(clips, monkeypatch, size):
     path, indices = clips / "plain.mp4", [0, 1, 5, 20]
     width, height = size
     frames = read_frames_upstream(path, width=width, height=height, indices=indices)
-    monkeypatch.setattr("cogedit.media.probe.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "decord", None)
     by_ffmpeg = read_frames_upstream(path, width=width, height=height, indices=indices)
     assert np.array_equal(by_ffmpeg, frames)
 
@@ -193,7 +193,7 @@ def test_upstream_reading_checks_its_indices(clips):
     for indices in ([], [3, 2], [-1, 0], [1, 1]):
         with pytest.raises(UsageError):
             read_frames_upstream(clips / "plain.mp4", width=32, height=32, indices=indices)
-    with pytest.raises(VideoError, match="has 60 frames, frame 60 was asked for"):
+    with pytest.raises(VideoError, match="60 frames"):
         read_frames_upstream(clips / "plain.mp4", width=32, height=32, indices=[60])
 
 
@@ -217,21 +217,18 @@ def test_frames_are_what_ffmpeg_itself_returns(clips):
 
 
 @pytest.mark.parametrize(
-    ("program", "sentence"),
+    ("program", "timeout", "reason"),
     [
-        ("import time; time.sleep(60)", "decord gave no frame for 1 seconds"),
-        ("import os; os.abort()", "decord ended with status -6"),
-        ("raise SystemExit(3)", "decord ended with status 3"),
-        ("import sys; sys.stdout.buffer.write(bytes(100))", "decord ended with status 0"),
+        ("import time; time.sleep(600)", 0.5, "no frame"),
+        ("import os; os.abort()", 60.0, "status -6"),
+        ("raise SystemExit(3)", 60.0, "status 3"),
+        ("import sys; sys.stdout.buffer.write(bytes(100))", 60.0, "status 0"),
     ],
 )
-def test_what_decord_does_to_its_process_is_a_sentence(
-    clips, tmp_path, monkeypatch, program, sentence
-):
+def test_a_failing_decord_is_a_video_error(clips, tmp_path, monkeypatch, program, timeout, reason):
     child = tmp_path / "child.py"
     child.write_text(program)
-    monkeypatch.setattr(reader_module, "_DECORD_PROGRAM", child)
-    monkeypatch.setattr(reader_module, "_DECORD_TIMEOUT", 1.0)
-    with pytest.raises(VideoError, match="ends or breaks at frame 0") as caught:
+    monkeypatch.setattr(reader_module, "DECORD_PROGRAM", child)
+    monkeypatch.setattr(reader_module, "DECORD_TIMEOUT", timeout)
+    with pytest.raises(VideoError, match=f"plain.mp4 .*frame 0.*{reason}"):
         load(clips / "plain.mp4", reader="decord")
-    assert sentence in caught.value.message

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from videos import BARS, bars, ffmpeg, make_counter, make_video, middles, read_back, read_counter
 
-from cogedit.errors import StorageError, UsageError, VideoError
+from cogedit.errors import StorageError, UsageError
 from cogedit.media import writer
 from cogedit.media.encoding import Encoding
 from cogedit.media.ffmpeg import input_args, run_ffmpeg
-from cogedit.media.probe import probe_facts, read_comment
+from cogedit.media.probe import probe_facts
+from cogedit.media.recipe_comment import find_comment
 from cogedit.media.writer import AudioSource, write_video
 
 FPS = Fraction(30000, 1001)
@@ -70,7 +71,7 @@ def test_colours_are_tagged_as_what_they_are(tmp_path):
 def test_comment_reads_back(tmp_path, suffix):
     recipe = json.dumps({"prompt": "a 'cat' = \"dog\"; #1\n\\ ünï 🎬 %d", "seed": 42})
     write_video(frames(), tmp_path / f"out{suffix}", fps=FPS, comment=recipe)
-    assert read_comment(tmp_path / f"out{suffix}") == recipe
+    assert find_comment(tmp_path / f"out{suffix}") == recipe
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +86,12 @@ def source(tmp_path_factory):
     return folder
 
 
-def sound_seconds(path):
-    """Decoded length of the first sound stream."""
+def audio_of(path, start, duration):
+    return AudioSource(path, start, duration, probe_facts(path).audio_codec)
+
+
+def audio_seconds(path):
+    """Decoded length of the first audio stream."""
     raw = path.with_suffix(".raw")
     ffmpeg("-i", path, "-map", "0:a:0", "-f", "s16le", "-ar", "1000", "-ac", "1", raw)
     return raw.stat().st_size / 2 / 1000
@@ -106,13 +111,13 @@ def sound_seconds(path):
 @pytest.mark.parametrize("start", [Fraction(0), Fraction(1001, 2000)])
 def test_sound_is_carried_over(source, tmp_path, name, suffix, codec, start):
     path = tmp_path / f"out{suffix}"
-    audio = AudioSource(source / name, start=start, duration=25 / FPS)
+    audio = audio_of(source / name, start, 25 / FPS)
     write_video(frames(25), path, fps=FPS, audio=audio)
     facts = probe_facts(path)
     assert facts.audio_codec == codec
     assert (facts.num_frames, facts.fps) == (25, FPS)
-    assert abs(sound_seconds(path) - float(25 / FPS)) < 0.08
-    assert read_comment(path) is None  # the source's own metadata stays with the source
+    assert abs(audio_seconds(path) - float(25 / FPS)) < 0.08
+    assert find_comment(path) is None  # the source's own metadata stays with the source
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
@@ -123,7 +128,7 @@ def test_sound_stays_in_time(tmp_path, suffix, codec):
     picture = ["-f", "lavfi", "-i", "testsrc2=s=64x64:r=25:d=3"]
     ffmpeg(*picture, *tone, "-g", "250", tmp_path / "tone.mkv")
     path = tmp_path / f"out{suffix}"
-    audio = AudioSource(tmp_path / "tone.mkv", start=Fraction(51, 100), duration=Fraction(1))
+    audio = audio_of(tmp_path / "tone.mkv", Fraction(51, 100), Fraction(1))
     write_video(frames(25), path, fps=Fraction(25), audio=audio)
     timed = ["-af", "aresample=async=1:first_pts=0", "-f", "s16le", "-ac", "1", "-ar", "8000", "-"]
     samples = np.frombuffer(ffmpeg("-i", path, "-map", "0:a", *timed), np.int16).astype(int)
@@ -131,32 +136,25 @@ def test_sound_stays_in_time(tmp_path, suffix, codec):
 
 
 def test_sound_that_ends_early_does_not_cut_the_picture(source, tmp_path):
-    audio = AudioSource(source / "short_sound.mp4", start=Fraction(0), duration=25 / FPS)
+    audio = audio_of(source / "short_sound.mp4", Fraction(0), 25 / FPS)
     write_video(frames(25), tmp_path / "out.mp4", fps=FPS, audio=audio)
     assert probe_facts(tmp_path / "out.mp4").num_frames == 25
-    late = AudioSource(source / "short_sound.mp4", start=Fraction(1), duration=25 / FPS)
+    late = audio_of(source / "short_sound.mp4", Fraction(1), 25 / FPS)
     write_video(frames(25), tmp_path / "late.mp4", fps=FPS, audio=late)
     assert probe_facts(tmp_path / "late.mp4").num_frames == 25
 
 
 def test_sound_window_must_exist(source, tmp_path):
     for start, duration in ((Fraction(-1), Fraction(1)), (Fraction(0), Fraction(0))):
-        audio = AudioSource(source / "aac.mp4", start=start, duration=duration)
-        with pytest.raises(UsageError, match="no sound lies at"):
+        audio = audio_of(source / "aac.mp4", start, duration)
+        with pytest.raises(UsageError, match="no audio"):
             write_video(frames(), tmp_path / "out.mp4", fps=FPS, audio=audio)
 
 
 def test_silent_source_gives_a_silent_video(source, tmp_path):
-    audio = AudioSource(source / "silent.mp4", start=Fraction(0), duration=9 / FPS)
+    audio = audio_of(source / "silent.mp4", Fraction(0), 9 / FPS)
     write_video(frames(), tmp_path / "out.mp4", fps=FPS, audio=audio)
     assert probe_facts(tmp_path / "out.mp4").audio_codec is None
-
-
-def test_missing_sound_file_is_an_error_that_leaves_nothing(tmp_path):
-    audio = AudioSource(tmp_path / "gone.mp4", start=Fraction(0), duration=9 / FPS)
-    with pytest.raises(VideoError, match="no such video"):
-        write_video(frames(), tmp_path / "out.mp4", fps=FPS, audio=audio)
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -236,9 +234,9 @@ def test_failure_keeps_the_old_file_and_leaves_nothing(tmp_path, monkeypatch, li
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell")
 def test_an_encoder_that_hangs_is_given_up(tmp_path, monkeypatch):
-    monkeypatch.setattr(writer, "_PATIENCE", 0.5)
+    monkeypatch.setattr(writer, "STALL_TIMEOUT", 0.5)
     wrapper(tmp_path, monkeypatch, "exec sleep 60")
-    with pytest.raises(StorageError, match="ffmpeg gave no answer for 1 s"):
+    with pytest.raises(StorageError, match=r"out\.mp4"):
         write_video(frames(), tmp_path / "out.mp4", fps=FPS)
     assert [entry.name for entry in tmp_path.iterdir()] == ["bin"]
 
@@ -254,12 +252,12 @@ def test_lost_frame_is_noticed(tmp_path, monkeypatch):
     assert list(out.iterdir()) == []
 
 
-@pytest.mark.parametrize("at", ["_verify", "_move_into_place"])
+@pytest.mark.parametrize("at", ["cogedit.media.writer.list_packets", "os.fsync"])
 def test_interrupt_leaves_nothing(tmp_path, monkeypatch, at):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(writer, at, interrupt)
+    monkeypatch.setattr(at, interrupt)
     with pytest.raises(KeyboardInterrupt):
         write_video(frames(), tmp_path / "out.mp4", fps=FPS)
     assert list(tmp_path.iterdir()) == []

@@ -14,7 +14,7 @@ from videos import make_video, read_back
 import cogedit
 from cogedit.artifacts import LatentsRecord, read_artifact, write_artifact
 from cogedit.errors import ArtifactMismatch, ModelError, StorageError, UsageError, VideoError
-from cogedit.media.probe import read_comment
+from cogedit.media.recipe_comment import find_comment
 from cogedit.stages.model import checkpoint_for, model_record, transformer_record
 from cogedit.types import EncodeSettings
 
@@ -494,7 +494,7 @@ def test_a_long_clip_keeps_its_recipe(tmp_path, monkeypatch):
     settings = settings_of(long, GOLDEN_PIPELINE, **size)
     frames = cogedit.load(long, settings)
     exported = cogedit.export(frames.path, settings)
-    comment = json.loads(read_comment(exported.path))
+    comment = json.loads(find_comment(exported.path))
     assert comment["cogedit"]["frame_indices"] == "0:29993:1"
 
 
