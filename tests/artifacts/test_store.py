@@ -82,49 +82,40 @@ def test_mode_follows_the_umask(chain: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tensors", "sentence"),
+    ("tensors", "named"),
     [
-        ({}, "its tensors are none, expected 'frames'"),
-        ({"frame": torch.zeros(1, dtype=torch.uint8)}, "its tensors are 'frame', expected"),
-        ({"frames": torch.zeros(9, 8, 16, 3)}, "is float32 [9, 8, 16, 3], expected uint8 [F, H"),
-        ({"frames": torch.zeros(9, 8, 16, dtype=torch.uint8)}, "expected uint8 [F, H, W, C]"),
-        (
-            {"frames": torch.zeros(9, 8, 17, 3, dtype=torch.uint8)},
-            "has shape [9, 8, 17, 3], expected [9, 8, 16, 3]",
-        ),
-        ({"frames": torch.zeros(9, 0, 16, 3, dtype=torch.uint8)}, "expected no empty axis"),
-        ({"frames": torch.zeros(9, 8, 16, 3, dtype=torch.bfloat16)}, "is bfloat16, expected"),
+        ({}, "'frames'"),
+        ({"frame": torch.zeros(1, dtype=torch.uint8)}, "'frame'"),
+        ({"frames": torch.zeros(9, 8, 16, 3)}, "float32 [9, 8, 16, 3]"),
+        ({"frames": torch.zeros(9, 8, 16, dtype=torch.uint8)}, "uint8 [F, H, W, C]"),
+        ({"frames": torch.zeros(9, 8, 17, 3, dtype=torch.uint8)}, "[9, 8, 17, 3]"),
+        ({"frames": torch.zeros(9, 0, 16, 3, dtype=torch.uint8)}, "[9, 0, 16, 3]"),
+        ({"frames": torch.zeros(9, 8, 16, 3, dtype=torch.bfloat16)}, "bfloat16"),
     ],
 )
 def test_write_refuses_other_tensors(
-    tensors: dict[str, torch.Tensor], sentence: str, bare_record: FramesRecord, tmp_path: Path
+    tensors: dict[str, torch.Tensor], named: str, bare_record: FramesRecord, tmp_path: Path
 ) -> None:
     path = tmp_path / "frames.safetensors"
     with pytest.raises(ArtifactError) as caught:
         write_artifact(path, tensors, bare_record)
     assert str(path) in caught.value.message
-    assert sentence in caught.value.message
+    assert named in caught.value.message
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
-    ("change", "sentence"),
+    ("change", "named"),
     [
-        ({"mask": None}, "its tensors are 'latents, sou...s, trajectory', expected"),
-        ({"source_latents": None}, "its tensors are 'latents, mask, trajectory', expected"),
-        (
-            {"mask": torch.zeros(9, 8, 17, dtype=torch.uint8)},
-            "tensor 'mask' has shape [9, 8, 17], expected [9, 8, 16] by the record's settings",
-        ),
-        ({"mask": torch.zeros(9, 8, 16)}, "tensor 'mask' is float32 [9, 8, 16], expected uint8"),
-        (
-            {"source_latents": torch.zeros(1, 4, 4, 2, 2)},
-            "tensor 'source_latents' has shape [1, 4, 4, 2, 2], expected [1, 3, 4, 2, 2]",
-        ),
+        ({"mask": None}, "mask"),
+        ({"source_latents": None}, "mask"),
+        ({"mask": torch.zeros(9, 8, 17, dtype=torch.uint8)}, "[9, 8, 17]"),
+        ({"mask": torch.zeros(9, 8, 16)}, "float32 [9, 8, 16]"),
+        ({"source_latents": torch.zeros(1, 4, 4, 2, 2)}, "[1, 4, 4, 2, 2]"),
     ],
 )
 def test_write_refuses_another_mask(
-    change: dict[str, torch.Tensor | None], sentence: str, chain: Any, tmp_path: Path
+    change: dict[str, torch.Tensor | None], named: str, chain: Any, tmp_path: Path
 ) -> None:
     tensors = {**chain.tensors["edit"], **change}
     with pytest.raises(ArtifactError) as caught:
@@ -133,7 +124,7 @@ def test_write_refuses_another_mask(
             {name: tensor for name, tensor in tensors.items() if tensor is not None},
             chain.records["edit"],
         )
-    assert sentence in caught.value.message
+    assert named in caught.value.message
 
 
 def test_a_mask_belongs_to_a_record_that_has_one(chain: Any, tmp_path: Path) -> None:
@@ -141,7 +132,7 @@ def test_a_mask_belongs_to_a_record_that_has_one(chain: Any, tmp_path: Path) -> 
     path, tensors = tmp_path / "edit.safetensors", dict(chain.tensors["edit"])
     found = replace(edit, mask=None, settings=replace(edit.settings, auto_mask=True))
     assert write_artifact(path, tensors, found).has_mask
-    with pytest.raises(ArtifactError, match="expected 'latents, trajectory'"):
+    with pytest.raises(ArtifactError, match="latents, trajectory"):
         write_artifact(path, tensors, replace(edit, mask=None))
     del tensors["mask"], tensors["source_latents"]
     assert not write_artifact(path, tensors, replace(edit, mask=None)).has_mask
@@ -192,7 +183,7 @@ def test_file_size_limit_of_the_system(chain: Any, tmp_path: Path, listing: List
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
     try:
-        with pytest.raises(StorageError, match="File too large") as caught:
+        with pytest.raises(StorageError, match=path.name) as caught:
             write_artifact(path, chain.tensors["frames"], chain.records["frames"])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -222,10 +213,10 @@ def test_storage_errors_say_which(
 
 def test_write_to_a_missing_folder_a_folder_and_a_device(chain: Any, tmp_path: Path) -> None:
     arguments = chain.tensors["frames"], chain.records["frames"]
-    with pytest.raises(StorageError, match=r"the folder .*missing does not exist") as caught:
+    with pytest.raises(StorageError, match="missing") as caught:
         write_artifact(tmp_path / "missing" / "a.safetensors", *arguments)
     assert caught.value.exit_code == 7
-    with pytest.raises(StorageError, match="it is a folder"):
+    with pytest.raises(StorageError, match=tmp_path.name):
         write_artifact(tmp_path, *arguments)
     with pytest.raises(StorageError, match="it is not a regular file"):
         write_artifact(Path("/dev/null"), *arguments)
@@ -282,26 +273,24 @@ def test_damage_has_its_sentence(chain: Any, tmp_path: Path) -> None:
         path.write_bytes(content)
         return _refusal(path, "latents")
 
-    error = refused(good[:-1])
-    assert isinstance(error, ArtifactDamaged)
-    assert (
-        error.message == f"{path} is truncated: it has {len(good) - 1} bytes, expected {len(good)}"
-    )
-    assert error.hint == "make it with `cogedit encode VIDEO`"
-    assert "is extended: it has" in refused(good + b"\0").message
-    assert "is truncated: it has 100 bytes" in refused(good[:100]).message
-    flipped = good[:-1] + bytes([good[-1] ^ 1])
-    assert "is damaged: tensor 'latents' has digest" in refused(flipped).message
-    changed = good.replace(b"clip.mp4", b"clap.mp4")
-    assert "has a record with digest" in refused(changed).message
-    huge = (2**40).to_bytes(8, "little") + good[8:]
-    assert f"its header takes {2**40} bytes, expected at most" in refused(huge).message
-    tiny = (3).to_bytes(8, "little") + good[8:]
-    assert "has a damaged record: invalid JSON" in refused(tiny).message
-    spaced = (header - 8 + 8).to_bytes(8, "little") + good[8:header] + b" " * 8 + good[header:]
-    assert "has a header that does not match its record" in refused(spaced).message
-    for error in (refused(changed), refused(huge), refused(spaced)):
+    sizes = {
+        good[:-1]: (len(good) - 1, len(good)),
+        good + b"\0": (len(good) + 1, len(good)),
+        good[:100]: (100,),
+        (2**40).to_bytes(8, "little") + good[8:]: (2**40,),
+    }
+    for content, named in sizes.items():
+        error = refused(content)
         assert isinstance(error, ArtifactDamaged)
+        assert error.hint == "make it with `cogedit encode VIDEO`"
+        assert all(str(number) in error.message for number in named)
+    flipped = good[:-1] + bytes([good[-1] ^ 1])
+    assert "'latents'" in refused(flipped).message
+    changed = good.replace(b"clip.mp4", b"clap.mp4")
+    tiny = (3).to_bytes(8, "little") + good[8:]
+    spaced = (header - 8 + 8).to_bytes(8, "little") + good[8:header] + b" " * 8 + good[header:]
+    for content in (flipped, changed, tiny, spaced):
+        assert isinstance(refused(content), ArtifactDamaged)
 
 
 def test_foreign_files(chain: Any, tmp_path: Path) -> None:
@@ -309,40 +298,39 @@ def test_foreign_files(chain: Any, tmp_path: Path) -> None:
     safetensors.torch.save_file(dict(chain.tensors["latents"]), path)
     error = _refusal(path, "latents")
     assert isinstance(error, ArtifactMismatch)
-    assert error.message == f"{path} is not a cogedit artifact, expected latents"
+    assert "latents" in error.message
     torch.save(dict(chain.tensors["latents"]), path)
     assert isinstance(_refusal(path), ArtifactMismatch)
     for content in (b"", b"\0", b"\0\0\0\x18ftypisom" * 10):
         path.write_bytes(content)
         assert isinstance(_refusal(path), ArtifactMismatch)
-    path.write_bytes(b"")
-    assert "is empty" in _refusal(path).message
 
 
 def test_missing_file_folder_and_pipe(tmp_path: Path) -> None:
     error = _refusal(tmp_path / "none.safetensors", "trajectory")
-    assert error.message.endswith("does not exist")
+    assert not isinstance(error, ArtifactDamaged | ArtifactMismatch)
     assert error.hint == "make it with `cogedit invert VIDEO`"
-    assert _refusal(tmp_path / "nope.safetensors").hint == "`cogedit cache ls` lists what is there"
+    assert "cogedit cache ls" in (_refusal(tmp_path / "nope.safetensors").hint or "")
     gone = tmp_path / "edit-000000000000.safetensors"
     assert _refusal(gone).hint == "make it with `cogedit reconstruct VIDEO --prompt PROMPT`"
     for number in range(1, 5):
         (tmp_path / f"edit-{number}.safetensors").touch()
-    there = "edit-1.safetensors, edit-2.safetensors, edit-3.safetensors and 1 more"
-    assert _refusal(gone).hint == f"beside it: {there}"
-    assert "is not a file" in _refusal(tmp_path).message
+    hint = _refusal(gone).hint or ""
+    assert all(f"edit-{number}.safetensors" in hint for number in (1, 2, 3))
     os.mkfifo(tmp_path / "pipe")
-    assert "is not a file" in _refusal(tmp_path / "pipe").message
+    for place in (tmp_path, tmp_path / "pipe"):
+        assert isinstance(_refusal(place), ArtifactMismatch)
 
 
 def test_wrong_kind(chain: Any) -> None:
     path = chain.paths["latents"]
     error = _refusal(path, "trajectory")
     assert isinstance(error, ArtifactMismatch)
-    assert error.message == f"{path} holds latents, expected a trajectory"
+    assert "latents" in error.message
+    assert "trajectory" in error.message
     assert error.hint == f"make it with `cogedit invert {path}`"
     error = _refusal(chain.paths["edit"], ("latents", "frames"))
-    assert error.message.endswith("holds an edit, expected latents or frames")
+    assert all(kind in error.message for kind in ("edit", "latents", "frames"))
     assert error.hint == "make it with `cogedit encode VIDEO`"
 
 
@@ -366,9 +354,8 @@ def test_newer_schema(chain: Any, tmp_path: Path) -> None:
     _forge(path, lambda record: record.update(schema=2, new_field=1))
     error = _refusal(path)
     assert isinstance(error, ArtifactMismatch)
-    assert error.message == (
-        f"{path} was made by a newer cogedit in schema 2; this cogedit {__version__} reads schema 1"
-    )
+    assert "schema 2" in error.message
+    assert __version__ in error.message
     assert error.hint == "update cogedit"
 
 
@@ -455,7 +442,7 @@ def test_sniff(chain: Any, tmp_path: Path) -> None:
     assert sniff_kind(tmp_path) is None
     # Our content under another name is ours; the ending .safetensors never means a video.
     assert sniff_kind(chain.copy("edit", tmp_path / "edit.bin")) == "edit"
-    with pytest.raises(ArtifactError, match="does not exist"):
+    with pytest.raises(ArtifactError, match=r"gone\.safetensors"):
         sniff_kind(tmp_path / "gone.safetensors")
     (tmp_path / "foreign.safetensors").write_bytes(b"\0" * 100)
     with pytest.raises(ArtifactMismatch):

@@ -55,7 +55,7 @@ def test_find_refuses_a_damaged_or_swapped_file(chain: Any, tmp_path: Path) -> N
             workspace.find(record)
         assert caught.value.hint.endswith(f"rm {shlex.quote(str(path))}")
     chain.copy("frames", path)
-    with pytest.raises(ArtifactMismatch, match="has content key") as mismatch:
+    with pytest.raises(ArtifactMismatch, match=path.name) as mismatch:
         workspace.find(record)
     assert mismatch.value.hint == caught.value.hint
     path.unlink()
@@ -86,7 +86,7 @@ def test_newest_passes_over_what_it_cannot_read(chain: Any, tmp_path: Path) -> N
 
 def test_create_where_a_file_is(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(StorageError, match=r"cannot write .*file"):
+    with pytest.raises(StorageError, match="file"):
         Workspace(tmp_path / "file" / "clip.cogedit").create()
     with pytest.raises(StorageError):
         Workspace(tmp_path / "file").create()

@@ -68,7 +68,7 @@ def test_count_is_always_8n_plus_1(total, most):
 
 
 def test_nothing_left_names_the_numbers():
-    with pytest.raises(VideoError, match="it has 30, skipping 20 at the start and 10 at the end"):
+    with pytest.raises(VideoError, match=r"30.*20.*10"):
         plan_clip(video(30), LoadSettings(skip_frames_start=20, skip_frames_end=10))
     with pytest.raises(VideoError):
         plan_clip(video(30), LoadSettings(skip_frames_start=99))
@@ -112,7 +112,7 @@ def test_resize_plan(source, mode, scaled, offset):
 
 
 def test_extreme_shape_is_not_scaled_to_gigabytes():
-    with pytest.raises(UsageError, match="would scale them to"):
+    with pytest.raises(UsageError, match="30000x2"):
         plan_resize(30000, 2, settings=LoadSettings())
     assert plan_resize(30000, 2, settings=LoadSettings(resize_mode="pad")).box.scaled_height == 1
 
@@ -121,8 +121,6 @@ def test_check_size_names_the_nearest():
     check_size(720, 480, multiple=16)
     with pytest.raises(UsageError) as caught:
         check_size(721, 480, multiple=16)
-    assert str(caught.value) == (
-        "width 721 does not suit this model: it must be a multiple of 16; nearest: 720 or 736"
-    )
-    with pytest.raises(UsageError, match=r"height 5 .* nearest: 16$"):
+    assert all(number in caught.value.message for number in ("721", "16", "720", "736"))
+    with pytest.raises(UsageError, match=r"height 5 .*16$"):
         check_size(720, 5, multiple=16)

@@ -110,27 +110,25 @@ def test_a_box_is_recorded_as_one_text():
 
 
 @pytest.mark.parametrize(
-    ("text", "sentence"),
+    ("text", "expected"),
     [
-        ("8,4,24", "the mask '8,4,24' is no box: expected x0,y0,x1,y1"),
-        ("8,4,24,-1", "the mask '8,4,24,-1' is no box"),
-        ("8,4,24,20.5", "the mask '8,4,24,20.5' is no box"),
-        ("8, 4, 24, 20", "the mask '8, 4, 24, 20' is no box"),
-        ("8,4,24,20@5", "is no box: expected x0,y0,x1,y1 or x0,y0,x1,y1@FIRST:LAST"),
-        ("24,4,8,20", "the box 24,4,8,20 is empty: expected x0 < x1 and y0 < y1"),
-        ("8,4,24,4", "the box 8,4,24,4 is empty"),
-        ("8,4,24,20@9:9", "the box 8,4,24,20@9:9 is in no frame: expected FIRST < LAST"),
-        ("8,4,65,20", "reaches outside the image: clip.mp4 is 64x48"),
-        ("8,4,24,49", "reaches outside the image: clip.mp4 is 64x48"),
-        ("8,4,24,20@20:END", "reaches beyond the end: clip.mp4 has 20 frames, 0 to 19"),
-        ("8,4,24,20@0:21", "reaches beyond the end: clip.mp4 has 20 frames, 0 to 19"),
-        ("8,4,24,20@17:20", "is in none of the clip's frames: they are frames 0 to 16 of clip.mp4"),
+        *((text, "x0,y0,x1,y1") for text in ("8,4,24", "8,4,24,-1", "8,4,24,20.5", "8, 4, 24, 20")),
+        ("8,4,24,20@5", "FIRST:LAST"),
+        ("24,4,8,20", "x0 < x1"),
+        ("8,4,24,4", "y0 < y1"),
+        ("8,4,24,20@9:9", "FIRST < LAST"),
+        ("8,4,65,20", "64x48"),
+        ("8,4,24,49", "64x48"),
+        ("8,4,24,20@20:END", "20 frames"),
+        ("8,4,24,20@0:21", "20 frames"),
+        ("8,4,24,20@17:20", "0 to 16"),
     ],
 )
-def test_boxes_that_are_refused(text, sentence):
+def test_boxes_that_are_refused(text, expected):
     with pytest.raises(UsageError) as caught:
         check_mask(open_mask(text), SOURCE, indices=INDICES)
-    assert sentence in caught.value.message
+    assert text in caught.value.message
+    assert expected in caught.value.message
 
 
 def test_a_box_that_the_crop_cuts_off_is_empty():
@@ -200,7 +198,7 @@ def test_gray_counts_from_half(tmp_path):
 def test_a_picture_of_another_shape_is_refused(tmp_path, size):
     width, height = size
     path = picture(tmp_path / "mask.png", (0, 0, 9, 9), width=width, height=height)
-    with pytest.raises(VideoError, match=f"is {width}x{height}, expected the shape of clip.mp4"):
+    with pytest.raises(VideoError, match=f"{width}x{height}"):
         check_mask(open_mask(path), SOURCE, indices=INDICES)
 
 
@@ -214,7 +212,7 @@ def test_pictures_that_cannot_be_read(tmp_path):
 
 def test_a_black_picture_is_empty(tmp_path):
     path = picture(tmp_path / "mask.png", (0, 0, 0, 0))
-    with pytest.raises(UsageError, match=r"mask.png leaves nothing to change"):
+    with pytest.raises(UsageError, match=r"mask\.png"):
         read(path)
 
 
@@ -242,13 +240,13 @@ def test_a_video_with_too_few_frames_is_refused(tmp_path):
     path = video(tmp_path / "mask.mp4", num_frames=16)
     with pytest.raises(VideoError) as caught:
         check_mask(open_mask(path), SOURCE, indices=INDICES)
-    assert "has 16 frames, expected 20 as in clip.mp4, and 17 at least" in caught.value.message
+    assert all(number in caught.value.message for number in ("16 frames", "20", "17"))
     check_mask(open_mask(path), SOURCE, indices=INDICES[:-1])
 
 
 def test_a_video_of_another_shape_is_refused(tmp_path):
     path = video(tmp_path / "mask.mp4", height=64)
-    with pytest.raises(VideoError, match=r"is 64x64, expected the shape of clip\.mp4"):
+    with pytest.raises(VideoError, match="64x64"):
         read(path)
 
 
@@ -263,12 +261,12 @@ def test_files_that_are_no_mask(tmp_path):
         open_mask(tmp_path / "nothing.png")
     text = tmp_path / "mask.png"
     text.write_text("dear diary\n" * 100)
-    with pytest.raises(VideoError, match=r"mask.png is not a video"):
+    with pytest.raises(VideoError, match=r"mask\.png"):
         check_mask(open_mask(text), SOURCE, indices=INDICES)
     text.write_bytes(b"")
-    with pytest.raises(VideoError, match=r"is empty \(0 bytes\)"):
+    with pytest.raises(VideoError, match=r"mask\.png"):
         open_mask(text)
-    with pytest.raises(VideoError, match="is a folder"):
+    with pytest.raises(VideoError, match="folder"):
         open_mask(tmp_path)
 
 

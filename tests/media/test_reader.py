@@ -96,7 +96,7 @@ def test_count_is_checked_against_the_probe(clips, reader):
     source = dataclasses.replace(probe_video(path), num_frames=70, reader=reader)
     settings = LoadSettings(width=64, height=48, max_num_frames=65)
     resize = plan_resize(64, 48, settings=settings)
-    with pytest.raises(VideoError, match="ends or breaks at frame 50, expected 70 frames"):
+    with pytest.raises(VideoError, match=r"frame 50.*70 frames"):
         read_clip(path, source, indices=plan_clip(source, settings).indices, resize=resize)
 
 
@@ -107,7 +107,7 @@ def test_damaged_content_is_a_video_error(clips, tmp_path, reader):
     broken.write_bytes((clips / "text.mp4").read_bytes())
     settings = LoadSettings(width=64, height=48)
     resize = plan_resize(64, 48, settings=settings)
-    with pytest.raises(VideoError, match="ends or breaks at frame 0"):
+    with pytest.raises(VideoError, match="frame 0"):
         read_clip(broken, source, indices=plan_clip(source, settings).indices, resize=resize)
 
 
@@ -167,7 +167,7 @@ def test_shrinking_is_antialiased():
 
 
 def test_frame_of_another_size_is_refused():
-    with pytest.raises(VideoError, match="changes its size"):
+    with pytest.raises(VideoError, match="10x10"):
         resize_frame(np.zeros((10, 10, 3), dtype=np.uint8), plan("crop", 20, 20))
 
 

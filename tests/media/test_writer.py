@@ -160,13 +160,13 @@ def test_silent_source_gives_a_silent_video(source, tmp_path):
 @pytest.mark.parametrize(
     ("name", "change", "text"),
     [
-        ("out.webm", {}, "the suffix .webm does not go with h264, expected .mp4 or .mov or .mkv"),
-        ("out", {}, "the suffix (none) does not go with h264"),
-        ("out.mp4", {"fps": Fraction(0)}, "0 frames per second cannot be written"),
-        ("out.mp4", {"fps": Fraction(-25)}, "cannot be written"),
+        ("out.webm", {}, ".mp4 or .mov or .mkv"),
+        ("out", {}, ".mp4"),
+        ("out.mp4", {"fps": Fraction(0)}, "0 frames per second"),
+        ("out.mp4", {"fps": Fraction(-25)}, "-25 frames per second"),
         ("out.mp4", {"encoding": Encoding(crf=52)}, "crf is 52"),
         ("out.mp4", {"comment": "a\0b"}, "NUL"),
-        ("out.mp4", {"comment": "x" * 100_001}, "longer than 100000 bytes"),
+        ("out.mp4", {"comment": "x" * 100_001}, "100000 bytes"),
     ],
 )
 def test_usage_errors(tmp_path, name, change, text):
@@ -186,12 +186,12 @@ def test_frames_that_are_not_frames(tmp_path, bad):
 
 
 def test_odd_size_is_refused_and_not_cut(tmp_path):
-    with pytest.raises(UsageError, match="frames of 63x48 cannot be written"):
+    with pytest.raises(UsageError, match="63x48"):
         write_video(frames(1, 48, 63), tmp_path / "out.mp4", fps=FPS)
 
 
 def test_missing_folder_is_a_storage_error(tmp_path):
-    with pytest.raises(StorageError, match="does not exist") as caught:
+    with pytest.raises(StorageError, match=r"out\.mp4") as caught:
         write_video(frames(), tmp_path / "no" / "out.mp4", fps=FPS)
     assert caught.value.exit_code == 7
     (tmp_path / "out.mp4").mkdir()
@@ -247,7 +247,7 @@ def test_lost_frame_is_noticed(tmp_path, monkeypatch):
     # ffmpeg says that all went well, and has written one frame too few.
     short = ["-c:v", "libx264", "-vf", "trim=end_frame=8,format=yuv420p"]
     monkeypatch.setattr(Encoding, "args", lambda self, fps: short)
-    with pytest.raises(StorageError, match="8 of 9 frames were written"):
+    with pytest.raises(StorageError, match="8 of 9 frames"):
         write_video(frames(), out / "out.mp4", fps=FPS)
     assert list(out.iterdir()) == []
 
