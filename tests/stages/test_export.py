@@ -88,7 +88,7 @@ def test_a_sampled_clip_plays_at_the_source_s_speed_with_its_sound(here):
     assert facts.audio_codec == "aac"
     seconds = float(9 * 2 / FPS)
     assert abs(len(samples(done.path)) / 8000 - seconds) < 0.05
-    assert "with the source's sound" in done.said
+    assert "with the source's audio" in done.said
 
 
 @pytest.mark.parametrize("codec", ["h264", "h265", "prores", "ffv1"])
@@ -106,17 +106,17 @@ def test_sound_stays_away_where_it_would_not_fit(here):
     video = make_video(here / "clip.mp4", width=96, height=64, num_frames=30, sound=True)
     frames = load(video)
     fast = export(frames, here / "fast.mp4", export__fps="24")
-    assert "no sound: at 24 fps the clip does not keep the source's time" in fast.said
+    assert "no audio: at 24 fps the clip does not keep the source's time" in fast.said
     silent = export(frames, here / "silent.mp4", export__sound=False)
-    assert "no sound" not in silent.said
+    assert "no audio" not in silent.said
     for done in (fast, silent):
         assert probe_facts(done.path).audio_codec is None
     same = export(frames, here / "same.mp4", export__fps="10000/1001")
     assert probe_facts(same.path).audio_codec == "aac"
     # Pictures have no sound to lose.
-    assert "no sound" not in export(frames, here / "moving.gif").said
+    assert "no audio" not in export(frames, here / "moving.gif").said
     plain = make_video(here / "plain.mp4", width=96, height=64, num_frames=9)
-    assert "no sound" not in export(load(plain), here / "plain-out.mp4").said
+    assert "no audio" not in export(load(plain), here / "plain-out.mp4").said
 
 
 def test_a_missing_or_other_source_is_said_in_one_line(here):
@@ -127,15 +127,15 @@ def test_a_missing_or_other_source_is_said_in_one_line(here):
     shutil.move(video, away / "clip.mp4")
     done = export(frames, here / "out.mp4")
     assert done.said.splitlines()[0] == (
-        "no sound: clip.mp4 is neither here nor beside clip.cogedit (--source VIDEO names it)"
+        "no audio: clip.mp4 is neither here nor beside clip.cogedit (--source VIDEO names it)"
     )
     assert probe_facts(done.path).audio_codec is None
     again = export(frames, here / "out.mp4")
     assert again.reused
-    assert "no sound" not in again.said
+    assert "no audio" not in again.said
     make_video(here / "clip.mp4", width=96, height=64, num_frames=31, sound=True)
     other = export(frames, here / "other.mp4")
-    assert "no sound: clip.mp4 is not the clip.mp4 that the clip was taken from" in other.said
+    assert "no audio: clip.mp4 is not the clip.mp4 that the clip was taken from" in other.said
     # Found again, the video is written anew; gone again, the better one stays.
     named = export(frames, here / "out.mp4", source_video=away / "clip.mp4")
     assert not named.reused
@@ -162,7 +162,7 @@ def test_a_varying_rate_keeps_no_time(here):
     ffmpeg("-i", video, "-vf", "select=not(eq(mod(n\\,3)\\,1))", "-fps_mode", "vfr",
            here / "varying.mp4")  # fmt: skip
     done = export(load(here / "varying.mp4"), here / "out.mp4")
-    assert "no sound: the frame rate of varying.mp4 varies" in done.said
+    assert "no audio: the frame rate of varying.mp4 varies" in done.said
     assert probe_facts(done.path).audio_codec is None
 
 
