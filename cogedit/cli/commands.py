@@ -73,6 +73,66 @@ def root(
 
 
 @app.command()
+@with_options("load", "encode", "invert", "reconstruct", "export", "transformer")
+def edit(
+    call: Call,
+    video: Annotated[Path, argument("VIDEO", "A video, or an artifact of it.")],
+    prompt: Prompts,
+    mask: Mask = None,
+    source_video: SourceVideo = None,
+    with_source: WithSource = False,
+    dry_run: DryRun = False,
+    output: Annotated[
+        Path | None,
+        output_option(
+            "Folder for the videos, or the video for a single prompt. Default: the workspace."
+        ),
+    ] = None,
+) -> None:
+    """Edit a video from start to finish, reusing earlier results: VIDEO -> mp4.
+
+    Example: cogedit edit bear.mp4 -p "a polar bear on the ice"
+
+    Example: cogedit edit bear.mp4 -p "a red bear" --source-prompt "a bear" --config recolor
+    """
+    from cogedit import stages, tools
+    from cogedit.cli.tables import show_estimate
+    from cogedit.stages.edit import check_edit
+
+    settings = call.settings(video)
+    if dry_run:
+        check_edit(
+            video,
+            settings,
+            mask=mask,
+            output=output,
+            source_video=source_video,
+            num_prompts=len(prompt),
+        )
+        show_estimate(
+            call.screen,
+            "edit",
+            tools.estimate(video, settings, prompts=prompt, mask=mask, run=call.run),
+        )
+        return
+    exported = stages.edit(
+        video,
+        prompt,
+        settings,
+        mask=mask,
+        output=output,
+        source_video=source_video,
+        with_source=with_source,
+        run=call.run,
+    )
+    _print(call, "edit", exported)
+
+
+app.command()(doctor)
+app.command()(guide)
+
+
+@app.command()
 @with_options("load")
 def load(call: Call, video: Video, output: Output = None) -> None:
     """Read a clip of a video: VIDEO -> frames.
@@ -212,62 +272,6 @@ def export(
 
 
 @app.command()
-@with_options("load", "encode", "invert", "reconstruct", "export", "transformer")
-def edit(
-    call: Call,
-    video: Annotated[Path, argument("VIDEO", "A video, or an artifact of it.")],
-    prompt: Prompts,
-    mask: Mask = None,
-    source_video: SourceVideo = None,
-    with_source: WithSource = False,
-    dry_run: DryRun = False,
-    output: Annotated[
-        Path | None,
-        output_option(
-            "Folder for the videos, or the video for a single prompt. Default: the workspace."
-        ),
-    ] = None,
-) -> None:
-    """Edit a video from start to finish, reusing earlier results: VIDEO -> mp4.
-
-    Example: cogedit edit bear.mp4 -p "a polar bear on the ice"
-
-    Example: cogedit edit bear.mp4 -p "a red bear" --source-prompt "a bear" --config recolor
-    """
-    from cogedit import stages, tools
-    from cogedit.cli.tables import show_estimate
-    from cogedit.stages.edit import check_edit
-
-    settings = call.settings(video)
-    if dry_run:
-        check_edit(
-            video,
-            settings,
-            mask=mask,
-            output=output,
-            source_video=source_video,
-            num_prompts=len(prompt),
-        )
-        show_estimate(
-            call.screen,
-            "edit",
-            tools.estimate(video, settings, prompts=prompt, mask=mask, run=call.run),
-        )
-        return
-    exported = stages.edit(
-        video,
-        prompt,
-        settings,
-        mask=mask,
-        output=output,
-        source_video=source_video,
-        with_source=with_source,
-        run=call.run,
-    )
-    _print(call, "edit", exported)
-
-
-@app.command()
 @with_options(without=(*keys_of(()), "config", "force"))
 def inspect(
     call: Call,
@@ -282,7 +286,7 @@ def inspect(
     show_file(file, json_output=call.screen.json_output)
 
 
-for command in (sweep, batch, compare, report, doctor, guide):
+for command in (sweep, batch, compare, report):
     app.command()(command)
 app.add_typer(config_app)
 app.add_typer(cache_app)

@@ -17,17 +17,9 @@ if TYPE_CHECKING:
 # The parser's errors share this base, which typer does not name.
 _ParserError: type[Exception] = typer.BadParameter.__bases__[0]
 
-_FIRST = ("edit", "doctor", "guide")
-
 
 class Commands(TyperGroup):
-    """A group of commands: most wanted first, flags without a type, errors in our own words."""
-
-    def list_commands(self, ctx: Context) -> list[str]:
-        """Return the names of the commands, those that a newcomer needs first."""
-        names = super().list_commands(ctx)
-        first = [name for name in _FIRST if name in names]
-        return [*first, *(name for name in names if name not in first)]
+    """A group of commands that shows flags without a type, and errors in our own words."""
 
     def get_params(self, ctx: Context) -> list[Parameter]:
         """Return the options of the group itself."""

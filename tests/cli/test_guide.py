@@ -106,7 +106,16 @@ def parse(args, *, is_whole):
         assert not is_whole, args
 
 
+def help_texts(command):
+    yield command.help or ""
+    for below in getattr(command, "commands", {}).values():
+        yield from help_texts(below)
+
+
 def shown_commands():
+    for text in help_texts(get_command(app)):
+        for line in re.findall(r"Example: cogedit (.*)", text):
+            yield pytest.param(shlex.split(line), True, id=f"help: {line}")
     for page in TEXTS:
         for args, is_whole in commands_of(page.read_text()):
             yield pytest.param(args, is_whole, id=f"{page.stem}: {' '.join(args)}")
