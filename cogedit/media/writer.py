@@ -241,7 +241,7 @@ def _add_gif_comment(temporary: Path, path: Path, comment: str) -> None:
 def _verify(temporary: Path, path: Path, *, num_frames: int, fps: Fraction) -> None:
     try:
         packets = list_packets(temporary)
-    except VideoError as error:
+    except (VideoError, StorageError) as error:
         raise StorageError(f"cannot write {path}: the written file does not read back") from error
     written = len(packets.timestamps)
     if written != num_frames or packets.num_discarded:
