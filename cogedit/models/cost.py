@@ -6,8 +6,8 @@ operations. Of a row with S tokens of width d in n layers:
     L = 24 n S d^2 + embedding and output      linear layers: q, k, v, out and the MLP of 4 d
     A = 4 n S^2 d                              attention: q k^T and its product with v
 
-An edit row that looks at a reference attends to twice the tokens. A reference row stops after the
-last layer that looks at it, where it gives its keys and values and nothing else.
+An edit row that attends to a reference row attends to twice the tokens. A reference row stops after
+the last layer with injection, of which only its keys and values are needed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from cogedit.models.rows import (
     prompt_bank,
     rows_at_a_time,
 )
-from cogedit.types import DType, InvertSettings, ReconstructSettings, Weights, Window
+from cogedit.types import DType, InvertSettings, ReconstructSettings, Weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -193,7 +193,7 @@ def call_work(
     first, end = injection.injection_layers
     end = layers if end is None else end
     if injection.injection_strength > 0:
-        extra = row.attention / layers * (end - first) * _looked_at(injection, sizes, shape)
+        extra = row.attention / layers * (end - first) * _injected_share(injection, sizes, shape)
         work += Work(flops=Flops(attention=extra * len(plan.edits)))
     reference = row
     if not plan.reference_velocity:
@@ -203,10 +203,10 @@ def call_work(
     return work + Work(flops=reference * len(plan.references))
 
 
-def _looked_at(
+def _injected_share(
     injection: ReconstructSettings, sizes: TransformerSizes, shape: LatentShape
 ) -> float:
-    """Attention of a looking row beyond its own, as a share of its own."""
+    """Attention to a reference row, as a share of a row's attention to itself."""
     if injection.injection_mode == "queries-keys":
         return 0.0 if injection.injection_strength == 1 else 1.0
     if injection.injection_tokens == "image":
@@ -214,18 +214,18 @@ def _looked_at(
     return 1.0
 
 
-def inversion_work(asked: InvertSettings, sizes: TransformerSizes, shape: LatentShape) -> Work:
-    """Count an inversion; where its corrections are found on the way ("auto"), at least this."""
-    texts = EditPrompts(1 if asked.prompt else 0, 0, 0, 0)
-    plan = plan_rows([texts], guided=asked.guidance_scale != 1, referenced=False)
-    calls = asked.num_inference_steps
-    if asked.inverse == "consistent":
-        calls = calls * (asked.inversion_iterations or 1) + 1
+def inversion_work(settings: InvertSettings, sizes: TransformerSizes, shape: LatentShape) -> Work:
+    """Count an inversion; with "auto" iterations, which follow from the residual, at least this."""
+    prompts = EditPrompts(1 if settings.prompt else 0, 0, 0, 0)
+    plan = plan_rows([prompts], guided=settings.guidance_scale != 1, referenced=False)
+    calls = settings.num_inference_steps
+    if settings.inverse == "consistent":
+        calls = calls * (settings.inversion_iterations or 1) + 1
     return call_work(plan, sizes, shape) * calls
 
 
 def edit_work(
-    asked: Sequence[ReconstructSettings],
+    edits: Sequence[ReconstructSettings],
     inversion: InvertSettings,
     sizes: TransformerSizes,
     shape: LatentShape,
@@ -233,19 +233,22 @@ def edit_work(
     """Count the edits of one clip that are denoised together.
 
     Args:
-        asked: One per edit; they differ in the prompt and the seed alone.
+        edits: They differ in the prompt and the seed alone.
         inversion: How the clip was inverted.
         sizes: Of the transformer.
         shape: Of the clip.
     """
-    one = asked[0]
-    prompts = _prompts(asked, inversion.prompt)
-    visited = one.num_inference_steps or inversion.num_inference_steps
-    schedule = _schedule(visited - one.start_step)
-    guided = _window(schedule, one.guidance_steps, wanted=one.guidance_scale != 1)
-    referenced = _window(schedule, one.injection_steps, wanted=one.injection_strength > 0)
-    velocity = needs_reference_velocity(one)
-    source_guided = _window(schedule, one.guidance_steps, wanted=one.source_guidance_scale != 1)
+    settings = edits[0]
+    bank = prompt_bank(edits, [inversion.prompt])
+    prompts = [edit_prompts(edit, inversion.prompt, bank, source=0) for edit in edits]
+    num_steps = settings.num_inference_steps or inversion.num_inference_steps
+    # A window is a share of the steps; where they lie does not matter here.
+    schedule = Schedule((), tuple(range(num_steps - settings.start_step)))
+    guidance_steps = schedule.window(*settings.guidance_steps)
+    guided = guidance_steps if settings.guidance_scale != 1 else ()
+    source_guided = guidance_steps if settings.source_guidance_scale != 1 else ()
+    referenced = schedule.window(*settings.injection_steps) if settings.injection_strength else ()
+    velocity = needs_reference_velocity(settings)
     work = Work()
     for step in schedule.timesteps:
         plan = plan_rows(
@@ -254,31 +257,17 @@ def edit_work(
             referenced=step in referenced,
             reference_velocity=velocity,
         )
-        work += call_work(plan, sizes, shape, injection=one)
-        if one.method == "flow" and not plan.reference_velocity:
+        work += call_work(plan, sizes, shape, injection=settings)
+        if settings.method == "flow" and not plan.reference_velocity:
             source = plan_rows([prompts[0]], guided=step in source_guided, referenced=False)
             work += call_work(source, sizes, shape)
-    if one.auto_mask:
+    if settings.auto_mask:
         from cogedit.models.auto_mask import mask_levels
 
         plain = plan_rows([EditPrompts(0, None, 0, 0)], guided=False, referenced=False)
         levels = mask_levels(range(inversion.num_inference_steps))
-        work += call_work(plain, sizes, shape) * (2 * len(levels) * len(asked))
+        work += call_work(plain, sizes, shape) * (2 * len(levels) * len(edits))
     return work
-
-
-def _prompts(asked: Sequence[ReconstructSettings], inversion_prompt: str) -> list[EditPrompts]:
-    bank = prompt_bank(asked, [inversion_prompt])
-    return [edit_prompts(one, inversion_prompt, bank, source=0) for one in asked]
-
-
-def _schedule(num_steps: int) -> Schedule:
-    """Steps by their number: which levels they lie at costs nothing."""
-    return Schedule((), tuple(range(num_steps)))
-
-
-def _window(schedule: Schedule, window: Window, *, wanted: bool) -> frozenset[int]:
-    return schedule.window(*window) if wanted else frozenset()
 
 
 def activation_bytes(
