@@ -201,12 +201,11 @@ class Reporter:
             self._run.notify(f"measuring {frames.source.name}")
             source, figures = measure.measure_source(pixels, round_trip)
         inversions = [self._inversion(record, files) for record in files.inversions]
-        any_mask = any(record.has_mask for _, record in files.edits)
         edits = []
         for (path, record), distinct in zip(files.edits, distinctions(files.edits), strict=True):
             self._run.notify(f"decoding {path.name}")
             with self._leaving_out(path):
-                edit = self._edit(path, record, source, any_mask=any_mask)
+                edit = self._edit(path, record, source)
                 edits.append(replace(edit, distinct=distinct))
         return Clip(
             title=frames.source.name,
@@ -259,9 +258,7 @@ class Reporter:
         facts["model"] = describe_model(record.model)
         return Inversion(content_key(record)[:12], facts, figures)
 
-    def _edit(
-        self, path: Path, record: EditRecord, source: measure.Source | None, *, any_mask: bool
-    ) -> Edit:
+    def _edit(self, path: Path, record: EditRecord, source: measure.Source | None) -> Edit:
         made = shown = decode(path, self._settings, session=self._session)
         tensors = read_artifact(path, "edit").tensors
         mask = tensors["mask"].numpy() if record.has_mask else None
@@ -270,7 +267,7 @@ class Reporter:
         elif mask is not None:  # the edit's own file has the source's latents
             plain = replace(self._settings, export=ExportSettings(composite="decode"))
             shown = decode(path, plain, session=self._session)
-        figures = measure.measure_edit(made, source, shown=shown, mask=mask, any_mask=any_mask)
+        figures = measure.measure_edit(made, source, shown=shown, mask=mask)
         key = content_key(record)
         given = {} if record.mask is None else {"mask": f"{record.mask.kind} {record.mask.name}"}
         settings = describe_settings(record.settings)

@@ -68,7 +68,6 @@ def measure_edit(
     *,
     shown: NDArray[np.uint8],
     mask: NDArray[np.uint8] | None,
-    any_mask: bool,
 ) -> list[Figure]:
     """Measure an edit; the names are the same for every edit.
 
@@ -77,7 +76,6 @@ def measure_edit(
         source: What it is measured against; None where that is gone.
         shown: The edit as it is shown, with the source outside the mask.
         mask: [F, H, W], 0 where the source is kept; None without a mask.
-        any_mask: Whether any edit of the report has a mask.
     """
     all_psnr = all_ssim = warp = outside_psnr = outside_ssim = math.nan
     if source is not None:
@@ -90,20 +88,16 @@ def measure_edit(
     against = "source after the VAE, over all pixels that are shown"
     own_error = None if source is None else _number(source.warp_error)
     own = f"; the source's own is {own_error}" if own_error else ""
-    figures = [
+    # Outside the mask the source itself is shown: how well the model kept the background is visible
+    # only in what the model made.
+    outside = "what the model made there, before the source after the VAE is put back"
+    return [
         Figure("PSNR against the source", _decibels(all_psnr), against),
         Figure("SSIM against the source", _number(all_ssim, 3), against),
         Figure("Warp error", _number(warp), f"along the source's motion{own}"),
+        Figure("Model's PSNR outside the mask", _decibels(outside_psnr), outside),
+        Figure("Model's SSIM outside the mask", _number(outside_ssim, 3), outside),
     ]
-    if any_mask:
-        # The source itself is shown there. How well the model kept the background is visible only
-        # in what the model made.
-        note = "what the model made there, before the source after the VAE is put back"
-        figures += [
-            Figure("Model's PSNR outside the mask", _decibels(outside_psnr), note),
-            Figure("Model's SSIM outside the mask", _number(outside_ssim, 3), note),
-        ]
-    return figures
 
 
 def noise_figure(noise: Tensor) -> Figure:
