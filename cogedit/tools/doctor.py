@@ -171,7 +171,10 @@ def _library(name: str, *, imports: bool = True) -> Finding:
 
 def torch_devices() -> Iterator[Device]:
     """Yield the devices in the order in which `--device auto` takes them, the CPU last."""
+    import psutil
     import torch
+
+    from cogedit.models.placement import free_memory
 
     for index in range(torch.cuda.device_count()):
         label, free, total = torch.cuda.get_device_name(index), 0, 0
@@ -180,27 +183,11 @@ def torch_devices() -> Iterator[Device]:
         except RuntimeError as error:  # another process has it to itself, or its driver is broken
             label += f" ({str(error).splitlines()[0]})"
         yield Device(f"cuda:{index}", label, total, free)
-    total, free = _host_memory()
+    total, free = int(psutil.virtual_memory().total), free_memory(torch.device("cpu"))
     if torch.backends.mps.is_available():
         yield Device("mps", platform.processor() or "Apple", total, free)
     threads = torch.get_num_threads()
     yield Device("cpu", f"{threads} thread{'' if threads == 1 else 's'}", total, free)
-
-
-def _host_memory() -> tuple[int, int]:
-    """Memory of the machine, or of the container around this process: total and free bytes."""
-    import psutil
-
-    memory, group = psutil.virtual_memory(), Path("/sys/fs/cgroup")
-    total, free = int(memory.total), int(memory.available)
-    try:
-        limit = int((group / "memory.max").read_text())
-        used = int((group / "memory.current").read_text())
-        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-    except (OSError, ValueError):  # no control group, or its limit is "max"
-        return total, free
-    used -= int(stat.get("inactive_file", 0))  # page cache, which the kernel gives up on demand
-    return min(total, limit), min(free, max(0, limit - used))
 
 
 def check_devices(devices: Sequence[Device], wanted: str) -> Iterator[Finding]:
