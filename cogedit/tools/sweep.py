@@ -136,22 +136,10 @@ def sweep(
         expect_prompts(grid, owner)
         source = trajectory_for(source, settings, mask=given, run=run, session=owner)
         edits = make_edits(source, grid, settings, mask=given, run=run, session=owner)
-        key = "-".join(content_key(edit.record)[:6] for edit in (edits[0], edits[-1]))
-        folder = workspace_for(source, settings).root
-        sheet = output or folder / f"sweep-{len(edits)}-{key}.png"
-        # Compared is what the model made, without what an export does to the edges.
-        plain = replace(settings, export=replace(settings.export, align_edges=0))
-        if settings.export.align_edges:
-            run.notify("a sweep shows edits as the model made them, without --align-edges")
-        # A grid of 200 clips does not fit into memory: of each, one frame and the figures are kept.
-        frames, figures = [], []
-        round_trip = decode_source(source, plain, session=owner)
-        with run.counting("decoding", len(edits)) as done:
-            for edit in edits:
-                clip = decode(edit.path, plain, session=owner)
-                frames.append(clip[len(clip) // 2].copy())
-                figures.append(_figures(edit, clip, round_trip))
-                done()
+        frames, figures = _decoded(edits, source, settings, session=owner, run=run)
+    key = "-".join(content_key(edit.record)[:6] for edit in (edits[0], edits[-1]))
+    folder = workspace_for(source, settings).root
+    sheet = output or folder / f"sweep-{len(edits)}-{key}.png"
     save_png(_draw(frames, prompts=prompts, cells=cells), sheet)
     path = sheet.with_suffix(".json")
     text = json.dumps({"legend": _LEGEND, "edits": figures}, indent=1, ensure_ascii=False)
@@ -159,6 +147,32 @@ def sweep(
         file.write(text.encode())
     run.notify(f"wrote {sheet} and {path.name} ({len(edits)} edits)")
     return Swept(sheet, path, tuple(edits))
+
+
+def _decoded(
+    edits: Sequence[Written[EditRecord]],
+    trajectory: Path,
+    settings: Settings,
+    *,
+    session: Session,
+    run: Run,
+) -> tuple[list[NDArray[np.uint8]], list[dict[str, object]]]:
+    """Return the middle frame and the figures of every edit; 200 clips would not fit into memory.
+
+    Compared is what the model made, without what an export does to the edges.
+    """
+    if settings.export.align_edges:
+        run.notify("a sweep shows edits as the model made them, without --align-edges")
+    settings = replace(settings, export=replace(settings.export, align_edges=0))
+    frames, figures = [], []
+    source = decode_source(trajectory, settings, session=session)
+    with run.counting("decoding", len(edits)) as done:
+        for edit in edits:
+            clip = decode(edit.path, settings, session=session)
+            frames.append(clip[len(clip) // 2].copy())
+            figures.append(_figures(edit, clip, source))
+            done()
+    return frames, figures
 
 
 def _field(name: str) -> str:
