@@ -24,22 +24,13 @@ from cogedit.types import ExportSettings, ReconstructSettings
 
 @dataclass(frozen=True)
 class BatchEdit:
-    """One edit of a batch.
+    """One edit of a batch, with all its settings."""
 
-    Attributes:
-        where: "row 3 of edits.csv", for people.
-        video: The video.
-        prompt: What the edit shows.
-        output: Video or folder; None is the workspace.
-        mask: As for `reconstruct`.
-        settings: All tables.
-    """
-
-    where: str
+    where: str  # "row 3 of edits.csv"
     video: Path
     prompt: str
-    output: Path | None
-    mask: str | None
+    output: Path | None  # a video or a folder; None is the workspace
+    mask: str | None  # as for `reconstruct`
     settings: Settings
 
     @property

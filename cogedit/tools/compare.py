@@ -43,27 +43,16 @@ _SHEET_FRAMES = 5
 
 @dataclass(frozen=True)
 class Input:
-    """One of the clips to compare.
-
-    Attributes:
-        path: The artifact or the video.
-        record: Of the artifact, or of the one that the video shows; None for another video.
-        video: What probing a video returned; None for an artifact.
-        indices: Frames of the file that make the clip.
-        fps: Frames per second, exact.
-        width: In pixels.
-        height: In pixels.
-        resize: How its frames become the clip's, where they are not of the clip's size.
-    """
+    """One of the clips to compare: an artifact, or a video with the record that it shows."""
 
     path: Path
-    record: Record | None
-    video: SourceVideo | None
-    indices: tuple[int, ...]
+    record: Record | None  # None for a video that cogedit did not write
+    video: SourceVideo | None  # None for an artifact
+    indices: tuple[int, ...]  # frames of the file that make the clip
     fps: Fraction
     width: int
     height: int
-    resize: ResizePlan | None = None
+    resize: ResizePlan | None = None  # how its frames become the clip's, if the sizes differ
 
 
 def compare(

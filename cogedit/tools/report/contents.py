@@ -156,16 +156,7 @@ class MovieWriter:
 
 
 class Reporter:
-    """Decodes and measures clip by clip, with one VAE.
-
-    Args:
-        workspace: Where the artifacts lie.
-        settings: For decoding.
-        movies: Writes the videos.
-        left_out: Receives, by file name, why an artifact is not shown.
-        run: Reports progress.
-        session: Holds the VAE.
-    """
+    """Decodes and measures clip by clip; why an artifact is not shown goes into `left_out`."""
 
     def __init__(
         self,
