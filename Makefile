@@ -27,10 +27,10 @@ demo: $(INSTALLED)
 	$(BIN)/python -m cogedit.shapes.demo --output demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not gpu" -n 2
+	$(BIN)/python -m pytest -m "not gpu" -n 2 --dist loadfile
 
 test-fast: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 soak: $(INSTALLED)
 	COGEDIT_SOAK=1 $(BIN)/python -m pytest -m faults tests/faults

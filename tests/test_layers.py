@@ -131,7 +131,7 @@ def imports(package: Path) -> Iterator[Import]:
                 yield Import(
                     room=room_of(module),
                     file=path.relative_to(package.parent).as_posix(),
-                    line=node.lineno,
+                    line=node.lineno,  # type: ignore[attr-defined]
                     target=target,
                     names=frozenset(names),
                     for_types=id(node) in typed,
@@ -200,7 +200,8 @@ def effects(package: Path) -> list[str]:
         for node in ast.walk(tree):
             reason = _effect(node)
             if reason is not None:
-                found.append(f"{path.name}:{node.lineno} {reason}")
+                line = node.lineno  # type: ignore[attr-defined]
+                found.append(f"{path.name}:{line} {reason}")
     return found
 
 

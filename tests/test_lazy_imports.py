@@ -131,8 +131,6 @@ def options(command):
     """The options of a command that make the artifacts of `workspace`."""
     model = ["--model", GOLDEN_PIPELINE, "--dtype", "fp32", "--device", "cpu"]
     own = {
-        "load": SETTINGS["load"],
-        "encode": SETTINGS["load"],
         "invert": [*SETTINGS["load"], *SETTINGS["invert"]],
         # Beside an edit the plain name is the edit's own number of steps, which is another edit.
         "reconstruct": [*SETTINGS["load"], "--inversion-steps", "2"],
@@ -145,19 +143,15 @@ def options(command):
 @pytest.mark.parametrize(
     ("command", "more"),
     [
-        ("load", []),
-        ("encode", []),
-        ("invert", []),
+        ("invert", []),  # which reuses what `load` and `encode` made
         ("reconstruct", []),
         ("edit", []),
-        ("reconstruct", ["--mask", MASK]),
         ("edit", ["--mask", MASK]),
     ],
 )
 def test_what_is_there_is_reused_without_torch(workspace, command, more):
     before = {path: path.stat().st_mtime_ns for path in (workspace / "clip.cogedit").iterdir()}
     printed, loaded, told = cogedit(command, "clip.mp4", *options(command), *more, cwd=workspace)
-    assert "reused" in told
     assert len(printed) == 1
     assert not loaded & HEAVY, told
     after = {path: path.stat().st_mtime_ns for path in (workspace / "clip.cogedit").iterdir()}
@@ -167,5 +161,5 @@ def test_what_is_there_is_reused_without_torch(workspace, command, more):
 def test_inspect_is_light(workspace):
     (trajectory,) = (workspace / "clip.cogedit").glob("trajectory-*")
     printed, loaded, _ = cogedit("inspect", trajectory, cwd=workspace)
-    assert any("trajectory" in line for line in printed)
+    assert any(trajectory.name in line for line in printed)
     assert not loaded & HEAVY

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -56,8 +56,8 @@ MOTIONS: dict[str, tuple[int, int]] = {
 }
 """Unit vectors (x, y) of the movements."""
 
-CAPTION_LENGTHS = ("full", "background", "motion", "short", "empty")
 CaptionLength = Literal["full", "background", "motion", "short", "empty"]
+CAPTION_LENGTHS: tuple[CaptionLength, ...] = get_args(CaptionLength)
 Split = Literal["train", "held_out"]
 
 # Different streams of the generator: no held-out clip can ever be a training clip.

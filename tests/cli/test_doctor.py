@@ -165,7 +165,7 @@ def test_published_models_are_as_large_as_their_classes(model):
 def test_a_full_disk(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     assert doctor.check_disk(tmp_path / "not" / "yet" / "there").problem is None
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: usage._replace(free=10**6))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage._replace(free=10**6))
     finding = doctor.check_disk(tmp_path)
     assert finding.exit_code == 7
     assert "1.0 GB" in finding.problem

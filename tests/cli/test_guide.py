@@ -52,8 +52,9 @@ def test_an_unknown_topic_is_refused_with_what_is_near():
 
 
 def test_topics_are_completed():
-    [param] = [p for p in get_command(app).commands["guide"].params if p.name == "topic"]
-    context = get_command(app).commands["guide"].make_context("guide", [])
+    command = get_command(app).commands["guide"]  # type: ignore[attr-defined]
+    [param] = [param for param in command.params if param.name == "topic"]
+    context = command.make_context("guide", [])
     assert [item.value for item in param.shell_complete(context, "mas")] == ["masks"]
 
 

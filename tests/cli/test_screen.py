@@ -11,7 +11,6 @@ import pytest
 from typer.testing import CliRunner
 
 from cogedit.cli import app
-from cogedit.cli import progress as progress_module
 from cogedit.cli.progress import Notes, Thumbnail
 from cogedit.cli.screen import Screen, printable
 from cogedit.types import Step, StepInfo
@@ -23,7 +22,7 @@ def steps(total):
 
 def test_plain_progress_is_a_line_about_every_thirty_seconds(monkeypatch, capsys):
     clock = [0.0]
-    monkeypatch.setattr(progress_module.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
     with Screen().progress("inverting", 10) as on_step:
         for step in steps(10):
             clock[0] += 12.0
@@ -39,7 +38,7 @@ def test_plain_progress_is_a_line_about_every_thirty_seconds(monkeypatch, capsys
 
 def test_long_times_have_hours(monkeypatch, capsys):
     clock = [0.0]
-    monkeypatch.setattr(progress_module.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
     with Screen().progress("inverting", 100) as on_step:
         clock[0] += 61.0
         on_step(StepInfo(0, 100, timestep=0))
@@ -79,7 +78,7 @@ def test_what_is_shown_moves_no_cursor(text, shown):
 def test_events_are_a_json_object_per_line(monkeypatch, capsys):
     """Everything but the result, which stays alone on stdout."""
     clock = [0.0]
-    monkeypatch.setattr(progress_module.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
     screen = Screen(jsonl=True)
     screen.say("two\nlines")
     screen.detail("not asked for")

@@ -63,6 +63,12 @@ def header_size(content: bytes) -> int:
     return 8 + int.from_bytes(content[:8], "little")
 
 
+def flipped(content: bytes, bit: int) -> bytes:
+    damaged = bytearray(content)
+    damaged[bit // 8] ^= 1 << (bit % 8)
+    return bytes(damaged)
+
+
 def packed(body: bytes, payload: bytes = b"") -> bytes:
     body += b" " * (-len(body) % 8)
     return len(body).to_bytes(8, "little") + body + payload
@@ -74,17 +80,13 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_header_byte_flipped(chain: Any, kind: str, path: Path, score: Any) -> None:
+def test_header_bits(chain: Any, kind: str, path: Path, score: Any) -> None:
     good = chain.paths[kind].read_bytes()
-    with score("artifact: header byte flipped") as cases:
-        for position in range(header_size(good)):
-            flips = range(8) if SOAK else (position % 8,)
-            for bit in flips:
-                damaged = bytearray(good)
-                damaged[position] ^= 1 << bit
-                path.write_bytes(damaged)
-                found = refusal(path, header_is_bad=True)
-                cases.case(found is None, f"{kind} byte {position} bit {bit}: {found}")
+    with score("artifact: header bit flipped") as cases:
+        for bit in range(0, 8 * header_size(good), 1 if SOAK else 101):
+            path.write_bytes(flipped(good, bit))
+            found = refusal(path, header_is_bad=True)
+            cases.case(found is None, f"{kind} byte {bit // 8} bit {bit % 8}: {found}")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -92,10 +94,8 @@ def test_payload_bits(chain: Any, kind: str, path: Path, score: Any) -> None:
     good = chain.paths[kind].read_bytes()
     bits = range(8 * header_size(good), 8 * len(good))
     with score("artifact: payload bit flipped") as cases:
-        for bit in random.Random(0).sample(bits, 20_000 if SOAK and kind == "edit" else 1000):
-            damaged = bytearray(good)
-            damaged[bit // 8] ^= 1 << (bit % 8)
-            path.write_bytes(damaged)
+        for bit in random.Random(0).sample(bits, min(len(bits), 20_000) if SOAK else 100):
+            path.write_bytes(flipped(good, bit))
             found = refusal(path)
             cases.case(found is None, f"{kind} bit {bit}: {found}")
 
@@ -104,7 +104,7 @@ def test_payload_bits(chain: Any, kind: str, path: Path, score: Any) -> None:
 def test_truncated_and_extended(chain: Any, kind: str, path: Path, score: Any) -> None:
     good = chain.paths[kind].read_bytes()
     lengths = [0, 1, 7, 8, 9, header_size(good) - 1, header_size(good), len(good) - 1]
-    lengths += random.Random(0).sample(range(len(good)), 200)
+    lengths += random.Random(0).sample(range(len(good)), 200 if SOAK else 25)
     with score("artifact: truncated") as cases:
         for length in lengths:
             path.write_bytes(good[:length])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import re
 import shutil
@@ -10,13 +9,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import processes
 import pytest
+from pipelines import GOLDEN_MODEL
 from soak import SOAK
 from videos import make_video
 
@@ -24,8 +23,11 @@ from cogedit.artifacts import UNFINISHED_SUFFIX, newest_step
 
 pytestmark = pytest.mark.faults
 
-KILLS = 500 if SOAK else 50
-SIGNALS = 100 if SOAK else 10
+KILLS = 100 if SOAK else 5
+"""Of SIGKILL, over all stages in turn."""
+
+STOPS = 25 if SOAK else 1
+"""Of each signal that asks to stop."""
 COMMAND = [
     "edit",
     "clip.mp4",
@@ -33,14 +35,19 @@ COMMAND = [
     "a blue circle on a white background",
     "--workspace",
     "w",
-    *processes.MODEL,
+    *GOLDEN_MODEL,
     *processes.SIZE,
     "--num-inference-steps",
     "12",
 ]
 STAGES = ("load", "encode", "invert", "reconstruct", "export")
-MAKES = ("frames-*.safetensors", "latents-*.safetensors", "trajectory-*.safetensors")
-MAKES += ("edit-*.safetensors", "*.mp4")
+MAKES = (
+    "frames-*.safetensors",
+    "latents-*.safetensors",
+    "trajectory-*.safetensors",
+    "edit-*.safetensors",
+    "*.mp4",
+)
 
 
 @dataclass(frozen=True)
@@ -69,7 +76,7 @@ def before(stage: str) -> str | None:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
     folder = tmp_path_factory.mktemp("whole")
     make_video(folder / "clip.mp4", width=64, height=64, num_frames=9)
-    assert processes.run(["load", "clip.mp4", *processes.SIZE, *processes.MODEL], folder) == 0
+    assert processes.run(["load", "clip.mp4", *processes.SIZE, *GOLDEN_MODEL], folder) == 0
     shutil.rmtree(folder / "clip.cogedit")  # the server is warm now
     process = processes.start(COMMAND, folder)
     start, seconds = time.monotonic(), {}
@@ -86,7 +93,7 @@ def begun(folder: Path, stage: str) -> bool:
         return True
     if stage == "export":
         log = folder / processes.LOG
-        return log.exists() and "reused w/edit" in log.read_text()
+        return log.exists() and "w/edit-" in log.read_text()
     kind = MAKES[STAGES.index(stage)].partition("*")[0]
     return any((folder / "w").glob(f"{kind}*{UNFINISHED_SUFFIX}"))
 
@@ -150,8 +157,9 @@ def test_asked_to_stop_at_random_moments(
 ) -> None:
     chance = random.Random(None if SOAK else signum)
     with score(f"{signal.Signals(signum).name}, then the same command again") as cases:
-        for number in range(SIGNALS):
-            stage = STAGES[number % len(STAGES)]
+        for number in range(STOPS):
+            # From the inversion on, which is the first that takes long.
+            stage = STAGES[(number + 2) % len(STAGES)]
             folder, found_code = hit(whole, tmp_path, signum=signum, stage=stage, chance=chance)
             said = processes.log(folder)
             output = (folder / "out.txt").read_text()
@@ -159,15 +167,13 @@ def test_asked_to_stop_at_random_moments(
             too_early = found_code in (code, -signum) and not said
             if (found_code != code and not too_early) or "Traceback" in said or output:
                 found: str | None = f"exit code {found_code}, {output!r}: {said[-300:]}"
-            elif not too_early and "the same command goes on from" not in said:
-                found = f"does not say how to go on: {said[-300:]}"
             else:
                 found = problem(whole, folder)
             cases.case(found is None, f"{folder.name}: {found}")
             shutil.rmtree(folder)
 
 
-LONG = ["invert", "clip.mp4", "--workspace", "w", *processes.MODEL, *processes.SIZE]
+LONG = ["invert", "clip.mp4", "--workspace", "w", *GOLDEN_MODEL, *processes.SIZE]
 LONG += ["--num-inference-steps", "400"]
 
 
@@ -182,12 +188,9 @@ def kept_in(folder: Path) -> int:
     return step.info.index + 1
 
 
-@pytest.mark.parametrize(
-    ("signum", "code", "verb"),
-    [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")],
-)
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_the_first_signal_ends_the_step(
-    whole: Whole, tmp_path: Path, signum: int, code: int, verb: str
+    whole: Whole, tmp_path: Path, signum: int, code: int
 ) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
@@ -196,76 +199,55 @@ def test_the_first_signal_ends_the_step(
     assert processes.wait_for(process, lambda: steps_in(folder) >= 3)
     processes.send(process, signum)
     assert processes.finish(process) == code
-    said = processes.log(folder)
-    stopped = re.search(rf"error: {verb} after step (\d+) of 400\n", said)
-    assert stopped, said
-    assert "Ctrl-C" in said
-    assert "hint: the same command goes on from there" in said
+    stopped = re.search(r"step (\d+) of 400", processes.log(folder))
+    assert stopped, processes.log(folder)
     assert kept_in(folder) == int(stopped.group(1)) >= 3
 
 
-def slow_steps() -> None:
-    """Make a step take half a minute, as on a large model."""
+def endless_steps() -> None:
+    """Make a step of the first tenth of the timesteps quick and one after it endless."""
     from cogedit.models.denoiser import Denoiser
 
     velocity = Denoiser.velocity
 
-    def slow(self: Denoiser, sample: Any, timestep: int) -> Any:
+    def endless(self: Denoiser, sample: Any, timestep: int) -> Any:
         if timestep > 100:
-            Path("slow").touch()
-            time.sleep(30)
+            Path("endless").touch()
+            time.sleep(10 * processes.HANGS)
         return velocity(self, sample, timestep)
 
-    Denoiser.velocity = slow  # type: ignore[method-assign]
+    Denoiser.velocity = endless  # type: ignore[method-assign]
 
 
 def test_the_second_signal_stops_at_once(whole: Whole, tmp_path: Path) -> None:
+    """In the middle of a step that would never end."""
     folder = tmp_path / "run"
     folder.mkdir()
     shutil.copy(whole.folder / "clip.mp4", folder)
-    process = processes.start(LONG, folder, prepare=slow_steps)
-    assert processes.wait_for(process, lambda: (folder / "slow").exists())
+    process = processes.start(LONG, folder, prepare=endless_steps)
+    assert processes.wait_for(process, lambda: (folder / "endless").exists())
+    before = processes.log(folder)
     processes.send(process, signal.SIGTERM)
-    processes.wait_for(process, lambda: "stopping after this step" in processes.log(folder))
-    start = time.monotonic()
+    assert processes.wait_for(process, lambda: processes.log(folder) != before)
     processes.send(process, signal.SIGTERM)
-    assert processes.finish(process, timeout=60) == 143
-    assert time.monotonic() - start < 25, "the step takes 30 s"
-    assert "terminated: " in processes.log(folder)
+    assert processes.finish(process) == 143
     assert kept_in(folder) > 10
 
 
+@pytest.mark.skipif(not SOAK, reason="three fresh interpreters; the server's are killed above")
 def test_a_process_of_its_own_that_is_killed(whole: Whole, tmp_path: Path, score: Any) -> None:
     """The same without the server: the installed program, its imports and its end."""
-    chance = random.Random(None if SOAK else 7)
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("COGEDIT_")}
-    environment |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    arguments = [sys.executable, "-m", "cogedit", *COMMAND]
-
-    def started(folder: Path) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            arguments,
-            cwd=folder,
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-
+    chance = random.Random()
     with score("kill -9 of the installed program") as cases:
-        for number, stage in enumerate(("encode", "invert", "reconstruct")):
-            folder = tmp_path / f"{number}"
+        for stage in ("encode", "invert", "reconstruct"):
+            folder = tmp_path / stage
             folder.mkdir()
             shutil.copy(whole.folder / "clip.mp4", folder)
-            process = started(folder)
-            _until(process, lambda folder=folder, stage=stage: made(folder, before(stage) or ""))
-            time.sleep(chance.random() * whole.seconds[stage])
-            process.kill()
-            process.wait()
+            arguments = [sys.executable, "-m", "cogedit", *COMMAND]
+            with subprocess.Popen(arguments, cwd=folder, stderr=subprocess.DEVNULL) as process:
+                while not made(folder, before(stage) or "") and process.poll() is None:
+                    time.sleep(0.01)
+                time.sleep(chance.random() * whole.seconds[stage])
+                process.kill()
             found = problem(whole, folder)
             cases.case(found is None, f"{stage}: {found}")
-
-
-def _until(process: subprocess.Popen[bytes], reached: Callable[[], bool]) -> None:
-    end = time.monotonic() + 180
-    while not reached() and process.poll() is None and time.monotonic() < end:
-        time.sleep(0.01)

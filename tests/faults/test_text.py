@@ -6,11 +6,10 @@ import ast
 import json
 import os
 import pty
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import processes
 import pytest
 from corpus import H264, make
 from pipelines import GOLDEN_MODEL, golden_settings
@@ -138,20 +137,17 @@ def test_paths_on_a_terminal(tmp_path: Path, score: Any) -> None:
     make(tmp_path / "plain.mp4", *H264)
     (tmp_path / "plain.mp4").rename(tmp_path / f"{name}.mp4")
     size = ("--width", "96", "--height", "64", "--max-num-frames", "1")
-    command = [sys.executable, "-m", "cogedit", "load", *size, *GOLDEN_MODEL, "--", f"{name}.mp4"]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = ["load", *size, *GOLDEN_MODEL, "--", f"{name}.mp4"]
     with score("text: path on stdout") as cases:
-        piped = subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, check=False, timeout=120
-        )
+        cases.case(processes.run(command, tmp_path) == 0, processes.log(tmp_path))
+        piped = (tmp_path / processes.OUT).read_bytes()
         found = list(tmp_path.glob("*.cogedit/*.safetensors"))
         expected = os.fsencode(found[0].relative_to(tmp_path)) if found else b""
-        cases.case(piped.stdout == expected + b"\n", f"{piped}")
+        cases.case(piped == expected + b"\n", f"{piped!r}")
         ours, theirs = pty.openpty()
-        subprocess.run(
-            command, cwd=tmp_path, env=environment, stdout=theirs, stderr=theirs, timeout=120,
-            check=True,
-        )  # fmt: skip
+        terminal = Path(os.ttyname(theirs))
+        process = processes.start(command, tmp_path, stdout=terminal, stderr=terminal)
+        cases.case(processes.finish(process) == 0, "on a terminal")
         os.close(theirs)
         shown = b""
         try:

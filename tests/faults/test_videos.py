@@ -6,7 +6,6 @@ import json
 import os
 import resource
 import socket
-import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,6 @@ from cogedit.cli import app
 
 pytestmark = pytest.mark.faults
 
-MAX_SECONDS = 25.0
 MAX_BYTES = 2 * 2**30
 
 
@@ -46,9 +44,8 @@ def load(video: Path | str, width: int = WIDTH, height: int = HEIGHT) -> Result:
     size = ("--width", str(width), "--height", str(height), "--resize-mode", "stretch")
     frames = ("--frame-sample-step", "1", "--max-num-frames", "81")
     model = ("--model", str(GOLDEN_PIPELINE), "--device", "cpu")
-    begin, largest = time.monotonic(), _largest_child()
+    largest = _largest_child()
     result = CliRunner().invoke(app, ["load", *size, *frames, *model, "--json", "--", str(video)])
-    assert time.monotonic() - begin < MAX_SECONDS
     assert _largest_child() < max(largest + 1, MAX_BYTES)
     return result
 

@@ -130,7 +130,7 @@ def test_gif(tmp_path, fps):
         assert np.abs(middle - colour).max() <= 6, colour
     assert find_comment(path) == COMMENT
     with Image.open(path) as picture:
-        assert picture.n_frames == 9
+        assert picture.n_frames == 9  # type: ignore[attr-defined]
         assert picture.info["loop"] == 0
         assert abs(picture.info["duration"] - 1000 / fps) <= 10
 

@@ -26,7 +26,7 @@ def plan(width, height, mode, *, clip=(96, 64)):
 @pytest.mark.parametrize("size", [(177, 131), (320, 100), (120, 200), (192, 128), (48, 50)])
 @pytest.mark.parametrize("mode", ["crop", "pad", "stretch"])
 def test_what_the_clip_shows_comes_back_where_it_was(size, mode):
-    resize = plan(*size, mode)
+    resize = plan(size[0], size[1], mode)
     own = smooth(size[1], size[0])
     clip = resize_frame(own, resize)
     below = [own] if needs_own_frames(resize) else None

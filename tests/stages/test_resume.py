@@ -12,7 +12,7 @@ from videos import make_video
 
 import cogedit
 import cogedit.stages.run as run_module
-from cogedit.artifacts import UNFINISHED_SUFFIX, newest_step
+from cogedit.artifacts import UNFINISHED_SUFFIX, newest_step, write_artifact
 from cogedit.errors import (
     DeviceMemoryError,
     Interrupted,
@@ -297,7 +297,7 @@ def test_a_pass_that_was_killed_between_its_edits_gives_the_rest_of_them(
     """The numbers of an edit depend on its company, to rounding: the rest is not edited alone."""
     workspace = tmp_path / "w"
     whole = edit(clip[0], tmp_path / "whole", PROMPTS)
-    write, written = run_module.write_artifact, []
+    write, written = write_artifact, []
 
     def killed(path, *args, **kwargs):
         if path.name.startswith("edit"):

@@ -5,6 +5,7 @@ import sys
 from contextlib import nullcontext
 from dataclasses import replace
 from fractions import Fraction
+from typing import Any
 
 import pytest
 import torch
@@ -322,7 +323,7 @@ def blocks(frames):
 
 def test_exports_of_every_kind(video):
     settings = settings_of(video, GOLDEN_PIPELINE)
-    written = {
+    written: dict[str, Any] = {
         "frames": cogedit.load(video, settings),
         "latents": cogedit.encode(video, settings),
         "trajectory": cogedit.invert(video, settings),

@@ -14,6 +14,7 @@ import cogedit
 from cogedit.cli import app
 from cogedit.config import read_batch
 from cogedit.errors import ConfigError, Interrupted, NumericalError, UsageError
+from cogedit.stages.reconstruct import make_edits
 from cogedit.tools import batch as batch_module
 from cogedit.tools.batch import RESULTS, batch
 from cogedit.tools.batch_plan import plan_batch
@@ -310,7 +311,7 @@ def test_an_edit_that_fails_in_company_fails_alone(folder, monkeypatch):
     """The others of its pass are made one by one."""
     monkeypatch.chdir(folder)
     edits = planned(folder, TEN[:3])
-    make = batch_module.make_edits
+    make = make_edits
 
     def failing(source, asked, settings, **how):
         if any("green" in one.prompt for one in asked):

@@ -1,0 +1,212 @@
+"""The real command line in processes of its own, which start with the libraries loaded.
+
+A fresh interpreter imports torch and diffusers for many seconds. Here a server process imports
+them once and forks for every command, so that a command starts in milliseconds, with its own
+folder, environment, output, exit code and signals, and can be killed like any other process.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from multiprocessing import forkserver
+from multiprocessing.connection import Client, Connection, Listener
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from unittest.mock import patch
+
+OUT = "out.txt"
+LOG = "log.txt"
+SIZE = ("--width", "64", "--height", "64", "--max-num-frames", "9")
+
+HANGS = 1200.0
+"""Seconds after which a process is given up: far more than any needs on a busy machine."""
+
+_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["processes_preload"])
+
+Prepare = Callable[[], None]
+"""Called in the process before the command runs; a function at the top level of a module."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a process left when it ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def cogedit(*args: object, cwd: Path, code: int = 0, **environ: str) -> Done:
+    """Run `cogedit ARGS` to its end; it must end with this exit code and without a traceback."""
+    done = _captured([str(arg) for arg in args], cwd, environ)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def python(program: str, *, cwd: Path) -> Done:
+    """Run the text of a Python program to its end; it must not fail."""
+    done = _captured(program, cwd, {})
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def start(
+    work: Sequence[str] | str,
+    cwd: Path,
+    *,
+    stdout: Path | None = None,
+    stderr: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    prepare: Prepare | None = None,
+) -> ForkServerProcess:
+    """Start `cogedit` with these arguments, or a Python program that is given as its text.
+
+    Output goes to `out.txt` and `log.txt` in the folder unless it is sent elsewhere. The
+    environment is the caller's without its `COGEDIT_*`, and with `environ`.
+    """
+    _ensure_server()
+    kept = {name: text for name, text in os.environ.items() if not name.startswith("COGEDIT_")}
+    process = _CONTEXT.Process(
+        target=_work,
+        args=(
+            work if isinstance(work, str) else list(work),
+            cwd,
+            (cwd / OUT if stdout is None else stdout, cwd / LOG if stderr is None else stderr),
+            kept | _ENVIRONMENT | dict(environ or {}),
+            prepare,
+        ),
+        daemon=True,
+    )
+    process.start()
+    return process
+
+
+@cache
+def _ensure_server() -> None:
+    # The server of Python 3.11 does not take over `sys.path`.
+    path = os.pathsep.join(path for path in sys.path if path)
+    with patch.dict(os.environ, _ENVIRONMENT, PYTHONPATH=path):
+        forkserver.ensure_running()
+
+
+@contextmanager
+def program(folder: Path) -> Iterator[Path]:
+    """A folder to put on a shell's PATH: its `cogedit` is the warm one."""
+    address, client = str(folder / "socket"), folder / "cogedit"
+    client.write_text(_CLIENT.format(python=sys.executable, address=address))
+    client.chmod(0o755)
+
+    def serve(connection: Connection, pid: int, cwd: str, args: list[str]) -> None:
+        out, log = (Path(f"/proc/{pid}/fd/{number}") for number in (1, 2))
+        with connection:
+            connection.send(finish(start(args, Path(cwd), stdout=out, stderr=log)))
+
+    def accept(listener: Listener) -> None:
+        while call := (connection := listener.accept()).recv():
+            threading.Thread(target=serve, args=(connection, *call)).start()
+
+    with Listener(address) as listener:
+        thread = threading.Thread(target=accept, args=(listener,))
+        thread.start()
+        try:
+            yield folder
+        finally:
+            with Client(address) as connection:
+                connection.send(None)
+            thread.join()
+
+
+_CLIENT = """#!{python} -E
+import os, sys
+from multiprocessing.connection import Client
+with Client({address!r}) as connection:
+    connection.send((os.getpid(), os.getcwd(), sys.argv[1:]))
+    sys.exit(connection.recv())
+"""
+
+
+def run(args: Sequence[str], cwd: Path) -> int:
+    """Run `cogedit ARGS` to its end and return its exit code; a signal is negative."""
+    return finish(start(args, cwd))
+
+
+def finish(process: ForkServerProcess, timeout: float = HANGS) -> int:
+    """Wait for a process; kill it if it hangs."""
+    process.join(timeout)
+    if process.exitcode is None:
+        process.kill()
+        process.join()
+        raise TimeoutError("the command hangs")
+    return process.exitcode
+
+
+def send(process: ForkServerProcess, signum: int) -> None:
+    """Send a signal, unless the process has ended."""
+    if process.is_alive() and process.pid is not None:
+        os.kill(process.pid, signum)
+
+
+def wait_for(process: ForkServerProcess, reached: Callable[[], bool]) -> bool:
+    """Wait until something is reached; False if the process ended before."""
+    end = time.monotonic() + HANGS
+    while not reached():
+        if not process.is_alive() or time.monotonic() > end:
+            return reached()
+        time.sleep(0.005)
+    return True
+
+
+def log(cwd: Path) -> str:
+    """What the last command that was started in a folder wrote to stderr."""
+    return (cwd / LOG).read_text()
+
+
+def _captured(work: Sequence[str] | str, cwd: Path, environ: Mapping[str, str]) -> Done:
+    with tempfile.TemporaryDirectory() as folder:
+        out, log = Path(folder, OUT), Path(folder, LOG)
+        code = finish(start(work, cwd, stdout=out, stderr=log, environ=environ))
+        return Done(code, out.read_text(), log.read_text())
+
+
+def _work(
+    work: list[str] | str,
+    cwd: Path,
+    output: tuple[Path, Path],
+    environ: Mapping[str, str],
+    prepare: Prepare | None,
+) -> None:
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(environ)
+    for descriptor, path in enumerate(output, start=1):
+        target = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOCTTY)
+        os.dup2(target, descriptor)
+        os.close(target)
+    # As in the foreground of a shell, wherever the tests themselves run.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if prepare is not None:
+        prepare()
+    try:
+        if isinstance(work, str):
+            exec(compile(work, "program", "exec"), {"__name__": "__main__"})
+        else:
+            from cogedit.cli import main
+
+            sys.argv = ["cogedit", *work]
+            main()
+    finally:  # the command has ended; what is left belongs to the tests
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)

@@ -1,0 +1,21 @@
+"""What the server of `processes` imports once: the package, and the libraries that it uses late."""
+
+import importlib
+import pkgutil
+
+import pipelines  # noqa: F401
+import processes  # noqa: F401
+import torch
+from diffusers import (  # noqa: F401
+    AutoencoderKLCogVideoX,
+    CogVideoXDDIMScheduler,
+    CogVideoXTransformer3DModel,
+)
+from transformers import AutoTokenizer, T5EncoderModel  # noqa: F401
+
+import cogedit
+
+torch.set_num_threads(1)
+for module in pkgutil.walk_packages(cogedit.__path__, "cogedit."):
+    if not module.name.startswith(("cogedit.lab", "cogedit.__main__")):
+        importlib.import_module(module.name)
