@@ -80,15 +80,9 @@ def embeds_path(cache: Path, record: EmbedsRecord) -> Path:
 
 
 def write_embeds(cache: Path, embeds: torch.Tensor, record: EmbedsRecord) -> Path:
-    """Write embeddings, whole or not at all.
+    """Write embeddings [1, L, D] of any floating-point dtype, whole or not at all.
 
-    Args:
-        cache: The folder; made if need be.
-        embeds: [1, L, D], any floating-point dtype, on any device.
-        record: What determines them; its own `tensors` are ignored.
-
-    Raises:
-        StorageError: Disk full, permission denied.
+    The cache is made if need be. Raises `StorageError` where the system refuses.
     """
     path = embeds_path(cache, record)
     try:

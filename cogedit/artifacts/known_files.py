@@ -73,12 +73,7 @@ def remember_verified(state: FileState, tensors: tuple[TensorRecord, ...]) -> No
 def stamp(path: Path, file: BinaryIO) -> FileState | None:
     """Give a file that is written whole a time of change that no later write would give it.
 
-    Args:
-        path: Where the file will be.
-        file: Open, with nothing more to be written.
-
-    Returns:
-        Its state, for `remember_written`; None where times cannot be set to the nanosecond.
+    Returns its state for `remember_written`; None where times cannot be set to the nanosecond.
     """
     file.flush()
     if os.utime not in os.supports_fd:

@@ -79,9 +79,7 @@ def workspaces_in(directory: Path) -> list[Path]:
 def survey(folder: Path, *, verify: bool = False) -> list[Entry]:
     """List the contents of a workspace, artifacts first.
 
-    Args:
-        folder: The workspace.
-        verify: Check every byte of the artifacts instead of headers and sizes only.
+    `verify` checks every byte of the artifacts instead of headers and sizes only.
     """
     artifacts = (
         path
@@ -105,16 +103,10 @@ def prune(
     verify: bool = False,
     dry_run: bool = False,
 ) -> Pruned:
-    """Remove entries from workspaces in which no process works.
+    """Remove the wanted entries from workspaces in which no process works.
 
-    Args:
-        folders: The workspaces.
-        wanted: Whether an entry is to be removed.
-        verify: As for `survey`: whether any wrong byte makes an artifact damaged.
-        dry_run: Remove nothing.
-
-    Raises:
-        StorageError: The system refuses.
+    `verify` is that of `survey`; `dry_run` removes nothing. Raises `StorageError` where the system
+    refuses.
     """
     removed: list[Entry] = []
     recent: list[Entry] = []

@@ -28,10 +28,8 @@ POLL_INTERVAL = 0.2
 def acquire(path: Path, *, waiting: Callable[[], None] | None) -> FileLock | None:
     """Take a lock that no other process holds. It ends with the process, however that ends.
 
-    Args:
-        path: The lock file. Its folder is made as often as needed: the process that holds the lock
-            removes it when it is done.
-        waiting: Called once if another process holds the lock; None does not wait.
+    Its folder is made as often as needed: the process that holds the lock removes it when it is
+    done. `waiting` is called once if another process holds it.
 
     Returns:
         The lock, to be released; None where the file system has none.
@@ -87,9 +85,8 @@ def in_use(folder: Path) -> Iterator[None]:
 def unused(folder: Path) -> Iterator[bool | None]:
     """Keep other processes from using a folder while the block runs, if none uses it now.
 
-    Yields:
-        True if no other process uses it; False if one does; None where that cannot be known,
-        because the file system has no working locks.
+    Yields True if no other process uses it, False if one does, and None where the file system has
+    no working locks to tell.
     """
     first, second = _open_folder(folder), _open_folder(folder)
     try:

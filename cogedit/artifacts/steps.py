@@ -73,10 +73,8 @@ class Step:
 def write_step(folder: Path, tensors: Mapping[str, torch.Tensor], record: StepRecord) -> StepRecord:
     """Add a step to a chain, and return its record as written.
 
-    Args:
-        folder: Where the chain is; made where it is missing.
-        tensors: The state that the loop continues from, on any device.
-        record: Its own `tensors` are ignored.
+    The folder is made where it is missing. `tensors` are the state that the loop continues from, on
+    any device; those of `record` are ignored.
 
     Raises:
         ArtifactError: A tensor or a field cannot be written.
@@ -100,10 +98,10 @@ def write_step(folder: Path, tensors: Mapping[str, torch.Tensor], record: StepRe
 def read_steps(
     folder: Path, *, makes: tuple[str, ...], names: tuple[str, ...], shape: tuple[int, ...]
 ) -> list[Step]:
-    """Read a chain from its first step on, as far as it is sound.
+    """Read a chain from its first step on, as far as it is sound; the folder need not exist.
 
     Args:
-        folder: Where the chain is; it need not exist.
+        folder: Where the chain is.
         makes: Content keys of what is being made.
         names: Tensors that every step has; there may be more.
         shape: Of each tensor.

@@ -50,12 +50,7 @@ RecordT_co = TypeVar("RecordT_co", bound=Record, covariant=True)
 
 @dataclass(frozen=True)
 class Artifact(Generic[RecordT_co]):
-    """An artifact in memory.
-
-    Attributes:
-        record: How it was made.
-        tensors: Its tensors by name, on the CPU; shapes and dtypes as in the record's docstring.
-    """
+    """An artifact in memory, its tensors by name on the CPU, as its record's docstring has them."""
 
     record: RecordT_co
     tensors: Mapping[str, torch.Tensor]
@@ -105,14 +100,10 @@ def read_record(path: Path, expected: Expected = None) -> Record: ...
 def read_record(path: Path, expected: Expected = None) -> Record:
     """Read an artifact's record. Header and file size are checked, the tensors' bytes are not.
 
-    Args:
-        path: The artifact.
-        expected: The kind or kinds that are wanted; None for any.
-
     Raises:
         ArtifactError: There is no such file.
         ArtifactDamaged: It is truncated, extended or altered.
-        ArtifactMismatch: It is no artifact, of another kind, or made by a newer cogedit.
+        ArtifactMismatch: It is no artifact, not of an expected kind, or made by a newer cogedit.
         StorageError: The system refuses to read it.
     """
     with _open(path, expected) as file:
@@ -120,12 +111,7 @@ def read_record(path: Path, expected: Expected = None) -> Record:
 
 
 def verify_artifact(path: Path, expected: Expected = None) -> Record:
-    """Check every byte of an artifact, and return its record; arguments of `read_record`.
-
-    Raises:
-        ArtifactError: As `read_record`; `ArtifactDamaged` also where a tensor was altered.
-        StorageError: The system refuses to read it.
-    """
+    """Check every byte of an artifact, and return its record. Raises what `read_record` does."""
     with _open(path, expected) as file:
         file.verify()
         return file.record
@@ -142,7 +128,7 @@ def read_artifact(path: Path, expected: Literal["edit"]) -> Artifact[EditRecord]
 @overload
 def read_artifact(path: Path, expected: Expected = None) -> Artifact[Record]: ...
 def read_artifact(path: Path, expected: Expected = None) -> Artifact[Record]:
-    """Read an artifact, every byte checked; arguments and errors of `verify_artifact`."""
+    """Read an artifact, every byte checked. Raises what `read_record` does."""
     with _open(path, expected) as file:
         return Artifact(file.record, file.read())
 
@@ -150,11 +136,8 @@ def read_artifact(path: Path, expected: Expected = None) -> Artifact[Record]:
 def sniff_kind(path: Path) -> ArtifactKind | None:
     """The kind of an artifact, or None for any other file (a video) and for a missing one.
 
-    A path that ends in ".safetensors" is meant as an artifact and never gives None.
-
-    Raises:
-        ArtifactError: It is an artifact that cannot be used, as in `read_record`.
-        StorageError: The system refuses to read it.
+    A path that ends in ".safetensors" is meant as an artifact and never gives None. Raises what
+    `read_record` does.
     """
     if path.suffix.lower() != SUFFIX:
         try:

@@ -79,21 +79,9 @@ def write_tensor_file(
     encode: Callable[[RecordT], bytes],
     scratch: Path | None = None,
 ) -> RecordT:
-    """Write a file, whole or not at all.
+    """Write a file, whole or not at all, and return its record as written; see `write_artifact`.
 
-    Args:
-        path: The file; an older one stays untouched until the new one is complete.
-        tensors: On any device.
-        record: Its own `tensors` are ignored.
-        encode: Turns the record into length and header, or refuses it.
-        scratch: Folder of the unfinished file, as for `atomic_write`.
-
-    Returns:
-        The record as written, with dtypes, shapes and digests of the tensors.
-
-    Raises:
-        ArtifactError: A tensor or the record cannot be written.
-        StorageError: Disk full, folder missing, permission denied.
+    `encode` turns the record into length and header, or refuses it.
     """
     contiguous = on_cpu(tensors)
     try:
@@ -119,14 +107,10 @@ class TensorFile(Generic[RecordT]):
 
     Args:
         file: At its first byte.
-        decode: Turns length and header into the record, or refuses them.
+        decode: Turns length and header into the record, or refuses them with an `ArtifactError`.
 
     Raises:
         ArtifactDamaged: The file is shorter than its header says, or the header is too long.
-        ArtifactError: What `decode` raises.
-
-    Attributes:
-        record: The record.
     """
 
     def __init__(self, file: BinaryIO, decode: Callable[[bytes], RecordT]) -> None:
@@ -206,12 +190,7 @@ class TensorFile(Generic[RecordT]):
 
 @contextlib.contextmanager
 def open_regular(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for reading.
-
-    Raises:
-        ArtifactMismatch: It is a folder, a pipe or a device.
-        OSError: The system refuses.
-    """
+    """Open a file for reading. Raises `ArtifactMismatch` for a folder, a pipe or a device."""
     # Asked before opening: opening a pipe waits for its other end, for ever.
     if not stat.S_ISREG(path.stat().st_mode):
         raise ArtifactMismatch("is not a file")

@@ -24,10 +24,10 @@ UNFINISHED_SUFFIX = ".unfinished"
 
 @dataclass(frozen=True)
 class Unfinished:
-    """The folder of an artifact in the making.
+    """The folder of artifacts in the making, which need not exist.
 
     Attributes:
-        root: The folder; it need not exist.
+        root: The folder.
         makes: Content keys of the artifacts that are made together, in order.
     """
 

@@ -39,11 +39,7 @@ def short_stem(file: Path) -> str:
 
 @dataclass(frozen=True)
 class Workspace:
-    """A folder of artifacts.
-
-    Attributes:
-        root: The folder; it need not exist yet.
-    """
+    """A folder of artifacts, which need not exist yet."""
 
     root: Path
 
@@ -59,10 +55,7 @@ class Workspace:
         return self.root / f"{record.kind}-{content_key(record)[:12]}{SUFFIX}"
 
     def find(self, record: Record) -> Path | None:
-        """The artifact of a record, verified; None if there is none.
-
-        Args:
-            record: What is wanted; its tensors are ignored.
+        """The artifact of a record, verified; None if there is none. Its `tensors` are ignored.
 
         Raises:
             ArtifactDamaged: The file is altered, truncated or no artifact.

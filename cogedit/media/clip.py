@@ -94,11 +94,7 @@ def plan_clip(source: SourceVideo, settings: LoadSettings) -> ClipPlan:
     and no step is given; otherwise every step-th frame is, up to `max_num_frames`, where the step
     is `frame_sample_step` or the largest that still yields that many. The count is then rounded
     down to 8n + 1: the VAE packs 4 frames into a latent and returns another count for an even
-    number of latents.
-
-    Raises:
-        UsageError: A setting is outside its range.
-        VideoError: The skipped ends leave nothing.
+    number of latents. Raises `VideoError` where the skipped ends leave nothing.
     """
     check_load_settings(settings)
     start = min(settings.skip_frames_start, source.num_frames)
@@ -129,8 +125,7 @@ def plan_clip(source: SourceVideo, settings: LoadSettings) -> ClipPlan:
 def plan_resize(source_width: int, source_height: int, *, settings: LoadSettings) -> ResizePlan:
     """Plan how frames of the source's displayed size become frames of the clip's size.
 
-    Raises:
-        UsageError: A setting is outside its range.
+    Raises `UsageError` where cropping would scale a long thin frame to gigabytes first.
     """
     check_load_settings(settings)
     width, height = settings.width, settings.height
@@ -159,16 +154,7 @@ def plan_resize(source_width: int, source_height: int, *, settings: LoadSettings
 
 
 def check_size(width: int, height: int, *, multiple: int) -> None:
-    """Check that a clip's size in pixels suits the model.
-
-    Args:
-        width: Width of the clip.
-        height: Height of the clip.
-        multiple: Both must be multiples of this: the VAE's spatial factor times the patch size.
-
-    Raises:
-        UsageError: It does not; the message names the nearest sizes that do.
-    """
+    """Raise `UsageError`, with the nearest sizes, unless both are multiples of `multiple`."""
     for name, value in (("width", width), ("height", height)):
         if value > 0 and value % multiple == 0:
             continue

@@ -34,12 +34,7 @@ _Compose = Callable[[Sequence[Picture], int], Picture]
 
 @dataclass(frozen=True)
 class Compared:
-    """A clip and its caption; all clips of a comparison have as many frames.
-
-    Attributes:
-        label: The caption.
-        stream: The frames.
-    """
+    """A clip under its caption `label`; all clips of a comparison have as many frames."""
 
     label: str
     stream: FrameStream
@@ -51,7 +46,7 @@ class Compared:
 
 
 def compare_frames(clips: Sequence[Compared], layout: ComparisonLayout) -> FrameStream:
-    """Compose clips into one: frame k shows frame k of each.
+    """Compose clips into one of even size: frame k shows frame k of each.
 
     Smaller clips are scaled to the largest with Lanczos. Small frames are enlarged by whole pixels,
     so that their captions can be read.
@@ -60,9 +55,6 @@ def compare_frames(clips: Sequence[Compared], layout: ComparisonLayout) -> Frame
         clips: At least two, of one aspect ratio and number of frames; a wipe takes two.
         layout: "row" and "column" lay them side by side; "wipe" shows the first left of a line that
             moves to the left and back, and the second right of it.
-
-    Returns:
-        Frames of even width and height.
 
     Raises:
         VideoError: While they are read: a clip ends before the others.
@@ -90,12 +82,7 @@ def compare_frames(clips: Sequence[Compared], layout: ComparisonLayout) -> Frame
 
 
 def compare_sheet(clips: Sequence[Compared], numbers: Sequence[int]) -> Picture:
-    """Lay the frames of clips out on a contact sheet: a row per clip, captioned.
-
-    Args:
-        clips: As for `compare_frames`.
-        numbers: Number of each frame, for the heads of the columns.
-    """
+    """Lay clips out on a contact sheet, a row per clip; frame `numbers` head the columns."""
     width, height = _largest(clips)
     if width > _SHEET_WIDTH:
         width, height = _SHEET_WIDTH, max(1, round(height * _SHEET_WIDTH / width))

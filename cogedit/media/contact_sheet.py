@@ -117,16 +117,7 @@ def lay_out(
 def draw_sheet(
     columns: Sequence[str], rows: Sequence[SheetRow], *, zoom: int | None = None
 ) -> Picture:
-    """Lay frames out in a labelled grid.
-
-    Args:
-        columns: Label above each column, wrapped to its width.
-        rows: From the top.
-        zoom: Width in pixels of the sheet of one pixel; None leaves room for the labels.
-
-    Returns:
-        The sheet, [H, W, 3] uint8.
-    """
+    """Lay frames out in a labelled grid, [H, W, 3]; `zoom` None leaves room for the labels."""
     shown = next(picture for row in rows for picture in row.pictures if picture is not None)
     height, width = shown.shape[:2]
     layout = lay_out(
@@ -147,11 +138,7 @@ def pad_to_even(pictures: Picture) -> Picture:
 
 
 def save_png(picture: Picture, path: Path) -> None:
-    """Write an image as PNG.
-
-    Raises:
-        StorageError: The file cannot be written.
-    """
+    """Write an image as PNG. Raises `StorageError` where the file cannot be written."""
     from PIL import Image
 
     try:

@@ -50,14 +50,9 @@ class Change:
     def on(
         self, source: Frames, scale: Callable[[Levels], Levels] = lambda levels: levels
     ) -> Frames:
-        """Apply the change to a frame of the source.
+        """Apply the change to a frame of the source, uint8 RGB [H', W', 3].
 
-        Args:
-            source: uint8 RGB, [H', W', 3].
-            scale: Brings [H, W, 4] to [H', W', 4].
-
-        Returns:
-            Like `source`.
+        `scale` brings [H, W, 4] to [H', W', 4].
         """
         colors = source.astype(np.float32) / 255
         result = np.empty_like(source)
@@ -87,9 +82,6 @@ def fit_changes(
         radius: Of the filter's windows in pixels, which have 2 radius + 1 to a side.
         window: Rows and columns of the image in each frame; the bars around it do not change and
             do not count.
-
-    Yields:
-        The change of each frame.
     """
     import torch
 

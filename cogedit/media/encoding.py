@@ -164,8 +164,8 @@ def plan_encoding(
     Args:
         path: The file, whose suffix names the container, or the folder of images; None is a file
             with the codec's own suffix.
-        codec: The codec; None is a GIF for the suffix .gif, otherwise H.264.
-        crf: Quality; None is the codec's default.
+        codec: None is a GIF for the suffix .gif, otherwise H.264.
+        crf: None is the codec's default.
         lossless: Whether every pixel must come back as it was.
 
     Raises:

@@ -34,11 +34,11 @@ _ERROR_LINE = re.compile(r"^(?:\[[^\]]* @ [^\]]*\] )*\[(?:error|fatal|panic)\] (
 
 @dataclass(frozen=True)
 class FfmpegResult:
-    """What one finished run of ffmpeg left.
+    """What a finished run of ffmpeg left.
 
     Attributes:
         returncode: Its exit status; negative when a signal ended it.
-        stdout: What it wrote to stdout.
+        stdout: Empty after a pipe, which has been read.
         stderr: Its messages, each line with its level in brackets.
     """
 
@@ -56,11 +56,7 @@ class Ffmpeg:
 
 
 def find_ffmpeg() -> str:
-    """The ffmpeg binary: `IMAGEIO_FFMPEG_EXE`, or the one that imageio-ffmpeg ships.
-
-    Raises:
-        ConfigError: None was found.
-    """
+    """`IMAGEIO_FFMPEG_EXE`, or the binary that imageio-ffmpeg ships; `ConfigError` without one."""
     import imageio_ffmpeg
 
     try:
@@ -74,11 +70,7 @@ def find_ffmpeg() -> str:
 
 
 def examine_ffmpeg() -> Ffmpeg:
-    """Find the ffmpeg binary, run it, and make sure that it writes H.264.
-
-    Raises:
-        ConfigError: There is none, it does not run, or it has no H.264 encoder.
-    """
+    """Find and run the ffmpeg binary. Raises `ConfigError` unless it writes H.264."""
     path = find_ffmpeg()
     try:
         printed = run_ffmpeg(["-version"], timeout=30).stdout.decode(errors="replace")
@@ -114,11 +106,10 @@ def run_ffmpeg(args: Sequence[str], *, timeout: float, input: bytes | None = Non
 
     Args:
         args: Arguments after the common ones (no banner, no question, messages with levels).
-        timeout: Seconds after which it is killed.
+        timeout: Seconds after which it is killed, and `TimeoutError` raised.
         input: Bytes for its stdin; None gives it an empty one.
 
     Raises:
-        TimeoutError: It ran past `timeout` and was killed.
         ConfigError: There is no binary, or it cannot be run.
     """
     command = _command(args)
@@ -144,15 +135,10 @@ def run_ffmpeg(args: Sequence[str], *, timeout: float, input: bytes | None = Non
 def run_on_input(path: Path, args: Sequence[str], *, timeout: float = 60.0) -> FfmpegResult:
     """Run ffmpeg on a video, once per process while the file is unchanged.
 
-    In the messages, `INPUT_NAME` stands for the name of the file.
-
-    Args:
-        path: The video.
-        args: Arguments after the input.
-        timeout: Seconds after which it is killed.
+    `args` come after the input. In the messages, `INPUT_NAME` stands for the name of the file.
 
     Raises:
-        VideoError: It ran past `timeout`.
+        VideoError: It ran past `timeout` seconds, and was killed.
         StorageError: The file may not be read.
         ConfigError: There is no binary, or it cannot be run.
     """
@@ -187,12 +173,7 @@ def first_error(stderr: str) -> str:
 class FfmpegPipe(ProcessPipe):
     """A running ffmpeg whose stdin or stdout carries frames. Use it in a `with` statement.
 
-    Args:
-        args: Arguments after the common ones.
-        stall_timeout: Seconds that one read or write may take.
-
-    Raises:
-        ConfigError: There is no binary, or it cannot be run.
+    A read or write may take `stall_timeout` seconds. Raises `ConfigError` as `run_ffmpeg` does.
     """
 
     def __init__(self, args: Sequence[str], stall_timeout: float = 120.0) -> None:
@@ -204,7 +185,7 @@ class FfmpegPipe(ProcessPipe):
             raise _not_runnable(command[0], error) from error
 
     def finish(self) -> FfmpegResult:
-        """Close its stdin, wait for its end and return status and messages (stdout stays empty)."""
+        """Close its stdin, wait for its end and return status and messages."""
         returncode, stderr = self.wait()
         _check_version(self._executable, stderr)
         return FfmpegResult(returncode, b"", stderr)

@@ -27,11 +27,11 @@ _FLAG_DISCARD = 0x4
 
 @dataclass(frozen=True)
 class InputHeader:
-    """The header that ffmpeg prints for its first input.
+    """The header that ffmpeg prints for its first input, and for the video stream that was mapped.
 
     Attributes:
         container: First of the container's names ("mov" for mp4); empty if none was opened.
-        pixel_format: Of the video stream that was mapped; empty if there is none.
+        pixel_format: Empty if there is no video stream.
         is_hdr: Whether its transfer function is PQ or HLG.
         is_interlaced: Whether its frames are declared to hold two fields each.
         printed_rates: Frame rates with two decimals: the average, then the guessed one.
@@ -57,9 +57,8 @@ class PacketTable:
     """The packets of one video stream, as ffmpeg's framecrc muxer lists them.
 
     Attributes:
-        codec: ffmpeg's name of the codec.
-        width: Coded width in pixels, before rotation.
-        height: Coded height in pixels, before rotation.
+        codec: ffmpeg's name of it.
+        width: Coded width in pixels, before rotation; `height` likewise.
         sample_aspect_ratio: Width of a pixel over its height; 1 where it is not given.
         time_base: Seconds per tick.
         timestamps: Presentation times of the shown packets in ticks, ascending.
@@ -115,11 +114,7 @@ def _printed_rates(line: str) -> tuple[Fraction, ...]:
 
 
 def parse_framecrc(text: str) -> PacketTable:
-    """Parse the output of `ffmpeg -c copy -f framecrc`.
-
-    Raises:
-        ValueError: A header line is missing, or a line is not framecrc's.
-    """
+    """Parse what `ffmpeg -c copy -f framecrc` prints. Raises `ValueError` for anything else."""
     header: dict[str, str] = {}
     presentation: list[int] = []
     decoding: list[int] = []

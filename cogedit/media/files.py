@@ -16,9 +16,7 @@ _PLAYLIST_HEADS = (b"#EXTM3U", b"ffconcat", b"[playlist]")
 def check_file(path: Path) -> None:
     """Refuse playlists, and whatever is not a regular file with bytes in it.
 
-    Raises:
-        VideoError: It is missing or of another kind.
-        StorageError: It may not be read.
+    Raises `VideoError`, or `StorageError` where the file may not be read.
     """
     try:
         status = path.stat()
@@ -66,11 +64,7 @@ def file_state(path: Path) -> FileState:
 
 
 def file_digest(path: Path) -> str:
-    """The sha256 of a file in hex, computed once per process while the file is unchanged.
-
-    Raises:
-        StorageError: It may not be read.
-    """
+    """The sha256 of a file in hex, once per process while it is unchanged; or `StorageError`."""
     return _digest(path, file_state(path))
 
 

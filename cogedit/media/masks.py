@@ -108,13 +108,8 @@ def _parse_box(text: str) -> GivenMask:
 def check_mask(mask: GivenMask, video: SourceVideo, *, indices: Sequence[int]) -> None:
     """Refuse a mask that does not fit its source, before anything is computed.
 
-    Args:
-        mask: The mask.
-        video: The source.
-        indices: Frames of the source that make the clip.
-
     Raises:
-        UsageError: A box outside the source's image or frames, or in none of the clip's.
+        UsageError: A box outside the source's image or frames, or in none of the clip's `indices`.
         VideoError: A file that cannot be read, of another shape, or with too few frames.
     """
     if mask.path is None:
@@ -169,13 +164,8 @@ def read_mask(
 ) -> Mask:
     """Read a mask as the frames of the clip that it belongs to.
 
-    Gray counts as white from 128 on, after scaling.
-
-    Args:
-        mask: The mask.
-        video: The source.
-        indices: Frames of the source that make the clip.
-        resize: How a frame of the source becomes a frame of the clip.
+    Gray counts as white from 128 on, after scaling. `indices` and `resize` are those that made the
+    clip of the source.
 
     Returns:
         [F, H, W] uint8, 1 where the edit may change the source. Bars that `pad` adds are 0.

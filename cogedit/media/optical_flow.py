@@ -46,12 +46,9 @@ class Flow:
 
 
 def estimate_flow(clip: Frames) -> Flow:
-    """Estimate the motion of a clip from frame to frame.
+    """Estimate the motion of a clip, uint8 RGB [F, H, W, 3], F at least 2, from frame to frame.
 
     Blocks are matched by their mean absolute difference, coarse to fine (Anandan 1989).
-
-    Args:
-        clip: uint8 RGB, [F, H, W, 3], of two frames or more.
     """
     frames = [luma(frame) for frame in clip]
     vectors = np.stack([_match(one, other) for one, other in pairwise(frames)])
@@ -64,7 +61,7 @@ def estimate_flow(clip: Frames) -> Flow:
 
 
 def warp_error(clip: Frames, flow: Flow) -> float:
-    """Return how far a clip's frames are from the next ones, warped back along a flow.
+    """Return how far the frames of a clip are from the next ones, warped back along a flow.
 
     Args:
         clip: uint8 RGB, [F, H, W, 3].

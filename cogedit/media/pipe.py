@@ -16,15 +16,8 @@ class ProcessPipe:
     """A running process whose stdin or stdout carries frames. Use it in a `with` statement.
 
     Leaving the block kills a process that still runs. A call that blocks for longer than
-    `stall_timeout` seconds kills it too, which the call then sees as the end of the stream.
-
-    Args:
-        command: The program and its arguments.
-        stall_timeout: Seconds that one read or write may take.
-        environment: Its environment; None is that of this process.
-
-    Raises:
-        OSError: It cannot be run.
+    `stall_timeout` seconds kills it too, which the call then sees as the end of the stream. Raises
+    `OSError` where the command cannot be run.
     """
 
     def __init__(

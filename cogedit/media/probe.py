@@ -52,11 +52,9 @@ class VideoFacts:
 
     Attributes:
         container: ffmpeg's first name of the container ("mov" for mp4, "matroska" for webm).
-        codec: ffmpeg's name of the video codec.
-        pixel_format: ffmpeg's name of the pixel format.
+        codec: ffmpeg's name of the video codec; `pixel_format` likewise.
         audio_codec: ffmpeg's name of the first audio stream's codec; None without audio.
-        width: Displayed width in pixels, after rotation and with square pixels.
-        height: Displayed height in pixels.
+        width: Displayed width in pixels, after rotation and with square pixels; `height` likewise.
         sample_aspect_ratio: Width over height of a stored pixel, before rotation.
         rotation: Clockwise rotation that the container asks for: 0, 90, 180 or 270 degrees.
         fps: Frames per second; the average where it varies.

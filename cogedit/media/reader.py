@@ -42,9 +42,7 @@ _TONE_MAP = (
 def read_clip(
     path: Path, source: SourceVideo, *, indices: Sequence[int], resize: ResizePlan
 ) -> Frames:
-    """Read the frames of a clip at the clip's size.
-
-    Only one frame of the source's size is in memory at a time.
+    """Read the frames of a clip at the clip's size, with one frame of the source's size in memory.
 
     Args:
         path: The video file.
@@ -68,18 +66,9 @@ def read_clip(
 def iterate_frames(
     path: Path, source: SourceVideo, *, indices: Sequence[int]
 ) -> Generator[Frames, None, None]:
-    """Read frames of a video one at a time, at its own size.
+    """Read frames of a video one at a time, at its own size: uint8 RGB [height, width, 3] each.
 
-    Args:
-        path: The video file.
-        source: What `probe_video` returned for it; its `reader` is used.
-        indices: Numbers of the frames to take, ascending.
-
-    Yields:
-        uint8 RGB, [source.height, source.width, 3].
-
-    Raises:
-        VideoError: The file does not deliver the frames that the probe counted.
+    Arguments and errors are those of `read_clip`.
     """
     stream = _Stream(path, source.reader, source.width, source.height, source.num_frames, "bicubic")
     return _read_frames(stream, indices)
@@ -119,13 +108,7 @@ def read_frames_upstream(path: Path, *, width: int, height: int, indices: Sequen
 
     decord scales while it decodes (bilinear), which gives other results than `read_clip`. Where
     decord is not exact or not installed, ffmpeg scales with the same algorithm and returns the same
-    bytes.
-
-    Args:
-        path: The video file.
-        width: Width of the frames in pixels.
-        height: Height of the frames in pixels.
-        indices: Numbers of the frames, ascending.
+    bytes. `indices` are ascending.
 
     Returns:
         uint8 RGB, [len(indices), height, width, 3].
@@ -256,13 +239,7 @@ def _wrong_frame(index: int, stream: _Stream, reason: str) -> VideoError:
 
 
 def scale_frame(frame: Frames, width: int, *, height: int) -> Frames:
-    """Scale a frame with antialiased bicubic interpolation.
-
-    Args:
-        frame: uint8 RGB, [H, W, 3].
-        width: Of the result in pixels.
-        height: Likewise.
-    """
+    """Scale a frame [H, W, 3] uint8 with antialiased bicubic interpolation."""
     if frame.shape[:2] == (height, width):
         return frame
     import torch

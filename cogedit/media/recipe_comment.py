@@ -23,9 +23,8 @@ _COMMENT_LINE = re.compile(r"^comment=((?:[^\\\n]|\\.)*)", re.MULTILINE | re.DOT
 def find_comment(path: Path) -> str | None:
     """The comment of a video, a GIF, a PNG, or the first PNG in a folder; None if none.
 
-    Raises:
-        VideoError: The file is missing or of no known container.
-        StorageError: The file may not be read.
+    Raises `VideoError` for a file that is missing or of no known container, and `StorageError` for
+    one that may not be read.
     """
     if path.is_dir():
         first = min(path.glob("*.png"), default=None)

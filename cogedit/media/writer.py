@@ -46,14 +46,7 @@ _H264 = Encoding()
 
 @dataclass(frozen=True)
 class FrameStream:
-    """Frames that are computed one at a time, as they are written.
-
-    Attributes:
-        frames: `num_frames` arrays [height, width, 3], uint8 RGB.
-        num_frames: How many there are.
-        height: In pixels.
-        width: In pixels.
-    """
+    """Frames [height, width, 3], uint8 RGB, that are computed one by one as they are written."""
 
     frames: Iterable[NDArray[np.uint8]]
     num_frames: int

@@ -49,9 +49,8 @@ class EditCase:
 def change_mask(case: EditCase) -> npt.NDArray[np.uint8]:
     """Render the exact mask of an edit: every pixel that the right answer may change.
 
-    Returns:
-        [F, H, W] uint8, 1 where the source's object or the right answer's is, a part of a pixel
-        included; of a background edit, where anything but the object is.
+    [F, H, W] uint8, 1 where the source's object or the right answer's is, a part of a pixel
+    included; of a background edit, where anything but the object is.
     """
     source, right = world.render_mask(case.source), world.render_mask(case.right)
     changes = source < 1 if case.kind == "background" else np.maximum(source, right) > 0
@@ -59,14 +58,11 @@ def change_mask(case: EditCase) -> npt.NDArray[np.uint8]:
 
 
 def make_case(seed: int, kind: EditKind) -> EditCase:
-    """Draw a held-out clip and an edit of it.
+    """Draw a held-out clip and an edit of it; equal arguments give equal cases.
 
     Args:
-        seed: Number of the held-out clip, at least 0. Held-out clips are never trained on.
+        seed: Number of the held-out clip, at least 0. Such clips are never trained on.
         kind: What changes. The new value is drawn among those that the clip does not have.
-
-    Returns:
-        The case; the same for the same arguments.
 
     Raises:
         UsageError: The kind is unknown or the seed is negative.

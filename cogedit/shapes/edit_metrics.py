@@ -19,13 +19,7 @@ Levels = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Answer:
-    """What an edit is measured against.
-
-    Attributes:
-        case: The edit.
-        source_round_trip: The source after encoding and decoding, [F, H, W, 3] levels.
-        right_round_trip: The right answer after encoding and decoding, [F, H, W, 3] levels.
-    """
+    """An edit, and source and right answer as the VAE returns them, [F, H, W, 3] levels each."""
 
     case: EditCase
     source_round_trip: Levels
@@ -88,14 +82,7 @@ class InversionFigures:
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean and how sure it is.
-
-    Attributes:
-        mean: Mean of the clips that have a value; NaN if none has.
-        low: Lower end of the 95 % bootstrap interval.
-        high: Upper end.
-        count: Number of clips that have a value.
-    """
+    """A mean of the clips that have a value (NaN if none), and its 95 % bootstrap interval."""
 
     mean: float
     low: float
@@ -109,14 +96,10 @@ def to_frames(clip: Levels) -> world.Frames:
 
 
 def measure(clip: Levels, answer: Answer) -> EditFigures:
-    """Measure an edited clip.
+    """Measure an edited clip, [F, H, W, 3] in levels of 0..255 as the decoder gave them.
 
     The oracle looks for the colours where the right answer has object and background, and for the
     shape, the outline and the track wherever the object is.
-
-    Args:
-        clip: [F, H, W, 3], levels of 0..255 as the decoder gave them.
-        answer: The edit's right answer.
     """
     case = answer.case
     frames, right = to_frames(clip), world.render(case.right)
@@ -157,14 +140,9 @@ def measure(clip: Levels, answer: Answer) -> EditFigures:
 
 
 def track_distance(track: npt.ArrayLike, expected: npt.ArrayLike) -> float:
-    """Return the mean distance between two tracks in pixels.
+    """Return the mean distance in pixels of two tracks, [F, 2] centres (x, y) each.
 
-    Args:
-        track: [F, 2] centres (x, y) in pixels; NaN in frames without the object.
-        expected: [F, 2], complete.
-
-    Returns:
-        The mean over the frames in which the object is seen; NaN if that is none.
+    Frames without the object, whose centre is NaN, do not count; NaN if none has it.
     """
     difference = np.asarray(track, dtype=np.float64) - np.asarray(expected, dtype=np.float64)
     distances = np.hypot(difference[:, 0], difference[:, 1])
@@ -183,10 +161,7 @@ def bootstrap_interval(
 ) -> Interval:
     """Return the mean and its 95 % percentile bootstrap interval (Efron 1979).
 
-    Args:
-        values: One value per clip; NaN where a clip has none, which is left out.
-        num_resamples: Number of samples drawn with replacement.
-        seed: Of the draws, so that equal values give equal intervals.
+    NaN values are left out. `seed` is that of the draws: equal values give equal intervals.
     """
     known = np.asarray([value for value in values if not math.isnan(value)], dtype=np.float64)
     if not known.size:

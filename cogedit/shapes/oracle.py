@@ -67,28 +67,22 @@ class ClipReading:
 
 
 def background_color(frames: Frames, mask: Mask | None = None) -> str:
-    """Name the background.
+    """Name the background: the key of `world.BACKGROUNDS` nearest to the median colour.
 
     Args:
         frames: [F, H, W, 3] uint8.
         mask: [F, H, W] coverage of the object, which is left out; None if it is not known.
-
-    Returns:
-        The key of `world.BACKGROUNDS` nearest to the median colour.
     """
     pixels = frames.reshape(-1, 3) if mask is None else frames[mask < 0.01]
     return _nearest(np.median(pixels, axis=0), world.BACKGROUNDS)
 
 
 def object_color(frames: Frames, mask: Mask) -> str:
-    """Name the colour inside a mask.
+    """Name the colour inside a mask: the key of `world.COLORS` nearest to the median colour.
 
     Args:
         frames: [F, H, W, 3] uint8.
         mask: [F, H, W] coverage in 0..1; pixels at its edge are left out.
-
-    Returns:
-        The key of `world.COLORS` nearest to the median colour of the pixels inside.
     """
     inside = mask > 0.99
     pixels = frames[inside] if inside.any() else frames.reshape(-1, 3)
@@ -116,12 +110,7 @@ def shape_scores(
 
 
 def object_mask(frames: Frames, *, color: str, background: str) -> Mask:
-    """Find the object of a known colour on a known background.
-
-    Args:
-        frames: [F, H, W, 3] uint8.
-        color: A key of `world.COLORS`.
-        background: A key of `world.BACKGROUNDS`.
+    """Find the object of a known colour in frames [F, H, W, 3] uint8 on a known background.
 
     Returns:
         [F, H, W] float32 in 0..1, the share of each pixel that the largest connected area of this
@@ -150,8 +139,7 @@ def mask_track(mask: Mask) -> Array:
 def track_motion(track: npt.ArrayLike) -> str | None:
     """Name the direction of a track [F, 2]: a key of `world.MOTIONS`.
 
-    Returns:
-        None if it is shorter than four pixels or not known in the first or the last frame.
+    None if it is shorter than four pixels or not known in the first or the last frame.
     """
     centers = np.asarray(track, dtype=np.float64)
     way = centers[-1] - centers[0]
@@ -163,13 +151,9 @@ def track_motion(track: npt.ArrayLike) -> str | None:
 
 
 def read_clip(frames: Frames) -> ClipReading:
-    """Say what a clip shows, knowing nothing but its pixels.
+    """Say what a clip [F, H, W, 3] uint8 shows, knowing nothing but its pixels.
 
-    Args:
-        frames: [F, H, W, 3] uint8.
-
-    Returns:
-        The reading. The object is the colour that covers most pixels; a companion is smaller.
+    The object is the colour that covers most pixels; a companion is smaller.
     """
     background = background_color(frames)
     labels = _classify(frames, background)
@@ -188,14 +172,8 @@ def outline_shape(mask: Mask, track: Array) -> str:
     """Name the shape of an outline, whatever its size, its angle and the roundness of its corners.
 
     The outline is the distance from the centre to the edge by direction, as a share of its mean.
-    That of a circle is 1; what a shape's outline leaves it by is turned and scaled to fit.
-
-    Args:
-        mask: [F, H, W] coverage of the object in 0..1.
-        track: [F, 2] its centres (x, y) in pixels; NaN where it is not seen, not everywhere.
-
-    Returns:
-        The shape of the smallest remaining difference, one of `world.SHAPES`.
+    That of a circle is 1; what a shape's outline leaves it by is turned and scaled to fit. `mask`
+    [F, H, W] is the object's coverage in 0..1, `track` [F, 2] its centres, not all of them NaN.
     """
     seen = ~np.isnan(track[:, 0])
     corners = np.mean([_outline(*one) for one in zip(mask[seen], track[seen], strict=True)], axis=0)

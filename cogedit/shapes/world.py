@@ -77,12 +77,7 @@ Mask = npt.NDArray[np.float32]
 class Companion:
     """The second object of a clip: small, at rest, beside the first one's way, in no caption.
 
-    Attributes:
-        shape: One of `SHAPES`.
-        color: A key of `COLORS`.
-        x: Centre, pixels from the left edge.
-        y: Centre, pixels from the top edge.
-        radius: Size, in pixels.
+    `x` and `y` are its centre and `radius` its size, in pixels; `color` is a key of `COLORS`.
     """
 
     shape: str
@@ -157,11 +152,8 @@ class ClipSpec:
 class Edit:
     """A change of captioned attributes; what is None stays as it is.
 
-    Attributes:
-        shape: The new shape.
-        color: The new colour of the object.
-        background: The new background colour; the texture stays.
-        motion: The new motion, with the same speed and the same centre in the middle frame.
+    A new background keeps the texture, and a new motion the speed and the centre in the middle
+    frame.
     """
 
     shape: str | None = None
@@ -171,18 +163,14 @@ class Edit:
 
 
 def sample_spec(seed: int, split: Split = "train") -> ClipSpec:
-    """Draw a clip at random.
+    """Draw a clip at random; the whole way of its object lies inside the frame.
 
     Args:
         seed: Number of the clip within its split, at least 0. Equal seeds give equal specs.
-        split: `train` or `held_out`. The splits are separate random streams: held-out clips are
-            never trained on.
-
-    Returns:
-        The spec. The whole way of the object lies inside the picture.
+        split: The splits are separate random streams: held-out clips are never trained on.
 
     Raises:
-        UsageError: If the split is unknown or the seed is negative.
+        UsageError: The split is unknown or the seed is negative.
     """
     if split not in _SPLIT_STREAM:
         raise UsageError(f"unknown split {split!r}: expected train or held_out")
@@ -239,18 +227,10 @@ def _sample_companion(spec: ClipSpec, rng: np.random.Generator) -> Companion | N
 
 
 def caption(spec: ClipSpec, length: CaptionLength = "full") -> str:
-    """Describe a clip in words.
+    """Describe a clip in words, such as "a red circle moving right on a gray background".
 
-    Args:
-        spec: The clip.
-        length: `full` names shape, colour, motion and background; `background` and `motion` leave
-            the other one out; `short` names shape and colour; `empty` is the empty string.
-
-    Returns:
-        For instance "a red circle moving right on a gray background".
-
-    Raises:
-        UsageError: If the length is unknown.
+    `background` and `motion` leave the other one out; `short` names shape and colour; `empty` is
+    the empty string. Raises `UsageError` for another length.
     """
     if length not in CAPTION_LENGTHS:
         raise UsageError(
@@ -270,16 +250,9 @@ def caption(spec: ClipSpec, length: CaptionLength = "full") -> str:
 def counterfactual(spec: ClipSpec, edit: Edit) -> ClipSpec:
     """Return the spec of the right answer to an edit: `render` it for the frames.
 
-    Args:
-        spec: The source clip.
-        edit: What changes. Everything else stays, the uncaptioned attributes included.
-
-    Returns:
-        The edited spec. A new motion may carry the object over the picture's edge; the other
-        edits never do.
-
-    Raises:
-        UsageError: If the edit names something that the world does not have.
+    What the edit does not name stays, the uncaptioned attributes included. A new motion may carry
+    the object over the frame's edge; the other edits never do. Raises `UsageError` if the edit
+    names something that the world does not have.
     """
     return replace(
         spec,
@@ -298,19 +271,16 @@ def object_track(spec: ClipSpec) -> npt.NDArray[np.float64]:
 
 
 def shape_coverage(shape: str, center: npt.ArrayLike, *, radius: float, angle: float) -> Mask:
-    """Draw a shape without colour.
+    """Draw a shape of `SHAPES` without colour, as often as there are centres.
 
     Args:
-        shape: One of `SHAPES`.
+        shape: Its name; another one is a `UsageError`.
         center: [N, 2], (x, y) in pixels.
         radius: Size, in pixels, as in `ClipSpec.radius`.
         angle: Rotation, in radians.
 
     Returns:
         [N, H, W] float32 in 0..1: the share of each pixel that the shape covers.
-
-    Raises:
-        UsageError: If the shape is unknown.
     """
     if shape not in SHAPES:
         raise UsageError(f"unknown shape {shape!r}: expected one of {', '.join(SHAPES)}")
@@ -380,14 +350,7 @@ def render_mask(spec: ClipSpec) -> Mask:
 
 
 def render(spec: ClipSpec) -> Frames:
-    """Render a clip.
-
-    Args:
-        spec: The clip.
-
-    Returns:
-        [F, H, W, 3] uint8 RGB with F, H, W = `NUM_FRAMES`, `HEIGHT`, `WIDTH`. Deterministic.
-    """
+    """Render a clip: [F, H, W, 3] uint8 RGB of `NUM_FRAMES`, `HEIGHT`, `WIDTH`. Deterministic."""
     picture = _render_background(spec)
     if spec.companion is not None:
         other = spec.companion
