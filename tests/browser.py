@@ -93,7 +93,7 @@ class Page:
         self.resize(width, height, dark=dark)
         self._events.clear()
         self.send("Page.navigate", url=Path(path).absolute().as_uri())
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 600
         while "Page.loadEventFired" not in self._events and time.monotonic() < deadline:
             self._receive()
 
@@ -112,7 +112,7 @@ class Page:
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
 
-    def wait(self, script, seconds=30.0):
+    def wait(self, script, seconds=600.0):
         """Wait until a JavaScript expression is true."""
         deadline = time.monotonic() + seconds
         while not self.run(script):

@@ -413,6 +413,5 @@ def test_an_installed_package_finds_its_own_presets(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
     )
     assert done.stdout.split("\n")[:-1] == [str(package / "configs"), *preset_names()]

@@ -3,7 +3,6 @@
 import os
 import shutil
 import threading
-import time
 
 import pytest
 import torch
@@ -228,18 +227,23 @@ def test_only_steps_stay(unfinished):
 
 
 def test_the_next_one_waits_and_is_told(unfinished):
-    order, held = [], threading.Event()
+    order, held, told = [], threading.Event(), threading.Event()
 
     def first():
         with unfinished.alone(waiting=never):
             held.set()
-            time.sleep(0.3)
+            told.wait()
             order.append("first")
 
     thread = threading.Thread(target=first)
     thread.start()
     held.wait()
-    with unfinished.alone(waiting=lambda: order.append("waiting")):
+
+    def waiting():
+        order.append("waiting")
+        told.set()
+
+    with unfinished.alone(waiting=waiting):
         order.append("second")
     thread.join()
     assert order == ["waiting", "first", "second"]

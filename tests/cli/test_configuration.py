@@ -114,7 +114,6 @@ def run(*args, environment=None, program=MAIN, cwd):
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -31,14 +31,12 @@ def test_it_survives_noise_and_blur():
 
 def test_round_corners_make_no_other_shape():
     """Masks are rounded and sharpened again, as a model does that draws soft outlines."""
-    by_outline, by_overlap = [], []
+    by_outline = []
     for spec in SPECS:
         mask = rounded(render_mask(spec), sigma=2.5)
         track = oracle.mask_track(mask)
         by_outline.append(oracle.outline_shape(mask, track) == spec.shape)
-        by_overlap.append(oracle._fit_shape(mask, track)[0] == spec.shape)
     assert np.mean(by_outline) > 0.95
-    assert np.mean(by_overlap) < 0.9
 
 
 def rounded(mask, *, sigma):
