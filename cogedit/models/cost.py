@@ -129,12 +129,14 @@ class Work:
         calls: Calls of the transformer.
         rows: Rows of all calls together.
         max_rows: Rows of the largest call.
+        injected: Whether rows of some call attend to reference rows.
         flops: Operations.
     """
 
     calls: int = 0
     rows: int = 0
     max_rows: int = 0
+    injected: bool = False
     flops: Flops = Flops()
 
     def __add__(self, other: Work) -> Work:
@@ -142,13 +144,15 @@ class Work:
             self.calls + other.calls,
             self.rows + other.rows,
             max(self.max_rows, other.max_rows),
+            self.injected or other.injected,
             self.flops + other.flops,
         )
 
     def __mul__(self, times: int) -> Work:
         if times == 0:
             return Work()
-        return Work(times * self.calls, times * self.rows, self.max_rows, self.flops * times)
+        calls, rows = times * self.calls, times * self.rows
+        return Work(calls, rows, self.max_rows, self.injected, self.flops * times)
 
 
 def latent_shape(latents: Tensor) -> LatentShape:
@@ -187,14 +191,14 @@ def call_work(
         injection: How edit rows attend to reference rows; None where there are none.
     """
     row, layers = row_flops(sizes, shape), sizes.num_layers
-    work = Work(1, plan.num_rows, plan.num_rows, row * len(plan.edits))
+    work = Work(1, plan.num_rows, plan.num_rows, flops=row * len(plan.edits))
     if not plan.references or injection is None:
         return work
     first, end = injection.injection_layers
     end = layers if end is None else end
     if injection.injection_strength > 0:
         extra = row.attention / layers * (end - first) * _injected_share(injection, sizes, shape)
-        work += Work(flops=Flops(attention=extra * len(plan.edits)))
+        work += Work(injected=True, flops=Flops(attention=extra * len(plan.edits)))
     reference = row
     if not plan.reference_velocity:
         # Keys and values are 2 of the 12 d^2 of a layer.
@@ -273,31 +277,32 @@ def edit_work(
 def activation_bytes(
     sizes: TransformerSizes,
     shape: LatentShape,
+    work: Work,
     *,
-    rows: int,
     max_rows: int | None = None,
     item_size: int,
     device: str,
 ) -> int:
-    """Estimate what one call of the transformer needs beside its weights.
+    """Estimate what the largest call of the transformer needs beside its weights.
 
-    The hidden states of all rows, and for the rows that run at a time what a layer holds at once:
-    in its MLP the inner tokens of 4 d twice beside four of d, or in an injected attention queries,
-    keys and values, twice the keys and values and the output. The largest of these comes to about
-    12 tensors of [rows, S, d].
+    The hidden states of all rows, and what a layer holds at once for the rows that run at a time.
+    On an H200, torch held at most 18 tensors of [rows, S, d] beside them in bf16, 26 where rows
+    attend to references, for CogVideoX-5B (1 to 13 rows) and 1.5 (1 and 2 rows) alike: the rotary
+    embedding computes in float32, and the joined keys and values are twice as long.
 
     Args:
         sizes: Of the transformer.
         shape: Of the clip.
-        rows: Of the call.
-        max_rows: Of them, how many run at a time; None suits the size of the clip.
+        work: The calls.
+        max_rows: How many of a call's rows run at a time; None suits the size of the clip.
         item_size: Bytes of one number.
         device: Type of the device.
     """
-    num_tokens = sizes.num_tokens(shape)
+    num_tokens, rows = sizes.num_tokens(shape), work.max_rows
     at_a_time = min(rows, rows_at_a_time(max_rows, num_tokens=num_tokens, device=device))
     states = 0 if rows == at_a_time else 2 * rows  # of the patches, and in the first layer its copy
-    return (states + 12 * at_a_time) * num_tokens * sizes.width * item_size
+    tensors = states + (26 if work.injected else 18) * at_a_time
+    return tensors * num_tokens * sizes.width * item_size
 
 
 def trajectory_bytes(num_steps: int, shape: LatentShape, *, channels: int) -> int:

@@ -252,7 +252,7 @@ class _Cost:
         activations = activation_bytes(
             sizes,
             shape,
-            rows=total.max_rows,
+            total,
             max_rows=settings.transformer.max_rows,
             item_size=ITEM_SIZE[dtype],
             device=device.type,

@@ -86,9 +86,9 @@ def _memory(preset: str, settings: Settings, model: PublishedModel) -> PresetMem
     """Estimate as `--dry-run` does."""
     dtype = settings.dtype or "bf16"
     edits = [settings.reconstruct_with("a prompt")]
-    rows = edit_work(edits, settings.invert, model.sizes, model.latent_shape).max_rows
+    work = edit_work(edits, settings.invert, model.sizes, model.latent_shape)
     activations = activation_bytes(
-        model.sizes, model.latent_shape, rows=rows, item_size=ITEM_SIZE[dtype], device="cuda"
+        model.sizes, model.latent_shape, work, item_size=ITEM_SIZE[dtype], device="cuda"
     )
     weights = model.num_parameters * ITEM_SIZE[settings.weights or dtype]
     # One block computes while the next is copied; the weights outside of the blocks are small.

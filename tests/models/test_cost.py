@@ -13,6 +13,7 @@ from cogedit.lab.configurations import UPSTREAM_EDIT
 from cogedit.models.checkpoint import find_checkpoint
 from cogedit.models.cost import (
     TransformerSizes,
+    Work,
     activation_bytes,
     edit_work,
     inversion_work,
@@ -147,11 +148,15 @@ def test_bytes():
     # 225 MB: 50 levels of 1.1 million numbers.
     assert trajectory_bytes(49, CLIP_5B, channels=16) == 50 * 4 * 16 * 13 * 5400
 
-    def activations(rows, *, device="cuda", **changes):
-        return activation_bytes(SIZES_5B, CLIP_5B, rows=rows, item_size=2, device=device, **changes)
+    def activations(rows, *, injected=False, device="cuda", **changes):
+        work = Work(1, rows, rows, injected)
+        return activation_bytes(SIZES_5B, CLIP_5B, work, item_size=2, device=device, **changes)
 
     one = activations(1)
-    assert 1e9 < one < 2e9
+    # Measured on an H200: 1.9 GB for one row, 3.3 for an edit with its reference, 4.8 for four.
+    assert one == pytest.approx(1.9e9, rel=0.1)
+    assert activations(3, injected=True) == pytest.approx(3.3e9, rel=0.1)
+    assert activations(9, injected=True) == pytest.approx(4.8e9, rel=0.1)
     assert activations(4, max_rows=4) == 4 * one
     assert one < activations(4) < 2 * one  # one at a time
 

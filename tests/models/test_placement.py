@@ -7,7 +7,7 @@ from torch import nn
 
 from cogedit.errors import UsageError
 from cogedit.models.checkpoint import find_checkpoint
-from cogedit.models.cost import TransformerSizes, activation_bytes
+from cogedit.models.cost import TransformerSizes, Work, activation_bytes
 from cogedit.models.denoiser import Denoiser
 from cogedit.models.loading import load_text_encoder, load_transformer
 from cogedit.models.placement import (
@@ -178,6 +178,7 @@ def test_group_offload_keeps_few_blocks_on_the_gpu():
     torch.cuda.reset_peak_memory_stats(device)
     velocity(model)
     sizes = TransformerSizes.of(dict(model.config))
-    activations = activation_bytes(sizes, (3, 8, 12), rows=1, item_size=2, device="cuda")
+    work = Work(1, 1, 1)
+    activations = activation_bytes(sizes, (3, 8, 12), work, item_size=2, device="cuda")
     assert torch.cuda.max_memory_allocated(device) < 2 * (demand.resident + activations)
     assert 2 * demand.resident < 0.5 * demand.weights
