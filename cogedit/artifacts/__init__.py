@@ -3,18 +3,16 @@
 Importing this package and reading records loads no torch.
 """
 
-from cogedit.artifacts.atomic import TEMPORARY_SUFFIX, atomic_write, show_size
+from cogedit.artifacts.atomic import atomic_write, show_size
 from cogedit.artifacts.codec import Json, JsonText, canonical_json, parse_json
 from cogedit.artifacts.layout import record_of
 from cogedit.artifacts.locks import in_use, unused
 from cogedit.artifacts.records import (
-    SCHEMA_VERSION,
     EditRecord,
     FramesRecord,
     LatentsRecord,
     ModelRecord,
     Record,
-    TensorRecord,
     TrajectoryRecord,
     chain_of,
     content_key,
@@ -33,7 +31,6 @@ from cogedit.artifacts.steps import (
 )
 from cogedit.artifacts.store import (
     Artifact,
-    Expected,
     read_artifact,
     read_record,
     sniff_kind,
@@ -49,12 +46,9 @@ from cogedit.artifacts.workspace import (
 )
 
 __all__ = [
-    "SCHEMA_VERSION",
-    "TEMPORARY_SUFFIX",
     "UNFINISHED_SUFFIX",
     "Artifact",
     "EditRecord",
-    "Expected",
     "FramesRecord",
     "Json",
     "JsonText",
@@ -63,7 +57,6 @@ __all__ = [
     "Record",
     "Step",
     "StepRecord",
-    "TensorRecord",
     "TrajectoryRecord",
     "Unfinished",
     "Workspace",

@@ -31,32 +31,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EmbedsRecord:
-    """Everything that determines the embeddings of a prompt.
+    """Everything that determines the embeddings of a prompt, `prompt_embeds` [1, L, D].
 
-    Attributes:
-        prompt: The prompt.
-        model: Digest of the checkpoint whose T5 embedded it, in hex.
-        dtype: Floating-point type that T5 computed in.
-        device: Type of the device that it ran on: "cpu", "cuda" or "mps". Rounding differs.
-        max_text_seq_length: Tokens that the prompt was padded or cut to.
-        library: Version of the library that T5 comes from.
-        truncated: Tokens that did not fit; known once the prompt is embedded.
-        unknown: Words that the tokenizer does not know; likewise.
-        tensors: `prompt_embeds` [1, L, D] float32, which holds bf16 and fp16 exactly; empty until
-            written.
+    They are written as float32, which holds bf16 and fp16 exactly.
     """
 
     json_constants: ClassVar[dict[str, Json]] = {"kind": "prompt_embeds", "schema": 1}
 
     prompt: str
-    model: str
-    dtype: DType
-    device: str
-    max_text_seq_length: int
-    library: str
-    truncated: int = 0
-    unknown: tuple[str, ...] = ()
-    tensors: tuple[TensorRecord, ...] = ()
+    model: str  # digest of the checkpoint whose T5 embedded it, in hex
+    dtype: DType  # that T5 computed in
+    device: str  # type of the device that it ran on, "cpu", "cuda" or "mps": rounding differs
+    max_text_seq_length: int  # tokens that the prompt was padded or cut to
+    library: str  # version of the library that T5 comes from
+    truncated: int = 0  # tokens that did not fit; known once the prompt is embedded
+    unknown: tuple[str, ...] = ()  # words that the tokenizer does not know; likewise
+    tensors: tuple[TensorRecord, ...] = ()  # empty until written
 
     @property
     def key(self) -> str:

@@ -36,39 +36,23 @@ _KINDS: dict[str, ArtifactKind] = {"trajectory": "trajectory", "edit": "edit", "
 
 @dataclass(frozen=True)
 class Entry:
-    """One file or folder of a workspace.
-
-    Attributes:
-        path: Where it is.
-        state: "whole" and "damaged" artifacts; "unfinished" runs, which the same command resumes;
-            a "leftover" is of no use.
-        size: Bytes.
-        modified: When it was last written, in seconds since the epoch.
-        kind: Kind of the artifact, also of an unfinished one; None for a temporary file.
-        about: A few words: the prompt, the progress, or what is wrong.
-    """
+    """One file or folder of a workspace."""
 
     path: Path
-    state: State
-    size: int
-    modified: float
-    kind: ArtifactKind | None
-    about: str
+    state: State  # "unfinished": the same command resumes it; a "leftover" is of no use
+    size: int  # bytes
+    modified: float  # when it was last written, in seconds since the epoch
+    kind: ArtifactKind | None  # also of an unfinished artifact; None for a temporary file
+    about: str  # a few words: the prompt, the progress, or what is wrong
 
 
 @dataclass(frozen=True)
 class Pruned:
-    """What was removed from some workspaces.
+    """What was removed from some workspaces."""
 
-    Attributes:
-        removed: What was removed, or would be.
-        in_use: Workspaces left alone because a process works in them.
-        recent: Entries left alone because they are too new and the file system has no locks.
-    """
-
-    removed: tuple[Entry, ...]
-    in_use: tuple[Path, ...]
-    recent: tuple[Entry, ...]
+    removed: tuple[Entry, ...]  # what was removed, or would be
+    in_use: tuple[Path, ...]  # workspaces left alone because a process works in them
+    recent: tuple[Entry, ...]  # left alone: too new on a file system without locks
 
 
 def workspaces_in(directory: Path) -> list[Path]:

@@ -37,21 +37,14 @@ _UNSOUND = (ArtifactError, OSError)  # such a step counts as missing
 
 @dataclass(frozen=True)
 class StepRecord:
-    """One finished step of a loop.
-
-    Attributes:
-        makes: Content keys of the artifacts that the loop makes, in order.
-        info: The step; `index` counts from 0.
-        before: Digest of the record of the step before; None for the first.
-        tensors: The state that the loop continues from; empty until written.
-    """
+    """One finished step of a loop."""
 
     json_constants: ClassVar[dict[str, Json]] = {"kind": "step", "schema": SCHEMA_VERSION}
 
-    makes: tuple[str, ...]
-    info: StepInfo
-    before: str | None
-    tensors: tuple[TensorRecord, ...] = ()
+    makes: tuple[str, ...]  # content keys of the artifacts that the loop makes, in order
+    info: StepInfo  # its `index` counts from 0
+    before: str | None  # digest of the record of the step before; None for the first
+    tensors: tuple[TensorRecord, ...] = ()  # what the loop continues from; empty until written
 
     @property
     def digest(self) -> str:

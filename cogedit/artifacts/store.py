@@ -160,8 +160,8 @@ def _open(path: Path, expected: Expected) -> Iterator[TensorFile[Record]]:
     try:
         with open_regular(path) as file:
             if not _has_magic(file):
-                found = "is not a cogedit artifact" if file.read(1) else "is empty"
-                raise ArtifactMismatch(f"{found}, expected {_one_of(expected)}")
+                problem = "is not a cogedit artifact" if file.read(1) else "is empty"
+                raise ArtifactMismatch(f"{problem}, expected {_one_of(expected)}")
             opened = TensorFile(file, decode_header)
             _check_kind(path, opened.record.kind, expected)
             kinds = opened.record.kind
@@ -219,7 +219,7 @@ def _instead(path: Path, expected: Expected) -> str:
     named = next((kind for kind in kinds if path.name.startswith(f"{kind}-")), None)
     if named is None:
         return _make(expected) if expected else "`cogedit cache ls` lists what is there"
-    like = sorted(one.name for one in path.parent.glob(f"{named}-*{SUFFIX}"))
+    like = sorted(sibling.name for sibling in path.parent.glob(f"{named}-*{SUFFIX}"))
     if not like:
         return _make(named)
     more = f" and {len(like) - 3} more" if len(like) > 3 else ""

@@ -14,28 +14,11 @@ _MAX_SCALED_PIXELS = 8192 * 8192
 
 @dataclass(frozen=True)
 class ClipPlan:
-    """The frames of a video that make a clip.
+    """The frames of a video that make a clip."""
 
-    Attributes:
-        indices: Numbers of the frames in the source, evenly spaced, 8n + 1 of them.
-        fps: Frames per second of the clip: the source's over the step, so it plays at real speed.
-        start: Time of the first frame in the source, in seconds.
-        num_available: Frames of the source between the skipped ends.
-        num_dropped: Sampled frames left out to reach 8n + 1.
-        notes: What was left out and why, one phrase each.
-    """
-
-    indices: tuple[int, ...]
-    fps: Fraction
-    start: Fraction
-    num_available: int
-    num_dropped: int
-    notes: tuple[str, ...]
-
-    @property
-    def duration(self) -> Fraction:
-        """Length of the clip in seconds."""
-        return len(self.indices) / self.fps
+    indices: tuple[int, ...]  # frames of the source, evenly spaced, 8n + 1 of them
+    fps: Fraction  # the source's over the step, so that the clip plays at real speed
+    notes: tuple[str, ...]  # what was left out and why, one phrase each
 
 
 @dataclass(frozen=True)
@@ -68,25 +51,6 @@ class ResizePlan:
         return tuple(notes)
 
 
-def check_load_settings(settings: LoadSettings) -> None:
-    """Raise `UsageError` for a setting outside its range."""
-    least = {
-        "width": (settings.width, 1),
-        "height": (settings.height, 1),
-        "max-num-frames": (settings.max_num_frames, 1),
-        "skip-frames-start": (settings.skip_frames_start, 0),
-        "skip-frames-end": (settings.skip_frames_end, 0),
-        "frame-sample-step": (settings.frame_sample_step, 1),
-    }
-    for name, (value, minimum) in least.items():
-        if value is not None and value < minimum:
-            raise UsageError(f"{name} is {value}, it must be {minimum} or more")
-    if settings.resize_mode not in ("crop", "pad", "stretch"):
-        raise UsageError(
-            f"resize-mode is {settings.resize_mode!r}, it must be crop, pad or stretch"
-        )
-
-
 def plan_clip(source: SourceVideo, settings: LoadSettings) -> ClipPlan:
     """Choose the frames of a clip.
 
@@ -96,7 +60,6 @@ def plan_clip(source: SourceVideo, settings: LoadSettings) -> ClipPlan:
     down to 8n + 1: the VAE packs 4 frames into a latent and returns another count for an even
     number of latents. Raises `VideoError` where the skipped ends leave nothing.
     """
-    check_load_settings(settings)
     start = min(settings.skip_frames_start, source.num_frames)
     end = max(0, source.num_frames - settings.skip_frames_end)
     available = end - start
@@ -115,9 +78,6 @@ def plan_clip(source: SourceVideo, settings: LoadSettings) -> ClipPlan:
     return ClipPlan(
         indices=tuple(kept),
         fps=source.fps / step,
-        start=start / source.fps,
-        num_available=available,
-        num_dropped=len(chosen) - len(kept),
         notes=_clip_notes(step, num_sampled=len(sampled), num_chosen=len(chosen), kept=len(kept)),
     )
 
@@ -127,7 +87,6 @@ def plan_resize(source_width: int, source_height: int, *, settings: LoadSettings
 
     Raises `UsageError` where cropping would scale a long thin frame to gigabytes first.
     """
-    check_load_settings(settings)
     width, height = settings.width, settings.height
     scaled_width, scaled_height = width, height
     # Wider than the clip, compared without a division: a/b > c/d as a*d > c*b.

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
 
 from cogedit.errors import StorageError
 
@@ -85,8 +86,6 @@ def lay_out(
         zoom: Width in pixels of the sheet of one pixel of a frame.
         font_size: In pixels.
     """
-    from PIL import Image, ImageDraw, ImageFont
-
     width, height = size[0] * zoom, size[1] * zoom
     font = ImageFont.load_default(font_size)
     line_height = round(font_size * 9 / 7)
@@ -139,8 +138,6 @@ def pad_to_even(pictures: Picture) -> Picture:
 
 def save_png(picture: Picture, path: Path) -> None:
     """Write an image as PNG. Raises `StorageError` where the file cannot be written."""
-    from PIL import Image
-
     try:
         Image.fromarray(picture).save(path)
     except OSError as error:

@@ -112,8 +112,8 @@ def _fit(guide: Tensor, change: Tensor, radius: int) -> Tensor:
     return _window_mean(torch.cat([slope, offset], dim=-2), radius)
 
 
-def _outer(one: Tensor, other: Tensor) -> Tensor:
-    return one[..., :, None] * other[..., None, :]
+def _outer(left: Tensor, right: Tensor) -> Tensor:
+    return left[..., :, None] * right[..., None, :]
 
 
 def _window_mean(values: Tensor, radius: int) -> Tensor:

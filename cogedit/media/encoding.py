@@ -20,23 +20,14 @@ _MAX_GIF_FPS = 50
 
 @dataclass(frozen=True)
 class _Format:
-    """Properties of a codec.
+    """Properties of a codec."""
 
-    Attributes:
-        suffixes: Suffixes of its containers, the default one first; "" is a folder.
-        max_crf: Worst crf; None where it has none.
-        default_crf: A crf that is visually lossless.
-        can_be_lossless: Whether it keeps RGB frames exactly, always or as an option.
-        multiple: Width and height must be multiples of these.
-        has_audio: Whether its containers hold audio.
-    """
-
-    suffixes: tuple[str, ...]
-    max_crf: int | None = None
-    default_crf: int | None = None
-    can_be_lossless: bool = False
-    multiple: tuple[int, int] = (1, 1)
-    has_audio: bool = True
+    suffixes: tuple[str, ...]  # of its containers, the default one first; "" is a folder
+    max_crf: int | None = None  # the worst; None where it has none
+    default_crf: int | None = None  # visually lossless
+    can_be_lossless: bool = False  # keeps RGB exactly, always or as an option
+    multiple: tuple[int, int] = (1, 1)  # of which width and height must be multiples
+    has_audio: bool = True  # whether its containers hold audio
 
 
 _FORMATS: dict[Codec, _Format] = {

@@ -34,17 +34,11 @@ _ERROR_LINE = re.compile(r"^(?:\[[^\]]* @ [^\]]*\] )*\[(?:error|fatal|panic)\] (
 
 @dataclass(frozen=True)
 class FfmpegResult:
-    """What a finished run of ffmpeg left.
+    """What a finished run of ffmpeg left."""
 
-    Attributes:
-        returncode: Its exit status; negative when a signal ended it.
-        stdout: Empty after a pipe, which has been read.
-        stderr: Its messages, each line with its level in brackets.
-    """
-
-    returncode: int
-    stdout: bytes
-    stderr: str
+    returncode: int  # negative when a signal ended it
+    stdout: bytes  # empty after a pipe, which has been read
+    stderr: str  # its messages, each line with its level in brackets
 
 
 @dataclass(frozen=True)

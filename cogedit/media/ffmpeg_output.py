@@ -27,51 +27,30 @@ _FLAG_DISCARD = 0x4
 
 @dataclass(frozen=True)
 class InputHeader:
-    """The header that ffmpeg prints for its first input, and for the video stream that was mapped.
+    """The header that ffmpeg prints for its first input, and for the mapped video stream."""
 
-    Attributes:
-        container: First of the container's names ("mov" for mp4); empty if none was opened.
-        pixel_format: Empty if there is no video stream.
-        is_hdr: Whether its transfer function is PQ or HLG.
-        is_interlaced: Whether its frames are declared to hold two fields each.
-        printed_rates: Frame rates with two decimals: the average, then the guessed one.
-        has_display_matrix: Whether the container asks to turn or mirror the image.
-        clockwise: By how many degrees it asks to turn it, 0 to 360.
-        num_video_streams: How many there are, cover images included.
-        audio_codec: Codec of the first audio stream; None without audio.
-    """
-
-    container: str
-    pixel_format: str
-    is_hdr: bool
-    is_interlaced: bool
-    printed_rates: tuple[Fraction, ...]
-    has_display_matrix: bool
-    clockwise: float
-    num_video_streams: int
-    audio_codec: str | None
+    container: str  # first of its names ("mov" for mp4); empty if none was opened
+    pixel_format: str  # empty if there is no video stream
+    is_hdr: bool  # the transfer function is PQ or HLG
+    is_interlaced: bool  # frames are declared to hold two fields each
+    printed_rates: tuple[Fraction, ...]  # with two decimals: the average, then the guessed one
+    has_display_matrix: bool  # the container asks to turn or mirror the image
+    clockwise: float  # by how many degrees it asks to turn it, 0 to 360
+    num_video_streams: int  # cover images included
+    audio_codec: str | None  # of the first audio stream; None without audio
 
 
 @dataclass(frozen=True)
 class PacketTable:
-    """The packets of one video stream, as ffmpeg's framecrc muxer lists them.
+    """The packets of one video stream, as ffmpeg's framecrc muxer lists them."""
 
-    Attributes:
-        codec: ffmpeg's name of it.
-        width: Coded width in pixels, before rotation; `height` likewise.
-        sample_aspect_ratio: Width of a pixel over its height; 1 where it is not given.
-        time_base: Seconds per tick.
-        timestamps: Presentation times of the shown packets in ticks, ascending.
-        num_discarded: Packets that an edit list takes out of the presentation.
-    """
-
-    codec: str
-    width: int
+    codec: str  # ffmpeg's name of it
+    width: int  # coded size in pixels, before rotation
     height: int
-    sample_aspect_ratio: Fraction
-    time_base: Fraction
-    timestamps: tuple[int, ...]
-    num_discarded: int
+    sample_aspect_ratio: Fraction  # width of a pixel over its height; 1 where it is not given
+    time_base: Fraction  # seconds per tick
+    timestamps: tuple[int, ...]  # presentation times of the shown packets in ticks, ascending
+    num_discarded: int  # packets that an edit list takes out of the presentation
 
 
 def parse_header(stderr: str) -> InputHeader:

@@ -41,22 +41,13 @@ _WHITE = 128
 
 @dataclass(frozen=True)
 class GivenMask:
-    """A mask as it was given.
+    """A mask as it was given."""
 
-    Attributes:
-        source: What is recorded of it.
-        path: The file; None for a box.
-        box: x0, y0, x1, y1 in pixels of the source as it is displayed, x1 and y1 exclusive; empty
-            for a file.
-        first: First frame of the source that the box is in.
-        end: First frame that it is no longer in; None is the end of the video.
-    """
-
-    source: MaskSource
-    path: Path | None = None
-    box: tuple[int, ...] = ()
-    first: int = 0
-    end: int | None = None
+    source: MaskSource  # what is recorded of it
+    path: Path | None = None  # None for a box
+    box: tuple[int, ...] = ()  # x0, y0, x1, y1 in displayed pixels, x1 and y1 exclusive
+    first: int = 0  # first frame of the source that the box is in
+    end: int | None = None  # first frame that it is no longer in; None is the end of the video
 
     def covers(self, index: int) -> bool:
         """Whether the box is in frame `index` of the source."""

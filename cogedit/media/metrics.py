@@ -54,8 +54,8 @@ def ssim(
     """
     total, count = 0.0, 0
     inner = slice(_RADIUS, -_RADIUS)
-    for index, (one, other) in enumerate(zip(clip, expected, strict=True)):
-        similarity = _ssim_map(luma(one), luma(other))
+    for index, frames in enumerate(zip(clip, expected, strict=True)):
+        similarity = _ssim_map(*map(luma, frames))
         counted = similarity if where is None else similarity[where[index, inner, inner]]
         total += float(counted.sum())
         count += counted.size
@@ -73,10 +73,10 @@ _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
 
 def _ssim_map(
-    one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]
+    frame: npt.NDArray[np.float32], expected: npt.NDArray[np.float32]
 ) -> npt.NDArray[np.float64]:
     """Return the similarity [H - 10, W - 10] of two frames [H, W]."""
-    x, y = one.astype(np.float64), other.astype(np.float64)
+    x, y = frame.astype(np.float64), expected.astype(np.float64)
     mean_x, mean_y = _blur(x), _blur(y)
     var_x, var_y = _blur(x * x) - mean_x**2, _blur(y * y) - mean_y**2
     covariance = _blur(x * y) - mean_x * mean_y

@@ -51,7 +51,7 @@ def estimate_flow(clip: Frames) -> Flow:
     Blocks are matched by their mean absolute difference, coarse to fine (Anandan 1989).
     """
     frames = [luma(frame) for frame in clip]
-    vectors = np.stack([_match(one, other) for one, other in pairwise(frames)])
+    vectors = np.stack([_match(frame, following) for frame, following in pairwise(frames)])
     explained = np.empty(vectors.shape[:-1], dtype=np.bool_)
     for index, field in enumerate(vectors):
         moved, inside = _follow(clip[index + 1], field)
@@ -80,9 +80,9 @@ def warp_error(clip: Frames, flow: Flow) -> float:
     return total / count if count else math.nan
 
 
-def _match(one: Plane, other: Plane) -> Vectors:
-    """The displacement [H, W, 2] of every pixel of `one` in `other`."""
-    pyramid = [(one, other)]
+def _match(frame: Plane, following: Plane) -> Vectors:
+    """The displacement [H, W, 2] of every pixel of `frame` in `following`."""
+    pyramid = [(frame, following)]
     while min(pyramid[-1][0].shape) >= 2 * _SMALLEST:
         pyramid.append((_halve(pyramid[-1][0]), _halve(pyramid[-1][1])))
     field: Vectors = np.zeros((*pyramid[-1][0].shape, 2), dtype=np.int16)
@@ -92,7 +92,7 @@ def _match(one: Plane, other: Plane) -> Vectors:
     return field
 
 
-def _refine(one: Plane, other: Plane, field: Vectors, *, reach: int) -> Vectors:
+def _refine(frame: Plane, following: Plane, field: Vectors, *, reach: int) -> Vectors:
     """Search around the displacement of a field, block by block."""
     expected = _of_blocks(field)
     best = np.full(expected.shape[:2], np.inf, dtype=np.float32)
@@ -103,12 +103,12 @@ def _refine(one: Plane, other: Plane, field: Vectors, *, reach: int) -> Vectors:
     )
     for x, y in around:
         tried = expected + np.asarray((x, y), dtype=np.int16)
-        moved, _ = _follow(other, _of_pixels(tried, one.shape))
-        cost = _block_means(np.abs(moved - one)) + _STAY * math.hypot(x, y)
+        moved, _ = _follow(following, _of_pixels(tried, frame.shape))
+        cost = _block_means(np.abs(moved - frame)) + _STAY * math.hypot(x, y)
         better = cost < best
         best = np.where(better, cost, best)
         chosen = np.where(better[..., None], tried, chosen)
-    return _of_pixels(chosen, one.shape)
+    return _of_pixels(chosen, frame.shape)
 
 
 def _follow(

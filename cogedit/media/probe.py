@@ -48,41 +48,23 @@ _DECORD_PIXEL_FORMATS = {"yuv420p", "yuvj420p"}
 
 @dataclass(frozen=True)
 class VideoFacts:
-    """Everything that the probe finds out; `SourceVideo` is the part that is recorded.
+    """Everything that the probe finds out; `SourceVideo` is the part that is recorded."""
 
-    Attributes:
-        container: ffmpeg's first name of the container ("mov" for mp4, "matroska" for webm).
-        codec: ffmpeg's name of the video codec; `pixel_format` likewise.
-        audio_codec: ffmpeg's name of the first audio stream's codec; None without audio.
-        width: Displayed width in pixels, after rotation and with square pixels; `height` likewise.
-        sample_aspect_ratio: Width over height of a stored pixel, before rotation.
-        rotation: Clockwise rotation that the container asks for: 0, 90, 180 or 270 degrees.
-        fps: Frames per second; the average where it varies.
-        start: Time of the first frame in the file, in seconds: audio may begin before it.
-        variable_frame_rate: Whether no constant rate explains the timestamps.
-        num_frames: Number of frames that the reader delivers.
-        is_hdr: Whether its transfer function is PQ or HLG, which the reader maps to BT.709.
-        is_interlaced: Whether its frames are declared to hold two fields each.
-        is_damaged: Whether ffmpeg complained while it listed the packets.
-        reader: Which decoder is right for this file.
-    """
-
-    container: str
-    codec: str
+    codec: str  # ffmpeg's name, as for the next two
     pixel_format: str
-    audio_codec: str | None
-    width: int
+    audio_codec: str | None  # of the first audio stream; None without audio
+    width: int  # in pixels as displayed, after rotation and with square pixels
     height: int
-    sample_aspect_ratio: Fraction
-    rotation: int
-    fps: Fraction
-    start: Fraction
-    variable_frame_rate: bool
-    num_frames: int
-    is_hdr: bool
-    is_interlaced: bool
-    is_damaged: bool
-    reader: Reader
+    sample_aspect_ratio: Fraction  # width over height of a stored pixel, before rotation
+    rotation: int  # clockwise, as the container asks for: 0, 90, 180 or 270 degrees
+    fps: Fraction  # the average where it varies
+    start: Fraction  # time of the first frame in seconds: audio may begin before it
+    variable_frame_rate: bool  # no constant rate explains the timestamps
+    num_frames: int  # that the reader delivers
+    is_hdr: bool  # the transfer function is PQ or HLG: the reader maps it to BT.709
+    is_interlaced: bool  # frames are declared to hold two fields each
+    is_damaged: bool  # ffmpeg complained while it listed the packets
+    reader: Reader  # the decoder that is right for this file
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -161,7 +143,6 @@ def probe_facts(path: Path) -> VideoFacts:
         reader = "decord"
     width, height = _displayed_size(packets, rotation)
     return VideoFacts(
-        container=header.container,
         codec=packets.codec,
         pixel_format=header.pixel_format,
         audio_codec=header.audio_codec,

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from PIL import Image
+
 from cogedit.errors import VideoError
 from cogedit.media.ffmpeg import run_on_input
 from cogedit.media.files import check_file
@@ -52,8 +54,6 @@ def add_gif_comment(path: Path, comment: str) -> None:
 
 
 def _read_image_comment(path: Path) -> str | None:
-    from PIL import Image
-
     try:
         with Image.open(path, formats=("PNG", "GIF")) as image:
             comment = image.info.get(COMMENT)

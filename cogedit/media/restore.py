@@ -8,6 +8,7 @@ from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from cogedit.media.clip import ResizePlan
 from cogedit.media.edges import Change
@@ -85,16 +86,14 @@ def restore_frames(
 
 
 def _restored(frame: Frames | Change, resize: ResizePlan, source: Frames | None) -> Frames:
-    """Scale a frame, or apply a change to the source's."""
-    if not isinstance(frame, Change):
-        return _enlarge(frame, resize, source)
-    if source is None:
-        raise ValueError("the source's own frames are needed")
-    return frame.on(source, lambda levels: _enlarge_levels(levels, resize, beyond="edge"))
+    """Scale to the source's size, or apply a change to the source's frame.
 
-
-def _enlarge(frame: Frames, resize: ResizePlan, source: Frames | None) -> Frames:
-    """Scale to the source's size; what a crop removed is the source's, scaled down and up."""
+    What a crop removed is the source's, scaled down and up.
+    """
+    if isinstance(frame, Change):
+        if source is None:
+            raise ValueError("the source's own frames are needed")
+        return frame.on(source, lambda levels: _enlarge_levels(levels, resize, beyond="edge"))
     box = resize.box
     if box.mode == "pad":
         frame = _without_bars(frame, resize)
@@ -113,8 +112,6 @@ def _enlarge_levels(
 
     What a crop removed is 0 ("constant"), or as its border ("edge").
     """
-    from PIL import Image
-
     box = resize.box
     if box.mode == "pad":
         levels = _without_bars(levels, resize)
@@ -139,8 +136,6 @@ def lanczos(frame: Frames, width: int, *, height: int) -> Frames:
     """Scale a frame [H, W, 3] uint8 with Lanczos; one that keeps its size keeps its bytes."""
     if frame.shape[:2] == (height, width):
         return frame
-    from PIL import Image
-
     scaled = Image.fromarray(frame).resize((width, height), Image.Resampling.LANCZOS)
     result: Frames = np.asarray(scaled, dtype=np.uint8)
     return result

@@ -7,24 +7,26 @@ cleans up.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shlex
+import shutil
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, PngImagePlugin
 
 from cogedit.errors import StorageError, UsageError, VideoError
 from cogedit.media.encoding import Encoding, plan_encoding
 from cogedit.media.ffmpeg import FfmpegPipe, FfmpegResult, file_url, first_error, input_args
-from cogedit.media.images import write_images
 from cogedit.media.probe import list_packets
-from cogedit.media.recipe_comment import add_gif_comment
+from cogedit.media.recipe_comment import COMMENT, add_gif_comment
 from cogedit.media.timing import explains
 
 # What each container takes as it is; another codec is converted to AAC. None takes everything.
@@ -56,19 +58,12 @@ class FrameStream:
 
 @dataclass(frozen=True)
 class AudioSource:
-    """The audio that goes with a clip.
+    """The audio that goes with a clip."""
 
-    Attributes:
-        path: File with the audio; its first audio stream is taken.
-        start: Where the clip starts in it, in seconds.
-        duration: How long the clip plays, in seconds.
-        codec: ffmpeg's name of the stream's codec; None where the file has no audio.
-    """
-
-    path: Path
-    start: Fraction
-    duration: Fraction
-    codec: str | None
+    path: Path  # its first audio stream is taken
+    start: Fraction  # where the clip starts in it, in seconds
+    duration: Fraction  # how long the clip plays, in seconds
+    codec: str | None  # ffmpeg's name of it; None where the file has no audio
 
 
 def write_video(
@@ -107,7 +102,7 @@ def write_video(
             hint=f"mkdir -p {shlex.quote(str(path.parent))}",
         )
     if encoding.codec == "png":
-        write_images(stream.frames, path, comment=comment)
+        _write_images(stream.frames, path, comment=comment)
         return
     if path.is_dir():
         raise StorageError(f"cannot write {path}: it is a folder", hint="name a file in it")
@@ -123,16 +118,19 @@ def write_video(
         *mapped,
         *audio_output,
         *video_output,
-        *_metadata_args(comment),
+        # The source's own metadata (title, place, camera) is not the edit's.
+        *("-map_metadata", "-1", "-map_chapters", "-1"),
+        *([] if comment is None else ["-metadata", f"comment={comment}"]),
         "-n",
         file_url(temporary),
     ]
     try:
         _encode(stream, path, args=args)
-        if comment is not None and encoding.codec == "gif":
-            _add_gif_comment(temporary, path, comment)
-        _verify(temporary, path, num_frames=stream.num_frames, fps=fps)
-        _move_into_place(temporary, path)
+        with _storage_errors(path):
+            if comment is not None and encoding.codec == "gif":
+                add_gif_comment(temporary, comment)
+            _verify(temporary, path, num_frames=stream.num_frames, fps=fps)
+            _move_into_place(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -182,14 +180,6 @@ def _audio_args(audio: AudioSource | None, path: Path) -> tuple[list[str], list[
     return [*window, *input_args(audio.path)], output
 
 
-def _metadata_args(comment: str | None) -> list[str]:
-    # The source's own metadata (title, place, camera) is not the edit's.
-    args = ["-map_metadata", "-1", "-map_chapters", "-1"]
-    if comment is not None:
-        args += ["-metadata", f"comment={comment}"]
-    return args
-
-
 def _encode(stream: FrameStream, path: Path, *, args: list[str]) -> None:
     pixels = stream.num_frames * stream.height * stream.width
     timeout = STALL_TIMEOUT + pixels / _SLOWEST_PIXELS_PER_SECOND
@@ -224,13 +214,6 @@ def _failed(path: Path, result: FfmpegResult) -> StorageError:
     )
 
 
-def _add_gif_comment(temporary: Path, path: Path, comment: str) -> None:
-    try:
-        add_gif_comment(temporary, comment)
-    except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
-
-
 def _verify(temporary: Path, path: Path, *, num_frames: int, fps: Fraction) -> None:
     try:
         packets = list_packets(temporary)
@@ -244,15 +227,57 @@ def _verify(temporary: Path, path: Path, *, num_frames: int, fps: Fraction) -> N
 
 
 def _move_into_place(temporary: Path, path: Path) -> None:
+    with temporary.open("rb+") as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    if os.name == "posix":  # the rename is durable once its folder is
+        folder = os.open(path.absolute().parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+@contextlib.contextmanager
+def _storage_errors(path: Path) -> Iterator[None]:
     try:
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        if os.name == "posix":  # the rename is durable once its folder is
-            folder = os.open(path.absolute().parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+        yield
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _write_images(
+    frames: Iterable[NDArray[np.uint8]], folder: Path, *, comment: str | None
+) -> None:
+    """Write frames as frame-0000.png and so on; a folder of nothing but such images is replaced."""
+    _refuse_foreign(folder)
+    text = PngImagePlugin.PngInfo()
+    if comment is not None:
+        text.add_itxt(COMMENT, comment)
+    temporary = folder.absolute().parent / f".cogedit-{secrets.token_hex(8)}"
+    try:
+        with _storage_errors(folder):
+            temporary.mkdir()
+            for number, frame in enumerate(frames):
+                Image.fromarray(frame).save(temporary / f"frame-{number:04d}.png", pnginfo=text)
+            if folder.exists():
+                shutil.rmtree(folder)
+            os.replace(temporary, folder)  # noqa: PTH105  (the name says what it does)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Refuse to replace anything but a folder of images that were written here."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise StorageError(
+            f"cannot write {folder}: it is a file, and png writes a folder", hint="name another -o"
+        )
+    foreign = [path.name for path in sorted(folder.iterdir()) if not path.match("frame-*.png")]
+    if foreign:
+        raise StorageError(
+            f"cannot write {folder}: it holds other files, such as {foreign[0]}",
+            hint="name a new folder with -o",
+        )

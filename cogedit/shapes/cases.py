@@ -21,19 +21,12 @@ _TARGET_STREAM = 0x7A46_0001
 
 @dataclass(frozen=True)
 class EditCase:
-    """One edit of one clip, with its right answer.
+    """One edit of one clip, with its right answer."""
 
-    Attributes:
-        seed: Number of the source clip among the held-out ones.
-        kind: The attribute that changes; "same" asks for the source itself.
-        source: The clip that is edited.
-        right: The clip that should come out.
-    """
-
-    seed: int
-    kind: EditKind
-    source: world.ClipSpec
-    right: world.ClipSpec
+    seed: int  # number of the source clip among the held-out ones
+    kind: EditKind  # the attribute that changes; "same" asks for the source itself
+    source: world.ClipSpec  # the clip that is edited
+    right: world.ClipSpec  # the clip that should come out
 
     @property
     def source_prompt(self) -> str:

@@ -105,19 +105,13 @@ def measure(clip: Levels, answer: Answer) -> EditFigures:
     frames, right = to_frames(clip), world.render(case.right)
     mask = world.render_mask(case.right)
     reading = oracle.read_clip(frames)
-    seen = {
+    named = {
         "color": oracle.object_color(frames, mask),
         "shape": reading.shape,
         "background": oracle.background_color(frames, mask),
         "motion": reading.motion,
     }
-    wanted = {
-        "color": case.right.color,
-        "shape": case.right.shape,
-        "background": case.right.background,
-        "motion": case.right.motion,
-    }
-    hits = {name: seen[name] == wanted[name] for name in wanted}
+    hits = {name: value == getattr(case.right, name) for name, value in named.items()}
     others = [hit for name, hit in hits.items() if name != case.kind]
     outside = (mask == 0) & (world.render_mask(case.source) == 0)
     edits_background = case.kind == "background"
@@ -135,7 +129,7 @@ def measure(clip: Levels, answer: Answer) -> EditFigures:
         background_psnr=psnr(frames, kept, where=outside),
         background_round_trip_psnr=psnr(clip, decoded, where=outside),
         motion_distance=track_distance(reading.track, world.object_track(case.source)),
-        mask_overlap=overlap(reading.mask, mask),
+        mask_overlap=oracle.overlap(reading.mask, mask),
     )
 
 
@@ -148,12 +142,6 @@ def track_distance(track: npt.ArrayLike, expected: npt.ArrayLike) -> float:
     distances = np.hypot(difference[:, 0], difference[:, 1])
     seen = distances[~np.isnan(distances)]
     return float(seen.mean()) if seen.size else math.nan
-
-
-def overlap(mask: world.Mask, expected: world.Mask) -> float:
-    """Return the intersection over union of two coverages [F, H, W] in 0..1."""
-    union = float(np.maximum(mask, expected).sum())
-    return float(np.minimum(mask, expected).sum()) / union if union else 1.0
 
 
 def bootstrap_interval(
@@ -176,5 +164,5 @@ def summarize(figures: Sequence[EditFigures] | Sequence[InversionFigures]) -> di
     """Return the interval of every figure over some clips, by the figure's name."""
     names = [item.name for item in fields(figures[0])] if figures else []
     return {
-        name: bootstrap_interval([float(getattr(one, name)) for one in figures]) for name in names
+        name: bootstrap_interval([float(getattr(clip, name)) for clip in figures]) for name in names
     }

@@ -42,28 +42,16 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class ClipReading:
-    """What a clip shows.
+    """What a clip shows. Without an object, what would be said of it is None."""
 
-    Attributes:
-        color: Colour of the object, a key of `world.COLORS`; None if there is no object.
-        shape: Its shape by its outline, one of `world.SHAPES`; None if there is no object.
-        overlap_shape: Its shape by the overlap with templates, likewise.
-        background: The nearest key of `world.BACKGROUNDS`.
-        motion: Where the object goes, a key of `world.MOTIONS`; None if it moves less than four
-            pixels in the whole clip or is not there from the first frame to the last.
-        mask: [F, H, W] float32 in 0..1, the share of each pixel that the object covers.
-        track: [F, 2] float64, the object's centre (x, y) in pixels; NaN where it is not seen.
-        shape_iou: Overlap of the mask with the best-fitting template, 0..1.
-    """
-
-    color: str | None
-    shape: str | None
-    overlap_shape: str | None
-    background: str
-    motion: str | None
-    mask: Mask
-    track: Array
-    shape_iou: float
+    color: str | None  # of the object, a key of `world.COLORS`
+    shape: str | None  # by its outline, one of `world.SHAPES`
+    overlap_shape: str | None  # by the overlap with templates, likewise
+    background: str  # the nearest key of `world.BACKGROUNDS`
+    motion: str | None  # where the object goes, as `track_motion` names it
+    mask: Mask  # [F, H, W] float32 in 0..1, the share of each pixel that the object covers
+    track: Array  # [F, 2] float64, the object's centre (x, y) in pixels; NaN where it is not seen
+    shape_iou: float  # overlap of the mask with the best-fitting template, 0..1
 
 
 def background_color(frames: Frames, mask: Mask | None = None) -> str:
@@ -87,26 +75,6 @@ def object_color(frames: Frames, mask: Mask) -> str:
     inside = mask > 0.99
     pixels = frames[inside] if inside.any() else frames.reshape(-1, 3)
     return _nearest(np.median(pixels, axis=0), world.COLORS)
-
-
-def shape_scores(
-    mask: Mask, track: npt.ArrayLike, *, radius: float, angle: float
-) -> dict[str, float]:
-    """Compare a mask with every shape at a known place.
-
-    Args:
-        mask: [F, H, W] coverage in 0..1, as seen in a clip (`object_mask`).
-        track: [F, 2] centres (x, y) in pixels.
-        radius: Size in pixels, as in `world.ClipSpec.radius`.
-        angle: Rotation in radians.
-
-    Returns:
-        Overlap (intersection over union, 0..1) with each shape of `world.SHAPES`.
-    """
-    return {
-        shape: _iou(mask, world.shape_coverage(shape, track, radius=radius, angle=angle))
-        for shape in world.SHAPES
-    }
 
 
 def object_mask(frames: Frames, *, color: str, background: str) -> Mask:
@@ -168,6 +136,12 @@ def read_clip(frames: Frames) -> ClipReading:
     return ClipReading(color, shape, overlap_shape, background, motion, mask, track, iou)
 
 
+def overlap(mask: Mask, expected: Mask) -> float:
+    """Return the intersection over union of two coverages [F, H, W] in 0..1; 1 of empty ones."""
+    union = float(np.maximum(mask, expected).sum())
+    return float(np.minimum(mask, expected).sum()) / union if union else 1.0
+
+
 def outline_shape(mask: Mask, track: Array) -> str:
     """Name the shape of an outline, whatever its size, its angle and the roundness of its corners.
 
@@ -176,7 +150,8 @@ def outline_shape(mask: Mask, track: Array) -> str:
     [F, H, W] is the object's coverage in 0..1, `track` [F, 2] its centres, not all of them NaN.
     """
     seen = ~np.isnan(track[:, 0])
-    corners = np.mean([_outline(*one) for one in zip(mask[seen], track[seen], strict=True)], axis=0)
+    outlines = [_outline(*frame) for frame in zip(mask[seen], track[seen], strict=True)]
+    corners = np.mean(outlines, axis=0)
     left = {shape: _fit_corners(corners, shape) for shape in world.SHAPES}
     return min(left, key=left.__getitem__)
 
@@ -265,12 +240,6 @@ def _largest_area(area: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     return best
 
 
-def _iou(first: Mask, second: Mask) -> float:
-    """Return the overlap of two coverages: sum of minima over sum of maxima."""
-    union = float(np.maximum(first, second).sum())
-    return float(np.minimum(first, second).sum()) / union if union else 0.0
-
-
 def _fit_shape(mask: Mask, track: Array) -> tuple[str, float]:
     """Return the shape that fits best at any angle and size near the mask's, and its overlap."""
     seen = [index for index in _SHAPE_FRAMES if not np.isnan(track[index]).any()]
@@ -284,7 +253,7 @@ def _fit_shape(mask: Mask, track: Array) -> tuple[str, float]:
             radius = scale * math.sqrt(area / _AREA[shape])
             for angle in _ANGLES if shape != "circle" else (0.0,):
                 template = world.shape_coverage(shape, centers, radius=radius, angle=float(angle))
-                iou = _iou(masks, template)
+                iou = overlap(masks, template)
                 if iou > best[1]:
                     best = (shape, iou)
     return best

@@ -89,50 +89,28 @@ class Companion:
 
 @dataclass(frozen=True)
 class Texture:
-    """The variation of the background's lightness; no caption mentions it.
+    """The variation of the background's lightness; no caption mentions it."""
 
-    Attributes:
-        kind: One of `TEXTURES`.
-        amplitude: Largest deviation from the background colour, in levels of 0..255.
-        period: Length of one repetition, in pixels (without effect for plain and gradient).
-        phase: Shift along both axes, in radians.
-        angle: Direction, in radians.
-    """
-
-    kind: str
-    amplitude: float
-    period: float
-    phase: float
-    angle: float
+    kind: str  # one of `TEXTURES`
+    amplitude: float  # largest deviation from the background colour, in levels of 0..255
+    period: float  # of one repetition, in pixels; without effect for plain and gradient
+    phase: float  # shift along both axes, in radians
+    angle: float  # direction, in radians
 
 
 @dataclass(frozen=True)
 class ClipSpec:
-    """Everything that decides a clip. The first four attributes are what captions can name.
+    """Everything that decides a clip. The first four attributes are what captions can name."""
 
-    Attributes:
-        shape: One of `SHAPES`.
-        color: A key of `COLORS`.
-        background: A key of `BACKGROUNDS`.
-        motion: A key of `MOTIONS`.
-        x: Centre in the middle frame, pixels from the left edge.
-        y: Centre in the middle frame, pixels from the top edge.
-        radius: Size: the radius of the circle, or of a circle of about the same area, in pixels.
-        speed: Pixels per frame along the motion.
-        angle: Rotation of the shape, in radians.
-        texture: The background's texture.
-        companion: The second object, or None.
-    """
-
-    shape: str
-    color: str
-    background: str
-    motion: str
-    x: float
-    y: float
-    radius: float
-    speed: float
-    angle: float
+    shape: str  # one of `SHAPES`
+    color: str  # a key of `COLORS`
+    background: str  # a key of `BACKGROUNDS`
+    motion: str  # a key of `MOTIONS`
+    x: float  # centre in the middle frame, in pixels from the left edge
+    y: float  # likewise from the top edge
+    radius: float  # of the circle, or of a circle of about the same area, in pixels
+    speed: float  # pixels per frame along the motion
+    angle: float  # rotation of the shape, in radians
     texture: Texture
     companion: Companion | None = None
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cogedit.artifacts import FramesRecord
-from cogedit.config import Settings
+from cogedit.config import Settings, check_settings
 from cogedit.media.clip import ResizePlan, check_size, plan_clip, plan_resize
 from cogedit.media.probe import identify, probe_facts
 from cogedit.models.checkpoint import NotCachedError, find_checkpoint
@@ -56,6 +56,7 @@ def choose_clip(video: Path, settings: Settings, *, run: Run) -> tuple[FramesRec
         VideoError: The video cannot be read.
         UsageError: The size does not suit the model, or a setting is out of range.
     """
+    check_settings(settings.load)
     facts = probe_facts(video)
     check_size_of_clip(settings)
     source = identify(video, facts)

@@ -14,11 +14,11 @@ from cogedit.shapes.edit_metrics import (
     InversionFigures,
     bootstrap_interval,
     measure,
-    overlap,
     summarize,
     to_frames,
     track_distance,
 )
+from cogedit.shapes.oracle import overlap
 
 
 def levels(spec):

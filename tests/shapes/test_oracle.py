@@ -56,10 +56,7 @@ def test_it_answers_single_questions_about_an_edit():
             assert oracle.object_color(frames, mask) == spec.color
             assert oracle.background_color(frames, mask) == spec.background
             seen = oracle.object_mask(frames, color=spec.color, background=spec.background)
-            scores = oracle.shape_scores(
-                seen, object_track(spec), radius=spec.radius, angle=spec.angle
-            )
-            assert max(scores, key=scores.__getitem__) == shape
+            assert oracle.outline_shape(seen, oracle.mask_track(seen)) == shape
 
 
 def test_an_empty_picture_shows_no_object():

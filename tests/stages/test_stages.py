@@ -17,7 +17,7 @@ from cogedit.artifacts import LatentsRecord, read_artifact, write_artifact
 from cogedit.errors import ArtifactMismatch, ModelError, StorageError, UsageError, VideoError
 from cogedit.media.recipe_comment import find_comment
 from cogedit.stages.model import checkpoint_for, model_record, transformer_record
-from cogedit.types import EncodeSettings
+from cogedit.types import EncodeSettings, LoadSettings
 
 PROMPT = "a blue cat running in snow"
 
@@ -457,6 +457,13 @@ def test_a_missing_video_leaves_nothing_behind(tmp_path, monkeypatch):
     with pytest.raises(VideoError, match="no such video"):
         cogedit.edit("missing.mp4", PROMPT, settings_of(None, GOLDEN_PIPELINE))
     assert not list(tmp_path.iterdir())
+
+
+def test_settings_made_in_python_are_checked_before_the_video_is_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    bad = replace(settings_of(None, GOLDEN_PIPELINE), load=LoadSettings(max_num_frames=0))
+    with pytest.raises(UsageError, match="max_num_frames is 0"):
+        cogedit.load("missing.mp4", bad)
 
 
 def test_a_number_format_is_handed_on_with_the_artifact(video):
