@@ -13,7 +13,7 @@ import typer
 
 from cogedit.cli.arguments import argument, option
 from cogedit.cli.screen import Screen, handle_errors, printable
-from cogedit.cli.usage import Commands
+from cogedit.cli.usage import Command, Commands
 from cogedit.errors import ArtifactDamaged, UsageError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ Folders = Annotated[
 Json = Annotated[bool, option("--json", text="Print one JSON object.")]
 
 
-@cache_app.command("ls")
+@cache_app.command("ls", cls=Command)
 def list_entries(folders: Folders = None, json_output: Json = False) -> None:
     """List artifacts, unfinished runs and leftovers.
 
@@ -50,7 +50,7 @@ def list_entries(folders: Folders = None, json_output: Json = False) -> None:
         _show("cache ls", entries, json_output=json_output)
 
 
-@cache_app.command()
+@cache_app.command(cls=Command)
 def verify(folders: Folders = None, json_output: Json = False) -> None:
     """Check every byte of every artifact; exit with 4 if one is damaged.
 
@@ -70,7 +70,7 @@ def verify(folders: Folders = None, json_output: Json = False) -> None:
             )
 
 
-@cache_app.command("prune")
+@cache_app.command("prune", cls=Command)
 def prune_entries(
     folders: Folders = None,
     kind: Annotated[

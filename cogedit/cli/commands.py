@@ -29,12 +29,11 @@ from cogedit.cli.arguments import (
 from cogedit.cli.cache import cache_app
 from cogedit.cli.configuration import config_app
 from cogedit.cli.defaults import newest_artifact
-from cogedit.cli.flags import keys_of
 from cogedit.cli.guide import guide
 from cogedit.cli.options import Call, with_options
 from cogedit.cli.screen import Screen, report_stopped
 from cogedit.cli.tool_commands import batch, compare, doctor, report, sweep
-from cogedit.cli.usage import Commands
+from cogedit.cli.usage import Command, Commands
 from cogedit.version import __version__
 
 if TYPE_CHECKING:
@@ -72,7 +71,7 @@ def root(
         raise typer.Exit
 
 
-@app.command()
+@app.command(cls=Command)
 @with_options("load", "encode", "invert", "reconstruct", "export", "transformer")
 def edit(
     call: Call,
@@ -132,7 +131,7 @@ app.command()(doctor)
 app.command()(guide)
 
 
-@app.command()
+@app.command(cls=Command)
 @with_options("load")
 def load(call: Call, video: Video, output: Output = None) -> None:
     """Read a clip of a video: VIDEO -> frames.
@@ -145,7 +144,7 @@ def load(call: Call, video: Video, output: Output = None) -> None:
     _print(call, "load", [stages.load(video, settings, output=output, run=call.run)])
 
 
-@app.command()
+@app.command(cls=Command)
 @with_options("load", "encode")
 def encode(
     call: Call,
@@ -162,7 +161,7 @@ def encode(
     _print(call, "encode", [stages.encode(source, settings, output=output, run=call.run)])
 
 
-@app.command()
+@app.command(cls=Command)
 @with_options("load", "encode", "invert", "transformer")
 def invert(
     call: Call,
@@ -196,7 +195,7 @@ def invert(
     _print(call, "invert", [written])
 
 
-@app.command()
+@app.command(cls=Command)
 @with_options("load", "encode", "invert", "reconstruct", "transformer")
 def reconstruct(
     call: Call,
@@ -241,7 +240,7 @@ def reconstruct(
     _print(call, "reconstruct", written)
 
 
-@app.command()
+@app.command(cls=Command)
 @with_options("export", "encode")
 def export(
     call: Call,
@@ -271,8 +270,8 @@ def export(
     _print(call, "export", [exported])
 
 
-@app.command()
-@with_options(without=(*keys_of(()), "config", "force"))
+@app.command(cls=Command)
+@with_options(settings=False, without=("config", "force"))
 def inspect(
     call: Call,
     file: Annotated[Path, argument("FILE", "An artifact, or an exported video.")],
@@ -287,7 +286,7 @@ def inspect(
 
 
 for command in (sweep, batch, compare, report):
-    app.command()(command)
+    app.command(cls=Command)(command)
 app.add_typer(config_app)
 app.add_typer(cache_app)
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from cogedit.cli.options import Call, with_options
-from cogedit.cli.usage import Commands
+from cogedit.cli.usage import Command, Commands
 
 config_app = typer.Typer(
     name="config",
@@ -19,7 +19,7 @@ config_app = typer.Typer(
 )
 
 
-@config_app.command()
+@config_app.command(cls=Command)
 @with_options("load", "encode", "invert", "reconstruct", "export")
 def show(
     call: Call,

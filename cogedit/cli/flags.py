@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
@@ -32,7 +32,7 @@ def _known_models() -> Collection[str]:
     return known_models()
 
 
-RUNNING: Mapping[str, object] = {
+RUNNING: dict[str, object] = {
     "config": Annotated[
         str | None,
         typer.Option(
@@ -62,7 +62,7 @@ RUNNING: Mapping[str, object] = {
 }
 """Options of every command that change no result."""
 
-EDITING: Mapping[str, object] = {
+EDITING: dict[str, object] = {
     "preview": Annotated[
         bool,
         typer.Option("--preview", help="Show a small live image of the edit under the bar."),
@@ -85,9 +85,48 @@ def flag_for(key: str, tables: Collection[str] = ()) -> str:
     return "--" + key.rpartition(".")[2].replace("_", "-")
 
 
-def keys_of(tables: Collection[str]) -> list[str]:
-    """Return the settings of a command with these tables, by dotted key."""
-    return [key for key in all_settings() if key.partition(".")[0] in tables or "." not in key]
+def parameters_of(tables: Collection[str]) -> dict[str, str]:
+    """Return the settings of a command with these tables: its parameters by dotted key."""
+    return {
+        key: key.replace(".", "__")
+        for key in all_settings()
+        if key.partition(".")[0] in tables or "." not in key
+    }
+
+
+def signature_of(
+    command: Callable[..., None],
+    tables: Collection[str],
+    *,
+    settings: bool,
+    without: Collection[str],
+) -> inspect.Signature:
+    """Return what typer reads: the command's own parameters and its options, as in the help.
+
+    A command with every option written out would have 60 parameters, the same in ten commands.
+    The arguments are those of `with_options`.
+    """
+    annotations = {
+        name: setting_option(key, flag_for(key, tables))
+        for key, name in (parameters_of(tables) if settings else {}).items()
+        if key not in without
+    }
+    shared = RUNNING | EDITING if {"reconstruct", "transformer"} <= {*tables} else RUNNING
+    annotations |= {name: option for name, option in shared.items() if name not in without}
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    hints = get_type_hints(command, include_extras=True)
+    own = [*inspect.signature(command).parameters.values()][1:]
+    parameters = [item.replace(kind=keyword, annotation=hints[item.name]) for item in own]
+    for name, annotation in annotations.items():
+        default = False if get_args(annotation)[0] is bool else None
+        parameters.append(inspect.Parameter(name, keyword, default=default, annotation=annotation))
+    return inspect.Signature(sorted(parameters, key=_help_order))
+
+
+def _help_order(parameter: inspect.Parameter) -> int:
+    """Return where the group of a command's parameter stands in its help text."""
+    declared = parameter.annotation.__metadata__[0]
+    return _GROUPS.index(declared.rich_help_panel)
 
 
 @functools.cache
@@ -136,9 +175,3 @@ def metavar_of(setting: Setting) -> str | None:
         return setting.unit.upper() or ("N" if setting.type is int else "X")
     words: dict[object, str] = {str: "TEXT", Path: "DIR"}
     return words.get(setting.type, setting.key.rpartition(".")[2].rpartition("_")[2].upper())
-
-
-def help_order(parameter: inspect.Parameter) -> int:
-    """Return where the group of a command's parameter stands in its help text."""
-    declared = parameter.annotation.__metadata__[0]
-    return _GROUPS.index(declared.rich_help_panel)

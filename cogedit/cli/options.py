@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any
 
-from cogedit.cli.flags import (
-    EDITING,
-    RUNNING,
-    flag_for,
-    help_order,
-    keys_of,
-    setting_option,
-)
 from cogedit.cli.progress import Thumbnail
 from cogedit.cli.screen import Screen, handle_errors
 from cogedit.errors import UsageError
-from cogedit.types import ArtifactKind
 
 if TYPE_CHECKING:
     from cogedit.config import ResolvedSettings, Settings
     from cogedit.stages import Run
     from cogedit.stages.cancellation import Cancellation
+    from cogedit.types import ArtifactKind
 
 _STAGES_BEHIND: Mapping[ArtifactKind, tuple[str, ...]] = {
     "frames": ("load",),
@@ -96,6 +87,7 @@ class Call:
     def resolve(self, source: Path | None, *, decodes: bool = False) -> ResolvedSettings:
         """Resolve the settings as `settings` does, with the origin of each."""
         from cogedit.artifacts import sniff_kind
+        from cogedit.cli.flags import flag_for
         from cogedit.stages import settings_for
 
         kind = None if source is None else sniff_kind(source)
@@ -127,72 +119,58 @@ def _made_with(source: Path, key: str) -> object:
 
 
 def with_options(
-    *tables: str, without: Collection[str] = ()
+    *tables: str, settings: bool = True, without: Collection[str] = ()
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command the options of some tables, those of every command, and its error handling.
 
-    The command takes a `Call` as its first parameter and declares only its own arguments.
+    The command takes a `Call` as its first parameter and declares only its own arguments. Its
+    options are made when the command is the one that is parsed (`cogedit.cli.usage.Command`).
 
     Args:
-        tables: Names of settings tables; the top-level settings are always there.
+        tables: Names of settings tables.
+        settings: Whether it has these and the top-level settings; otherwise it has none.
         without: Settings of these tables, and options of every command, that have no effect on
             this one.
     """
-    names = {key: key.replace(".", "__") for key in keys_of(tables) if key not in without}
-    editing = EDITING if {"reconstruct", "transformer"} <= {*tables} else {}
-    shared = {name: item for name, item in {**RUNNING, **editing}.items() if name not in without}
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        @functools.wraps(command)
         def called(**values: Any) -> None:  # noqa: ANN401
-            given = {key: values.pop(name) for key, name in names.items()}
-            running = {name: values.pop(name) for name in shared}
+            from cogedit.cli.flags import parameters_of
+
+            given = {
+                key: values.pop(name)
+                for key, name in parameters_of(tables).items()
+                if name in values
+            }
             screen = Screen(
-                json_output=running["json_output"],
-                quiet=running["quiet"],
-                verbose=running["verbose"],
-                jsonl=running["jsonl"],
-                thumbnail=Thumbnail() if running.get("preview") else None,
+                json_output=values.pop("json_output"),
+                quiet=values.pop("quiet"),
+                verbose=values.pop("verbose"),
+                jsonl=values.pop("jsonl"),
+                thumbnail=Thumbnail() if values.pop("preview", False) else None,
             )
             call = Call(
                 flags={key: value for key, value in given.items() if value is not None},
                 tables=tables,
-                config=running.get("config"),
-                force=running.get("force", False),
+                config=values.pop("config", None),
+                force=values.pop("force", False),
                 screen=screen,
             )
-            with handle_errors(screen, cancellation=call.stop, debug=running["debug"]):
+            with handle_errors(screen, cancellation=call.stop, debug=values.pop("debug")):
                 command(call, **values)
 
-        _declare(
-            called,
-            command,
-            {name: setting_option(key, flag_for(key, tables)) for key, name in names.items()},
-            shared,
-        )
+        def with_signature() -> Callable[..., None]:
+            from cogedit.cli.flags import signature_of
+
+            signature = signature_of(command, tables, settings=settings, without=without)
+            hints = {name: item.annotation for name, item in signature.parameters.items()}
+            called.__signature__ = signature  # type: ignore[attr-defined]
+            called.__annotations__ = hints
+            return called
+
+        called.__name__, called.__doc__ = command.__name__, command.__doc__
+        called.__signature__ = inspect.Signature()  # type: ignore[attr-defined]
+        called.with_signature = with_signature  # type: ignore[attr-defined]
         return called
 
     return decorate
-
-
-def _declare(
-    called: Callable[..., None],
-    command: Callable[..., None],
-    settings: Mapping[str, object],
-    shared: Mapping[str, object],
-) -> None:
-    """Give `called` the signature that typer reads: the command's own parameters and the options.
-
-    A command with every option written out would have 60 parameters, the same in ten commands.
-    """
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    hints = get_type_hints(command, include_extras=True)
-    own = [*inspect.signature(command).parameters.values()][1:]
-    parameters = [one.replace(kind=keyword, annotation=hints[one.name]) for one in own]
-    for name, annotation in {**settings, **shared}.items():
-        default = False if get_args(annotation)[0] is bool else None
-        parameters.append(inspect.Parameter(name, keyword, default=default, annotation=annotation))
-    parameters.sort(key=help_order)
-    called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    called.__annotations__ = {one.name: one.annotation for one in parameters} | {"return": None}
-    del called.__wrapped__  # type: ignore[attr-defined]

@@ -4,18 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
 
 from cogedit.cli.screen import Screen, printable
 
 if TYPE_CHECKING:
-    from typer._click.core import Command, Context, Parameter
+    from typer._click.core import Context, Parameter
 
 # The parser's errors share this base, which typer does not name.
 _ParserError: type[Exception] = typer.BadParameter.__bases__[0]
+
+
+class Command(TyperCommand):
+    """A command that makes its options when they are first read, flags without a type.
+
+    A list of the commands needs no options, and typer would make 500 of them.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        super().__init__(*args, **kwargs)
+        self._with_signature = getattr(self.callback, "with_signature", None)
+        if self._with_signature is not None:
+            del self.params, self.callback
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        """Make the options and the callback that reads them; called while they are missing."""
+        if name not in ("params", "callback") or self._with_signature is None:
+            raise AttributeError(name)
+        app = typer.Typer(add_completion=False)
+        app.command()(self._with_signature())
+        made = get_command(app)
+        self.params, self.callback = made.params, made.callback
+        return getattr(self, name)
+
+    def get_params(self, ctx: Context) -> list[Parameter]:
+        """Return the arguments and options."""
+        return _without_flag_types(super().get_params(ctx))
 
 
 class Commands(TyperGroup):
@@ -24,13 +52,6 @@ class Commands(TyperGroup):
     def get_params(self, ctx: Context) -> list[Parameter]:
         """Return the options of the group itself."""
         return _without_flag_types(super().get_params(ctx))
-
-    def get_command(self, ctx: Context, name: str) -> Command | None:
-        """Return a command."""
-        command = super().get_command(ctx, name)
-        if command is not None:
-            _without_flag_types(command.get_params(ctx))
-        return command
 
     def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
         """Parse what comes before the command."""
@@ -76,10 +97,8 @@ def _wrong_type(error: typer.BadParameter) -> str:
     kind = getattr(error.param, "type_descriptor", None)
     if problems is None or kind is None:
         return error.message
-    expected = {int: "a whole number", float: "a number"}.get(kind.annotation)
-    if kind.choices:
-        expected = "one of " + ", ".join(map(str, kind.choices))
-    return f"found '{problems()[0]['input']}', expected {expected or 'another type'}"
+    expected = "one of " + ", ".join(map(str, kind.choices)) if kind.choices else "another type"
+    return f"found '{problems()[0]['input']}', expected {expected}"
 
 
 def _emit(error: Exception) -> int:
