@@ -3,8 +3,8 @@
 A thin face over the rooms: same names, same defaults, same results in float32. What differs on
 purpose: the state stays in float32 whatever the model's dtype, clips are encoded to the mode of the
 posterior instead of a draw from the global random generator, both directions read the pipeline's
-own table of levels (`DDIMInverseScheduler` drops the shift of CogVideoX-2B), and any number of
-steps is spaced exactly.
+own noise table (`DDIMInverseScheduler` drops the shift of CogVideoX-2B), and any number of steps is
+spaced exactly.
 
     with OverrideAttnProcessors(transformer=pipe.transformer):
         sample(pipe, latents, scheduler, prompt=..., reference_latents=...)
@@ -75,15 +75,8 @@ def get_video_frames(
 ) -> Tensor:
     """Read a clip as the upstream script does: stretched to size, trimmed to 4k + 1 frames.
 
-    Args:
-        video_path: The video.
-        width: Width in pixels.
-        height: Height in pixels.
-        skip_frames_start: Frames left out at the start.
-        skip_frames_end: Frames left out at the end.
-        max_num_frames: At most this many frames.
-        frame_sample_step: Take every n-th frame when the video is longer than `max_num_frames`;
-            None spreads the frames over the video.
+    Of a video longer than `max_num_frames` every `frame_sample_step`-th frame is taken; None
+    spreads the frames over the video.
 
     Returns:
         [F, C, H, W] float32 in [-1, 1].
@@ -177,18 +170,7 @@ def sample_embedded(
     reference_latents: Tensor | None = None,
     on_step: OnStep | None = None,
 ) -> Tensor:
-    """Do what `sample` does, with the prompt embedded already.
-
-    Args:
-        transformer: The pipeline's transformer.
-        latents: As for `sample`.
-        embeds: Embeddings of the prompt and of the empty prompt, [2, L, D].
-        schedule: Timesteps to visit.
-        inverting: Whether to go up to noise.
-        guidance_scale: As for `sample`.
-        reference_latents: As for `sample`.
-        on_step: Called after every step.
-    """
+    """Do what `sample` does, given embeddings of the prompt and the empty prompt, [2, L, D]."""
     reference = _reference(reference_latents, transformer, schedule)
     if inverting and reference is not None:
         raise UsageError("An inversion takes no reference_latents")
@@ -214,11 +196,7 @@ def sample_embedded(
 def export_latents_to_video(
     pipeline: CogVideoXPipeline, latents: Tensor, video_path: str | Path, fps: int = 16
 ) -> None:
-    """Decode latents [1, F', C', H', W'] and write them as a video.
-
-    Raises:
-        StorageError: The file cannot be written.
-    """
+    """Decode latents [1, F', C', H', W'] and write them as a video."""
     frames = to_pixels(decode_latents(pipeline.vae, latents))
     write_video(frames.cpu().numpy(), Path(video_path), fps=Fraction(fps))
 
@@ -258,24 +236,16 @@ class CogVideoXAttnProcessor2_0ForDDIMInversion:  # noqa: N801
 
 
 class OverrideAttnProcessors:
-    """Put the upstream processor into every block for the duration of a `with` body.
+    """Put the upstream processor into every block of a transformer inside a `with` body.
 
     The original processors come back also when the body raises.
-
-    Args:
-        transformer: The pipeline's transformer.
     """
 
     def __init__(self, transformer: CogVideoXTransformer3DModel) -> None:
         self._transformer = transformer
 
     def __enter__(self) -> None:
-        """Install the processors.
-
-        Raises:
-            UsageError: They are installed already, or the projections are fused: the fused
-                processor would be lost.
-        """
+        """Install the processors; UsageError if they are installed, or the originals are fused."""
         originals = self._transformer.attn_processors
         names = {type(processor).__name__ for processor in originals.values()}
         if CogVideoXAttnProcessor2_0ForDDIMInversion.__name__ in names:

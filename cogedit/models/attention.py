@@ -62,7 +62,7 @@ class AttentionModule(Protocol):
 
 @dataclass(frozen=True)
 class Injection:
-    """How edit rows attend to their reference rows; which row to which says the `RowPlan`.
+    """How edit rows attend to their reference rows; the `RowPlan` says which row to which.
 
     Attributes:
         strength: w, at least 0; at most 1 with "queries-keys".
@@ -79,11 +79,7 @@ class Injection:
     layers: tuple[int, int | None] = (0, None)
 
     def window(self, num_layers: int) -> range:
-        """Return the layers of a model that have injection.
-
-        Raises:
-            UsageError: There is none, or they reach beyond the model.
-        """
+        """Return the layers with injection; UsageError if there are none in a model of so many."""
         first, end = self.layers[0], num_layers if self.layers[1] is None else self.layers[1]
         if not 0 <= first < end <= num_layers:
             raise UsageError(
@@ -102,20 +98,11 @@ def attend_rows(
     text_length: int,
     backend: AttentionBackend = "native",
 ) -> Tensor:
-    """Let rows attend to themselves and each to a reference, as an injection says.
+    """Let row i attend to itself and to reference `targets[i]`; the output is shaped like `own.q`.
 
-    Args:
-        own: Of the rows.
-        references: Of the references. Where the mode has no use for them, queries or values may
-            be any tensor.
-        targets: For each row, the reference that it attends to.
-        injection: Mode, tokens, and a strength above 0.
-        text_length: Number of text tokens.
-        backend: Kernel of the attention; a strength other than 1 needs log-sum-exps, which come
-            from a kernel of torch whatever this says.
-
-    Returns:
-        Attention output, like `own.q`.
+    The injection's strength is above 0. Queries or values of references that its mode has no use
+    for may be any tensor. A strength other than 1 needs log-sum-exps, which come from a kernel of
+    torch whatever the backend.
     """
     strength = injection.strength
     k_ref = _gather(references.k, targets)
@@ -144,16 +131,8 @@ def attend_with_reference(own: Heads, k_ref: Tensor, v_ref: Tensor, *, strength:
         o = (e^L o_own + w e^L_ref o_ref) / (e^L + w e^L_ref)
 
     and the reference's share, w e^L_ref / (e^L + w e^L_ref), is sigmoid(L_ref + ln w - L). The same
-    merge joins the blocks of FlashAttention (arXiv 2205.14135, section 3.1).
-
-    Args:
-        own: Of the rows.
-        k_ref: Keys of the references, [rows, heads, tokens, head_dim].
-        v_ref: Values, likewise.
-        strength: w above 0.
-
-    Returns:
-        Attention output, like `own.q`.
+    merge joins the blocks of FlashAttention (arXiv 2205.14135, section 3.1). Keys and values of the
+    references are [rows, heads, tokens, head_dim]; the output is shaped like `own.q`.
     """
     out, lse = attention_with_lse(*own)
     out_ref, lse_ref = attention_with_lse(own.q, k_ref, v_ref)

@@ -43,11 +43,11 @@ def find_masks(
 
     Args:
         transformer: The checkpoint's transformer.
-        reference: The clips' trajectories in one, B clips.
+        reference: The trajectories of B clips in one.
         settings: One per clip: prompt, `auto_mask_threshold`, `mask_dilation`.
-        inversion_prompts: What each clip was inverted under.
-        embeds: Embeddings [1, L, D] of all prompts and inversion prompts, by prompt.
-        options: How the transformer runs; None is its defaults.
+        inversion_prompts: The prompt that each clip was inverted under.
+        embeds: Embeddings [1, L, D] of all these prompts, by prompt.
+        options: How the transformer runs.
 
     Returns:
         [B, F, 1, H, W] float32 on the CPU, 1 where the edit may change the source; all 0 for a clip

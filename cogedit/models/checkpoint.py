@@ -84,7 +84,7 @@ def find_checkpoint(
     Args:
         model: "shapes", a folder in diffusers format, or "owner/name".
         revision: Branch, tag or commit of a Hub model; None is the main branch.
-        download: Whether a Hub model that is not cached may be downloaded.
+        download: Whether a Hub model that is not in the cache may be downloaded.
 
     Raises:
         NotCachedError: A Hub model is not cached and may not be downloaded.

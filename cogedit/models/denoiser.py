@@ -21,12 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the transformer predicts at one timestep.
-
-    Attributes:
-        edit: v of each edit, guided, [B, F, C, H, W] float32.
-        reference: v of the source of each edit, likewise; None where it was not asked for.
-    """
+    """v of each edit, guided, and of its source if that was wanted, each [B, F, C, H, W]."""
 
     edit: Tensor
     reference: Tensor | None = None
@@ -46,7 +41,7 @@ class Denoiser:
         guided: Timesteps with guidance; None is all of them.
         injection: How edit rows attend to references; None where there are no references, or the
             transformer's attention processors know by themselves.
-        reference_velocity: Whether a caller wants to know what the reference rows predict.
+        reference_velocity: Whether a caller wants the velocity that the reference rows predict.
 
     Raises:
         UsageError: The injection's window holds no layer of this model.
@@ -79,16 +74,12 @@ class Denoiser:
     def __call__(
         self, sample: Tensor, timestep: int, reference: Tensor | None = None
     ) -> Prediction:
-        """Predict v.
+        """Predict v at timestep t, on the device and in the dtype of `sample`.
 
         Args:
             sample: x_t, one per edit, [B, F, C, H, W] float32.
             timestep: t.
             reference: x*_t, one per source, [S, F, C, H, W]; None runs the edit rows alone.
-
-        Returns:
-            v of each edit, on the device and in the dtype of `sample`, and of the source of each
-            where there is a reference and its velocity is wanted.
         """
         has_guidance = self.guidance_scale != 1 and (
             self._guided is None or timestep in self._guided

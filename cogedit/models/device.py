@@ -19,11 +19,7 @@ DTYPES: dict[DType, torch.dtype] = {
 
 
 def resolve_device(device: str) -> torch.device:
-    """Turn "auto", "cuda", "cuda:N", "mps" or "cpu" into a device of this machine.
-
-    Raises:
-        UsageError: It is no such name, or this machine has no such device.
-    """
+    """Turn "auto", "cuda", "cuda:N", "mps" or "cpu" into a device; UsageError if it is not here."""
     if device == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -65,13 +61,10 @@ _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
 
 @contextmanager
 def memory_guard(doing: str) -> Iterator[None]:
-    """Turn the errors of a device that is out of memory into one sentence, with what to change.
+    """Turn the errors of a device that is out of memory into a DeviceMemoryError.
 
-    Args:
-        doing: What the body does, as in "inverting".
-
-    Raises:
-        DeviceMemoryError: The device ran out of memory. Nothing is tried again in another way.
+    It says what the device was `doing`, as in "inverting", and what to change. Nothing is tried
+    again in another way.
     """
     try:
         yield

@@ -121,14 +121,7 @@ class _State:
 
 
 class Layer:
-    """Takes the place of one block's `forward`.
-
-    Args:
-        block: A `CogVideoXBlock`.
-        number: Its number.
-        num_layers: Of the transformer.
-        settings: How the rows run.
-    """
+    """Takes the place of the `forward` of one `CogVideoXBlock`, the transformer's `number`-th."""
 
     def __init__(
         self, block: nn.Module, number: int, num_layers: int, settings: TransformerSettings
@@ -268,16 +261,13 @@ def _index(rows: Sequence[int]) -> slice | list[int]:
 
 @contextmanager
 def run_rows(transformer: nn.Module, settings: TransformerSettings | None = None) -> Iterator[None]:
-    """Run a transformer's blocks row by row for the duration of a `with` body.
+    """Run the blocks of a `CogVideoXTransformer3DModel` row by row inside a `with` body.
 
     The blocks' own `forward` comes back in every case, also when the body raises.
 
-    Args:
-        transformer: A `CogVideoXTransformer3DModel`.
-        settings: How the rows run; None is the defaults.
-
     Raises:
-        UsageError: The blocks run otherwise already, or cannot be compiled.
+        UsageError: The blocks have processors of another kind or this `forward` already, or cannot
+            be compiled.
     """
     settings = settings or TransformerSettings()
     blocks = list(cast(nn.ModuleList, transformer.transformer_blocks))

@@ -17,12 +17,7 @@ SECONDS = 0.2
 
 @dataclass(frozen=True)
 class Speed:
-    """Operations per second of a device.
-
-    Attributes:
-        linear: In a product of tokens with a matrix of the model's width.
-        attention: In an attention with the model's heads.
-    """
+    """Operations per second in a product with a matrix of the model's width and in an attention."""
 
     linear: float
     attention: float
@@ -35,14 +30,7 @@ class Speed:
 def measure_speed(
     sizes: TransformerSizes, *, num_tokens: int, device: torch.device, dtype: torch.dtype
 ) -> Speed:
-    """Time a matrix product and an attention at the model's width.
-
-    Args:
-        sizes: Of the transformer.
-        num_tokens: Tokens of the clip; at most these are used.
-        device: Where.
-        dtype: In which number format.
-    """
+    """Time a matrix product and an attention at the model's width, on at most `num_tokens`."""
     d, heads = sizes.width, sizes.num_attention_heads
     matrix = torch.randn(d, 4 * d, device=device, dtype=dtype)
 

@@ -19,14 +19,8 @@ def image_rotary_emb(
     """Compute (cos, sin), each [tokens, head_dim] float32, on the transformer's device.
 
     CogVideoX 1.0 stretches the positions of other sizes over the grid it was trained at; 1.5
-    (`patch_size_t` set) takes a slice of an unstretched grid. 2B has no rotary embedding.
-
-    Args:
-        transformer: The checkpoint's transformer.
-        latent_shape: (F', H', W').
-
-    Returns:
-        None for a model with sin-cos positions.
+    (`patch_size_t` set) takes a slice of an unstretched grid. For 2B, which has sin-cos positions
+    and no rotary embedding, the result is None. `latent_shape` is (F', H', W').
     """
     from diffusers.models.embeddings import get_3d_rotary_pos_embed
 

@@ -87,12 +87,7 @@ def needs_reference_velocity(settings: ReconstructSettings) -> bool:
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a batch: sample number `sample` (of the edits or of the sources) under a prompt.
-
-    Attributes:
-        sample: Index of the sample.
-        prompt: Index into the embeddings of the run.
-    """
+    """One row of a batch: a sample, of the edits or of the sources, under a prompt; by indices."""
 
     sample: int
     prompt: int
@@ -103,8 +98,6 @@ class RowPlan:
     """The rows of one call, edits first.
 
     Attributes:
-        edits: Rows of the edits.
-        references: Rows of the sources.
         reference_of: For each edit row, the row of the batch that it attends to; empty without
             references.
         conditional: For each edit, its conditional row.
@@ -144,13 +137,8 @@ def plan_rows(
 
     With guidance and references, one edit under upstream's prompts gives upstream's four rows,
     [edit-uncond, edit-cond, ref-uncond, ref-cond]; N edits of one source give 3N + 1, or 2N + 1
-    where all reference rows are under one prompt.
-
-    Args:
-        prompts: One entry per edit.
-        guided: Whether the unconditional rows are run.
-        referenced: Whether the reference rows are run.
-        reference_velocity: Whether they are run for what they predict, too.
+    where all reference rows are under one prompt. The unconditional rows run if `guided`, the
+    reference rows if `referenced`.
     """
     edits: dict[tuple[Row, int | None], int] = {}
     references: dict[Row, int] = {}

@@ -56,7 +56,7 @@ def invert_latents(
         embeds: Embeddings of the prompts and of the empty prompt.
         done: Steps of an earlier run of the same inversion, from the first on; it continues there.
         on_state: Called after every step with what a later run continues from.
-        options: How the transformer runs; None is its defaults.
+        options: How the transformer runs.
         on_step: Called after every step.
 
     Raises:
@@ -115,12 +115,12 @@ def edit_latents(
         transformer: The checkpoint's transformer.
         reference: Trajectory of the one clip, or of N clips.
         settings: One per edit; they may differ in the prompt and the seed alone.
-        inversion_prompts: What the clip of each edit was inverted under.
+        inversion_prompts: The prompt that the clip of each edit was inverted under.
         alphas_cumprod: The forward scheduler's table, [T].
         embeds: Embeddings of all prompts, negative prompts and inversion prompts.
         mask: 1 where the edit may change the source, [F, 1, H, W] for all edits or
             [N, F, 1, H, W]; None is everywhere.
-        options: How the transformer runs; None is its defaults.
+        options: How the transformer runs.
         keep_steps: Return every step; False returns the last alone, for less memory.
         done: Steps of an earlier run of the same edits, from the first on, or the last alone where
             not every step is returned; it continues there.

@@ -60,7 +60,7 @@ def decode_latents(
         on_call: Called after each of the `num_decoder_calls` of the decoder.
 
     Returns:
-        Frames [F, C, H, W] float32 on the CPU, about [-1, 1].
+        Frames [F, C, H, W] float32 on the CPU, in about [-1, 1].
     """
     with torch.no_grad(), _after_each_call(vae.decoder, on_call):
         return torch.cat([piece.float().cpu() for piece in decode_pieces(vae, latents)])

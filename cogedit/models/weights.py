@@ -42,7 +42,6 @@ class WeightFile:
         Raises:
             ValueError: The file is cut off or no safetensors file; the text is the second half of
                 a sentence that begins with its name.
-            OSError: It cannot be read.
         """
         size = path.stat().st_size
         with path.open("rb") as file:

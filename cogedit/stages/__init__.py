@@ -1,7 +1,9 @@
 """The stages as plain functions over artifacts: the Python API, and where the rooms meet.
 
 Each stage takes an artifact or anything that comes before it, runs what is missing and returns what
-it wrote. Importing this package loads no torch; calling a stage that computes does.
+it wrote. Importing this package loads no torch; calling a stage that computes does. A stage that
+runs the model also raises `ModelError` where it is missing or incomplete, `DeviceMemoryError`,
+`NumericalError` at NaN or Inf, and `Interrupted` where a stop was requested.
 """
 
 from cogedit.stages.edit import edit

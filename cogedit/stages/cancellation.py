@@ -24,11 +24,9 @@ class Cancellation:
         self._in_loop = False
 
     def request(self, signum: int = signal.SIGINT) -> bool:
-        """Request a stop.
+        """Request a stop; return whether a loop is running that ends after its current step.
 
-        Returns:
-            True if a loop is running that keeps the current step and then ends. False if the
-            caller must stop by itself: no such loop is running, or this is the second request.
+        Otherwise the caller must stop by itself: no loop is running, or it was asked before.
         """
         first = self.signum is None
         self.signum = signum
@@ -46,14 +44,7 @@ class Cancellation:
         self.check("after the last step")
 
     def check(self, where: str) -> None:
-        """Stop here if that was requested.
-
-        Args:
-            where: Where this is, as in "after step 12 of 50".
-
-        Raises:
-            Interrupted: It was; `Terminated` if by SIGTERM.
-        """
+        """Stop here, as in "after step 12 of 50", if requested: `Interrupted`, or `Terminated`."""
         if self.signum is None:
             return
         kind = Terminated if self.signum == signal.SIGTERM else Interrupted

@@ -40,24 +40,16 @@ Pixels = NDArray[np.uint8]
 def decode(
     source: Path, settings: Settings, *, session: Session | None = None, run: Run | None = None
 ) -> Pixels:
-    """Decode the latents of an artifact; of a trajectory, its noise.
+    """Decode latents, a trajectory (its noise) or an edit.
 
-    Args:
-        source: Latents, a trajectory or an edit.
-        settings: The model, and `export`: what an edit shows outside its mask, and whether its
-            edges are aligned to the source's. `workspace` is where the source is found for both.
-        session: Holds the VAE; None loads it for this call.
-        run: Told of the progress; None is silent.
-
-    Returns:
-        uint8 RGB, [F, H, W, 3]. Under a composite, every pixel outside the mask is the source's.
+    `export` says what an edit shows outside its mask, and whether its edges are aligned to the
+    source's; for both, the source is found in the workspace. Under a composite, every pixel outside
+    the mask is the source's.
 
     Raises:
-        ArtifactError: It is of another model, or damaged, or the source's frames or latents are
-            gone.
+        ArtifactError: The artifact is of another model, or damaged, or the source's frames or
+            latents are gone.
         UsageError: A composite of an artifact without a mask.
-        ModelError: The model is missing or incomplete.
-        DeviceMemoryError: The device ran out of memory.
     """
     artifact, run = _read(source, settings), run or Run()
     record, export = artifact.record, settings.export
@@ -92,7 +84,7 @@ def decode_changes(
 ) -> Iterator[Change]:
     """Decode what an edit changed, frame by frame, fitted to the edges of the source's frames.
 
-    Args and errors are those of `decode`, the errors before the first frame.
+    Errors are those of `decode`, before the first frame.
     """
     artifact = _read(source, settings)
     edit = Artifact(cast(EditRecord, artifact.record), artifact.tensors)
@@ -103,13 +95,7 @@ def decode_changes(
 def decode_source(
     trajectory: Path, settings: Settings, *, session: Session | None = None, run: Run | None = None
 ) -> Pixels:
-    """Decode the clean latents of a trajectory: its source after the VAE's round trip.
-
-    Args and errors are those of `decode`.
-
-    Returns:
-        uint8 RGB, [F, H, W, 3].
-    """
+    """Decode the clean latents of a trajectory: its source after the VAE's round trip."""
     artifact = read_artifact(trajectory, "trajectory")
     check_same_model(str(trajectory), artifact.record, checkpoint_for(settings))
     latents = artifact.tensors["latents"][:, artifact.record.num_pad_frames :]
@@ -123,10 +109,6 @@ def composite_for(record: Record, export: ExportSettings) -> Composite:
     By default it is the source after the VAE's round trip: the pixels on both sides of the edge
     have then gone through the same codec, so that no seam shows, and the artifact alone suffices.
     An edit whose edges are aligned has the grain of the source's own frames, and goes with them.
-
-    Raises:
-        UsageError: A composite of an artifact without a mask, or one that does not go with aligned
-            edges.
     """
     check_composite(export)
     has_mask = isinstance(record, EditRecord) and record.has_mask
@@ -187,7 +169,7 @@ def _changes(
     session: Session,
     run: Run,
 ) -> Iterator[Change]:
-    """The changes of an edit; what can be missing is looked for before the first is decoded."""
+    """Iterate over the changes of an edit; what can be missing is found before the first."""
     round_trip = _round_trip(source, edit, settings, session=session, run=run)
     edited = _edit_pixels(edit, settings, session=session, run=run)
     box = frames_record(edit.record).box

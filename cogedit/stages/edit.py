@@ -58,9 +58,6 @@ def edit(
 
     Returns:
         The videos, in the order of the prompts, named after source, prompt and content key.
-
-    Raises:
-        CogeditError: As the stages.
     """
     video, run = Path(video), run or Run()
     prompts = [prompts] if isinstance(prompts, str) else prompts
@@ -139,14 +136,7 @@ def check_edit(
     source_video: Path | None = None,
     num_prompts: int = 1,
 ) -> None:
-    """Refuse, before anything is computed, what `edit` could not show or write afterwards.
-
-    Raises:
-        ArtifactError: The source's frames or latents are needed for the video, and gone.
-        UsageError: A composite without a mask, or an output that does not go with the rest.
-        VideoError: The video cannot be read.
-        StorageError: The output cannot be written.
-    """
+    """Refuse, before anything is computed, what `edit` could not show or write afterwards."""
     if num_prompts > 1 and names_video(output):
         raise UsageError(
             f"-o names one video, and there are {num_prompts} prompts", hint="name a folder"

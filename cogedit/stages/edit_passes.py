@@ -48,7 +48,7 @@ class EditPasses:
         folder: Where the artifacts are to lie, and are made.
         mask: The mask of all of them; None where there is none, or it is automatic.
         notes: Workspace where the time of a pass is noted; None notes nothing.
-        settings: Of the run.
+        settings: All tables.
         run: How to run.
         session: Holds the loaded model.
     """
@@ -89,14 +89,11 @@ class EditPasses:
         self._done: set[str] = set()
 
     def edit(self, key: str) -> Mapping[str, Tensor]:
-        """Denoise one of the wanted edits, and with it those that share its rows.
-
-        Args:
-            key: Its content key; each may be asked for once.
+        """Denoise a wanted edit by its content key, once each, and with it those that share rows.
 
         Returns:
             `latents` [B, F', C, H', W'] float32, `trajectory` [N, B, F', C, H', W'] if the record
-            asks for it, `mask` [F, H, W] uint8 and `source_latents` if it has a mask.
+            has one, `mask` [F, H, W] uint8 and `source_latents` if it has a mask.
         """
         if key not in self._made:
             unfinished = self._together(key)

@@ -39,8 +39,6 @@ def encode(
     Raises:
         ArtifactError: The source is no frames artifact, or damaged.
         UsageError: Its size does not suit the model.
-        ModelError: The model is missing or incomplete.
-        DeviceMemoryError: The device ran out of memory.
     """
     source, run = Path(source), run or Run()
     check_output(output, source=source)
@@ -68,11 +66,7 @@ def encode(
 def latents_record(
     frames: FramesRecord, checkpoint: Checkpoint, *, settings: Settings
 ) -> LatentsRecord:
-    """Describe the latents of a clip.
-
-    Raises:
-        UsageError: Its size does not suit the model.
-    """
+    """Describe the latents of a clip; UsageError if its size does not suit the model."""
     size = frames.settings
     check_size(size.width, size.height, multiple=checkpoint.geometry.size_multiple)
     return LatentsRecord(

@@ -95,7 +95,6 @@ def export(
         UsageError: Another file is in the way, the codec, suffix and size do not go together, or a
             composite is wanted where there is no mask.
         VideoError: The source video is needed and was not found.
-        ModelError: The model is missing or incomplete.
         StorageError: The video cannot be written.
     """
     job = _job(Path(source), settings, output=output, run=run or Run())
@@ -117,10 +116,7 @@ def export(
 
 
 def is_exported(source: Path, settings: Settings, *, output: Path) -> bool:
-    """Return whether the video of an artifact exists with these settings.
-
-    Args and errors are those of `export`.
-    """
+    """Return whether the video of an artifact exists with these settings."""
     job = _job(source, settings, output=output, run=Run())
     # Whether there is audio shows when the source is looked for.
     mute = replace(job, recipe=replace(job.recipe, sound=False))
@@ -171,13 +167,7 @@ def check_export(
     source_video: Path | None,
     has_mask: bool,
 ) -> None:
-    """Refuse, before anything is computed, what an export of the result could not write.
-
-    Raises:
-        ArtifactError: The source's frames or latents will be needed, and are gone.
-        UsageError: The codec, suffix, size and rate do not go together.
-        VideoError: The source cannot be read, or will be needed and was not found.
-    """
+    """Refuse, before anything is computed, what an export of the result could not write."""
     options = settings.export
     encoding = _encoding(output, options)
     if sniff_kind(video) is not None:
@@ -333,11 +323,7 @@ def _weights(job: _Job) -> NDArray[np.float32]:
 
 
 def _exists(job: _Job) -> bool:
-    """Return whether the video exists with this recipe.
-
-    Raises:
-        UsageError: The file is no export of the same artifact, and may not be replaced.
-    """
+    """Return whether the video exists with this recipe; UsageError if another file lies there."""
     path, recipe = job.path, job.recipe
     if not path.exists():
         return False
@@ -353,11 +339,7 @@ def _exists(job: _Job) -> bool:
 
 
 def check_replaceable(output: Path, prompt: str) -> None:
-    """Refuse, before an edit is made, to replace a file that is no export of it.
-
-    Raises:
-        UsageError: The file exists and is no export of an edit under this prompt.
-    """
+    """Refuse, before an edit is made, to replace a file that is no export of this prompt's edit."""
     if not output.exists():
         return
     try:

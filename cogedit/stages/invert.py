@@ -78,10 +78,6 @@ def invert(
     Raises:
         ArtifactError: The source is of a later kind, of another model, or damaged.
         UsageError: A setting is out of range.
-        ModelError: The model is missing or incomplete.
-        DeviceMemoryError: The device ran out of memory.
-        NumericalError: NaN or Inf appeared.
-        Interrupted: A stop was requested.
     """
     source, run = Path(source), run or Run()
     check_output(output, source=source)
@@ -112,11 +108,7 @@ def invert(
 
 
 def check_inversion_settings(settings: Settings) -> None:
-    """Refuse what cannot work before any stage runs.
-
-    Raises:
-        UsageError: A setting is out of range.
-    """
+    """Refuse what cannot work before any stage runs."""
     check_settings(settings.invert)
     check_text(settings.invert.prompt)
     if settings.invert.num_inference_steps < 2 and settings.invert.inverse == "consistent":
@@ -206,7 +198,7 @@ def _invert(
 
 
 def _quality(std: float, steps: Sequence[StepInfo]) -> str:
-    """One line on how good an inversion is."""
+    """Say in one line how good an inversion is."""
     text = f"standard deviation of the noise: {std:.3f} (fresh noise has 1)"
     residuals = [step.residual for step in steps if step.residual is not None]
     if not residuals:
@@ -228,18 +220,8 @@ def check_inversion(
 ) -> InversionCheck:
     """Sample from a trajectory's noise under its own prompt, without guidance, and compare.
 
-    Costs as many model calls as the inversion has timesteps.
-
-    Args:
-        trajectory: The artifact.
-        settings: `model`, `device` and `dtype`.
-        run: How to run; None is silent.
-        session: Holds the loaded model; None loads it for this call.
-
-    Raises:
-        ArtifactError: It is no trajectory, of another model, or damaged.
-        ModelError: The model is missing or incomplete.
-        DeviceMemoryError: The device ran out of memory.
+    Costs as many model calls as the inversion has timesteps. ArtifactError if the artifact is no
+    trajectory, of another model, or damaged.
     """
     from cogedit.diffusion.trajectory import Trajectory
     from cogedit.models.device import memory_guard

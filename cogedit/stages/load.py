@@ -50,12 +50,7 @@ def load(
 
 
 def choose_clip(video: Path, settings: Settings, *, run: Run) -> tuple[FramesRecord, ResizePlan]:
-    """Choose frames and size of a clip, and say which.
-
-    Raises:
-        VideoError: The video cannot be read.
-        UsageError: The size does not suit the model, or a setting is out of range.
-    """
+    """Choose frames and size of a clip, and say which; errors are those of `load`."""
     check_settings(settings.load)
     facts = probe_facts(video)
     check_size_of_clip(settings)
@@ -80,11 +75,7 @@ def choose_clip(video: Path, settings: Settings, *, run: Run) -> tuple[FramesRec
 
 
 def check_size_of_clip(settings: Settings) -> None:
-    """Check the size against the model, if its files are here; `encode` checks in any case.
-
-    Raises:
-        UsageError: It does not suit; the text names the nearest sizes that do.
-    """
+    """Check the size against the model, if its files are here; `encode` checks in any case."""
     try:
         checkpoint = find_checkpoint(settings.model, settings.revision, download=False)
     except NotCachedError:

@@ -14,12 +14,7 @@ from cogedit.media.writer import write_video
 
 
 def take_mask(given: str | Path | None, settings: Settings) -> GivenMask | None:
-    """Identify the mask of a run, if one was given.
-
-    Raises:
-        UsageError: It is not a mask, or an automatic one is wanted as well.
-        VideoError: There is no such file.
-    """
+    """Identify the mask of a run, if one was given; it excludes an automatic one."""
     if given is None:
         return None
     if settings.reconstruct.auto_mask:
@@ -28,22 +23,12 @@ def take_mask(given: str | Path | None, settings: Settings) -> GivenMask | None:
 
 
 def check_fits(mask: GivenMask, frames: FramesRecord) -> None:
-    """Refuse a mask that does not fit a clip, before the clip is inverted.
-
-    Raises:
-        UsageError: A box outside the source's image or the clip's frames.
-        VideoError: A file that cannot be read, of another shape, or with too few frames.
-    """
+    """Refuse a mask that does not fit a clip, before the clip is inverted."""
     check_mask(mask, frames.source, indices=frames.frame_indices)
 
 
 def show_mask(edit: Path) -> tuple[Path, float]:
-    """Write the mask of an edit as a video beside it.
-
-    Returns:
-        The video, which has the edit's name with "-mask.mp4", and the share of the pixels that the
-        mask covers.
-    """
+    """Write the mask of an edit as NAME-mask.mp4; return it and the share of pixels it covers."""
     artifact = read_artifact(edit, "edit")
     mask = artifact.tensors["mask"].numpy()
     path = edit.with_name(f"{edit.stem}-mask.mp4")

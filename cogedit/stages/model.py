@@ -25,11 +25,7 @@ from cogedit.types import INEXACT_BACKENDS, DType, Weights
 
 
 def checkpoint_for(settings: Settings) -> Checkpoint:
-    """Find the checkpoint that the settings name; a hub model is downloaded if need be.
-
-    Raises:
-        ModelError: It is missing, gated, incomplete or of another kind.
-    """
+    """Find the checkpoint that the settings name; a Hub model is downloaded if need be."""
     return find_checkpoint(settings.model, settings.revision)
 
 
@@ -55,11 +51,7 @@ def transformer_record(checkpoint: Checkpoint, settings: Settings) -> ModelRecor
 
 
 def check_transformer(settings: Settings) -> None:
-    """Refuse, before any stage runs, an attention kernel or a weight format that is not available.
-
-    Raises:
-        UsageError: Its package is missing, or the device or the dtype does not suit it.
-    """
+    """Refuse, before any stage runs, an attention kernel or weight format that is not available."""
     check_settings(settings.transformer)
     weights = weights_for(settings)
     if weights is not None:
@@ -97,11 +89,7 @@ def dtype_for(settings: Settings) -> DType:
 def check_same_model(
     name: str, record: LatentsRecord | TrajectoryRecord | EditRecord, checkpoint: Checkpoint
 ) -> None:
-    """Refuse to go on from an artifact of another model.
-
-    Raises:
-        ArtifactMismatch: They differ, or the latents have another shape than this model makes.
-    """
+    """Raise `ArtifactMismatch` for an artifact of another model, or latents of another shape."""
     made_by = record.model
     if made_by.digest == checkpoint.digest:
         _check_latents(name, record, checkpoint.geometry)
@@ -117,7 +105,7 @@ def check_same_model(
 
 
 def latent_shape_of(frames: FramesRecord, geometry: Geometry) -> LatentShape:
-    """Frames, height and width of the latents of a clip, without pad frames."""
+    """Return frames, height and width of the latents of a clip, without pad frames."""
     return (
         geometry.num_latent_frames(len(frames.frame_indices)),
         frames.settings.height // geometry.spatial_compression,

@@ -67,12 +67,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class FoundRecipe:
-    """A recipe that was read from a video.
-
-    Attributes:
-        record: The artifact that the video shows.
-        options: How it was written, by name.
-    """
+    """A recipe that was read from a video: the artifact's record, and the options of its export."""
 
     record: Record
     options: Mapping[str, Json]
@@ -82,7 +77,6 @@ def read_recipe(path: Path) -> FoundRecipe:
     """Read the recipe of a video, a GIF, a PNG or a folder of them.
 
     Raises:
-        VideoError: The file is missing or cannot be read.
         ArtifactMismatch: It carries no recipe, or one of a newer version.
         ArtifactDamaged: The recipe was altered.
     """

@@ -98,10 +98,6 @@ def reconstruct(
             empty or outside the source.
         VideoError: The mask cannot be read, or does not fit the source.
         ArtifactError: The source is of a later kind, of another model, or damaged.
-        ModelError: The model is missing or incomplete.
-        DeviceMemoryError: The device ran out of memory.
-        NumericalError: NaN or Inf appeared.
-        Interrupted: A stop was requested.
     """
     source, run = Path(source), run or Run()
     prompts = [prompts] if isinstance(prompts, str) else prompts
@@ -143,8 +139,6 @@ def make_edits(
     """Make one edit of a trajectory for each of some options; those that exist are reused.
 
     Options that differ in the prompt and the seed alone are denoised together.
-
-    Args and errors are those of `reconstruct`, with `options` in place of its prompts and table.
     """
     record, checkpoint = read_record(trajectory, "trajectory"), checkpoint_for(settings)
     check_same_model(str(trajectory), record, checkpoint)
@@ -236,12 +230,7 @@ def _notify_of_no_source_prompt(options: Sequence[ReconstructSettings], run: Run
 def check_edits(
     options: Sequence[ReconstructSettings], checkpoint: Checkpoint, *, num_levels: int
 ) -> None:
-    """Refuse what cannot work before any stage runs; `num_levels` is that of `levels_of`.
-
-    Raises:
-        UsageError: No prompt, one that is not UTF-8, or a setting out of range by itself or with
-            another.
-    """
+    """Refuse what cannot work with an inversion of so many timesteps, before any stage runs."""
     if not options:
         raise UsageError("reconstruct needs a prompt", hint='--prompt "what the edit shows"')
     for one in options:

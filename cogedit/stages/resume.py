@@ -78,14 +78,9 @@ class ResumableLoop:
         return self
 
     def save(self, state: StepState) -> None:
-        """Save a step, and stop if that was requested.
+        """Save a step, whose tensors must not change any more, and stop if that was requested.
 
-        Args:
-            state: What the loop resumes from; it must not be changed any more.
-
-        Raises:
-            StorageError: The step before could not be written.
-            Interrupted: A stop was requested.
+        A StorageError says that the step before could not be written.
         """
         tensors = on_cpu(state.tensors)  # device work of this thread, not of the other
         self._wait()

@@ -84,13 +84,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Written(Generic[RecordT_co]):
-    """An artifact on disk.
-
-    Attributes:
-        path: The file.
-        record: How it was made, with the digests of its tensors.
-        reused: Whether it existed before.
-    """
+    """An artifact on disk: its file, how it was made, and whether it existed before."""
 
     path: Path
     record: RecordT_co
@@ -99,13 +93,7 @@ class Written(Generic[RecordT_co]):
 
 @dataclass(frozen=True)
 class Exported:
-    """A video on disk.
-
-    Attributes:
-        path: The file, or the folder of images.
-        reused: Whether it existed before.
-        source: The matching clip of the source beside it, if one was wanted.
-    """
+    """A video on disk, or a folder of images, and the source's clip beside it if it was wanted."""
 
     path: Path
     reused: bool
@@ -136,14 +124,9 @@ def find_or_make(
     workspace: Workspace,
     run: Run,
 ) -> Written[RecordT]:
-    """Return the artifact of a record: the one that exists, or a new one.
+    """Return the artifact of a record: the one that exists, or a new one of the tensors of `make`.
 
-    Args:
-        record: How the artifact is to be made.
-        make: Computes its tensors; called only if the artifact does not exist.
-        output: The file; None is the record's place in the workspace.
-        workspace: Where the artifact goes without `output`.
-        run: Whether to recompute it, and whom to notify.
+    It lies at `output`, or without one at its place in the workspace.
 
     Raises:
         UsageError: `output` holds something else, and `run.force` is off.
@@ -199,12 +182,7 @@ def _write(path: Path, tensors: Mapping[str, Tensor], record: RecordT, *, scratc
 
 
 def find(record: Record, *, output: Path | None, workspace: Workspace) -> Path | None:
-    """Return the artifact of a record if it exists, in `output` or in the workspace.
-
-    Raises:
-        UsageError: `output` holds something else.
-        ArtifactDamaged: The artifact exists but is damaged.
-    """
+    """Return the artifact of a record if it exists, in `output` or in the workspace."""
     if output is None:
         return workspace.find(record)
     if not output.exists():
@@ -224,9 +202,7 @@ def find(record: Record, *, output: Path | None, workspace: Workspace) -> Path |
 def check_output(output: Path | None, *, source: Path, is_folder: bool = False) -> None:
     """Make sure, before any stage runs, that a result can be written where the user wants it.
 
-    Raises:
-        UsageError: `output` is the source, which not even force replaces.
-        StorageError: Its folder is missing, or no file can be made there.
+    Not even `force` replaces the source.
     """
     if output is None:
         return

@@ -100,17 +100,13 @@ class Session:
             self._release(name)
 
     def expect_prompts(self, prompts: Sequence[str]) -> None:
-        """Announce prompts that will be asked for, so that T5 embeds them all when it is loaded."""
+        """Announce the prompts to come, so that T5 embeds them all when it is loaded."""
         self._expected |= dict.fromkeys(prompts)
 
     def embed(self, prompts: Sequence[str], settings: Settings, *, run: Run) -> dict[str, Tensor]:
         """Embed prompts, [1, L, D] by prompt; report which of them are too long for the model.
 
         T5 is loaded only for prompts that are not in the cache on disk.
-
-        Raises:
-            ModelError: T5 or its vocabulary is incomplete.
-            DeviceMemoryError: The device ran out of memory.
         """
         from cogedit.models.device import DTYPES, memory_guard, resolve_device
 
@@ -167,12 +163,7 @@ class Session:
     def transformer(
         self, work: Work, shape: LatentShape, settings: Settings, *, run: Run
     ) -> Iterator[CogVideoXTransformer3DModel]:
-        """Have the transformer on its device for a pass over latents of a shape.
-
-        Raises:
-            ModelError: It is incomplete.
-            DeviceMemoryError: The device ran out of memory.
-        """
+        """Have the transformer on its device for a pass over latents of a shape."""
         from cogedit.models.device import memory_guard, resolve_device
         from cogedit.models.loading import load_transformer
         from cogedit.models.placement import MemoryEstimate, on_device, store_weights
@@ -203,12 +194,7 @@ class Session:
             yield transformer
 
     def vae(self, shape: LatentShape, settings: Settings, *, run: Run) -> AutoencoderKLCogVideoX:
-        """Have the VAE on its device for latents of a shape, in tiles if the settings say so.
-
-        Raises:
-            ModelError: It is incomplete.
-            DeviceMemoryError: The device ran out of memory.
-        """
+        """Have the VAE on its device for latents of a shape, in tiles if the settings say so."""
         from cogedit.models.device import memory_guard, resolve_device
         from cogedit.models.loading import load_vae
         from cogedit.models.placement import MemoryEstimate

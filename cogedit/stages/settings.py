@@ -104,11 +104,7 @@ def _from_artifact(path: Path, model: str) -> Inferred:
 
 
 def _named_again(model: ModelRecord, source: Path) -> dict[str, object]:
-    """Return the settings that name an artifact's model again.
-
-    Raises:
-        ModelError: It was a local folder, whose place the artifact does not know.
-    """
+    """Return the settings that name an artifact's model; ModelError if it was a local folder."""
     if model.revision is not None:
         return {"model": model.id, "revision": model.revision}
     if model.id in EMBEDDED:
@@ -133,9 +129,7 @@ def _from_machine() -> Inferred:
 def _from_checkpoint(resolved: ResolvedSettings) -> Inferred:
     """Take size and length of the clip from the model's own files, for a model without a preset.
 
-    Raises:
-        ModelError: The model does not exist, or is a Hub model that is not downloaded yet: its
-            size would be a guess.
+    Of a Hub model that is not downloaded yet they would be a guess.
     """
     settings = resolved.settings
     keys = ("load.width", "load.height", "load.max_num_frames")

@@ -34,13 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FoundSource:
-    """A source video that is the recorded one.
-
-    Attributes:
-        path: The file.
-        facts: What its probe found.
-        frames: The record of the clip.
-    """
+    """A source video that is the recorded one, and the record of the clip."""
 
     path: Path
     facts: VideoFacts
@@ -63,20 +57,10 @@ class FoundSource:
 def find_source(
     frames: FramesRecord, artifact: Path, given: Path | None = None
 ) -> FoundSource | str:
-    """Find the video of a clip by the name and digest of its record.
+    """Find the video of a clip by the name and digest of its record, or say why it was not found.
 
-    Args:
-        frames: The clip.
-        artifact: An artifact of it: the video may lie in its folder, in the one above, where a
-            workspace is made beside its video, or in the current directory.
-        given: The video, if the user named it.
-
-    Returns:
-        The video, or, in words, why it was not found.
-
-    Raises:
-        UsageError: `given` is another video.
-        VideoError: `given` is missing, or the video cannot be read.
+    It may lie in the folder of an artifact of the clip, in the one above, where a workspace is made
+    beside its video, or in the current directory. UsageError if the `given` one is another video.
     """
     source = frames.source
     if given is not None:
@@ -116,14 +100,8 @@ def keeps_time(frames: FramesRecord) -> bool:
 def source_frames(artifact: Path, record: Record, settings: Settings, *, otherwise: str) -> Tensor:
     """Read the clip that an artifact was made of, uint8 [F, H, W, 3], from its workspace.
 
-    Args:
-        artifact: The artifact, or the clip itself.
-        record: Its record.
-        settings: `workspace`.
-        otherwise: What else would do, for the hint.
-
-    Raises:
-        ArtifactError: It does not exist, or differs from what the artifact was made of.
+    ArtifactError if it does not exist, or differs from what the artifact was made of; the hint says
+    what would do otherwise.
     """
     path = artifact
     if sniff_kind(artifact) != "frames":
@@ -136,7 +114,7 @@ def source_latents(
 ) -> Tensor:
     """Read the clean latents of an edit's source, [1, F', C, H', W'] without pad frames.
 
-    Args and errors are those of `source_frames`; the latents may be in the trajectory.
+    They may be in the trajectory; errors are those of `source_frames`.
     """
     workspace = workspace_for(artifact, settings)
     path = _find_latents(workspace, record.trajectory, otherwise=otherwise)
@@ -155,13 +133,8 @@ def otherwise_use(export: ExportSettings) -> str:
 def check_source_artifacts(artifact: Path, settings: Settings, *, has_mask: bool) -> None:
     """Refuse, before anything is computed, to start from an artifact whose clip is gone.
 
-    Args:
-        artifact: What a run of `settings` starts from.
-        settings: `workspace`, and whether the export aligns edges or shows the source's frames.
-        has_mask: Whether the edits will have one: they then carry the source's latents.
-
-    Raises:
-        ArtifactError: The frames or the latents that the export will need do not exist.
+    The frames are needed where the export aligns edges or shows them, the latents where it aligns
+    edges and the edits have no mask: with one they carry the source's latents.
     """
     export = settings.export
     # At the source's size a composite is made of the video itself.
