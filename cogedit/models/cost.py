@@ -13,12 +13,11 @@ the last layer with injection, of which only its keys and values are needed.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 from cogedit.diffusion.schedule import Schedule
-from cogedit.errors import ModelError
-from cogedit.models.geometry import Config
+from cogedit.models.geometry import Config, positive_integer
 from cogedit.models.rows import (
     EditPrompts,
     RowPlan,
@@ -57,33 +56,10 @@ class TransformerSizes:
 
     @classmethod
     def of(cls, config: Config) -> TransformerSizes:
-        """Read them from a transformer's configuration.
-
-        Raises:
-            ModelError: A field is missing or no positive whole number.
-        """
-
-        def size(key: str) -> int:
-            value = config.get(key)
-            if not isinstance(value, int) or value < 1:
-                raise ModelError(
-                    f"transformer/config.json has {key} = {value!r}; expected a positive whole "
-                    "number"
-                )
-            return value
-
-        return cls(
-            num_layers=size("num_layers"),
-            num_attention_heads=size("num_attention_heads"),
-            attention_head_dim=size("attention_head_dim"),
-            in_channels=size("in_channels"),
-            out_channels=size("out_channels"),
-            patch_size=size("patch_size"),
-            patch_size_t=size("patch_size_t") if config.get("patch_size_t") is not None else 1,
-            text_embed_dim=size("text_embed_dim"),
-            time_embed_dim=size("time_embed_dim"),
-            max_text_seq_length=size("max_text_seq_length"),
-        )
+        """Read them from a transformer's configuration; ModelError names a field that is wrong."""
+        config = config if config.get("patch_size_t") is not None else {**config, "patch_size_t": 1}
+        names = (field.name for field in fields(cls))
+        return cls(**{name: positive_integer(config, name, "transformer") for name in names})
 
     @property
     def width(self) -> int:
@@ -123,14 +99,9 @@ class Flops:
 
 @dataclass(frozen=True)
 class Work:
-    """What some calls of the transformer take.
+    """Calls of the transformer, their rows, those of the largest, and their operations.
 
-    Attributes:
-        calls: Calls of the transformer.
-        rows: Rows of all calls together.
-        max_rows: Rows of the largest call.
-        injected: Whether rows of some call attend to reference rows.
-        flops: Operations.
+    `injected` says whether rows of some call attend to reference rows.
     """
 
     calls: int = 0
@@ -182,14 +153,7 @@ def call_work(
     *,
     injection: ReconstructSettings | None = None,
 ) -> Work:
-    """Count one call of the transformer.
-
-    Args:
-        plan: Its rows.
-        sizes: Of the transformer.
-        shape: Of the clip.
-        injection: How edit rows attend to reference rows; None where there are none.
-    """
+    """Count one call; `injection` says how its edit rows attend to reference rows, if to any."""
     row, layers = row_flops(sizes, shape), sizes.num_layers
     work = Work(1, plan.num_rows, plan.num_rows, flops=row * len(plan.edits))
     if not plan.references or injection is None:
@@ -234,14 +198,7 @@ def edit_work(
     sizes: TransformerSizes,
     shape: LatentShape,
 ) -> Work:
-    """Count the edits of one clip that are denoised together.
-
-    Args:
-        edits: They differ in the prompt and the seed alone.
-        inversion: How the clip was inverted.
-        sizes: Of the transformer.
-        shape: Of the clip.
-    """
+    """Count the edits of one clip that are denoised together, which differ in prompt and seed."""
     settings = edits[0]
     bank = prompt_bank(edits, [inversion.prompt])
     prompts = [edit_prompts(edit, inversion.prompt, bank, source=0) for edit in edits]
@@ -288,15 +245,8 @@ def activation_bytes(
     The hidden states of all rows, and what a layer holds at once for the rows that run at a time.
     On an H200, torch held at most 18 tensors of [rows, S, d] beside them in bf16, 26 where rows
     attend to references, for CogVideoX-5B (1 to 13 rows) and 1.5 (1 and 2 rows) alike: the rotary
-    embedding computes in float32, and the joined keys and values are twice as long.
-
-    Args:
-        sizes: Of the transformer.
-        shape: Of the clip.
-        work: The calls.
-        max_rows: How many of a call's rows run at a time; None suits the size of the clip.
-        item_size: Bytes of one number.
-        device: Type of the device.
+    embedding computes in float32, and the joined keys and values are twice as long. `max_rows` of
+    a call's rows run at a time; None suits the size of the clip and the type of the device.
     """
     num_tokens, rows = sizes.num_tokens(shape), work.max_rows
     at_a_time = min(rows, rows_at_a_time(max_rows, num_tokens=num_tokens, device=device))

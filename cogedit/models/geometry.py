@@ -23,12 +23,9 @@ class Geometry:
         temporal_compression: Frames per latent frame, after the first.
         patch_size: Latents per token, along height and width.
         patch_size_t: Latent frames per token; None is 1 (CogVideoX 1.0).
-        height: Height that the model was trained at, in pixels.
-        width: Width that the model was trained at, in pixels.
+        height: Pixels that the model was trained at; so is `width`.
         num_frames: Frames that the model was trained at.
         max_text_seq_length: Tokens of a prompt; shorter ones are padded to it.
-        num_layers: Blocks of the transformer.
-        latent_channels: Channels of a latent.
     """
 
     spatial_compression: int
@@ -44,11 +41,7 @@ class Geometry:
 
     @classmethod
     def of(cls, vae: Config, transformer: Config) -> Geometry:
-        """Read the geometry from the configurations of the VAE and the transformer.
-
-        Raises:
-            ModelError: A field is missing, of another type or out of range.
-        """
+        """Read it from two configurations; ModelError names a field that is missing or wrong."""
         channels = vae.get("block_out_channels")
         if not isinstance(channels, list) or not channels:
             raise ModelError("vae/config.json has no block_out_channels")
@@ -56,24 +49,24 @@ class Geometry:
         spatial = 2 ** (len(channels) - 1)
         patch_size_t = None
         if transformer.get("patch_size_t") is not None:
-            patch_size_t = _integer(transformer, "patch_size_t", "transformer")
-        height = _integer(transformer, "sample_height", "transformer")
-        width = _integer(transformer, "sample_width", "transformer")
+            patch_size_t = positive_integer(transformer, "patch_size_t", "transformer")
+        height = positive_integer(transformer, "sample_height", "transformer")
+        width = positive_integer(transformer, "sample_width", "transformer")
         if patch_size_t is not None and (height, width) == _POSITION_GRID_15:
             # Some copies of CogVideoX 1.5 state how far its positions reach in place of the size
             # that it was trained at; clips of 2400x2400 would be the default.
             height, width = _TRAINED_15
         return cls(
             spatial_compression=spatial,
-            temporal_compression=_integer(vae, "temporal_compression_ratio", "vae"),
-            patch_size=_integer(transformer, "patch_size", "transformer"),
+            temporal_compression=positive_integer(vae, "temporal_compression_ratio", "vae"),
+            patch_size=positive_integer(transformer, "patch_size", "transformer"),
             patch_size_t=patch_size_t,
             height=height * spatial,
             width=width * spatial,
-            num_frames=_integer(transformer, "sample_frames", "transformer"),
-            max_text_seq_length=_integer(transformer, "max_text_seq_length", "transformer"),
-            num_layers=_integer(transformer, "num_layers", "transformer"),
-            latent_channels=_integer(vae, "latent_channels", "vae"),
+            num_frames=positive_integer(transformer, "sample_frames", "transformer"),
+            max_text_seq_length=positive_integer(transformer, "max_text_seq_length", "transformer"),
+            num_layers=positive_integer(transformer, "num_layers", "transformer"),
+            latent_channels=positive_integer(vae, "latent_channels", "vae"),
         )
 
     @property
@@ -90,7 +83,8 @@ class Geometry:
         return -num_latent_frames % (self.patch_size_t or 1)
 
 
-def _integer(config: Config, key: str, component: str) -> int:
+def positive_integer(config: Config, key: str, component: str) -> int:
+    """Return a field of a component's configuration; ModelError if it is no integer above 0."""
     value = config.get(key)
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ModelError(

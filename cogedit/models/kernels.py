@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from cogedit.errors import UsageError, first_line
+from cogedit.models.device import DTYPES
 from cogedit.types import AttentionBackend, DType
 
 _NAMES: Mapping[AttentionBackend, str] = {
@@ -52,16 +53,12 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, backend: AttentionBackend = "n
 def check_backend(
     backend: AttentionBackend, *, device: torch.device, dtype: DType, head_dim: int = 64
 ) -> None:
-    """Make sure that a kernel is installed and runs on a device.
+    """Make sure that a kernel is installed and runs on a device, in a dtype.
 
-    Args:
-        backend: The kernel.
-        device: Where the model runs.
-        dtype: Number format of the model.
-        head_dim: Channels of one attention head; all published checkpoints have 64.
+    All published checkpoints have heads of 64 channels.
 
     Raises:
-        UsageError: Its package is missing, or the device or the number format is not for it.
+        UsageError: Its package is missing, or it does not take the device, dtype or head size.
     """
     if backend == "native":
         return
@@ -79,8 +76,7 @@ def check_backend(
             f"{flag} needs a package that is missing or too old: {first_line(error)}",
             hint=f"{mend}, or {instead}" if mend else instead,
         ) from error
-    formats = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-    probe = torch.zeros(1, 1, 128, head_dim, device=device, dtype=formats[dtype])
+    probe = torch.zeros(1, 1, 128, head_dim, device=device, dtype=DTYPES[dtype])
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch says in warnings why a kernel is ruled out

@@ -50,36 +50,35 @@ class MemoryEstimate:
     @classmethod
     def of(cls, model: nn.Module, activations: int) -> MemoryEstimate:
         """Measure a stack of blocks that is loaded, wherever it is."""
-        blocks = [_bytes(block) for block in _blocks(model)]
+        lists = (child for child in model.children() if isinstance(child, nn.ModuleList))
+        blocks = [_bytes(block) for child in lists for block in child]
         weights = _bytes(model)
         outside = weights - sum(blocks)
         return cls(weights, outside + 2 * max(blocks, default=0), activations)
 
 
 def choose_offload(
-    demand: MemoryEstimate, *, free: int, name: str, otherwise: str
+    estimate: MemoryEstimate, *, free: int, name: str, otherwise: str
 ) -> tuple[Offload, str]:
-    """Choose the fastest placement that fits.
+    """Choose the fastest placement that fits: "none" or "group", and a sentence that says why.
+
+    ("model" needs as much during a pass as "none"; it serves shared devices.)
 
     Args:
-        demand: What a pass needs.
+        estimate: What a pass needs.
         free: Bytes of the device that are free.
-        name: What the model is called in the sentence.
+        name: What the model is called in the sentence, which has no full stop.
         otherwise: What helps where not even its blocks fit.
-
-    Returns:
-        "none" or "group", and why, as a sentence without its full stop. ("model" needs as much
-        during a pass as "none"; it serves shared devices.)
     """
     usable = free * (1 - RESERVE)
-    whole, blocks = (part + demand.activations for part in (demand.weights, demand.resident))
-    needs = f"{_gb(demand.weights)} of weights and about {_gb(demand.activations)} beside them"
+    whole, blocks = (part + estimate.activations for part in (estimate.weights, estimate.resident))
+    needs = f"{_gb(estimate.weights)} of weights and about {_gb(estimate.activations)} beside them"
     if whole <= usable:
         return "none", f"{name} stays on the device: {needs}, {_gb(free)} free"
-    said = f"{name} comes block by block: {needs} do not fit into {_gb(free)} free"
+    reason = f"{name} comes block by block: {needs} do not fit into {_gb(free)} free"
     if blocks > usable:
-        said += f", and even so it takes about {_gb(blocks)} ({otherwise})"
-    return "group", said
+        reason += f", and even so it takes about {_gb(blocks)} ({otherwise})"
+    return "group", reason
 
 
 def free_memory(device: torch.device) -> int:
@@ -111,10 +110,7 @@ def store_weights(transformer: CogVideoXTransformer3DModel, weights: Weights) ->
 
     "bf16" and "fp8" are casts; "int8" has a scale for each row of a matrix (torchao's weight-only
     quantisation). Norms, patch embedding and output stay as they are: they are small, and errors
-    there reach everything.
-
-    Raises:
-        UsageError: "int8" without torchao.
+    there reach everything. UsageError for "int8" without torchao.
     """
     if weights == "int8":
         _quantize(transformer)
@@ -125,12 +121,10 @@ def store_weights(transformer: CogVideoXTransformer3DModel, weights: Weights) ->
 
 
 def check_weights(weights: Weights, *, compile: bool = False) -> None:
-    """Refuse, before anything is loaded, a format that cannot be had.
+    """Refuse, before anything is loaded, a format that cannot be had, with a UsageError.
 
-    Raises:
-        UsageError: It is "int8" and torchao is missing, or it is a cast and the blocks are to be
-            compiled: the hooks that cast replace parameters, at which the compiler silently gives
-            up on a block and runs it as it is.
+    The hooks that cast replace parameters, at which the compiler silently gives up on a block and
+    runs it as it is.
     """
     if compile and weights in _CAST:
         raise UsageError(
@@ -158,14 +152,10 @@ def _quantize(transformer: nn.Module) -> None:
 def place(
     model: nn.Module, device: torch.device, *, offload: Offload, overlap: bool = True
 ) -> None:
-    """Put a stack of blocks that is in host memory where it is to be.
+    """Put a stack of blocks, in host memory and in its final format, where it is to be.
 
-    Args:
-        model: With its weights in their format already.
-        device: Where it computes.
-        offload: "none", "model" or "group".
-        overlap: Under "group" on a CUDA device, copy the next block while one computes. All weights
-            are pinned in host memory for it first, which a single pass does not repay.
+    Under "group" on a CUDA device, `overlap` copies the next block while one computes. All weights
+    are pinned in host memory for it first, which a single pass does not repay.
     """
     if offload == "none":
         model.to(device)
@@ -203,12 +193,6 @@ def on_device(
     finally:
         transformer.to("cpu")
         release_memory(device)
-
-
-def _blocks(model: nn.Module) -> list[nn.Module]:
-    return [
-        block for child in model.children() if isinstance(child, nn.ModuleList) for block in child
-    ]
 
 
 def _bytes(module: nn.Module) -> int:
