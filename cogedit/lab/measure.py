@@ -16,6 +16,7 @@ from typing import TypeVar
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from cogedit.models.device import wait_for
 from cogedit.types import OnStep, StepInfo
 
 ResultT = TypeVar("ResultT")
@@ -150,14 +151,6 @@ def peak_bytes(call: Callable[[], ResultT], device: torch.device) -> tuple[Resul
         done.set()
         watcher.join()
     return result, max(0, peak - before)
-
-
-def wait_for(device: torch.device) -> None:
-    """Wait until a device has done what it was told."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
 
 
 def _release_free_memory() -> None:

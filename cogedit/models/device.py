@@ -43,6 +43,14 @@ def resolve_device(device: str) -> torch.device:
     return resolved
 
 
+def wait_for(device: torch.device) -> None:
+    """Wait until a device has done what it was told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
 def release_memory(device: torch.device) -> None:
     """Free what no object refers to any more, so that the next part of a model has room.
 

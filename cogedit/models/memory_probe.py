@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional
 
 from cogedit.models.cost import Flops, TransformerSizes
+from cogedit.models.device import wait_for
 
 SECONDS = 0.2
 """Duration of a measurement."""
@@ -67,15 +68,8 @@ def _rate(
 
 
 def _timed(call: Callable[[], object], device: torch.device) -> float:
-    _wait_for(device)
+    wait_for(device)
     start = time.perf_counter()
     call()
-    _wait_for(device)
+    wait_for(device)
     return time.perf_counter() - start
-
-
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()

@@ -6,26 +6,21 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from cogedit.artifacts import (
-    EditRecord,
-    Workspace,
-    content_key,
-    frames_record,
-    read_record,
-    short_stem,
-    sniff_kind,
-)
+from cogedit.artifacts import EditRecord, Workspace, content_key, short_stem, sniff_kind
 from cogedit.config import Settings
 from cogedit.errors import StorageError, UsageError
-from cogedit.media.encoding import VIDEO_SUFFIXES, plan_encoding
+from cogedit.media.encoding import VIDEO_SUFFIXES
 from cogedit.stages.decode import check_composite
-from cogedit.stages.encode import encode
-from cogedit.stages.export import check_export, check_replaceable, export
-from cogedit.stages.invert import invert
-from cogedit.stages.load import load
-from cogedit.stages.mask import check_fits, take_mask
+from cogedit.stages.export import check_export, check_replaceable, encoding_for, export
+from cogedit.stages.mask import take_mask
 from cogedit.stages.model import check_transformer, checkpoint_for
-from cogedit.stages.reconstruct import check_edits, expect_prompts, levels_of, make_edits
+from cogedit.stages.reconstruct import (
+    check_edits,
+    expect_prompts,
+    levels_of,
+    make_edits,
+    trajectory_for,
+)
 from cogedit.stages.run import Exported, Run, Written, check_output, workspace_for
 from cogedit.stages.session import Session, use_session
 
@@ -78,30 +73,16 @@ def edit(
     check_edits(options, checkpoint_for(settings), num_levels=levels_of(video, settings))
     check_transformer(settings)
 
-    source, earlier = video, run.earlier
     with use_session(session) as owner:
         expect_prompts(options, owner)
 
-        # 2. Video -> frames.
-        if sniff_kind(source) is None:
-            source = load(source, settings, run=earlier).path
+        # 2. Video -> frames -> latents -> trajectory, as far as they are missing.
+        trajectory = trajectory_for(video, settings, mask=given, run=run, session=owner)
 
-        # 3. Before the inversion, which takes long: does the mask fit the clip?
-        if given is not None:
-            check_fits(given, frames_record(read_record(source)))
+        # 3. Trajectory + prompts -> edits.
+        edits = make_edits(trajectory, options, settings, mask=given, run=run, session=owner)
 
-        # 4. Frames -> latents.
-        if sniff_kind(source) == "frames":
-            source = encode(source, settings, run=earlier, session=owner).path
-
-        # 5. Latents -> trajectory.
-        if sniff_kind(source) == "latents":
-            source = invert(source, settings, run=earlier, session=owner).path
-
-        # 6. Trajectory + prompts -> edits.
-        edits = make_edits(source, options, settings, mask=given, run=run, session=owner)
-
-        # 7. Edits -> videos.
+        # 4. Edits -> videos.
         return [
             export_edit(
                 made,
@@ -188,16 +169,11 @@ def place_of_video(
     """Return where the video of an edit goes: the file that was named, or a name of its own."""
     if output is not None and names_video(output):
         return output
-    how = settings.export
-    suffix = plan_encoding(None, how.codec, crf=how.crf, lossless=how.lossless).suffix
+    suffix = encoding_for(None, settings.export).suffix
     folder = workspace_for(video, settings).root if output is None else output
-    return folder / f"{_video_name(record)}{suffix}"
-
-
-def _video_name(record: EditRecord) -> str:
-    """Name a video after source, prompt and content key, without a suffix."""
     source = short_stem(Path(record.trajectory.latents.frames.source.name))
-    return f"{source}-{_slug(record.settings.prompt)}-{content_key(record)[:8]}"
+    prompt, key = _slug(record.settings.prompt), content_key(record)[:8]
+    return folder / f"{source}-{prompt}-{key}{suffix}"
 
 
 def _slug(text: str, length: int = 40) -> str:

@@ -123,14 +123,15 @@ def is_exported(source: Path, settings: Settings, *, output: Path) -> bool:
     return _exists(job) or _exists(mute)
 
 
-def _encoding(output: Path | None, export: ExportSettings) -> Encoding:
+def encoding_for(output: Path | None, export: ExportSettings) -> Encoding:
+    """Choose how a video is coded; without an output, by its settings alone."""
     return plan_encoding(output, export.codec, crf=export.crf, lossless=export.lossless)
 
 
 def _job(source: Path, settings: Settings, *, output: Path | None, run: Run) -> _Job:
     """Settle how an artifact is shown."""
     options = settings.export
-    encoding = _encoding(output, options)
+    encoding = encoding_for(output, options)
     check_output(output, source=source, is_folder=encoding.codec == "png")
     record = read_record(source)
     frames = frames_record(record)
@@ -169,7 +170,7 @@ def check_export(
 ) -> None:
     """Refuse, before anything is computed, what an export of the result could not write."""
     options = settings.export
-    encoding = _encoding(output, options)
+    encoding = encoding_for(output, options)
     if sniff_kind(video) is not None:
         record = read_record(video)
         frames = frames_record(record)

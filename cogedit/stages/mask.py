@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from cogedit.artifacts import FramesRecord, frames_record, in_use, read_artifact
+from cogedit.artifacts import frames_record, in_use, read_artifact
 from cogedit.config import Settings
 from cogedit.errors import UsageError
-from cogedit.media.masks import GivenMask, check_mask, open_mask
+from cogedit.media.masks import GivenMask, open_mask
 from cogedit.media.writer import write_video
 
 
@@ -20,11 +20,6 @@ def take_mask(given: str | Path | None, settings: Settings) -> GivenMask | None:
     if settings.reconstruct.auto_mask:
         raise UsageError("--mask and --auto-mask exclude each other", hint="leave one of them out")
     return open_mask(given)
-
-
-def check_fits(mask: GivenMask, frames: FramesRecord) -> None:
-    """Refuse a mask that does not fit a clip, before the clip is inverted."""
-    check_mask(mask, frames.source, indices=frames.frame_indices)
 
 
 def show_mask(edit: Path) -> tuple[Path, float]:

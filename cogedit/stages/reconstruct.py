@@ -21,11 +21,11 @@ from cogedit.artifacts import (
 from cogedit.config import Settings, check_settings
 from cogedit.diffusion.schedule import visited
 from cogedit.errors import UsageError
-from cogedit.media.masks import GivenMask
+from cogedit.media.masks import GivenMask, check_mask
 from cogedit.models.checkpoint import Checkpoint
 from cogedit.stages.invert import invert
 from cogedit.stages.load import load
-from cogedit.stages.mask import check_fits, show_mask, take_mask
+from cogedit.stages.mask import show_mask, take_mask
 from cogedit.stages.model import (
     check_same_model,
     check_transformer,
@@ -146,8 +146,8 @@ def make_edits(
     check_transformer(settings)
     model = transformer_record(checkpoint, settings)
     records = [
-        edit_record(one, record, model=model, has_trajectory=save_trajectory, mask=mask)
-        for one in options
+        edit_record(edit, record, model=model, has_trajectory=save_trajectory, mask=mask)
+        for edit in options
     ]
     keys = [content_key(edit) for edit in records]
     wanted = dict(zip(keys, records, strict=True))
@@ -197,30 +197,30 @@ def make_edits(
 
 def expect_prompts(options: Sequence[ReconstructSettings], session: Session) -> None:
     """Announce the prompts of some edits to a session, so that T5 is loaded once for all."""
-    session.expect_prompts([text for one in options for text in (one.prompt, one.negative_prompt)])
+    session.expect_prompts([p for edit in options for p in (edit.prompt, edit.negative_prompt)])
 
 
 def _notify_of_no_effect(options: Sequence[ReconstructSettings], run: Run) -> None:
     """Say that a seed or a prompt has no effect: the edit is not what it may seem to be."""
-    fixed = [one for one in options if not one.draws_noise]
-    if {one.seed for one in fixed} - {ReconstructSettings.seed}:
+    fixed = [edit for edit in options if not edit.draws_noise]
+    if {edit.seed for edit in fixed} - {ReconstructSettings.seed}:
         remedy = "--start random" if fixed[0].method == "flow" else "--start-noise 0.3"
         run.notify(
             "the seed has no effect: the edit starts from the source's own noise "
             f"({remedy} adds noise that depends on the seed)"
         )
-    if any(not one.prompt.strip() for one in options):
+    if any(not edit.prompt.strip() for edit in options):
         run.notify("the prompt is empty: the edit shows what the model makes of the source alone")
 
 
 def _notify_of_no_source_prompt(options: Sequence[ReconstructSettings], run: Run) -> None:
     """Say which settings would make use of a source prompt."""
     remedy = "--source-prompt says what the source shows"
-    if any(one.auto_mask for one in options):
+    if any(edit.auto_mask for edit in options):
         run.notify(
             f"--auto-mask compares the prompt with an empty one; the mask is better where {remedy}"
         )
-    if any(one.unconditional == "source" for one in options):
+    if any(edit.unconditional == "source" for edit in options):
         run.notify(
             "guidance points from the source's prompt, which is empty, to the edit's; the edit is "
             f"better where {remedy}"
@@ -233,21 +233,21 @@ def check_edits(
     """Refuse what cannot work with an inversion of so many timesteps, before any stage runs."""
     if not options:
         raise UsageError("reconstruct needs a prompt", hint='--prompt "what the edit shows"')
-    for one in options:
-        check_settings(one)
-        check_text(one.prompt)
-        check_text(one.negative_prompt)
-        visited(num_levels, one.num_inference_steps, start_step=one.start_step)
-        (first, last), num_layers = one.injection_layers, checkpoint.geometry.num_layers
+    for edit in options:
+        check_settings(edit)
+        check_text(edit.prompt)
+        check_text(edit.negative_prompt)
+        visited(num_levels, edit.num_inference_steps, start_step=edit.start_step)
+        (first, last), num_layers = edit.injection_layers, checkpoint.geometry.num_layers
         if first >= num_layers or (last is not None and last > num_layers):
             raise UsageError(
                 f"injection_layers is {first}:{last or 'END'}; {checkpoint.id} has layers "
                 f"0:{num_layers}",
                 hint=f"choose a window within 0:{num_layers}",
             )
-        if one.injection_mode == "queries-keys" and one.injection_strength > 1:
+        if edit.injection_mode == "queries-keys" and edit.injection_strength > 1:
             raise UsageError(
-                f"injection_strength is {one.injection_strength:g}, expected 0 to 1 with "
+                f"injection_strength is {edit.injection_strength:g}, expected 0 to 1 with "
                 "injection_mode queries-keys, which mixes two attentions",
                 hint="choose a strength of at most 1, or --injection-mode concatenate",
             )
@@ -272,7 +272,8 @@ def trajectory_for(
         # Before the inversion, which takes long: whether the mask fits follows from the clip.
         if sniff_kind(source) is None:
             source = load(source, settings, run=run.earlier).path
-        check_fits(mask, frames_record(read_record(source)))
+        frames = frames_record(read_record(source))
+        check_mask(mask, frames.source, indices=frames.frame_indices)
     if _is_uninverted(source):
         source = invert(source, settings, run=run.earlier, session=session).path
     return source

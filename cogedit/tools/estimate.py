@@ -19,6 +19,7 @@ from cogedit.artifacts import (
     sniff_kind,
 )
 from cogedit.config import Settings
+from cogedit.media.masks import check_mask
 from cogedit.models.checkpoint import Checkpoint, find_checkpoint
 from cogedit.models.cost import (
     ITEM_SIZE,
@@ -33,7 +34,7 @@ from cogedit.models.cost import (
 from cogedit.stages.encode import latents_record
 from cogedit.stages.invert import check_inversion_settings, trajectory_record
 from cogedit.stages.load import choose_clip
-from cogedit.stages.mask import check_fits, take_mask
+from cogedit.stages.mask import take_mask
 from cogedit.stages.model import check_same_model, dtype_for, transformer_record, weights_for
 from cogedit.stages.reconstruct import check_edits, edit_record, edits_together, levels_of
 from cogedit.stages.run import Run, workspace_for
@@ -139,7 +140,7 @@ def estimate(
     chain = follow(source, settings, checkpoint, workspace=workspace, run=run)
     frames = frames_record(chain[0])
     if given_mask is not None:
-        check_fits(given_mask, frames)
+        check_mask(given_mask, frames.source, indices=frames.frame_indices)
     trajectory = chain[-1] if isinstance(chain[-1], TrajectoryRecord) else None
     if run.force and prompts is None:
         trajectory = None
