@@ -41,13 +41,8 @@ def find_masks(
     Both predictions are plain: without guidance, which would only scale the difference, and without
     injection, which would take the edit's prompt out of its attention.
 
-    Args:
-        transformer: The checkpoint's transformer.
-        reference: The trajectories of B clips in one.
-        settings: One per clip: prompt, `auto_mask_threshold`, `mask_dilation`.
-        inversion_prompts: The prompt that each clip was inverted under.
-        embeds: Embeddings [1, L, D] of all these prompts, by prompt.
-        options: How the transformer runs.
+    The reference holds the trajectories of B clips; settings and inversion prompts are one per
+    clip; embeddings are [1, L, D] by prompt.
 
     Returns:
         [B, F, 1, H, W] float32 on the CPU, 1 where the edit may change the source; all 0 for a clip

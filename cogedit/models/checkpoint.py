@@ -6,6 +6,7 @@ a sample of every weight tensor, so that a fine-tuned copy of a model is another
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import hashlib
 import json
@@ -13,6 +14,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from cogedit.errors import ModelError, StorageError
@@ -58,8 +60,6 @@ class Checkpoint:
         revision: The resolved commit of a Hub model; None for a folder.
         digest: sha256 over all configuration files and a sample of the weights, in hex.
         geometry: Sizes that it imposes on a clip.
-        scheduler_config: Its scheduler's configuration.
-        transformer_config: Its transformer's configuration.
         num_parameters: Weights of each component, by the names of `COMPONENTS`.
     """
 
@@ -122,9 +122,6 @@ def cuda_present() -> bool:
 
     The driver is asked, and the name of torch's build: a CPU build finds none in any case.
     """
-    import ctypes
-    from importlib.metadata import PackageNotFoundError, version
-
     try:
         if version("torch").endswith("+cpu"):
             return False
@@ -318,15 +315,15 @@ def _weight_files(
         pickled = any((folder / component).glob("*.bin"))
         also = " (pickled .bin weights are not read)" if pickled else ""
         raise _Incomplete(f"{name} is incomplete: {single} is missing{also}", hint=mend)
-    found: list[WeightFile] = []
+    weights: list[WeightFile] = []
     for file in files:
         if not (folder / file).is_file():
             raise _Incomplete(f"{name} is incomplete: {file} is missing", hint=mend)
         try:
-            found.append(WeightFile.read(folder / file))
+            weights.append(WeightFile.read(folder / file))
         except ValueError as error:
             raise ModelError(f"{name} is damaged: {file} {error}", hint=mend) from error
-    return found
+    return weights
 
 
 def _shards(folder: Path, index: str, name: str, mend: str) -> list[str]:

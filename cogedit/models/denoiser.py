@@ -34,7 +34,7 @@ class Denoiser:
     velocity; its keys and values are what the edit rows attend to.
 
     Args:
-        transformer: The checkpoint's transformer; inside `run_rows` if there is an injection.
+        transformer: Inside `run_rows` if there is an injection.
         embeds: Embeddings of the run's prompts, [K, L, D].
         prompts: The prompts of each edit, as indices into `embeds`.
         guidance_scale: 1 means no guidance.
@@ -74,12 +74,9 @@ class Denoiser:
     def __call__(
         self, sample: Tensor, timestep: int, reference: Tensor | None = None
     ) -> Prediction:
-        """Predict v at timestep t, on the device and in the dtype of `sample`.
+        """Predict v at x_t, one sample per edit, [B, F, C, H, W], in its dtype and on its device.
 
-        Args:
-            sample: x_t, one per edit, [B, F, C, H, W] float32.
-            timestep: t.
-            reference: x*_t, one per source, [S, F, C, H, W]; None runs the edit rows alone.
+        The reference is x*_t, one per source, [S, F, C, H, W]; None runs the edit rows alone.
         """
         has_guidance = self.guidance_scale != 1 and (
             self._guided is None or timestep in self._guided

@@ -46,22 +46,11 @@ def invert_latents(
     options: TransformerSettings | None = None,
     on_step: OnStep | None = None,
 ) -> Trajectory:
-    """Invert clips as their settings say.
+    """Invert clips z0, [B, F, C, H, W] float32 on the transformer's device.
 
-    Args:
-        transformer: The checkpoint's transformer.
-        latents: z0, [B, F, C, H, W] float32, on the transformer's device.
-        settings: One per clip; they may differ in the prompt alone.
-        alphas_cumprod: The forward scheduler's table, [T].
-        embeds: Embeddings of the prompts and of the empty prompt.
-        done: Steps of an earlier run of the same inversion, from the first on; it continues there.
-        on_state: Called after every step with what a later run continues from.
-        options: How the transformer runs.
-        on_step: Called after every step.
-
-    Raises:
-        UsageError: A setting is out of range.
-        NumericalError: NaN or Inf appeared.
+    There is one entry of settings per clip; they may differ in the prompt alone. The empty prompt
+    must be among the embeddings. Tables and callbacks are as for `edit_latents`, and so are errors;
+    `done` are the steps of an earlier run of the same inversion, from the first on.
     """
     shared = settings[0]
     schedule = Schedule.trailing(alphas_cumprod, shared.num_inference_steps)
@@ -123,7 +112,7 @@ def edit_latents(
         options: How the transformer runs.
         keep_steps: Return every step; False returns the last alone, for less memory.
         done: Steps of an earlier run of the same edits, from the first on, or the last alone where
-            not every step is returned; it continues there.
+            not every step is returned; this run continues there.
         on_state: Called after every step with what a later run continues from.
         on_step: Called after every step.
 

@@ -34,14 +34,9 @@ def encode_frames(
 ) -> Tensor:
     """Encode a clip to the mode of the posterior, so that equal clips give equal latents.
 
-    Args:
-        vae: The checkpoint's VAE; with tiling enabled the result differs.
-        frames: [F, C, H, W] in [-1, 1], F = 8n + 1: other counts do not come back from the VAE
-            with their own length.
-        on_call: Called after each of the `num_encoder_calls` of the encoder.
-
-    Returns:
-        Latents [1, F', C', H', W'] float32, times the VAE's scaling factor.
+    Frames [F, C, H, W] in [-1, 1] become latents [1, F', C', H', W'] float32, times the VAE's
+    scaling factor. F = 8n + 1: other counts do not come back with their own length. With tiling the
+    result differs. `on_call` is called after each of the `num_encoder_calls` of the encoder.
     """
     video = frames.movedim(0, 1).unsqueeze(0).to(vae.device, vae.dtype)
     with torch.no_grad(), _after_each_call(vae.encoder, on_call):
@@ -54,13 +49,8 @@ def decode_latents(
 ) -> Tensor:
     """Decode latents to a clip, which leaves the device piece by piece.
 
-    Args:
-        vae: The checkpoint's VAE; with tiling enabled the result differs.
-        latents: [1, F', C', H', W'] float32, scaled.
-        on_call: Called after each of the `num_decoder_calls` of the decoder.
-
-    Returns:
-        Frames [F, C, H, W] float32 on the CPU, in about [-1, 1].
+    Latents [1, F', C', H', W'], scaled, become frames [F, C, H, W] float32 on the CPU, in about
+    [-1, 1]. `on_call` is called after each of the `num_decoder_calls` of the decoder.
     """
     with torch.no_grad(), _after_each_call(vae.decoder, on_call):
         return torch.cat([piece.float().cpu() for piece in decode_pieces(vae, latents)])
@@ -72,9 +62,7 @@ def decode_pieces(vae: AutoencoderKLCogVideoX, latents: Tensor) -> Iterator[Tens
     The VAE is causal: it keeps the last frames of its convolutions' inputs and continues from them.
     These are the pieces that `AutoencoderKLCogVideoX.decode` itself makes and joins at the end, so
     the result is the same. Tiles are joined over all frames by diffusers; they come as one piece.
-
-    Yields:
-        Frames [F, C, H, W] on the VAE's device and in its dtype.
+    Frames [F, C, H, W] are on the VAE's device and in its dtype.
     """
     unscaled = latents.movedim(1, 2) / float(vae.config.scaling_factor)
     z = unscaled.to(vae.device, vae.dtype)

@@ -48,9 +48,6 @@ class EditPasses:
         folder: Where the artifacts are to lie, and are made.
         mask: The mask of all of them; None where there is none, or it is automatic.
         notes: Workspace where the time of a pass is noted; None notes nothing.
-        settings: All tables.
-        run: How to run.
-        session: Holds the loaded model.
     """
 
     def __init__(
@@ -78,6 +75,7 @@ class EditPasses:
         self._record, tensors = artifact.record, artifact.tensors
         timesteps = tuple(int(t) for t in tensors["timesteps"])
         self._reference = Trajectory(tensors["trajectory"], tensors["latents"], timesteps)
+        self._shape = latent_shape(self._reference.latents)
         self._mask: Tensor | None = None
         if mask is not None:
             frames = frames_record(self._record)
@@ -228,24 +226,19 @@ class EditPasses:
 
     @cached_property
     def _embeds(self) -> Mapping[str, Tensor]:
-        prompts = [
-            text
-            for record in self._wanted.values()
-            for text in (record.settings.prompt, record.settings.negative_prompt)
-        ]
+        edits = [record.settings for record in self._wanted.values()]
+        prompts = [prompt for edit in edits for prompt in (edit.prompt, edit.negative_prompt)]
         prompts.append(self._record.settings.prompt)
         return self._session.embed(prompts, self._settings, run=self._run)
 
     @property
     def _transformer(self) -> AbstractContextManager[CogVideoXTransformer3DModel]:
         """The transformer on its device, placed for the largest of the passes to come."""
-        shape = latent_shape(self._reference.latents)
-        return self._session.transformer(self._work, shape, self._settings, run=self._run)
+        return self._session.transformer(self._work, self._shape, self._settings, run=self._run)
 
     @cached_property
     def _work(self) -> Work:
         """What all passes of the run take."""
-        shape = latent_shape(self._reference.latents)
         sizes = TransformerSizes.of(self._checkpoint.transformer_config)
         work, counted = Work(), set[str]()
         for key in self._missing:
@@ -257,6 +250,6 @@ class EditPasses:
                 [self._wanted[other].settings for other in together],
                 self._record.settings,
                 sizes,
-                shape,
+                self._shape,
             )
         return work

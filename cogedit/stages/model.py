@@ -144,10 +144,9 @@ def _scheduler_change(record: Record, checkpoint: Checkpoint) -> str:
     found = json.loads(record.scheduler)
     expected = json.loads(scheduler_record(checkpoint))
     for key in sorted({*found, *expected}):
-        if found.get(key) != expected.get(key):
-            return f", and its scheduler has {key} = {found.get(key)} where this run has " + str(
-                expected.get(key)
-            )
+        theirs, ours = found.get(key), expected.get(key)
+        if theirs != ours:
+            return f", and its scheduler has {key} = {theirs} where this run has {ours}"
     return ""
 
 

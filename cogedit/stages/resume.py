@@ -32,11 +32,9 @@ class ResumableLoop:
     takes effect after a step, and leaving waits until what was handed over is on disk.
 
     Args:
-        unfinished: Where the steps are saved.
         names: Names of the tensors that the state of every step has; there may be more.
         shape: Of each of them.
         keep_all: Whether the result holds every step; else the newest two are kept.
-        run: Told where the loop resumes; a stop may be requested of it.
 
     Attributes:
         done: The steps of an earlier run, from the first on, or the last alone.
