@@ -284,7 +284,8 @@ def test_hooks_around_a_block_meet_one_call_of_it(load):
     assert torch.equal(forward(transformer, 2), forward(load("5b"), 2))
 
 
-def test_group_offloading(load):
+def test_group_offloading(load, tmp_path):
+    """To the disk, which empties the weights of a block once it has run."""
     transformer = deepcopy(load("5b"))
     expected = forward(transformer, 3)
     transformer.enable_group_offload(
@@ -292,9 +293,12 @@ def test_group_offloading(load):
         offload_device=torch.device("cpu"),
         offload_type="block_level",
         num_blocks_per_group=1,
+        offload_to_disk_path=str(tmp_path),
     )
     with run_rows(transformer):
         assert torch.equal(forward(transformer, 3), expected)
+        assert torch.equal(forward(transformer, 3), expected)
+    assert len(list(tmp_path.iterdir())) > len(transformer.transformer_blocks)
 
 
 @pytest.mark.parametrize("compiler", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])

@@ -72,14 +72,6 @@ def test_a_demand_counts_two_blocks_and_what_is_outside():
     assert found == MemoryEstimate(weights=4 * 510, resident=4 * (10 + 200), activations=7)
 
 
-def test_group_offload_gives_the_same_numbers(transformer):
-    """On the CPU the blocks move nowhere, through the same hooks."""
-    expected = velocity(transformer)
-    place(transformer, CPU, offload="group")
-    assert torch.equal(velocity(transformer), expected)
-    assert torch.equal(velocity(transformer), expected)
-
-
 def test_t5_block_by_block_gives_the_same_embeddings():
     checkpoint = find_checkpoint(str(GOLDEN_PIPELINE))
     tokenizer, encoder = load_text_encoder(checkpoint, device=CPU, dtype=torch.float32)
@@ -91,13 +83,6 @@ def test_t5_block_by_block_gives_the_same_embeddings():
     again = embed_prompts(prompts, tokenizer, encoder, max_text_seq_length=226).embeds
     for one, other in zip(expected, again, strict=True):
         assert torch.equal(one, other)
-
-
-def test_model_offload_gives_the_same_numbers(transformer):
-    expected = velocity(transformer)
-    place(transformer, CPU, offload="model")
-    with on_device(transformer, CPU, offload="model"):
-        assert torch.equal(velocity(transformer), expected)
 
 
 @pytest.mark.parametrize(
