@@ -97,8 +97,10 @@ def encode_record(record: object) -> Json:
     return _plain(_convert(_plain(record), type(record)))  # the second writes 6 as 6.0
 
 
-def decode_record(value: Json, record_type: type[RecordT]) -> RecordT:
-    """The record of a JSON object: the inverse of `encode_record`.
+def decode_record(value: Json, record_type: type[RecordT], text: str | None = None) -> RecordT:
+    """The record of a JSON object, the inverse of `encode_record`.
+
+    `text` is the object's `canonical_text`, where it is known already.
 
     Raises:
         ArtifactError: A field is missing, unknown, of another type or out of range.
@@ -106,7 +108,7 @@ def decode_record(value: Json, record_type: type[RecordT]) -> RecordT:
     record = _convert(value, record_type)
     # msgspec passes over unknown fields and fills missing ones in; neither survives the way back.
     written = _plain(record)
-    if canonical_text(written) != canonical_text(value):
+    if canonical_text(written) != (text or canonical_text(value)):
         raise ArtifactError(_difference(value, written, record_type.__name__))
     return record
 

@@ -214,8 +214,8 @@ def decode_header(start: bytes) -> Record:
         ArtifactMismatch: The record was written in another schema.
     """
     try:
-        value, text = _read_envelope(start, "cogedit")
-        record = record_of(value)
+        value, text = decode_envelope(start, "cogedit")
+        record = record_of(value, text)
         for link in chain_of(record):
             check_tensors(link)
         canonical = header_bytes("cogedit", text, record.tensors)
@@ -228,8 +228,8 @@ def decode_header(start: bytes) -> Record:
     return record
 
 
-def decode_envelope(start: bytes, key: str) -> dict[str, Json]:
-    """The record in the header of a file as a JSON object, its digest checked.
+def decode_envelope(start: bytes, key: str) -> tuple[dict[str, Json], str]:
+    """The record in a header as a JSON object and as canonical JSON, its digest checked.
 
     Args:
         start: Length and header, as in the file.
@@ -238,11 +238,6 @@ def decode_envelope(start: bytes, key: str) -> dict[str, Json]:
     Raises:
         ArtifactError: There is none, or its bytes are not what its digest says.
     """
-    return _read_envelope(start, key)[0]
-
-
-def _read_envelope(start: bytes, key: str) -> tuple[dict[str, Json], str]:
-    """The record in a header, and its canonical JSON."""
     try:
         header = _object(parse_json(start[8:].decode("ascii")), "the header")
     except UnicodeDecodeError as error:
@@ -261,8 +256,8 @@ def _read_envelope(start: bytes, key: str) -> tuple[dict[str, Json], str]:
     return record, text
 
 
-def record_of(record: dict[str, Json]) -> Record:
-    """The record that a JSON object says.
+def record_of(record: dict[str, Json], text: str | None = None) -> Record:
+    """The record that a JSON object says; `text` is its `canonical_text`, where it is known.
 
     Raises:
         ArtifactDamaged: It is of no kind.
@@ -280,7 +275,7 @@ def record_of(record: dict[str, Json]) -> Record:
         raise ArtifactDamaged(
             f"is of kind {reprlib.repr(kind)}, expected one of {', '.join(RECORD_TYPES)}"
         )
-    return record_from_json(record, kind)
+    return record_from_json(record, kind, text)
 
 
 def _object(value: Json, what: str) -> dict[str, Json]:

@@ -201,13 +201,13 @@ def record_text(record: Record) -> str:
     return canonical_text(encode_record(record))
 
 
-def record_from_json(value: Json, kind: ArtifactKind) -> Record:
+def record_from_json(value: Json, kind: ArtifactKind, text: str | None = None) -> Record:
     """The record of a JSON object, with the values that later stages use checked.
 
     Raises:
         ArtifactError: A field is missing, unknown, of another type or without meaning.
     """
-    record: Record = decode_record(value, RECORD_TYPES[kind])
+    record: Record = decode_record(value, RECORD_TYPES[kind], text)
     check_meaning(record)
     return record
 

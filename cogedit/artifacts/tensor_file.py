@@ -60,8 +60,9 @@ class HeaderFormat(Generic[RecordT]):
 
     def decode(self, header: bytes) -> RecordT:
         """The record, once every byte is known to be right. Raises `ArtifactError`."""
-        record = decode_record(decode_envelope(header, self.key), self.record_type)
-        if self.encode(record) != header:
+        value, text = decode_envelope(header, self.key)
+        record = decode_record(value, self.record_type, text)
+        if header_bytes(self.key, text, record.tensors) != header:
             raise ArtifactDamaged("has a header that does not match its record")
         return record
 
