@@ -72,15 +72,10 @@ def setting(
     metavar: str = "",
     default_text: str = "",
 ) -> T:
-    """Declare a field as a setting.
+    """Declare a field as a setting: what it does, in sentences without its default.
 
-    Args:
-        default: Its default.
-        group: Under which heading it is listed.
-        text: What it does, in sentences, without its default.
-        unit: Unit of a number.
-        metavar: What stands for the value in help texts; from the type where it is left out.
-        default_text: What the default is, in words; needed where it is None.
+    `metavar` stands for the value in help texts, and follows from the type where it is left out;
+    `default_text` is the default in words, needed where it is None.
     """
     described = {"group": group, "text": text, "unit": unit, "metavar": metavar}
     field: T = dataclasses.field(
@@ -91,23 +86,11 @@ def setting(
 
 @dataclass(frozen=True)
 class Setting:
-    """A setting as its field describes it.
+    """A setting as its field describes it."""
 
-    Attributes:
-        key: Dotted key, the same in TOML files, variables and error messages.
-        hint: Type of its value, with the range; None aside.
-        optional: Whether None is a value, written "auto".
-        default: Its default.
-        group: Its group in help texts.
-        text: What it does.
-        unit: Unit of a number; may be empty.
-        metavar: What stands for its value in help texts.
-        default_text: The default in words.
-    """
-
-    key: str
-    hint: object
-    optional: bool
+    key: str  # dotted, the same in TOML files, variables and error messages
+    hint: object  # type of its value, with the range; None aside
+    optional: bool  # whether None is a value, written "auto"
     default: object
     group: str
     text: str
@@ -153,11 +136,9 @@ class Setting:
         return get_args(self.hint)[1] if get_origin(self.hint) is Annotated else Meta()
 
     def read(self, value: object, *, is_text: bool) -> object:
-        """Read a value as a user writes it.
+        """Read a value as a user writes it, in TOML, a variable, a flag or Python.
 
-        Args:
-            value: From TOML, a variable, a flag or Python.
-            is_text: Whether text stands for numbers, as in a variable; in TOML "6" is no number.
+        With `is_text`, text stands for numbers, as in a variable; in TOML "6" is no number.
 
         Raises:
             ValueError: It is of another type or out of range; `expected` says what is allowed.

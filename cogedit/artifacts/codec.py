@@ -58,11 +58,7 @@ def canonical_json(value: Mapping[str, object]) -> JsonText:
 
 
 def canonical_text(value: object) -> str:
-    """The one JSON text of an encoded record.
-
-    Raises:
-        ArtifactError: As `canonical_json`.
-    """
+    """The one JSON text of an encoded record. Raises `ArtifactError` as `canonical_json` does."""
     try:
         return json.dumps(value, sort_keys=True, allow_nan=False, separators=(",", ":"))
     except (TypeError, ValueError, RecursionError) as error:

@@ -158,10 +158,7 @@ def _shape_of_latents(record: Record) -> tuple[int, ...]:
 
 
 def encode_header(record: Record) -> bytes:
-    """The start of an artifact's file: length and header.
-
-    Args:
-        record: With its tensors in file order.
+    """The start of an artifact's file: length and header, of a record with tensors in file order.
 
     Raises:
         ArtifactError: The record cannot be written: a wrong type in a field, a wrong tensor, or
@@ -175,10 +172,7 @@ def encode_header(record: Record) -> bytes:
 def header_bytes(key: str, text: str, tensors: tuple[TensorRecord, ...]) -> bytes:
     """Length and header of a safetensors file with one record.
 
-    Args:
-        key: The metadata key that holds the record.
-        text: Canonical JSON of the record.
-        tensors: In file order.
+    The record is canonical JSON under the metadata `key`; its tensors are in file order.
 
     Raises:
         ArtifactError: The header takes more than `MAX_HEADER_BYTES`.
@@ -204,10 +198,7 @@ def header_bytes(key: str, text: str, tensors: tuple[TensorRecord, ...]) -> byte
 
 
 def decode_header(start: bytes) -> Record:
-    """The record of an artifact, once every byte of `start` is known to be right.
-
-    Args:
-        start: Length and header, as in the file.
+    """The record of an artifact, once every byte of `start`, length and header, is checked.
 
     Raises:
         ArtifactDamaged: The bytes are not what a record says.
@@ -229,11 +220,7 @@ def decode_header(start: bytes) -> Record:
 
 
 def decode_envelope(start: bytes, key: str) -> tuple[dict[str, Json], str]:
-    """The record in a header as a JSON object and as canonical JSON, its digest checked.
-
-    Args:
-        start: Length and header, as in the file.
-        key: The metadata key that holds the record.
+    """The record under a header's metadata `key`: its object and canonical JSON, digest checked.
 
     Raises:
         ArtifactError: There is none, or its bytes are not what its digest says.

@@ -193,11 +193,7 @@ def num_pad_frames(record: Record) -> int:
 
 
 def record_text(record: Record) -> str:
-    """Canonical JSON of a record.
-
-    Raises:
-        ArtifactError: A field of the record holds another type than it declares.
-    """
+    """Canonical JSON of a record. Raises `ArtifactError` for a field of a wrong type."""
     return canonical_text(encode_record(record))
 
 

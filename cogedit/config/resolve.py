@@ -29,18 +29,15 @@ RecordT = TypeVar("RecordT")
 
 @dataclass(frozen=True)
 class ResolvedSettings:
-    """Settings and their origins.
+    """Settings, and where the value of each dotted key came from.
 
-    Attributes:
-        settings: The values.
-        origins: For every dotted key "flag", "environment variable COGEDIT_...", the name of a
-            TOML file, "preset NAME" or "default".
-        preset: Name of the preset that took part; None if none did.
+    An origin is "flag", "environment variable COGEDIT_...", the name of a TOML file, "preset NAME"
+    or "default".
     """
 
     settings: Settings
     origins: Mapping[str, str]
-    preset: str | None
+    preset: str | None  # name of the preset that took part
 
 
 @dataclass(frozen=True)
@@ -138,12 +135,7 @@ def preset_names() -> list[str]:
 
 
 def preset_for_model(model: str) -> str | None:
-    """The preset of a checkpoint, or None for one that has no preset.
-
-    Args:
-        model: Hub id of any owner ("zai-org/CogVideoX-5b", "THUDM/CogVideoX-5b") or a folder of
-            that name.
-    """
+    """The preset of a Hub id of any owner or of a folder of that name; None where it has none."""
     name = re.split(r"[/\\]", model.rstrip("/\\"))[-1].lower()
     presets = {
         "cogvideox-2b": "cogvideox-2b",
@@ -231,7 +223,7 @@ def _known_values(
 def check_values(
     parsed: Mapping[str, object], *, source: str, own: Sequence[str], is_text: bool
 ) -> dict[str, object]:
-    """Check what a file asks for before anything runs.
+    """Check what a file says before anything runs.
 
     Args:
         parsed: Values by dotted key, or in tables.

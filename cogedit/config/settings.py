@@ -117,10 +117,7 @@ def all_settings() -> Mapping[str, Setting]:
 
 
 def check_settings(settings: SettingsT) -> SettingsT:
-    """Check the values of a settings record that was made in Python.
-
-    Returns:
-        The same record.
+    """Check a settings record that was made in Python, and return it.
 
     Raises:
         UsageError: A value has a wrong type or is out of range.

@@ -26,10 +26,7 @@ def settings_toml(resolved: ResolvedSettings, *, origins: bool = False) -> str:
     """Write settings so that `cogedit.toml` with this text gives them again.
 
     A setting that is not set and has no word for it (the revision, the workspace) is a comment.
-
-    Args:
-        resolved: The settings.
-        origins: Write behind each value where it came from.
+    With `origins`, each value is followed by where it came from.
     """
     lines: list[str] = []
     table = ""
