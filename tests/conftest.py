@@ -11,8 +11,7 @@ from safetensors.torch import load_file
 
 torch.set_num_threads(1)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# Prompt embeddings of the tests stay out of the user's cache; matplotlib's fonts stay in it.
-os.environ.setdefault("MPLCONFIGDIR", str(Path.home() / ".cache" / "matplotlib"))
+# Prompt embeddings of the tests stay out of the user's cache.
 CACHE = tempfile.TemporaryDirectory(prefix="cogedit-tests-")
 os.environ["XDG_CACHE_HOME"] = CACHE.name
 

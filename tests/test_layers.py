@@ -35,10 +35,9 @@ ROOMS = {
     # may take from `artifacts` is narrowed below: nothing with tensors.
     "cli": {"tools", "stages", "config", "artifacts"} | LEAVES,
     "shapes": {"models", "diffusion", "media", "types", "errors"},
-    # `python -m cogedit.shapes.demo` runs the stages and prints figures, as the benchmarks do: it
-    # lives beside its model but stands in their row.
-    "shapes.demo": {"shapes", "lab", "stages"} | COMPUTING | LEAVES,
-    # The row "upstream" of the speed table is that face.
+    # `python -m cogedit.shapes.demo` runs the stages on the embedded model.
+    "shapes.demo": {"shapes", "stages"} | COMPUTING | LEAVES,
+    # Not in the wheel; nothing imports it. The row "upstream" of the speed table is that script.
     "lab": {"shapes", "stages", "tools", "ddim_inversion"} | COMPUTING | LEAVES,
     # Faces over the rooms.
     "ddim_inversion": {"models", "media", "diffusion", "types", "errors"},
@@ -57,7 +56,7 @@ OWNERS = {
     "imageio_ffmpeg": {"media"},
     "filelock": {"artifacts"},
     "typer": {"cli"},
-    "rich": {"cli", "lab"},
+    "rich": {"cli", "shapes", "lab"},
     "tomllib": {"config"},
     "jinja2": {"tools"},
 }

@@ -1,7 +1,7 @@
 """The embedded demo model: a small CogVideoX trained on a synthetic world.
 
 `model_dir()` is the folder of the pipeline that ships with the package. The modules beside it are
-imported one by one, so that asking for the folder loads neither torch nor diffusers.
+imported separately, so that the folder can be found without loading torch or diffusers.
 """
 
 from __future__ import annotations

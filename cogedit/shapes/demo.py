@@ -1,9 +1,9 @@
-"""`python -m cogedit.shapes.demo`: edit a clip of the shapes world and show what came out.
+"""`python -m cogedit.shapes.demo`: edit a clip of the shapes world and show the result.
 
 The clip is rendered, written as a video, and edited from that video under three prompts (another
-colour, shape and background) with the default settings, told by its caption what it shows
-(`--source-prompt`), by the same stages that the commands run.
-Since the right answer of each edit can be rendered too, every edit comes with figures.
+colour, shape and background) by the stages that the commands run, with the default settings and
+the clip's caption as `--source-prompt`. The right answer of each edit can be rendered too, so every
+edit comes with figures.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ import numpy as np
 from cogedit.artifacts import Workspace, read_artifact
 from cogedit.config import Settings
 from cogedit.errors import CogeditError, ModelError
-from cogedit.lab.tables import make_table, print_report
 from cogedit.media.contact_sheet import (
     Picture,
     SheetRow,
@@ -37,6 +36,7 @@ from cogedit.media.writer import write_video
 from cogedit.shapes import model_dir, world
 from cogedit.shapes.cases import EditCase, EditKind
 from cogedit.shapes.edit_metrics import Answer, EditFigures, Levels, measure, to_frames
+from cogedit.shapes.tables import make_table, print_report
 from cogedit.stages import Run, edit, reconstruct, settings_for
 from cogedit.stages.model import checkpoint_for, dtype_for
 
@@ -77,7 +77,7 @@ class Edited:
     """One edit of the demo.
 
     Attributes:
-        case: What was asked for, and the right answer.
+        case: The edit, and its right answer.
         video: The edited video.
         clip: What the VAE decoded, [F, H, W, 3] levels of 0..255.
         figures: How good it is.
@@ -97,22 +97,22 @@ def run_demo(folder: Path, *, model: str = "shapes") -> list[Path]:
     """Make the clip, edit it, and print figures and paths to stdout.
 
     Args:
-        folder: Where everything goes; made if need be. Artifacts go into `folder/artifacts`, where
-            the next run finds them.
+        folder: Output folder, created if missing. Artifacts go into `folder/artifacts`, where the
+            next run finds them.
         model: A pipeline made for clips of the world's size.
 
     Returns:
-        The files to look at.
+        The files that were made.
 
     Raises:
-        ModelError: The model is not there.
+        ModelError: The model is missing.
         CogeditError: As the stages.
     """
     Workspace(folder).create()
     spec = world.sample_spec(SEED, "held_out")
     source = folder / "source.mp4"
     write_video(world.render(spec), source, fps=_FPS, encoding=_SOURCE)
-    # Nothing but the defaults counts here: no variable and no cogedit.toml.
+    # Defaults only: no environment variable and no cogedit.toml.
     flags = {
         "model": model,
         "workspace": folder / "artifacts",
@@ -126,14 +126,14 @@ def run_demo(folder: Path, *, model: str = "shapes") -> list[Path]:
     side_by_side, sheet = folder / "side-by-side.mp4", folder / "contact-sheet.png"
     write_video(_side_by_side(edited), side_by_side, fps=_FPS)
     save_png(_sheet(edited), sheet)
-    paths = [source, *(one.video for one in edited), side_by_side, sheet]
+    paths = [source, *(result.video for result in edited), side_by_side, sheet]
     title = f"edits of: {edited[0].case.source_prompt}"
     print_report([make_table(title, _HEADS, [*map(_row, edited)])], legend=_LEGEND, paths=paths)
     return paths
 
 
 def next_command(source: Path) -> str:
-    """Return a command for a shell that edits the clip once more, in another way."""
+    """Return a shell command that makes another edit of the clip."""
     spec = world.sample_spec(SEED, "held_out")
     recolored = world.caption(replace(spec, color="green"))
     words = ["cogedit", "edit", str(source), "--model", "shapes", "--config", "recolor"]
@@ -142,27 +142,23 @@ def next_command(source: Path) -> str:
 
 
 def _edit(source: Path, cases: Sequence[EditCase], settings: Settings) -> list[Edited]:
-    """Run the stages, and measure what they made."""
-    # Not at the top: torch takes seconds to load, and a missing model is known without it.
-    from cogedit.lab.row_batches import BatchPipeline
+    """Run the stages and measure the edits."""
+    # Not at the top: torch takes seconds to load, and missing weights are reported without it.
     from cogedit.models.device import DTYPES, resolve_device
+    from cogedit.models.loading import load_vae
+    from cogedit.shapes.codec import decode_clip, round_trip
 
     prompts = [case.prompt for case in cases]
-    videos = edit(source, prompts, settings, output=source.parent, run=Run(notify=_say))
-    # The edits are there; this finds their artifacts, which no video encoder has touched.
+    videos = edit(source, prompts, settings, output=source.parent, run=Run(notify=_notify))
+    # This finds the artifacts of these edits, which no video encoder has touched.
     artifacts = reconstruct(source, prompts, settings)
-    codec = BatchPipeline(
-        checkpoint_for(settings),
-        device=resolve_device(settings.device),
-        dtype=DTYPES[dtype_for(settings)],
-    )
-    rendered = [world.render(spec) for spec in (cases[0].source, *(c.right for c in cases))]
-    source_round_trip, *right_round_trips = codec.decode(codec.encode(rendered))
+    device, dtype = resolve_device(settings.device), DTYPES[dtype_for(settings)]
+    vae = load_vae(checkpoint_for(settings), device=device, dtype=dtype)
+    source_round_trip = round_trip(vae, world.render(cases[0].source))
     edited = []
-    for case, video, artifact, right in zip(
-        cases, videos, artifacts, right_round_trips, strict=True
-    ):
-        clip = codec.decode(read_artifact(artifact.path, "edit").tensors["latents"])[0]
+    for case, video, artifact in zip(cases, videos, artifacts, strict=True):
+        clip = decode_clip(vae, read_artifact(artifact.path, "edit").tensors["latents"])
+        right = round_trip(vae, world.render(case.right))
         answer = Answer(case, source_round_trip, right)
         figures, ceiling = measure(clip, answer), measure(right, answer)
         floor = measure(source_round_trip, answer)
@@ -172,8 +168,8 @@ def _edit(source: Path, cases: Sequence[EditCase], settings: Settings) -> list[E
 
 def _side_by_side(edited: Sequence[Edited]) -> world.Frames:
     """Lay the source and its edits beside each other, enlarged, a few times over."""
-    clips = [world.render(edited[0].case.source), *(to_frames(one.clip) for one in edited)]
-    labels = [edited[0].case.source_prompt, *(one.case.prompt for one in edited)]
+    clips = [world.render(edited[0].case.source), *(to_frames(result.clip) for result in edited)]
+    labels = [edited[0].case.source_prompt, *(result.case.prompt for result in edited)]
     sheet = lay_out(labels, [""], size=(world.WIDTH, world.HEIGHT), zoom=_ZOOM)
     frames = [sheet.fill([[clip[index] for clip in clips]]) for index in range(world.NUM_FRAMES)]
     return np.tile(pad_to_even(np.stack(frames)), (_REPEATS, 1, 1, 1))
@@ -183,21 +179,21 @@ def _sheet(edited: Sequence[Edited]) -> Picture:
     """Lay out frames from top to bottom: the source, then the right answer and the edit of each."""
     columns = [f"source: {edited[0].case.source_prompt}"]
     clips = [world.render(edited[0].case.source)]
-    for one in edited:
-        columns += [f"right answer: {one.case.prompt}", "edit"]
-        clips += [world.render(one.case.right), to_frames(one.clip)]
+    for result in edited:
+        columns += [f"right answer: {result.case.prompt}", "edit"]
+        clips += [world.render(result.case.right), to_frames(result.clip)]
     rows = [
         SheetRow(f"frame {index}", tuple(clip[index] for clip in clips)) for index in _SHEET_FRAMES
     ]
     return draw_sheet(columns, rows, zoom=_ZOOM - 1)
 
 
-def _row(one: Edited) -> tuple[str, ...]:
+def _row(result: Edited) -> tuple[str, ...]:
     """Return the cells of an edit in the table: see `_HEADS`."""
-    figures, floor, ceiling = one.figures, one.floor, one.ceiling
+    figures, floor, ceiling = result.figures, result.floor, result.ceiling
     lost = math.isnan(figures.motion_distance)
     return (
-        one.case.prompt,
+        result.case.prompt,
         "yes" if figures.target_seen else "no",
         "yes" if figures.others_kept else "no",
         f"{figures.counterfactual_psnr:.1f}",
@@ -207,31 +203,27 @@ def _row(one: Edited) -> tuple[str, ...]:
     )
 
 
-def _say(text: str) -> None:
+def _notify(text: str) -> None:
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line: figures and paths go to stdout.
-
-    Returns:
-        0, or the exit code of what went wrong, which is said on stderr.
-    """
+    """Run the command line: figures and paths go to stdout, errors to stderr with their code."""
     parser = argparse.ArgumentParser(prog="python -m cogedit.shapes.demo", description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("demo"), help="folder (default demo)")
     options = parser.parse_args(arguments)
     if not (model_dir() / "model_index.json").is_file():
-        _say("error: this checkout has no trained weights of the shapes model (cogedit/shapes).")
+        _notify("error: this checkout has no trained weights of the shapes model (cogedit/shapes).")
         return ModelError.exit_code
     started = time.monotonic()
     try:
         source, *_ = run_demo(options.output)
     except CogeditError as error:
-        _say(f"error: {error}")
+        _notify(f"error: {error}")
         return error.exit_code
-    _say(f"done in {time.monotonic() - started:.0f} s")
-    _say(f"go on with the clip: {next_command(source)}")
+    _notify(f"done in {time.monotonic() - started:.0f} s")
+    _notify(f"next, try: {next_command(source)}")
     return 0
 
 

@@ -28,14 +28,14 @@ class Answer:
 
 @dataclass(frozen=True)
 class EditFigures:
-    """The figures of one edited clip. What does not exist for a clip is NaN.
+    """The figures of one edited clip; NaN where a clip has no such figure.
 
     Attributes:
-        target_seen: 1 if the oracle sees the attribute that the edit asked for, 0 if not; NaN for
+        target_seen: 1 if the oracle reads the attribute that the edit asked for, 0 if not; NaN for
             the kind "same", which asks for none.
         others_kept: 1 if every other attribute is still the source's (of colour, shape, background
             and motion), 0 if not.
-        color_right: 1 if the oracle sees the right answer's colour, 0 if not.
+        color_right: 1 if the oracle reads the right answer's colour, 0 if not.
         shape_right: The same of the shape.
         background_right: The same of the background's colour.
         motion_right: The same of the direction.

@@ -1,13 +1,12 @@
 """The oracle: what a clip of the shapes world shows, read from its pixels alone.
 
-`read_clip` finds the object without knowing how the clip was made, for generated clips. The other
-functions answer single questions at a known place, for edited clips, whose right answer is known:
-which colour lies inside this mask, which shape fits along this track.
+`read_clip` finds the object without knowing how the clip was made. `object_color` and
+`background_color` read an edited clip at the known place of its right answer.
 
 A pixel belongs to the background if it is closer to the background colour, made lighter or darker
 by the texture, than to any colour of the objects. Which shape an object has is read from its
 outline, whose corners may be round: how round is as free as size and angle are. (The overlap with
-templates of sharp corners takes a square with round corners for a circle, which nobody would.)
+templates of sharp corners takes a square with round corners for a circle, which no person would.)
 Everything is numpy.
 """
 

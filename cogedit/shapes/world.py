@@ -64,8 +64,8 @@ Split = Literal["train", "held_out"]
 _SPLIT_STREAM = {"train": 0x5EED_0001, "held_out": 0x5EED_0002}
 
 # Extent of each shape in multiples of ClipSpec.radius: a change of shape is no change of size.
-_CIRCUMRADIUS = {"circle": 1.0, "square": 1.25, "triangle": 1.4, "star": 1.4}
-_STAR_INNER = 0.5
+CIRCUMRADIUS = {"circle": 1.0, "square": 1.25, "triangle": 1.4, "star": 1.4}
+STAR_INNER = 0.5
 _REACH = 1.4
 _MARGIN = 1.0
 
@@ -75,7 +75,7 @@ Mask = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Companion:
-    """The second object of a clip: small, at rest, beside the first one's way, in no caption.
+    """The second object of a clip: small, at rest, away from the first, named in no caption.
 
     `x` and `y` are its centre and `radius` its size, in pixels; `color` is a key of `COLORS`.
     """
@@ -274,7 +274,7 @@ def _signed_distance(shape: str, x: Mask, y: Mask, *, radius: float, angle: floa
     """Distance to the shape's edge in pixels, negative inside; x, y relative to the centre."""
     if shape == "circle":
         return np.sqrt(x * x + y * y) - np.float32(radius)
-    size = np.float32(_CIRCUMRADIUS[shape] * radius)
+    size = np.float32(CIRCUMRADIUS[shape] * radius)
     cos, sin = np.float32(math.cos(angle)), np.float32(math.sin(angle))
     u, v = cos * x + sin * y, cos * y - sin * x
     if shape == "square":
@@ -289,8 +289,8 @@ def _signed_distance(shape: str, x: Mask, y: Mask, *, radius: float, angle: floa
     direction = np.abs(direction - np.float32(fold) * np.round(direction / np.float32(fold)))
     distance = np.sqrt(u * u + v * v)
     along, across = distance * np.cos(direction), distance * np.sin(direction)
-    inner_x = _STAR_INNER * size * math.cos(fold / 2)
-    inner_y = _STAR_INNER * size * math.sin(fold / 2)
+    inner_x = STAR_INNER * size * math.cos(fold / 2)
+    inner_y = STAR_INNER * size * math.sin(fold / 2)
     normal = np.asarray([inner_y, float(size) - inner_x])
     normal /= np.linalg.norm(normal)
     star: Mask = np.float32(normal[0]) * (along - size) + np.float32(normal[1]) * across
@@ -318,8 +318,8 @@ def _render_background(spec: ClipSpec) -> Mask:
         product = (1 + np.sin(wave * u + phase)) * (1 + np.sin(wave * v + phase)) / 4
         pattern = 2 * product - 1
     base = np.asarray(BACKGROUNDS[spec.background], dtype=np.float32)
-    picture = base + np.float32(texture.amplitude) * pattern[..., None]
-    return np.clip(picture, 0.0, 255.0).astype(np.float32)
+    image = base + np.float32(texture.amplitude) * pattern[..., None]
+    return np.clip(image, 0.0, 255.0).astype(np.float32)
 
 
 def render_mask(spec: ClipSpec) -> Mask:
@@ -329,13 +329,13 @@ def render_mask(spec: ClipSpec) -> Mask:
 
 def render(spec: ClipSpec) -> Frames:
     """Render a clip: [F, H, W, 3] uint8 RGB of `NUM_FRAMES`, `HEIGHT`, `WIDTH`. Deterministic."""
-    picture = _render_background(spec)
+    image = _render_background(spec)
     if spec.companion is not None:
         other = spec.companion
         cover = shape_coverage(other.shape, [(other.x, other.y)], radius=other.radius, angle=0.0)
         color = np.asarray(COLORS[other.color], dtype=np.float32)
-        picture = picture + cover[0, ..., None] * (color - picture)
+        image = image + cover[0, ..., None] * (color - image)
     cover = render_mask(spec)[..., None]
     color = np.asarray(COLORS[spec.color], dtype=np.float32)
-    frames = picture + cover * (color - picture)
+    frames = image + cover * (color - image)
     return np.asarray(np.rint(frames), dtype=np.uint8)

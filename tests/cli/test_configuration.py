@@ -1,11 +1,9 @@
-"""`cogedit config show`, completion of the shell, and the presets of an installed wheel."""
+"""`cogedit config show` and completion of the shell."""
 
-import importlib.util
 import json
 import os
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -153,28 +151,3 @@ def test_completion_is_shown_and_installed(shell, file, here):
     assert "_COGEDIT_COMPLETE=complete_" in script
     run("--install-completion", shell, environment=environment, cwd=here)
     assert (here / file).read_text().strip()
-
-
-@pytest.mark.skipif(
-    importlib.util.find_spec("hatchling") is None, reason="hatchling, which builds, is not here"
-)
-def test_an_installed_wheel_has_the_presets(here):
-    build = "import runpy; runpy.run_module('hatchling', run_name='__main__')"
-    run("build", "-t", "wheel", "-d", str(here / "dist"), program=build, cwd=ROOT)
-    (wheel,) = (here / "dist").glob("*.whl")
-    with zipfile.ZipFile(wheel) as packed:
-        packed.extractall(here / "site")
-    unpacked = {"PYTHONPATH": str(here / "site")}
-    empty = here / "empty"
-    empty.mkdir()
-    where = "import cogedit; print(cogedit.__file__)"
-    found = run(program=where, environment=unpacked, cwd=empty)
-    assert found.strip() == str(here / "site" / "cogedit" / "__init__.py")
-    assert {"page.css", "page.js"} < {
-        path.name for path in (here / "site" / "cogedit" / "tools" / "report").iterdir()
-    }
-    shown = run(
-        "config", "show", "--origin", "--config", "cogvideox-2b", environment=unpacked, cwd=empty
-    )
-    assert "zai-org/CogVideoX-2b" in shown
-    assert "# preset cogvideox-2b" in shown

@@ -59,7 +59,7 @@ def test_it_answers_single_questions_about_an_edit():
             assert oracle.outline_shape(seen, oracle.mask_track(seen)) == shape
 
 
-def test_an_empty_picture_shows_no_object():
+def test_an_empty_frame_shows_no_object():
     frames = np.full((9, 64, 64, 3), world.BACKGROUNDS["gray"], dtype=np.uint8)
     reading = oracle.read_clip(frames)
     assert reading.color is None

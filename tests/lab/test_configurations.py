@@ -1,8 +1,7 @@
-"""Cases and configurations of the quality benchmark."""
+"""Configurations of the quality benchmark."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 
-import numpy as np
 import pytest
 
 from cogedit.errors import ConfigError, UsageError
@@ -12,35 +11,7 @@ from cogedit.lab.configurations import (
     choose_configurations,
     find_configuration,
 )
-from cogedit.shapes import world
-from cogedit.shapes.cases import EDIT_KINDS, change_mask, make_case
 from cogedit.types import InvertSettings, ReconstructSettings
-
-
-@pytest.mark.parametrize("kind", EDIT_KINDS)
-def test_the_right_answer_differs_in_what_the_kind_names_and_nothing_else(kind):
-    for seed in range(50):
-        case = make_case(seed, kind)
-        source, right = asdict(case.source), asdict(case.right)
-        differing = {name for name in source if source[name] != right[name]}
-        assert differing == (set() if kind == "same" else {kind})
-        assert case == make_case(seed, kind)
-        assert case.prompt == world.caption(case.right)
-
-
-def test_clips_are_held_out_and_the_same_for_every_kind():
-    for seed in range(5):
-        sources = {make_case(seed, kind).source for kind in EDIT_KINDS}
-        assert sources == {world.sample_spec(seed, "held_out")}
-
-
-def test_targets_vary():
-    assert len({make_case(seed, "color").right.color for seed in range(60)}) == len(world.COLORS)
-
-
-def test_an_unknown_kind_is_refused():
-    with pytest.raises(UsageError, match="unknown kind of edit 'size'"):
-        make_case(0, "size")
 
 
 def test_default_is_what_the_stages_do_unasked():
@@ -119,7 +90,7 @@ def test_a_broken_file_is_refused(tmp_path):
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones():
-    with pytest.raises(UsageError, match="no configuration 'best'") as raised:
+    with pytest.raises(UsageError, match="best") as raised:
         find_configuration("best")
     assert "half-strength" in str(raised.value)
 
@@ -129,18 +100,3 @@ def test_upstream_and_default_are_in_every_run():
     assert [one.name for one in chosen] == ["upstream", "default", "shared-half"]
     assert {one.inversion.settings.num_inference_steps for one in chosen} == {7}
     assert chosen[1].inversion == chosen[2].inversion
-
-
-@pytest.mark.parametrize("kind", EDIT_KINDS)
-def test_the_exact_mask_is_all_that_the_right_answer_changes(kind):
-    for seed in range(20):
-        case = make_case(seed, kind)
-        mask = change_mask(case)
-        assert mask.dtype == np.uint8
-        assert mask.shape == (world.NUM_FRAMES, world.HEIGHT, world.WIDTH)
-        changed = (world.render(case.source) != world.render(case.right)).any(axis=-1)
-        assert not changed[mask == 0].any()
-        inside = world.render_mask(case.source) == 1
-        assert mask[inside].all() == (kind != "background")
-        if kind == "background":
-            assert not mask[inside].any()

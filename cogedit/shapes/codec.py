@@ -1,0 +1,28 @@
+"""Clips of the shapes world through a VAE, one at a time."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLCogVideoX
+from torch import Tensor
+
+from cogedit.models.vae import decode_latents, encode_frames, to_model_range
+from cogedit.shapes.edit_metrics import Levels
+from cogedit.shapes.world import Frames
+
+
+def encode_clip(vae: AutoencoderKLCogVideoX, frames: Frames) -> Tensor:
+    """Encode [F, H, W, 3] uint8 to latents [1, F', C, H', W'] float32 on the CPU."""
+    return encode_frames(vae, to_model_range(torch.from_numpy(frames))).cpu()
+
+
+def decode_clip(vae: AutoencoderKLCogVideoX, latents: Tensor) -> Levels:
+    """Decode latents [1, F', C, H', W'] to [F, H, W, 3], levels of 0..255 without rounding."""
+    frames = decode_latents(vae, latents).clamp(-1, 1).permute(0, 2, 3, 1)
+    return np.asarray(((frames + 1) * 127.5).numpy(), dtype=np.float32)
+
+
+def round_trip(vae: AutoencoderKLCogVideoX, frames: Frames) -> Levels:
+    """Encode and decode a clip: the best that an edit of this VAE's latents can be."""
+    return decode_clip(vae, encode_clip(vae, frames))
