@@ -20,14 +20,14 @@ class Inversion:
 
     Attributes:
         settings: Settings of the stage.
-        under_caption: Invert each clip under its own full caption, in place of `settings.prompt`.
+        under_caption: Invert each clip under its own caption instead of `settings.prompt`.
     """
 
     settings: InvertSettings = field(default_factory=InvertSettings)
     under_caption: bool = False
 
     def prompts(self, captions: Sequence[str]) -> list[str]:
-        """Return what each clip is inverted under, given its own full caption."""
+        """Return the prompt under which each clip is inverted."""
         return list(captions) if self.under_caption else [self.settings.prompt] * len(captions)
 
 
@@ -38,11 +38,11 @@ class Configuration:
     Attributes:
         name: Its row in the tables.
         inversion: How the source is inverted.
-        reconstruct: How it is edited; the prompt is empty and filled in per clip. The start noise
-            of a clip has the seed `reconstruct.seed` plus the clip's own number.
-        exact_mask: Give each edit its exact mask, which the world knows. With it, as with
-            `reconstruct.auto_mask`, the source's round trip is put back outside.
-        align_edges: Show the edit with the edges of the source's own frames, within this radius.
+        reconstruct: How it is edited; the prompt is filled in per clip. The seed of a clip's start
+            noise is `reconstruct.seed` plus the clip's number.
+        exact_mask: Give each edit its exact mask, which the world knows. Outside it, as with
+            `reconstruct.auto_mask`, the source's round trip is put back.
+        align_edges: Let edges follow the source's own frames, within this radius in pixels.
     """
 
     name: str
@@ -54,8 +54,7 @@ class Configuration:
     def with_steps(self, num_inference_steps: int) -> Configuration:
         """Return the same configuration with another number of steps in place of 50.
 
-        One of fewer steps, or of fewer in its edit, keeps its share of them: at least two up and
-        one down.
+        One with fewer than 50 keeps its share: at least two in the inversion and one in the edit.
         """
         share = num_inference_steps / STEPS
         up, down = self.inversion.settings.num_inference_steps, self.reconstruct.num_inference_steps
@@ -98,8 +97,7 @@ _BALANCED = replace(
 _FAST = replace(_BALANCED, num_inference_steps=18, solver="dpm++2m", guidance_scale=4.5)
 _UNDER_CAPTION = Inversion(under_caption=True)
 
-# Each is `balanced`, under the source's caption, with one control changed and what goes with it: a
-# method or a place of the start besides, or a scale that suits the other text.
+# Each is `balanced` under the source's caption with one setting changed, and what goes with it.
 _CONTROLS: dict[str, dict[str, object]] = {
     "no-injection": {"injection_strength": 0.0},
     "half-strength": {"injection_strength": 0.5},
@@ -135,8 +133,8 @@ def _control(name: str, changes: Mapping[str, object]) -> Configuration:
     return Configuration(name, _UNDER_CAPTION, edit)
 
 
-# Spelt out and not taken from the defaults or from a preset: a row must go on meaning the same
-# when those change. "default" alone follows them.
+# Spelt out, not taken from defaults or presets: a row must keep its meaning when those change.
+# Only "default" follows them.
 BUILT_IN: dict[str, Configuration] = {
     configuration.name: configuration
     for configuration in (
@@ -165,11 +163,10 @@ def find_configuration(name: str) -> Configuration:
     """Return a configuration by name.
 
     Args:
-        name: A built-in one, a preset of `configs/`, or a TOML file as `--config` takes it. Of
-            presets and files the tables `invert` and `reconstruct` count, and of `export` the
-            alignment of edges. With `@caption` behind
-            it, each clip is inverted under its own caption, as with `--source-prompt`; with
-            `@mask`, each edit gets its exact mask.
+        name: A built-in one, a preset of `configs/`, or a TOML file as for `--config`. Presets and
+            files are read for the tables `invert` and `reconstruct` and for `export.align_edges`.
+            With `@caption` appended, each clip is inverted under its own caption, as with
+            `--source-prompt`; with `@mask`, each edit gets its exact mask.
 
     Raises:
         ConfigError: The file cannot be read, or a value in it is out of range.
@@ -191,11 +188,10 @@ def find_configuration(name: str) -> Configuration:
         config = name
     else:
         raise UsageError(
-            f"there is no configuration {name!r}",
+            f"configuration {name!r} not found",
             hint=f"choose among {', '.join([*BUILT_IN, *preset_names()])}, or name a TOML file",
         )
-    # Nothing but this file counts: no variable, and no cogedit.toml, which the presets' own folder
-    # does not have.
+    # No environment variable and no cogedit.toml, which the presets' own folder does not have.
     settings = resolve_settings({}, config=config, environ={}, cwd=presets_folder()).settings
     return Configuration(
         path.stem,
@@ -208,11 +204,7 @@ def find_configuration(name: str) -> Configuration:
 def choose_configurations(
     names: Sequence[str], *, num_inference_steps: int
 ) -> tuple[Configuration, ...]:
-    """Return the rows of a run: those that are always there, then the named ones, each once.
-
-    Args:
-        names: As `find_configuration` takes them.
-        num_inference_steps: Takes the place of 50 steps in all of them (`with_steps`).
+    """Return the rows of a run, each once: `ALWAYS`, then the named ones (`find_configuration`).
 
     Raises:
         UsageError: There is no such configuration.

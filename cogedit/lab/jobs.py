@@ -1,10 +1,9 @@
-"""The rows of the speed table: ways to make N edits of one clip, from its latents to theirs."""
+"""Rows of the speed table: ways to make N edits of one clip, from its latents to theirs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,6 +13,7 @@ from cogedit.diffusion.denoise import draw_noise
 from cogedit.diffusion.schedule import Schedule
 from cogedit.diffusion.trajectory import Trajectory
 from cogedit.lab.configurations import UPSTREAM_EDIT, find_configuration
+from cogedit.lab.random_model import SIZES, Inputs, count_vae_and_t5
 from cogedit.models.cost import (
     LatentShape,
     TransformerSizes,
@@ -24,15 +24,12 @@ from cogedit.models.cost import (
 )
 from cogedit.models.rows import EditPrompts, plan_rows
 from cogedit.models.sampling import edit_latents, invert_latents
-from cogedit.types import InvertSettings, OnStep, ReconstructSettings, TransformerSettings
-
-if TYPE_CHECKING:
-    from diffusers import CogVideoXTransformer3DModel
+from cogedit.types import InvertSettings, OnStep, ReconstructSettings
 
 UPSTREAM = "upstream"
 """The row that the others are compared with."""
 EXACT = "exact"
-"""The same edits in fewer rows."""
+"""The same edits in fewer rows of the transformer."""
 APPROXIMATE = ("shared", "shared-half", "shared-half-guided", "default", "fast")
 """Rows that make other edits, by their names in the quality benchmark."""
 
@@ -45,36 +42,15 @@ class Job:
         name: Its row in the table.
         invert: How the clip is inverted.
         reconstruct: How it is edited; the prompt is filled in.
-        as_written: As the CogVideo repository's script does it: everything anew for every prompt,
-            two rows in the inversion and four in the reconstruction. Of the settings only the
-            numbers of steps and the guidance count.
+        as_written: As the CogVideo repository's script does it: an inversion of its own for every
+            prompt, two rows per step in the inversion and four in the edit. Of the settings only
+            the numbers of steps and the guidance scales are used.
     """
 
     name: str
     invert: InvertSettings
     reconstruct: ReconstructSettings
     as_written: bool = False
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What all jobs work on.
-
-    Attributes:
-        transformer: The model.
-        alphas_cumprod: Its table of levels, [T].
-        latents: The clip, [1, F', C, H', W'] float32, on the model's device.
-        embeds: Embeddings [1, L, D] of the prompts and of the empty prompt.
-        prompts: What the edits show.
-        how: How the transformer runs its rows, other than as written.
-    """
-
-    transformer: CogVideoXTransformer3DModel
-    alphas_cumprod: Tensor
-    latents: Tensor
-    embeds: Mapping[str, Tensor]
-    prompts: tuple[str, ...]
-    how: TransformerSettings = field(default_factory=TransformerSettings)
 
 
 def make_jobs(num_inference_steps: int) -> tuple[Job, ...]:
@@ -102,11 +78,10 @@ def run_job(job: Job, inputs: Inputs, num_prompts: int) -> Tensor:
         NumericalError: NaN or Inf appeared.
     """
     prompts = inputs.prompts[:num_prompts]
-    if job.as_written:
-        edits = [_run_as_written(job, inputs, prompt) for prompt in prompts]
-        return torch.cat(edits)
-    inverted = run_inversion(job, inputs)
-    return run_edits(job, inputs, inverted, prompts)
+    if not job.as_written:
+        return run_edits(job, inputs, run_inversion(job, inputs), prompts)
+    edits = [run_edits(job, inputs, run_inversion(job, inputs), [prompt]) for prompt in prompts]
+    return torch.cat(edits)
 
 
 def run_inversion(job: Job, inputs: Inputs, *, on_step: OnStep | None = None) -> Trajectory:
@@ -118,7 +93,7 @@ def run_inversion(job: Job, inputs: Inputs, *, on_step: OnStep | None = None) ->
             [job.invert],
             alphas_cumprod=inputs.alphas_cumprod,
             embeds=inputs.embeds,
-            options=inputs.how,
+            options=inputs.settings,
             on_step=on_step,
         )
     schedule = Schedule.trailing(inputs.alphas_cumprod, job.invert.num_inference_steps)
@@ -151,7 +126,7 @@ def run_edits(
             inversion_prompts=[job.invert.prompt] * len(prompts),
             alphas_cumprod=inputs.alphas_cumprod,
             embeds=inputs.embeds,
-            options=inputs.how,
+            options=inputs.settings,
             keep_steps=False,
             on_step=on_step,
         )[-1]
@@ -169,35 +144,51 @@ def run_edits(
         )[-1]
 
 
-def _run_as_written(job: Job, inputs: Inputs, prompt: str) -> Tensor:
-    return run_edits(job, inputs, run_inversion(job, inputs), [prompt])
-
-
-def job_work(job: Job, num_prompts: int, sizes: TransformerSizes, shape: LatentShape) -> Work:
-    """Count what the transformer does in a job by the formulas of `cogedit.models.cost`."""
-    if not job.as_written:
-        asked = [replace(job.reconstruct, prompt=f"prompt {i}") for i in range(num_prompts)]
-        edits = edit_work(asked, job.invert, sizes, shape)
-        return inversion_work(job.invert, sizes, shape) + edits
-    step = written_inversion_work(sizes, shape) + written_edit_work(sizes, shape)
-    return step * (job.invert.num_inference_steps * num_prompts)
-
-
 _WRITTEN = EditPrompts(
     conditional=0, unconditional=1, reference_conditional=0, reference_unconditional=1
 )
 
 
-def written_inversion_work(sizes: TransformerSizes, shape: LatentShape) -> Work:
-    """Count one step of upstream's inversion: two rows under one text."""
-    return call_work(plan_rows([_WRITTEN], guided=True, referenced=False), sizes, shape)
+def inversion_step_work(job: Job, sizes: TransformerSizes, shape: LatentShape) -> Work:
+    """Count one model call of the job's inversion; as written, two rows of one prompt."""
+    if job.as_written:
+        return call_work(plan_rows([_WRITTEN], guided=True, referenced=False), sizes, shape)
+    call = replace(job.invert, inverse="upstream", num_inference_steps=1)
+    return inversion_work(call, sizes, shape)
 
 
-def written_edit_work(sizes: TransformerSizes, shape: LatentShape) -> Work:
-    """Count one step of upstream's reconstruction: four rows, all of them to the end."""
-    return call_work(
-        plan_rows([_WRITTEN], guided=True, referenced=True, reference_velocity=True),
-        sizes,
-        shape,
-        injection=UPSTREAM_EDIT,
-    )
+def written_edit_step_work(sizes: TransformerSizes, shape: LatentShape) -> Work:
+    """Count one step of upstream's edit: four rows, all of them through every layer."""
+    plan = plan_rows([_WRITTEN], guided=True, referenced=True, reference_velocity=True)
+    return call_work(plan, sizes, shape, injection=UPSTREAM_EDIT)
+
+
+def edits_work(job: Job, num_prompts: int, sizes: TransformerSizes, shape: LatentShape) -> Work:
+    """Count the steps of the job's N edits; as written, of one edit after the other."""
+    if job.as_written:
+        step = written_edit_step_work(sizes, shape)
+        return step * (job.invert.num_inference_steps * num_prompts)
+    edits = [replace(job.reconstruct, prompt=f"prompt {i}") for i in range(num_prompts)]
+    return edit_work(edits, job.invert, sizes, shape)
+
+
+def job_work(job: Job, num_prompts: int, sizes: TransformerSizes, shape: LatentShape) -> Work:
+    """Count what the transformer does in a job by the formulas of `cogedit.models.cost`."""
+    edits = edits_work(job, num_prompts, sizes, shape)
+    if not job.as_written:
+        return inversion_work(job.invert, sizes, shape) + edits
+    step = inversion_step_work(job, sizes, shape)
+    return step * (job.invert.num_inference_steps * num_prompts) + edits
+
+
+def job_flops(job: Job, num_prompts: int) -> float:
+    """Count a whole job on CogVideoX-5B, from the clip's frames to those of N edits.
+
+    As written, every prompt encodes the clip again and embeds four prompts: the inversion's and the
+    edit's, each with the empty one.
+    """
+    size, (encode, decode, embed) = SIZES["5b"], count_vae_and_t5()
+    work = job_work(job, num_prompts, size.sizes, size.latent_shape).flops.total
+    if job.as_written:
+        return work + num_prompts * (encode + decode + 4 * embed)
+    return work + encode + num_prompts * decode + (num_prompts + 1) * embed

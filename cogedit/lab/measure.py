@@ -2,48 +2,47 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
-import os
 import statistics
-import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from cogedit.models.device import wait_for
-from cogedit.types import OnStep, StepInfo
+from cogedit.types import StepInfo
 
 ResultT = TypeVar("ResultT")
-
-_STATM = Path("/proc/self/statm")
-_SAMPLE_SECONDS = 0.002
 
 
 @dataclass(frozen=True)
 class Timing:
-    """How long something took, several times.
+    """What was measured of one job, or of one kind of step.
 
     Attributes:
-        seconds: Each time.
+        name: Its row.
+        num_prompts: Edits N.
+        flops: Operations: counted, or by formula where only some steps were run.
+        seconds: Of each run.
+        peak: The most memory in bytes; None if the device does not say.
+        distance: Largest difference from the first row's edits, relative to their largest value;
+            None where only some steps were run.
     """
 
+    name: str
+    num_prompts: int
+    flops: float
     seconds: tuple[float, ...]
+    peak: int | None
+    distance: float | None = None
 
     @property
     def median(self) -> float:
-        """The middle one, in seconds."""
+        """Seconds."""
         return statistics.median(self.seconds)
-
-    @property
-    def spread(self) -> float:
-        """From the shortest to the longest, as a share of the median."""
-        return (max(self.seconds) - min(self.seconds)) / self.median
 
 
 def count_flops(call: Callable[[], ResultT]) -> tuple[ResultT, int]:
@@ -71,15 +70,18 @@ def count_flops(call: Callable[[], ResultT]) -> tuple[ResultT, int]:
     return result, int(counter.get_total_flops())
 
 
-def time_interleaved(
+def time_in_turns(
     calls: Mapping[str, Callable[[], object]], *, repeats: int, device: torch.device
-) -> dict[str, Timing]:
-    """Time calls in turns, A B A B and not A A B B, so that a slow minute meets them all.
+) -> dict[str, tuple[float, ...]]:
+    """Time calls in turns, A B A B and not A A B B, so that a slow minute affects all of them.
 
     Args:
-        calls: By name; they have been run before, for what a first run alone takes.
-        repeats: How many turns.
+        calls: By name; already run once, so that no first call is timed.
+        repeats: Number of turns.
         device: Waited for before and after each.
+
+    Returns:
+        The seconds of every turn, by name.
     """
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(repeats):
@@ -90,14 +92,14 @@ def time_interleaved(
             call()
             wait_for(device)
             seconds[name].append(time.perf_counter() - started)
-    return {name: Timing(tuple(values)) for name, values in seconds.items()}
+    return {name: tuple(values) for name, values in seconds.items()}
 
 
 class StepClock:
-    """Takes the time of every step of a loop, as its `on_step`; the first steps only warm up.
+    """Times every step of a loop, as its `on_step`; the first steps only warm up.
 
     Args:
-        num_warmup: How many of them; at least one, because only a step tells the time.
+        num_warmup: How many of them; at least one, because a step ends where the next one starts.
         device: Waited for after each step.
     """
 
@@ -107,12 +109,8 @@ class StepClock:
         self._last = 0.0
         self.seconds: list[float] = []
 
-    @property
-    def on_step(self) -> OnStep:
-        """What a loop is to call."""
-        return self._on_step
-
-    def _on_step(self, info: StepInfo) -> None:
+    def __call__(self, info: StepInfo) -> None:
+        """Note the time per model call since the step before."""
         wait_for(self._device)
         now = time.perf_counter()
         if info.index >= self._num_warmup:
@@ -121,45 +119,13 @@ class StepClock:
 
 
 def peak_bytes(call: Callable[[], ResultT], device: torch.device) -> tuple[ResultT, int | None]:
-    """Run a call and return the most memory that it held at a time.
+    """Run a call and return the most memory that torch had allocated on a CUDA device.
 
-    On a CUDA device that is what torch had allocated, the model included. On a CPU it is the
-    resident memory of this process beyond what was resident before; None where the system does not
-    say.
+    The model is included. Of other devices torch does not know: None.
     """
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        result = call()
-        return result, torch.cuda.max_memory_allocated(device)
-    if device.type != "cpu" or not _STATM.exists():
+    if device.type != "cuda":
         return call(), None
-    _release_free_memory()
-    before, peak = _resident(), 0
-    done = threading.Event()
-
-    def watch() -> None:
-        nonlocal peak
-        while not done.wait(_SAMPLE_SECONDS):
-            peak = max(peak, _resident())
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        result = call()
-    finally:
-        done.set()
-        watcher.join()
-    return result, max(0, peak - before)
-
-
-def _release_free_memory() -> None:
-    """Have the C library give back what is free, which would hide what a call takes again."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
-
-
-def _resident() -> int:
-    pages = int(_STATM.read_text(encoding="ascii").split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
+    gc.collect()
+    torch.cuda.reset_peak_memory_stats(device)
+    result = call()
+    return result, torch.cuda.max_memory_allocated(device)

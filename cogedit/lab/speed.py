@@ -2,61 +2,75 @@
 
 One process, one model, the same latents, noise and embeddings for every row. Rows:
 
-- `upstream`: the CogVideo repository's script as written (`cogedit.ddim_inversion`, whose numbers
+- `upstream`: the CogVideo repository's script as written (`cogedit.ddim_inversion`, whose results
   are upstream's), once per prompt,
-- `exact`: the same edits, with equal rows run once and one inversion for all prompts,
+- `exact`: the same edits, with equal rows of the transformer run once and one inversion for all
+  prompts,
 - `shared`: one reference row for all prompts and both sides of guidance,
 - `shared-half`: with injection in the first half of the steps,
-- `shared-half-guided`: with guidance there alone, too,
-- `default`: what cogedit does unasked,
+- `shared-half-guided`: with guidance only in the first half, too,
+- `default`: cogedit's defaults,
 - `fast`: the preset.
 
 `--size cpu` runs whole jobs on a small model of 5B's proportions, counts their operations and times
 them in turns. `--size 5b` runs some steps of each kind on CogVideoX-5B with random weights, on a
-CUDA device, and adds them up. Both count the jobs at the full size of 5B, which takes no device.
-Tables go to stdout; `--output` gets `speed-SIZE.json` and `speed-SIZE.png`.
+CUDA device, and adds them up. Both count the jobs at the full size of 5B, which needs no device.
+Tables go to stdout, `speed-SIZE.json` to the folder `--output`.
 """
 
 from __future__ import annotations
 
 import argparse
 import platform
-from collections.abc import Sequence
-from dataclasses import replace
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
+
+import torch
+from rich.table import Table
 
 from cogedit.errors import UsageError
-from cogedit.lab.command import Say, make_folder, run_command
-from cogedit.lab.speed_report import (
-    LEGEND,
-    FullSizeFigures,
-    JobFigures,
-    ModelFigures,
-    SpeedFacts,
-    draw_plot,
-    full_size_table,
-    job_table,
+from cogedit.models.quiet import quiet_imports
+
+with quiet_imports():
+    from cogedit.lab.jobs import APPROXIMATE, EXACT, UPSTREAM, Job, job_flops, make_jobs, run_job
+    from cogedit.lab.random_model import SIZES, Inputs, random_inputs, random_transformer
+    from cogedit.lab.steps import measure_steps
+
+from cogedit.lab.measure import Timing, count_flops, peak_bytes, time_in_turns
+from cogedit.lab.report import (
+    Quality,
+    make_folder,
+    notify,
     read_quality,
-    step_table,
-    write_speed_json,
+    run_command,
+    write_json,
 )
-from cogedit.lab.tables import print_report
+from cogedit.models.memory_probe import Speed, measure_speed
+from cogedit.shapes.tables import make_table, print_report
 from cogedit.types import AttentionBackend, TransformerSettings
 from cogedit.version import __version__
 
-if TYPE_CHECKING:
-    import torch
+LEGEND = (
+    "fewer: operations of upstream over those of the row, both for N prompts; faster: the same of "
+    "the median seconds, with the shortest and the longest run; of its count: faster over fewer. "
+    "5B: 49 frames at 480x720, 50 steps, frames to frames; the transformer by formula, VAE and T5 "
+    "counted. peak: what torch had allocated on a CUDA device. distance: largest difference of the "
+    "edits from upstream's, relative to the largest value; rows after `exact` make other edits. "
+    "edits: the share in which the edit is seen, and PSNR against the right answer, of the quality "
+    "benchmark."
+)
 
-    from cogedit.lab.jobs import Inputs, Job
-
-_PROMPTS = (1, 4, 8)
+Costs = Mapping[tuple[str, int], float]
+"""Operations on CogVideoX-5B by row and number of edits."""
 
 
 def measure_jobs(
-    jobs: Sequence[Job], inputs: Inputs, *, prompts: Sequence[int], repeats: int, say: Say
-) -> list[JobFigures]:
+    jobs: Sequence[Job], inputs: Inputs, *, prompts: Sequence[int], repeats: int
+) -> list[Timing]:
     """Run whole jobs: once to count and to warm up, then in turns to time them.
 
     Args:
@@ -64,14 +78,10 @@ def measure_jobs(
         inputs: Model and clip.
         prompts: Numbers N of edits.
         repeats: Turns.
-        say: Told after every number of edits.
 
     Raises:
         NumericalError: NaN or Inf appeared.
     """
-    from cogedit.lab.jobs import run_job
-    from cogedit.lab.measure import count_flops, peak_bytes, time_interleaved
-
     device = inputs.latents.device
     figures = []
     for count in prompts:
@@ -82,21 +92,80 @@ def measure_jobs(
             first = edits if first is None else first
             distance = float((edits - first).abs().max() / first.abs().max())
             counted[name] = flops, peak, distance
-        timed = time_interleaved(calls, repeats=repeats, device=device)
-        figures += [
-            JobFigures(name, count, *counted[name], seconds=timed[name].seconds) for name in calls
-        ]
-        say(f"N = {count}: {len(calls)} rows, {repeats} times")
+        for name, seconds in time_in_turns(calls, repeats=repeats, device=device).items():
+            flops, peak, distance = counted[name]
+            figures.append(Timing(name, count, flops, seconds, peak, distance))
+        notify(f"N = {count}: {len(calls)} rows, {repeats} times")
     return figures
 
 
-def count_full_size(jobs: Sequence[Job], *, prompts: Sequence[int]) -> list[FullSizeFigures]:
-    """Count the jobs at the full size of 5B, with VAE and T5."""
-    from cogedit.lab.full_size import job_flops
-
-    return [
-        FullSizeFigures(job.name, count, job_flops(job, count)) for count in prompts for job in jobs
+def full_size_table(costs: Costs, quality: Quality | None = None) -> Table:
+    """Return the table of what the jobs cost on 5B, and how good their edits are."""
+    names = list(dict.fromkeys(name for name, _ in costs))
+    counts = list(dict.fromkeys(count for _, count in costs))
+    rows = [
+        (
+            name,
+            *(f"{costs[name, n] / 1e15:.1f}" for n in counts),
+            *(f"{costs[names[0], n] / costs[name, n]:.2f}" for n in counts),
+            *(_quality_cells(quality[name]) if quality else ()),
+        )
+        for name in names
     ]
+    heads = ["row", *(f"PFLOP, N = {n}" for n in counts), *(f"fewer, N = {n}" for n in counts)]
+    if quality:
+        heads += [*(f"{kind} edits" for kind in quality[names[0]]), "all kinds"]
+    return make_table("CogVideoX-5B, counted", heads, rows)
+
+
+def _quality_cells(kinds: Mapping[str, tuple[float, float]]) -> list[str]:
+    """Write how good the edits of each kind are, and their mean over the kinds."""
+    means = tuple(map(statistics.fmean, zip(*kinds.values(), strict=True)))
+    return [f"{100 * seen:.1f} %, {db:.1f} dB" for seen, db in (*kinds.values(), means)]
+
+
+def job_table(figures: Sequence[Timing]) -> Table:
+    """Return the table of the measured jobs; the first of every N is the base."""
+    bases: dict[int, Timing] = {}
+    rows = []
+    for job in figures:
+        base = bases.setdefault(job.num_prompts, job)
+        fewer, faster = base.flops / job.flops, base.median / job.median
+        rows.append(
+            (
+                f"N = {job.num_prompts}: {job.name}",
+                f"{job.flops / 1e12:.3g}",
+                f"{fewer:.2f}",
+                f"{job.median:.2f} [{min(job.seconds):.2f} {max(job.seconds):.2f}]",
+                f"{faster:.2f}",
+                f"{100 * faster / fewer:.0f} %",
+                "-" if job.peak is None else f"{job.peak / 1e9:.1f}",
+                "-" if job.distance is None else f"{job.distance:.0e}",
+            )
+        )
+    heads = ("row", "TFLOP", "fewer", "seconds", "faster", "of its count", "peak GB", "distance")
+    return make_table("Measured jobs", heads, rows)
+
+
+def step_table(steps: Sequence[Timing], speed: Speed) -> Table:
+    """Return the table of the kinds of step, beside the speed of the bare operations."""
+    rows = [
+        (
+            step.name,
+            f"{step.median:.3f} [{min(step.seconds):.3f} {max(step.seconds):.3f}]",
+            f"{step.flops / 1e12:.0f}",
+            f"{step.flops / step.median / 1e12:.0f}",
+            f"{100 * step.flops / step.median / speed.linear:.0f} %",
+            "-" if step.peak is None else f"{step.peak / 1e9:.1f}",
+        )
+        for step in steps
+    ]
+    title = (
+        f"Steps; a bare matrix product makes {speed.linear / 1e12:.0f} TFLOP/s, a bare attention "
+        f"{speed.attention / 1e12:.0f}"
+    )
+    heads = ("kind of step", "seconds", "TFLOP", "TFLOP/s", "of the product", "peak GB")
+    return make_table(title, heads, rows)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -106,35 +175,28 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--size", choices=("cpu", "5b"), default="cpu", help="model and clip (default cpu)")
-    add("--prompts", type=int, nargs="+", default=list(_PROMPTS), help="edits N (default 1 4 8)")
+    add("--size", choices=tuple(SIZES), default="cpu", help="model and clip (default cpu)")
+    add("--prompts", type=int, nargs="+", default=[1, 4, 8], help="edits N (default 1 4 8)")
     add("--steps", type=int, default=10, help="cpu: inference steps in place of 50 (default 10)")
     add("--repeats", type=int, default=3, help="turns (default 3)")
-    add("--warmup-steps", type=int, default=2, help="5b: steps before the clock (default 2)")
-    add("--timed-steps", type=int, default=3, help="5b: steps per turn (default 3)")
-    add("--threads", type=int, default=None, help="threads of the CPU (default: torch's own)")
+    add("--warmup-steps", type=int, default=2, help="5b: steps before the timed ones (default 2)")
+    add("--timed-steps", type=int, default=3, help="5b: timed steps per turn (default 3)")
+    add("--threads", type=int, default=None, help="CPU threads (default: torch's own)")
     add("--compile", action="store_true", help="compile the blocks of all rows but upstream")
     add("--attention-backend", choices=get_args(AttentionBackend), default="native")
     add("--max-rows", type=int, default=None, help="rows in a layer at a time")
     add("--count-only", action="store_true", help="count at 5B's size; run nothing")
-    add(
-        "--quality",
-        type=Path,
-        nargs="+",
-        help="quality.json, of one run or several: shows how good the edits of each row are",
-    )
+    add("--quality", type=Path, help="quality.json: adds how good the edits of each row are")
     add("--output", type=Path, default=Path("bench"), help="folder (default bench)")
     return parser
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Refuse what makes no sense.
+    """Refuse options that cannot work.
 
     Raises:
         UsageError: A number is too small, or there is no CUDA device for 5B.
     """
-    import torch
-
     least = {"steps": 4, "repeats": 1, "warmup_steps": 1, "timed_steps": 1, "max_rows": 1}
     for name, value in least.items():
         if getattr(options, name) is not None and getattr(options, name) < value:
@@ -144,110 +206,93 @@ def _check(options: argparse.Namespace) -> None:
         raise UsageError(f"--prompts has {min(options.prompts)}; it must be at least 1")
     if options.size == "5b" and not options.count_only and not torch.cuda.is_available():
         raise UsageError(
-            "--size 5b needs a CUDA device; this machine shows none",
+            "--size 5b needs a CUDA device; this machine has none",
             hint="--size cpu times a small model, --size 5b --count-only counts operations",
         )
 
 
-def run_benchmark(options: argparse.Namespace, *, say: Say) -> None:
-    """Run the benchmark as the command line says: tables to stdout, files to the folder.
+def run_benchmark(options: argparse.Namespace) -> None:
+    """Run the benchmark as the command line says: tables to stdout, JSON to the folder.
 
     Raises:
         CogeditError: An option, the folder, or the run.
     """
-    import torch
-
-    from cogedit.models.quiet import quiet_imports
-
-    with quiet_imports():
-        from cogedit.lab.jobs import APPROXIMATE, EXACT, UPSTREAM, make_jobs
-        from cogedit.lab.models import SIZES
-
     _check(options)
     quality = None
     if options.quality is not None:
-        same = {UPSTREAM: UPSTREAM, EXACT: UPSTREAM}
-        quality = read_quality(options.quality, same | {name: name for name in APPROXIMATE})
-    folder: Path = options.output
-    make_folder(folder)
+        rows = {UPSTREAM: UPSTREAM, EXACT: UPSTREAM} | {name: name for name in APPROXIMATE}
+        quality = read_quality(options.quality, rows)
+    make_folder(options.output)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     prompts = tuple(dict.fromkeys(options.prompts))
-    full_size = count_full_size(make_jobs(50), prompts=prompts)
-    tables = [full_size_table(full_size, quality)]
-    figures: list[JobFigures] = []
-    model: ModelFigures | None = None
-    steps = options.steps
-    if not options.count_only and options.size == "cpu":
-        inputs = _inputs(options, torch.device("cpu"), torch.float32)
-        figures = measure_jobs(
-            make_jobs(steps), inputs, prompts=prompts, repeats=options.repeats, say=say
-        )
-    elif not options.count_only:
-        from cogedit.lab.steps import measure_model
-
-        steps = 50
-        inputs = _inputs(options, torch.device("cuda"), torch.bfloat16)
-        model, figures = measure_model(
-            make_jobs(steps),
-            inputs,
-            SIZES["5b"],
-            prompts=prompts,
-            repeats=options.repeats,
-            num_warmup=options.warmup_steps,
-            num_timed=options.timed_steps,
-            say=say,
-        )
-        tables.append(step_table(model))
-    if figures:
-        tables.append(job_table(figures))
-    facts = SpeedFacts(
-        cogedit_version=__version__,
-        torch_version=torch.__version__,
-        size=options.size,
-        device=_device_name(options.size),
-        num_threads=torch.get_num_threads(),
-        num_inference_steps=steps,
-        repeats=options.repeats,
-        how=_how(options),
-    )
-    path = folder / f"speed-{options.size}.json"
-    write_speed_json(path, facts, full_size=full_size, jobs=figures, model=model, quality=quality)
-    plot = draw_plot(path.with_suffix(".png"), full_size, figures, say=say)
-    print_report(tables, legend=LEGEND, paths=[path, *([plot] if plot else [])])
-
-
-def _inputs(options: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> Inputs:
-    from cogedit.lab.models import SIZES, random_inputs, random_transformer
-
-    size = SIZES[options.size]
-    transformer = random_transformer(size, device=device, dtype=dtype)
-    inputs = random_inputs(transformer, size, num_prompts=max(options.prompts))
-    return replace(inputs, how=_how(options))
-
-
-def _how(options: argparse.Namespace) -> TransformerSettings:
-    return TransformerSettings(
+    costs = {(job.name, n): job_flops(job, n) for n in prompts for job in make_jobs(50)}
+    tables = [full_size_table(costs, quality)]
+    settings = TransformerSettings(
         max_rows=options.max_rows,
         attention_backend=options.attention_backend,
         compile=options.compile,
     )
+    jobs: list[Timing] = []
+    model = None
+    if not options.count_only:
+        size, large = SIZES[options.size], options.size == "5b"
+        device = torch.device("cuda" if large else "cpu")
+        dtype = torch.bfloat16 if large else torch.float32
+        transformer = random_transformer(size, device=device, dtype=dtype)
+        inputs = random_inputs(transformer, size, num_prompts=max(prompts), settings=settings)
+        if large:
+            steps, jobs = measure_steps(
+                make_jobs(50),
+                inputs,
+                size,
+                prompts=prompts,
+                repeats=options.repeats,
+                num_warmup=options.warmup_steps,
+                num_timed=options.timed_steps,
+            )
+            num_tokens = size.sizes.num_tokens(size.latent_shape)
+            speed = measure_speed(size.sizes, num_tokens=num_tokens, device=device, dtype=dtype)
+            tables.append(step_table(steps, speed))
+            model = asdict(speed) | {"steps": [asdict(step) for step in steps]}
+        else:
+            repeats = options.repeats
+            jobs = measure_jobs(make_jobs(options.steps), inputs, prompts=prompts, repeats=repeats)
+        tables.append(job_table(jobs))
+    path = options.output / f"speed-{options.size}.json"
+    write_json(
+        path,
+        {
+            "run": _run_facts(options, settings),
+            "full_size": [
+                {"name": name, "num_prompts": count, "flops": flops}
+                for (name, count), flops in costs.items()
+            ],
+            "jobs": [asdict(job) for job in jobs],
+            "model": model,
+            "quality": quality,
+        },
+    )
+    print_report(tables, legend=LEGEND, paths=[path])
 
 
-def _device_name(size: str) -> str:
-    import torch
-
-    if size == "5b" and torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return platform.machine()
+def _run_facts(options: argparse.Namespace, settings: TransformerSettings) -> dict[str, object]:
+    """Describe the run, so that it can be repeated."""
+    on_gpu = options.size == "5b" and torch.cuda.is_available()
+    return {
+        "cogedit_version": __version__,
+        "torch_version": torch.__version__,
+        "size": options.size,
+        "device": torch.cuda.get_device_name() if on_gpu else platform.machine(),
+        "num_threads": torch.get_num_threads(),
+        "num_inference_steps": 50 if options.size == "5b" else options.steps,
+        "repeats": options.repeats,
+        "transformer": asdict(settings),
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line.
-
-    Returns:
-        0, or the exit code of what went wrong, which is said on stderr.
-    """
+    """Run the command line and return its exit code."""
     return run_command(run_benchmark, _parser().parse_args(arguments))
 
 

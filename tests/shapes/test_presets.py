@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from cogedit.lab.batch_pipeline import BatchPipeline, as_exported
 from cogedit.lab.configurations import find_configuration
-from cogedit.lab.quality import aligned
-from cogedit.lab.row_batches import BatchPipeline
 from cogedit.models.checkpoint import find_checkpoint
 from cogedit.shapes import world
 from cogedit.shapes.cases import make_case
@@ -86,7 +85,7 @@ def test_recolor_is_faithful_with_the_source_s_own_edges(pipeline, edit, cases):
     right = pipeline.decode(pipeline.encode([world.render(case.right) for case in cases]))
     answers = [Answer(*answer) for answer in zip(cases, round_trip, right, strict=True)]
     clips = made([case.prompt for case in cases])
-    shown = aligned(clips, answers, radius=recolor.align_edges)
+    shown = as_exported(clips, answers, align_edges=recolor.align_edges)
     for before, after, answer in zip(clips, shown, answers, strict=True):
         plain, figures = measure(before, answer), measure(after, answer)
         assert figures.target_seen == 1

@@ -1,8 +1,8 @@
 """The stages' computations on several clips of the world at once, in memory.
 
-A small model spends most of its time on the way into each operation, so that 16 clips in one batch
-cost little more than one. What is computed is what `encode`, `invert`, `reconstruct` and `export`
-compute, and a test compares them.
+A small model spends most of its time on the overhead of each operation, so that 16 clips in one
+batch cost little more than one. The results are those of `encode`, `invert`, `reconstruct` and
+`export`, and a test compares them.
 """
 
 from __future__ import annotations
@@ -10,29 +10,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
+from diffusers import AutoencoderKLCogVideoX, CogVideoXTransformer3DModel
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
-from cogedit.diffusion.latent_mask import pool_mask, unpool_mask
+from cogedit.diffusion.latent_mask import composite, pool_mask, unpool_mask
 from cogedit.diffusion.trajectory import Trajectory
 from cogedit.errors import UsageError
 from cogedit.lab.configurations import Inversion
+from cogedit.media import edges
 from cogedit.models.auto_mask import find_masks
 from cogedit.models.checkpoint import Checkpoint
 from cogedit.models.loading import alphas_cumprod, load_text_encoder, load_transformer, load_vae
 from cogedit.models.prompts import embed_prompts
 from cogedit.models.sampling import Embeds, edit_latents, invert_latents
-from cogedit.models.vae import decode_latents, encode_frames, to_model_range
 from cogedit.shapes import world
-from cogedit.shapes.edit_metrics import Levels
+from cogedit.shapes.codec import decode_clip, encode_clip
+from cogedit.shapes.edit_metrics import Answer, Levels, to_frames
 from cogedit.types import ReconstructSettings
-
-if TYPE_CHECKING:
-    from diffusers import AutoencoderKLCogVideoX, CogVideoXTransformer3DModel
-    from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
 
 class BatchPipeline:
@@ -44,15 +41,15 @@ class BatchPipeline:
         dtype: Number format of the model; latents stay in float32.
 
     Raises:
-        UsageError: The model is made for other clips.
+        UsageError: The model is made for clips of another size.
     """
 
     def __init__(self, checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype) -> None:
-        made_for = checkpoint.geometry
-        found = made_for.num_frames, made_for.height, made_for.width
+        geometry = checkpoint.geometry
+        found = geometry.num_frames, geometry.height, geometry.width
         expected = world.NUM_FRAMES, world.HEIGHT, world.WIDTH
-        latent_frames = made_for.num_latent_frames(world.NUM_FRAMES)
-        if found != expected or made_for.num_pad_frames(latent_frames):
+        latent_frames = geometry.num_latent_frames(world.NUM_FRAMES)
+        if found != expected or geometry.num_pad_frames(latent_frames):
             raise UsageError(
                 f"{checkpoint.id} is made for clips of {found} (frames, height, width); the shapes "
                 f"world has {expected}",
@@ -65,25 +62,19 @@ class BatchPipeline:
 
     def encode(self, clips: Sequence[world.Frames]) -> Tensor:
         """Encode clips, [F, H, W, 3] uint8 each: latents [N, F', C, H', W'] float32 on the CPU."""
-        return torch.cat(
-            [encode_frames(self._vae, to_model_range(torch.from_numpy(c))).cpu() for c in clips]
-        )
+        return torch.cat([encode_clip(self._vae, clip) for clip in clips])
 
     def decode(self, latents: Tensor) -> list[Levels]:
         """Decode latents [N, F', C, H', W']: one [F, H, W, 3] of levels in 0..255 per clip."""
-        decoded: list[Levels] = []
-        for one in latents:
-            frames = decode_latents(self._vae, one.unsqueeze(0)).clamp(-1, 1).permute(0, 2, 3, 1)
-            decoded.append(np.asarray(((frames + 1) * 127.5).cpu().numpy(), dtype=np.float32))
-        return decoded
+        return [decode_clip(self._vae, clip) for clip in latents.unsqueeze(1)]
 
     def invert(self, latents: Tensor, inversion: Inversion, captions: Sequence[str]) -> Trajectory:
         """Invert clips as the stage does.
 
         Args:
             latents: Clean latents, [N, F', C, H', W'] float32.
-            inversion: How.
-            captions: The clips' own captions, in case the inversion is to see them.
+            inversion: Its settings.
+            captions: The clips' own captions, for an inversion under them.
 
         Returns:
             Their trajectories in one, on the CPU.
@@ -101,15 +92,8 @@ class BatchPipeline:
         )
         return Trajectory(inverted.samples.cpu(), inverted.latents.cpu(), inverted.timesteps)
 
-    def resample(
-        self, trajectory: Trajectory, inversion: Inversion, captions: Sequence[str]
-    ) -> Tensor:
-        """Sample from the trajectories' last entry under the inversion's prompt at guidance 1.
-
-        Args:
-            trajectory: What `invert` returned.
-            inversion: How it was inverted.
-            captions: As for `invert`.
+    def resample(self, trajectory: Trajectory, prompts: Sequence[str]) -> Tensor:
+        """Sample from the trajectories' noise under the inversion's prompts, at guidance 1.
 
         Returns:
             Latents [N, F', C, H', W'] float32 on the CPU.
@@ -117,14 +101,8 @@ class BatchPipeline:
         plain = ReconstructSettings(
             prompt="", guidance_scale=1.0, start="inverted", injection_strength=0.0
         )
-        prompts = inversion.prompts(captions)
-        return self.edit(
-            trajectory,
-            plain,
-            prompts=prompts,
-            inversion_prompts=prompts,
-            seeds=[plain.seed] * len(prompts),
-        )
+        seeds = [plain.seed] * len(prompts)
+        return self.edit(trajectory, plain, prompts=prompts, inversion_prompts=prompts, seeds=seeds)
 
     def edit(
         self,
@@ -140,10 +118,10 @@ class BatchPipeline:
 
         Args:
             trajectory: The clips' trajectories in one.
-            settings: How; its prompt and its seed do not count.
-            prompts: What each edit shows.
-            inversion_prompts: What each clip was inverted under.
-            seeds: Seed of each clip's start noise.
+            settings: Of the edits, except for prompt and seed.
+            prompts: One per edit.
+            inversion_prompts: The prompt under which each clip was inverted.
+            seeds: Of each clip's start noise.
             masks: Pixels of each clip that may change, [N, F, H, W] uint8; those of `find_masks`
                 where `settings.auto_mask` is set.
 
@@ -153,16 +131,16 @@ class BatchPipeline:
         Raises:
             NumericalError: NaN or Inf appeared.
         """
-        own = [
+        edits = [
             replace(settings, prompt=prompt, seed=seed)
             for prompt, seed in zip(prompts, seeds, strict=True)
         ]
-        # What was found has been dilated as it was found.
+        # Masks that were found are dilated already.
         dilation = 0 if settings.auto_mask else settings.dilation
         samples = edit_latents(
             self._transformer,
             trajectory,
-            own,
+            edits,
             inversion_prompts=inversion_prompts,
             alphas_cumprod=self._alphas_cumprod,
             embeds=self._embed([*prompts, *inversion_prompts, settings.negative_prompt]),
@@ -180,12 +158,6 @@ class BatchPipeline:
     ) -> Tensor:
         """Find the mask of each edit as the stage does with `auto_mask`.
 
-        Args:
-            trajectory: The clips' trajectories in one.
-            settings: Threshold and dilation.
-            prompts: What each edit shows.
-            inversion_prompts: What each clip was inverted under.
-
         Returns:
             [N, F, H, W] uint8, 1 where the edit may change the source.
         """
@@ -196,22 +168,21 @@ class BatchPipeline:
             inversion_prompts=inversion_prompts,
             embeds=self._embed([*prompts, *inversion_prompts]),
         )
-        made_for = self.checkpoint.geometry
-        spatial, temporal = made_for.spatial_compression, made_for.temporal_compression
-        return torch.stack([unpool_mask(one, spatial=spatial, temporal=temporal) for one in found])
+        geometry = self.checkpoint.geometry
+        spatial, temporal = geometry.spatial_compression, geometry.temporal_compression
+        return torch.stack([unpool_mask(m, spatial=spatial, temporal=temporal) for m in found])
 
     def _pool(self, masks: Tensor, dilation: int) -> Tensor:
         """Turn masks [N, F, H, W] of pixels into masks [N, F', 1, H', W'] of latents."""
-        made_for = self.checkpoint.geometry
-        spatial, temporal = made_for.spatial_compression, made_for.temporal_compression
-        pooled = [
-            pool_mask(one, spatial=spatial, temporal=temporal, dilation=dilation) for one in masks
-        ]
-        return torch.stack(pooled)
+        geometry = self.checkpoint.geometry
+        spatial, temporal = geometry.spatial_compression, geometry.temporal_compression
+        return torch.stack(
+            [pool_mask(m, spatial=spatial, temporal=temporal, dilation=dilation) for m in masks]
+        )
 
-    def _embed(self, texts: Sequence[str]) -> Embeds:
-        """Embed texts; every text once per run."""
-        missing = [text for text in dict.fromkeys(texts) if text not in self._embeds]
+    def _embed(self, prompts: Sequence[str]) -> Embeds:
+        """Embed prompts, each once per run."""
+        missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._embeds]
         if missing:
             tokenizer, encoder = self._text_encoder
             length = self.checkpoint.geometry.max_text_seq_length
@@ -236,6 +207,33 @@ class BatchPipeline:
         return load_text_encoder(self.checkpoint, device=self.device, dtype=self.dtype)
 
 
-def noise_std(trajectory: Trajectory) -> list[float]:
-    """Return the standard deviation of each clip's last latent; 1 is right."""
-    return [float(one.std()) for one in trajectory.noise]
+def as_exported(
+    clips: Sequence[Levels],
+    answers: Sequence[Answer],
+    *,
+    masks: Tensor | None = None,
+    align_edges: int = 0,
+) -> list[Levels]:
+    """Turn decoded edits into what the export shows.
+
+    Args:
+        clips: The edits, [F, H, W, 3] levels each.
+        answers: Their right answers, for the source clips.
+        masks: Pixels of each clip that may change, [N, F, H, W]. Outside, the source's round trip
+            is put back; with aligned edges, the source's own frames.
+        align_edges: Radius in pixels within which edges follow the source's own frames; 0 is off.
+    """
+    exported = []
+    for index, (clip, answer) in enumerate(zip(clips, answers, strict=True)):
+        shown, below = clip, answer.source_round_trip
+        if align_edges:
+            source = world.render(answer.case.source)
+            shown = edges.align_edges(
+                to_frames(clip), to_frames(below), source, radius=align_edges
+            ).astype("f4")
+            below = source.astype("f4")
+        if masks is not None:
+            mask = masks[index]
+            shown = composite(torch.from_numpy(shown), torch.from_numpy(below), mask).numpy()
+        exported.append(shown)
+    return exported
