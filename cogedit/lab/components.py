@@ -172,11 +172,11 @@ def make_pipeline(
 
 
 def rotary_embeddings(
-    pipeline: CogVideoXPipeline, *, num_latent_frames: int, device: str
+    pipeline: CogVideoXPipeline, *, num_latent_frames: int, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the positions that the pipeline itself prepares: two [tokens, head dim] tensors."""
     cos, sin = pipeline._prepare_rotary_positional_embeddings(
-        world.HEIGHT, world.WIDTH, num_latent_frames, torch.device(device)
+        world.HEIGHT, world.WIDTH, num_latent_frames, device
     )
     return cos, sin
 
@@ -197,7 +197,7 @@ def export_pipeline(pipeline: CogVideoXPipeline, folder: Path) -> None:
     pipeline.to(dtype=torch.float16)
     pipeline.save_pretrained(folder, safe_serialization=True)
     for config in folder.glob("*/config.json"):
-        # diffusers writes down which folder a part was loaded from; that is nobody's business.
+        # diffusers writes down which folder a part was loaded from; leave that out.
         values = json.loads(config.read_text(encoding="utf-8"))
         values.pop("_name_or_path", None)
         config.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

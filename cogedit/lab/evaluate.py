@@ -1,87 +1,59 @@
 """`python -m cogedit.lab.evaluate`: how good is the embedded model?
 
-Measures the VAE's round trip and text-to-video generation from noise, both on held-out clips: the
-captions are those of held-out specs, the judge is the oracle. What the oracle gets wrong counts
-against the model; the row "rendered" and the row "VAE round trip" say how often that is.
+Measures the VAE's round trip and text-to-video generation from noise on held-out clips: the
+captions are those of held-out specs, the judge is the oracle. Its mistakes count against the model;
+the rows "rendered" and "VAE round trip" show how often they happen.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import CogVideoXDDIMScheduler, CogVideoXDPMScheduler, CogVideoXPipeline
 
-from cogedit.lab.train_vae import decode_latents, encode_frames, psnr, render_batch
+from cogedit.lab.report import notify, write_json
+from cogedit.media.contact_sheet import SheetRow, draw_sheet, save_png
+from cogedit.media.metrics import psnr
+from cogedit.models.quiet import quiet_imports
 from cogedit.shapes import model_dir, world
+from cogedit.shapes.edit_metrics import to_frames
 from cogedit.shapes.oracle import read_clip
+from cogedit.shapes.tables import make_table, print_report
+
+with quiet_imports():
+    from diffusers import CogVideoXDDIMScheduler, CogVideoXDPMScheduler, CogVideoXPipeline
+
+    from cogedit.shapes.codec import round_trip
 
 SOLVERS = {"ddim": CogVideoXDDIMScheduler, "dpm": CogVideoXDPMScheduler}
 """How clips are sampled: the scheduler of the pipeline folder, or the stochastic one that the model
 card of CogVideoX-5B samples with."""
 
+_MIDDLE = world.NUM_FRAMES // 2
 
-@dataclass(frozen=True)
-class Accuracy:
-    """Share of clips, 0..1, in which the oracle reads what the caption says.
 
-    Attributes:
-        name: Which clips.
-        num_clips: How many.
-        color: Colour of the object.
-        background: Colour of the background.
-        shape: Shape of the object, by its outline.
-        overlap_shape: Shape of the object, by the overlap with templates of sharp corners.
-        motion: Direction of the motion.
-        all: All four at once.
-        shape_iou: Mean overlap of the object with the best-fitting template.
+def accuracy(clips: Sequence[world.Frames], specs: Sequence[world.ClipSpec]) -> dict[str, float]:
+    """Let the oracle read clips [F, H, W, 3] uint8 and compare with their specs.
+
+    Returns:
+        Share of clips, 0..1, whose `color`, `background`, `shape` (by its outline), `motion` or
+        `all` four are right; of those whose `overlap_shape` is (by the overlap with templates of
+        sharp corners), and the mean overlap `shape_iou` with the best of these.
     """
-
-    name: str
-    num_clips: int
-    color: float
-    background: float
-    shape: float
-    overlap_shape: float
-    motion: float
-    all: float
-    shape_iou: float
-
-
-def accuracy(name: str, clips: np.ndarray, specs: Sequence[world.ClipSpec]) -> Accuracy:
-    """Let the oracle read clips [N, F, H, W, 3] uint8 and compare with their specs."""
     readings = [read_clip(clip) for clip in clips]
-    hits = np.asarray(
-        [
-            (
-                reading.color == spec.color,
-                reading.background == spec.background,
-                reading.shape == spec.shape,
-                reading.motion == spec.motion,
-            )
-            for reading, spec in zip(readings, specs, strict=True)
-        ]
-    )
-    color, background, shape, motion = (float(share) for share in hits.mean(axis=0))
-    overlap = [r.overlap_shape == spec.shape for r, spec in zip(readings, specs, strict=True)]
-    return Accuracy(
-        name=name,
-        num_clips=len(specs),
-        color=color,
-        background=background,
-        shape=shape,
-        overlap_shape=float(np.mean(overlap)),
-        motion=motion,
-        all=float(hits.all(axis=1).mean()),
-        shape_iou=float(np.mean([reading.shape_iou for reading in readings])),
-    )
+    pairs = list(zip(readings, specs, strict=True))
+    names = ("color", "background", "shape", "motion")
+    hits = np.array([[getattr(r, name) == getattr(s, name) for name in names] for r, s in pairs])
+    shares = dict(zip(names, map(float, hits.mean(axis=0)), strict=True))
+    return shares | {
+        "all": float(hits.all(axis=1).mean()),
+        "overlap_shape": float(np.mean([r.overlap_shape == s.shape for r, s in pairs])),
+        "shape_iou": float(np.mean([reading.shape_iou for reading in readings])),
+    }
 
 
 def generate(
@@ -92,22 +64,22 @@ def generate(
     num_inference_steps: int = 50,
     seed: int = 0,
     batch_size: int = 32,
-) -> np.ndarray:
+) -> list[world.Frames]:
     """Generate one clip per prompt from noise, with the plain pipeline call.
 
     Args:
         pipeline: The model.
-        prompts: The texts.
+        prompts: One per clip.
         guidance_scale: Classifier-free guidance; 1 means none.
         num_inference_steps: Steps of the pipeline's scheduler.
         seed: Of the start noise.
         batch_size: Clips at once.
 
     Returns:
-        [N, F, H, W, 3] uint8.
+        [F, H, W, 3] uint8 each.
     """
     generator = torch.Generator().manual_seed(seed)
-    clips = []
+    clips: list[world.Frames] = []
     for first in range(0, len(prompts), batch_size):
         batch = list(prompts[first : first + batch_size])
         frames = pipeline(
@@ -122,112 +94,82 @@ def generate(
             generator=generator,
             output_type="np",
         ).frames
-        clips.append(np.rint(frames * 255).astype(np.uint8))
-    return np.concatenate(clips)
-
-
-def contact_sheet(rows: Sequence[np.ndarray], *, frames: Sequence[int] = (0, 4, 8)) -> np.ndarray:
-    """Lay clips out as a picture.
-
-    Args:
-        rows: One array [N, F, H, W, 3] uint8 per column of the picture, equal N.
-        frames: Which frames of each clip are shown, side by side.
-
-    Returns:
-        [N x H, columns x frames x W, 3] uint8.
-    """
-    columns = [np.concatenate(list(clips[:, frame]), axis=0) for clips in rows for frame in frames]
-    return np.concatenate(columns, axis=1)
-
-
-_COLUMNS = ("color", "background", "shape", "overlap", "motion", "all")
-
-
-def _row(result: Accuracy) -> str:
-    shares = (
-        *(result.color, result.background, result.shape, result.overlap_shape),
-        *(result.motion, result.all),
-    )
-    figures = "".join(f"{100 * share:11.1f}" for share in shares)
-    return f"{result.name:<22}{result.num_clips:>6}{figures}{result.shape_iou:>9.3f}\n"
+        clips += list(np.rint(frames * 255).astype(np.uint8))
+    return clips
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m cogedit.lab.evaluate", description=__doc__)
-    parser.add_argument("--model", type=Path, default=model_dir(), help="pipeline folder")
-    parser.add_argument("--clips", type=int, default=208, help="number of held-out clips")
-    parser.add_argument(
-        "--guidance-scale", type=float, nargs="+", default=[1.0, 2.0, 3.0, 4.0, 6.0]
-    )
-    parser.add_argument("--num-inference-steps", type=int, default=50)
-    parser.add_argument(
-        "--solver", choices=SOLVERS, default="ddim", help="ddim (default) or dpm, which adds noise"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the start noise")
-    parser.add_argument("--first", type=int, default=0, help="first held-out seed")
-    parser.add_argument("--threads", type=int, default=None, help="CPU threads (default: all)")
-    parser.add_argument("--json", type=Path, default=None, help="write the figures here, too")
-    parser.add_argument("--picture", type=Path, default=None, help="write a contact sheet (PNG)")
+    add = parser.add_argument
+    add("--model", type=Path, default=model_dir(), help="pipeline folder")
+    add("--clips", type=int, default=208, help="number of held-out clips")
+    add("--guidance-scale", type=float, nargs="+", default=[1.0, 2.0, 3.0, 4.0, 6.0])
+    add("--num-inference-steps", type=int, default=50)
+    add("--solver", choices=SOLVERS, default="ddim", help="ddim (default) or dpm, which adds noise")
+    add("--seed", type=int, default=0, help="of the start noise")
+    add("--first", type=int, default=0, help="first held-out seed")
+    add("--device", default="cpu", help="torch device")
+    add("--json", type=Path, default=None, help="write the figures to this file, too")
+    add("--image", type=Path, default=None, help="write the first 64 clips as a contact sheet")
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the table goes to stdout. Returns the exit code 0."""
     options = _parser().parse_args(arguments)
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
     pipeline = CogVideoXPipeline.from_pretrained(
         options.model, dtype=torch.float32, use_safetensors=True
-    )
+    ).to(options.device)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.scheduler = SOLVERS[options.solver].from_config(pipeline.scheduler.config)
     seeds = range(options.first, options.first + options.clips)
     specs = [world.sample_spec(seed, "held_out") for seed in seeds]
-    rendered = render_batch(seeds, "held_out")
-    decoded = np.concatenate(
-        [
-            decode_latents(pipeline.vae, encode_frames(pipeline.vae, rendered[first : first + 16]))
-            for first in range(0, len(rendered), 16)
-        ]
-    )
-    values = psnr(decoded, rendered)
-    write = sys.stdout.write
-    write(f"VAE round trip: {values.mean():.2f} dB (mean), {values.min():.2f} dB (worst clip)\n\n")
-    write(f"{'clips':<22}{'n':>6}")
-    write("".join(f"{name:>11}" for name in _COLUMNS))
-    write(f"{'IoU':>9}   (% right)\n")
-    results = [accuracy("rendered", rendered, specs), accuracy("VAE round trip", decoded, specs)]
-    for result in results:
-        write(_row(result))
-    columns = [rendered, decoded]
+    captions = [world.caption(spec) for spec in specs]
+    clips = {"rendered": [world.render(spec) for spec in specs]}
+    decoded = [to_frames(round_trip(pipeline.vae, clip)) for clip in clips["rendered"]]
+    values = [psnr(*pair) for pair in zip(decoded, clips["rendered"], strict=True)]
+    clips["VAE round trip"] = decoded
     for guidance_scale in options.guidance_scale:
         started = time.monotonic()
-        clips = generate(
+        name = f"from noise, guidance {guidance_scale:g}"
+        clips[name] = generate(
             pipeline,
-            [world.caption(spec) for spec in specs],
+            captions,
             guidance_scale=guidance_scale,
             num_inference_steps=options.num_inference_steps,
             seed=options.seed,
         )
-        results.append(accuracy(f"from noise, guidance {guidance_scale:g}", clips, specs))
-        write(_row(results[-1]))
-        sys.stdout.flush()
-        sys.stderr.write(f"{time.monotonic() - started:.0f} s\n")
-        columns.append(clips)
+        notify(f"{name}: {time.monotonic() - started:.0f} s")
+    results = {name: accuracy(made, specs) for name, made in clips.items()}
+    paths = []
     if options.json is not None:
         record = {
-            "vae_psnr": float(values.mean()),
-            "vae_psnr_worst": float(values.min()),
+            "vae_psnr": float(np.mean(values)),
+            "vae_psnr_worst": min(values),
             "num_inference_steps": options.num_inference_steps,
             "solver": options.solver,
             "seed": options.seed,
-            "rows": [asdict(result) for result in results],
+            "num_clips": len(specs),
+            "rows": results,
         }
-        options.json.write_text(json.dumps(record, indent=2) + "\n")
-    if options.picture is not None:
-        from PIL import Image
-
-        Image.fromarray(contact_sheet([clips[:16] for clips in columns])).save(options.picture)
+        write_json(options.json, record)
+        paths.append(options.json)
+    if options.image is not None:
+        sheet = [
+            SheetRow(caption, tuple(made[index][_MIDDLE] for made in clips.values()))
+            for index, caption in enumerate(captions[:64])
+        ]
+        save_png(draw_sheet(list(clips), sheet, zoom=3), options.image)
+        paths.append(options.image)
+    columns = list(results["rendered"])
+    rows = [
+        (name, *(f"{100 * figures[column]:.1f}" for column in columns))
+        for name, figures in results.items()
+    ]
+    title = f"% right of {len(specs)} held-out clips"
+    table = make_table(title, ("clips", *columns), rows)
+    legend = f"VAE round trip: {np.mean(values):.2f} dB (mean), {min(values):.2f} dB (worst clip)"
+    print_report([table], legend=legend, paths=paths)
     return 0
 
 

@@ -4,7 +4,8 @@ import sys
 import torch
 from transformers import T5Tokenizer
 
-from cogedit.shapes import components, world
+from cogedit.lab import components
+from cogedit.shapes import world
 
 
 def tokens(text, tokenizer):

@@ -1,0 +1,215 @@
+"""What both trainings share: optimizers, learning rate, weight average, checkpoints, the loop."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainingSchedule:
+    """Length and learning rate of a run: it warms up, stays, and falls linearly to 0.
+
+    Attributes:
+        steps: Number of steps.
+        minutes: End after this time instead, and let the learning rate follow the clock; None
+            counts the steps. Two such runs are not equal.
+        lr: Learning rate of both optimizers.
+        warmup_steps: Steps of the rise, at most a twentieth of a run with `minutes`.
+        decay_fraction: Share of the run, at the end, in which the rate falls.
+        eval_every: Steps between two measurements and checkpoints.
+    """
+
+    steps: int
+    minutes: float | None = None
+    lr: float = 2e-3
+    warmup_steps: int = 100
+    decay_fraction: float = 0.35
+    eval_every: int = 500
+
+    def progress(self, step: int, seconds: float) -> float:
+        """Return the share of the run that is over, 0..1, after some steps and seconds."""
+        return step / self.steps if self.minutes is None else seconds / (60 * self.minutes)
+
+    def learning_rate(self, step: int, progress: float) -> float:
+        """Return the learning rate of a step; resuming with another length changes only its end."""
+        rise = (step + 1) / max(self.warmup_steps, 1)
+        if self.minutes is not None:
+            rise = max(rise, 20 * progress)
+        fall = (1 - progress) / self.decay_fraction if self.decay_fraction else 1.0
+        return self.lr * max(min(rise, fall, 1.0), 0.0)
+
+
+class Optimizers:
+    """Muon for matrices and convolution kernels, AdamW for the rest, at one learning rate.
+
+    Muon's updates are scaled to the root mean square of AdamW's (Liu et al., arXiv 2502.16982).
+
+    Args:
+        kernels: Weights with two or more axes.
+        others: All other weights.
+        weight_decay: Decoupled weight decay of the kernels.
+    """
+
+    def __init__(
+        self,
+        kernels: Iterable[nn.Parameter],
+        others: Iterable[nn.Parameter],
+        *,
+        weight_decay: float,
+    ) -> None:
+        self._kernels = list(kernels)
+        # torch's Muon takes matrices only. A kernel [out, in, t, h, w] is a matrix
+        # [out, in * t * h * w] in the same memory.
+        self._matrices = [nn.Parameter(kernel.detach().flatten(1)) for kernel in self._kernels]
+        self._muon: torch.optim.Optimizer = torch.optim.Muon(
+            self._matrices, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
+        )
+        self._adamw = torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.0)
+
+    def step(self, lr: float) -> None:
+        """Take one step from the gradients that the weights hold, and drop the gradients."""
+        for matrix, kernel in zip(self._matrices, self._kernels, strict=True):
+            matrix.grad = None if kernel.grad is None else kernel.grad.flatten(1)
+            kernel.grad = None
+        for optimizer in (self._muon, self._adamw):
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            optimizer.step()
+            optimizer.zero_grad()
+
+    def state_dict(self) -> dict[str, object]:
+        """Return what `load_state_dict` takes."""
+        return {"muon": self._muon.state_dict(), "adamw": self._adamw.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, dict[str, object]]) -> None:
+        """Continue from a state that `state_dict` returned."""
+        self._muon.load_state_dict(state["muon"])
+        self._adamw.load_state_dict(state["adamw"])
+
+
+def average_of(model: nn.Module, decay: float) -> AveragedModel:
+    """Return an exponential moving average of a model, initially a copy.
+
+    After n updates the decay is at most (1 + n) / (10 + n), so that the start is soon forgotten.
+    """
+
+    def update(averages: Sequence[Tensor], weights: Sequence[Tensor], count: int | Tensor) -> None:
+        n = int(count) + 1
+        for average, weight in zip(averages, weights, strict=True):
+            average.lerp_(weight, 1 - min(decay, (1 + n) / (10 + n)))
+
+    return AveragedModel(model, multi_avg_fn=torch.no_grad()(update))
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """Compute in bfloat16 where the device does so in hardware; a CPU without is slower in it."""
+    fast = device.type != "cpu" or torch.backends.cpu.get_cpu_capability() == "AVX512"
+    return torch.autocast(device.type, torch.bfloat16, enabled=fast)
+
+
+def train(
+    model: nn.Module,
+    optimizers: Optimizers,
+    loss_of: Callable[[int, float], Tensor],
+    *,
+    schedule: TrainingSchedule,
+    average_decay: float,
+    evaluate: Callable[[nn.Module], Mapping[str, float]],
+    checkpoint: Path,
+) -> None:
+    """Train a model, or continue from its checkpoint.
+
+    Args:
+        model: Trained in place; at the end it holds the averaged weights.
+        optimizers: Of its weights.
+        loss_of: The loss of a step, a scalar with gradients, from its number and the progress of
+            the run in 0..1. Random draws follow from the number, so that a resumed run continues
+            with the batches that it would have seen.
+        schedule: Length and learning rate.
+        average_decay: Decay of the weight average per step.
+        evaluate: Held-out figures of the averaged model.
+        checkpoint: The file; beside it, the figures are written as JSON of the same name.
+
+    Raises:
+        OSError: The checkpoint cannot be read or written.
+        RuntimeError: It belongs to another model.
+    """
+    average = average_of(model, average_decay)
+    step, seconds = 0, 0.0
+    history: list[dict[str, float]] = []
+    if checkpoint.exists():
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        model.load_state_dict(state["model"])
+        average.load_state_dict(state["average"])
+        optimizers.load_state_dict(state["optimizers"])
+        step, seconds, history = state["step"], state["seconds"], state["history"]
+    else:
+        history.append({"step": 0, **evaluate(average.module)})
+        logger.info("%s", history[0])
+    started = time.monotonic() - seconds
+    losses: list[Tensor] = []
+    while (progress := schedule.progress(step, seconds)) < 1:
+        loss = loss_of(step, progress)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizers.step(schedule.learning_rate(step, progress))
+        average.update_parameters(model)
+        losses.append(loss.detach())
+        step, seconds = step + 1, time.monotonic() - started
+        if step % 50 == 0:
+            logger.info(
+                "step %d  %.0f s  loss %.4f", step, seconds, torch.stack(losses[-50:]).mean()
+            )
+        if step % schedule.eval_every == 0 or schedule.progress(step, seconds) >= 1:
+            mean = float(torch.stack(losses).mean())
+            figures = {"step": step, "seconds": seconds, "loss": mean, **evaluate(average.module)}
+            logger.info("%s", figures)
+            history.append(figures)
+            losses = []
+            state = {
+                "step": step,
+                "seconds": seconds,
+                "history": history,
+                "model": model.state_dict(),
+                "average": average.state_dict(),
+                "optimizers": optimizers.state_dict(),
+            }
+            save_checkpoint(checkpoint, state)
+    model.load_state_dict(average.module.state_dict())
+
+
+def save_checkpoint(path: Path, state: Mapping[str, object]) -> None:
+    """Write a checkpoint and its history; an interrupted write never replaces a good file.
+
+    Raises:
+        OSError: A file cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    torch.save(dict(state), partial)
+    partial.replace(path)
+    path.with_suffix(".json").write_text(json.dumps(state["history"], indent=1) + "\n")
+
+
+@torch.no_grad()
+def load_average(model: nn.Module, checkpoint: Path) -> None:
+    """Copy a checkpoint's averaged weights into the parameters that have their name and shape.
+
+    Raises:
+        OSError: The checkpoint cannot be read.
+    """
+    weights = torch.load(checkpoint, map_location="cpu", weights_only=True)["average"]
+    for name, param in model.named_parameters():
+        weight = weights.get(f"module.{name}")
+        if weight is not None and weight.shape == param.shape:
+            param.copy_(weight)
