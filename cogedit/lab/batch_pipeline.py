@@ -69,19 +69,7 @@ class BatchPipeline:
         return [decode_clip(self._vae, clip) for clip in latents.unsqueeze(1)]
 
     def invert(self, latents: Tensor, inversion: Inversion, captions: Sequence[str]) -> Trajectory:
-        """Invert clips as the stage does.
-
-        Args:
-            latents: Clean latents, [N, F', C, H', W'] float32.
-            inversion: Its settings.
-            captions: The clips' own captions, for an inversion under them.
-
-        Returns:
-            Their trajectories in one, on the CPU.
-
-        Raises:
-            NumericalError: NaN or Inf appeared.
-        """
+        """Invert clean latents [N, F', C, H', W'] as the stage does; one trajectory on the CPU."""
         prompts = inversion.prompts(captions)
         inverted = invert_latents(
             self._transformer,
@@ -93,11 +81,7 @@ class BatchPipeline:
         return Trajectory(inverted.samples.cpu(), inverted.latents.cpu(), inverted.timesteps)
 
     def resample(self, trajectory: Trajectory, prompts: Sequence[str]) -> Tensor:
-        """Sample from the trajectories' noise under the inversion's prompts, at guidance 1.
-
-        Returns:
-            Latents [N, F', C, H', W'] float32 on the CPU.
-        """
+        """Sample from the inverted noise under the inversion's prompts, at guidance 1."""
         plain = ReconstructSettings(
             prompt="", guidance_scale=1.0, start="inverted", injection_strength=0.0
         )
@@ -118,7 +102,7 @@ class BatchPipeline:
 
         Args:
             trajectory: The clips' trajectories in one.
-            settings: Of the edits, except for prompt and seed.
+            settings: Of all edits, except for prompt and seed.
             prompts: One per edit.
             inversion_prompts: The prompt under which each clip was inverted.
             seeds: Of each clip's start noise.
@@ -127,9 +111,6 @@ class BatchPipeline:
 
         Returns:
             Latents [N, F', C, H', W'] float32 on the CPU.
-
-        Raises:
-            NumericalError: NaN or Inf appeared.
         """
         edits = [
             replace(settings, prompt=prompt, seed=seed)
@@ -156,11 +137,7 @@ class BatchPipeline:
         prompts: Sequence[str],
         inversion_prompts: Sequence[str],
     ) -> Tensor:
-        """Find the mask of each edit as the stage does with `auto_mask`.
-
-        Returns:
-            [N, F, H, W] uint8, 1 where the edit may change the source.
-        """
+        """Find the mask of each edit as the stage does: [N, F, H, W] uint8, 1 is to change."""
         found = find_masks(
             self._transformer,
             trajectory,

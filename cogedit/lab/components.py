@@ -111,13 +111,7 @@ def make_transformer(
 ) -> CogVideoXTransformer3DModel:
     """Return a transformer for the VAE's latents, with random weights and rotary positions.
 
-    Args:
-        vae: The codec; its latents decide the input and the base size of the positions.
-        num_layers: Number of blocks.
-        num_attention_heads: Heads per block.
-        attention_head_dim: Channels per head, a multiple of 16.
-        time_embed_dim: Channels of the timestep embedding.
-        patch_size: Latents per token, along height and width.
+    `attention_head_dim` is a multiple of 16; `patch_size` counts latents along height and width.
     """
     spatial = 2 ** (len(vae.config.block_out_channels) - 1)
     return CogVideoXTransformer3DModel(
@@ -182,16 +176,9 @@ def rotary_embeddings(
 
 
 def export_pipeline(pipeline: CogVideoXPipeline, folder: Path) -> None:
-    """Write the pipeline as a diffusers folder, its weights rounded to fp16.
+    """Write the pipeline as a diffusers folder; its weights are rounded to fp16, in place.
 
     The rounding halves the folder; everything is meant to be loaded in float32 again.
-
-    Args:
-        pipeline: The trained pipeline; its modules are cast in place.
-        folder: Created if it is missing; files in it are replaced.
-
-    Raises:
-        OSError: If the folder cannot be written.
     """
     share_embeddings(pipeline.text_encoder)
     pipeline.to(dtype=torch.float16)

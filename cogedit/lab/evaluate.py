@@ -65,19 +65,7 @@ def generate(
     seed: int = 0,
     batch_size: int = 32,
 ) -> list[world.Frames]:
-    """Generate one clip per prompt from noise, with the plain pipeline call.
-
-    Args:
-        pipeline: The model.
-        prompts: One per clip.
-        guidance_scale: Classifier-free guidance; 1 means none.
-        num_inference_steps: Steps of the pipeline's scheduler.
-        seed: Of the start noise.
-        batch_size: Clips at once.
-
-    Returns:
-        [F, H, W, 3] uint8 each.
-    """
+    """Generate one clip [F, H, W, 3] uint8 per prompt from noise, with the plain pipeline call."""
     generator = torch.Generator().manual_seed(seed)
     clips: list[world.Frames] = []
     for first in range(0, len(prompts), batch_size):

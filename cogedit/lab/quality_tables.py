@@ -116,14 +116,9 @@ def _num_clips(rows: Mapping[str, Sequence[EditFigures]]) -> int:
 
 
 def format_interval(interval: Interval, factor: float = 1.0, *, decimals: int = 1) -> str:
-    """Write an interval as "19.3 [18.7 19.9]".
+    """Write an interval, times a factor, as "19.3 [18.7 19.9]".
 
     Without any value it is "-"; a PSNR of clips that are all equal is "=".
-
-    Args:
-        interval: The interval.
-        factor: Multiplies it, as 100 for percent.
-        decimals: Digits after the point.
     """
     if not interval.count:
         return "-"

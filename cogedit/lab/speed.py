@@ -71,13 +71,7 @@ Costs = Mapping[tuple[str, int], float]
 def measure_jobs(
     jobs: Sequence[Job], inputs: Inputs, *, prompts: Sequence[int], repeats: int
 ) -> list[Timing]:
-    """Run whole jobs: once to count and to warm up, then in turns to time them.
-
-    Args:
-        jobs: The rows; the first is what the others are compared with.
-        inputs: Model and clip.
-        prompts: Numbers N of edits.
-        repeats: Turns.
+    """Run whole jobs, of which the first is the base: to count and warm up, then in turns to time.
 
     Raises:
         NumericalError: NaN or Inf appeared.

@@ -119,7 +119,7 @@ def measure_steps(
     Args:
         jobs: The rows.
         inputs: Model and clip.
-        size: Their size.
+        size: Of both.
         prompts: Numbers N of edits.
         repeats: Turns.
         num_warmup: Steps of every kind and turn that are not timed.

@@ -73,15 +73,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line.
-
-    Args:
-        arguments: Without the program's name; None takes those of the process.
-
-    Returns:
-        Exit code 0. The result of `transformer`, `all` and `export` is the pipeline folder
-        `pipeline` in the run's folder.
-    """
+    """Run the command line; the result is the folder `pipeline` in the run's. Returns 0."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     if options.threads is not None:
