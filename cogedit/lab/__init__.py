@@ -1,1 +1,4 @@
-"""Benchmarks: how good the edits are (`quality`), measured on the shapes world."""
+"""Training of the embedded model (`train`, `evaluate`) and benchmarks (`speed`, `quality`).
+
+The wheel leaves this package out: it needs a checkout.
+"""
