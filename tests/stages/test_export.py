@@ -309,22 +309,22 @@ def read_back_comment(path):
 
 
 @pytest.mark.parametrize(
-    ("options", "text"),
+    ("options", "named"),
     [
-        (["--codec", "ffv1", "-o", "out.mp4"], "the suffix .mp4 does not go with ffv1"),
-        (["--codec", "h265", "--crf", "60"], "crf is 60, it must lie in 0 to 51 for h265"),
-        (["--codec", "av1", "--lossless"], "av1 is never lossless"),
-        (["--codec", "vp9"], "--codec is vp9, expected one of h264, h265, av1"),
-        (["--fps", "60", "-o", "out.gif"], "a GIF plays 50 at most"),
-        (["--size", "source"], "frames of 131x97 cannot be written: h264 4:2:0 needs an even"),
+        (["--codec", "ffv1", "-o", "out.mp4"], [".mp4", "ffv1"]),
+        (["--codec", "h265", "--crf", "60"], ["crf", "60", "0 to 51"]),
+        (["--codec", "av1", "--lossless"], ["av1", "lossless"]),
+        (["--codec", "vp9"], ["--codec", "vp9", "h265"]),
+        (["--fps", "60", "-o", "out.gif"], ["GIF", "50"]),
+        (["--size", "source"], ["131x97", "h264"]),
     ],
 )
-def test_an_edit_is_refused_before_it_is_computed(here, options, text):
+def test_an_edit_is_refused_before_it_is_computed(here, options, named):
     make_video(here / "odd.mp4", width=131, height=97, num_frames=9,
                options=("-c:v", "libx264", "-pix_fmt", "yuv444p"))  # fmt: skip
     done = CliRunner().invoke(app, ["edit", "odd.mp4", "-p", "a dog", *GOLDEN_MODEL, *options])
     assert done.exit_code == 2
-    assert text in done.stderr
+    assert all(value in done.stderr for value in named)
     assert [path.name for path in here.iterdir()] == ["odd.mp4"]
 
 
