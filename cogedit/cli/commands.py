@@ -127,7 +127,7 @@ def edit(
     _print(call, "edit", exported)
 
 
-app.command()(doctor)
+app.command(cls=Command)(doctor)
 app.command()(guide)
 
 

@@ -313,8 +313,8 @@ def test_equal_texts_find_nothing(inverted):
         (["--mask", "9,0,9,20"], 2, "9,0,9,20"),
         (["--mask", "1,2,3"], 2, "1,2,3"),
         (["--mask", BOX, "--auto-mask"], 2, "--mask and --auto-mask exclude each other"),
-        (["--mask", BOX, "--mask-dilation", "-1"], 2, "--mask-dilation is -1, expected 0 or more"),
-        (["--auto-mask", "--auto-mask-threshold", "2"], 2, "expected 0 to 1"),
+        (["--mask", BOX, "--mask-dilation", "-1"], 2, "--mask-dilation is -1"),
+        (["--auto-mask", "--auto-mask-threshold", "2"], 2, "--auto-mask-threshold is 2"),
     ],
 )
 def test_what_is_wrong_is_said_in_a_sentence(inverted, monkeypatch, options, code, text):

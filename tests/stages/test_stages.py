@@ -204,16 +204,10 @@ def test_edits_that_differ_in_more_than_the_prompt_are_grouped(video):
 def test_how_the_rows_run_is_no_part_of_an_edit(video):
     settings = settings_of(video, GOLDEN_PIPELINE)
     (edit,) = cogedit.reconstruct(video, PROMPT, settings)
-    few = settings_of(video, GOLDEN_PIPELINE, transformer__max_rows=1, transformer__rows="shared")
+    few = settings_of(video, GOLDEN_PIPELINE, transformer__max_rows=1)
     assert cogedit.reconstruct(video, PROMPT, few)[0].reused
     (anew,) = cogedit.reconstruct(video, PROMPT, few, run=cogedit.Run(force=True))
     assert anew.path == edit.path
-    exact = settings_of(video, GOLDEN_PIPELINE, transformer__rows="exact")
-    (other,) = cogedit.reconstruct(video, PROMPT, exact)
-    assert not other.reused
-    assert other.record.settings.reference_rows == "two"
-    upstream = settings_of(video, GOLDEN_PIPELINE, transformer__rows="upstream")
-    assert cogedit.reconstruct(video, PROMPT, upstream)[0].path == other.path
 
 
 def test_a_kernel_that_cannot_run_is_refused_before_anything_is_computed(video, tmp_path):
