@@ -13,17 +13,15 @@ import typer
 
 from cogedit.cli.arguments import argument, option
 from cogedit.cli.screen import Screen, handle_errors, printable
-from cogedit.cli.usage import Command, Commands
+from cogedit.cli.usage import App
 from cogedit.errors import ArtifactDamaged, UsageError
 
 if TYPE_CHECKING:
     from cogedit.artifacts.listing import Entry, Pruned
 
-cache_app = typer.Typer(
+cache_app = App(
     name="cache",
-    cls=Commands,
     help="List, check and remove what is in the workspaces.",
-    no_args_is_help=True,
 )
 
 
@@ -37,7 +35,7 @@ Folders = Annotated[
 Json = Annotated[bool, option("--json", text="Print one JSON object.")]
 
 
-@cache_app.command("ls", cls=Command)
+@cache_app.command("ls")
 def list_entries(folders: Folders = None, json_output: Json = False) -> None:
     """List artifacts, unfinished runs and leftovers.
 
@@ -50,7 +48,7 @@ def list_entries(folders: Folders = None, json_output: Json = False) -> None:
         _show("cache ls", entries, json_output=json_output)
 
 
-@cache_app.command(cls=Command)
+@cache_app.command()
 def verify(folders: Folders = None, json_output: Json = False) -> None:
     """Check every byte of every artifact; exit with 4 if one is damaged.
 
@@ -70,7 +68,7 @@ def verify(folders: Folders = None, json_output: Json = False) -> None:
             )
 
 
-@cache_app.command("prune", cls=Command)
+@cache_app.command("prune")
 def prune_entries(
     folders: Folders = None,
     kind: Annotated[

@@ -33,20 +33,18 @@ from cogedit.cli.guide import guide
 from cogedit.cli.options import Call, with_options
 from cogedit.cli.screen import Screen, report_stopped
 from cogedit.cli.tool_commands import batch, compare, doctor, report, sweep
-from cogedit.cli.usage import Command, Commands
+from cogedit.cli.usage import App
 from cogedit.version import __version__
 
 if TYPE_CHECKING:
     from cogedit.artifacts import Record
     from cogedit.stages import Exported, Written
 
-app = typer.Typer(
+app = App(
     name="cogedit",
-    cls=Commands,
     help="Edit real videos by text with CogVideoX: invert once, edit many times.",
     epilog="Start with `cogedit doctor`, then `cogedit edit VIDEO --prompt TEXT --dry-run`; "
     "`cogedit guide` explains the rest.",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -71,7 +69,7 @@ def root(
         raise typer.Exit
 
 
-@app.command(cls=Command)
+@app.command()
 @with_options("load", "encode", "invert", "reconstruct", "export", "transformer")
 def edit(
     call: Call,
@@ -127,11 +125,11 @@ def edit(
     _print(call, "edit", exported)
 
 
-app.command(cls=Command)(doctor)
+app.command()(doctor)
 app.command()(guide)
 
 
-@app.command(cls=Command)
+@app.command()
 @with_options("load")
 def load(call: Call, video: Video, output: Output = None) -> None:
     """Read a clip of a video: VIDEO -> frames.
@@ -144,7 +142,7 @@ def load(call: Call, video: Video, output: Output = None) -> None:
     _print(call, "load", [stages.load(video, settings, output=output, run=call.run)])
 
 
-@app.command(cls=Command)
+@app.command()
 @with_options("load", "encode")
 def encode(
     call: Call,
@@ -161,7 +159,7 @@ def encode(
     _print(call, "encode", [stages.encode(source, settings, output=output, run=call.run)])
 
 
-@app.command(cls=Command)
+@app.command()
 @with_options("load", "encode", "invert", "transformer")
 def invert(
     call: Call,
@@ -195,7 +193,7 @@ def invert(
     _print(call, "invert", [written])
 
 
-@app.command(cls=Command)
+@app.command()
 @with_options("load", "encode", "invert", "reconstruct", "transformer")
 def reconstruct(
     call: Call,
@@ -240,7 +238,7 @@ def reconstruct(
     _print(call, "reconstruct", written)
 
 
-@app.command(cls=Command)
+@app.command()
 @with_options("export", "encode")
 def export(
     call: Call,
@@ -270,7 +268,7 @@ def export(
     _print(call, "export", [exported])
 
 
-@app.command(cls=Command)
+@app.command()
 @with_options(settings=False, without=("config", "force"))
 def inspect(
     call: Call,
@@ -286,7 +284,7 @@ def inspect(
 
 
 for command in (sweep, batch, compare, report):
-    app.command(cls=Command)(command)
+    app.command()(command)
 app.add_typer(config_app)
 app.add_typer(cache_app)
 

@@ -9,17 +9,15 @@ from typing import Annotated
 import typer
 
 from cogedit.cli.options import Call, with_options
-from cogedit.cli.usage import Command, Commands
+from cogedit.cli.usage import App
 
-config_app = typer.Typer(
+config_app = App(
     name="config",
-    cls=Commands,
     help="Show the settings that a run would have.",
-    no_args_is_help=True,
 )
 
 
-@config_app.command(cls=Command)
+@config_app.command()
 @with_options("load", "encode", "invert", "reconstruct", "export")
 def show(
     call: Call,

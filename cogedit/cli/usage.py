@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -14,6 +14,8 @@ from cogedit.cli.screen import Screen, printable
 
 if TYPE_CHECKING:
     from typer._click.core import Context, Parameter
+
+CallbackT = TypeVar("CallbackT", bound=Callable[..., Any])
 
 # The parser's errors share this base, which typer does not name.
 _ParserError: type[Exception] = typer.BadParameter.__bases__[0]
@@ -62,6 +64,21 @@ class Commands(TyperGroup):
         """Parse the rest and run the command."""
         with _errors_made_safe(ctx.args):
             return super().invoke(ctx)
+
+
+class App(typer.Typer):
+    """An app of such commands and groups; a command of another class would have no options."""
+
+    def __init__(self, **settings: Any) -> None:  # noqa: ANN401
+        super().__init__(cls=Commands, no_args_is_help=True, **settings)
+
+    def command(
+        self,
+        name: str | None = None,
+        **settings: Any,  # noqa: ANN401
+    ) -> Callable[[CallbackT], CallbackT]:
+        """Return the decorator that adds a command."""
+        return super().command(name, cls=Command, **settings)
 
 
 def _without_flag_types(params: list[Parameter]) -> list[Parameter]:
