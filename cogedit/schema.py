@@ -10,6 +10,7 @@ files, the flags with their help and completion, and the options page of the gui
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Iterator
@@ -159,13 +160,18 @@ class Setting:
         return cast(object, found)
 
 
-def settings_of(record_type: type[object], table: str = "") -> Iterator[Setting]:
+@functools.cache
+def settings_of(record_type: type[object]) -> tuple[Setting, ...]:
     """The settings of a record and of the records that it holds, in order of declaration."""
+    return tuple(_settings_of(record_type))
+
+
+def _settings_of(record_type: type[object], table: str = "") -> Iterator[Setting]:
     hints = get_type_hints(record_type, include_extras=True)
     for field in dataclasses.fields(record_type):  # type: ignore[arg-type]
         hint = hints[field.name]
         if dataclasses.is_dataclass(hint):
-            yield from settings_of(cast("type[object]", hint), field.name)
+            yield from _settings_of(cast("type[object]", hint), field.name)
         elif described := field.metadata.get("setting"):
             optional = get_origin(hint) in (Union, UnionType)
             if optional:
@@ -177,6 +183,11 @@ def settings_of(record_type: type[object], table: str = "") -> Iterator[Setting]
                 key, hint, optional, field.default, **words | {"default_text": default_text}
             )
             yield made
+
+
+def flag_name(key: str) -> str:
+    """The flag of a dotted key, where no other setting of the command has its name."""
+    return "--" + key.rpartition(".")[2].replace("_", "-")
 
 
 def plain_value(value: object) -> object:

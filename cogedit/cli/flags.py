@@ -12,7 +12,7 @@ import typer
 
 from cogedit.config.resolve import preset_names
 from cogedit.config.settings import all_settings
-from cogedit.schema import Group, Setting
+from cogedit.schema import Group, Setting, flag_name
 
 _GROUPS = (None, *get_args(Group))
 
@@ -82,7 +82,7 @@ def flag_for(key: str, tables: Collection[str] = ()) -> str:
     """Return the flag of a dotted key on a command with these tables."""
     if "reconstruct" in tables and key in BESIDE_AN_EDIT:
         return BESIDE_AN_EDIT[key]
-    return "--" + key.rpartition(".")[2].replace("_", "-")
+    return flag_name(key)
 
 
 def parameters_of(tables: Collection[str]) -> dict[str, str]:

@@ -19,6 +19,7 @@ from typing import TypeVar, cast
 
 from cogedit.config.settings import REMOVED, TABLES, Settings, all_settings
 from cogedit.errors import ConfigError, UsageError
+from cogedit.schema import flag_name
 
 CONFIG_FILE = "cogedit.toml"
 CONFIG_VARIABLE = "COGEDIT_CONFIG"
@@ -57,7 +58,7 @@ class _Layer:
     def refuse(self, key: str, found: object, expected: str) -> UsageError:
         """The error for a value of this source."""
         if self.source == "flag":
-            return UsageError(f"{_flag_name(key)} is {_plain(found)}, expected {expected}")
+            return UsageError(f"{flag_name(key)} is {_plain(found)}, expected {expected}")
         if self.source == "environment":
             return ConfigError(f"{self.origin(key)} is {_plain(found)}, expected {expected}")
         return ConfigError(
@@ -143,10 +144,6 @@ def preset_for_model(model: str) -> str | None:
         "cogvideox1.5-5b": "cogvideox-1.5-5b",
     }
     return presets.get(name)
-
-
-def _flag_name(key: str) -> str:
-    return "--" + key.rpartition(".")[2].replace("_", "-")
 
 
 def _variable_name(key: str) -> str:

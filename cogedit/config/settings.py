@@ -122,7 +122,7 @@ def check_settings(settings: SettingsT) -> SettingsT:
     Raises:
         UsageError: A value has a wrong type or is out of range.
     """
-    for described in settings_of(type(settings)):
+    for described in settings_of(type(settings)):  # type: ignore[arg-type]
         value: object = getattr(settings, described.key)
         try:
             described.read(value, is_text=False)
