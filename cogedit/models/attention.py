@@ -33,7 +33,12 @@ from torch import Tensor, nn
 
 from cogedit.errors import UsageError
 from cogedit.models.kernels import attention, attention_with_lse
-from cogedit.types import AttentionBackend, InjectionMode, InjectionTokens
+from cogedit.types import (
+    AttentionBackend,
+    InjectionMode,
+    InjectionTokens,
+    ReconstructSettings,
+)
 
 Rotary = tuple[Tensor, Tensor]
 """(cos, sin), each [S, head_dim], of the image tokens."""
@@ -77,6 +82,16 @@ class Injection:
     mode: InjectionMode = "concatenate"
     tokens: InjectionTokens = "all"
     layers: tuple[int, int | None] = (0, None)
+
+    @classmethod
+    def of(cls, settings: ReconstructSettings) -> Injection:
+        """Return the injection that an edit's settings describe."""
+        return cls(
+            settings.injection_strength,
+            settings.injection_mode,
+            settings.injection_tokens,
+            settings.injection_layers,
+        )
 
     def window(self, num_layers: int) -> range:
         """Return the layers with injection; UsageError if there are none in a model of so many."""

@@ -130,26 +130,41 @@ def edit_latents(
     sources = _sources(settings, num_clips=len(reference.latents))
     if len(reference.latents) < len(settings):
         reference = reference.repeated(len(settings))
-    injected = shared.injection_steps if shared.injection_strength > 0 else (0.0, 0.0)
-    attending = schedule.window(*injected)
-    has_guidance = {shared.guidance_scale, shared.source_guidance_scale} != {1}
-    guided = schedule.window(*shared.guidance_steps) if has_guidance else frozenset()
+    guided, attending = _windows(shared, schedule)
     restarts = schedule.changes(guided, attending)
     seeds = [edit.seed for edit in settings]
     mask = None if mask is None else mask.to(device)
-    edit, source = _edit_models(
+    bank = prompt_bank(settings, inversion_prompts)
+    table = torch.cat([embeds[prompt] for prompt in bank])
+    prompts = [
+        edit_prompts(edit, own, bank, source=source)
+        for edit, own, source in zip(settings, inversion_prompts, sources, strict=True)
+    ]
+    model = Denoiser(
         transformer,
-        settings,
-        inversion_prompts=inversion_prompts,
-        sources=sources,
-        embeds=embeds,
+        embeds=table,
+        prompts=prompts,
+        guidance_scale=shared.guidance_scale,
         guided=guided,
+        injection=Injection.of(shared),
+        reference_velocity=needs_reference_velocity(shared),
     )
     if shared.method == "flow":
         z0 = reference.latents.to(device)
         fresh = noised_source(z0, schedule, seeds=seeds)
+        # v of the sources, each under its own prompt and once however many edits it has.
+        source_model = Denoiser(
+            transformer,
+            embeds=table,
+            prompts=[
+                replace(prompts[i], conditional=bank.index(inversion_prompts[i]))
+                for i in dict.fromkeys(sources)
+            ],
+            guidance_scale=shared.source_guidance_scale,
+            guided=guided,
+        )
         states = flow_edit(
-            _flow_model(edit, source, attending),
+            _flow_model(model, _of_each_edit(source_model.velocity, sources), attending),
             z0,
             schedule,
             source_at=fresh if shared.start == "random" else reference.at,
@@ -161,7 +176,7 @@ def edit_latents(
     else:
         start = start_sample(reference, schedule, seeds=seeds, start_noise=shared.noise_share)
         states = denoise(
-            _beside(edit, reference, attending),
+            _beside(model, reference, attending),
             start.to(device),
             schedule,
             solver=shared.solver,
@@ -177,6 +192,17 @@ def edit_latents(
     if shared.method == "flow":
         return [reference.latents.cpu() + offset for offset in samples]
     return samples
+
+
+def _windows(
+    settings: ReconstructSettings, schedule: Schedule
+) -> tuple[frozenset[int], frozenset[int]]:
+    """Return the timesteps with guidance, and those at which the edit attends to its source."""
+    has_guidance = {settings.guidance_scale, settings.source_guidance_scale} != {1}
+    guided = schedule.window(*settings.guidance_steps) if has_guidance else frozenset()
+    if settings.injection_strength == 0:
+        return guided, frozenset()
+    return guided, schedule.window(*settings.injection_steps)
 
 
 def _beside(edit: Denoiser, reference: Trajectory, attending: frozenset[int]) -> Model:
@@ -196,50 +222,6 @@ def _flow_model(edit: Denoiser, source: Model, attending: frozenset[int]) -> Flo
     return velocities
 
 
-def _edit_models(
-    transformer: CogVideoXTransformer3DModel,
-    settings: Sequence[ReconstructSettings],
-    *,
-    inversion_prompts: Sequence[str],
-    sources: Sequence[int],
-    embeds: Embeds,
-    guided: frozenset[int],
-) -> tuple[Denoiser, Model]:
-    """Return v of each edit, and v of the source of each under its own prompt."""
-    shared = settings[0]
-    bank = prompt_bank(settings, inversion_prompts)
-    table = torch.cat([embeds[prompt] for prompt in bank])
-    prompts = [
-        edit_prompts(edit, own, bank, source=source)
-        for edit, own, source in zip(settings, inversion_prompts, sources, strict=True)
-    ]
-    edit = Denoiser(
-        transformer,
-        embeds=table,
-        prompts=prompts,
-        guidance_scale=shared.guidance_scale,
-        guided=guided,
-        injection=Injection(
-            strength=shared.injection_strength,
-            mode=shared.injection_mode,
-            tokens=shared.injection_tokens,
-            layers=shared.injection_layers,
-        ),
-        reference_velocity=needs_reference_velocity(shared),
-    )
-    source = Denoiser(
-        transformer,
-        embeds=table,
-        prompts=[
-            replace(prompts[i], conditional=bank.index(inversion_prompts[i]))
-            for i in dict.fromkeys(sources)
-        ],
-        guidance_scale=shared.source_guidance_scale,
-        guided=guided,
-    )
-    return edit, _of_each_edit(source.velocity, sources)
-
-
 def _sources(settings: Sequence[ReconstructSettings], *, num_clips: int) -> list[int]:
     """Return, for each edit, the first one whose source samples are the same as its own."""
     if num_clips not in (1, len(settings)):
@@ -252,7 +234,7 @@ def _sources(settings: Sequence[ReconstructSettings], *, num_clips: int) -> list
 
 
 def _of_each_edit(model: Model, sources: Sequence[int]) -> Model:
-    """Ask a model once for each source and hand its answer to all edits of the source."""
+    """Ask a model once for each source and hand its answer to all edits of that source."""
     once = list(dict.fromkeys(sources))
     index = [once.index(source) for source in sources]
     return lambda x, t: model(x[once], t)[index]
