@@ -72,16 +72,25 @@ def setting(
     unit: str = "",
     metavar: str = "",
     default_text: str = "",
+    is_later: bool = False,
 ) -> T:
     """Declare a field as a setting: what it does, in sentences without its default.
 
     `metavar` stands for the value in help texts, and follows from the type where it is left out;
-    `default_text` is the default in words, needed where it is None.
+    `default_text` is the default in words, needed where it is None; `is_later` is as in `later`.
     """
     described = {"group": group, "text": text, "unit": unit, "metavar": metavar}
-    field: T = dataclasses.field(
-        default=default, metadata={"setting": described | {"default_text": default_text}}
-    )
+    metadata = {"setting": described | {"default_text": default_text}, "is_later": is_later}
+    field: T = dataclasses.field(default=default, metadata=metadata)
+    return field
+
+
+def later(default: T) -> T:
+    """Declare a field that records had no place for before: it is not written at its default.
+
+    So an earlier record is a whole record still, with the same text and the same content key.
+    """
+    field: T = dataclasses.field(default=default, metadata={"is_later": True})
     return field
 
 

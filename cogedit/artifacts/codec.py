@@ -2,7 +2,8 @@
 
 Canonical means: one text per record. Keys are sorted, separators compact, characters ASCII; a
 float field is always written as a float (6 and 6.0 are one setting and must be one content key),
-a `Fraction` as "30000/1001", a tuple as a list. Reading refuses every field that is missing,
+a `Fraction` as "30000/1001", a tuple as a list. A field that came later (`schema.later`) is left
+out at its default. Reading refuses every field that is missing,
 unknown, of another type or out of range, because a record that is half understood is a wrong
 recipe. msgspec checks types and ranges; it knows each class after the first record.
 """
@@ -140,15 +141,22 @@ def _plain(value: object) -> Json:
     if isinstance(value, Fraction):
         return str(value)
     if dataclasses.is_dataclass(value):
-        names, constants = _fields(type(value))  # type: ignore[arg-type]
-        return {**constants, **{name: _plain(getattr(value, name)) for name in names}}
+        names, constants, later = _fields(type(value))  # type: ignore[arg-type]
+        values = {name: getattr(value, name) for name in names}
+        written = {k: v for k, v in values.items() if k not in later or v != later[k]}
+        return {**constants, **{name: _plain(item) for name, item in written.items()}}
     raise ArtifactError(f"{reprlib.repr(value)} cannot be recorded")
 
 
 @functools.cache
-def _fields(record_type: type[object]) -> tuple[tuple[str, ...], Mapping[str, Json]]:
-    names = tuple(field.name for field in dataclasses.fields(record_type))  # type: ignore[arg-type]
-    return names, cast(Mapping[str, Json], getattr(record_type, "json_constants", {}))
+def _fields(
+    record_type: type[object],
+) -> tuple[tuple[str, ...], Mapping[str, Json], Mapping[str, object]]:
+    """Return a record's fields, its constants, and the defaults that are not written."""
+    fields = dataclasses.fields(record_type)  # type: ignore[arg-type]
+    constants = cast(Mapping[str, Json], getattr(record_type, "json_constants", {}))
+    later = {field.name: field.default for field in fields if field.metadata.get("is_later")}
+    return tuple(field.name for field in fields), constants, later
 
 
 def _difference(found: Json, written: Json, where: str) -> str:

@@ -11,9 +11,16 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import pytest
 
 from cogedit.artifacts import EditRecord, FramesRecord, canonical_json, content_key, record_text
-from cogedit.artifacts.codec import JsonText, parse_json
+from cogedit.artifacts.codec import (
+    JsonText,
+    canonical_text,
+    decode_record,
+    encode_record,
+    parse_json,
+)
 from cogedit.artifacts.records import TensorRecord, record_from_json
 from cogedit.errors import ArtifactError
+from cogedit.schema import later, setting
 
 GOLDEN_KEY = "bcdad8b129a644a350cad7fe8362ebb8a82e711e035b91fccebdd293c176ae6b"
 
@@ -45,6 +52,34 @@ def test_int_and_float_of_one_value_are_one_key(chain: Any) -> None:
         for scale in (6, 6.0)
     }
     assert len(keys) == 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Before:
+    """A record of an earlier version."""
+
+    width: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Now:
+    """The same with two fields more."""
+
+    width: int
+    track: int | None = later(None)
+    smooth: bool = setting(False, "Clip", "Smooth it.", is_later=True)
+
+
+def test_a_later_field_leaves_earlier_records_as_they_are() -> None:
+    earlier = canonical_text(encode_record(Before(3)))
+    assert canonical_text(encode_record(Now(3))) == earlier
+    assert decode_record(parse_json(earlier), Now) == Now(3)
+    for record in (Now(3, track=0), Now(3, smooth=True)):
+        encoded = encode_record(record)
+        assert canonical_text(encoded) != earlier
+        assert decode_record(encoded, Now) == record
+    with pytest.raises(ArtifactError):  # one text per record: a default is never written
+        decode_record({"width": 3, "track": None}, Now)
 
 
 def test_own_digests_are_not_in_the_key_and_parents_are(chain: Any) -> None:
