@@ -51,15 +51,16 @@ def wait_for(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
-def release_memory(device: torch.device) -> None:
+def release_memory(*devices: torch.device) -> None:
     """Free what no object refers to any more, so that the next part of a model has room.
 
     Modules with hooks are in reference cycles, and torch keeps freed blocks of a GPU for itself.
     """
     gc.collect()
-    if device.type == "cuda":
+    types = {device.type for device in devices}
+    if "cuda" in types:
         torch.cuda.empty_cache()
-    elif device.type == "mps":
+    if "mps" in types:
         torch.mps.empty_cache()
 
 

@@ -96,8 +96,7 @@ class Session:
         self._embeds.clear()
         self._expected.clear()
         self._source = None
-        for name in tuple(self._parts):
-            self._release(name)
+        self._release(*self._parts)
 
     def expect_prompts(self, prompts: Sequence[str]) -> None:
         """Announce the prompts to come, so that T5 embeds them all when it is loaded."""
@@ -320,14 +319,17 @@ class Session:
                 del part
                 self._release(name)
 
-    def _release(self, name: PartName) -> None:
-        """Let go of a part, and give its memory back to the device."""
-        if name in self._parts:
+    def _release(self, *names: PartName) -> None:
+        """Let go of parts, and give their memory back to their devices."""
+        parts = [self._parts.pop(name) for name in names if name in self._parts]
+        devices = {part.device for part in parts}
+        parts.clear()
+        if devices:
             from cogedit.models.device import release_memory
 
-            device = self._parts.pop(name).device
-            # A model with hooks hangs in a reference cycle, which only the collector opens.
-            release_memory(device)
+            # A model with hooks hangs in a reference cycle, which only the collector opens. It
+            # takes a third of a second, and so runs once for all.
+            release_memory(*devices)
 
 
 def use_session(session: Session | None) -> AbstractContextManager[Session]:
