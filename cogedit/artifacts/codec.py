@@ -142,9 +142,12 @@ def _plain(value: object) -> Json:
         return str(value)
     if dataclasses.is_dataclass(value):
         names, constants, later = _fields(type(value))  # type: ignore[arg-type]
-        values = {name: getattr(value, name) for name in names}
-        written = {k: v for k, v in values.items() if k not in later or v != later[k]}
-        return {**constants, **{name: _plain(item) for name, item in written.items()}}
+        plain = dict(constants)
+        for name in names:
+            item = getattr(value, name)
+            if name not in later or item != later[name]:
+                plain[name] = item if type(item) in _SCALARS else _plain(item)
+        return plain
     raise ArtifactError(f"{reprlib.repr(value)} cannot be recorded")
 
 
