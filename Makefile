@@ -24,7 +24,7 @@ $(INSTALLED): pyproject.toml configs/constraints.txt
 	touch $@
 
 demo: $(INSTALLED)
-	$(BIN)/python -m cogedit.shapes.demo --output demo
+	$(BIN)/python -m cogedit.lab.demo --output demo
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -m "not gpu" -n 2 --dist loadfile

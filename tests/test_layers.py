@@ -35,7 +35,7 @@ ROOMS = {
     # may take from `artifacts` is narrowed below: nothing with tensors.
     "cli": {"tools", "stages", "config", "artifacts"} | LEAVES,
     "shapes": {"models", "diffusion", "media", "types", "errors"},
-    # `python -m cogedit.shapes.demo` runs the stages on the embedded model.
+    # `python -m cogedit.lab.demo` runs the stages on the embedded model.
     "shapes.demo": {"shapes", "stages"} | COMPUTING | LEAVES,
     # Not in the wheel; nothing imports it. The row "upstream" of the speed table is that script.
     "lab": {"shapes", "stages", "tools", "ddim_inversion"} | COMPUTING | LEAVES,
@@ -47,8 +47,8 @@ ROOMS = {
 """Room: the rooms of the package that it may import."""
 
 OWNERS = {
-    "diffusers": {"models", "shapes", "lab"},
-    "transformers": {"models", "shapes", "lab"},
+    "diffusers": {"models", "lab"},
+    "transformers": {"models", "lab"},
     "huggingface_hub": {"models"},
     "torchao": {"models"},
     "safetensors": {"artifacts"},
@@ -56,7 +56,7 @@ OWNERS = {
     "imageio_ffmpeg": {"media"},
     "filelock": {"artifacts"},
     "typer": {"cli"},
-    "rich": {"cli", "shapes", "lab"},
+    "rich": {"cli", "lab"},
     "tomllib": {"config"},
     "jinja2": {"tools"},
 }
@@ -282,7 +282,7 @@ TYPED = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    {}\n"
         ("stages/run.py", "from cogedit.cli.screen import Screen"),
         ("cli/app.py", "from cogedit.models.device import DTYPES"),
         ("cli/show.py", "from cogedit.artifacts import read_artifact"),
-        ("shapes/world.py", "from cogedit.stages import edit"),
+        ("shapes/__init__.py", "from cogedit.stages import edit"),
         ("helpers.py", "pass"),  # no such room
         ("stages/load.py", LATE.format("import diffusers")),
         ("stages/load.py", TYPED.format("import transformers")),
@@ -310,7 +310,7 @@ def test_a_forbidden_import_is_found(tmp_path, file, text):
         ("stages/edit.py", TYPED.format("from diffusers import CogVideoXTransformer3DModel")),
         ("models/vae.py", LATE.format("from diffusers.models.embeddings import x")),
         ("models/vae.py", "from . import rotary"),
-        ("shapes/demo.py", "from cogedit.stages import edit\nfrom cogedit.shapes import world"),
+        ("lab/demo.py", "from cogedit.stages import edit\nfrom cogedit.shapes import model_dir"),
         ("ddim_inversion.py", "from cogedit.models.vae import encode_frames"),
     ],
 )

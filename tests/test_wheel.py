@@ -1,4 +1,4 @@
-"""The built wheel: everything that an installation needs, and not the laboratory."""
+"""The built wheel: everything that an installation needs, and no training or benchmark."""
 
 import importlib.util
 import os
@@ -55,7 +55,7 @@ def files(folder):
     }
 
 
-def test_it_holds_the_package_and_the_presets_but_not_the_laboratory(site):
+def test_it_holds_the_package_and_the_presets_but_not_the_lab(site):
     package = {name for name in files(PACKAGE) if not name.startswith("lab/")}
     presets = {f"configs/{name}" for name in files(ROOT / "configs")}
     assert files(site / "cogedit") == package | presets
@@ -70,10 +70,3 @@ def test_the_command_line_runs_from_it(site, tmp_path):
     )
     assert "zai-org/CogVideoX-2b" in shown
     assert "# preset cogvideox-2b" in shown
-
-
-@pytest.mark.slow
-def test_the_demo_runs_from_it(site, tmp_path):
-    printed = run("cogedit.shapes.demo", "--output", "made", site=site, cwd=tmp_path)
-    assert "made/contact-sheet.png" in printed
-    assert (tmp_path / "made" / "contact-sheet.png").is_file()

@@ -1,4 +1,6 @@
-"""Training of the embedded model (`train`, `evaluate`) and benchmarks (`speed`, `quality`).
+"""The embedded model's world, training (`train`, `evaluate`), demo and benchmarks.
 
-The wheel leaves this package out: it needs a checkout.
+`world` renders clips whose every edit has a right answer; `oracle` reads from pixels what a clip
+shows. `speed` and `quality` print the benchmark tables. The wheel leaves this package out: it needs
+a checkout.
 """

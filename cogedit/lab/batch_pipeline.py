@@ -19,16 +19,16 @@ from transformers import PreTrainedTokenizerBase, T5EncoderModel
 from cogedit.diffusion.latent_mask import composite, pool_mask, unpool_mask
 from cogedit.diffusion.trajectory import Trajectory
 from cogedit.errors import UsageError
+from cogedit.lab import world
+from cogedit.lab.codec import decode_clip, encode_clip
 from cogedit.lab.configurations import Inversion
+from cogedit.lab.edit_metrics import Answer, Levels, to_frames
 from cogedit.media import edges
 from cogedit.models.auto_mask import find_masks
 from cogedit.models.checkpoint import Checkpoint
 from cogedit.models.loading import alphas_cumprod, load_text_encoder, load_transformer, load_vae
 from cogedit.models.prompts import embed_prompts
 from cogedit.models.sampling import Embeds, edit_latents, invert_latents
-from cogedit.shapes import world
-from cogedit.shapes.codec import decode_clip, encode_clip
-from cogedit.shapes.edit_metrics import Answer, Levels, to_frames
 from cogedit.types import ReconstructSettings
 
 

@@ -14,7 +14,7 @@ from diffusers import (
 )
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
-from cogedit.shapes import world
+from cogedit.lab import world
 
 MAX_TEXT_SEQ_LENGTH = 12
 TEXT_DIM = 128

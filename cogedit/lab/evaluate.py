@@ -15,19 +15,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from cogedit.lab import world
+from cogedit.lab.edit_metrics import to_frames
+from cogedit.lab.oracle import read_clip
 from cogedit.lab.report import notify, write_json
+from cogedit.lab.tables import make_table, print_report
 from cogedit.media.contact_sheet import SheetRow, draw_sheet, save_png
 from cogedit.media.metrics import psnr
 from cogedit.models.quiet import quiet_imports
-from cogedit.shapes import model_dir, world
-from cogedit.shapes.edit_metrics import to_frames
-from cogedit.shapes.oracle import read_clip
-from cogedit.shapes.tables import make_table, print_report
+from cogedit.shapes import model_dir
 
 with quiet_imports():
     from diffusers import CogVideoXDDIMScheduler, CogVideoXDPMScheduler, CogVideoXPipeline
 
-    from cogedit.shapes.codec import round_trip
+    from cogedit.lab.codec import round_trip
 
 SOLVERS = {"ddim": CogVideoXDDIMScheduler, "dpm": CogVideoXDPMScheduler}
 """How clips are sampled: the scheduler of the pipeline folder, or the stochastic one that the model

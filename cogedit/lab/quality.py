@@ -25,6 +25,8 @@ from torch import Tensor
 
 from cogedit.diffusion.trajectory import Trajectory
 from cogedit.errors import UsageError
+from cogedit.lab import world
+from cogedit.lab.cases import EDIT_KINDS, EditCase, EditKind, change_mask, make_case
 from cogedit.lab.configurations import (
     ALWAYS,
     BUILT_IN,
@@ -32,16 +34,7 @@ from cogedit.lab.configurations import (
     Inversion,
     choose_configurations,
 )
-from cogedit.lab.quality_tables import CEILING, FLOOR, LEGEND, quality_record, quality_tables
-from cogedit.lab.report import make_folder, notify, run_command, write_json
-from cogedit.media.contact_sheet import SheetRow, draw_sheet, save_png
-from cogedit.media.metrics import psnr
-from cogedit.models.checkpoint import find_checkpoint
-from cogedit.models.device import DTYPES, resolve_device
-from cogedit.models.quiet import quiet_imports
-from cogedit.shapes import world
-from cogedit.shapes.cases import EDIT_KINDS, EditCase, EditKind, change_mask, make_case
-from cogedit.shapes.edit_metrics import (
+from cogedit.lab.edit_metrics import (
     Answer,
     EditFigures,
     InversionFigures,
@@ -49,7 +42,14 @@ from cogedit.shapes.edit_metrics import (
     measure,
     to_frames,
 )
-from cogedit.shapes.tables import print_report
+from cogedit.lab.quality_tables import CEILING, FLOOR, LEGEND, quality_record, quality_tables
+from cogedit.lab.report import make_folder, notify, run_command, write_json
+from cogedit.lab.tables import print_report
+from cogedit.media.contact_sheet import SheetRow, draw_sheet, save_png
+from cogedit.media.metrics import psnr
+from cogedit.models.checkpoint import find_checkpoint
+from cogedit.models.device import DTYPES, resolve_device
+from cogedit.models.quiet import quiet_imports
 from cogedit.version import __version__
 
 with quiet_imports():

@@ -7,11 +7,11 @@ from dataclasses import asdict
 
 from rich.table import Table
 
+from cogedit.lab.cases import EditKind
 from cogedit.lab.configurations import Configuration, Inversion
+from cogedit.lab.edit_metrics import EditFigures, Interval, InversionFigures, summarize
+from cogedit.lab.tables import make_table
 from cogedit.media.metrics import MAX_PSNR
-from cogedit.shapes.cases import EditKind
-from cogedit.shapes.edit_metrics import EditFigures, Interval, InversionFigures, summarize
-from cogedit.shapes.tables import make_table
 
 CEILING = "ceiling (VAE of the right answer)"
 FLOOR = "source unedited (its VAE)"

@@ -1,6 +1,6 @@
 """Clips of the shapes world in batches, in torch: `world.render` on any device.
 
-The formulas are those of `cogedit.shapes.world`; a test compares the two.
+The formulas are those of `cogedit.lab.world`; a test compares the two.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from cogedit.shapes import world
-from cogedit.shapes.world import ClipSpec, Companion
+from cogedit.lab import world
+from cogedit.lab.world import ClipSpec, Companion
 
 # Stands in for a companion where a clip has none: it covers no pixel.
 _NOWHERE = Companion("circle", "red", x=-100.0, y=-100.0, radius=1.0)
@@ -110,7 +110,7 @@ def _coverage(
     distance = (u * u + v * v).sqrt()
     scale = radius.new_tensor([world.CIRCUMRADIUS[shape] for shape in shapes])
     size = scale.view(-1, 1, 1, 1) * radius
-    # The edge of a star: see `cogedit.shapes.world`.
+    # The edge of a star: see `cogedit.lab.world`.
     fold = 2 * math.pi / 5
     direction = torch.atan2(u, -v)
     direction = (direction - fold * (direction / fold).round()).abs()

@@ -49,8 +49,8 @@ from cogedit.lab.report import (
     run_command,
     write_json,
 )
+from cogedit.lab.tables import make_table, print_report
 from cogedit.models.memory_probe import Speed, measure_speed
-from cogedit.shapes.tables import make_table, print_report
 from cogedit.types import AttentionBackend, TransformerSettings
 from cogedit.version import __version__
 

@@ -12,6 +12,7 @@ from diffusers import AutoencoderKLCogVideoX, CogVideoXPipeline
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from cogedit.lab import world
 from cogedit.lab.components import (
     MAX_TEXT_SEQ_LENGTH,
     PATCH_SIZE,
@@ -23,7 +24,6 @@ from cogedit.lab.components import (
 from cogedit.lab.render import render_pixels
 from cogedit.lab.train_vae import encode_batch, sample_specs
 from cogedit.lab.training import Optimizers, TrainingSchedule, autocast, load_average, train
-from cogedit.shapes import world
 
 logger = logging.getLogger(__name__)
 

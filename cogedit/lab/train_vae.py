@@ -15,9 +15,9 @@ import torch
 from diffusers import AutoencoderKLCogVideoX
 from torch import Tensor, nn
 
+from cogedit.lab import world
 from cogedit.lab.render import render_pixels
 from cogedit.lab.training import Optimizers, TrainingSchedule, autocast, train
-from cogedit.shapes import world
 
 
 @dataclass(frozen=True)

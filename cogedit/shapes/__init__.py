@@ -1,7 +1,7 @@
 """The embedded demo model: a small CogVideoX trained on a synthetic world.
 
-`model_dir()` is the folder of the pipeline that ships with the package. The modules beside it are
-imported separately, so that the folder can be found without loading torch or diffusers.
+`model_dir()` is the folder of the pipeline that ships with the package. Its world, its training and
+its demo are in `cogedit.lab`.
 """
 
 from __future__ import annotations

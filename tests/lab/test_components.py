@@ -4,8 +4,7 @@ import sys
 import torch
 from transformers import T5Tokenizer
 
-from cogedit.lab import components
-from cogedit.shapes import world
+from cogedit.lab import components, world
 
 
 def tokens(text, tokenizer):

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from cogedit.errors import NumericalError
+from cogedit.lab.edit_metrics import Interval
 from cogedit.lab.quality import Evaluation, main
 from cogedit.lab.quality_tables import CEILING, FLOOR, format_interval
 from cogedit.media.contact_sheet import SheetRow, draw_sheet, enlarge
 from cogedit.media.metrics import MAX_PSNR
 from cogedit.shapes import model_dir
-from cogedit.shapes.edit_metrics import Interval
 
 needs_weights = pytest.mark.skipif(
     not (model_dir() / "model_index.json").is_file(),

@@ -11,16 +11,16 @@ from videos import ffmpeg, read_back
 from cogedit.artifacts import read_artifact
 from cogedit.config import Settings
 from cogedit.errors import UsageError
+from cogedit.lab import world
 from cogedit.lab.batch_pipeline import BatchPipeline, as_exported
+from cogedit.lab.cases import change_mask, make_case
 from cogedit.lab.configurations import BUILT_IN, Configuration, Inversion
+from cogedit.lab.edit_metrics import Answer, measure, to_frames
 from cogedit.lab.quality import exact_masks
 from cogedit.media.encoding import Encoding
 from cogedit.media.metrics import MAX_PSNR, psnr
 from cogedit.media.writer import write_video
 from cogedit.models.checkpoint import find_checkpoint
-from cogedit.shapes import world
-from cogedit.shapes.cases import change_mask, make_case
-from cogedit.shapes.edit_metrics import Answer, measure, to_frames
 from cogedit.stages import encode, export, invert, load, reconstruct
 from cogedit.stages.decode import decode
 from cogedit.types import InvertSettings, LoadSettings, ReconstructSettings

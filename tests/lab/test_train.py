@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers import CogVideoXPipeline
 
-from cogedit.lab import train
+from cogedit.lab import train, world
 from cogedit.lab.components import (
     COARSE_PATCH_SIZE,
     PATCH_SIZE,
@@ -28,7 +28,6 @@ from cogedit.lab.train_vae import (
 )
 from cogedit.lab.training import Optimizers, TrainingSchedule, average_of
 from cogedit.models.vae import encode_frames
-from cogedit.shapes import world
 
 VAE = VaeTraining(
     TrainingSchedule(4, eval_every=2, decay_fraction=0.0),

@@ -6,6 +6,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKLCogVideoX
 
+from cogedit.lab import world
 from cogedit.models.geometry import Geometry
 from cogedit.models.vae import (
     decode_latents,
@@ -17,7 +18,7 @@ from cogedit.models.vae import (
     to_pixels,
     use_tiles,
 )
-from cogedit.shapes import model_dir, world
+from cogedit.shapes import model_dir
 
 
 @pytest.fixture

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from cogedit.lab import world
 from cogedit.lab.batch_pipeline import BatchPipeline, as_exported
+from cogedit.lab.cases import make_case
 from cogedit.lab.configurations import find_configuration
+from cogedit.lab.edit_metrics import Answer, measure
 from cogedit.models.checkpoint import find_checkpoint
-from cogedit.shapes import world
-from cogedit.shapes.cases import make_case
-from cogedit.shapes.edit_metrics import Answer, measure
 
 STEPS = 12
 FIRST, COUNT = 200, 3  # held-out clips that no table is made of

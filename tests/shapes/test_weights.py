@@ -7,12 +7,13 @@ import pytest
 import torch
 from diffusers import CogVideoXDDIMScheduler, CogVideoXPipeline
 
+from cogedit.lab import world
+from cogedit.lab.codec import decode_clip, encode_clip
+from cogedit.lab.edit_metrics import to_frames
 from cogedit.lab.evaluate import accuracy, generate
 from cogedit.lab.evaluate import main as evaluate
 from cogedit.media.metrics import psnr
-from cogedit.shapes import model_dir, world
-from cogedit.shapes.codec import decode_clip, encode_clip
-from cogedit.shapes.edit_metrics import to_frames
+from cogedit.shapes import model_dir
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from cogedit.shapes import oracle, world
-from cogedit.shapes.world import Edit, counterfactual, object_track, render, render_mask
+from cogedit.lab import oracle, world
+from cogedit.lab.world import Edit, counterfactual, object_track, render, render_mask
 
 SPECS = [world.sample_spec(seed, "held_out") for seed in range(40)]
 

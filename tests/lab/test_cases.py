@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from cogedit.errors import UsageError
-from cogedit.shapes import world
-from cogedit.shapes.cases import EDIT_KINDS, change_mask, make_case
+from cogedit.lab import world
+from cogedit.lab.cases import EDIT_KINDS, change_mask, make_case
 
 
 @pytest.mark.parametrize("kind", EDIT_KINDS)

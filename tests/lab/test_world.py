@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from cogedit.errors import UsageError
-from cogedit.shapes import world
-from cogedit.shapes.world import Edit, caption, counterfactual, render, render_mask, sample_spec
+from cogedit.lab import world
+from cogedit.lab.world import Edit, caption, counterfactual, render, render_mask, sample_spec
 
 SEEDS = range(60)
 

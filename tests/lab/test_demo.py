@@ -9,8 +9,9 @@ from typer.testing import CliRunner
 from videos import read_back
 
 from cogedit.cli import app
+from cogedit.lab import demo, world
 from cogedit.media.metrics import psnr
-from cogedit.shapes import demo, model_dir, world
+from cogedit.shapes import model_dir
 
 needs_weights = pytest.mark.skipif(
     not (model_dir() / "model_index.json").is_file(),

@@ -1,4 +1,4 @@
-"""`python -m cogedit.shapes.demo`: edit a clip of the shapes world and show the result.
+"""`python -m cogedit.lab.demo`: edit a clip of the shapes world and show the result.
 
 The clip is rendered, written as a video, and edited from that video under three prompts (another
 colour, shape and background) by the stages that the commands run, with the default settings and
@@ -23,6 +23,10 @@ import numpy as np
 from cogedit.artifacts import Workspace, read_artifact
 from cogedit.config import Settings
 from cogedit.errors import CogeditError, ModelError
+from cogedit.lab import world
+from cogedit.lab.cases import EditCase, EditKind
+from cogedit.lab.edit_metrics import Answer, EditFigures, Levels, measure, to_frames
+from cogedit.lab.tables import make_table, print_report
 from cogedit.media.contact_sheet import (
     Picture,
     SheetRow,
@@ -33,10 +37,7 @@ from cogedit.media.contact_sheet import (
 )
 from cogedit.media.encoding import Encoding
 from cogedit.media.writer import write_video
-from cogedit.shapes import model_dir, world
-from cogedit.shapes.cases import EditCase, EditKind
-from cogedit.shapes.edit_metrics import Answer, EditFigures, Levels, measure, to_frames
-from cogedit.shapes.tables import make_table, print_report
+from cogedit.shapes import model_dir
 from cogedit.stages import Run, edit, reconstruct, settings_for
 from cogedit.stages.model import checkpoint_for, dtype_for
 
@@ -144,9 +145,9 @@ def next_command(source: Path) -> str:
 def _edit(source: Path, cases: Sequence[EditCase], settings: Settings) -> list[Edited]:
     """Run the stages and measure the edits."""
     # Not at the top: torch takes seconds to load, and missing weights are reported without it.
+    from cogedit.lab.codec import decode_clip, round_trip
     from cogedit.models.device import DTYPES, resolve_device
     from cogedit.models.loading import load_vae
-    from cogedit.shapes.codec import decode_clip, round_trip
 
     prompts = [case.prompt for case in cases]
     videos = edit(source, prompts, settings, output=source.parent, run=Run(notify=_notify))
@@ -210,7 +211,7 @@ def _notify(text: str) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line: figures and paths go to stdout, errors to stderr with their code."""
-    parser = argparse.ArgumentParser(prog="python -m cogedit.shapes.demo", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m cogedit.lab.demo", description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("demo"), help="folder (default demo)")
     options = parser.parse_args(arguments)
     if not (model_dir() / "model_index.json").is_file():

@@ -7,9 +7,9 @@ import torch
 from diffusers import AutoencoderKLCogVideoX
 from torch import Tensor
 
+from cogedit.lab.edit_metrics import Levels
+from cogedit.lab.world import Frames
 from cogedit.models.vae import decode_latents, encode_frames, to_model_range
-from cogedit.shapes.edit_metrics import Levels
-from cogedit.shapes.world import Frames
 
 
 def encode_clip(vae: AutoencoderKLCogVideoX, frames: Frames) -> Tensor:

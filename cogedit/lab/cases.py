@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cogedit.errors import UsageError
-from cogedit.shapes import world
+from cogedit.lab import world
 
 EditKind = Literal["color", "shape", "background", "same"]
 EDIT_KINDS: tuple[EditKind, ...] = get_args(EditKind)

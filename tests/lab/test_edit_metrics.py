@@ -6,10 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cogedit.media.metrics import MAX_PSNR, psnr
-from cogedit.shapes import world
-from cogedit.shapes.cases import EDIT_KINDS, EditCase, make_case
-from cogedit.shapes.edit_metrics import (
+from cogedit.lab import world
+from cogedit.lab.cases import EDIT_KINDS, EditCase, make_case
+from cogedit.lab.edit_metrics import (
     Answer,
     InversionFigures,
     bootstrap_interval,
@@ -18,7 +17,8 @@ from cogedit.shapes.edit_metrics import (
     to_frames,
     track_distance,
 )
-from cogedit.shapes.oracle import overlap
+from cogedit.lab.oracle import overlap
+from cogedit.media.metrics import MAX_PSNR, psnr
 
 
 def levels(spec):

@@ -9,9 +9,9 @@ from dataclasses import dataclass, fields
 import numpy as np
 import numpy.typing as npt
 
+from cogedit.lab import oracle, world
+from cogedit.lab.cases import EditCase
 from cogedit.media.metrics import psnr
-from cogedit.shapes import oracle, world
-from cogedit.shapes.cases import EditCase
 
 Levels = npt.NDArray[np.float32]
 """Pixels in levels of 0..255, not rounded, so that a decoder's output is not compared in steps."""

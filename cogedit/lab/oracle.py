@@ -19,8 +19,8 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-from cogedit.shapes import world
-from cogedit.shapes.world import Frames, Mask
+from cogedit.lab import world
+from cogedit.lab.world import Frames, Mask
 
 # The texture moves the background at most this many levels from its mean (a diagonal gradient).
 _TEXTURE_RANGE = 32.0
