@@ -19,7 +19,7 @@ from cogedit.errors import StorageError, UsageError, VideoError
 from cogedit.media.clip import ResizePlan
 from cogedit.media.ffmpeg import MAX_FRAME_PIXELS, first_error, run_ffmpeg
 from cogedit.media.files import check_file, file_digest, read_start
-from cogedit.media.probe import identify, probe_facts
+from cogedit.media.probe import probe_facts
 from cogedit.media.reader import Frames, read_clip, resize_frame
 from cogedit.media.restore import kept_window
 from cogedit.types import MaskSource, SourceVideo
@@ -212,9 +212,9 @@ def _read_file(path: Path, kind: str, indices: Sequence[int], *, resize: ResizeP
         own = replace(resize, source_width=image.shape[1], source_height=image.shape[0])
         scaled = resize_frame(image, own)
         return np.broadcast_to(scaled, (len(indices), *scaled.shape))
-    video = identify(path, probe_facts(path))
-    own = replace(resize, source_width=video.width, source_height=video.height)
-    return read_clip(path, video, indices=indices, resize=own)
+    facts = probe_facts(path)
+    own = replace(resize, source_width=facts.width, source_height=facts.height)
+    return read_clip(path, facts, indices=indices, resize=own)
 
 
 def _read_image(path: Path) -> Frames:

@@ -22,31 +22,24 @@ from numpy.typing import NDArray
 from cogedit.errors import UsageError, VideoError
 from cogedit.media.clip import ResizePlan
 from cogedit.media.ffmpeg import FfmpegPipe, first_error, input_args
+from cogedit.media.filters import filter_chain
 from cogedit.media.pipe import ProcessPipe
-from cogedit.media.probe import probe_facts
-from cogedit.types import Reader, SourceVideo
+from cogedit.media.probe import VideoFacts, probe_facts
 
 Frames = NDArray[np.uint8]
 
 DECORD_PROGRAM = Path(__file__).with_name("decord_child.py")
 DECORD_TIMEOUT = 60.0  # seconds for one frame
 
-# HDR to BT.709: reference white, 203 nits in BT.2408, is 1.0; what SDR can show keeps its value and
-# what is brighter is compressed.
-_TONE_MAP = (
-    "zscale=transfer=linear:npl=203,format=gbrpf32le,zscale=primaries=bt709,"
-    "tonemap=mobius:desat=0,zscale=transfer=bt709:matrix=bt709:range=tv,format=yuv444p"
-)
-
 
 def read_clip(
-    path: Path, source: SourceVideo, *, indices: Sequence[int], resize: ResizePlan
+    path: Path, facts: VideoFacts, *, indices: Sequence[int], resize: ResizePlan
 ) -> Frames:
     """Read the frames of a clip at the clip's size, with one frame of the source's size in memory.
 
     Args:
         path: The video file.
-        source: What `probe_video` returned for it; its `reader` is used.
+        facts: What `probe_facts` returned for it.
         indices: Numbers of the frames to take, ascending.
         resize: How a frame becomes a frame of the clip.
 
@@ -57,21 +50,20 @@ def read_clip(
         VideoError: The file does not deliver the frames that the probe counted.
     """
     clip = np.empty((len(indices), resize.height, resize.width, 3), dtype=np.uint8)
-    with closing(iterate_frames(path, source, indices=indices)) as frames:
+    with closing(iterate_frames(path, facts, indices=indices)) as frames:
         for number, frame in enumerate(frames):
             clip[number] = resize_frame(frame, resize)
     return clip
 
 
 def iterate_frames(
-    path: Path, source: SourceVideo, *, indices: Sequence[int]
+    path: Path, facts: VideoFacts, *, indices: Sequence[int]
 ) -> Generator[Frames, None, None]:
     """Read frames of a video one at a time, at its own size: uint8 RGB [height, width, 3] each.
 
     Arguments and errors are those of `read_clip`.
     """
-    stream = _Stream(path, source.reader, source.width, source.height, source.num_frames, "bicubic")
-    return _read_frames(stream, indices)
+    return _read_frames(_Stream(path, facts, facts.width, facts.height), indices)
 
 
 def resize_frame(frame: Frames, resize: ResizePlan) -> Frames:
@@ -122,7 +114,7 @@ def read_frames_upstream(path: Path, *, width: int, height: int, indices: Sequen
     if width < 1 or height < 1:
         raise UsageError(f"the size {width}x{height} must be positive")
     facts = probe_facts(path)
-    stretched = _Stream(path, facts.reader, width, height, facts.num_frames, "bilinear")
+    stretched = _Stream(path, facts, width, height, "bilinear")
     with closing(_read_frames(stretched, indices)) as frames:
         return np.stack(list(frames))
 
@@ -136,20 +128,18 @@ class _Stream:
     """
 
     path: Path
-    reader: Reader
+    facts: VideoFacts
     width: int
     height: int
-    num_frames: int
-    scaling: Literal["bicubic", "bilinear"]
+    scaling: Literal["bicubic", "bilinear"] = "bicubic"
 
 
 def _read_frames(stream: _Stream, indices: Sequence[int]) -> Generator[Frames, None, None]:
     """The frames `indices` of the video, each [height, width, 3]."""
-    if indices[-1] >= stream.num_frames:
-        raise VideoError(
-            f"{stream.path} has {stream.num_frames} frames, expected frame {indices[-1]} in it"
-        )
-    read = _read_by_decord if stream.reader == "decord" else _read_by_ffmpeg
+    count, last = stream.facts.num_frames, indices[-1]
+    if last >= count:
+        raise VideoError(f"{stream.path} has {count} frames, expected frame {last} in it")
+    read = _read_by_decord if stream.facts.reader == "decord" else _read_by_ffmpeg
     return read(stream, indices)
 
 
@@ -158,7 +148,7 @@ def _read_by_decord(stream: _Stream, indices: Sequence[int]) -> Generator[Frames
         "path": str(stream.path.absolute()),
         "width": stream.width,
         "height": stream.height,
-        "num_frames": stream.num_frames,
+        "num_frames": stream.facts.num_frames,
         "indices": list(indices),
     }
     # -P keeps the folder of the program, which has modules of ours, out of its imports.
@@ -190,11 +180,10 @@ def _decord_error(messages: str, index: int, *, stream: _Stream, reason: str) ->
 
 
 def _read_by_ffmpeg(stream: _Stream, indices: Sequence[int]) -> Generator[Frames, None, None]:
-    scale = f"scale={stream.width}:{stream.height}:flags={stream.scaling}"
-    tone_map = f"{_TONE_MAP}," if stream.reader == "ffmpeg-tonemap" else ""
-    # The scale filter changes nothing but the pixel format where the size is right already; it
-    # makes pixels square, and keeps a stream that changes its size from shifting the bytes.
-    filters = f"select={_select_expression(indices)},{tone_map}{scale},format=rgb24"
+    width, height = stream.width, stream.height
+    filters = filter_chain(
+        stream.facts, indices, width=width, height=height, scaling=stream.scaling
+    )
     args = [
         # Not several frames at once: ffmpeg 9 then reads other pixels of Theora from run to run.
         *("-thread_type", "slice"),
@@ -202,10 +191,10 @@ def _read_by_ffmpeg(stream: _Stream, indices: Sequence[int]) -> Generator[Frames
         *("-map", "0:V:0", "-vf", filters, "-fps_mode", "passthrough"),
         *("-frames:v", str(len(indices)), "-f", "rawvideo", "-"),
     ]
-    frame_bytes = stream.width * stream.height * 3
+    frame_bytes = width * height * 3
     with FfmpegPipe(args) as ffmpeg:
         for number in range(len(indices)):
-            frame = np.empty((stream.height, stream.width, 3), dtype=np.uint8)
+            frame = np.empty((height, width, 3), dtype=np.uint8)
             if ffmpeg.read_into(frame.data.cast("B")) != frame_bytes:
                 result = ffmpeg.finish()
                 if "No such filter" in result.stderr:
@@ -221,18 +210,9 @@ def _read_by_ffmpeg(stream: _Stream, indices: Sequence[int]) -> Generator[Frames
             raise _wrong_frame(indices[-1], stream, first_error(result.stderr))
 
 
-def _select_expression(indices: Sequence[int]) -> str:
-    """The filter expression for "this frame is wanted"; commas escaped for the filter syntax."""
-    first, last = indices[0], indices[-1]
-    step = indices[1] - first if len(indices) > 1 else 1
-    if tuple(indices) == tuple(range(first, last + 1, step)):
-        return rf"between(n\,{first}\,{last})*not(mod(n-{first}\,{step}))"
-    return "+".join(rf"eq(n\,{index})" for index in indices)
-
-
 def _wrong_frame(index: int, stream: _Stream, reason: str) -> VideoError:
     return VideoError(
-        f"{stream.path} ends or breaks at frame {index}, expected {stream.num_frames} frames "
+        f"{stream.path} ends or breaks at frame {index}, expected {stream.facts.num_frames} frames "
         f"({reason})",
         hint="check that the file is complete, or re-encode it",
     )

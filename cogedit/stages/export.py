@@ -286,7 +286,7 @@ def _frames(job: _Job, found: FoundSource | None, session: Session) -> Pixels | 
     frames = frames_record(recipe.record)
     own = None
     if recipe.size == "source" and found is not None:
-        own = iterate_frames(found.path, found.video, indices=found.frames.frame_indices)
+        own = iterate_frames(found.path, found.facts, indices=found.frames.frame_indices)
     if isinstance(recipe.record, FramesRecord):
         if own is not None:
             return _source_stream(frames, own)

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cogedit.artifacts import FramesRecord
 from cogedit.config import Settings, check_settings
 from cogedit.media.clip import ResizePlan, check_size, plan_clip, plan_resize
-from cogedit.media.probe import identify, probe_facts
+from cogedit.media.probe import VideoFacts, identify, probe_facts
 from cogedit.models.checkpoint import NotCachedError, find_checkpoint
 from cogedit.stages.run import Run, Written, check_output, find_or_make, workspace_for
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A clip that was chosen: its record, and how its frames are read."""
+
+    record: FramesRecord
+    facts: VideoFacts
+    resize: ResizePlan
 
 
 def load(
@@ -35,21 +45,22 @@ def load(
     """
     video, run = Path(video), run or Run()
     check_output(output, source=video)
-    record, resize = choose_clip(video, settings, run=run)
+    clip = choose_clip(video, settings, run=run)
+    record = clip.record
 
     def make() -> Mapping[str, Tensor]:
         import torch
 
         from cogedit.media.reader import read_clip
 
-        frames = read_clip(video, record.source, indices=record.frame_indices, resize=resize)
+        frames = read_clip(video, clip.facts, indices=record.frame_indices, resize=clip.resize)
         return {"frames": torch.from_numpy(frames)}
 
     workspace = workspace_for(video, settings)
     return find_or_make(record, make, output=output, workspace=workspace, run=run)
 
 
-def choose_clip(video: Path, settings: Settings, *, run: Run) -> tuple[FramesRecord, ResizePlan]:
+def choose_clip(video: Path, settings: Settings, *, run: Run) -> Clip:
     """Choose frames and size of a clip, and say which; errors are those of `load`."""
     check_settings(settings.load)
     facts = probe_facts(video)
@@ -71,7 +82,7 @@ def choose_clip(video: Path, settings: Settings, *, run: Run) -> tuple[FramesRec
         fps=clip.fps,
         box=resize.box,
     )
-    return record, resize
+    return Clip(record, facts, resize)
 
 
 def check_size_of_clip(settings: Settings) -> None:

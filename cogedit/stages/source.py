@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,7 @@ from cogedit.media.files import check_file, file_digest
 from cogedit.media.probe import VideoFacts, probe_facts
 from cogedit.media.writer import AudioSource
 from cogedit.stages.run import workspace_for
-from cogedit.types import ExportSettings, SourceVideo
+from cogedit.types import ExportSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,11 +39,6 @@ class FoundSource:
     path: Path
     facts: VideoFacts
     frames: FramesRecord
-
-    @property
-    def video(self) -> SourceVideo:
-        """The source, to be read by the decoder that is right on this machine."""
-        return replace(self.frames.source, reader=self.facts.reader)
 
     def audio(self) -> AudioSource:
         """The audio of the clip."""

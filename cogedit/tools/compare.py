@@ -27,7 +27,8 @@ from cogedit.media.clip import ResizePlan
 from cogedit.media.comparison import Compared, compare_frames, compare_sheet
 from cogedit.media.contact_sheet import save_png
 from cogedit.media.encoding import Encoding, plan_encoding
-from cogedit.media.probe import identify, probe_facts
+from cogedit.media.files import file_digest
+from cogedit.media.probe import VideoFacts, probe_facts
 from cogedit.media.reader import iterate_frames, resize_frame
 from cogedit.media.writer import FrameStream, write_video
 from cogedit.stages.decode import decode
@@ -36,7 +37,7 @@ from cogedit.stages.run import Exported, Run, check_output
 from cogedit.stages.session import Session, use_session
 from cogedit.stages.source import resize_plan
 from cogedit.tools.captions import distinctions
-from cogedit.types import ComparisonLayout, SourceVideo
+from cogedit.types import ComparisonLayout
 
 _SHEET_FRAMES = 5
 
@@ -47,7 +48,7 @@ class Input:
 
     path: Path
     record: Record | None  # None for a video that cogedit did not write
-    video: SourceVideo | None  # None for an artifact
+    facts: VideoFacts | None  # what is known of a video; None for an artifact
     indices: tuple[int, ...]  # frames of the file that make the clip
     fps: Fraction
     width: int
@@ -159,8 +160,7 @@ def open_input(path: Path) -> Input:
     except ArtifactError:
         shown = None  # not an export of cogedit
     indices = tuple(range(facts.num_frames))
-    video = identify(path, facts)
-    return Input(path, shown, video, indices, facts.fps, facts.width, facts.height)
+    return Input(path, shown, facts, indices, facts.fps, facts.width, facts.height)
 
 
 def cut_sources(inputs: Sequence[Input]) -> list[Input]:
@@ -172,8 +172,8 @@ def cut_sources(inputs: Sequence[Input]) -> list[Input]:
             (clip, frames)
             for clip, frames in clips
             if item.record is None
-            and item.video is not None
-            and frames.source.sha256 == item.video.sha256
+            and item.facts is not None
+            and frames.source.sha256 == file_digest(item.path)
         ]
         if taken:
             clip, frames = taken[0]
@@ -263,7 +263,7 @@ def _frames(
     item: Input, numbers: Sequence[int], decoded: Callable[[Path], NDArray[np.uint8]]
 ) -> Iterator[NDArray[np.uint8]]:
     """Yield frames of an input by their numbers in the clip."""
-    if item.video is None:
+    if item.facts is None:
         if isinstance(item.record, FramesRecord):
             clip = read_artifact(item.path, "frames").tensors["frames"].numpy()
         else:
@@ -271,5 +271,5 @@ def _frames(
         yield from clip[list(numbers)]
         return
     indices = [item.indices[number] for number in numbers]
-    for frame in iterate_frames(item.path, item.video, indices=indices):
+    for frame in iterate_frames(item.path, item.facts, indices=indices):
         yield frame if item.resize is None else resize_frame(frame, item.resize)

@@ -286,7 +286,7 @@ def follow(
         CogeditError: As `load`, or an artifact is damaged.
     """
     if sniff_kind(source) is None:
-        clip, _ = choose_clip(source, settings, run=run)
+        clip = choose_clip(source, settings, run=run).record
         chain: list[Record] = [_existing(clip, workspace) or clip]
     else:
         chain = [*chain_of(read_record(source, ("frames", "latents", "trajectory")))]

@@ -9,21 +9,21 @@ from videos import read_back, read_counter
 from cogedit.errors import UsageError, VideoError
 from cogedit.media import reader as reader_module
 from cogedit.media.clip import plan_clip, plan_resize
-from cogedit.media.probe import probe_video
+from cogedit.media.probe import identify, probe_facts
 from cogedit.media.reader import read_clip, read_frames_upstream, resize_frame
 from cogedit.types import LoadSettings
 
 
 def load(path, *, reader=None, **settings):
-    source = probe_video(path)
+    facts = probe_facts(path)
     if reader is not None:
-        source = dataclasses.replace(source, reader=reader)
-    settings.setdefault("width", source.width)
-    settings.setdefault("height", source.height)
+        facts = dataclasses.replace(facts, reader=reader)
+    settings.setdefault("width", facts.width)
+    settings.setdefault("height", facts.height)
     wanted = LoadSettings(**settings)
-    plan = plan_clip(source, wanted)
-    resize = plan_resize(source.width, source.height, settings=wanted)
-    return read_clip(path, source, indices=plan.indices, resize=resize), plan
+    plan = plan_clip(identify(path, facts), wanted)
+    resize = plan_resize(facts.width, facts.height, settings=wanted)
+    return read_clip(path, facts, indices=plan.indices, resize=resize), plan
 
 
 @pytest.mark.parametrize("reader", ["decord", "ffmpeg"])
@@ -79,8 +79,8 @@ def test_turned_and_mirrored_videos_are_upright(clips, name, undo):
 @pytest.mark.parametrize("name", ["odd.mp4", "clip.gif", "wide_pixels.mp4", "varying.mp4"])
 def test_unusual_files_are_read_at_their_displayed_size(clips, name):
     frames, _ = load(clips / name, max_num_frames=9)
-    source = probe_video(clips / name)
-    assert frames.shape[1:] == (source.height, source.width, 3)
+    facts = probe_facts(clips / name)
+    assert frames.shape[1:] == (facts.height, facts.width, 3)
     assert frames.std() > 20
 
 
@@ -93,22 +93,27 @@ def test_file_cut_short_gives_the_frames_that_are_there(clips):
 @pytest.mark.parametrize("reader", ["decord", "ffmpeg"])
 def test_count_is_checked_against_the_probe(clips, reader):
     path = clips / "counter.mp4"
-    source = dataclasses.replace(probe_video(path), num_frames=70, reader=reader)
+    facts = dataclasses.replace(probe_facts(path), num_frames=70, reader=reader)
     settings = LoadSettings(width=64, height=48, max_num_frames=65)
     resize = plan_resize(64, 48, settings=settings)
     with pytest.raises(VideoError, match=r"frame 50.*70 frames"):
-        read_clip(path, source, indices=plan_clip(source, settings).indices, resize=resize)
+        read_clip(
+            path, facts, indices=plan_clip(identify(path, facts), settings).indices, resize=resize
+        )
 
 
 @pytest.mark.parametrize("reader", ["decord", "ffmpeg"])
 def test_damaged_content_is_a_video_error(clips, tmp_path, reader):
-    source = dataclasses.replace(probe_video(clips / "counter.mp4"), reader=reader)
+    path = clips / "counter.mp4"
+    facts = dataclasses.replace(probe_facts(path), reader=reader)
     broken = tmp_path / "broken.mp4"
     broken.write_bytes((clips / "text.mp4").read_bytes())
     settings = LoadSettings(width=64, height=48)
     resize = plan_resize(64, 48, settings=settings)
     with pytest.raises(VideoError, match="frame 0"):
-        read_clip(broken, source, indices=plan_clip(source, settings).indices, resize=resize)
+        read_clip(
+            broken, facts, indices=plan_clip(identify(path, facts), settings).indices, resize=resize
+        )
 
 
 def halves(width=40, height=20):
