@@ -16,19 +16,20 @@ import cogedit
 
 PACKAGE = Path(cogedit.__file__).parent
 
-LEAVES = {"errors", "types", "schema", "version"}
+LEAVES = {"errors", "types", "schema", "places", "version"}
 COMPUTING = {"models", "media", "artifacts", "config", "diffusion"}
 
 ROOMS = {
     "errors": set(),
     "types": {"schema"},
     "schema": set(),
+    "places": set(),
     "version": set(),
     "diffusion": {"types", "errors"},
     "models": {"diffusion", "types", "errors"},
-    "media": {"types", "errors"},
+    "media": {"types", "errors", "places"},
     "artifacts": {"types", "schema", "errors", "version"},
-    "config": {"types", "schema", "errors"},
+    "config": {"types", "schema", "errors", "places"},
     "stages": COMPUTING | LEAVES,
     "tools": {"stages"} | COMPUTING | LEAVES,
     # The command line shows records and finds the newest trajectory; neither is a stage. What it

@@ -36,7 +36,7 @@ def show_file(path: Path, *, json_output: bool) -> None:
         VideoError: It is missing, or cannot be read.
     """
     options: Mapping[str, object] | None = None
-    if path.is_dir() or (path.exists() and sniff_kind(path) is None):
+    if sniff_kind(path) is None:
         recipe = read_recipe(path)
         record, options = recipe.record, recipe.options
     else:

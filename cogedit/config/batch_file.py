@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
@@ -9,18 +10,23 @@ import re
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 from cogedit.config.resolve import check_values, is_file_name
 from cogedit.errors import ConfigError
+from cogedit.places import find_elsewhere
 
 STDIN = "-"
 """Stands for the standard input in place of a file."""
 
 _OWN = ("video", "prompt", "output", "mask", "config")  # keys of an edit that are no settings
-_SUFFIXES = (".toml", ".csv", ".jsonl")
+_SUFFIXES = (".toml", ".csv", ".tsv", ".jsonl")
+_SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
+_ESCAPED = re.compile(r"[\b\t\n\f\r]")  # what a backslash before b, t, n, f or r makes
+_BACKSLASHES = "a backslash begins an escape: write / in its place"
 _PATHS = ("workspace", "cache")  # settings that are paths, relative to the file as `video` is
 _BOX = re.compile(r"[-\d.,@: ]+")  # a mask that is no file
 
@@ -42,9 +48,10 @@ def read_batch(file: str) -> tuple[BatchRow, ...]:
     """Read and check the rows of a batch file.
 
     A `.toml` has an `[[edit]]` table per row, and top-level keys and tables that hold for all of
-    them; a `.csv` has a header of the same keys, settings by dotted key, and an empty cell is not
-    given; a `.jsonl` has an object per line. Rows are counted from 1, the header left out. Paths
-    are relative to the file.
+    them; a `.csv` or `.tsv` has a header of the same keys, settings by dotted key, with commas,
+    semicolons or tabs between its cells, and an empty cell is not given; a `.jsonl` has an object
+    per line. Rows are counted from 1, the header left out. Paths are relative to the file. It is
+    UTF-8, or UTF-16 with a byte order mark.
 
     Args:
         file: The file; "-" is the standard input, JSON lines where it begins with "{" and CSV
@@ -65,11 +72,11 @@ def read_batch(file: str) -> tuple[BatchRow, ...]:
     if form == ".toml":
         defaults, parsed = _parse_toml(text, name)
     else:
-        parsed = _parse_csv(text, name) if form == ".csv" else _parse_lines(text, name)
+        parsed = _parse_lines(text, name) if form == ".jsonl" else _parse_csv(text, name)
     if not parsed:
         what = "[[edit]] table" if form == ".toml" else "row"
         raise ConfigError(f"{name} has no {what}", hint="give each a video and a prompt")
-    is_text = form == ".csv"
+    is_text = form in (".csv", ".tsv")
     return tuple(
         _row(row, defaults, f"row {number} of {name}", name, base=base, is_text=is_text)
         for number, row in parsed
@@ -83,11 +90,20 @@ def _text(file: str, name: str) -> str:
         )
     try:
         data = sys.stdin.buffer.read() if file == STDIN else Path(file).read_bytes()
-        return data.decode("utf-8-sig")
     except OSError as error:
         raise ConfigError(f"cannot read {file}: {error.strerror}") from error
+    is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    encoding, shown = ("utf-16", "UTF-16") if is_utf16 else ("utf-8-sig", "UTF-8")
+    try:
+        text = data.decode(encoding)
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{name} is not UTF-8", hint="save it as UTF-8") from error
+        raise ConfigError(f"{name} is not {shown}", hint="save it as UTF-8") from error
+    if "\0" in text:
+        raise ConfigError(
+            f"{name} holds NUL characters, as UTF-16 without a byte order mark does",
+            hint="save it as UTF-8",
+        )
+    return text
 
 
 Numbered = list[tuple[int, Mapping[str, object]]]
@@ -99,7 +115,8 @@ def _parse_toml(text: str, name: str) -> tuple[dict[str, object], Numbered]:
         parsed: dict[str, object] = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         reason = str(error) if isinstance(error, ValueError) else type(error).__name__
-        raise ConfigError(f"{name} is not valid TOML: {reason}") from error
+        hint = f"in double quotes {_BACKSLASHES}" if "\\" in text else None
+        raise ConfigError(f"{name} is not valid TOML: {reason}", hint=hint) from error
     edits = parsed.pop("edit", [])
     if not isinstance(edits, list) or not all(isinstance(edit, dict) for edit in edits):
         raise ConfigError(f"`edit` in {name} is no list of tables", hint="begin each with [[edit]]")
@@ -108,7 +125,8 @@ def _parse_toml(text: str, name: str) -> tuple[dict[str, object], Numbered]:
 
 
 def _parse_csv(text: str, name: str) -> Numbered:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    separator = _separator(text, name)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     rows: Numbered = []
     try:
         header = [cell.strip() for cell in next(reader, [])]
@@ -122,13 +140,23 @@ def _parse_csv(text: str, name: str) -> Numbered:
             if len(cells) != len(header):
                 raise ConfigError(
                     f"row {number} of {name} has {len(cells)} cells, expected {len(header)}",
-                    hint="put text with a comma into quotation marks",
+                    hint=f"put text with a {_SEPARATORS[separator]} into quotation marks",
                 )
             given = zip(header, cells, strict=True)
             rows.append((number, {key: cell.strip() for key, cell in given if cell.strip()}))
     except csv.Error as error:
         raise ConfigError(f"line {reader.line_num} of {name} is not valid CSV: {error}") from error
     return rows
+
+
+def _separator(text: str, name: str) -> str:
+    """What separates the cells, as the header shows: no key holds any of the three."""
+    header = text.partition("\n")[0]
+    if "," in header and ";" in header:
+        raise ConfigError(
+            f"the header of {name} has commas and semicolons", hint="separate its cells by one"
+        )
+    return next((mark for mark in _SEPARATORS if mark in header), ",")
 
 
 def _parse_lines(text: str, name: str) -> Numbered:
@@ -139,7 +167,10 @@ def _parse_lines(text: str, name: str) -> Numbered:
             parsed: object = json.loads(line)
         except (ValueError, RecursionError) as error:
             reason = type(error).__name__ if isinstance(error, RecursionError) else str(error)
-            raise ConfigError(f"row {number} of {name} is not valid JSON: {reason}") from error
+            hint = _BACKSLASHES if "\\" in line else None
+            raise ConfigError(
+                f"row {number} of {name} is not valid JSON: {reason}", hint=hint
+            ) from error
         if not isinstance(parsed, dict):
             raise ConfigError(f"row {number} of {name} is no JSON object")
         rows.append((number, cast(Mapping[str, object], parsed)))
@@ -168,18 +199,35 @@ def _row(
             raise ConfigError(f"{where} has no `{key}`", hint=f"give it a {key}")
     output, mask, config = (texts.get(key, (None,))[0] for key in ("output", "mask", "config"))
     if mask is not None and not _BOX.fullmatch(mask):
-        mask = str(base / mask)
+        mask = str(_place(mask, base, f"`mask` in {where}"))
     if config is not None and is_file_name(config):
         config = str(base / config)
     return BatchRow(
         where=where,
-        videos=tuple(base / video for video in texts["video"]),
+        videos=tuple(_place(video, base, f"`video` in {where}") for video in texts["video"]),
         prompts=texts["prompt"],
-        output=None if output is None else base / output,
+        output=None if output is None else _place(output, base, f"`output` in {where}"),
         mask=mask,
         config=config,
         values={where: _settings(own, base), name: _settings(defaults, base)},
     )
+
+
+def _place(text: str, base: Path, what: str) -> Path:
+    """A path of a row; ConfigError for one that is a URL, a path of Windows, or no path any more.
+
+    A file that exists is right under any name.
+    """
+    path = base / text
+    with suppress(OSError, ValueError):
+        path.stat()
+        return path
+    if _ESCAPED.search(text):
+        raise ConfigError(f"{what} is {text!r}, with control characters", hint=_BACKSLASHES)
+    elsewhere = find_elsewhere(text)
+    if elsewhere is not None:
+        raise ConfigError(f"{what}: {elsewhere.message}", hint=elsewhere.hint)
+    return path
 
 
 def _texts(value: object, key: str, where: str, *, several: bool) -> tuple[str, ...]:

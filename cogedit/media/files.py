@@ -9,19 +9,27 @@ from functools import lru_cache
 from pathlib import Path
 
 from cogedit.errors import StorageError, VideoError
+from cogedit.places import find_elsewhere
 
 _PLAYLIST_HEADS = (b"#EXTM3U", b"ffconcat", b"[playlist]")
 
 
-def check_file(path: Path) -> None:
+def check_file(path: Path, what: str = "video", *, hint: str | None = None) -> None:
     """Refuse playlists, and whatever is not a regular file with bytes in it.
 
-    Raises `VideoError`, or `StorageError` where the file may not be read.
+    Args:
+        path: The file.
+        what: What it is meant to be, "video" or "mask".
+        hint: What to do where it does not exist; None names a file that is spelled like it.
+
+    Raises:
+        VideoError: It is no such file.
+        StorageError: It may not be read.
     """
     try:
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise VideoError(f"no such video: {path}", hint=_near(path)) from error
+        raise _missing(path, what, hint=hint or _near(path)) from error
     except OSError as error:
         raise _unreadable(path, error) from error
     except ValueError as error:  # a NUL byte in the name
@@ -75,6 +83,13 @@ def _digest(path: Path, state: FileState) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise _unreadable(path, error) from error
+
+
+def _missing(path: Path, what: str, *, hint: str) -> VideoError:
+    elsewhere = find_elsewhere(str(path))
+    if elsewhere is not None:
+        return VideoError(elsewhere.message, hint=elsewhere.hint)
+    return VideoError(f"no such {what}: {path}", hint=hint)
 
 
 def _near(path: Path) -> str:

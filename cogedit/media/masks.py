@@ -69,12 +69,7 @@ def open_mask(given: str | Path) -> GivenMask:
     if isinstance(given, str) and _LIKE_A_BOX.fullmatch(given):
         return _parse_box(given)
     path = Path(given)
-    if not path.exists():
-        raise VideoError(
-            f"mask {path} does not exist",
-            hint=f"name an image or a video, or give a box: {_BOX_FORM}",
-        )
-    check_file(path)
+    check_file(path, "mask", hint=f"name an image or a video, or give a box: {_BOX_FORM}")
     is_image = _IMAGE_HEADS.match(read_start(path, 16)) is not None
     source = MaskSource("picture" if is_image else "video", path.name, file_digest(path))
     return GivenMask(source, path)

@@ -21,7 +21,7 @@ from cogedit.stages.reconstruct import (
     make_edits,
     trajectory_for,
 )
-from cogedit.stages.run import Exported, Run, Written, check_output, workspace_for
+from cogedit.stages.run import Exported, Run, Written, check_is_here, check_output, workspace_for
 from cogedit.stages.session import Session, use_session
 
 
@@ -128,6 +128,8 @@ def check_edit(
         raise UsageError(f"--composite {wanted} needs a mask", hint="give --mask or --auto-mask")
     named = output if names_video(output) else None
     check_output(named, source=video)
+    if output is not None:
+        check_is_here(output)
     if output is not None and named is None and output.exists() and not output.is_dir():
         raise StorageError(
             f"cannot write videos into {output}: it is a file", hint="choose another -o"

@@ -28,6 +28,7 @@ from cogedit.artifacts import (
 )
 from cogedit.config import Settings
 from cogedit.errors import ArtifactDamaged, ArtifactError, StorageError, UsageError
+from cogedit.places import find_elsewhere
 from cogedit.stages.cancellation import Cancellation
 from cogedit.types import RGBPicture, ShowStep, Step
 
@@ -206,9 +207,18 @@ def check_output(output: Path | None, *, source: Path, is_folder: bool = False) 
     """
     if output is None:
         return
+    check_is_here(output)
     check_writable(output, is_folder=is_folder)
     if output.exists() and source.exists() and output.samefile(source):
         raise UsageError(f"{output} is what the run starts from", hint="choose another -o")
+
+
+def check_is_here(output: Path) -> None:
+    """Raise `UsageError` for a URL or a path of Windows, of which a disk here makes odd names."""
+    named = find_elsewhere(output.name)
+    elsewhere = named if output.parent.is_dir() else named or find_elsewhere(str(output))
+    if elsewhere is not None and not output.exists():
+        raise UsageError(f"-o: {elsewhere.message}", hint="name a file or folder here")
 
 
 def check_text(text: str) -> None:

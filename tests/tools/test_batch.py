@@ -199,9 +199,95 @@ def test_the_standard_input_is_csv_or_json_lines(folder, text):
     assert (one["row"], one["status"]) == ("row 1 of the standard input", "written")
 
 
-def read(tmp_path, name, text):
-    (tmp_path / name).write_text(text)
+def read(tmp_path, name, text, encoding="utf-8"):
+    (tmp_path / name).write_bytes(text.encode(encoding))
     return read_batch(str(tmp_path / name))
+
+
+SHEET = 'video,prompt,reconstruct.seed\nä.mp4,"in the snow, at night",3\n'
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("e.csv", SHEET),
+        ("e.csv", SHEET.replace("\n", "\r\n")),
+        ("e.csv", "video;prompt;reconstruct.seed\nä.mp4;in the snow, at night;3\n"),
+        ("e.csv", 'video;prompt;reconstruct.seed\nä.mp4;"in the snow, at night";3\n'),
+        ("e.tsv", "video\tprompt\treconstruct.seed\nä.mp4\tin the snow, at night\t3\n"),
+        ("e.TSV", SHEET),
+        ("e.jsonl", '{"video": "ä.mp4", "prompt": "in the snow, at night", "reconstruct.seed": 3}'),
+        (
+            "e.toml",
+            '[[edit]]\nvideo = "ä.mp4"\nprompt = "in the snow, at night"\nreconstruct.seed = 3\n',
+        ),
+    ],
+)
+def test_what_a_spreadsheet_saves_is_read(tmp_path, name, text, encoding):
+    [row] = read(tmp_path, name, text, encoding)
+    assert row.videos == (tmp_path / "ä.mp4",)
+    assert row.prompts == ("in the snow, at night",)
+    assert str(row.values[f"row 1 of {name}"]["reconstruct.seed"]) == "3"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32", "cp1252"])
+@pytest.mark.parametrize("name", ["e.csv", "e.toml"])
+def test_another_encoding_is_refused(tmp_path, name, encoding):
+    text = SHEET if name == "e.csv" else '[[edit]]\nvideo = "ä.mp4"\nprompt = "x"\n'
+    with pytest.raises(ConfigError) as caught:
+        read(tmp_path, name, text, encoding)
+    assert name in caught.value.message
+    assert "UTF-8" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("key", ["video", "mask", "output"])
+@pytest.mark.parametrize(
+    ("place", "named"),
+    [
+        ("https://host/clip.mp4?id=1", "https://host/clip.mp4?id=1"),
+        ("S3://bucket/clip.mp4", "s3://bucket/clip.mp4"),
+        ("youtube.com/watch?v=abc", "yt-dlp"),
+        ("https://youtu.be/" + "a" * 300, "yt-dlp"),
+        ("file:///clips/bear.mp4", "/clips/bear.mp4"),
+        ("C:\\clips\\bear.mp4", "/clips/bear.mp4"),
+        ("C:/clips/bear.mp4", "/clips/bear.mp4"),
+        ("clips\\bear.mp4", "clips/bear.mp4"),
+    ],
+)
+def test_places_that_are_not_here_are_refused_before_anything_runs(tmp_path, key, place, named):
+    values = {"video": "a.mp4", "prompt": "x", key: place}
+    for name, text in (
+        ("e.csv", as_csv([values.values()], values)),
+        ("e.jsonl", json.dumps(values)),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            read(tmp_path, name, text)
+        assert f"`{key}` in row 1 of {name}" in caught.value.message
+        assert named in str(caught.value)
+
+
+def test_a_file_that_is_here_is_right_under_any_name(tmp_path):
+    (tmp_path / "odd\\name.mp4").write_bytes(b"")
+    [row] = read(tmp_path, "e.csv", "video,prompt\nodd\\name.mp4,x\n")
+    assert row.videos == (tmp_path / "odd\\name.mp4",)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("e.toml", '[[edit]]\nvideo = "C:\\clips\\a.mp4"\nprompt = "x"\n'),
+        ("e.toml", '[[edit]]\nvideo = "C:\\temp\\new.mp4"\nprompt = "x"\n'),
+        ("e.toml", '[[edit]]\nvideo = "C:\\Users\\me.mp4"\nprompt = "x"\n'),
+        ("e.jsonl", '{"video": "C:\\clips\\a.mp4", "prompt": "x"}'),
+        ("e.jsonl", '{"video": "C:\\temp\\new.mp4", "prompt": "x"}'),
+    ],
+)
+def test_backslashes_that_begin_an_escape_are_explained(tmp_path, name, text):
+    with pytest.raises(ConfigError) as caught:
+        read(tmp_path, name, text)
+    assert name in caught.value.message
+    assert "/" in (caught.value.hint or "")
 
 
 @pytest.mark.parametrize(
@@ -213,6 +299,8 @@ def read(tmp_path, name, text):
         ("e.csv", "video,video\na,b\n", ["e.csv", "`video`"]),
         ("e.csv", 'video,prompt\n"a"b,c\n', ["line 2 of e.csv"]),
         ("e.csv", "", ["e.csv"]),
+        ("e.csv", "video;prompt,mask\na;b,c\n", ["e.csv", "semicolons"]),
+        ("e.csv", "video;prompt\na;b;c\n", ["row 1 of e.csv", "semicolon"]),
         (
             "e.csv",
             "video,prompt,guidance_scale\na,b,3\n",
