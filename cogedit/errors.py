@@ -8,6 +8,7 @@ CogeditError              1   (never raised itself; an uncaught exception is a b
 ├── ArtifactError         4   an artifact that cannot be used
 │   ├── ArtifactDamaged   4   ... because its bytes are not what its record says
 │   └── ArtifactMismatch  4   ... because it belongs to another kind, model or setting
+│       └── ArtifactNewer 4   ... or to a newer cogedit
 ├── ModelError            5   the checkpoint is missing, gated, incomplete or of another kind
 ├── DeviceMemoryError     6   the device ran out of memory
 ├── StorageError          7   disk full, folder missing, permission denied
@@ -71,6 +72,10 @@ class ArtifactDamaged(ArtifactError):
 
 class ArtifactMismatch(ArtifactError):
     """A sound artifact of another kind, model or setting than the command needs."""
+
+
+class ArtifactNewer(ArtifactMismatch):
+    """A sound artifact that a newer cogedit made."""
 
 
 class ModelError(CogeditError):

@@ -5,6 +5,7 @@ Importing this package and reading records loads no torch.
 
 from cogedit.artifacts.atomic import atomic_write, show_size
 from cogedit.artifacts.codec import Json, JsonText, canonical_json, parse_json
+from cogedit.artifacts.journal import append_line, check_journal, read_lines
 from cogedit.artifacts.layout import record_of
 from cogedit.artifacts.locks import in_use, unused
 from cogedit.artifacts.records import (
@@ -60,9 +61,11 @@ __all__ = [
     "TrajectoryRecord",
     "Unfinished",
     "Workspace",
+    "append_line",
     "atomic_write",
     "canonical_json",
     "chain_of",
+    "check_journal",
     "content_key",
     "default_workspace",
     "forget_steps",
@@ -75,6 +78,7 @@ __all__ = [
     "parse_json",
     "read_artifact",
     "read_last_step",
+    "read_lines",
     "read_record",
     "read_steps",
     "record_of",

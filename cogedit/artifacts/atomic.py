@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterator
@@ -14,8 +15,8 @@ from typing import BinaryIO
 from cogedit.artifacts.locks import in_use
 from cogedit.errors import StorageError
 
-TEMPORARY_SUFFIX = ".tmp"
-"""Suffix of half-written files; only a killed process leaves one behind."""
+_TEMPORARY_SUFFIX = ".tmp"
+_TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.tmp")
 
 
 @contextlib.contextmanager
@@ -34,7 +35,7 @@ def atomic_write(path: Path, *, scratch: Path | None = None) -> Iterator[BinaryI
         StorageError: Disk full, folder missing, permission denied, or `path` is no regular file.
     """
     folder = path.parent if scratch is None else scratch
-    temporary = folder / f".{secrets.token_hex(8)}{TEMPORARY_SUFFIX}"
+    temporary = folder / f".{secrets.token_hex(8)}{_TEMPORARY_SUFFIX}"
     with in_use(path.parent):  # `cache prune` leaves the temporary file alone
         try:
             _refuse_special(path)
@@ -53,6 +54,20 @@ def atomic_write(path: Path, *, scratch: Path | None = None) -> Iterator[BinaryI
         finally:
             with contextlib.suppress(OSError):  # after os.replace it is gone
                 temporary.unlink()
+
+
+def temporary_files(folder: Path) -> list[Path]:
+    """The half-written files in a folder; only a killed process leaves one behind."""
+    found = folder.glob(f".*{_TEMPORARY_SUFFIX}")
+    return [path for path in found if _TEMPORARY.fullmatch(path.name) and is_regular(path)]
+
+
+def is_regular(path: Path) -> bool:
+    """Whether a path is a file itself: no link to one, no folder, pipe or device."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except OSError:
+        return False
 
 
 def storage_error(path: Path, error: OSError, verb: str) -> StorageError:

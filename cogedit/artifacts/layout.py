@@ -20,6 +20,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ from cogedit.artifacts.records import (
     record_from_json,
     record_text,
 )
-from cogedit.errors import ArtifactDamaged, ArtifactError, ArtifactMismatch
+from cogedit.errors import ArtifactDamaged, ArtifactError, ArtifactMismatch, ArtifactNewer
 from cogedit.types import ArtifactKind
 from cogedit.version import __version__
 
@@ -202,8 +203,9 @@ def decode_header(start: bytes) -> Record:
 
     Raises:
         ArtifactDamaged: The bytes are not what a record says.
-        ArtifactMismatch: The record was written in another schema.
+        ArtifactNewer: The record was written by a newer cogedit.
     """
+    value: dict[str, Json] = {}
     try:
         value, text = decode_envelope(start, "cogedit")
         record = record_of(value, text)
@@ -213,6 +215,11 @@ def decode_header(start: bytes) -> Record:
     except (ArtifactDamaged, ArtifactMismatch):
         raise
     except ArtifactError as error:
+        if _is_newer(value.get("cogedit_version")):  # its digest is right: no damage
+            raise ArtifactNewer(
+                f"was made by cogedit {value['cogedit_version']}; this is cogedit {__version__}",
+                hint="update cogedit",
+            ) from error
         raise ArtifactDamaged(f"has a damaged record: {error.message}") from error
     if canonical != start:
         raise ArtifactDamaged("has a header that does not match its record")
@@ -248,12 +255,12 @@ def record_of(record: dict[str, Json], text: str | None = None) -> Record:
 
     Raises:
         ArtifactDamaged: It is of no kind.
-        ArtifactMismatch: It was written in a newer schema.
+        ArtifactNewer: It was written in a newer schema.
         ArtifactError: A field is missing, unknown, of another type or without meaning.
     """
     schema, kind = record.get("schema"), record.get("kind")
     if type(schema) is int and schema > SCHEMA_VERSION:
-        raise ArtifactMismatch(
+        raise ArtifactNewer(
             f"was made by a newer cogedit in schema {reprlib.repr(schema)}; "
             f"this cogedit {__version__} reads schema {SCHEMA_VERSION}",
             hint="update cogedit",
@@ -263,6 +270,18 @@ def record_of(record: dict[str, Json], text: str | None = None) -> Record:
             f"is of kind {reprlib.repr(kind)}, expected one of {', '.join(RECORD_TYPES)}"
         )
     return record_from_json(record, kind, text)
+
+
+def _is_newer(version: Json) -> bool:
+    """Whether a version is later than this one."""
+    own, other = _numbers(__version__), _numbers(version)
+    return other is not None and own is not None and other > own
+
+
+def _numbers(version: Json) -> list[int] | None:
+    if not isinstance(version, str) or not re.fullmatch(r"\d{1,9}(\.\d{1,9}){2}", version):
+        return None
+    return [int(part) for part in version.split(".")]
 
 
 def _object(value: Json, what: str) -> dict[str, Json]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
+import re
 import stat
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -12,23 +12,37 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from cogedit.artifacts.atomic import TEMPORARY_SUFFIX, show
+from cogedit.artifacts.atomic import is_regular, show, temporary_files
 from cogedit.artifacts.locks import unused
 from cogedit.artifacts.records import EditRecord, Record
 from cogedit.artifacts.steps import newest_step
-from cogedit.artifacts.store import SUFFIX, read_record, verify_artifact
+from cogedit.artifacts.store import SUFFIX, is_artifact_file, read_record, verify_artifact
 from cogedit.artifacts.unfinished import UNFINISHED_SUFFIX, Unfinished
 from cogedit.artifacts.workspace import FOLDER_SUFFIX
-from cogedit.errors import ArtifactError, StorageError
+from cogedit.errors import ArtifactError, ArtifactNewer, CogeditError, StorageError
 from cogedit.types import ArtifactKind
 
-State = Literal["whole", "damaged", "unfinished", "leftover"]
+State = Literal[
+    "whole",
+    "damaged",
+    "newer",  # made by a newer cogedit
+    "foreign",  # of another program
+    "unreadable",  # the system refuses to read it
+    "unfinished",  # the same command resumes it
+    "leftover",  # of no use
+]
+
+_NOT_OURS: tuple[State, ...] = ("newer", "foreign", "unreadable")
+"""What is never removed, whatever is wanted."""
 
 IDLE_SECONDS = 3600.0
 """Without working locks, what changed within this time counts as in use."""
 
-_TEMPORARY_EXPORT = ".cogedit-*"
+_EXPORT = re.compile(r"\.cogedit-[0-9a-f]{16}(\.[a-z0-9]+)?", re.IGNORECASE)
 """A video, or a folder of images, that is being written (`cogedit.media`)."""
+
+_IMAGE = re.compile(r"frame-\d{4,}\.png")
+_MAKING = re.compile(rf"(frames|latents|trajectory|edits?)-[0-9a-f]{{12}}\{UNFINISHED_SUFFIX}")
 
 _KINDS: dict[str, ArtifactKind] = {"trajectory": "trajectory", "edit": "edit", "edits": "edit"}
 """Kind of an unfinished artifact by the first word of its folder's name."""
@@ -39,7 +53,7 @@ class Entry:
     """One file or folder of a workspace."""
 
     path: Path
-    state: State  # "unfinished": the same command resumes it; a "leftover" is of no use
+    state: State
     size: int  # bytes
     modified: float  # when it was last written, in seconds since the epoch
     kind: ArtifactKind | None  # also of an unfinished artifact; None for a temporary file
@@ -70,8 +84,12 @@ def survey(folder: Path, *, verify: bool = False) -> list[Entry]:
         for path in folder.glob(f"*{SUFFIX}")
         if not path.name.startswith(".") and not path.is_dir()
     )
-    unfinished = (path for path in folder.glob(f"*{UNFINISHED_SUFFIX}") if path.is_dir())
-    temporary = [*folder.glob(f".*{TEMPORARY_SUFFIX}"), *folder.glob(_TEMPORARY_EXPORT)]
+    unfinished = (
+        path
+        for path in folder.glob(f"*{UNFINISHED_SUFFIX}")
+        if _MAKING.fullmatch(path.name) and path.is_dir() and not path.is_symlink()
+    )
+    temporary = [*temporary_files(folder), *_exports(folder)]
     entries = [
         *(_artifact(path, verify=verify) for path in sorted(artifacts)),
         *(_unfinished(path) for path in sorted(unfinished)),
@@ -89,6 +107,7 @@ def prune(
 ) -> Pruned:
     """Remove the wanted entries from workspaces in which no process works.
 
+    Only what cogedit wrote is ever removed: no file of another program, no link.
     `verify` is that of `survey`; `dry_run` removes nothing. Raises `StorageError` where the system
     refuses.
     """
@@ -101,6 +120,8 @@ def prune(
                 in_use.append(folder)
                 continue
             for entry in filter(wanted, survey(folder, verify=verify)):
+                if entry.state in _NOT_OURS or entry.path.is_symlink():
+                    continue
                 if free is None and time.time() - entry.modified < IDLE_SECONDS:
                     recent.append(entry)
                 elif dry_run or _remove(entry.path):
@@ -113,8 +134,10 @@ def _remove(path: Path) -> bool:
     if path.name.endswith(UNFINISHED_SUFFIX):
         return Unfinished(path, ()).clear()
     try:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
+        if path.is_dir():
+            for image in path.iterdir():
+                image.unlink()
+            path.rmdir()
         else:
             path.unlink()
     except FileNotFoundError:
@@ -131,18 +154,37 @@ def _artifact(path: Path, *, verify: bool) -> Entry | None:
     try:
         record = verify_artifact(path) if verify else read_record(path)
     except (ArtifactError, StorageError) as error:
-        return Entry(path, "damaged", *status, None, error.message)
+        return Entry(path, _state_of(path, error), *status, None, error.message)
     return Entry(path, "whole", *status, record.kind, _about(record))
+
+
+def _state_of(path: Path, error: CogeditError) -> State:
+    """Tell damage from files that are not to be judged here."""
+    try:
+        is_ours = is_artifact_file(path)
+    except FileNotFoundError:  # a link to nothing
+        return "foreign"
+    except OSError:
+        return "unreadable"
+    if not is_ours:
+        return "foreign"
+    if isinstance(error, StorageError):
+        return "unreadable"
+    return "newer" if isinstance(error, ArtifactNewer) else "damaged"
 
 
 def _unfinished(path: Path) -> Entry | None:
     try:
         files = [file for file in path.iterdir() if file.is_file()]
         size, modified = _size_and_time(files) or (0, path.stat().st_mtime)
+        has_others = Unfinished(path, ()).holds_other_files()
     except FileNotFoundError:  # its run has just finished
         return None
     step = newest_step(path)
     kind = _KINDS.get(path.name.removesuffix(UNFINISHED_SUFFIX).partition("-")[0])
+    if has_others:
+        about = "holds files that are not cogedit's; nothing in it is removed"
+        return Entry(path, "foreign", size, modified, None, about)
     if step is None:
         return Entry(path, "leftover", size, modified, kind, "no step is done")
     if all(path.with_name(f"{kind}-{key[:12]}{SUFFIX}").exists() for key in step.makes):
@@ -153,11 +195,25 @@ def _unfinished(path: Path) -> Entry | None:
 
 def _temporary(path: Path) -> Entry | None:
     files = [path]
-    if path.is_dir() and not path.is_symlink():
+    if path.is_dir():
         with contextlib.suppress(FileNotFoundError):  # renamed or removed since it was listed
             files += path.iterdir()
     status = _size_and_time(files)
     return None if status is None else Entry(path, "leftover", *status, None, "half written")
+
+
+def _exports(folder: Path) -> list[Path]:
+    """The videos, and the folders of nothing but images, that were being written in a folder."""
+    found = [path for path in folder.glob(".cogedit-*") if _EXPORT.fullmatch(path.name)]
+    return [path for path in found if is_regular(path) or _is_image_folder(path)]
+
+
+def _is_image_folder(path: Path) -> bool:
+    if path.is_symlink() or not path.is_dir():
+        return False
+    with contextlib.suppress(FileNotFoundError):  # renamed or removed since it was listed
+        return all(_IMAGE.fullmatch(image.name) and is_regular(image) for image in path.iterdir())
+    return False
 
 
 def _size_and_time(files: Iterable[Path]) -> tuple[int, float] | None:

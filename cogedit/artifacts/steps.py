@@ -5,18 +5,21 @@ the artifacts in the making and the digest of the step before. Content keys alon
 because two devices round differently under one key. What counts is the longest chain that starts at
 the first step and has no damaged, missing or foreign link. A file is renamed into the chain once it
 is whole. A loop that is resumed from its last step alone keeps the newest two.
+
+Only files that begin as steps do are ever replaced or removed.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from cogedit.artifacts.atomic import storage_error
+from cogedit.artifacts.atomic import is_regular, show, storage_error
 from cogedit.artifacts.codec import Json, canonical_text, encode_record
 from cogedit.artifacts.records import SCHEMA_VERSION, TensorRecord
 from cogedit.artifacts.tensor_file import (
@@ -53,6 +56,7 @@ class StepRecord:
 
 
 _FORMAT = HeaderFormat("cogedit_step", StepRecord)
+_MAGIC = b'{"__metadata__":{"cogedit_step":"'
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,11 @@ def write_step(folder: Path, tensors: Mapping[str, torch.Tensor], record: StepRe
         StorageError: Disk full, permission denied.
     """
     path = step_path(folder, record.info.index)
+    if os.path.lexists(path) and not _is_step(path):
+        raise StorageError(
+            f"cannot write {show(path)}: another file is there, and no step of cogedit",
+            hint="move it elsewhere",
+        )
     for attempt in range(_ATTEMPTS):
         try:
             folder.mkdir(exist_ok=True)
@@ -131,7 +140,7 @@ def newest_step(folder: Path) -> StepRecord | None:
 
 def forget_steps(folder: Path, *, before: int) -> None:
     """Remove the steps with an index below `before`."""
-    for path in _newest_first(folder):
+    for path in step_files(folder):
         if path < step_path(folder, before):
             with contextlib.suppress(OSError):
                 path.unlink()
@@ -140,6 +149,23 @@ def forget_steps(folder: Path, *, before: int) -> None:
 def step_path(folder: Path, index: int) -> Path:
     """The file of a step; names sort as the steps do."""
     return folder / f"{index + 1:04}.safetensors"
+
+
+def step_files(folder: Path) -> list[Path]:
+    """The steps in a folder, sound or not, newest first; no other file and no link."""
+    return [path for path in _newest_first(folder) if _is_step(path)]
+
+
+def _is_step(path: Path) -> bool:
+    """Whether a file was written as a step, whatever became of it; an empty one holds nothing."""
+    try:
+        if not is_regular(path):
+            return False
+        with path.open("rb") as file:
+            start = file.read(8 + len(_MAGIC))
+    except OSError:
+        return False
+    return not start or start[8:] == _MAGIC
 
 
 def _newest_first(folder: Path) -> list[Path]:

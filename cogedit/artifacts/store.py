@@ -6,6 +6,8 @@ Reading a record or verifying a file needs no torch.
 from __future__ import annotations
 
 import contextlib
+import json
+import re
 import shlex
 import stat
 from collections.abc import Iterator, Mapping
@@ -14,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Generic, Literal, TypeVar, overload
 
 from cogedit.artifacts.atomic import show, storage_error
-from cogedit.artifacts.layout import MAGIC, decode_header, encode_header
+from cogedit.artifacts.layout import MAGIC, MAX_HEADER_BYTES, decode_header, encode_header
 from cogedit.artifacts.records import (
     RECORD_TYPES,
     EditRecord,
@@ -44,6 +46,7 @@ _COMMANDS: dict[ArtifactKind, tuple[str, str]] = {
     "edit": ("reconstruct", " --prompt PROMPT"),
 }
 _KINDS = tuple(RECORD_TYPES)  # in the order of the stages
+_NAME = re.compile(rf"({'|'.join(_KINDS)})-[0-9a-f]{{12}}\{SUFFIX}")
 
 RecordT_co = TypeVar("RecordT_co", bound=Record, covariant=True)
 
@@ -151,6 +154,31 @@ def sniff_kind(path: Path) -> ArtifactKind | None:
         except OSError as error:
             raise storage_error(path, error, "read") from error
     return read_record(path).kind
+
+
+def is_artifact_file(path: Path) -> bool:
+    """Whether a file was written as an artifact, whatever became of it.
+
+    It begins as one; or it has the name of one, and is no safetensors file of another program.
+    Raises `OSError` where the system refuses to read it.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        return False
+    with path.open("rb") as file:
+        if _has_magic(file):
+            return True
+        return _NAME.fullmatch(path.name) is not None and not _is_safetensors(file)
+
+
+def _is_safetensors(file: BinaryIO) -> bool:
+    """Whether a file has the header of any safetensors file."""
+    size = int.from_bytes(file.read(8), "little")
+    if size > MAX_HEADER_BYTES:
+        return False
+    try:
+        return isinstance(json.loads(file.read(size)), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 @contextlib.contextmanager

@@ -3,19 +3,22 @@
 It holds the lock of the process that makes the artifact, the finished steps, and the file itself
 until it is whole. A killed process leaves the folder behind; the next one that makes the same
 artifact resumes from it and removes it.
+
+Nothing else in it is ever removed. A link by the name of such a folder is not followed.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cogedit.artifacts.atomic import TEMPORARY_SUFFIX, storage_error
+from cogedit.artifacts.atomic import is_regular, show, storage_error, temporary_files
 from cogedit.artifacts.locks import acquire
-from cogedit.artifacts.steps import newest_step
+from cogedit.artifacts.steps import newest_step, step_files
 from cogedit.errors import StorageError
 from cogedit.types import ArtifactKind
 
@@ -47,15 +50,20 @@ class Unfinished:
     def alone(self, *, waiting: Callable[[], None] | None) -> Iterator[None]:
         """Make the folder and be the only process in it, where the file system has locks.
 
-        When the block ends, however it ends, steps stay and everything else is removed.
+        When the block ends, however it ends, steps stay; the lock and half-written files go.
 
         Args:
             waiting: Called once if another process is in it; None does not wait.
 
         Raises:
             BlockingIOError: Another process is in it, and `waiting` is None.
-            StorageError: The folder cannot be made.
+            StorageError: The folder cannot be made, or a link is in its place.
         """
+        if self.root.is_symlink():
+            raise StorageError(
+                f"cannot write {show(self.root)}: it is a link, expected a folder of cogedit",
+                hint=f"remove the link: rm {shlex.quote(show(self.root))}",
+            )
         lock_file = self.root / "lock"
         try:
             lock = acquire(lock_file, waiting=waiting)
@@ -67,7 +75,8 @@ class Unfinished:
             yield
         finally:
             # Removed while locked: a process that waits for it notices and makes a new one.
-            _unlink([*self.root.glob(f".*{TEMPORARY_SUFFIX}"), lock_file])
+            locks = [lock_file] if _is_lock(lock_file) else []
+            _unlink([*temporary_files(self.root), *locks])
             with contextlib.suppress(OSError):  # steps are in it, or another process is
                 self.root.rmdir()
             if lock is not None:
@@ -76,21 +85,35 @@ class Unfinished:
     def remove_steps(self) -> None:
         """Remove the steps, once the artifact is complete."""
         # From the last to the first, so that what is left is always a chain.
-        _unlink(sorted(self.root.glob("*.safetensors"), reverse=True))
+        if not self.root.is_symlink():
+            _unlink(step_files(self.root))
 
     def clear(self) -> bool:
         """Remove the folder and its steps unless a process is in it; return whether it is gone."""
+        if self.root.is_symlink():
+            return False
         if self.root.is_dir():
             with contextlib.suppress(BlockingIOError, StorageError), self.alone(waiting=None):
                 self.remove_steps()
         return not self.root.exists()
 
+    def holds_other_files(self) -> bool:
+        """Whether something in the folder is not cogedit's, so that the folder stays."""
+        ours = {*step_files(self.root), *temporary_files(self.root)}
+        found = {path for path in self.root.iterdir() if path.name != "lock" or not _is_lock(path)}
+        return not found <= ours
+
 
 def made_together(folder: Path, kind: ArtifactKind) -> list[Unfinished]:
     """The unfinished runs in a folder that make several artifacts of a kind together."""
     roots = sorted(folder.glob(f"{kind}s-*{UNFINISHED_SUFFIX}"))
-    steps = [(root, newest_step(root)) for root in roots]
+    steps = [(root, newest_step(root)) for root in roots if not root.is_symlink()]
     return [Unfinished(root, step.makes) for root, step in steps if step is not None]
+
+
+def _is_lock(path: Path) -> bool:
+    """Whether a file that is called a lock is one: nothing was ever written into it."""
+    return is_regular(path) and path.stat().st_size == 0
 
 
 def _unlink(paths: Iterable[Path]) -> None:

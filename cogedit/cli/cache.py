@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from enum import StrEnum
@@ -14,10 +15,10 @@ import typer
 from cogedit.cli.arguments import argument, option
 from cogedit.cli.screen import Screen, handle_errors, printable
 from cogedit.cli.usage import App
-from cogedit.errors import ArtifactDamaged, UsageError
+from cogedit.errors import ArtifactDamaged, StorageError, UsageError
 
 if TYPE_CHECKING:
-    from cogedit.artifacts.listing import Entry, Pruned
+    from cogedit.artifacts.listing import Entry, Pruned, State
 
 cache_app = App(
     name="cache",
@@ -35,6 +36,12 @@ Folders = Annotated[
 Json = Annotated[bool, option("--json", text="Print one JSON object.")]
 
 
+_UNCHECKED: dict[State, str] = {
+    "newer": "were made by a newer cogedit and are not checked",
+    "foreign": "are files of other programs and are not checked",
+}
+
+
 @cache_app.command("ls")
 def list_entries(folders: Folders = None, json_output: Json = False) -> None:
     """List artifacts, unfinished runs and leftovers.
@@ -50,7 +57,7 @@ def list_entries(folders: Folders = None, json_output: Json = False) -> None:
 
 @cache_app.command()
 def verify(folders: Folders = None, json_output: Json = False) -> None:
-    """Check every byte of every artifact; exit with 4 if one is damaged.
+    """Check every byte of every artifact; exit with 4 if one is damaged, 7 if one is unreadable.
 
     Example: cogedit cache verify
     """
@@ -58,14 +65,19 @@ def verify(folders: Folders = None, json_output: Json = False) -> None:
         from cogedit.artifacts.listing import survey
 
         entries = [e for folder in _workspaces(folders) for e in survey(folder, verify=True)]
-        artifacts = [entry for entry in entries if entry.state in ("whole", "damaged")]
-        _show("cache verify", artifacts, json_output=json_output)
-        damaged = [entry for entry in artifacts if entry.state == "damaged"]
-        if damaged:
+        files = [entry for entry in entries if entry.state not in ("unfinished", "leftover")]
+        _show("cache verify", files, json_output=json_output)
+        count = Counter(entry.state for entry in files)
+        for state, meaning in _UNCHECKED.items():
+            if count[state]:
+                Screen().say(f"{count[state]} of {len(files)} {meaning}")
+        if count["damaged"]:
             raise ArtifactDamaged(
-                f"{len(damaged)} of {len(artifacts)} artifacts are damaged",
+                f"{count['damaged']} of {len(files)} artifacts are damaged",
                 hint="remove them with `cogedit cache prune --damaged`",
             )
+        if count["unreadable"]:
+            raise StorageError(f"{count['unreadable']} of {len(files)} files cannot be read")
 
 
 @cache_app.command("prune")
@@ -87,7 +99,8 @@ def prune_entries(
 ) -> None:
     """Remove leftovers of killed runs, and what the options name.
 
-    A workspace that a running process uses is left alone.
+    A workspace that a running process uses is left alone, and so is everything that cogedit did
+    not write.
 
     Example: cogedit cache prune --damaged --unfinished --dry-run
     """
@@ -102,7 +115,13 @@ def prune_entries(
     with handle_errors(Screen()):
         from cogedit.artifacts.listing import prune
 
-        pruned = prune(_workspaces(folders), wanted=wanted, verify=damaged, dry_run=dry_run)
+        chosen = _workspaces(folders)
+        if not folders:
+            # What a link leads to may be anything; named, it is meant.
+            for link in filter(Path.is_symlink, chosen):
+                Screen().say(f"{link} is a link and is left alone; name it to prune it")
+            chosen = [folder for folder in chosen if not folder.is_symlink()]
+        pruned = prune(chosen, wanted=wanted, verify=damaged, dry_run=dry_run)
         if json_output:
             content = {
                 "command": "cache prune",

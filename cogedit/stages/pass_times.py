@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Self
 
 import msgspec
 
+from cogedit.artifacts import append_line, read_lines
+from cogedit.errors import StorageError
 from cogedit.types import StepInfo
 
 if TYPE_CHECKING:
@@ -87,19 +89,19 @@ class Stopwatch:
             steps=tuple((step.timestep, step.residual, step.num_calls) for step in steps),
         )
         # The artifact is what counts: where this cannot be written, it could not be either.
-        with contextlib.suppress(OSError), (folder / FILE).open("ab") as file:
-            file.write(msgspec.json.encode(note) + b"\n")
+        with contextlib.suppress(StorageError):
+            append_line(folder / FILE, msgspec.json.encode(note))
 
 
 def read_notes(folder: Path) -> dict[str, RunNote]:
     """Read the note of each artifact by content key, of several runs the last.
 
-    Lines of another form are skipped.
+    Lines of another form, or cut short, are skipped.
     """
     notes: dict[str, RunNote] = {}
     try:
-        lines = (folder / FILE).read_bytes().splitlines()
-    except OSError:
+        lines = read_lines(folder / FILE)
+    except StorageError:
         return notes
     for line in lines:
         with contextlib.suppress(msgspec.MsgspecError):

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from cogedit.artifacts import EditRecord, Workspace
-from cogedit.artifacts.atomic import storage_error
+import msgspec
+
+from cogedit.artifacts import EditRecord, Workspace, append_line, check_journal
 from cogedit.errors import CogeditError, Interrupted
 from cogedit.media.masks import GivenMask
 from cogedit.stages.edit import check_edit, export_edit, names_video
@@ -75,13 +76,15 @@ def batch(
         The outcomes of the edits, in the order in which they were done.
 
     Raises:
-        StorageError: `results` cannot be written.
+        UsageError: `results` is a file that holds something else.
+        StorageError: `results` cannot be written, or is a link or no regular file.
         Interrupted: A stop was requested; the results until then are kept.
     """
     path = results or _place_of_results(edits)
     if results is None:
         Workspace(path.parent).create()
     check_writable(path)
+    check_journal(path, _is_result, holds="results of a batch")
     groups: dict[object, list[BatchEdit]] = {}
     for edit in edits:
         groups.setdefault(edit.group, []).append(edit)
@@ -98,6 +101,30 @@ def _place_of_results(edits: Sequence[BatchEdit]) -> Path:
     folders = {edit.settings.workspace for edit in edits}
     folder = folders.pop() if len(folders) == 1 else None
     return (folder or Path()) / RESULTS
+
+
+def _line(result: BatchResult) -> bytes:
+    """A result as it is written."""
+    try:
+        return json.dumps(asdict(result), ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # a path that is no UTF-8
+        return json.dumps(asdict(result)).encode()
+
+
+def _is_result(line: bytes) -> bool:
+    """Whether a line is a result, or what a full disk left of one."""
+    with contextlib.suppress(msgspec.MsgspecError):
+        msgspec.json.decode(line.decode(errors="replace"), type=BatchResult)
+        return True
+    return b'{"row":'.startswith(line.replace(b" ", b"")[:7]) and not _is_json(line)
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 class _Batch:
@@ -203,14 +230,7 @@ class _Batch:
             status: Literal["reused", "written"] = "reused" if outcome.reused else "written"
             result = replace(result, status=status, path=str(outcome.path))
         self.results.append(result)
-        line = json.dumps(asdict(result), ensure_ascii=False) + "\n"
-        try:
-            with self._path.open("ab") as file:
-                file.write(line.encode(errors="surrogateescape"))
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise storage_error(self._path, error, "write") from error
+        append_line(self._path, _line(result))
         detail = result.path if result.error is None else f"{edit.where}: {result.error}"
         self._run.notify(f"{len(self.results)} of {self._total} {result.status}: {detail}")
         return result

@@ -215,7 +215,7 @@ def never():
 def test_only_steps_stay(unfinished):
     with unfinished.alone(waiting=never):
         write_chain(unfinished.root, 2)
-        (unfinished.root / ".00ff.tmp").write_bytes(b"half a file")
+        (unfinished.root / ".00ff00ff00ff00ff.tmp").write_bytes(b"half a file")
         assert (unfinished.root / "lock").exists()
     assert sorted(p.name for p in unfinished.root.iterdir()) == [
         "0001.safetensors",
@@ -281,3 +281,31 @@ def test_a_folder_knows_whether_it_is_used(tmp_path, monkeypatch):
     monkeypatch.setattr("fcntl.flock", lambda descriptor, operation: None)
     with unused(tmp_path) as free:
         assert free is None, "a lock that everyone gets tells nothing"
+
+
+def test_a_link_is_not_followed(unfinished, tmp_path):
+    model = tmp_path / "model"
+    model.mkdir()
+    write_chain(model, 1)
+    (model / "0002.safetensors").write_bytes(b"weights")
+    unfinished.root.symlink_to(model)
+    assert not unfinished.clear()
+    unfinished.remove_steps()
+    with pytest.raises(StorageError, match="trajectory-0123"), unfinished.alone(waiting=never):
+        pass
+    assert made_together(tmp_path, "trajectory") == []
+    assert sorted(p.name for p in model.iterdir()) == ["0001.safetensors", "0002.safetensors"]
+
+
+def test_only_steps_are_removed_and_replaced(unfinished):
+    others = {"0002.safetensors": b"weights", "model.safetensors": b"weights", "lock": b"a file"}
+    write_chain(unfinished.root, 1)
+    for name, content in others.items():
+        (unfinished.root / name).write_bytes(content)
+    with pytest.raises(StorageError, match=r"0002\.safetensors"):
+        write_chain(unfinished.root, 2)
+    step = newest_step(unfinished.root)
+    assert step is not None
+    assert step.info.index == 0
+    assert not unfinished.clear()
+    assert {p.name: p.read_bytes() for p in unfinished.root.iterdir()} == others

@@ -1,11 +1,14 @@
 """`cogedit cache`: shows, checks and removes, and leaves alone what a process works with."""
 
+import errno
+import hashlib
 import json
 import os
 import shutil
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from typer.testing import CliRunner
 
@@ -36,10 +39,10 @@ def folder(chain, tmp_path, monkeypatch):
     finished = Unfinished.of(folder, "edit", [content_key(chain.records["edit"])])
     add_step(finished, 0)
     Unfinished.of(folder, "latents", ["cd" * 32]).root.mkdir()
-    (folder / ".00ff.tmp").write_bytes(b"half")
-    (folder / ".cogedit-00ff.mp4").write_bytes(b"half a video")
-    (folder / ".cogedit-01fe").mkdir()
-    (folder / ".cogedit-01fe" / "frame-0000.png").write_bytes(b"the first of many")
+    (folder / ".00ff00ff00ff00ff.tmp").write_bytes(b"half")
+    (folder / ".cogedit-00ff00ff00ff00ff.mp4").write_bytes(b"half a video")
+    (folder / ".cogedit-01fe01fe01fe01fe").mkdir()
+    (folder / ".cogedit-01fe01fe01fe01fe" / "frame-0000.png").write_bytes(b"the first of many")
     (folder / "my edit.mp4").write_bytes(b"a video")
     return folder
 
@@ -153,13 +156,15 @@ def test_without_locks_only_what_is_old_goes(folder, monkeypatch):
     monkeypatch.setattr("fcntl.flock", lambda descriptor, operation: None)
     result = cache("prune")
     assert result.stdout == ""
-    assert all(name in result.stderr for name in (".00ff.tmp", ".cogedit-00ff.mp4"))
-    for name in (".00ff.tmp", ".cogedit-00ff.mp4"):
+    assert all(
+        name in result.stderr for name in (".00ff00ff00ff00ff.tmp", ".cogedit-00ff00ff00ff00ff.mp4")
+    )
+    for name in (".00ff00ff00ff00ff.tmp", ".cogedit-00ff00ff00ff00ff.mp4"):
         os.utime(folder / name, (0, 0))
     assert len(cache("prune").stdout.splitlines()) == 2
 
 
-@pytest.mark.parametrize("name", ["edit-0123456789ab.unfinished", ".cogedit-0123"])
+@pytest.mark.parametrize("name", ["edit-0123456789ab.unfinished", ".cogedit-0123456789abcdef"])
 def test_what_goes_while_it_is_listed_is_not_there(tmp_path, monkeypatch, name):
     (tmp_path / name).mkdir()
     listing = Path.iterdir
@@ -177,3 +182,103 @@ def test_a_name_moves_no_cursor(folder):
     shown = cache("ls").stdout
     assert "\x1b" not in shown
     assert len(shown.splitlines()) == 11
+
+
+def test_what_is_not_damaged_is_called_what_it_is(folder, chain, monkeypatch):
+    """A newer record, a model's weights and a closed file are no damage, and stay."""
+    newer = folder / "frames-0123456789ab.safetensors"
+    content = chain.paths["frames"].read_bytes()
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    record = json.loads(header["__metadata__"]["cogedit"])["record"]
+    changes = [{"schema": 2}, {"cogedit_version": "99.0.0", "extra": 1}]
+    for number, change in enumerate(changes):
+        newer.with_name(f"frames-0123456789a{number}.safetensors").write_bytes(
+            with_record(content, record | change)
+        )
+    weights = safetensors.torch.save({"weight": torch.zeros(3)}, metadata={"format": "pt"})
+    foreign = ["lora.safetensors", "edit-0123456789ab.safetensors"]
+    for name in foreign:
+        (folder / name).write_bytes(weights)
+    (folder / "notes.safetensors").write_bytes(b"no safetensors at all")
+    (folder / "gone.safetensors").symlink_to("nothing")
+    closed = Workspace(folder).path_for(chain.records["latents"])
+    refuse_to_open(closed, monkeypatch)
+    empty = folder / "edit-ffffffffffff.safetensors"
+    empty.write_bytes(b"")
+
+    shown = cache("verify", "--json", code=4)
+    states = {Path(row["path"]).name: row["state"] for row in json.loads(shown.stdout)["entries"]}
+    assert [states[f"frames-0123456789a{number}.safetensors"] for number in (0, 1)] == ["newer"] * 2
+    others = [*foreign, "notes.safetensors", "gone.safetensors"]
+    assert [states[name] for name in others] == ["foreign"] * 4
+    assert states[closed.name] == "unreadable"
+    assert [name for name, state in states.items() if state == "damaged"] == [empty.name]
+    assert "2 of 11" in shown.stderr
+    assert "4 of 11" in shown.stderr
+
+    removed = json.loads(cache("prune", "--damaged", "--kind", "edit", "--json").stdout)["removed"]
+    edit = Workspace(folder).path_for(chain.records["edit"])
+    names = {Path(row["path"]).name for row in removed if row["state"] != "leftover"}
+    assert names == {empty.name, edit.name}
+    assert cache("verify", code=7).stdout.count("whole") == 2
+
+
+def with_record(content, record):
+    """The file with another record, whose digest is right."""
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    text = json.dumps(record, sort_keys=True, separators=(",", ":"))
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    header["__metadata__"]["cogedit"] = f'{{"record":{text},"sha256":"{digest}"}}'
+    body = json.dumps(header, separators=(",", ":")).encode()
+    return len(body).to_bytes(8, "little") + body + content[8 + size :]
+
+
+def refuse_to_open(path, monkeypatch):
+    """As a file of another user, also where the tests run as root."""
+    opening = Path.open
+
+    def refuse(self, *args, **options):
+        if self.name == path.name:
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+        return opening(self, *args, **options)
+
+    monkeypatch.setattr(Path, "open", refuse)
+
+
+def test_prune_removes_nothing_of_other_programs(folder, tmp_path):
+    """Behind links, in folders of our names, and under names that begin like ours."""
+    model = tmp_path / "model"
+    model.mkdir()
+    for name in ("0001.safetensors", "model.safetensors", "lock", ".0123456789abcdef.tmp"):
+        (model / name).write_bytes(b"not ours")
+    (folder / "edit-0123456789ab.unfinished").symlink_to(model)
+    (folder / ".cogedit-0123456789abcdef").symlink_to(model)
+    (folder / ".cogedit-0123456789abcdef.mp4").symlink_to(model / "lock")
+    kept = [folder / "edits-0123456789ab.unfinished", folder / ".cogedit-fedcba9876543210"]
+    kept += [folder / "mine.unfinished", folder / ".cogedit-backup"]
+    for other in kept:
+        shutil.copytree(model, other)
+    (folder / ".cogedit-notes.txt").write_bytes(b"not ours")
+    (folder / ".editor.tmp").write_bytes(b"not ours")
+    linked = Path("linked.cogedit")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / ".0123456789abcdef.tmp").write_bytes(b"half")
+    linked.symlink_to(tmp_path / "elsewhere")
+
+    would = cache("prune", "--unfinished", "--damaged", "--dry-run")
+    done = cache("prune", "--unfinished", "--damaged")
+    assert done.stdout == would.stdout
+    assert len(done.stdout.splitlines()) == 6  # five leftovers and the run that did not finish
+    assert "linked.cogedit is a link" in done.stderr
+    for there in (model, *kept):
+        assert sorted(path.name for path in there.iterdir()) == [
+            ".0123456789abcdef.tmp",
+            "0001.safetensors",
+            "lock",
+            "model.safetensors",
+        ], there
+    assert (folder / ".cogedit-notes.txt").exists()
+    assert (folder / ".editor.tmp").exists()
+    assert len(list(linked.iterdir())) == 1
+    assert len(cache("prune", linked).stdout.splitlines()) == 1
