@@ -398,7 +398,7 @@ def test_an_installed_package_finds_its_own_presets(tmp_path: Path) -> None:
     package = tmp_path / "cogedit"
     package.mkdir()
     source = presets_folder().parent / "cogedit"
-    for name in ("errors.py", "schema.py", "types.py"):
+    for name in ("errors.py", "places.py", "schema.py", "types.py"):
         shutil.copy(source / name, package / name)
     shutil.copytree(source / "config", package / "config")
     (package / "__init__.py").touch()

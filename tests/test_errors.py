@@ -93,7 +93,7 @@ def test_local_model_that_nobody_names(fail, inverted):
         (["invert", "LATENTS", "--num-inference-steps", -3], 2, ["--num-inference-steps", "-3"]),
         (["invert", "LATENTS", "--num-inference-steps", 1], 2, ["2 inference steps"]),
         (["invert", "LATENTS", "--num-steps", 5], 2, ["--num-steps"]),
-        (["invert", "LATENTS", "--width", 96], 2, ["--width", "`load`"]),
+        (["invert", "LATENTS", "--width", 128], 2, ["--width", "128", "96", "cogedit encode"]),
         (["reconstruct", "TRAJECTORY", "-p", "bad\udcff"], 2, ["UTF-8"]),
         (["reconstruct", "TRAJECTORY", "-p", "x", "--injection-layers", "2:9"], 2, ["2:9", "0:3"]),
         (["load", "VIDEO", "-o", "a/b/c.bin", *SMALL[-2:]], 7, ["mkdir -p a/b"]),

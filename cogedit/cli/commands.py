@@ -130,7 +130,7 @@ app.command()(guide)
 
 
 @app.command()
-@with_options("load")
+@with_options("load", takes_all=True)
 def load(call: Call, video: Video, output: Output = None) -> None:
     """Read a clip of a video: VIDEO -> frames.
 
@@ -143,7 +143,7 @@ def load(call: Call, video: Video, output: Output = None) -> None:
 
 
 @app.command()
-@with_options("load", "encode")
+@with_options("load", "encode", takes_all=True)
 def encode(
     call: Call,
     source: Annotated[Path, argument("FRAMES|VIDEO", "What to encode.")],
@@ -160,7 +160,7 @@ def encode(
 
 
 @app.command()
-@with_options("load", "encode", "invert", "transformer")
+@with_options("load", "encode", "invert", "transformer", takes_all=True)
 def invert(
     call: Call,
     source: Annotated[Path, argument("LATENTS|FRAMES|VIDEO", "What to invert.")],
@@ -194,7 +194,7 @@ def invert(
 
 
 @app.command()
-@with_options("load", "encode", "invert", "reconstruct", "transformer")
+@with_options("load", "encode", "invert", "reconstruct", "transformer", takes_all=True)
 def reconstruct(
     call: Call,
     prompt: Prompts,
@@ -239,7 +239,7 @@ def reconstruct(
 
 
 @app.command()
-@with_options("export", "encode")
+@with_options("export", "encode", takes_all=True)
 def export(
     call: Call,
     source: Annotated[

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -78,40 +79,71 @@ BESIDE_AN_EDIT = {
 """Flags of the inversion on commands that also edit, where the plain names are the edit's."""
 
 
+@dataclass(frozen=True)
+class Flag:
+    """A flag of a command for a setting."""
+
+    key: str  # dotted, of the setting
+    name: str  # of the flag
+    parameter: str  # of the command
+    is_hidden: bool = False  # taken, and not listed in the help
+
+
 def flag_for(key: str, tables: Collection[str] = ()) -> str:
     """Return the flag of a dotted key on a command with these tables."""
-    if "reconstruct" in tables and key in BESIDE_AN_EDIT:
+    if key in BESIDE_AN_EDIT and not {"reconstruct", "export"}.isdisjoint(tables):
         return BESIDE_AN_EDIT[key]
     return flag_name(key)
 
 
-def parameters_of(tables: Collection[str]) -> dict[str, str]:
-    """Return the settings of a command with these tables: its parameters by dotted key."""
-    return {
-        key: key.replace(".", "__")
+def flags_of(tables: Collection[str], *, takes_all: bool = False) -> tuple[Flag, ...]:
+    """Return the flags of a command with these tables.
+
+    Args:
+        tables: Names of the settings tables of the command.
+        takes_all: Whether it takes the flags of the other stages too, hidden, so that one list of
+            flags serves all stages. Where two settings have one name, it is the earlier stage's.
+            Of two flags for one setting, the later in the list counts.
+    """
+    flags = [
+        Flag(key, flag_for(key, tables), key.replace(".", "__"))
         for key in all_settings()
         if key.partition(".")[0] in tables or "." not in key
-    }
+    ]
+    if not takes_all:
+        return tuple(flags)
+    taken = {flag.name for flag in flags}
+    for names in ({key: flag_for(key, tables) for key in all_settings()}, BESIDE_AN_EDIT):
+        for key, name in names.items():
+            if name not in taken:
+                taken.add(name)
+                parameter = f"{key.replace('.', '__')}__{name[2:].replace('-', '_')}"
+                flags.append(Flag(key, name, parameter, is_hidden=True))
+    return tuple(flags)
 
 
 def signature_of(
     command: Callable[..., None],
-    tables: Collection[str],
+    flags: Collection[Flag],
     *,
-    settings: bool,
+    edits: bool,
     without: Collection[str],
 ) -> inspect.Signature:
     """Return what typer reads: the command's own parameters and its options, as in the help.
 
     A command with every option written out would have 60 parameters, the same in ten commands.
-    The arguments are those of `with_options`.
+
+    Args:
+        command: The command.
+        flags: Its flags for settings.
+        edits: Whether it denoises edits.
+        without: Options of every command that it does not have.
     """
     annotations = {
-        name: setting_option(key, flag_for(key, tables))
-        for key, name in (parameters_of(tables) if settings else {}).items()
-        if key not in without
+        flag.parameter: setting_option(flag.key, flag.name, is_hidden=flag.is_hidden)
+        for flag in flags
     }
-    shared = RUNNING | EDITING if {"reconstruct", "transformer"} <= {*tables} else RUNNING
+    shared = RUNNING | EDITING if edits else RUNNING
     annotations |= {name: option for name, option in shared.items() if name not in without}
     keyword = inspect.Parameter.KEYWORD_ONLY
     hints = get_type_hints(command, include_extras=True)
@@ -130,7 +162,7 @@ def _help_order(parameter: inspect.Parameter) -> int:
 
 
 @functools.cache
-def setting_option(key: str, flag: str) -> object:
+def setting_option(key: str, flag: str, *, is_hidden: bool = False) -> object:
     """Return the annotation of a setting's option; its value is None where it was not given.
 
     Numbers stay text here: the setting reads them, so that flags, files and variables are refused
@@ -153,6 +185,7 @@ def setting_option(key: str, flag: str) -> object:
         rich_help_panel=setting.group,
         metavar=metavar_of(setting),
         show_default=False,
+        hidden=is_hidden,
         autocompletion=_complete(words) if words is not None else None,
     )
     return Annotated[value_type | None, option]

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from cogedit.cli.progress import Thumbnail
 from cogedit.cli.screen import Screen, handle_errors
-from cogedit.errors import UsageError
 
 if TYPE_CHECKING:
+    from cogedit.cli.flags import Flag
     from cogedit.config import ResolvedSettings, Settings
     from cogedit.stages import Run
     from cogedit.stages.cancellation import Cancellation
@@ -22,7 +22,7 @@ _STAGES_BEHIND: Mapping[ArtifactKind, tuple[str, ...]] = {
     "frames": ("load",),
     "latents": ("load", "encode"),
     "trajectory": ("load", "encode", "invert"),
-    "edit": ("load", "encode", "invert"),
+    "edit": ("load", "encode", "invert", "reconstruct"),
 }
 
 
@@ -37,6 +37,7 @@ class Call:
     """The options of a command besides its own arguments."""
 
     flags: Mapping[str, object]  # settings by dotted key, those that were given
+    names: Mapping[str, str]  # the flags by which they were given, likewise
     tables: tuple[str, ...]  # settings tables of the command
     config: str | None  # preset or TOML file
     force: bool  # recompute the command's own output
@@ -71,7 +72,7 @@ class Call:
             decodes: Whether the command decodes, though it exports nothing.
 
         Raises:
-            UsageError: A flag is out of range, or belongs to a stage that `source` is past.
+            UsageError: A flag is out of range, or has another value than `source` was made with.
         """
         from cogedit.stages.settings import chosen_model
 
@@ -86,8 +87,9 @@ class Call:
 
     def resolve(self, source: Path | None, *, decodes: bool = False) -> ResolvedSettings:
         """Resolve the settings as `settings` does, with the origin of each."""
-        from cogedit.artifacts import sniff_kind
-        from cogedit.cli.flags import flag_for
+        from cogedit.artifacts import read_record, sniff_kind
+        from cogedit.cli.repeated import check_repeated
+        from cogedit.config import TABLES
         from cogedit.stages import settings_for
 
         kind = None if source is None else sniff_kind(source)
@@ -95,31 +97,26 @@ class Call:
         if decodes or "export" in self.tables:
             # How the VAE works in tiles also concerns the decoding that is still to come.
             past = tuple(stage for stage in past if stage != "encode")
-        for key in self.flags:
-            stage, flag = key.partition(".")[0], flag_for(key, self.tables)
+        resolved = settings_for(
+            source, self.flags if "invert" in past else self.flags_of_all, config=self.config
+        )
+        idle = []
+        for key, name in self.names.items():
+            stage = key.partition(".")[0]
             if source is not None and stage in past:
-                raise UsageError(
-                    f"{flag} has no effect: {source} is past `{stage}`, which was done with "
-                    f"{_made_with(source, key)} (found {self.flags[key]})",
-                    hint=f"leave {flag} out, or start from the video",
-                )
-        flags = self.flags if "invert" in past else self.flags_of_all
-        return settings_for(source, flags, config=self.config)
-
-
-def _made_with(source: Path, key: str) -> object:
-    """The value of a setting by which an artifact was made."""
-    from cogedit.artifacts import chain_of, read_record
-
-    stage, _, name = key.partition(".")
-    made = {"load": "frames", "encode": "latents", "invert": "trajectory"}[stage]
-    link = next(link for link in chain_of(read_record(source)) if link.kind == made)
-    value: object = getattr(link.settings, name)
-    return value
+                check_repeated(source, read_record(source), key, resolved.settings, flag=name)
+            elif stage in TABLES and stage not in self.tables:
+                idle.append(name)
+        if idle:
+            self.screen.say(f"no effect on this stage: {', '.join(idle)}")
+        return resolved
 
 
 def with_options(
-    *tables: str, settings: bool = True, without: Collection[str] = ()
+    *tables: str,
+    settings: bool = True,
+    without: Collection[str] = (),
+    takes_all: bool = False,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command the options of some tables, those of every command, and its error handling.
 
@@ -131,17 +128,18 @@ def with_options(
         settings: Whether it has these and the top-level settings; otherwise it has none.
         without: Settings of these tables, and options of every command, that have no effect on
             this one.
+        takes_all: As for `flags_of`; what such a flag means is for `Call.resolve` to say.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        def called(**values: Any) -> None:  # noqa: ANN401
-            from cogedit.cli.flags import parameters_of
+        def flags() -> tuple[Flag, ...]:
+            from cogedit.cli.flags import flags_of
 
-            given = {
-                key: values.pop(name)
-                for key, name in parameters_of(tables).items()
-                if name in values
-            }
+            known = flags_of(tables, takes_all=takes_all) if settings else ()
+            return tuple(flag for flag in known if flag.key not in without)
+
+        def called(**values: Any) -> None:  # noqa: ANN401
+            given = [(flag, values.pop(flag.parameter)) for flag in flags()]
             screen = Screen(
                 json_output=values.pop("json_output"),
                 quiet=values.pop("quiet"),
@@ -150,7 +148,8 @@ def with_options(
                 thumbnail=Thumbnail() if values.pop("preview", False) else None,
             )
             call = Call(
-                flags={key: value for key, value in given.items() if value is not None},
+                flags={flag.key: value for flag, value in given if value is not None},
+                names={flag.key: flag.name for flag, value in given if value is not None},
                 tables=tables,
                 config=values.pop("config", None),
                 force=values.pop("force", False),
@@ -162,7 +161,8 @@ def with_options(
         def with_signature() -> Callable[..., None]:
             from cogedit.cli.flags import signature_of
 
-            signature = signature_of(command, tables, settings=settings, without=without)
+            edits = {"reconstruct", "transformer"} <= {*tables}
+            signature = signature_of(command, flags(), edits=edits, without=without)
             hints = {name: item.annotation for name, item in signature.parameters.items()}
             called.__signature__ = signature  # type: ignore[attr-defined]
             called.__annotations__ = hints

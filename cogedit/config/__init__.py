@@ -10,7 +10,7 @@ from cogedit.config.resolve import (
     presets_folder,
     resolve_settings,
 )
-from cogedit.config.settings import Settings, all_settings, check_settings
+from cogedit.config.settings import TABLES, Settings, all_settings, check_settings
 from cogedit.config.toml import setting_values, settings_toml
 from cogedit.schema import plain_value
 
@@ -18,6 +18,7 @@ __all__ = [
     "CONFIG_FILE",
     "CONFIG_VARIABLE",
     "STDIN",
+    "TABLES",
     "BatchRow",
     "ResolvedSettings",
     "Settings",

@@ -1,0 +1,73 @@
+"""Flags of a stage that an artifact is past: the value it was made with may be said again.
+
+So a shell loop may pass the same flags to every stage.
+"""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from cogedit.artifacts import EditRecord, Record, chain_of, frames_record
+from cogedit.cli.flags import flag_for
+from cogedit.config import Settings
+from cogedit.errors import UsageError
+from cogedit.schema import show_value
+from cogedit.types import ArtifactKind
+
+_MADE_BY: dict[ArtifactKind, str] = {
+    "frames": "load",
+    "latents": "encode",
+    "trajectory": "invert",
+    "edit": "reconstruct",
+}
+
+
+def check_repeated(
+    source: Path, record: Record, key: str, settings: Settings, *, flag: str
+) -> None:
+    """Refuse a flag with another value than an artifact was made with.
+
+    Args:
+        source: The artifact.
+        record: Its record.
+        key: Dotted key of a setting of a stage that the artifact is past.
+        settings: Those of the run, the flag among them.
+        flag: Its name, for the error.
+
+    Raises:
+        UsageError: With both values, and the command that makes such an artifact.
+    """
+    stage, _, name = key.partition(".")
+    link = next(link for link in chain_of(record) if _MADE_BY[link.kind] == stage)
+    given: object = getattr(getattr(settings, stage), name)
+    made: object = getattr(link.settings, name)
+    if isinstance(link, EditRecord):
+        # A record keeps neither a number of steps that is the inversion's, nor a seed without use.
+        if key == "reconstruct.num_inference_steps":
+            all_steps = link.trajectory.settings.num_inference_steps
+            given, made = given or all_steps, made or all_steps
+        if key == "reconstruct.seed" and not link.settings.draws_noise:
+            return
+    if given == made:
+        return
+    command = _MADE_BY[record.kind]
+    words = ["cogedit", command, frames_record(record).source.name]
+    if isinstance(record, EditRecord):
+        words += ["--prompt", record.settings.prompt]
+    again = shlex.join([*words, *_option(key, given, tables=[command])])
+    raise UsageError(
+        f"{flag} is {_text(given)}, but {source} was made with {_text(made)}",
+        hint=f"leave {flag} out, or make another with the same flags: {again}",
+    )
+
+
+def _option(key: str, value: object, *, tables: list[str]) -> list[str]:
+    flag = flag_for(key, tables)
+    if isinstance(value, bool):
+        return [flag if value else f"--no-{flag[2:]}"]
+    return [flag, _text(value)]
+
+
+def _text(value: object) -> str:
+    return "auto" if value is None else show_value(value)
