@@ -12,6 +12,8 @@ BIN := $(VENV)/bin
 # Beside upstream's and the default's: the presets, and the rows of the speed table.
 QUALITY_ROWS := recolor@caption faithful@caption faithful@caption@mask balanced@caption \
     bold@caption fast@caption fast shared shared-half shared-half-guided
+# A file runs on one worker. Not sorted by their number of tests: the slowest files have few.
+PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 INSTALLED := $(VENV)/.installed
 
 .PHONY: demo test test-fast soak check lint bench bench-speed bench-quality clean
@@ -27,10 +29,10 @@ demo: $(INSTALLED)
 	$(BIN)/python -m cogedit.lab.demo --output demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not gpu" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not gpu" $(PARALLEL)
 
 test-fast: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest $(PARALLEL)
 
 soak: $(INSTALLED)
 	COGEDIT_SOAK=1 $(BIN)/python -m pytest -m faults tests/faults

@@ -1,20 +1,18 @@
 """Small CogVideoX pipelines with real diffusers classes and random weights, saved to a folder."""
 
 import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from diffusers import CogVideoXTransformer3DModel
+from diffusers import AutoencoderKLCogVideoX, CogVideoXTransformer3DModel
 from schedules import forward_scheduler
 
 import cogedit
 
 GOLDEN = Path(__file__).parent / "data" / "golden"
 GOLDEN_PIPELINE = GOLDEN / "pipeline"
-GOLDEN_MODEL = ("--model", str(GOLDEN_PIPELINE), "--dtype", "fp32", "--device", "cpu")
-"""The options of a command that runs the golden pipeline."""
-
 TRANSFORMER = {
     "num_attention_heads": 2,
     "attention_head_dim": 16,
@@ -28,45 +26,28 @@ TRANSFORMER = {
     "sample_frames": 9,
     "max_text_seq_length": 16,
 }
-
-
-def golden_settings(video: Path, flags: Mapping[str, object]):
-    """Settings of stages over a video with the golden pipeline; `flags` add to them.
-
-    The artifacts lie beside the video, and two inference steps are what an inversion needs.
-    """
-
-    given = {
-        "model": str(GOLDEN_PIPELINE),
-        "dtype": "fp32",
-        "device": "cpu",
-        "workspace": video.with_suffix(".cogedit"),
-        "invert.num_inference_steps": 2,
-        **flags,
-    }
-    return cogedit.settings_for(video, given, environ={}, cwd=video.parent).settings
-
-
-def golden_artifacts(video: Path, flags: Mapping[str, object]) -> dict[str, Path]:
-    """Run the stages up to the inversion; the video and the artifacts by kind."""
-
-    settings = golden_settings(video, flags)
-    return {
-        "video": video,
-        "frames": cogedit.load(video, settings).path,
-        "latents": cogedit.encode(video, settings).path,
-        "trajectory": cogedit.invert(video, settings).path,
-    }
+VAE = {
+    "block_out_channels": (2, 2, 2, 2),
+    "layers_per_block": 1,
+    "norm_num_groups": 2,
+    "latent_channels": 16,
+    "scaling_factor": 0.7,
+    "sample_height": 64,
+    "sample_width": 96,
+}
+"""A tenth of the work of the golden one: no number of it is stored."""
 
 
 def make_pipeline(folder, *, snr_shift_scale=1.0, **transformer):
-    """Write a pipeline like `golden`'s with another transformer and scheduler shift."""
-    torch.manual_seed(5)
-    shutil.copytree(GOLDEN_PIPELINE, folder)
-    shutil.rmtree(folder / "transformer")
-    shutil.rmtree(folder / "scheduler")
-    model = CogVideoXTransformer3DModel(**(TRANSFORMER | transformer))
+    """Write a pipeline with the golden texts, and a VAE and transformer of random weights."""
+    golden = shutil.ignore_patterns("transformer", "vae", "scheduler")
+    shutil.copytree(GOLDEN_PIPELINE, folder, ignore=golden)
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        model = CogVideoXTransformer3DModel(**(TRANSFORMER | transformer))
+        vae = AutoencoderKLCogVideoX(**VAE)
     model.save_pretrained(folder / "transformer")
+    vae.save_pretrained(folder / "vae")
     forward_scheduler(snr_shift_scale).save_pretrained(folder / "scheduler")
     return folder
 
@@ -93,10 +74,51 @@ def make_15_like(folder):
     )
 
 
-def settings_of(video, **flags):
-    """Settings of the golden pipeline for a video: 9 frames, 3 steps, artifacts beside it."""
+_HOME = tempfile.TemporaryDirectory(prefix="cogedit-tests-")
+TINY_PIPELINE = make_pipeline(
+    Path(_HOME.name) / "tiny",
+    sample_width=12,
+    max_text_seq_length=64,
+    use_rotary_positional_embeddings=True,
+)
+"""For clips of 64x96, which tests do not change."""
+TINY_MODEL = ("--model", str(TINY_PIPELINE), "--dtype", "fp32", "--device", "cpu")
+"""The options of a command that runs the tiny pipeline."""
+
+
+def tiny_settings(video: Path, flags: Mapping[str, object]):
+    """Settings of stages over a video with the tiny pipeline; `flags` add to them.
+
+    The artifacts lie beside the video, and two inference steps are what an inversion needs.
+    """
+
     given = {
-        "model": str(GOLDEN_PIPELINE),
+        "model": str(TINY_PIPELINE),
+        "dtype": "fp32",
+        "device": "cpu",
+        "workspace": video.with_suffix(".cogedit"),
+        "invert.num_inference_steps": 2,
+        **flags,
+    }
+    return cogedit.settings_for(video, given, environ={}, cwd=video.parent).settings
+
+
+def tiny_artifacts(video: Path, flags: Mapping[str, object]) -> dict[str, Path]:
+    """Run the stages up to the inversion; the video and the artifacts by kind."""
+
+    settings = tiny_settings(video, flags)
+    return {
+        "video": video,
+        "frames": cogedit.load(video, settings).path,
+        "latents": cogedit.encode(video, settings).path,
+        "trajectory": cogedit.invert(video, settings).path,
+    }
+
+
+def settings_of(video, **flags):
+    """Settings of the tiny pipeline for a video: 9 frames, 3 steps, artifacts beside it."""
+    given = {
+        "model": str(TINY_PIPELINE),
         "dtype": "fp32",
         "device": "cpu",
         "workspace": video.parent / "clip.cogedit",

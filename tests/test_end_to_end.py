@@ -10,7 +10,7 @@ from pathlib import Path
 
 import processes
 import pytest
-from pipelines import GOLDEN_PIPELINE
+from pipelines import TINY_PIPELINE
 from videos import make_video, read_back
 
 import cogedit
@@ -34,7 +34,7 @@ def folder(tmp_path_factory):
         options=("-c:v", "libx264", "-pix_fmt", "yuv444p"),
     )
     (folder / "cogedit.toml").write_text(
-        f'model = "{GOLDEN_PIPELINE}"\ndtype = "fp32"\n'
+        f'model = "{TINY_PIPELINE}"\ndtype = "fp32"\n'
         "[load]\nmax_num_frames = 9\n[invert]\nnum_inference_steps = 3\n"
     )
     return folder

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from pipelines import GOLDEN_PIPELINE, golden_settings
+from pipelines import TINY_PIPELINE, tiny_settings
 from videos import make_video
 
 HEAVY = {"torch", "diffusers", "transformers", "decord"}
@@ -121,7 +121,7 @@ def workspace(tmp_path_factory):
         "load.max_num_frames": 9,
         "reconstruct.guidance_scale": 1.0,
     }
-    settings = golden_settings(video, flags)
+    settings = tiny_settings(video, flags)
     cogedit.edit(video, ["a blue cat"], settings)
     cogedit.edit(video, ["a blue cat"], settings, mask=MASK)
     return folder
@@ -129,7 +129,7 @@ def workspace(tmp_path_factory):
 
 def options(command):
     """The options of a command that make the artifacts of `workspace`."""
-    model = ["--model", GOLDEN_PIPELINE, "--dtype", "fp32", "--device", "cpu"]
+    model = ["--model", TINY_PIPELINE, "--dtype", "fp32", "--device", "cpu"]
     own = {
         "invert": [*SETTINGS["load"], *SETTINGS["invert"]],
         # Beside an edit the plain name is the edit's own number of steps, which is another edit.

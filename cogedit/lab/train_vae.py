@@ -34,6 +34,7 @@ class VaeTraining:
         seed: Of the initial weights, the crops and the latent noise.
         block_out_channels: Channels of the levels; one downsampling by 2 between two levels.
         latent_channels: Channels of the latents.
+        codec_clips: Clips that the linear codec is fitted to.
         eval_clips: Held-out clips per measurement.
     """
 
@@ -46,6 +47,7 @@ class VaeTraining:
     seed: int = 0
     block_out_channels: tuple[int, ...] = (16, 32, 64)
     latent_channels: int = 4
+    codec_clips: int = 512
     eval_clips: int = 64
 
 
@@ -211,7 +213,7 @@ def train_vae(settings: VaeTraining, out: Path, *, device: str = "cpu") -> Autoe
     torch.manual_seed(settings.seed)
     vae = make_vae(settings).to(device)
     codec = LinearCodec(
-        render_pixels(sample_specs(range(512), "train"), device),
+        render_pixels(sample_specs(range(settings.codec_clips), "train"), device),
         spatial=2 ** (len(settings.block_out_channels) - 1),
         temporal=int(vae.config.temporal_compression_ratio),
         channels=settings.latent_channels,

@@ -135,8 +135,21 @@ with Screen().progress("editing: a [red] cat " + "x" * 60, 4) as on_step:
 """
 
 
-PICTURE = """
-import time
+DRAWN = """
+import threading
+from rich.live import Live
+drawn, refresh = threading.Event(), Live.refresh
+def refreshing(live):
+    refresh(live)
+    drawn.set()
+Live.refresh = refreshing
+def wait_until_drawn():
+    for _ in range(2):  # the first drawing may have begun before
+        drawn.clear()
+        drawn.wait()
+"""
+
+PICTURE = f"""{DRAWN}
 from cogedit.cli.progress import Thumbnail
 from cogedit.cli.screen import Screen
 from cogedit.types import RGBPicture, StepInfo
@@ -146,13 +159,13 @@ with screen.progress("editing", 4) as on_step:
     for index in range(4):
         if show is not None:
             show(RGBPicture(2, 2, bytes([255, 0, 0] * 2 + [0, 0, 255] * 2)))
-        time.sleep(0.2)
+        wait_until_drawn()
         on_step(StepInfo(index, 4, timestep=0))
 """
 
 
-SAID = """
-import os, signal, time
+SAID = f"""{DRAWN}
+import os, signal
 from contextlib import suppress
 from cogedit.cli.progress import Thumbnail
 from cogedit.cli.screen import Screen, handle_errors
@@ -168,7 +181,7 @@ with (
 ):
     for index in range(4):
         screen.preview(RGBPicture(2, 2, bytes([255, 0, 0] * 4)))
-        time.sleep(0.2)
+        wait_until_drawn()
         on_step(StepInfo(index, 4, timestep=0))
         if index == 1:
             screen.say("a [bold]cat[/bold] :cat: on 17\\x1b[2K " + "y " * 60 + "end")

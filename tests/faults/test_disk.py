@@ -18,7 +18,7 @@ import numpy as np
 import processes
 import pytest
 from corpus import H264, make
-from pipelines import GOLDEN_MODEL, golden_artifacts
+from pipelines import TINY_MODEL, tiny_artifacts
 from soak import SOAK
 from typer.testing import CliRunner, Result
 from videos import ffmpeg
@@ -125,18 +125,18 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("made")
     video = make(folder / "clip.mp4", *H264)
     flags = {"load.width": 96, "load.height": 64, "load.max_num_frames": 9}
-    return golden_artifacts(video, flags)
+    return tiny_artifacts(video, flags)
 
 
 def commands(made: dict[str, Path]) -> dict[str, tuple[list[object], str]]:
     """Name: a command and the file that it writes."""
     steps = ("--num-inference-steps", 2)
     return {
-        "load": (["load", made["video"], *CLIP, *GOLDEN_MODEL], "new.safetensors"),
-        "encode": (["encode", made["frames"], *GOLDEN_MODEL], "new.safetensors"),
-        "invert": (["invert", made["latents"], *steps, *GOLDEN_MODEL], "new.safetensors"),
+        "load": (["load", made["video"], *CLIP, *TINY_MODEL], "new.safetensors"),
+        "encode": (["encode", made["frames"], *TINY_MODEL], "new.safetensors"),
+        "invert": (["invert", made["latents"], *steps, *TINY_MODEL], "new.safetensors"),
         "reconstruct": (
-            ["reconstruct", made["trajectory"], "-p", "x", *GOLDEN_MODEL],
+            ["reconstruct", made["trajectory"], "-p", "x", *TINY_MODEL],
             "new.safetensors",
         ),
         "export": (["export", made["frames"]], "new.mp4"),
@@ -253,7 +253,7 @@ def noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = ("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "176x144", "-r", "25", "-i", "-")
     ffmpeg(*source, "-c:v", "libx264", "-qp", "0", folder / "noise.mp4", stdin=raw)
     size = ("--width", 176, "--height", 144, "--max-num-frames", 17)
-    result = run("load", folder / "noise.mp4", *size, *GOLDEN_MODEL, "--workspace", folder / "work")
+    result = run("load", folder / "noise.mp4", *size, *TINY_MODEL, "--workspace", folder / "work")
     assert result.exit_code == 0, result.output
     return Path(result.stdout.strip())
 
@@ -278,7 +278,7 @@ def test_files_may_only_be_so_large(
     video = noise.parent.parent / "noise.mp4"
     args: tuple[object, ...] = ("export", noise, "--crf", 1, "-o", "out.mp4", "--force")
     if name == "load":
-        args = ("load", video, *size, *GOLDEN_MODEL, "-o", "out.safetensors", "--force")
+        args = ("load", video, *size, *TINY_MODEL, "-o", "out.safetensors", "--force")
     assert run(*args).exit_code == 0
     before = files(tmp_path)
     (whole,) = (len(content) for content in before.values())
@@ -318,9 +318,9 @@ def test_full_disk(
     video = noise.parent.parent / "noise.mp4"
     args: tuple[object, ...] = ("export", noise, "--crf", 1, "-o", small_disk / "out.mp4")
     if name == "load":
-        args = ("load", video, *size, *GOLDEN_MODEL, "--workspace", small_disk / "work")
+        args = ("load", video, *size, *TINY_MODEL, "--workspace", small_disk / "work")
     if name == "encode":  # its result is small: the disk is full for it only when it is full
-        args = ("encode", made["frames"], *GOLDEN_MODEL, "--workspace", small_disk / "work")
+        args = ("encode", made["frames"], *TINY_MODEL, "--workspace", small_disk / "work")
     with score("disk: full") as cases:
         for free in (0, 4096, 50_000, 200_000, 600_000):
             if free > {"load": 600_000, "encode": 4096, "export": 200_000}[name]:
@@ -367,20 +367,20 @@ def test_read_only_folder(
     read_only: Path, made: dict[str, Path], monkeypatch: pytest.MonkeyPatch, score: Any
 ) -> None:
     monkeypatch.chdir(read_only)
-    load = ("load", made["video"], *CLIP, *GOLDEN_MODEL)
+    load = ("load", made["video"], *CLIP, *TINY_MODEL)
     cases_of: list[tuple[object, ...]] = [
         load,
         (*load, "-o", "x.safetensors"),
         (*load, "-o", read_only / "x.safetensors"),
         (*load, "--workspace", read_only),
         (*load, "--workspace", "a/b/c"),
-        ("invert", made["latents"], *GOLDEN_MODEL, "-o", "x.safetensors"),
-        ("invert", made["latents"], *GOLDEN_MODEL, "--workspace", "work"),
-        ("reconstruct", made["trajectory"], "-p", "x", *GOLDEN_MODEL, "--workspace", "work"),
+        ("invert", made["latents"], *TINY_MODEL, "-o", "x.safetensors"),
+        ("invert", made["latents"], *TINY_MODEL, "--workspace", "work"),
+        ("reconstruct", made["trajectory"], "-p", "x", *TINY_MODEL, "--workspace", "work"),
         ("export", made["frames"], "-o", "x.mp4"),
-        ("edit", made["trajectory"], "-p", "x", *GOLDEN_MODEL, "-o", "x.mp4"),
-        ("edit", made["trajectory"], "-p", "x", *GOLDEN_MODEL, "-o", "videos"),
-        ("edit", made["video"], "-p", "x", *CLIP, *GOLDEN_MODEL, "-o", "videos"),
+        ("edit", made["trajectory"], "-p", "x", *TINY_MODEL, "-o", "x.mp4"),
+        ("edit", made["trajectory"], "-p", "x", *TINY_MODEL, "-o", "videos"),
+        ("edit", made["video"], "-p", "x", *CLIP, *TINY_MODEL, "-o", "videos"),
     ]
     with score("disk: read-only folder") as cases:
         for args in cases_of:
@@ -410,7 +410,7 @@ def test_missing_folder(
 def test_full_stdout(made: dict[str, Path], tmp_path: Path, score: Any) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("there is no /dev/full")
-    args = ["load", str(made["video"]), *CLIP, *GOLDEN_MODEL, "--workspace", str(tmp_path / "work")]
+    args = ["load", str(made["video"]), *CLIP, *TINY_MODEL, "--workspace", str(tmp_path / "work")]
     assert run(*args).exit_code == 0
     with score("disk: stdout full") as cases:
         for more in ([], ["--json"]):

@@ -15,7 +15,7 @@ from typing import Any
 
 import processes
 import pytest
-from pipelines import GOLDEN_MODEL
+from pipelines import TINY_MODEL
 from soak import SOAK
 from videos import make_video
 
@@ -35,7 +35,7 @@ COMMAND = [
     "a blue circle on a white background",
     "--workspace",
     "w",
-    *GOLDEN_MODEL,
+    *TINY_MODEL,
     *processes.SIZE,
     "--num-inference-steps",
     "12",
@@ -76,7 +76,7 @@ def before(stage: str) -> str | None:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
     folder = tmp_path_factory.mktemp("whole")
     make_video(folder / "clip.mp4", width=64, height=64, num_frames=9)
-    assert processes.run(["load", "clip.mp4", *processes.SIZE, *GOLDEN_MODEL], folder) == 0
+    assert processes.run(["load", "clip.mp4", *processes.SIZE, *TINY_MODEL], folder) == 0
     shutil.rmtree(folder / "clip.cogedit")  # the server is warm now
     process = processes.start(COMMAND, folder)
     start, seconds = time.monotonic(), {}
@@ -173,7 +173,7 @@ def test_asked_to_stop_at_random_moments(
             shutil.rmtree(folder)
 
 
-LONG = ["invert", "clip.mp4", "--workspace", "w", *GOLDEN_MODEL, *processes.SIZE]
+LONG = ["invert", "clip.mp4", "--workspace", "w", *TINY_MODEL, *processes.SIZE]
 LONG += ["--num-inference-steps", "400"]
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from chains import Chain
 from corpus import H264, make
-from pipelines import GOLDEN_MODEL, GOLDEN_PIPELINE
+from pipelines import TINY_MODEL, TINY_PIPELINE
 from safetensors.torch import load_file, save_file
 from soak import SOAK
 from typer.testing import CliRunner
@@ -34,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "text.mp4").write_text("hello\n" * 100)
     (folder / "list.mp4").write_text("#EXTM3U\nclip.mp4\n")
     given = {
-        "model": str(GOLDEN_PIPELINE),
+        "model": str(TINY_PIPELINE),
         "dtype": "fp32",
         "device": "cpu",
         "workspace": folder / "work",
@@ -57,12 +57,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "foreign.safetensors").write_bytes(b"\x80\x04" + bytes(500))
     (folder / "broken.toml").write_text("[invert\n")
     (folder / "unknown.toml").write_text("[invert]\nsteps = 3\n")
-    shutil.copytree(GOLDEN_PIPELINE, folder / "nan")
+    shutil.copytree(TINY_PIPELINE, folder / "nan")
     weights = folder / "nan" / "transformer" / "diffusion_pytorch_model.safetensors"
     tensors = load_file(weights)
     tensors["proj_out.bias"][0] = float("nan")
     save_file(tensors, weights, metadata={"format": "pt"})
-    shutil.copytree(GOLDEN_PIPELINE, folder / "incomplete")
+    shutil.copytree(TINY_PIPELINE, folder / "incomplete")
     (folder / "incomplete" / "vae" / "diffusion_pytorch_model.safetensors").unlink()
     return folder
 
@@ -73,52 +73,52 @@ FAILURES: list[tuple[int, tuple[object, ...]]] = [
     (2, ("load",)),
     (2, ("nonsense",)),
     (2, ("load", "clip.mp4", "--nonsense")),
-    (2, ("load", "clip.mp4", "--width", "wide", *GOLDEN_MODEL)),
-    (2, ("load", "clip.mp4", "--width", 100, "--height", 64, *GOLDEN_MODEL)),
-    (2, ("load", "clip.mp4", *SMALL, *GOLDEN_MODEL, "--frame-sample-step", 0)),
+    (2, ("load", "clip.mp4", "--width", "wide", *TINY_MODEL)),
+    (2, ("load", "clip.mp4", "--width", 100, "--height", 64, *TINY_MODEL)),
+    (2, ("load", "clip.mp4", *SMALL, *TINY_MODEL, "--frame-sample-step", 0)),
     (2, ("load", "clip.mp4", "--config", "nonsense")),
     (2, ("load", "clip.mp4", "--config", "broken.toml")),
     (2, ("load", "clip.mp4", "--config", "unknown.toml")),
-    (2, ("load", "clip.mp4", *SMALL, *GOLDEN_MODEL, "-o", "clip.mp4", "--force")),
-    (2, ("invert", L, *GOLDEN_MODEL, "--num-inference-steps", 1)),
-    (2, ("invert", L, *GOLDEN_MODEL, "--width", 96)),
-    (2, ("reconstruct", T, *GOLDEN_MODEL, "-p", "x", "--injection-strength", 200)),
-    (2, ("reconstruct", T, *GOLDEN_MODEL, "-p", "x", "--num-inference-steps", 0)),
-    (2, ("reconstruct", T, *GOLDEN_MODEL, "-p", "x", "--mask", "1,2,3")),
-    (2, ("reconstruct", T, *GOLDEN_MODEL, "-p", "x", "-p", "y", "-o", "one.safetensors")),
-    (2, ("sweep", T, *GOLDEN_MODEL, "-p", "x", "--vary", "nonsense=1")),
+    (2, ("load", "clip.mp4", *SMALL, *TINY_MODEL, "-o", "clip.mp4", "--force")),
+    (2, ("invert", L, *TINY_MODEL, "--num-inference-steps", 1)),
+    (2, ("invert", L, *TINY_MODEL, "--width", 96)),
+    (2, ("reconstruct", T, *TINY_MODEL, "-p", "x", "--injection-strength", 200)),
+    (2, ("reconstruct", T, *TINY_MODEL, "-p", "x", "--num-inference-steps", 0)),
+    (2, ("reconstruct", T, *TINY_MODEL, "-p", "x", "--mask", "1,2,3")),
+    (2, ("reconstruct", T, *TINY_MODEL, "-p", "x", "-p", "y", "-o", "one.safetensors")),
+    (2, ("sweep", T, *TINY_MODEL, "-p", "x", "--vary", "nonsense=1")),
     (2, ("export", F, "-o", "film.gif.txt")),
     (2, ("export", F, "--fps", "-1", "-o", "x.mp4")),
-    (3, ("load", "missing.mp4", *SMALL, *GOLDEN_MODEL)),
-    (3, ("load", "empty.mp4", *SMALL, *GOLDEN_MODEL)),
-    (3, ("load", "text.mp4", *SMALL, *GOLDEN_MODEL)),
-    (3, ("load", "list.mp4", *SMALL, *GOLDEN_MODEL)),
-    (3, ("edit", "text.mp4", "-p", "x", *SMALL, *GOLDEN_MODEL)),
-    (3, ("invert", "text.mp4", *SMALL, *GOLDEN_MODEL)),
-    (3, ("load", ".", *SMALL, *GOLDEN_MODEL)),
-    (3, ("load", "clip.mp4", *SMALL, *GOLDEN_MODEL, "--skip-frames-start", 99)),
-    (3, ("reconstruct", T, *GOLDEN_MODEL, "-p", "x", "--mask", "missing.png")),
+    (3, ("load", "missing.mp4", *SMALL, *TINY_MODEL)),
+    (3, ("load", "empty.mp4", *SMALL, *TINY_MODEL)),
+    (3, ("load", "text.mp4", *SMALL, *TINY_MODEL)),
+    (3, ("load", "list.mp4", *SMALL, *TINY_MODEL)),
+    (3, ("edit", "text.mp4", "-p", "x", *SMALL, *TINY_MODEL)),
+    (3, ("invert", "text.mp4", *SMALL, *TINY_MODEL)),
+    (3, ("load", ".", *SMALL, *TINY_MODEL)),
+    (3, ("load", "clip.mp4", *SMALL, *TINY_MODEL, "--skip-frames-start", 99)),
+    (3, ("reconstruct", T, *TINY_MODEL, "-p", "x", "--mask", "missing.png")),
     (4, ("inspect", "missing.safetensors")),
     (4, ("inspect", "cut.safetensors")),
     (4, ("inspect", "flipped.safetensors")),
     (4, ("inspect", "foreign.safetensors")),
     (4, ("inspect", "clip.mp4")),
-    (4, ("encode", "foreign.safetensors", *GOLDEN_MODEL)),
-    (4, ("encode", L, *GOLDEN_MODEL)),
-    (4, ("invert", T, *GOLDEN_MODEL)),
-    (4, ("reconstruct", "cut.safetensors", "-p", "x", *GOLDEN_MODEL)),
-    (4, ("reconstruct", "flipped.safetensors", "-p", "x", *GOLDEN_MODEL)),
-    (4, ("export", "flipped.safetensors", *GOLDEN_MODEL, "-o", "x.mp4")),
-    (4, ("edit", "cut.safetensors", "-p", "x", *GOLDEN_MODEL)),
+    (4, ("encode", "foreign.safetensors", *TINY_MODEL)),
+    (4, ("encode", L, *TINY_MODEL)),
+    (4, ("invert", T, *TINY_MODEL)),
+    (4, ("reconstruct", "cut.safetensors", "-p", "x", *TINY_MODEL)),
+    (4, ("reconstruct", "flipped.safetensors", "-p", "x", *TINY_MODEL)),
+    (4, ("export", "flipped.safetensors", *TINY_MODEL, "-o", "x.mp4")),
+    (4, ("edit", "cut.safetensors", "-p", "x", *TINY_MODEL)),
     (4, ("reconstruct", T, "-p", "x", "--model", "shapes")),
     (5, ("load", "clip.mp4", "--model", "nonsense")),
     (5, ("encode", F, "--model", "nobody/nothing")),
     (5, ("encode", F, "--model", "incomplete")),
     (5, ("encode", F, "--model", "clip.mp4")),
     (5, ("encode", F, "--model", "work")),
-    (7, ("load", "clip.mp4", *SMALL, *GOLDEN_MODEL, "-o", "no/where.safetensors")),
+    (7, ("load", "clip.mp4", *SMALL, *TINY_MODEL, "-o", "no/where.safetensors")),
     (7, ("export", F, "-o", "no/where.mp4")),
-    (7, ("load", "clip.mp4", *SMALL, *GOLDEN_MODEL, "--workspace", "clip.mp4")),
+    (7, ("load", "clip.mp4", *SMALL, *TINY_MODEL, "--workspace", "clip.mp4")),
     (8, ("invert", "clip.mp4", *SMALL, "--model", "nan", "--device", "cpu")),
     (8, ("reconstruct", "clip.mp4", "-p", "x", *SMALL, "--model", "nan", "--device", "cpu")),
 ]
@@ -162,7 +162,7 @@ def test_latents_that_are_not_of_their_model(
     write_artifact(path, {"latents": torch.zeros(shape)}, latents.record)
     with score("artifact: forged shape") as cases:
         for command in (["invert"], ["reconstruct", "-p", "x"], ["export"]):
-            result = CliRunner().invoke(app, [*command, str(path), *GOLDEN_MODEL])
+            result = CliRunner().invoke(app, [*command, str(path), *TINY_MODEL])
             said = f"{command} {shape}: {result.exit_code} {result.output} {result.exception!r}"
             both = f"{list(shape)}" in result.stderr and "[1, 1, 16, 8, 12]" in result.stderr
             cases.case(result.exit_code == 4 and both, said)
@@ -182,7 +182,7 @@ def test_timesteps_that_no_inversion_visits(
     tensors = {**trajectory.tensors, "timesteps": torch.tensor(timesteps)}
     write_artifact(path, tensors, trajectory.record)
     with score("artifact: forged timesteps") as cases:
-        result = CliRunner().invoke(app, ["reconstruct", str(path), "-p", "x", *GOLDEN_MODEL])
+        result = CliRunner().invoke(app, ["reconstruct", str(path), "-p", "x", *TINY_MODEL])
         cases.case(result.exit_code == 4, f"{timesteps}: {result.exit_code} {result.output}")
 
 
@@ -196,8 +196,8 @@ def test_a_mismatch_names_both_values(
 ) -> None:
     """Of model, revision, size, steps and scheduler: what the artifact has and what is asked."""
     monkeypatch.chdir(folder)
-    other = tmp_path / "pipeline"  # the same name, another scheduler
-    shutil.copytree(GOLDEN_PIPELINE, other)
+    other = tmp_path / TINY_PIPELINE.name  # the same name, another scheduler
+    shutil.copytree(TINY_PIPELINE, other)
     config = other / "scheduler" / "scheduler_config.json"
     settings = json.loads(config.read_text())
     config.write_text(json.dumps(settings | {"beta_end": 0.5}))
@@ -205,22 +205,22 @@ def test_a_mismatch_names_both_values(
     expected: dict[str, tuple[tuple[object, ...], tuple[str, ...]]] = {
         "model": (
             ("reconstruct", T, "-p", "x", "--model", pipeline_2b),
-            ("pipeline", "tiny-2b"),
+            (TINY_PIPELINE.name, "tiny-2b"),
         ),
         "revision": (
-            ("reconstruct", hub, "-p", "x", *GOLDEN_MODEL),
-            ("zai-org/CogVideoX-5b@c0ffee", "pipeline"),
+            ("reconstruct", hub, "-p", "x", *TINY_MODEL),
+            ("zai-org/CogVideoX-5b@c0ffee", TINY_PIPELINE.name),
         ),
         "scheduler": (
             ("reconstruct", T, "-p", "x", "--model", other),
             ("beta_end", str(settings["beta_end"]), "0.5"),
         ),
         "size": (
-            ("invert", L, *GOLDEN_MODEL, "--width", 160),
+            ("invert", L, *TINY_MODEL, "--width", 160),
             ("160", "96"),
         ),
         "steps": (
-            ("reconstruct", T, "-p", "x", *GOLDEN_MODEL, "--num-inference-steps", 7),
+            ("reconstruct", T, "-p", "x", *TINY_MODEL, "--num-inference-steps", 7),
             ("7", "2"),
         ),
     }

@@ -12,7 +12,7 @@ from typing import Any
 import processes
 import pytest
 from corpus import H264, make
-from pipelines import GOLDEN_MODEL, golden_settings
+from pipelines import TINY_MODEL, tiny_settings
 from typer.testing import CliRunner, Result
 
 import cogedit
@@ -55,7 +55,7 @@ def trajectory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("text")
     video = make(folder / "clip.mp4", *H264)
     flags = {"load.width": 96, "load.height": 64, "load.max_num_frames": 1}
-    return cogedit.invert(video, golden_settings(video, flags)).path
+    return cogedit.invert(video, tiny_settings(video, flags)).path
 
 
 def test_prompts(
@@ -64,7 +64,7 @@ def test_prompts(
     monkeypatch.chdir(tmp_path)
     prompts = [part for text in TEXTS for part in ("--prompt", text)]
     place = ("--workspace", tmp_path / "work")
-    made = run("reconstruct", trajectory, *prompts, *GOLDEN_MODEL, *place, "--json", "-v")
+    made = run("reconstruct", trajectory, *prompts, *TINY_MODEL, *place, "--json", "-v")
     with score("text: prompt") as cases:
         cases.case(made.exit_code == 0, f"{made.output} {made.exception!r}")
         cases.case(harmless(made.output), f"shows {made.output!r}")
@@ -88,7 +88,7 @@ def test_prompts_of_a_whole_edit(
     """Names of the videos are made of prompts, and their recipe is in the videos."""
     monkeypatch.chdir(tmp_path)
     prompts = [part for text in TEXTS for part in ("--prompt", text)]
-    made = run("edit", trajectory, *prompts, *GOLDEN_MODEL, "-o", "videos", "--json")
+    made = run("edit", trajectory, *prompts, *TINY_MODEL, "-o", "videos", "--json")
     with score("text: prompt of an edit") as cases:
         cases.case(made.exit_code == 0, f"{made.output} {made.exception!r}")
         cases.case(harmless(made.output), f"shows {made.output!r}")
@@ -137,7 +137,7 @@ def test_paths_on_a_terminal(tmp_path: Path, score: Any) -> None:
     make(tmp_path / "plain.mp4", *H264)
     (tmp_path / "plain.mp4").rename(tmp_path / f"{name}.mp4")
     size = ("--width", "96", "--height", "64", "--max-num-frames", "1")
-    command = ["load", *size, *GOLDEN_MODEL, "--", f"{name}.mp4"]
+    command = ["load", *size, *TINY_MODEL, "--", f"{name}.mp4"]
     with score("text: path on stdout") as cases:
         cases.case(processes.run(command, tmp_path) == 0, processes.log(tmp_path))
         piped = (tmp_path / processes.OUT).read_bytes()

@@ -27,7 +27,7 @@ from corpus import (
     playlists,
     white_corner,
 )
-from pipelines import GOLDEN_PIPELINE
+from pipelines import TINY_PIPELINE
 from typer.testing import CliRunner, Result
 from videos import ffmpeg
 
@@ -43,7 +43,7 @@ def load(video: Path | str, width: int = WIDTH, height: int = HEIGHT) -> Result:
     """`cogedit load` of every frame."""
     size = ("--width", str(width), "--height", str(height), "--resize-mode", "stretch")
     frames = ("--frame-sample-step", "1", "--max-num-frames", "81")
-    model = ("--model", str(GOLDEN_PIPELINE), "--device", "cpu")
+    model = ("--model", str(TINY_PIPELINE), "--device", "cpu")
     largest = _largest_child()
     result = CliRunner().invoke(app, ["load", *size, *frames, *model, "--json", "--", str(video)])
     assert _largest_child() < max(largest + 1, MAX_BYTES)

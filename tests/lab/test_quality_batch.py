@@ -18,7 +18,7 @@ from cogedit.lab.configurations import BUILT_IN, Configuration, Inversion
 from cogedit.lab.edit_metrics import Answer, measure, to_frames
 from cogedit.lab.quality import exact_masks
 from cogedit.media.encoding import Encoding
-from cogedit.media.metrics import MAX_PSNR, psnr
+from cogedit.media.metrics import MAX_PSNR
 from cogedit.media.writer import write_video
 from cogedit.models.checkpoint import find_checkpoint
 from cogedit.stages import encode, export, invert, load, reconstruct
@@ -281,12 +281,10 @@ def test_decoding_is_the_export_s(clips, pipeline, settings, tmp_path):
     [decoded] = pipeline.decode(tensor(artifacts[0], "latents"))
     assert decoded.min() >= 0
     assert decoded.max() <= 255
-    lossless = replace(settings, export=replace(settings.export, crf=0))
-    export(artifacts[0], lossless, output=tmp_path / "out.mp4")
-    shown = read_back(tmp_path / "out.mp4", width=world.WIDTH, height=world.HEIGHT)
-    # What 4:2:0 leaves of a random VAE's noise is not much, but another clip leaves far less.
-    [other] = pipeline.decode(tensor(artifacts[1], "latents"))
-    assert psnr(to_frames(decoded), shown) > psnr(to_frames(other), shown) + 3
+    lossless = replace(settings, export=replace(settings.export, lossless=True))
+    export(artifacts[0], lossless, output=tmp_path / "out.mkv")
+    shown = read_back(tmp_path / "out.mkv", width=world.WIDTH, height=world.HEIGHT)
+    assert np.abs(to_frames(decoded) - shown.astype(int)).max() <= 1
 
 
 def test_resampling_is_plain_denoising_under_the_inversion_s_prompt(clips, pipeline, settings):

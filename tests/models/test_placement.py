@@ -18,7 +18,6 @@ from cogedit.models.placement import (
     place,
     store_weights,
 )
-from cogedit.models.prompts import embed_prompts
 from cogedit.models.rows import EditPrompts
 
 CPU = torch.device("cpu")
@@ -72,17 +71,10 @@ def test_a_demand_counts_two_blocks_and_what_is_outside():
     assert found == MemoryEstimate(weights=4 * 510, resident=4 * (10 + 200), activations=7)
 
 
-def test_t5_block_by_block_gives_the_same_embeddings():
+def test_an_estimate_counts_shared_weights_once():
     checkpoint = find_checkpoint(str(GOLDEN_PIPELINE))
-    tokenizer, encoder = load_text_encoder(checkpoint, device=CPU, dtype=torch.float32)
-    prompts = ["a blue cat", ""]
-    expected = embed_prompts(prompts, tokenizer, encoder, max_text_seq_length=226).embeds
-    found = MemoryEstimate.of(encoder.encoder, 0)
-    assert found.weights == sum(p.nbytes for p in encoder.parameters())
-    place(encoder.encoder, CPU, offload="group")
-    again = embed_prompts(prompts, tokenizer, encoder, max_text_seq_length=226).embeds
-    for one, other in zip(expected, again, strict=True):
-        assert torch.equal(one, other)
+    _, t5 = load_text_encoder(checkpoint, device=CPU, dtype=torch.float32)
+    assert MemoryEstimate.of(t5.encoder, 0).weights == sum(p.nbytes for p in t5.parameters())
 
 
 @pytest.mark.parametrize(
@@ -125,14 +117,6 @@ def test_casts_are_not_compiled(weights):
     with pytest.raises(UsageError, match=f"--weights {weights}"):
         check_weights(weights, compile=True)
     check_weights("int8", compile=True)
-
-
-@pytest.mark.parametrize("weights", ["fp8", "int8"])
-def test_stored_weights_come_block_by_block_too(transformer, weights):
-    store_weights(transformer, weights)
-    expected = velocity(transformer)
-    place(transformer, CPU, offload="group")
-    assert torch.equal(velocity(transformer), expected)
 
 
 @pytest.mark.gpu

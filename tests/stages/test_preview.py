@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from pipelines import golden_artifacts, golden_settings
+from pipelines import tiny_artifacts, tiny_settings
 from videos import make_video
 
 import cogedit
@@ -45,17 +45,17 @@ def test_colors_that_are_linear_in_the_latents_come_back(num_frames, num_latents
 
 @pytest.fixture
 def inverted(tmp_path, monkeypatch):
-    """A video and its trajectory under the golden pipeline."""
+    """A video and its trajectory under the tiny pipeline."""
     monkeypatch.chdir(tmp_path)
     video = make_video(tmp_path / "clip.mp4", width=96, height=64, num_frames=9)
-    return video, golden_artifacts(video, {"invert.num_inference_steps": 4})
+    return video, tiny_artifacts(video, {"invert.num_inference_steps": 4})
 
 
 @pytest.mark.parametrize(("method", "num_pictures"), [("injection", 3), ("flow", 4)])
 def test_edits_are_shown_beside_each_other_and_stay_what_they_are(inverted, method, num_pictures):
     video, artifacts = inverted
     flags = {"invert.num_inference_steps": 4, "reconstruct.method": method}
-    settings = golden_settings(video, flags)
+    settings = tiny_settings(video, flags)
     shown, said = [], []
     run = cogedit.Run(preview=shown.append, notify=said.append, force=True)
     prompts = ["a dog", "a cat"]
@@ -83,7 +83,7 @@ def test_without_the_source_s_frames_there_is_none_and_it_says_so(inverted):
     artifacts["frames"].unlink()
     shown, said = [], []
     run = cogedit.Run(preview=shown.append, notify=said.append)
-    settings = golden_settings(video, {"invert.num_inference_steps": 4})
+    settings = tiny_settings(video, {"invert.num_inference_steps": 4})
     [edit] = cogedit.reconstruct(artifacts["trajectory"], "a dog", settings, run=run)
     assert edit.path.exists()
     assert not shown

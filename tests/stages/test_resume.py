@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from pipelines import GOLDEN_PIPELINE
+from pipelines import TINY_PIPELINE
 from videos import make_video
 
 import cogedit
@@ -35,7 +35,7 @@ def clip(tmp_path_factory):
 
 def settings_of(video, workspace, **flags):
     given = {
-        "model": str(GOLDEN_PIPELINE),
+        "model": str(TINY_PIPELINE),
         "dtype": "fp32",
         "device": "cpu",
         "load.max_num_frames": 9,

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 import torch
-from pipelines import GOLDEN_PIPELINE
+from pipelines import TINY_PIPELINE
 from safetensors.torch import load_file, save_file
 from videos import make_video
 
@@ -25,7 +25,7 @@ PROMPT = "a blue cat"
 
 
 FLAGS = {
-    "model": str(GOLDEN_PIPELINE),
+    "model": str(TINY_PIPELINE),
     "device": "cpu",
     "dtype": "fp32",
     "load.width": 96,
@@ -123,7 +123,7 @@ ONCE = {
 @pytest.fixture
 def model(tmp_path):
     """A checkpoint that this process has not looked up yet."""
-    return shutil.copytree(GOLDEN_PIPELINE, tmp_path / "model")
+    return shutil.copytree(TINY_PIPELINE, tmp_path / "model")
 
 
 def hashed_twice(counted, folder):
@@ -297,7 +297,7 @@ def test_a_damaged_embedding_is_told_of_and_made_again(tmp_path):
 def test_a_cache_that_cannot_be_written_does_not_end_the_run(tmp_path):
     (tmp_path / "cache").write_text("in the way")
     embedder = Embedder(tmp_path)
-    assert embedder.embed([PROMPT])[PROMPT].shape == (1, 226, 32)
+    assert embedder.embed([PROMPT])[PROMPT].shape == (1, 64, 32)
     assert any(str(tmp_path / "cache") in note for note in embedder.notes)
 
 
@@ -324,12 +324,12 @@ def test_stored_weights_are_part_of_what_the_transformer_made(
     a, b = (read_artifact(one.path, "trajectory").tensors["trajectory"] for one in (whole, stored))
     assert 0 < (a - b).norm() / a.norm() < 0.5  # random weights, rounded to 3 bits
     # What goes on from it keeps to it.
-    found = cogedit.settings_for(stored.path, {"model": str(GOLDEN_PIPELINE)}, environ={})
+    found = cogedit.settings_for(stored.path, {"model": str(TINY_PIPELINE)}, environ={})
     assert found.settings.weights == weights
 
 
 def test_weights_in_the_dtype_itself_are_no_other_weights(tmp_path):
-    checkpoint = find_checkpoint(str(GOLDEN_PIPELINE))
+    checkpoint = find_checkpoint(str(TINY_PIPELINE))
     plain, named = (
         transformer_record(checkpoint, settings_with(tmp_path, dtype="bf16", weights=weights))
         for weights in (None, "bf16")

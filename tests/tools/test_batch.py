@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 import pytest
+from pipelines import TINY_MODEL, TINY_PIPELINE
 from typer.testing import CliRunner
 from videos import make_video
 
@@ -20,9 +21,10 @@ from cogedit.tools import batch as batch_module
 from cogedit.tools.batch import RESULTS, batch
 from cogedit.tools.batch_plan import plan_batch
 
-SHAPES = ["--model", "shapes", "--device", "cpu", "--num-inference-steps", "2"]
+TINY = [*TINY_MODEL, "--num-inference-steps", "2"]
 FLAGS = {
-    "model": "shapes",
+    "model": str(TINY_PIPELINE),
+    "dtype": "fp32",
     "device": "cpu",
     "invert.num_inference_steps": 2,
     "reconstruct.num_inference_steps": 2,
@@ -66,7 +68,7 @@ def ten(tmp_path_factory):
     """A folder in which ten edits were asked for, of which one is bad, and what was shown."""
     folder = clips(tmp_path_factory.mktemp("ten"))
     (folder / "edits.csv").write_text(as_csv(TEN))
-    return folder, invoke("edits.csv", *SHAPES, folder=folder)
+    return folder, invoke("edits.csv", *TINY, folder=folder)
 
 
 @pytest.fixture
@@ -99,13 +101,13 @@ def test_edits_of_a_video_share_the_inversion_and_the_pass(ten):
 def test_a_second_run_reuses_nine_and_appends_its_results(ten):
     folder, first = ten
     before = {path: path.stat().st_mtime_ns for path in folder.glob("*.cogedit/*.mp4")}
-    again = invoke("edits.csv", *SHAPES, "--results", "again.jsonl", folder=folder)
+    again = invoke("edits.csv", *TINY, "--results", "again.jsonl", folder=folder)
     assert again.exit_code == 10
     found = lines_of(folder / "again.jsonl")
     assert [one["status"] for one in found].count("reused") == 9
     assert again.stdout == first.stdout
     assert before == {path: path.stat().st_mtime_ns for path in folder.glob("*.cogedit/*.mp4")}
-    invoke("edits.csv", *SHAPES, "--results", "again.jsonl", folder=folder)
+    invoke("edits.csv", *TINY, "--results", "again.jsonl", folder=folder)
     assert len(lines_of(folder / "again.jsonl")) == 20
 
 
@@ -113,11 +115,11 @@ def test_a_dry_run_says_what_is_there_and_writes_nothing(ten):
     folder, _ = ten
     (folder / "more.csv").write_text(as_csv([*TEN, ("a.mp4", "a gray square")]))
     before = files(folder)
-    shown = invoke("more.csv", *SHAPES, "--dry-run", folder=folder)
+    shown = invoke("more.csv", *TINY, "--dry-run", folder=folder)
     assert shown.exit_code == 10
     rows = shown.stdout.splitlines()
     assert "broken.mp4" in rows[5]
-    found = json.loads(invoke("more.csv", *SHAPES, "--dry-run", "--json", folder=folder).stdout)
+    found = json.loads(invoke("more.csv", *TINY, "--dry-run", "--json", folder=folder).stdout)
     exported = [edit["export"] for edit in found["edits"]]
     assert exported == [True] * 5 + [False] + [True] * 4 + [False]
     assert [edit["inversion"] for edit in found["edits"]] == [True] * 5 + [False] + [True] * 5
@@ -125,12 +127,12 @@ def test_a_dry_run_says_what_is_there_and_writes_nothing(ten):
     assert found["outputs"] == []
     assert files(folder) == before
     (folder / "more.csv").write_text(as_csv([TEN[0]]))
-    assert invoke("more.csv", *SHAPES, "--dry-run", folder=folder).exit_code == 0
+    assert invoke("more.csv", *TINY, "--dry-run", folder=folder).exit_code == 0
 
 
 def test_json_has_failures_too(ten):
     folder, _ = ten
-    args = ["edits.csv", *SHAPES, "--json", "--quiet", "--results", "json.jsonl"]
+    args = ["edits.csv", *TINY, "--json", "--quiet", "--results", "json.jsonl"]
     shown = invoke(*args, folder=folder)
     assert shown.exit_code == 10
     assert json.loads(shown.stdout)["outputs"] == lines_of(folder / "json.jsonl")
@@ -138,14 +140,15 @@ def test_json_has_failures_too(ten):
 
 def test_fail_fast_ends_with_the_first_failure(folder):
     (folder / "edits.csv").write_text(as_csv([TEN[5], TEN[5], TEN[0]]))
-    shown = invoke("edits.csv", *SHAPES, "--fail-fast", folder=folder)
+    shown = invoke("edits.csv", *TINY, "--fail-fast", folder=folder)
     assert shown.exit_code == 10
     assert [one["status"] for one in lines_of(folder / RESULTS)] == ["failed"]
     assert not list(folder.glob("*.cogedit"))
 
 
-TOML = """
-model = "shapes"
+TOML = f"""
+model = "{TINY_PIPELINE}"
+dtype = "fp32"
 device = "cpu"
 invert.num_inference_steps = 2
 
@@ -194,7 +197,7 @@ def test_toml_crosses_videos_and_prompts_under_settings_of_its_own(tmp_path):
     ],
 )
 def test_the_standard_input_is_csv_or_json_lines(folder, text):
-    shown = invoke("-", *SHAPES, folder=folder, stdin=text)
+    shown = invoke("-", *TINY, folder=folder, stdin=text)
     assert shown.exit_code == 0, shown.stderr
     [one] = lines_of(folder / RESULTS)
     assert (one["row"], one["status"]) == ("row 1 of the standard input", "written")
@@ -342,7 +345,7 @@ def test_nothing_runs_where_one_row_is_bad(folder):
     rows = [("a.mp4", "a red square", "1"), ("b.mp4", "a red square", "-1")]
     (folder / "edits.csv").write_text(as_csv(rows, ("video", "prompt", "reconstruct.seed")))
     before = files(folder)
-    shown = invoke("edits.csv", *SHAPES, folder=folder)
+    shown = invoke("edits.csv", *TINY, folder=folder)
     assert shown.exit_code == 2
     assert all(text in shown.stderr for text in ("reconstruct.seed", "row 2 of edits.csv", "-1"))
     assert files(folder) == before
@@ -359,7 +362,7 @@ def test_nothing_runs_where_one_row_is_bad(folder):
 def test_edits_that_cannot_work_are_refused_before_any_runs(folder, rows, named):
     (folder / "edits.csv").write_text(as_csv(rows, ("video", "prompt", "output")))
     before = files(folder)
-    shown = invoke("edits.csv", *SHAPES, folder=folder)
+    shown = invoke("edits.csv", *TINY, folder=folder)
     assert shown.exit_code in (2, 4)
     assert named in shown.stderr
     assert files(folder) == before

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from pipelines import GOLDEN_PIPELINE
+from pipelines import TINY_PIPELINE
 from typer.testing import CliRunner
 from videos import ffmpeg, make_video, read_back
 
@@ -49,7 +49,7 @@ def two(here):
 
 
 def settings_of(source=None, **flags):
-    given = {"model": str(GOLDEN_PIPELINE), "dtype": "fp32", "device": "cpu"}
+    given = {"model": str(TINY_PIPELINE), "dtype": "fp32", "device": "cpu"}
     dotted = {key.replace("__", "."): value for key, value in flags.items()}
     return cogedit.settings_for(source, given | dotted, environ={}).settings
 
@@ -312,7 +312,7 @@ def test_two_models_are_refused(edited, pipeline_2b, here):
 def test_the_command(edited, here):
     folder, edits = edited
     command = ["compare", *map(str, edits[:2]), str(folder / "clip.mp4"), "-o", "out.gif"]
-    model = ["--model", str(GOLDEN_PIPELINE)]
+    model = ["--model", str(TINY_PIPELINE)]
     done = CliRunner().invoke(app, [*command, *model, "--layout", "column", "--label", "one",
                                     "--label", "two", "--label", "three"])  # fmt: skip
     assert done.exit_code == 0, done.stderr

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from pipelines import GOLDEN_MODEL, GOLDEN_PIPELINE
+from pipelines import TINY_MODEL, TINY_PIPELINE
 from typer.testing import CliRunner
 from videos import make_video
 
@@ -14,7 +14,7 @@ from cogedit.errors import CogeditError, UsageError
 
 SMALL = ["--width", "96", "--height", "64", "--max-num-frames", "9"]
 FLAGS = {
-    "model": str(GOLDEN_PIPELINE),
+    "model": str(TINY_PIPELINE),
     "device": "cpu",
     "dtype": "fp32",
     "load.width": 96,
@@ -146,7 +146,7 @@ def test_what_cannot_run_is_refused(video):
 def test_the_command_prints_an_estimate_and_writes_nothing(video, tmp_path, command):
     before = files(tmp_path)
     prompt = [] if command == "invert" else ["--prompt", "a blue cat"]
-    args = [command, str(video), *GOLDEN_MODEL, *SMALL, *prompt, "--dry-run"]
+    args = [command, str(video), *TINY_MODEL, *SMALL, *prompt, "--dry-run"]
     shown = CliRunner().invoke(app, args)
     assert shown.exit_code == 0, shown.stderr
     assert shown.stdout
@@ -154,7 +154,7 @@ def test_the_command_prints_an_estimate_and_writes_nothing(video, tmp_path, comm
     assert (found["command"], found["dry_run"], found["outputs"]) == (command, True, [])
     names = ["invert", "reconstruct"] if prompt else ["invert"]
     assert [stage["name"] for stage in found["stages"]] == names
-    assert found["num_tokens"] == 226 + 3 * 4 * 6
+    assert found["num_tokens"] == 64 + 3 * 4 * 6
     assert found["stages"][0]["work"]["flops"]["linear"] > 0
     assert files(tmp_path) == before
 
@@ -177,7 +177,7 @@ def test_a_model_that_is_not_here_is_not_downloaded(video):
 )
 def test_a_dry_run_refuses_what_the_run_would(video, tmp_path, options, code, named):
     before = files(tmp_path)
-    args = ["edit", str(video), *GOLDEN_MODEL, *SMALL, "-p", "a cat", *options]
+    args = ["edit", str(video), *TINY_MODEL, *SMALL, "-p", "a cat", *options]
     for dry in ([], ["--dry-run"]):
         result = CliRunner().invoke(app, [*args, *dry])
         assert result.exit_code == code

@@ -12,7 +12,7 @@ import browser
 import numpy as np
 import pytest
 from PIL import Image
-from pipelines import GOLDEN_MODEL, golden_settings
+from pipelines import TINY_MODEL, tiny_settings
 from typer.testing import CliRunner
 from videos import make_video
 
@@ -43,14 +43,14 @@ def made(tmp_path_factory):
         "reconstruct.start": "random",
         "reconstruct.seed": 7,
     }
-    settings = golden_settings(video, flags)
+    settings = tiny_settings(video, flags)
     cogedit.reconstruct(video, [HOSTILE], settings)
     cogedit.reconstruct(video, ["a blue cat"], settings, mask=MASK, save_trajectory=True)
     return folder / "clip.cogedit", settings
 
 
 def report(*args):
-    return CliRunner().invoke(app, ["report", *map(str, args), *GOLDEN_MODEL])
+    return CliRunner().invoke(app, ["report", *map(str, args), *TINY_MODEL])
 
 
 @pytest.fixture(scope="module")

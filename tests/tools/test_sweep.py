@@ -4,7 +4,7 @@ import json
 
 import pytest
 from PIL import Image
-from pipelines import GOLDEN_PIPELINE
+from pipelines import TINY_PIPELINE
 from typer.testing import CliRunner
 from videos import make_video
 
@@ -48,7 +48,7 @@ def test_grids_that_mean_nothing(vary, named):
 def test_sweep(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     make_video(tmp_path / "clip.mp4", width=96, height=64, num_frames=9)
-    model = ["--model", str(GOLDEN_PIPELINE), "--dtype", "fp32", "--device", "cpu"]
+    model = ["--model", str(TINY_PIPELINE), "--dtype", "fp32", "--device", "cpu"]
     vary = ["--vary", "strength=0.5,1", "--vary", "start=random,inverted"]
     args = ["sweep", "clip.mp4", "-p", "a cat", "-p", "a dog", *vary, "--num-inference-steps", "2"]
     result = CliRunner().invoke(app, [*args, *model, "-o", "sheet.png"])
@@ -78,7 +78,7 @@ def test_a_sheet_is_a_png(tmp_path, monkeypatch):
         cogedit.sweep(
             "clip.mp4",
             "a cat",
-            cogedit.settings_for(None, {"model": str(GOLDEN_PIPELINE)}, environ={}).settings,
+            cogedit.settings_for(None, {"model": str(TINY_PIPELINE)}, environ={}).settings,
             vary=["seed=1,2"],
             output=tmp_path / "sheet.jpg",
         )
