@@ -465,7 +465,7 @@ def test_results_go_into_no_other_file(folder, name, content):
     if content is not None:
         (folder / name).write_bytes(content)
     before = {path: path.read_bytes() for path in folder.iterdir()}
-    shown = invoke("edits.csv", *SHAPES, "--results", name, folder=folder)
+    shown = invoke("edits.csv", *TINY, "--results", name, folder=folder)
     assert shown.exit_code == 2
     assert name in shown.stderr
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
@@ -474,18 +474,18 @@ def test_results_go_into_no_other_file(folder, name, content):
 def test_results_go_through_no_link_and_into_no_pipe(folder):
     (folder / "edits.csv").write_text(as_csv([("broken.mp4", "a red square")]))
     (folder / RESULTS).symlink_to("mine.jsonl")
-    assert invoke("edits.csv", *SHAPES, folder=folder).exit_code == 7
+    assert invoke("edits.csv", *TINY, folder=folder).exit_code == 7
     assert not (folder / "mine.jsonl").exists()
     os.mkfifo(folder / "pipe")
-    assert invoke("edits.csv", *SHAPES, "--results", "pipe", folder=folder).exit_code == 7
+    assert invoke("edits.csv", *TINY, "--results", "pipe", folder=folder).exit_code == 7
 
 
 def test_results_go_on_after_a_full_disk(folder):
     """Which left half a line: it is closed, and every other line can be read."""
     (folder / "edits.csv").write_text(as_csv([("broken.mp4", "a red square")]))
-    assert invoke("edits.csv", *SHAPES, folder=folder).exit_code == 10
+    assert invoke("edits.csv", *TINY, folder=folder).exit_code == 10
     whole = (folder / RESULTS).read_bytes()
     for cut in (1, 5, 20):
         (folder / RESULTS).write_bytes(whole[:-cut] if cut > 1 else whole[:4])
-        assert invoke("edits.csv", *SHAPES, folder=folder).exit_code == 10
+        assert invoke("edits.csv", *TINY, folder=folder).exit_code == 10
         assert (folder / RESULTS).read_bytes().endswith(b"\n" + whole)
