@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from chains import Chain
 from corpus import H264, make
-from pipelines import GOLDEN_MODEL, golden_artifacts, golden_settings
+from pipelines import TINY_MODEL, tiny_artifacts, tiny_settings
 from typer.testing import CliRunner, Result
 
 import cogedit
@@ -35,7 +35,7 @@ def run(*args: object) -> Result:
 def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A video and its artifacts up to the inversion."""
     video = make(tmp_path_factory.mktemp("made") / "clip.mp4", *H264)
-    return golden_artifacts(video, SIZE)
+    return tiny_artifacts(video, SIZE)
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def test_a_stage_whose_folder_is_a_link(made: dict[str, Path], model: Path, scor
     key = content_key(read_record(made["trajectory"]))
     root = Unfinished.of(made["trajectory"].parent, "trajectory", [key]).root
     root.symlink_to(model)
-    settings = golden_settings(video, SIZE)
+    settings = tiny_settings(video, SIZE)
     with score("not ours: emptied by invert") as cases:
         for force in (False, True):
             refused = False
@@ -161,13 +161,13 @@ def test_batch_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, score: A
                 put(Path(place))
                 before = state(place)
                 given = ["--results", place] if place == "given" else []
-                done = run("batch", "edits.csv", *GOLDEN_MODEL, *given)
+                done = run("batch", "edits.csv", *TINY_MODEL, *given)
                 good = done.exit_code in (2, 7) and place in done.stderr
                 good = good and state(place) == before
                 good = good and Path("other").read_bytes() == b"not ours"
                 cases.case(good, f"{place}, {name}: {done.output}")
                 Path(place).unlink()
-        done = run("batch", "edits.csv", *GOLDEN_MODEL, "--results", "edits.csv")
+        done = run("batch", "edits.csv", *TINY_MODEL, "--results", "edits.csv")
         cases.case(done.exit_code == 2 and "none" in Path("edits.csv").read_text(), "the edits")
 
 
@@ -179,7 +179,7 @@ def test_times_of_passes(made: dict[str, Path], tmp_path: Path, score: Any) -> N
             work.mkdir()
             (work / "other").write_bytes(b"not ours")
             RESULTS[name](work / "runs.jsonl")
-            settings = golden_settings(made["video"], {**SIZE, "workspace": work})
+            settings = tiny_settings(made["video"], {**SIZE, "workspace": work})
             done = cogedit.invert(made["latents"], settings)
             good = done.path.exists() and (work / "other").read_bytes() == b"not ours"
             cases.case(good, name)
