@@ -10,7 +10,7 @@ CogeditError              1   (never raised itself; an uncaught exception is a b
 │   └── ArtifactMismatch  4   ... because it belongs to another kind, model or setting
 │       └── ArtifactNewer 4   ... or to a newer cogedit
 ├── ModelError            5   the checkpoint is missing, gated, incomplete or of another kind
-├── DeviceMemoryError     6   the device ran out of memory
+├── DeviceMemoryError     6   the device, or the machine itself, ran out of memory
 ├── StorageError          7   disk full, folder missing, permission denied
 ├── NumericalError        8   NaN or Inf in the latents
 ├── BatchError           10   part of a batch failed
@@ -21,7 +21,13 @@ CogeditError              1   (never raised itself; an uncaught exception is a b
 
 from __future__ import annotations
 
+import reprlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar
+
+_LONG = 100
+"""Characters of a value in a sentence."""
 
 
 class CogeditError(Exception):
@@ -85,7 +91,7 @@ class ModelError(CogeditError):
 
 
 class DeviceMemoryError(CogeditError):
-    """The device ran out of memory."""
+    """The device, or the machine itself, ran out of memory."""
 
     exit_code = 6
 
@@ -125,3 +131,33 @@ class Terminated(Interrupted):
 def first_line(error: BaseException) -> str:
     """Return the first line of another library's error, to go on in a sentence of ours."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
+@contextmanager
+def memory_expected(what: str) -> Iterator[None]:
+    """Turn the MemoryError of arrays that do not fit into a DeviceMemoryError.
+
+    Args:
+        what: What needs the memory, as in "the clip".
+    """
+    try:
+        yield
+    except MemoryError as error:
+        raise DeviceMemoryError(
+            f"This machine has too little memory for {what}: {first_line(error)}",
+            hint="take fewer frames (--max-num-frames), or a smaller --width and --height",
+        ) from error
+
+
+def plain(value: object) -> str:
+    """Write text as it is unless it is long or breaks the line, and other values as `shown`."""
+    is_plain = isinstance(value, str) and value.isprintable() and len(value) <= _LONG
+    return str(value) if is_plain else shown(value)
+
+
+def shown(value: object) -> str:
+    """Write a value of any size for a sentence: long ones are cut."""
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # Python writes no integer of more than 4300 digits
+        return "a number of thousands of digits"

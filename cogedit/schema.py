@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,8 +26,12 @@ from msgspec import Meta
 
 T = TypeVar("T")
 
-Positive = Annotated[int, Meta(ge=1)]
-Count = Annotated[int, Meta(ge=0)]
+_MOST = 10**9
+"""More than any count of frames, pixels or rows, and a number that every library can hold."""
+
+Positive = Annotated[int, Meta(ge=1, le=_MOST)]
+Count = Annotated[int, Meta(ge=0, le=_MOST)]
+Radius = Annotated[int, Meta(ge=0, le=1000)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Guidance = Annotated[float, Meta(ge=0, le=1000)]
 NumSteps = Annotated[int, Meta(ge=1, le=1000)]
@@ -133,7 +138,7 @@ class Setting:
         kinds = {int: "a whole number", float: "a number", Path: "a folder"}
         kind = kinds.get(cast(type, self.type), "text") + (f" of {self.unit}" if self.unit else "")
         low, high = self._range.ge, self._range.le
-        bounds = "" if low is None else f", {low} or more" if high is None else f", {low} to {high}"
+        bounds = "" if low is None else f", {low} to {'10^9' if high == _MOST else high}"
         return kind + bounds + auto
 
     @property
@@ -159,7 +164,8 @@ class Setting:
             is_text = is_text or isinstance(value, str)
             items = value.split(":") if isinstance(value, str) else value
             if isinstance(items, list | tuple):
-                value = [None if str(item).upper() == "END" else item for item in items]
+                words = [item.upper() if isinstance(item, str) else item for item in items]
+                value = [None if item == "END" else item for item in words]
         try:
             found = msgspec.convert(value, self.hint, strict=not is_text, dec_hook=_read_custom)
         except msgspec.ValidationError as error:
@@ -215,10 +221,24 @@ def show_value(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(plain_value(value))
 
 
+def path_of(text: str | Path) -> Path:
+    """Return a path that a user wrote; `~` is the home folder, as in a shell.
+
+    Raises:
+        ValueError: No file can have this name, or it begins with `~` and the name of no user.
+    """
+    if b"\0" in os.fsencode(text):  # a lone surrogate is a ValueError there
+        raise ValueError("a file name holds no NUL")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"there is no home folder {Path(text).parts[0]}") from error
+
+
 def _read_custom(kind: type[object], value: object) -> object:
     """Read what msgspec does not know."""
     if kind is Path and isinstance(value, str | Path):
-        return Path(value)
+        return path_of(value)
     # A float means its decimal digits. The pattern bounds them: Fraction("1e999999999") would take
     # the machine down. No bool matches it.
     if kind is Fraction and _FRAME_RATE.fullmatch(str(value)):

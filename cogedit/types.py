@@ -21,6 +21,7 @@ from cogedit.schema import (
     Layers,
     NumSteps,
     Positive,
+    Radius,
     Seed,
     Share,
     setting,
@@ -261,7 +262,7 @@ class ReconstructSettings:
         "Copies of the source that are denoised beside the edits: one for each side of guidance "
         "(two), or one that all edits share (one).",
     )
-    mask_dilation: Count | None = setting(
+    mask_dilation: Radius | None = setting(
         None,
         "Mask",
         "How far the mask is grown while the edit is made.",
@@ -331,10 +332,10 @@ class ExportSettings:
         "own frames (source), or the edit (none).",
         default_text="decode, with --align-edges source",
     )
-    feather: Count = setting(
+    feather: Radius = setting(
         0, "Mask", "Width of the blend from the source to the edit, inside the mask.", unit="pixels"
     )
-    align_edges: Count = setting(
+    align_edges: Radius = setting(
         0,
         "Video",
         "Fit the edit's changes of color and light to the edges of the source's own frames, in "

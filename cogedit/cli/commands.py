@@ -5,8 +5,6 @@ Stages and tools are imported by the command that runs them: `--help` needs none
 
 from __future__ import annotations
 
-import signal
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -31,7 +29,6 @@ from cogedit.cli.configuration import config_app
 from cogedit.cli.defaults import newest_artifact
 from cogedit.cli.guide import guide
 from cogedit.cli.options import Call, with_options
-from cogedit.cli.screen import Screen, report_stopped
 from cogedit.cli.tool_commands import batch, compare, doctor, report, sweep
 from cogedit.cli.usage import App
 from cogedit.version import __version__
@@ -49,14 +46,6 @@ app = App(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-def main() -> None:
-    """Run the command line."""
-    try:
-        app()
-    except KeyboardInterrupt:  # while the options are read; later a command handles it
-        sys.exit(report_stopped(signal.SIGINT, Screen()))
 
 
 @app.callback(invoke_without_command=True)

@@ -6,10 +6,12 @@ import inspect
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from cogedit.cli.progress import Thumbnail
 from cogedit.cli.screen import Screen, handle_errors
+from cogedit.errors import UsageError
+from cogedit.schema import path_of
 
 if TYPE_CHECKING:
     from cogedit.cli.flags import Flag
@@ -112,6 +114,22 @@ class Call:
         return resolved
 
 
+def _at_home(name: str, value: object) -> object:
+    """Return an argument's value with `~` as the home folder where it is a path.
+
+    The shell replaces it at the beginning of a word only, and not in `--output=~/bear.mp4`.
+    """
+    if isinstance(value, list):
+        return [_at_home(name, item) for item in value]
+    if not isinstance(value, Path) and (name not in ("mask", "edits") or value is None):
+        return value
+    try:
+        path = path_of(cast("str | Path", value))
+    except ValueError as error:
+        raise UsageError(f"{value} is no file: {error}") from error
+    return path if isinstance(value, Path) else str(path) if str(value).startswith("~") else value
+
+
 def with_options(
     *tables: str,
     settings: bool = True,
@@ -156,7 +174,7 @@ def with_options(
                 screen=screen,
             )
             with handle_errors(screen, cancellation=call.stop, debug=values.pop("debug")):
-                command(call, **values)
+                command(call, **{name: _at_home(name, value) for name, value in values.items()})
 
         def with_signature() -> Callable[..., None]:
             from cogedit.cli.flags import signature_of

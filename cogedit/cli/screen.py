@@ -11,15 +11,22 @@ import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
 import typer
 
 from cogedit.cli.progress import Notes, Thumbnail, event_progress, plain_progress
-from cogedit.errors import CogeditError, Interrupted, StorageError, Terminated
+from cogedit.errors import (
+    CogeditError,
+    Interrupted,
+    StorageError,
+    Terminated,
+    memory_expected,
+)
 
 if TYPE_CHECKING:
     from cogedit.stages.cancellation import Cancellation
@@ -131,12 +138,14 @@ def handle_errors(
     """
     if not debug:
         warnings.simplefilter("ignore")
+    if cancellation is None:
+        from cogedit.stages.cancellation import Cancellation
+
+        cancellation = Cancellation()
     try:
-        if cancellation is None:
+        with _signals_passed_on(cancellation, screen), memory_expected("this run"):
+            _check_directory()
             yield
-        else:
-            with _signals_passed_on(cancellation, screen):
-                yield
     except CogeditError as error:
         if debug:
             traceback.print_exc()
@@ -152,8 +161,17 @@ def handle_errors(
         screen.error(f"cannot read or write{where}: {error.strerror}", StorageError.exit_code)
         raise typer.Exit(StorageError.exit_code) from error
     except KeyboardInterrupt as error:
-        signum = None if cancellation is None else cancellation.signum
-        raise typer.Exit(report_stopped(signum, screen)) from error
+        raise typer.Exit(report_stopped(cancellation.signum, screen)) from error
+
+
+def _check_directory() -> None:
+    """Refuse to run where no relative path means anything."""
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise StorageError(
+            "the current directory does not exist any more", hint="cd to another one"
+        ) from error
 
 
 @contextmanager
@@ -170,7 +188,8 @@ def _signals_passed_on(cancellation: Cancellation, screen: Screen) -> Iterator[N
             return
         # Not through Python's stderr, which may be in the middle of a write.
         event = json.dumps({"event": "note", "text": _STOPPING})
-        os.write(2, f"{event}\n".encode() if screen.jsonl else f"\n{_STOPPING}\n".encode())
+        with suppress(OSError):
+            os.write(2, f"{event}\n".encode() if screen.jsonl else f"\n{_STOPPING}\n".encode())
 
     previous = {}
     # Only the main thread may change how signals are handled, and what the parent process ignores,
@@ -197,6 +216,13 @@ def report_stopped(signum: int | None, screen: Screen) -> int:
     text = f"{kind.verb}: run the same command again to continue from the last saved step"
     screen.emit({"event": "error", "message": text, "exit_code": kind.exit_code}, text)
     return kind.exit_code
+
+
+def report_unprinted(problem: OSError, screen: Screen) -> int:
+    """Say that the result could not be printed; return the exit code."""
+    text = f"cannot write to stdout: {problem.strerror}; what was made is in its files"
+    screen.error(text, StorageError.exit_code)
+    return StorageError.exit_code
 
 
 def printable(text: str) -> str:

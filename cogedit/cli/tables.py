@@ -170,7 +170,7 @@ def show_entries(entries: Sequence[Entry]) -> None:
             (
                 str(entry.path),
                 show_size(entry.size),
-                f"{datetime.fromtimestamp(entry.modified):%Y-%m-%d %H:%M}",
+                _minute(entry.modified),
                 entry.state,
                 entry.about[:100],
             )
@@ -178,3 +178,11 @@ def show_entries(entries: Sequence[Entry]) -> None:
         ],
         headings=("path", "size", "written", "state", "about"),
     )
+
+
+def _minute(seconds: float) -> str:
+    """Write a time since the epoch; file systems know years that `datetime` does not."""
+    try:
+        return f"{datetime.fromtimestamp(seconds):%Y-%m-%d %H:%M}"
+    except (OSError, OverflowError, ValueError):
+        return "-"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -11,6 +12,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from cogedit.cli.screen import Screen, printable
+from cogedit.errors import shown
 
 if TYPE_CHECKING:
     from typer._click.core import Context, Parameter
@@ -58,6 +60,8 @@ class Commands(TyperGroup):
     def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
         """Parse what comes before the command."""
         with _errors_made_safe(args):
+            for arg in args:
+                _check_argument(arg)
             return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Context) -> object:
@@ -79,6 +83,16 @@ class App(typer.Typer):
     ) -> Callable[[CallbackT], CallbackT]:
         """Return the decorator that adds a command."""
         return super().command(name, cls=Command, **settings)
+
+
+def _check_argument(arg: str) -> None:
+    """Refuse what no shell can pass: a NUL, or text that cannot be written in bytes."""
+    try:
+        is_text = b"\0" not in os.fsencode(arg)
+    except UnicodeEncodeError:
+        is_text = False
+    if not is_text:
+        raise typer.BadParameter(f"{shown(arg)} is no text that a file or a prompt can have")
 
 
 def _without_flag_types(params: list[Parameter]) -> list[Parameter]:

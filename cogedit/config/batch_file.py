@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import cast
 
 from cogedit.config.resolve import check_values, is_file_name
-from cogedit.errors import ConfigError
+from cogedit.config.text_file import read_file, toml_problem
+from cogedit.errors import ConfigError, shown
 from cogedit.places import find_elsewhere
+from cogedit.schema import path_of
 
 STDIN = "-"
 """Stands for the standard input in place of a file."""
@@ -88,16 +90,13 @@ def _text(file: str, name: str) -> str:
         raise ConfigError(
             f"a batch is a file that ends in {', '.join(_SUFFIXES)}, or -; found {file}"
         )
-    try:
-        data = sys.stdin.buffer.read() if file == STDIN else Path(file).read_bytes()
-    except OSError as error:
-        raise ConfigError(f"cannot read {file}: {error.strerror}") from error
+    data = sys.stdin.buffer.read() if file == STDIN else read_file(Path(file), file)
     is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    encoding, shown = ("utf-16", "UTF-16") if is_utf16 else ("utf-8-sig", "UTF-8")
+    encoding, known_as = ("utf-16", "UTF-16") if is_utf16 else ("utf-8-sig", "UTF-8")
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{name} is not {shown}", hint="save it as UTF-8") from error
+        raise ConfigError(f"{name} is not {known_as}", hint="save it as UTF-8") from error
     if "\0" in text:
         raise ConfigError(
             f"{name} holds NUL characters, as UTF-16 without a byte order mark does",
@@ -113,10 +112,9 @@ def _parse_toml(text: str, name: str) -> tuple[dict[str, object], Numbered]:
     """What holds for all edits, and the edits."""
     try:
         parsed: dict[str, object] = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        reason = str(error) if isinstance(error, ValueError) else type(error).__name__
+    except (ValueError, RecursionError) as error:
         hint = f"in double quotes {_BACKSLASHES}" if "\\" in text else None
-        raise ConfigError(f"{name} is not valid TOML: {reason}", hint=hint) from error
+        raise ConfigError(f"{name} is not valid TOML: {toml_problem(error)}", hint=hint) from error
     edits = parsed.pop("edit", [])
     if not isinstance(edits, list) or not all(isinstance(edit, dict) for edit in edits):
         raise ConfigError(f"`edit` in {name} is no list of tables", hint="begin each with [[edit]]")
@@ -201,7 +199,7 @@ def _row(
     if mask is not None and not _BOX.fullmatch(mask):
         mask = str(_place(mask, base, f"`mask` in {where}"))
     if config is not None and is_file_name(config):
-        config = str(base / config)
+        config = str(_place(config, base, f"`config` in {where}"))
     return BatchRow(
         where=where,
         videos=tuple(_place(video, base, f"`video` in {where}") for video in texts["video"]),
@@ -218,7 +216,10 @@ def _place(text: str, base: Path, what: str) -> Path:
 
     A file that exists is right under any name.
     """
-    path = base / text
+    try:
+        path = base / path_of(text)
+    except ValueError as error:
+        raise ConfigError(f"{what} is {shown(text)}: {error}") from error
     with suppress(OSError, ValueError):
         path.stat()
         return path
@@ -235,14 +236,14 @@ def _texts(value: object, key: str, where: str, *, several: bool) -> tuple[str, 
     items = value if several and isinstance(value, list) else [value]
     if not items or not all(isinstance(item, str) and item.strip() for item in items):
         what = "text, or a list of texts" if several else "text"
-        raise ConfigError(f"`{key}` in {where} is {value!r}, expected {what}")
+        raise ConfigError(f"`{key}` in {where} is {shown(value)}, expected {what}")
     return tuple(cast(Sequence[str], items))
 
 
 def _settings(values: Mapping[str, object], base: Path) -> dict[str, object]:
     """The settings among the keys, with paths relative to the current directory."""
     return {
-        key: base / cast(str, value) if key in _PATHS else value
+        key: base / path_of(cast(str, value)) if key in _PATHS else value
         for key, value in values.items()
         if key not in _OWN
     }

@@ -10,7 +10,6 @@ from __future__ import annotations
 import difflib
 import functools
 import re
-import reprlib
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,8 +17,9 @@ from pathlib import Path
 from typing import TypeVar, cast
 
 from cogedit.config.settings import REMOVED, TABLES, Settings, all_settings
-from cogedit.errors import ConfigError, UsageError
-from cogedit.schema import flag_name
+from cogedit.config.text_file import read_file, toml_problem
+from cogedit.errors import ConfigError, UsageError, plain, shown
+from cogedit.schema import flag_name, path_of
 
 CONFIG_FILE = "cogedit.toml"
 CONFIG_VARIABLE = "COGEDIT_CONFIG"
@@ -58,12 +58,10 @@ class _Layer:
     def refuse(self, key: str, found: object, expected: str) -> UsageError:
         """The error for a value of this source."""
         if self.source == "flag":
-            return UsageError(f"{flag_name(key)} is {_plain(found)}, expected {expected}")
+            return UsageError(f"{flag_name(key)} is {plain(found)}, expected {expected}")
         if self.source == "environment":
-            return ConfigError(f"{self.origin(key)} is {_plain(found)}, expected {expected}")
-        return ConfigError(
-            f"`{key}` in {self.source} is {reprlib.repr(found)}, expected {expected}"
-        )
+            return ConfigError(f"{self.origin(key)} is {plain(found)}, expected {expected}")
+        return ConfigError(f"`{key}` in {self.source} is {shown(found)}, expected {expected}")
 
 
 def resolve_settings(
@@ -100,7 +98,7 @@ def resolve_settings(
     layers += [_Layer(origin, values, is_text=True) for origin, values in (rows or {}).items()]
     layers.append(_environment_layer(environ))
     wanted = config or environ.get(CONFIG_VARIABLE) or None
-    file = cwd / wanted if wanted is not None and is_file_name(wanted) else None
+    file = cwd / _file_of(wanted) if wanted is not None and is_file_name(wanted) else None
     values_of_file, preset = _read_file(file or cwd / CONFIG_FILE, required=file is not None)
     layers.append(_Layer((file or Path(CONFIG_FILE)).name, values_of_file))
     if wanted is not None and file is None:
@@ -162,6 +160,13 @@ def _environment_layer(environ: Mapping[str, str]) -> _Layer:
     return _Layer("environment", values, is_text=True)
 
 
+def _file_of(config: str) -> Path:
+    try:
+        return path_of(config)
+    except ValueError as error:
+        raise ConfigError(f"cannot read {shown(config)}: {error}") from error
+
+
 def is_file_name(config: str) -> bool:
     """Tell a TOML file from the name of a preset."""
     return config.endswith(".toml") or "/" in config or "\\" in config
@@ -183,7 +188,7 @@ def _read_preset(preset: str) -> Mapping[str, object]:
     names = preset_names()
     if preset not in names:
         raise ConfigError(
-            f"unknown preset {reprlib.repr(preset)}, expected one of {', '.join(names)} "
+            f"unknown preset {shown(preset)}, expected one of {', '.join(names)} "
             "or a file that ends in .toml",
             hint=_nearest(preset, names),
         )
@@ -193,13 +198,9 @@ def _read_preset(preset: str) -> Mapping[str, object]:
 def _read_toml(path: Path, name: str) -> dict[str, object]:
     """The values of a TOML file by dotted key; tables are flattened, keys are checked."""
     try:
-        parsed: dict[str, object] = tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{name} is not valid TOML: {error}") from error
-    except (UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"{name} is not valid TOML: {type(error).__name__}") from error
-    except OSError as error:
-        raise ConfigError(f"cannot read {name}: {error.strerror}") from error
+        parsed: dict[str, object] = tomllib.loads(read_file(path, name).decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{name} is not valid TOML: {toml_problem(error)}") from error
     return _known_values(parsed, name, [*all_settings(), "config"])
 
 
@@ -291,8 +292,3 @@ def _build(values: Mapping[str, object]) -> Settings:
 def _replace(record: RecordT, changes: Mapping[str, object]) -> RecordT:
     # Each value was read by its own setting, which mypy cannot follow.
     return cast(Callable[..., RecordT], replace)(record, **changes)
-
-
-def _plain(found: object) -> str:
-    """Text as it was typed, unless it would break the line."""
-    return found if isinstance(found, str) and found.isprintable() else reprlib.repr(found)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
-import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
-from cogedit.errors import UsageError
+from cogedit.errors import UsageError, shown
 from cogedit.schema import Device, Name, Setting, setting, settings_of
 from cogedit.types import (
     DType,
@@ -127,6 +126,6 @@ def check_settings(settings: SettingsT) -> SettingsT:
         try:
             described.read(value, is_text=False)
         except ValueError as error:
-            found = reprlib.repr(value)
+            found = shown(value)
             raise UsageError(f"{described.key} is {found}, expected {error}") from error
     return settings

@@ -46,12 +46,13 @@ class Flow:
 
 
 def estimate_flow(clip: Frames) -> Flow:
-    """Estimate the motion of a clip, uint8 RGB [F, H, W, 3], F at least 2, from frame to frame.
+    """Estimate the motion of a clip, uint8 RGB [F, H, W, 3], from frame to frame.
 
     Blocks are matched by their mean absolute difference, coarse to fine (Anandan 1989).
     """
     frames = [luma(frame) for frame in clip]
-    vectors = np.stack([_match(frame, following) for frame, following in pairwise(frames)])
+    fields = [_match(frame, following) for frame, following in pairwise(frames)]
+    vectors = np.array(fields, dtype=np.int16).reshape(-1, *clip.shape[1:3], 2)
     explained = np.empty(vectors.shape[:-1], dtype=np.bool_)
     for index, field in enumerate(vectors):
         moved, inside = _follow(clip[index + 1], field)

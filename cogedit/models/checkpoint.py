@@ -9,16 +9,25 @@ from __future__ import annotations
 import ctypes
 import errno
 import hashlib
-import json
 import os
 import re
+import stat
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from cogedit.errors import ModelError, StorageError
-from cogedit.models.geometry import Config, Geometry
+from cogedit.errors import ModelError, StorageError, plain
+from cogedit.models.configs import (
+    Config,
+    SchedulerConfig,
+    TextEncoderConfig,
+    TokenizerConfig,
+    check_config,
+    decode_config,
+)
+from cogedit.models.geometry import Geometry
 from cogedit.models.weights import WeightFile
 
 EMBEDDED = {"shapes": Path(__file__).resolve().parents[1] / "shapes" / "weights"}
@@ -35,8 +44,14 @@ VOCABULARIES = ("tokenizer.json", "spiece.model")
 """Files of tokenizer/, one of which must exist: without any, transformers makes up an empty
 vocabulary and every word becomes the unknown token."""
 
+_SCHEDULER = "scheduler/scheduler_config.json"
+_TOKENIZER = "tokenizer/tokenizer_config.json"
 _FOLDERS = (*COMPONENTS, "tokenizer", "scheduler")
 _SUFFIXES = (".json", ".safetensors", ".model")
+_READ_WHOLE = {".json", ".model"}
+_MAX_BYTES = 100_000_000
+"""A vocabulary has 2 MB, the longest list of weights less."""
+
 _EXAMPLE = "for example --model zai-org/CogVideoX-5b"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
@@ -93,7 +108,9 @@ def find_checkpoint(
     """
     if model in EMBEDDED:
         return _checked(model, EMBEDDED[model], None, mend="install cogedit again")
-    folder = Path(model).expanduser()
+    folder = Path(model)
+    with suppress(RuntimeError):  # of a user that this machine does not have
+        folder = folder.expanduser()
     if folder.is_dir():
         if revision is not None:
             raise ModelError(
@@ -222,17 +239,28 @@ def _checked(name: str, folder: Path, revision: str | None, *, mend: str) -> Che
     """Check and describe a pipeline folder; once per process, as long as no file of it changes."""
     if not folder.is_dir():
         raise ModelError(f"The folder of model {name} is missing", hint=mend)
-    key = name, folder, revision, _state_of(folder)
+    key = name, folder, revision, _state_of(name, folder, mend)
     if key not in _known:
         _known[key] = _check(name, folder, revision, mend=mend)
     return _known[key]
 
 
-def _state_of(folder: Path) -> _State:
+def _state_of(name: str, folder: Path, mend: str) -> _State:
     """Path, size, time of change and inode of every file of a pipeline."""
     files = [folder / "model_index.json"]
     files += [path for part in _FOLDERS for path in sorted((folder / part).glob("*"))]
     stats = [(path, path.stat()) for path in files if path.exists()]
+    for path, status in stats:
+        is_small = path.suffix not in _READ_WHOLE or status.st_size <= _MAX_BYTES
+        if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+            # A pipe would be waited for, and a device has no end.
+            problem = "is not a regular file"
+        elif not is_small and stat.S_ISREG(status.st_mode):
+            problem = f"has {status.st_size} bytes; expected {_MAX_BYTES} at most"
+        else:
+            continue
+        file = path.relative_to(folder).as_posix()
+        raise ModelError(f"{name} is damaged: {file} {problem}", hint=mend)
     return tuple((str(path), s.st_size, s.st_mtime_ns, s.st_ino) for path, s in stats)
 
 
@@ -242,7 +270,7 @@ def _check(name: str, folder: Path, revision: str | None, *, mend: str) -> Check
         index = _read_config(folder, "model_index.json", name, mend)
         if index.get("_class_name") != "CogVideoXPipeline":
             raise ModelError(
-                f"{name} is a {index.get('_class_name')}; expected a CogVideoXPipeline "
+                f"{name} is a {plain(index.get('_class_name'))}; expected a CogVideoXPipeline "
                 "(text to video)",
                 hint=_EXAMPLE,
             )
@@ -253,7 +281,8 @@ def _check(name: str, folder: Path, revision: str | None, *, mend: str) -> Check
             found = entry[1] if isinstance(entry, list) and len(entry) == 2 else entry
             if found != class_name:
                 raise ModelError(
-                    f"{name} has {component} = {found}; expected {class_name}", hint=_EXAMPLE
+                    f"{name} has {component} = {plain(found)}; expected {class_name}",
+                    hint=_EXAMPLE,
                 )
             files = _weight_files(folder, component, stem, name, mend)
             num_parameters[component] = sum(file.num_parameters for file in files)
@@ -267,11 +296,20 @@ def _check(name: str, folder: Path, revision: str | None, *, mend: str) -> Check
         configs = {
             part: _read_config(folder, f"{part}/config.json", name, mend) for part in COMPONENTS
         }
-        scheduler = _read_config(folder, "scheduler/scheduler_config.json", name, mend)
+        scheduler = _read_config(folder, _SCHEDULER, name, mend)
+        tokenizer: Config = {}
+        if (folder / _TOKENIZER).is_file():
+            tokenizer = _read_config(folder, _TOKENIZER, name, mend)
         digest = _digest(folder, weights)
     except OSError as error:
         raise StorageError(f"The files of model {name} cannot be read: {error}") from error
-    geometry = Geometry.of(configs["vae"], configs["transformer"])
+    try:
+        geometry = Geometry.of(configs["vae"], configs["transformer"])
+        check_config(TextEncoderConfig, configs["text_encoder"], "text_encoder/config.json")
+        check_config(SchedulerConfig, scheduler, _SCHEDULER)
+        check_config(TokenizerConfig, tokenizer, _TOKENIZER)
+    except ModelError as error:
+        raise ModelError(f"{name} is damaged: {error.message}", hint=mend) from error
     return Checkpoint(
         name,
         folder,
@@ -289,12 +327,9 @@ def _read_config(folder: Path, file: str, name: str, mend: str) -> Config:
     if not path.is_file():
         raise _Incomplete(f"{name} is incomplete: {file} is missing", hint=mend)
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        return decode_config(path.read_bytes())
     except ValueError as error:
-        raise ModelError(f"{name} is damaged: {file} is not JSON ({error})", hint=mend) from error
-    if not isinstance(config, dict):
-        raise ModelError(f"{name} is damaged: {file} is not a JSON object", hint=mend)
-    return config
+        raise ModelError(f"{name} is damaged: {file} {error}", hint=mend) from error
 
 
 def _weight_files(
@@ -339,7 +374,7 @@ def _digest(folder: Path, weights: list[WeightFile]) -> str:
     """Hash every configuration file whole, and a sample of every weight tensor."""
     digest = hashlib.sha256()
     for path in (path for part in _FOLDERS for path in sorted((folder / part).glob("*"))):
-        if path.suffix in {".json", ".model"}:
+        if path.suffix in _READ_WHOLE and path.is_file():
             digest.update(f"{path.relative_to(folder).as_posix()}\n".encode())
             digest.update(hashlib.sha256(path.read_bytes()).digest())
     for weight_file in weights:

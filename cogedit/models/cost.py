@@ -13,11 +13,11 @@ the last layer with injection, of which only its keys and values are needed.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cogedit.diffusion.schedule import Schedule
-from cogedit.models.geometry import Config, positive_integer
+from cogedit.models.configs import Config, TransformerConfig, check_config
 from cogedit.models.rows import (
     EditPrompts,
     RowPlan,
@@ -57,9 +57,19 @@ class TransformerSizes:
     @classmethod
     def of(cls, config: Config) -> TransformerSizes:
         """Read them from a transformer's configuration; ModelError names a field that is wrong."""
-        config = config if config.get("patch_size_t") is not None else {**config, "patch_size_t": 1}
-        names = (field.name for field in fields(cls))
-        return cls(**{name: positive_integer(config, name, "transformer") for name in names})
+        checked = check_config(TransformerConfig, config, "transformer/config.json")
+        return cls(
+            num_layers=checked["num_layers"],
+            num_attention_heads=checked["num_attention_heads"],
+            attention_head_dim=checked["attention_head_dim"],
+            in_channels=checked["in_channels"],
+            out_channels=checked["out_channels"],
+            patch_size=checked["patch_size"],
+            patch_size_t=checked.get("patch_size_t") or 1,
+            text_embed_dim=checked["text_embed_dim"],
+            time_embed_dim=checked["time_embed_dim"],
+            max_text_seq_length=checked["max_text_seq_length"],
+        )
 
     @property
     def width(self) -> int:

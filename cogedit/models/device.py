@@ -68,6 +68,13 @@ _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
 """Words of the errors that are not `torch.OutOfMemoryError`: MPS, the CPU allocator, cuBLAS."""
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a device, or the machine, has no memory left."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in _OUT_OF_MEMORY)
+
+
 @contextmanager
 def memory_guard(doing: str) -> Iterator[None]:
     """Turn the errors of a device that is out of memory into a DeviceMemoryError.
@@ -78,8 +85,7 @@ def memory_guard(doing: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        is_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
-        if not is_memory and not any(words in str(error) for words in _OUT_OF_MEMORY):
+        if not is_out_of_memory(error):
             raise
         raise DeviceMemoryError(
             f"The device ran out of memory while {doing}",

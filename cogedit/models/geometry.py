@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cogedit.errors import ModelError
-
-Config = Mapping[str, object]
-"""A component's `config.json`."""
+from cogedit.models.configs import Config, TransformerConfig, VAEConfig, check_config
 
 _POSITION_GRID_15 = (300, 300)
 _TRAINED_15 = (96, 170)
@@ -40,33 +36,29 @@ class Geometry:
     latent_channels: int
 
     @classmethod
-    def of(cls, vae: Config, transformer: Config) -> Geometry:
+    def of(cls, vae_config: Config, transformer_config: Config) -> Geometry:
         """Read it from two configurations; ModelError names a field that is missing or wrong."""
-        channels = vae.get("block_out_channels")
-        if not isinstance(channels, list) or not channels:
-            raise ModelError("vae/config.json has no block_out_channels")
+        vae = check_config(VAEConfig, vae_config, "vae/config.json")
+        transformer = check_config(TransformerConfig, transformer_config, "transformer/config.json")
         # AutoencoderKLCogVideoX halves the size after every block but the last.
-        spatial = 2 ** (len(channels) - 1)
-        patch_size_t = None
-        if transformer.get("patch_size_t") is not None:
-            patch_size_t = positive_integer(transformer, "patch_size_t", "transformer")
-        height = positive_integer(transformer, "sample_height", "transformer")
-        width = positive_integer(transformer, "sample_width", "transformer")
-        if patch_size_t is not None and (height, width) == _POSITION_GRID_15:
+        patch_size_t = transformer.get("patch_size_t")
+        spatial = 2 ** (len(vae["block_out_channels"]) - 1)
+        size = transformer["sample_height"], transformer["sample_width"]
+        if patch_size_t is not None and size == _POSITION_GRID_15:
             # Some copies of CogVideoX 1.5 state how far its positions reach in place of the size
             # that it was trained at; clips of 2400x2400 would be the default.
-            height, width = _TRAINED_15
+            size = _TRAINED_15
         return cls(
             spatial_compression=spatial,
-            temporal_compression=positive_integer(vae, "temporal_compression_ratio", "vae"),
-            patch_size=positive_integer(transformer, "patch_size", "transformer"),
+            temporal_compression=vae["temporal_compression_ratio"],
+            patch_size=transformer["patch_size"],
             patch_size_t=patch_size_t,
-            height=height * spatial,
-            width=width * spatial,
-            num_frames=positive_integer(transformer, "sample_frames", "transformer"),
-            max_text_seq_length=positive_integer(transformer, "max_text_seq_length", "transformer"),
-            num_layers=positive_integer(transformer, "num_layers", "transformer"),
-            latent_channels=positive_integer(vae, "latent_channels", "vae"),
+            height=size[0] * spatial,
+            width=size[1] * spatial,
+            num_frames=transformer["sample_frames"],
+            max_text_seq_length=transformer["max_text_seq_length"],
+            num_layers=transformer["num_layers"],
+            latent_channels=vae["latent_channels"],
         )
 
     @property
@@ -81,13 +73,3 @@ class Geometry:
     def num_pad_frames(self, num_latent_frames: int) -> int:
         """Return how many latent frames must be added for the temporal patch to divide them."""
         return -num_latent_frames % (self.patch_size_t or 1)
-
-
-def positive_integer(config: Config, key: str, component: str) -> int:
-    """Return a field of a component's configuration; ModelError if it is no integer above 0."""
-    value = config.get(key)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ModelError(
-            f"{component}/config.json has {key} = {value!r}; expected a positive whole number"
-        )
-    return value

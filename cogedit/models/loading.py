@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from cogedit.errors import ModelError, first_line
 from cogedit.models.checkpoint import Checkpoint
+from cogedit.models.device import is_out_of_memory
+from cogedit.models.prompts import vocabulary_guard
 from cogedit.models.quiet import quiet_imports, quiet_loading
 
 if TYPE_CHECKING:
@@ -61,15 +63,10 @@ def load_text_encoder(
     with quiet_imports():
         from transformers import T5EncoderModel, T5Tokenizer
 
-    with quiet_loading():
-        try:
-            tokenizer = T5Tokenizer.from_pretrained(
-                checkpoint.folder / "tokenizer", local_files_only=True
-            )
-        except Exception as error:  # whatever the parsers of its files stumble over
-            raise ModelError(
-                f"The vocabulary of {checkpoint.id} in tokenizer/ cannot be read", hint=_AGAIN
-            ) from error
+    with quiet_loading(), vocabulary_guard(checkpoint.id):
+        tokenizer = T5Tokenizer.from_pretrained(
+            checkpoint.folder / "tokenizer", local_files_only=True
+        )
     encoder = _load(T5EncoderModel.from_pretrained, checkpoint, "text_encoder", device, dtype)
     return tokenizer, encoder
 
@@ -84,7 +81,14 @@ def alphas_cumprod(checkpoint: Checkpoint) -> Tensor:
     with quiet_imports():
         from diffusers import CogVideoXDDIMScheduler
 
-    scheduler = CogVideoXDDIMScheduler.from_config(dict(checkpoint.scheduler_config))
+    with quiet_loading():
+        try:
+            scheduler = CogVideoXDDIMScheduler.from_config(dict(checkpoint.scheduler_config))
+        except Exception as error:  # whatever its formulas stumble over
+            raise ModelError(
+                f"The scheduler of {checkpoint.id} cannot be made: {first_line(error)}",
+                hint=_AGAIN,
+            ) from error
     problem = scheduler_problem(scheduler.config)
     if problem is not None:
         raise ModelError(f"the scheduler of {checkpoint.id} has {problem}")
@@ -128,7 +132,9 @@ def _load(
                 ignore_mismatched_sizes=True,
                 dtype=dtype,
             )
-        except (OSError, ValueError, RuntimeError) as error:
+        except Exception as error:  # whatever the classes of the libraries stumble over
+            if is_out_of_memory(error):
+                raise
             raise ModelError(
                 f"The {name} of {checkpoint.id} cannot be loaded: {first_line(error)}",
                 hint=_AGAIN,

@@ -5,12 +5,15 @@ CogVideoX attends to the pad tokens too, so the result depends on the length.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+from cogedit.errors import ModelError, first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, T5EncoderModel
@@ -44,9 +47,9 @@ def embed_prompts(
     The length is the transformer's, 226 for the published checkpoints. The empty prompt is the
     unconditional one. Embeddings are on the encoder's device and in its dtype.
     """
-    embeds: list[Tensor] = []
+    ids: list[Tensor] = []
     truncated: list[int] = []
-    with torch.no_grad():
+    with vocabulary_guard("this model"):
         for prompt in prompts:
             # Not verbose: the caller reports lengths, and nothing will index out of range.
             length = len(tokenizer(prompt, verbose=False).input_ids)
@@ -58,9 +61,33 @@ def embed_prompts(
                 truncation=True,
                 return_tensors="pt",
             )
-            embeds.append(text_encoder(tokens.input_ids.to(text_encoder.device))[0])
-    unknown = tuple(_unknown_words(prompt, tokenizer) for prompt in prompts)
-    return PromptEmbeds(tuple(embeds), tuple(truncated), unknown)
+            ids.append(tokens.input_ids)
+        unknown = tuple(_unknown_words(prompt, tokenizer) for prompt in prompts)
+    known = text_encoder.get_input_embeddings().num_embeddings
+    largest = max((int(tokens.max()) for tokens in ids), default=0)
+    if largest >= known:
+        raise ModelError(
+            f"The vocabulary in tokenizer/ has a token {largest}; the text encoder knows {known}",
+            hint="copy or download the model again",
+        )
+    with torch.no_grad():
+        embeds = tuple(text_encoder(tokens.to(text_encoder.device))[0] for tokens in ids)
+    return PromptEmbeds(embeds, tuple(truncated), unknown)
+
+
+@contextmanager
+def vocabulary_guard(model: str) -> Iterator[None]:
+    """Turn whatever a vocabulary's files let the tokenizer stumble over into a ModelError."""
+    try:
+        yield
+    except BaseException as error:
+        # A panic of the Rust library is no Exception, and its class has no module to import.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise ModelError(
+            f"The vocabulary of {model} in tokenizer/ cannot be used: {first_line(error)}",
+            hint="copy or download the model again",
+        ) from error
 
 
 def _unknown_words(prompt: str, tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:

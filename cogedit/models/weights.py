@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
 
 PAGE = 4096
 """Bytes read from the middle of every tensor for a digest."""
 
 _MAX_HEADER_BYTES = 100_000_000
 _METADATA = "__metadata__"
+Count = Annotated[int, Meta(ge=0)]
 _ITEM_BYTES = {
     **dict.fromkeys(("F64", "I64", "U64"), 8),
     **dict.fromkeys(("F32", "I32", "U32"), 4),
@@ -56,7 +60,7 @@ class WeightFile:
             raise ValueError(f"is cut off at {size} bytes")
         try:
             spans = _spans(header)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, RecursionError) as error:
             raise ValueError("is not a safetensors file") from error
         data = 8 + length
         expected = data + max((end for _, end in spans), default=0)
@@ -67,10 +71,7 @@ class WeightFile:
     @property
     def num_parameters(self) -> int:
         """Numbers in all tensors of the file together."""
-        entries = json.loads(self.header)
-        return sum(
-            math.prod(entry["shape"]) for name, entry in entries.items() if name != _METADATA
-        )
+        return sum(math.prod(entry.shape) for entry in _entries(self.header))
 
     def sample(self) -> Iterator[bytes]:
         """Yield the header and a page from the middle of every tensor, for a digest.
@@ -87,15 +88,32 @@ class WeightFile:
                 yield file.read(size)
 
 
+class _Entry(msgspec.Struct):
+    """A tensor of a safetensors header."""
+
+    dtype: str
+    shape: Annotated[tuple[Count, ...], Meta(max_length=16)]
+    data_offsets: tuple[Count, Count]
+
+
+def _entries(header: bytes) -> list[_Entry]:
+    """Return the tensors of a header; ValueError or RecursionError if it is none."""
+    found = msgspec.json.decode(header, type=dict[str, msgspec.Raw])
+    return [
+        msgspec.json.decode(entry, type=_Entry)
+        for name, entry in found.items()
+        if name != _METADATA
+    ]
+
+
 def _spans(header: bytes) -> list[tuple[int, int]]:
     """Return each tensor's place in the data; ValueError at a gap or a shape of another size."""
-    entries = [entry for name, entry in json.loads(header).items() if name != _METADATA]
     spans: list[tuple[int, int]] = []
-    for entry in sorted(entries, key=lambda entry: entry["data_offsets"]):
-        begin, end = entry["data_offsets"]
+    for entry in sorted(_entries(header), key=lambda entry: entry.data_offsets):
+        begin, end = entry.data_offsets
         if begin != (spans[-1][1] if spans else 0):
             raise ValueError("gap or overlap")
-        if end - begin != math.prod(entry["shape"]) * _ITEM_BYTES[entry["dtype"]]:
+        if end - begin != math.prod(entry.shape) * _ITEM_BYTES[entry.dtype]:
             raise ValueError("shape and size differ")
         spans.append((begin, end))
     return spans

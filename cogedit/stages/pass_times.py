@@ -12,9 +12,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Annotated, Self
 
 import msgspec
+from msgspec import Meta
 
 from cogedit.artifacts import append_line, read_lines
 from cogedit.errors import StorageError
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     import torch
 
 FILE = "runs.jsonl"
+
+Amount = Annotated[float, Meta(ge=0, le=1e12)]
+Number = Annotated[int, Meta(ge=0, le=2**53)]
 
 
 @dataclass(frozen=True)
@@ -40,10 +44,10 @@ class RunNote:
     """
 
     content_keys: tuple[str, ...]
-    seconds: float | None
+    seconds: Amount | None
     device: str
-    peak_bytes: int | None
-    steps: tuple[tuple[int, float | None, int], ...] = ()
+    peak_bytes: Number | None
+    steps: tuple[tuple[Annotated[int, Meta(ge=-1)], Amount | None, Number], ...] = ()
 
 
 class Stopwatch:
@@ -104,7 +108,7 @@ def read_notes(folder: Path) -> dict[str, RunNote]:
     except StorageError:
         return notes
     for line in lines:
-        with contextlib.suppress(msgspec.MsgspecError):
+        with contextlib.suppress(ValueError, RecursionError):
             note = msgspec.json.decode(line, type=RunNote)
             notes |= dict.fromkeys(note.content_keys, note)
     return notes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -73,19 +74,23 @@ def parse_grid(vary: Sequence[str]) -> tuple[Cell, ...]:
     Raises:
         UsageError: An unknown or ambiguous name, one that is named twice, or a value out of range.
     """
-    axes: dict[str, list[object]] = {}
+    texts: dict[str, str] = {}
     for text in vary:
         name, equals, values = text.partition("=")
         key = _field(name.strip())
         if not equals or not values.strip(","):
             raise UsageError(f"--vary {text} has no values", hint=f"--vary {name}=VALUE,VALUE")
-        if key in axes:
+        if key in texts:
             raise UsageError(f"--vary names {key} twice")
-        axes[key] = [_value(key, value.strip()) for value in values.split(",")]
-    cells = [dict(zip(axes, chosen, strict=True)) for chosen in itertools.product(*axes.values())]
-    if len(cells) > MAX_CELLS:
-        raise UsageError(f"the grid has {len(cells)} cells; expected at most {MAX_CELLS}")
-    return tuple(cells)
+        texts[key] = values
+    count = math.prod(values.count(",") + 1 for values in texts.values())
+    if count > MAX_CELLS:  # before any is made: there may be millions
+        raise UsageError(f"the grid has {count} cells; expected at most {MAX_CELLS}")
+    axes = {
+        key: [_value(key, value.strip()) for value in values.split(",")]
+        for key, values in texts.items()
+    }
+    return tuple(dict(zip(axes, cell, strict=True)) for cell in itertools.product(*axes.values()))
 
 
 def sweep(
@@ -230,5 +235,5 @@ def _figures(
         "settings": {field.name: getattr(settings, field.name) for field in fields(settings)},
         "psnr_to_source": round(psnr(clip, source), 3),
         "mean_change": round(float(abs(change).mean()), 3),
-        "flicker": round(float(abs(change[1:] - change[:-1]).mean()), 3),
+        "flicker": round(float(abs(np.diff(change, axis=0)).mean()), 3) if len(clip) > 1 else None,
     }

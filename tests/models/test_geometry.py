@@ -1,6 +1,7 @@
 """Sizes of the published checkpoints, from the fields of their configurations."""
 
 import pytest
+from published import COGVIDEOX_5B
 
 from cogedit.models.geometry import Geometry
 
@@ -8,14 +9,6 @@ VAE = {
     "block_out_channels": [128, 256, 256, 512],
     "temporal_compression_ratio": 4,
     "latent_channels": 16,
-}
-COGVIDEOX_5B = {
-    "patch_size": 2,
-    "sample_height": 60,
-    "sample_width": 90,
-    "sample_frames": 49,
-    "max_text_seq_length": 226,
-    "num_layers": 42,
 }
 COGVIDEOX_15 = COGVIDEOX_5B | {
     "patch_size_t": 2,
@@ -75,6 +68,9 @@ def test_compression_comes_from_the_configuration():
         ("sample_width", True),
         ("sample_frames", "49"),
         ("max_text_seq_length", [226]),
+        ("num_layers", 10**9),
+        ("use_rotary_positional_embeddings", "yes"),
+        ("spatial_interpolation_scale", 0),
     ],
 )
 def test_a_wrong_value_is_named(refused, key, value):
@@ -82,7 +78,12 @@ def test_a_wrong_value_is_named(refused, key, value):
     assert f"{key} = {value!r}" in error.message
 
 
-@pytest.mark.parametrize("channels", [None, [], 4])
+def test_a_missing_value_is_named(refused):
+    config = {key: value for key, value in COGVIDEOX_5B.items() if key != "num_layers"}
+    assert "no num_layers" in refused(Geometry.of, VAE, config).message
+
+
+@pytest.mark.parametrize("channels", [None, [], 4, ["128"], [128] * 9])
 def test_a_vae_without_blocks_is_refused(refused, channels):
     error = refused(Geometry.of, VAE | {"block_out_channels": channels}, COGVIDEOX_5B)
     assert "block_out_channels" in error.message

@@ -6,6 +6,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKLCogVideoX
 from pipelines import TINY_PIPELINE
+from published import COGVIDEOX_5B
 
 from cogedit.lab import world
 from cogedit.models.geometry import Geometry
@@ -70,15 +71,7 @@ def test_the_scaling_factor_is_the_models(vae):
 
 
 def geometry(vae):
-    transformer = {
-        "patch_size": 2,
-        "sample_height": 8,
-        "sample_width": 12,
-        "sample_frames": 9,
-        "max_text_seq_length": 226,
-        "num_layers": 3,
-    }
-    return Geometry.of(dict(vae.config), transformer)
+    return Geometry.of(dict(vae.config), COGVIDEOX_5B)
 
 
 @pytest.mark.parametrize("num_frames", [1, 9, 17])

@@ -115,9 +115,7 @@ def read_workspace(root: Path) -> tuple[list[ClipFiles], dict[str, str]]:
     """
     left_out: dict[str, str] = {}
     by_clip: dict[str, ClipFiles] = {}
-    for path in sorted(
-        root.glob("*.safetensors"), key=lambda path: (path.stat().st_mtime_ns, path)
-    ):
+    for path in sorted(root.glob("*.safetensors"), key=lambda path: (_modified(path), path)):
         try:
             record = read_record(path)
         except CogeditError as error:
@@ -133,6 +131,14 @@ def read_workspace(root: Path) -> tuple[list[ClipFiles], dict[str, str]]:
         if isinstance(inversion, TrajectoryRecord) and content_key(inversion) not in known:
             clip.inversions.append(inversion)
     return list(by_clip.values()), left_out
+
+
+def _modified(path: Path) -> int:
+    """When a file was written, in ns; a link to nothing comes first."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 @dataclass(frozen=True)

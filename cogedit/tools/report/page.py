@@ -102,8 +102,10 @@ def _check_output(path: Path, *, force: bool) -> None:
         raise UsageError(f"a report is an HTML page; found -o {path}", hint="end it in .html")
     check_writable(path)
     if path.exists() and not force:
-        with path.open("rb") as file:
-            is_report = f'content="{GENERATOR}'.encode() in file.read(2000)
+        is_report = False
+        if path.is_file():  # a pipe would be waited for
+            with path.open("rb") as file:
+                is_report = f'content="{GENERATOR}'.encode() in file.read(2000)
         if not is_report:
             raise UsageError(
                 f"{path} exists and is not a report",
