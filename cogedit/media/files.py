@@ -76,7 +76,7 @@ def file_digest(path: Path) -> str:
     return _digest(path, file_state(path))
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=4096)
 def _digest(path: Path, state: FileState) -> str:
     try:
         with path.open("rb") as file:

@@ -13,6 +13,7 @@ import importlib.util
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 
 from cogedit.errors import VideoError
@@ -20,12 +21,13 @@ from cogedit.media.ffmpeg import (
     INPUT_NAME,
     MAX_FRAME_PIXELS,
     FfmpegResult,
+    find_ffmpeg,
     first_error,
     has_error,
     run_on_input,
 )
 from cogedit.media.ffmpeg_output import InputHeader, PacketTable, parse_framecrc, parse_header
-from cogedit.media.files import check_file, file_digest
+from cogedit.media.files import FileState, check_file, file_digest, file_state
 from cogedit.media.timing import find_frame_rate, snap_rate
 from cogedit.types import Reader, SourceVideo
 
@@ -116,8 +118,16 @@ def identify(path: Path, facts: VideoFacts) -> SourceVideo:
 
 
 def probe_facts(path: Path) -> VideoFacts:
-    """`probe_video` without the digest and with all properties. Raises the same."""
+    """`probe_video` without the digest and with all properties. Raises the same.
+
+    A file is probed once per process while it is unchanged.
+    """
     check_file(path)
+    return _facts(path, file_state(path), find_ffmpeg())
+
+
+@lru_cache(maxsize=4096)
+def _facts(path: Path, state: FileState, executable: str) -> VideoFacts:
     bound = ["-frames:v", str(MAX_FRAMES + 1)]
     result = run_on_input(path, [*_LIST_PACKETS, *bound, *_TO_STDOUT])
     if result.returncode != 0:

@@ -12,8 +12,8 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -48,7 +48,7 @@ _SCHEDULER = "scheduler/scheduler_config.json"
 _TOKENIZER = "tokenizer/tokenizer_config.json"
 _FOLDERS = (*COMPONENTS, "tokenizer", "scheduler")
 _SUFFIXES = (".json", ".safetensors", ".model")
-_READ_WHOLE = {".json", ".model"}
+_READ_WHOLE = (".json", ".model")
 _MAX_BYTES = 100_000_000
 """A vocabulary has 2 MB, the longest list of weights less."""
 
@@ -106,6 +106,29 @@ def find_checkpoint(
         ModelError: Missing, gated, incomplete, or not a CogVideoX text-to-video pipeline.
         StorageError: Its files cannot be read, or a download cannot be written.
     """
+    if _held is None:
+        return _find(model, revision, download=download)
+    key = model, revision, download
+    if key not in _held:
+        _held[key] = _find(model, revision, download=download)
+    return _held[key]
+
+
+_held: dict[tuple[str, str | None, bool], Checkpoint] | None = None
+
+
+@contextmanager
+def looked_up_once() -> Iterator[None]:
+    """Look each model up once in the body: thousands of edits would each look five times."""
+    global _held
+    before, _held = _held, {}
+    try:
+        yield
+    finally:
+        _held = before
+
+
+def _find(model: str, revision: str | None, *, download: bool) -> Checkpoint:
     if model in EMBEDDED:
         return _checked(model, EMBEDDED[model], None, mend="install cogedit again")
     folder = Path(model)
@@ -246,22 +269,35 @@ def _checked(name: str, folder: Path, revision: str | None, *, mend: str) -> Che
 
 
 def _state_of(name: str, folder: Path, mend: str) -> _State:
-    """Path, size, time of change and inode of every file of a pipeline."""
-    files = [folder / "model_index.json"]
-    files += [path for part in _FOLDERS for path in sorted((folder / part).glob("*"))]
-    stats = [(path, path.stat()) for path in files if path.exists()]
-    for path, status in stats:
-        is_small = path.suffix not in _READ_WHOLE or status.st_size <= _MAX_BYTES
-        if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
-            # A pipe would be waited for, and a device has no end.
-            problem = "is not a regular file"
-        elif not is_small and stat.S_ISREG(status.st_mode):
-            problem = f"has {status.st_size} bytes; expected {_MAX_BYTES} at most"
-        else:
-            continue
-        file = path.relative_to(folder).as_posix()
-        raise ModelError(f"{name} is damaged: {file} {problem}", hint=mend)
-    return tuple((str(path), s.st_size, s.st_mtime_ns, s.st_ino) for path, s in stats)
+    """Path, size, time of change and inode of every file of a pipeline.
+
+    Raises:
+        ModelError: One of them is no file, or too large to be read whole.
+    """
+    state: list[tuple[str, int, int, int]] = []
+    for part in ("", *_FOLDERS):
+        place = os.path.join(folder, part)  # noqa: PTH118  (a batch asks 10,000 times)
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(place) as entries:
+            for entry in entries:
+                if part or entry.name == "model_index.json":
+                    with suppress(FileNotFoundError):  # a link to nothing
+                        state.append(_file_state(entry, f"{part}/{entry.name}", name, mend))
+    return tuple(sorted(state))
+
+
+def _file_state(
+    entry: os.DirEntry[str], file: str, name: str, mend: str
+) -> tuple[str, int, int, int]:
+    status = entry.stat()
+    if stat.S_ISREG(status.st_mode):
+        is_large = status.st_size > _MAX_BYTES and file.endswith(_READ_WHOLE)
+        problem = f"has {status.st_size} bytes; expected {_MAX_BYTES} at most" if is_large else ""
+    else:
+        # A pipe would be waited for, and a device such as /dev/zero has no end.
+        problem = "" if stat.S_ISDIR(status.st_mode) else "is not a regular file"
+    if problem:
+        raise ModelError(f"{name} is damaged: {file.lstrip('/')} {problem}", hint=mend)
+    return entry.path, status.st_size, status.st_mtime_ns, status.st_ino
 
 
 def _check(name: str, folder: Path, revision: str | None, *, mend: str) -> Checkpoint:

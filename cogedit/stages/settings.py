@@ -59,15 +59,19 @@ def settings_for(
     )
     path = None if source is None else Path(source)
     is_artifact = path is not None and sniff_kind(path) is not None
-    model = resolve(inferred={}).settings.model
+    resolved = resolve(inferred={})
+    model = resolved.settings.model
     inferred: Inferred = {}
     if is_artifact and path is not None:
         inferred = _from_artifact(path, model)
     if model == "auto" and not any("model" in values for values in inferred.values()):
         inferred = {**inferred, **_from_machine()}
+    if inferred:
+        resolved = resolve(inferred=inferred)
     if is_artifact:  # only a run that starts from the video chooses a clip
-        return resolve(inferred=inferred)
-    return resolve(inferred={**inferred, **_from_checkpoint(resolve(inferred=inferred))})
+        return resolved
+    of_model = _from_checkpoint(resolved)
+    return resolve(inferred={**inferred, **of_model}) if of_model else resolved
 
 
 def chosen_model(resolved: ResolvedSettings) -> str | None:

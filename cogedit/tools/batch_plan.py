@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cogedit.artifacts import TrajectoryRecord, sniff_kind
-from cogedit.config import BatchRow, Settings
+from cogedit.config import BatchRow, ResolvedSettings, Settings
 from cogedit.errors import CogeditError, Interrupted, StorageError, UsageError, VideoError
-from cogedit.models.checkpoint import find_checkpoint
+from cogedit.models.checkpoint import find_checkpoint, looked_up_once
 from cogedit.stages.edit import check_edit, names_video, place_of_video
 from cogedit.stages.export import is_exported
 from cogedit.stages.mask import take_mask
@@ -71,6 +71,7 @@ class BatchPlan:
     error: str | None = None
 
 
+@looked_up_once()
 def plan_batch(
     rows: Sequence[BatchRow],
     flags: Mapping[str, object] | None = None,
@@ -92,7 +93,9 @@ def plan_batch(
     """
     run, edits = run or Run(), list[BatchEdit]()
     chosen: set[str | None] = {None}
+    settled: dict[str, ResolvedSettings] = {}  # most rows differ in their prompts alone
     for row in rows:
+        given = repr((config or row.config, *row.values.values()))
         num_edits = len(row.prompts) * len(row.videos)
         if num_edits > 1 and names_video(row.output):
             raise UsageError(
@@ -103,7 +106,11 @@ def plan_batch(
             with _naming(row.where):
                 if sniff_kind(video) is not None:
                     raise UsageError(f"{video} is an artifact", hint="a batch starts from videos")
-                resolved = settings_for(video, flags, config=config or row.config, rows=row.values)
+                if given not in settled:
+                    settled[given] = settings_for(
+                        video, flags, config=config or row.config, rows=row.values
+                    )
+                resolved = settled[given]
                 edits += _checked(row, video, resolved.settings)
             model = chosen_model(resolved)
             if model is not None and model not in chosen:
@@ -154,6 +161,7 @@ def _check_outputs(edits: Sequence[BatchEdit]) -> None:
                 )
 
 
+@looked_up_once()
 def preview_batch(edits: Sequence[BatchEdit], *, run: Run | None = None) -> list[BatchPlan]:
     """Return what `batch` would do and what exists. Nothing is written.
 
