@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import hashlib
 import os
 import re
-import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -27,6 +25,7 @@ from cogedit.models.configs import (
     check_config,
     decode_config,
 )
+from cogedit.models.folder import FOLDERS, FolderState, digest_of, state_of
 from cogedit.models.geometry import Geometry
 from cogedit.models.weights import WeightFile
 
@@ -46,12 +45,7 @@ vocabulary and every word becomes the unknown token."""
 
 _SCHEDULER = "scheduler/scheduler_config.json"
 _TOKENIZER = "tokenizer/tokenizer_config.json"
-_FOLDERS = (*COMPONENTS, "tokenizer", "scheduler")
 _SUFFIXES = (".json", ".safetensors", ".model")
-_READ_WHOLE = (".json", ".model")
-_MAX_BYTES = 100_000_000
-"""A vocabulary has 2 MB, the longest list of weights less."""
-
 _EXAMPLE = "for example --model zai-org/CogVideoX-5b"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
@@ -223,7 +217,7 @@ def _download(model: str, revision: str | None, *, fetch: str) -> Path:
         RevisionNotFoundError,
     )
 
-    wanted = [f"{folder}/*{suffix}" for folder in _FOLDERS for suffix in _SUFFIXES]
+    wanted = [f"{folder}/*{suffix}" for folder in FOLDERS for suffix in _SUFFIXES]
     try:
         folder = snapshot_download(
             model, revision=revision, allow_patterns=["model_index.json", *wanted]
@@ -252,9 +246,7 @@ def _download(model: str, revision: str | None, *, fetch: str) -> Path:
     return Path(folder)
 
 
-_State = tuple[tuple[str, int, int, int], ...]
-
-_known: dict[tuple[str, Path, str | None, _State], Checkpoint] = {}
+_known: dict[tuple[str, Path, str | None, FolderState], Checkpoint] = {}
 """Pipelines that this process has checked, by the state of their files."""
 
 
@@ -262,42 +254,10 @@ def _checked(name: str, folder: Path, revision: str | None, *, mend: str) -> Che
     """Check and describe a pipeline folder; once per process, as long as no file of it changes."""
     if not folder.is_dir():
         raise ModelError(f"The folder of model {name} is missing", hint=mend)
-    key = name, folder, revision, _state_of(name, folder, mend)
+    key = name, folder, revision, state_of(folder, name, mend=mend)
     if key not in _known:
         _known[key] = _check(name, folder, revision, mend=mend)
     return _known[key]
-
-
-def _state_of(name: str, folder: Path, mend: str) -> _State:
-    """Path, size, time of change and inode of every file of a pipeline.
-
-    Raises:
-        ModelError: One of them is no file, or too large to be read whole.
-    """
-    state: list[tuple[str, int, int, int]] = []
-    for part in ("", *_FOLDERS):
-        place = os.path.join(folder, part)  # noqa: PTH118  (a batch asks 10,000 times)
-        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(place) as entries:
-            for entry in entries:
-                if part or entry.name == "model_index.json":
-                    with suppress(FileNotFoundError):  # a link to nothing
-                        state.append(_file_state(entry, f"{part}/{entry.name}", name, mend))
-    return tuple(sorted(state))
-
-
-def _file_state(
-    entry: os.DirEntry[str], file: str, name: str, mend: str
-) -> tuple[str, int, int, int]:
-    status = entry.stat()
-    if stat.S_ISREG(status.st_mode):
-        is_large = status.st_size > _MAX_BYTES and file.endswith(_READ_WHOLE)
-        problem = f"has {status.st_size} bytes; expected {_MAX_BYTES} at most" if is_large else ""
-    else:
-        # A pipe would be waited for, and a device such as /dev/zero has no end.
-        problem = "" if stat.S_ISDIR(status.st_mode) else "is not a regular file"
-    if problem:
-        raise ModelError(f"{name} is damaged: {file.lstrip('/')} {problem}", hint=mend)
-    return entry.path, status.st_size, status.st_mtime_ns, status.st_ino
 
 
 def _check(name: str, folder: Path, revision: str | None, *, mend: str) -> Checkpoint:
@@ -336,7 +296,7 @@ def _check(name: str, folder: Path, revision: str | None, *, mend: str) -> Check
         tokenizer: Config = {}
         if (folder / _TOKENIZER).is_file():
             tokenizer = _read_config(folder, _TOKENIZER, name, mend)
-        digest = _digest(folder, weights)
+        digest = digest_of(folder, weights)
     except OSError as error:
         raise StorageError(f"The files of model {name} cannot be read: {error}") from error
     try:
@@ -404,17 +364,3 @@ def _shards(folder: Path, index: str, name: str, mend: str) -> list[str]:
     if not shards or any(Path(shard).name != shard for shard in shards):
         raise ModelError(f"{name} is damaged: {index} names no weight files", hint=mend)
     return sorted(shards)
-
-
-def _digest(folder: Path, weights: list[WeightFile]) -> str:
-    """Hash every configuration file whole, and a sample of every weight tensor."""
-    digest = hashlib.sha256()
-    for path in (path for part in _FOLDERS for path in sorted((folder / part).glob("*"))):
-        if path.suffix in _READ_WHOLE and path.is_file():
-            digest.update(f"{path.relative_to(folder).as_posix()}\n".encode())
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
-    for weight_file in weights:
-        digest.update(f"{weight_file.path.relative_to(folder).as_posix()}\n".encode())
-        for sample in weight_file.sample():
-            digest.update(sample)
-    return digest.hexdigest()
