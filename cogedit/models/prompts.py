@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from cogedit.errors import ModelError, first_line
+from cogedit.models.quiet import is_panic, quiet_panics
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, T5EncoderModel
@@ -79,10 +80,10 @@ def embed_prompts(
 def vocabulary_guard(model: str) -> Iterator[None]:
     """Turn whatever a vocabulary's files let the tokenizer stumble over into a ModelError."""
     try:
-        yield
+        with quiet_panics():
+            yield
     except BaseException as error:
-        # A panic of the Rust library is no Exception, and its class has no module to import.
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        if not isinstance(error, Exception) and not is_panic(error):
             raise
         raise ModelError(
             f"The vocabulary of {model} in tokenizer/ cannot be used: {first_line(error)}",

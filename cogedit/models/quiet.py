@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 
 @contextmanager
@@ -39,3 +41,38 @@ def quiet_loading() -> Iterator[None]:
             log.set_verbosity(verbosity)
             if bars:
                 log.enable_progress_bar()
+
+
+@contextmanager
+def quiet_panics() -> Iterator[None]:
+    """Drop what a Rust library writes to stderr, below Python, when it panics.
+
+    The panic is raised as a BaseException, which says the same. What others write meanwhile is
+    shown when the body has ended.
+    """
+    try:
+        stderr = os.dup(2)
+    except OSError:  # closed
+        yield
+        return
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        panicked = False
+        try:
+            yield
+        except BaseException as error:
+            panicked = is_panic(error)
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            held.seek(0)
+            text = held.read()
+            if text and not panicked:
+                with suppress(OSError):
+                    os.write(2, text)
+
+
+def is_panic(error: BaseException) -> bool:
+    """Whether an error is a panic of a Rust library, whose class has no module to import."""
+    return type(error).__name__ == "PanicException"

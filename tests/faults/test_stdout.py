@@ -81,7 +81,7 @@ FAILURES: list[tuple[int, tuple[object, ...]]] = [
     (2, ("load", "clip.mp4", "--config", "unknown.toml")),
     (2, ("load", "clip.mp4", *SMALL, *TINY_MODEL, "-o", "clip.mp4", "--force")),
     (2, ("invert", L, *TINY_MODEL, "--num-inference-steps", 1)),
-    (2, ("invert", L, *TINY_MODEL, "--width", 96)),
+    (2, ("invert", L, *TINY_MODEL, "--width", 160)),
     (2, ("reconstruct", T, *TINY_MODEL, "-p", "x", "--injection-strength", 200)),
     (2, ("reconstruct", T, *TINY_MODEL, "-p", "x", "--num-inference-steps", 0)),
     (2, ("reconstruct", T, *TINY_MODEL, "-p", "x", "--mask", "1,2,3")),
