@@ -27,7 +27,13 @@ from cogedit.artifacts import (
     write_artifact,
 )
 from cogedit.config import Settings
-from cogedit.errors import ArtifactDamaged, ArtifactError, StorageError, UsageError
+from cogedit.errors import (
+    ArtifactDamaged,
+    ArtifactError,
+    StorageError,
+    UsageError,
+    memory_expected,
+)
 from cogedit.places import find_elsewhere
 from cogedit.stages.cancellation import Cancellation
 from cogedit.types import RGBPicture, ShowStep, Step
@@ -154,7 +160,9 @@ def find_or_make(
         if (existing := reused()) is not None:  # another process made it meanwhile
             unfinished.remove_steps()
             return existing
-        written = _write(path, make(), record, scratch=unfinished.root)
+        with memory_expected(f"the {record.kind}"):
+            tensors = make()
+        written = _write(path, tensors, record, scratch=unfinished.root)
         unfinished.remove_steps()
     run.notify(f"wrote {path} ({show_size(path.stat().st_size)})")
     return Written(path, written, reused=False)

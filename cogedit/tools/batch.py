@@ -13,7 +13,7 @@ from typing import Literal
 import msgspec
 
 from cogedit.artifacts import EditRecord, Workspace, append_line, check_journal
-from cogedit.errors import CogeditError, Interrupted
+from cogedit.errors import CogeditError, Interrupted, memory_expected
 from cogedit.media.masks import GivenMask
 from cogedit.stages.edit import check_edit, export_edit, names_video
 from cogedit.stages.export import check_replaceable
@@ -178,14 +178,15 @@ class _Batch:
     ) -> Iterator[tuple[BatchEdit, Written[EditRecord] | CogeditError]]:
         """Yield edits as they are made: all together, or one by one where that fails."""
         try:
-            written = make_edits(
-                trajectory,
-                [edit.reconstruct for edit in edits],
-                edits[0].settings,
-                mask=mask,
-                run=run,
-                session=self._session,
-            )
+            with memory_expected("these edits"):
+                written = make_edits(
+                    trajectory,
+                    [edit.reconstruct for edit in edits],
+                    edits[0].settings,
+                    mask=mask,
+                    run=run,
+                    session=self._session,
+                )
         except Interrupted:
             raise
         except CogeditError as error:
@@ -202,9 +203,15 @@ class _Batch:
         self, edit: BatchEdit, made: Written[EditRecord], *, run: Run
     ) -> Exported | CogeditError:
         try:
-            return export_edit(
-                made, edit.video, edit.settings, output=edit.output, run=run, session=self._session
-            )
+            with memory_expected("this video"):
+                return export_edit(
+                    made,
+                    edit.video,
+                    edit.settings,
+                    output=edit.output,
+                    run=run,
+                    session=self._session,
+                )
         except Interrupted:
             raise
         except CogeditError as error:
