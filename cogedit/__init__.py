@@ -12,12 +12,9 @@ first stage that computes. Every error raised on purpose is a `CogeditError`; th
 `cogedit.errors`.
 """
 
-from typing import TYPE_CHECKING
-
-from cogedit.errors import CogeditError
-from cogedit.version import __version__
-
+TYPE_CHECKING = False  # that of `typing`, whose import a program would wait for at its start
 if TYPE_CHECKING:
+    from cogedit.errors import CogeditError
     from cogedit.stages import (
         Exported,
         InversionCheck,
@@ -34,6 +31,7 @@ if TYPE_CHECKING:
         settings_for,
     )
     from cogedit.tools import Estimate, Swept, compare, estimate, sweep
+    from cogedit.version import __version__
 
 __all__ = [
     "CogeditError",
@@ -63,9 +61,15 @@ def __getattr__(name: str) -> object:
     """Bring the stages when one of them is named (PEP 562)."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from cogedit import stages, tools
+    value: object
+    if name in ("CogeditError", "__version__"):
+        from cogedit import errors, version
 
-    value: object = getattr(tools if name in tools.__all__ else stages, name)
+        value = getattr(version if name == "__version__" else errors, name)
+    else:
+        from cogedit import stages, tools
+
+        value = getattr(tools if name in tools.__all__ else stages, name)
     globals()[name] = value
     return value
 

@@ -319,6 +319,7 @@ def test_a_library_that_makes_another_error_of_an_interrupt_is_130_too(inverted,
     assert len(result.stderr.splitlines()) == 1
 
 
+@pytest.mark.usefixtures("ctrl_c_interrupts")
 def test_interrupt_before_the_command_runs_is_130_too(monkeypatch, capsys):
     def interrupted():
         raise KeyboardInterrupt

@@ -3,10 +3,9 @@
 `main` alone comes with the package, so that it can listen for Ctrl-C before the rest is imported.
 """
 
-from typing import TYPE_CHECKING
-
 from cogedit.cli.start import main
 
+TYPE_CHECKING = False  # that of `typing`, without its import
 if TYPE_CHECKING:
     from cogedit.cli.commands import app
 

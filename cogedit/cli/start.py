@@ -1,15 +1,17 @@
-"""The start of the command line: what holds before anything large is imported."""
+"""The start of the command line: what holds before anything large is imported.
+
+A Ctrl-C before it would end in a traceback, so nothing is imported here that takes milliseconds.
+"""
 
 from __future__ import annotations
 
-import contextlib
+import _signal  # type: ignore[import-not-found]  # below `signal`, which imports ten times as long
 import os
-import signal
 import sys
-import threading
-from types import FrameType
 
-from cogedit.cli.streams import make_lasting
+TYPE_CHECKING = False  # that of `typing`, without its import
+if TYPE_CHECKING:
+    from types import FrameType
 
 
 def main() -> None:
@@ -18,16 +20,17 @@ def main() -> None:
     Neither a terminal that goes away nor a stream that is closed or full ends it. Where a file or a
     device took no more of the result, the exit code says so.
     """
+    _listen()
+    from cogedit.cli.streams import make_lasting
+
     stdout = make_lasting()
-    if threading.current_thread() is threading.main_thread():
-        _listen()
     from cogedit.cli import commands, screen
 
     shown = screen.Screen(jsonl="--jsonl" in sys.argv)  # no option is parsed yet
     try:
         commands.app()
     except KeyboardInterrupt:  # while the options are read; later a command handles it
-        sys.exit(screen.report_stopped(signal.SIGINT, shown))
+        sys.exit(screen.report_stopped(_signal.SIGINT, shown))
     except SystemExit as ended:
         sys.stdout.flush()
         if stdout is None or stdout.problem is None or ended.code:
@@ -37,10 +40,13 @@ def main() -> None:
 
 def _listen() -> None:
     """Outlive the terminal, and let Ctrl-C end what has not begun yet."""
-    if hasattr(signal, "SIGHUP"):
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # child processes inherit it
-    if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
-        signal.signal(signal.SIGINT, _end_at_once)
+    try:
+        if hasattr(_signal, "SIGHUP"):
+            _signal.signal(_signal.SIGHUP, _signal.SIG_IGN)  # child processes inherit it
+        if _signal.getsignal(_signal.SIGINT) == _signal.default_int_handler:
+            _signal.signal(_signal.SIGINT, _end_at_once)
+    except ValueError:
+        pass  # not in the main thread, which alone hears signals
 
 
 def _end_at_once(signum: int, frame: FrameType | None) -> None:
@@ -48,6 +54,7 @@ def _end_at_once(signum: int, frame: FrameType | None) -> None:
     text = "interrupted: nothing was begun"
     if "--jsonl" in sys.argv:
         text = f'{{"event": "error", "message": "{text}", "exit_code": 130}}'
-    with contextlib.suppress(OSError):
+    try:
         os.write(2, f"{text}\n".encode())
-    os._exit(130)
+    finally:
+        os._exit(130)
