@@ -29,7 +29,8 @@ prints all settings as a `cogedit.toml`, and `--origin` adds where each value co
 name is refused with the nearest valid one.
 
 A window of steps such as `0.1:0.9` is a pair of fractions of the edit's own steps: step i of N is
-in it if 0.1 <= i / N < 0.9. `auto` leaves a value to cogedit.
+in it if 0.1 <= i / N < 0.9. `auto` leaves a value to cogedit. `~` at the beginning of a path is the
+home folder, in files and variables too.
 
 This page is made from the descriptions of the settings in the code.
 """
