@@ -71,8 +71,14 @@ def embed_prompts(
             f"The vocabulary in tokenizer/ has a token {largest}; the text encoder knows {known}",
             hint="copy or download the model again",
         )
-    with torch.no_grad():
-        embeds = tuple(text_encoder(tokens.to(text_encoder.device))[0] for tokens in ids)
+    try:
+        with torch.no_grad():
+            embeds = tuple(text_encoder(tokens.to(text_encoder.device))[0] for tokens in ids)
+    except (IndexError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise ModelError(
+            f"The text encoder cannot work as its config.json says: {first_line(error)}",
+            hint="copy or download the model again",
+        ) from error
     return PromptEmbeds(embeds, tuple(truncated), unknown)
 
 

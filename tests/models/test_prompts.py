@@ -1,10 +1,12 @@
 """Embeddings are the pipeline's, and what does not fit is counted."""
 
 import logging
+from copy import deepcopy
 
 import pytest
 import torch
 
+from cogedit.errors import ModelError
 from cogedit.models.prompts import embed_prompts
 
 PROMPT = "a blue cat running in snow"
@@ -67,3 +69,13 @@ def test_a_long_prompt_is_left_to_the_caller_to_tell(embed, golden_pipeline, mon
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     assert embed([PROMPT], 4).truncated[0] > 0
     assert caplog.records == []
+
+
+def test_an_encoder_that_does_not_fit_is_refused(golden_pipeline):
+    """Of fewer tokens than the vocabulary has, or with a configuration that contradicts itself."""
+    small, odd = deepcopy(golden_pipeline.text_encoder), deepcopy(golden_pipeline.text_encoder)
+    small.resize_token_embeddings(3)
+    odd.encoder.block[0].layer[0].SelfAttention.relative_attention_max_distance = 3
+    for encoder in (small, odd):
+        with pytest.raises(ModelError):
+            embed_prompts([PROMPT], golden_pipeline.tokenizer, encoder, max_text_seq_length=226)
