@@ -43,6 +43,14 @@ Layers = Annotated[
 FrameRate = Annotated[
     Fraction, Meta(description="a number such as 24, 23.976 or 30000/1001, at most 1000")
 ]
+Color = Annotated[
+    str,
+    Meta(
+        pattern=r"\A(black|white|gray|red|green|blue|#[0-9a-fA-F]{6})\Z",
+        description="black, white, gray, red, green, blue, or #rrggbb in hexadecimal digits",
+        examples=["black", "white", "gray", "red", "green", "blue"],
+    ),
+]
 Device = Annotated[
     str,
     Meta(

@@ -15,6 +15,7 @@ from typing import Annotated, ClassVar, Literal
 from msgspec import Meta
 
 from cogedit.schema import (
+    Color,
     Count,
     FrameRate,
     Guidance,
@@ -24,6 +25,7 @@ from cogedit.schema import (
     Radius,
     Seed,
     Share,
+    later,
     setting,
 )
 
@@ -61,6 +63,10 @@ class SourceVideo:
     num_frames: Positive  # that the reader delivers
     reader: Reader  # the decoder that is right for it; "ffmpeg-tonemap" maps HDR to BT.709
     has_audio: bool
+    # Colour tags that its frames lack, as ffmpeg's setparams filter takes them.
+    filled_tags: str = later("")
+    has_alpha: bool = later(False)  # some pixel is transparent: laid on the background
+    changes_size: bool = later(False)  # frames of another size are fitted into the first, with bars
 
 
 @dataclass(frozen=True)
@@ -93,6 +99,16 @@ class LoadSettings:
         "crop",
         "Clip",
         "How to fit the video: crop and pad keep its aspect ratio, stretch does not.",
+    )
+    background: Color = setting(
+        "black",
+        "Clip",
+        "Color under a transparent video: black, white, gray, red, green, blue or #rrggbb.",
+        metavar="COLOR",
+        is_later=True,
+    )
+    deinterlace: bool = setting(
+        False, "Clip", "Make whole frames of an interlaced video's two fields.", is_later=True
     )
 
 

@@ -126,25 +126,33 @@ def run_ffmpeg(args: Sequence[str], *, timeout: float, input: bytes | None = Non
     return FfmpegResult(done.returncode, done.stdout, stderr)
 
 
-def run_on_input(path: Path, args: Sequence[str], *, timeout: float = 60.0) -> FfmpegResult:
+def run_on_input(
+    path: Path, args: Sequence[str], *, before: Sequence[str] = (), timeout: float = 60.0
+) -> FfmpegResult:
     """Run ffmpeg on a video, once per process while the file is unchanged.
 
-    `args` come after the input. In the messages, `INPUT_NAME` stands for the name of the file.
+    `args` come after the input, those `before` say how it is opened. In the messages, `INPUT_NAME`
+    stands for the name of the file.
 
     Raises:
         VideoError: It ran past `timeout` seconds, and was killed.
         StorageError: The file may not be read.
         ConfigError: There is no binary, or it cannot be run.
     """
-    return _run_once(path, file_state(path), tuple(args), timeout, find_ffmpeg())
+    return _run_once(path, file_state(path), tuple(before), tuple(args), timeout, find_ffmpeg())
 
 
 @lru_cache(maxsize=64)
 def _run_once(
-    path: Path, state: FileState, args: tuple[str, ...], timeout: float, executable: str
+    path: Path,
+    state: FileState,
+    before: tuple[str, ...],
+    args: tuple[str, ...],
+    timeout: float,
+    executable: str,
 ) -> FfmpegResult:
     try:
-        result = run_ffmpeg([*input_args(path), *args], timeout=timeout)
+        result = run_ffmpeg([*before, *input_args(path), *args], timeout=timeout)
     except TimeoutError as error:
         raise VideoError(
             f"{path} could not be read within {timeout:.0f} seconds",

@@ -19,10 +19,36 @@ _STREAM_LINE = re.compile(
 # "(High) (avc1 / 0x31637661), yuv420p(tv, bt2020nc/bt2020/smpte2084, top first), 160x96 ..."
 _PIXEL_FORMAT = re.compile(r", ([a-z][a-z0-9]+)(?:\((.*?)\))?, \d+x\d+")
 _ROTATION = re.compile(r"Display Matrix: rotation of (-?[\d.]+) degrees")
-_HDR_TRANSFERS = ("smpte2084", "arib-std-b67")  # PQ and HLG
+_CROPPING = re.compile(r"^\[info\] +Frame Cropping: ", re.MULTILINE)
+_ALPHA_BESIDE = re.compile(r"^\[info\] +alpha_mode +: 1$", re.MULTILINE | re.IGNORECASE)
+_BRAND = re.compile(r"^\[info\]     major_brand     : (\w+)", re.MULTILINE)
+# AVIF and HEIF: a still picture comes before the moving ones, and alpha is a stream of its own.
+_PICTURE_BRANDS = ("avif", "avis", "msf1", "heic", "heis", "hevc")
+_STILL = re.compile(r", 1 fps, 1 tbr, 1 tbn\b")
+# Printed once where matrix, primaries and transfer have one name.
+_COMMON_TAGS = ("bt709", "fcc", "bt470bg", "smpte170m", "smpte240m")
 
 _NO_TIMESTAMP = -(2**63)
 _FLAG_DISCARD = 0x4
+
+
+@dataclass(frozen=True)
+class ColourTags:
+    """Colour tags as ffmpeg names them; empty where there is none."""
+
+    range: str = ""  # "tv" is limited, "pc" is full
+    matrix: str = ""
+    primaries: str = ""
+    transfer: str = ""
+
+    def or_else(self, other: ColourTags) -> ColourTags:
+        """These tags, and those of `other` where there is none."""
+        return ColourTags(
+            self.range or other.range,
+            self.matrix or other.matrix,
+            self.primaries or other.primaries,
+            self.transfer or other.transfer,
+        )
 
 
 @dataclass(frozen=True)
@@ -31,8 +57,12 @@ class InputHeader:
 
     container: str  # first of its names ("mov" for mp4); empty if none was opened
     pixel_format: str  # empty if there is no video stream
-    is_hdr: bool  # the transfer function is PQ or HLG
-    is_interlaced: bool  # frames are declared to hold two fields each
+    stream: str  # ffmpeg's name of the stream to read: the first that is no still picture
+    tags: ColourTags  # of the stream, or of the container
+    field_order: str  # "tff" or "bff" where pictures are declared to hold two fields, else empty
+    has_cropping: bool  # the container shows a part of the coded picture, and ffmpeg cuts it out
+    has_alpha_beside: bool  # transparency is stored beside the pictures, as in VP8 and VP9
+    has_alpha_stream: bool  # transparency is a stream of its own, as in AVIF
     printed_rates: tuple[Fraction, ...]  # with two decimals: the average, then the guessed one
     has_display_matrix: bool  # the container asks to turn or mirror the image
     clockwise: float  # by how many degrees it asks to turn it, 0 to 360
@@ -60,6 +90,8 @@ def parse_header(stderr: str) -> InputHeader:
     videos = [stream for stream in streams if stream.group("kind") == "Video"]
     audios = [stream for stream in streams if stream.group("kind") == "Audio"]
     chosen = _first_group(_MAPPING_LINE, stderr)
+    is_picture = _first_group(_BRAND, header) in _PICTURE_BRANDS
+    moving = [video for video in videos if is_picture and not _STILL.search(video.group("rest"))]
     line, side_data = "", ""
     for video in videos:
         if video.group("index") == chosen:
@@ -72,8 +104,13 @@ def parse_header(stderr: str) -> InputHeader:
     return InputHeader(
         container=_first_group(_CONTAINER_LINE, header).split(",")[0],
         pixel_format=layout.group(1) if layout else "",
-        is_hdr=any(name in colour for name in _HDR_TRANSFERS),
-        is_interlaced=" first" in f" {colour}",
+        # "V" and not "v": a cover image in an audio file is no video.
+        stream=f"0:{moving[0].group('index')}" if moving else "0:V:0",
+        tags=_parse_tags(colour),
+        field_order=_parse_field_order(colour),
+        has_cropping=_CROPPING.search(side_data) is not None,
+        has_alpha_beside=_ALPHA_BESIDE.search(side_data) is not None,
+        has_alpha_stream=len(moving) > 1,
         printed_rates=_printed_rates(line),
         has_display_matrix="Display Matrix" in side_data,
         clockwise=-counter_clockwise % 360.0,
@@ -85,6 +122,23 @@ def parse_header(stderr: str) -> InputHeader:
 def _first_group(pattern: re.Pattern[str], text: str) -> str:
     match = pattern.search(text)
     return match.group(1) if match else ""
+
+
+def _parse_tags(colour: str) -> ColourTags:
+    """Parse the likes of "tv, bt2020nc/bt2020/smpte2084, top first"."""
+    words = [word.strip() for word in colour.split(",")]
+    names = next((word.split("/") for word in words if word.count("/") == 2), ["", "", ""])
+    names = next(([word] * 3 for word in words if word in _COMMON_TAGS), names)
+    known = ["" if name in ("unknown", "reserved") else name for name in names]
+    return ColourTags(next((word for word in words if word in ("tv", "pc")), ""), *known)
+
+
+def _parse_field_order(colour: str) -> str:
+    """Which field is shown first: "bottom coded first (swapped)" shows the top one."""
+    match = re.search(r"\b(top|bottom) (coded )?first", colour)
+    if match is None:
+        return ""
+    return "tff" if (match[1] == "top") != bool(match[2]) else "bff"
 
 
 def _printed_rates(line: str) -> tuple[Fraction, ...]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+from PIL.ImageColor import getrgb
+
 from cogedit.media.probe import VideoFacts
 
 # HDR to BT.709: reference white, 203 nits in BT.2408, is 1.0; what SDR can show keeps its value and
@@ -15,6 +17,15 @@ from cogedit.media.probe import VideoFacts
 _TONE_MAP = (
     "zscale=transfer=linear:npl=203,format=gbrpf32le,zscale=primaries=bt709,"
     "tonemap=mobius:desat=0,zscale=transfer=bt709:matrix=bt709:range=tv,format=yuv444p"
+)
+_FIT = (
+    "scale={width}:{height}:force_original_aspect_ratio=decrease:eval=frame,"
+    "pad={width}:{height}:-1:-1:eval=frame"
+)
+# In RGB and before anything is scaled: no color that is hidden under alpha reaches its neighbors.
+_LAY_ON = (
+    "format=gbrap,split[r][s];[r]format=gbrp,lutrgb=r={red}:g={green}:b={blue}[b];"
+    "[b][s]overlay=format=gbrp"
 )
 
 
@@ -35,11 +46,37 @@ def filter_chain(
         height: Likewise.
         scaling: How pixels are scaled.
     """
-    tone_map = [_TONE_MAP] if facts.is_hdr else []
+    pictures = facts.pictures
+    chain = [f"setparams={pictures.filled_tags}"] if pictures.filled_tags else []
+    if pictures.size_changes:
+        chain.append(_FIT.format(width=pictures.width, height=pictures.height))
+    if facts.deinterlace and pictures.field_order:
+        # What the container alone says, the filter would not know.
+        fields = [] if pictures.has_flagged_fields else [f"setfield={pictures.field_order}"]
+        # It looks at the frames before and after, so it comes before the choice.
+        chain += [*fields, "bwdif=mode=send_frame:deint=interlaced"]
+    chain.append(f"select={_select_expression(indices)}")
+    if pictures.is_hdr:
+        chain.append(_beside_alpha(_TONE_MAP) if pictures.has_alpha else _TONE_MAP)
+    if pictures.has_alpha:
+        red, green, blue = getrgb(facts.background)[:3]
+        chain.append(_LAY_ON.format(red=red, green=green, blue=blue))
     # The scale filter changes nothing but the pixel format where the size is right already; it
     # makes pixels square, and keeps a stream that changes its size from shifting the bytes.
-    scale = f"scale={width}:{height}:flags={scaling}"
-    return ",".join([f"select={_select_expression(indices)}", *tone_map, scale, "format=rgb24"])
+    chain += [f"scale={width}:{height}:flags={scaling}", "format=rgb24"]
+    return ",".join(chain)
+
+
+def input_options(facts: VideoFacts) -> list[str]:
+    """Options of ffmpeg for its input that go with the filters."""
+    decoder = facts.pictures.decoder
+    # Filters made anew, where the pictures change, would count from 0 again.
+    return ["-reinit_filter", "0", *(["-c:v", decoder] if decoder else [])]
+
+
+def _beside_alpha(filters: str) -> str:
+    """Filters that know no alpha, around it."""
+    return f"split[p][q];[q]format=rgba,alphaextract[a];[p]{filters}[c];[c][a]alphamerge"
 
 
 def _select_expression(indices: Sequence[int]) -> str:

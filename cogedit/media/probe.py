@@ -11,7 +11,8 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
@@ -28,16 +29,15 @@ from cogedit.media.ffmpeg import (
 )
 from cogedit.media.ffmpeg_output import InputHeader, PacketTable, parse_framecrc, parse_header
 from cogedit.media.files import FileState, check_file, file_digest, file_state
+from cogedit.media.pictures import Pictures, look_at_pictures
 from cogedit.media.timing import find_frame_rate, snap_rate
-from cogedit.types import Reader, SourceVideo
+from cogedit.types import LoadSettings, Reader, SourceVideo
 
 MAX_FRAMES = 1_000_000
 
 _COUNT_TIMEOUT = 600.0
 _READABLE = "mp4, mov, mkv, webm, avi, ts, mpg, flv, wmv, gif, ogv or y4m"
 
-# "V" and not "v": a cover image in an audio file is no video.
-_LIST_PACKETS = ("-map", "0:V:0", "-c", "copy")
 _TO_STDOUT = ("-f", "framecrc", "-")
 
 # One packet is one frame for these codecs in these containers. Elsewhere (VP8's hidden frames, AVI
@@ -54,6 +54,7 @@ class VideoFacts:
 
     codec: str  # ffmpeg's name, as for the next two
     pixel_format: str
+    stream: str  # ffmpeg's name of the video stream to read
     audio_codec: str | None  # of the first audio stream; None without audio
     width: int  # in pixels as displayed, after rotation and with square pixels
     height: int
@@ -63,10 +64,12 @@ class VideoFacts:
     start: Fraction  # time of the first frame in seconds: audio may begin before it
     variable_frame_rate: bool  # no constant rate explains the timestamps
     num_frames: int  # that the reader delivers
-    is_hdr: bool  # the transfer function is PQ or HLG: the reader maps it to BT.709
-    is_interlaced: bool  # frames are declared to hold two fields each
+    pictures: Pictures  # how they are stored
+    first_resized: int | None  # number of the first frame of another size; None: all have one
     is_damaged: bool  # ffmpeg complained while it listed the packets
     reader: Reader  # the decoder that is right for this file
+    background: str = "black"  # what is laid under transparent frames
+    deinterlace: bool = False  # whether frames of two fields are made whole
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -81,14 +84,57 @@ class VideoFacts:
             notes.append(f"the file is damaged or cut short: {self.num_frames} frames are readable")
         if self.sample_aspect_ratio != 1:
             notes.append(f"pixels are not square: shown as {self.width}x{self.height}")
-        if self.is_hdr:
-            notes.append("the video is HDR: tone mapped to BT.709, with white at 203 nits")
-        if self.is_interlaced:
-            notes.append(
-                "the video is interlaced: each frame is read with its two fields as they are; "
-                "deinterlacing it first gives cleaner edits"
+        return (*notes, *self._picture_notes())
+
+    def _picture_notes(self) -> Iterator[str]:
+        pictures = self.pictures
+        if self.first_resized is not None:
+            other = pictures.size_changes[0]
+            yield (
+                f"the video changes its size at frame {self.first_resized}, from "
+                f"{pictures.width}x{pictures.height} to {other.width}x{other.height}: later frames "
+                "are fitted into the first size, with bars"
             )
-        return tuple(notes)
+        if pictures.has_alpha:
+            yield f"the video is transparent: laid on {self.background} (--background)"
+        if pictures.is_hdr:
+            filled = "" if not pictures.filled_tags else ", missing color tags filled in"
+            yield f"the video is HDR: tone mapped to BT.709, with white at 203 nits{filled}"
+        elif "bt709" in pictures.filled_tags:
+            yield "the pictures name no color matrix: read as BT.709, as HD is"
+        if pictures.field_order and self.deinterlace:
+            yield "the video is interlaced: its frames are deinterlaced"
+        elif pictures.field_order:
+            yield (
+                "the video is interlaced: each frame is read with its two fields as they are; "
+                "--deinterlace gives cleaner edits"
+            )
+        elif self.deinterlace:
+            yield "--deinterlace changes nothing: the video is not interlaced"
+
+    def read_with(self, settings: LoadSettings) -> VideoFacts:
+        """The facts under what a clip's settings say about reading."""
+        reader: Reader = "ffmpeg" if settings.deinterlace else self.reader
+        return replace(
+            self,
+            reader=self.reader if self.pictures.is_hdr else reader,
+            background=settings.background,
+            deinterlace=settings.deinterlace,
+        )
+
+    def read_as(self, source: SourceVideo, settings: LoadSettings) -> VideoFacts:
+        """The facts under which a recorded clip was read.
+
+        Versions before took no account of what its record lacks: its frames are read that way.
+        """
+        pictures = self.pictures
+        if source.filled_tags != pictures.filled_tags:
+            pictures = replace(pictures, filled_tags="")
+        if not source.has_alpha:
+            pictures = replace(pictures, has_alpha=False, decoder="")
+        if not source.changes_size:
+            pictures = replace(pictures, size_changes=())
+        return replace(self, pictures=pictures).read_with(settings)
 
 
 def probe_video(path: Path) -> SourceVideo:
@@ -114,6 +160,9 @@ def identify(path: Path, facts: VideoFacts) -> SourceVideo:
         num_frames=facts.num_frames,
         reader=facts.reader,
         has_audio=facts.audio_codec is not None,
+        filled_tags=facts.pictures.filled_tags,
+        has_alpha=facts.pictures.has_alpha,
+        changes_size=facts.first_resized is not None,
     )
 
 
@@ -128,33 +177,37 @@ def probe_facts(path: Path) -> VideoFacts:
 
 @lru_cache(maxsize=4096)
 def _facts(path: Path, state: FileState, executable: str) -> VideoFacts:
-    bound = ["-frames:v", str(MAX_FRAMES + 1)]
-    result = run_on_input(path, [*_LIST_PACKETS, *bound, *_TO_STDOUT])
+    result = _list_packets(path, "0:V:0")
+    header = parse_header(result.stderr)
+    if result.returncode == 0 and header.stream != "0:V:0":
+        result = _list_packets(path, header.stream)
+        header = parse_header(result.stderr)
     if result.returncode != 0:
         raise unreadable(path, result)
     packets = _parse_packets(path, result)
     _check_bounds(path, packets)
-    header = parse_header(result.stderr)
     rotation = _rotation(path, header)
+    pictures = _look(path, header, packets)
     is_damaged = has_error(result.stderr)
     num_frames = len(packets.timestamps)
     is_indexed = header.container in _INDEXED_CONTAINERS and packets.num_discarded == 0
     if is_damaged or not is_indexed or packets.codec not in _COUNTED_BY_PACKETS:
-        num_frames = _count_frames(path)
+        num_frames = _count_frames(path, header.stream)
     fps, is_variable = find_frame_rate(
         packets.timestamps, packets.time_base, printed=header.printed_rates
     )
     if is_damaged and is_variable and header.printed_rates:
         # The end is missing, and with it frames between the last ones: believe the header.
         fps, is_variable = snap_rate(header.printed_rates[0]), False
-    reader: Reader = "ffmpeg-tonemap" if header.is_hdr else "ffmpeg"
+    reader: Reader = "ffmpeg-tonemap" if pictures.is_hdr else "ffmpeg"
     is_whole = is_indexed and not is_damaged and num_frames == len(packets.timestamps)
-    if is_whole and _is_utf8(path) and _decord_is_exact(header, packets):
+    if is_whole and _is_utf8(path) and _decord_is_exact(header, packets, pictures):
         reader = "decord"
-    width, height = _displayed_size(packets, rotation)
+    width, height = _displayed_size(pictures, packets.sample_aspect_ratio, rotation)
     return VideoFacts(
         codec=packets.codec,
-        pixel_format=header.pixel_format,
+        pixel_format=pictures.pixel_format,
+        stream=header.stream,
         audio_codec=header.audio_codec,
         width=width,
         height=height,
@@ -164,8 +217,8 @@ def _facts(path: Path, state: FileState, executable: str) -> VideoFacts:
         start=packets.timestamps[0] * packets.time_base,
         variable_frame_rate=is_variable,
         num_frames=num_frames,
-        is_hdr=header.is_hdr,
-        is_interlaced=header.is_interlaced,
+        pictures=pictures,
+        first_resized=_first_resized(pictures, packets),
         is_damaged=is_damaged,
         reader=reader,
     )
@@ -173,10 +226,15 @@ def _facts(path: Path, state: FileState, executable: str) -> VideoFacts:
 
 def list_packets(path: Path) -> PacketTable:
     """The packets of the first video stream of `path`. Raises `VideoError` as `probe_video`."""
-    result = run_on_input(path, [*_LIST_PACKETS, *_TO_STDOUT])
+    result = _list_packets(path, "0:V:0")
     if result.returncode != 0 or has_error(result.stderr):
         raise unreadable(path, result)
     return _parse_packets(path, result)
+
+
+def _list_packets(path: Path, stream: str) -> FfmpegResult:
+    bound = ["-frames:v", str(MAX_FRAMES + 1)]
+    return run_on_input(path, ["-map", stream, "-c", "copy", *bound, *_TO_STDOUT])
 
 
 def decord_version() -> str | None:
@@ -231,7 +289,7 @@ def _check_bounds(path: Path, packets: PacketTable) -> None:
             hint="check that it is complete, or scale it down first",
         )
     # Also as displayed: a pixel can claim to be a thousand times as wide as high.
-    width = max(packets.width, _displayed_size(packets, 0)[0])
+    width = max(packets.width, round(packets.width * packets.sample_aspect_ratio))
     if width * packets.height > MAX_FRAME_PIXELS:
         raise _too_large(path, f"{width}x{packets.height}")
     if len(packets.timestamps) > MAX_FRAMES:
@@ -240,9 +298,39 @@ def _check_bounds(path: Path, packets: PacketTable) -> None:
         )
 
 
-def _count_frames(path: Path) -> int:
+def _look(path: Path, header: InputHeader, packets: PacketTable) -> Pictures:
+    """Look at the pictures, and refuse what is not read right."""
+    if header.has_alpha_stream:
+        raise VideoError(
+            f"{path} keeps its transparency in a stream of its own, which is not read",
+            hint="convert it to a video without transparency, or to PNG images",
+        )
+    size = (packets.width, packets.height)
+    upright = size if header.clockwise % 180 == 0 else (size[1], size[0])
+    pictures = look_at_pictures(path, header, codec=packets.codec, size=upright)
+    if pictures.size_changes and header.has_display_matrix:
+        other = pictures.size_changes[0]
+        raise VideoError(
+            f"{path} is turned and changes its size at frame {_first_resized(pictures, packets)}, "
+            f"from {pictures.width}x{pictures.height} to {other.width}x{other.height}",
+            hint="re-encode it upright at one size first",
+        )
+    return pictures
+
+
+def _first_resized(pictures: Pictures, packets: PacketTable) -> int | None:
+    """The number of the first frame of another size."""
+    if not pictures.size_changes:
+        return None
+    ticks = pictures.size_changes[0].seconds / packets.time_base
+    # The time is printed with six digits.
+    tolerance = max(1.0, float(ticks) * 1e-5)
+    return sum(timestamp < ticks - tolerance for timestamp in packets.timestamps)
+
+
+def _count_frames(path: Path, stream: str) -> int:
     """Number of frames that ffmpeg delivers, by decoding all of them."""
-    decode = ["-map", "0:V:0", "-fps_mode", "passthrough", "-frames:v", str(MAX_FRAMES)]
+    decode = ["-map", stream, "-fps_mode", "passthrough", "-frames:v", str(MAX_FRAMES)]
     result = run_on_input(path, [*decode, *_TO_STDOUT], timeout=_COUNT_TIMEOUT)
     count = sum(1 for line in result.stdout.splitlines() if not line.startswith(b"#"))
     if count == 0:
@@ -253,17 +341,18 @@ def _count_frames(path: Path) -> int:
     return count
 
 
-def _decord_is_exact(header: InputHeader, packets: PacketTable) -> bool:
+def _decord_is_exact(header: InputHeader, packets: PacketTable, pictures: Pictures) -> bool:
     """Whether decord returns the frames of ffmpeg, for a file that is whole and indexed."""
     return (
         packets.codec in _DECORD_CODECS
-        and header.pixel_format in _DECORD_PIXEL_FORMATS
+        and pictures.pixel_format in _DECORD_PIXEL_FORMATS
+        and pictures.is_plain
         and header.num_video_streams == 1
-        and not header.is_hdr
-        # decord ignores the aspect of the pixels and a mirroring display matrix, and its colours
-        # are off where the size is odd.
+        # decord ignores the aspect of the pixels, a clean aperture and a mirroring display matrix,
+        # and its colours are off where the size is odd.
         and packets.sample_aspect_ratio == 1
         and not header.has_display_matrix
+        and not header.has_cropping
         and packets.width % 2 == 0
         and packets.height % 2 == 0
         and importlib.util.find_spec("decord") is not None
@@ -279,10 +368,10 @@ def _rotation(path: Path, header: InputHeader) -> int:
     return int(header.clockwise)
 
 
-def _displayed_size(packets: PacketTable, rotation: int) -> tuple[int, int]:
-    width = max(1, round(packets.width * packets.sample_aspect_ratio))
-    size = (width, packets.height)
-    return size if rotation in (0, 180) else (size[1], size[0])
+def _displayed_size(pictures: Pictures, aspect: Fraction, rotation: int) -> tuple[int, int]:
+    if rotation % 180 == 0:
+        return max(1, round(pictures.width * aspect)), pictures.height
+    return pictures.width, max(1, round(pictures.height * aspect))
 
 
 def _is_utf8(path: Path) -> bool:

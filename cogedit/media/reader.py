@@ -11,7 +11,7 @@ import json
 import sys
 from collections.abc import Generator, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from cogedit.errors import UsageError, VideoError
 from cogedit.media.clip import ResizePlan
 from cogedit.media.ffmpeg import FfmpegPipe, first_error, input_args
-from cogedit.media.filters import filter_chain
+from cogedit.media.filters import filter_chain, input_options
 from cogedit.media.pipe import ProcessPipe
 from cogedit.media.probe import VideoFacts, probe_facts
 
@@ -114,6 +114,9 @@ def read_frames_upstream(path: Path, *, width: int, height: int, indices: Sequen
     if width < 1 or height < 1:
         raise UsageError(f"the size {width}x{height} must be positive")
     facts = probe_facts(path)
+    if not facts.pictures.is_hdr:
+        # The script knows no color but the one that the frames name.
+        facts = replace(facts, pictures=replace(facts.pictures, filled_tags=""))
     stretched = _Stream(path, facts, width, height, "bilinear")
     with closing(_read_frames(stretched, indices)) as frames:
         return np.stack(list(frames))
@@ -187,8 +190,9 @@ def _read_by_ffmpeg(stream: _Stream, indices: Sequence[int]) -> Generator[Frames
     args = [
         # Not several frames at once: ffmpeg 9 then reads other pixels of Theora from run to run.
         *("-thread_type", "slice"),
+        *input_options(stream.facts),
         *input_args(stream.path),
-        *("-map", "0:V:0", "-vf", filters, "-fps_mode", "passthrough"),
+        *("-map", stream.facts.stream, "-vf", filters, "-fps_mode", "passthrough"),
         *("-frames:v", str(len(indices)), "-f", "rawvideo", "-"),
     ]
     frame_bytes = width * height * 3

@@ -63,7 +63,7 @@ def load(
 def choose_clip(video: Path, settings: Settings, *, run: Run) -> Clip:
     """Choose frames and size of a clip, and say which; errors are those of `load`."""
     check_settings(settings.load)
-    facts = probe_facts(video)
+    facts = probe_facts(video).read_with(settings.load)
     check_size_of_clip(settings)
     source = identify(video, facts)
     clip = plan_clip(source, settings.load)

@@ -66,16 +66,26 @@ def find_source(
                 f"--source {given} is not the video that the clip was taken from: its sha256 is "
                 f"{digest[:12]}..., expected {source.sha256[:12]}... of {source.name}"
             )
-        return FoundSource(given, probe_facts(given), frames)
+        return _found(given, frames)
     name = Path(source.name).name
     folders = dict.fromkeys((Path(), artifact.parent, artifact.parent.parent))
     candidates = [folder / name for folder in folders if (folder / name).is_file()]
     for candidate in candidates:
         if file_digest(candidate) == source.sha256:
-            return FoundSource(candidate, probe_facts(candidate), frames)
+            return _found(candidate, frames)
     if candidates:
         return f"{candidates[0]} is not the {name} that the clip was taken from"
     return f"{name} is neither here nor beside {artifact.parent}"
+
+
+def _found(path: Path, frames: FramesRecord) -> FoundSource | str:
+    source, facts = frames.source, probe_facts(path).read_as(frames.source, frames.settings)
+    if (facts.width, facts.height) != (source.width, source.height):
+        return (
+            f"{path} is now shown at {facts.width}x{facts.height}, and the clip was taken at "
+            f"{source.width}x{source.height}"
+        )
+    return FoundSource(path, facts, frames)
 
 
 def resize_plan(frames: FramesRecord) -> ResizePlan:

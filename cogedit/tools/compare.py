@@ -175,7 +175,7 @@ def cut_sources(inputs: Sequence[Input]) -> list[Input]:
             and item.facts is not None
             and frames.source.sha256 == file_digest(item.path)
         ]
-        if taken:
+        if taken and item.facts is not None:
             clip, frames = taken[0]
             resize, width, height = None, item.width, item.height
             if (clip.width, clip.height) != (width, height):
@@ -184,6 +184,7 @@ def cut_sources(inputs: Sequence[Input]) -> list[Input]:
             item = replace(
                 item,
                 record=frames,
+                facts=item.facts.read_as(frames.source, frames.settings),
                 indices=frames.frame_indices,
                 fps=frames.fps,
                 width=width,
