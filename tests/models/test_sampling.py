@@ -13,6 +13,7 @@ from cogedit.types import InvertSettings, ReconstructSettings, TransformerSettin
 
 PROMPT = "a blue cat running in snow"
 CAPTION = "a dog"
+TOKENS = 32  # of 226: so many hold the prompt
 PLAIN = replace(UPSTREAM_EDIT, guidance_scale=1.0, start="inverted", injection_strength=0.0)
 
 
@@ -23,9 +24,9 @@ def model(golden, golden_pipeline):
     return {
         "alphas_cumprod": golden_pipeline.scheduler.alphas_cumprod,
         "embeds": {
-            "": golden["negative_prompt_embeds"],
-            PROMPT: golden["prompt_embeds"],
-            CAPTION: torch.randn(1, 226, 32, generator=generator),
+            "": golden["negative_prompt_embeds"][:, :TOKENS],
+            PROMPT: golden["prompt_embeds"][:, :TOKENS],
+            CAPTION: torch.randn(1, TOKENS, 32, generator=generator),
         },
     }
 
@@ -315,7 +316,7 @@ def rows_of(golden_pipeline, inverted, model):
     """Edit under some prompts in two steps: the edits, and how many rows each model call had."""
     generator = torch.Generator().manual_seed(4)
     texts = [f"prompt {number}" for number in range(8)]
-    embeds = {text: torch.randn(1, 226, 32, generator=generator) for text in texts}
+    embeds = {text: torch.randn(1, TOKENS, 32, generator=generator) for text in texts}
     options = model | {"embeds": model["embeds"] | embeds}
     first = golden_pipeline.transformer.transformer_blocks[0].attn1
     base = replace(UPSTREAM_EDIT, num_inference_steps=2)

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import signal
 from contextlib import contextmanager
 
@@ -31,6 +32,28 @@ def clip(tmp_path_factory):
     folder = tmp_path_factory.mktemp("clip")
     video = make_video(folder / "clip.mp4", width=176, height=144, num_frames=9)
     return video, inversion_of(video, folder / "whole")
+
+
+def copied(clip, folder, *kinds):
+    """A workspace with artifacts of the clip's uninterrupted inversion."""
+    folder.mkdir()
+    for kind in kinds:
+        [path] = (clip[0].parent / "whole").glob(f"{kind}-*.safetensors")
+        shutil.copy(path, folder)
+    return folder
+
+
+@pytest.fixture
+def workspace(clip, tmp_path):
+    """A workspace in which the clip is encoded."""
+    return copied(clip, tmp_path / "w", "frames", "latents")
+
+
+@pytest.fixture
+def inverted(clip, tmp_path):
+    """A workspace in which the clip is inverted, and another one like it."""
+    kinds = ("frames", "latents", "trajectory")
+    return [copied(clip, tmp_path / name, *kinds) for name in ("w", "whole")]
 
 
 def settings_of(video, workspace, **flags):
@@ -89,32 +112,32 @@ def goes_on(clip, workspace, count, **flags):
     ("signum", "error", "code"),
     [(signal.SIGINT, Interrupted, 130), (signal.SIGTERM, Terminated, 143)],
 )
-def test_a_wish_to_stop_is_granted_after_the_step(clip, tmp_path, signum, error, code):
+def test_a_wish_to_stop_is_granted_after_the_step(clip, workspace, signum, error, code):
     told = Told(2, lambda run: run.cancellation.request(signum))
     with pytest.raises(error, match="after step 3 of 6") as raised:
-        cogedit.invert(clip[0], settings_of(clip[0], tmp_path), run=told.run)
+        cogedit.invert(clip[0], settings_of(clip[0], workspace), run=told.run)
     assert raised.value.exit_code == code
     assert raised.value.hint == "the same command goes on from there"
-    assert kept(tmp_path) == 3
-    goes_on(clip, tmp_path, 3)
+    assert kept(workspace) == 3
+    goes_on(clip, workspace, 3)
 
 
 @pytest.mark.parametrize(
     "flags", [{"invert__inverse": "upstream"}, {"invert__inversion_iterations": "auto"}]
 )
-def test_every_method_goes_on(clip, tmp_path, flags):
+def test_every_method_goes_on(clip, workspace, tmp_path, flags):
     whole = inversion_of(clip[0], tmp_path / "whole", **flags)
     told = Told(3, lambda run: run.cancellation.request())
     with pytest.raises(Interrupted):
-        cogedit.invert(clip[0], settings_of(clip[0], tmp_path / "w", **flags), run=told.run)
-    goes_on((clip[0], whole), tmp_path / "w", 4, **flags)
+        cogedit.invert(clip[0], settings_of(clip[0], workspace, **flags), run=told.run)
+    goes_on((clip[0], whole), workspace, 4, **flags)
 
 
-def test_a_wish_in_the_last_step_keeps_all_of_them(clip, tmp_path):
+def test_a_wish_in_the_last_step_keeps_all_of_them(clip, workspace):
     told = Told(STEPS, lambda run: run.cancellation.request())
     with pytest.raises(Interrupted, match="after the last step"):
-        cogedit.invert(clip[0], settings_of(clip[0], tmp_path), run=told.run)
-    goes_on(clip, tmp_path, STEPS)
+        cogedit.invert(clip[0], settings_of(clip[0], workspace), run=told.run)
+    goes_on(clip, workspace, STEPS)
 
 
 def test_outside_of_a_loop_nobody_grants_a_wish():
@@ -124,31 +147,31 @@ def test_outside_of_a_loop_nobody_grants_a_wish():
         assert not stop.request(signal.SIGINT), "the second wish is for at once"
 
 
-def test_damaged_steps_are_made_again(clip, tmp_path):
+def test_damaged_steps_are_made_again(clip, workspace):
     told = Told(4, lambda run: run.cancellation.request())
     with pytest.raises(Interrupted):
-        cogedit.invert(clip[0], settings_of(clip[0], tmp_path), run=told.run)
-    [third] = tmp_path.glob(f"*{UNFINISHED_SUFFIX}/0003.safetensors")
+        cogedit.invert(clip[0], settings_of(clip[0], workspace), run=told.run)
+    [third] = workspace.glob(f"*{UNFINISHED_SUFFIX}/0003.safetensors")
     content = bytearray(third.read_bytes())
     content[-1] ^= 1
     third.write_bytes(content)
-    goes_on(clip, tmp_path, 2)
+    goes_on(clip, workspace, 2)
 
 
-def test_steps_of_other_settings_are_left_alone(clip, tmp_path):
+def test_steps_of_other_settings_are_left_alone(clip, workspace):
     told = Told(2, lambda run: run.cancellation.request())
     with pytest.raises(Interrupted):
-        cogedit.invert(clip[0], settings_of(clip[0], tmp_path), run=told.run)
-    cogedit.invert(clip[0], settings_of(clip[0], tmp_path, invert__prompt="a dog"))
-    assert kept(tmp_path) == 3
-    goes_on(clip, tmp_path, 3)
+        cogedit.invert(clip[0], settings_of(clip[0], workspace), run=told.run)
+    cogedit.invert(clip[0], settings_of(clip[0], workspace, invert__prompt="a dog"))
+    assert kept(workspace) == 3
+    goes_on(clip, workspace, 3)
 
 
-def test_a_named_output_goes_on_too(clip, tmp_path):
+def test_a_named_output_goes_on_too(clip, workspace, tmp_path):
     output = tmp_path / "there" / "my trajectory.safetensors"
     output.parent.mkdir()
     told = Told(2, lambda run: run.cancellation.request())
-    settings = settings_of(clip[0], tmp_path / "w")
+    settings = settings_of(clip[0], workspace)
     with pytest.raises(Interrupted):
         cogedit.invert(clip[0], settings, output=output, run=told.run)
     told = Told()
@@ -158,20 +181,20 @@ def test_a_named_output_goes_on_too(clip, tmp_path):
     assert [p.name for p in output.parent.iterdir()] == [output.name]
 
 
-def test_leftovers_of_a_finished_artifact_go_when_it_is_reused(clip, tmp_path):
-    settings = settings_of(clip[0], tmp_path)
+def test_leftovers_of_a_finished_artifact_go_when_it_is_reused(clip, workspace):
+    settings = settings_of(clip[0], workspace)
     written = cogedit.invert(clip[0], settings)
     told = Told(2, lambda run: run.cancellation.request())
     forced = cogedit.Run(force=True, progress=told.run.progress, cancellation=told.run.cancellation)
     with pytest.raises(Interrupted):
         cogedit.invert(clip[0], settings, run=forced)
-    assert kept(tmp_path) == 3
+    assert kept(workspace) == 3
     assert cogedit.invert(clip[0], settings).reused
     assert written.path.read_bytes() == clip[1]
-    assert not list(tmp_path.glob(f"*{UNFINISHED_SUFFIX}"))
+    assert not list(workspace.glob(f"*{UNFINISHED_SUFFIX}"))
 
 
-def test_nan_names_step_and_tensor_and_keeps_the_last_good_step(clip, tmp_path, monkeypatch):
+def test_nan_names_step_and_tensor_and_keeps_the_last_good_step(clip, workspace, monkeypatch):
     velocity = Denoiser.velocity
 
     def overflowing(self, sample, timestep):
@@ -182,14 +205,14 @@ def test_nan_names_step_and_tensor_and_keeps_the_last_good_step(clip, tmp_path, 
     with monkeypatch.context() as patched:
         patched.setattr(Denoiser, "velocity", overflowing)
         with pytest.raises(NumericalError, match=r"the inverted sample .* at step 4") as raised:
-            cogedit.invert(clip[0], settings_of(clip[0], tmp_path), run=told.run)
+            cogedit.invert(clip[0], settings_of(clip[0], workspace), run=told.run)
     assert raised.value.exit_code == 8
     assert told.said[-1] == "3 of 6 steps are kept; the same command goes on from there"
-    assert kept(tmp_path) == 3
-    goes_on(clip, tmp_path, 3)
+    assert kept(workspace) == 3
+    goes_on(clip, workspace, 3)
 
 
-def test_a_full_device_keeps_the_last_good_step(clip, tmp_path, monkeypatch):
+def test_a_full_device_keeps_the_last_good_step(clip, workspace, monkeypatch):
     velocity = Denoiser.velocity
 
     def too_large(self, sample, timestep):
@@ -201,14 +224,14 @@ def test_a_full_device_keeps_the_last_good_step(clip, tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(Denoiser, "velocity", too_large)
         with pytest.raises(DeviceMemoryError, match="out of memory while inverting") as raised:
-            cogedit.invert(clip[0], settings_of(clip[0], tmp_path), run=told.run)
+            cogedit.invert(clip[0], settings_of(clip[0], workspace), run=told.run)
     assert raised.value.exit_code == 6
     assert "--max-num-frames" in raised.value.hint
     assert told.said[-1] == "4 of 6 steps are kept; the same command goes on from there"
-    goes_on(clip, tmp_path, 4)
+    goes_on(clip, workspace, 4)
 
 
-def test_a_full_disk_stops_the_loop_and_keeps_what_is_there(clip, tmp_path, monkeypatch):
+def test_a_full_disk_stops_the_loop_and_keeps_what_is_there(clip, workspace, monkeypatch):
     replace, names = os.replace, []
 
     def full(source, target):
@@ -220,10 +243,10 @@ def test_a_full_disk_stops_the_loop_and_keeps_what_is_there(clip, tmp_path, monk
     with monkeypatch.context() as patched:
         patched.setattr(os, "replace", full)
         with pytest.raises(StorageError, match="the disk is full"):
-            cogedit.invert(clip[0], settings_of(clip[0], tmp_path))
+            cogedit.invert(clip[0], settings_of(clip[0], workspace))
     assert not [name for name in names if "0004" in name]
-    assert kept(tmp_path) == 2
-    goes_on(clip, tmp_path, 2)
+    assert kept(workspace) == 2
+    goes_on(clip, workspace, 2)
 
 
 PROMPTS = ["a red fox", "a blue cat running in snow", "a dog"]
@@ -268,35 +291,37 @@ def _settings(kwargs):
 
 @pytest.mark.parametrize("save_trajectory", [False, True])
 @pytest.mark.parametrize("flags", EDITS.values(), ids=EDITS)
-def test_an_edit_goes_on_with_the_same_bytes(clip, tmp_path, flags, save_trajectory):
+def test_an_edit_goes_on_with_the_same_bytes(clip, inverted, flags, save_trajectory):
+    workspace, other = inverted
     kwargs = {"save_trajectory": save_trajectory, **flags}
-    whole = edit(clip[0], tmp_path / "whole", PROMPTS[:1], **kwargs)
-    stopped_edit(clip[0], tmp_path / "w", PROMPTS[:1], 3, **kwargs)
-    [folder] = (tmp_path / "w").glob(f"*{UNFINISHED_SUFFIX}")
-    assert kept(tmp_path / "w") == 4
+    whole = edit(clip[0], other, PROMPTS[:1], **kwargs)
+    stopped_edit(clip[0], workspace, PROMPTS[:1], 3, **kwargs)
+    [folder] = workspace.glob(f"*{UNFINISHED_SUFFIX}")
+    assert kept(workspace) == 4
     assert len(list(folder.iterdir())) == (4 if save_trajectory else 2)
     told = Told()
-    assert edit(clip[0], tmp_path / "w", PROMPTS[:1], told, **kwargs) == whole
+    assert edit(clip[0], workspace, PROMPTS[:1], told, **kwargs) == whole
     assert told.steps == [4, 5]
-    assert not list((tmp_path / "w").glob(f"*{UNFINISHED_SUFFIX}"))
+    assert not list(workspace.glob(f"*{UNFINISHED_SUFFIX}"))
 
 
-def test_edits_of_one_pass_go_on_together(clip, tmp_path):
-    whole = edit(clip[0], tmp_path / "whole", PROMPTS)
-    stopped_edit(clip[0], tmp_path / "w", PROMPTS, 2)
-    assert kept(tmp_path / "w") == 3
+def test_edits_of_one_pass_go_on_together(clip, inverted):
+    workspace, other = inverted
+    whole = edit(clip[0], other, PROMPTS)
+    stopped_edit(clip[0], workspace, PROMPTS, 2)
+    assert kept(workspace) == 3
     told = Told()
-    assert edit(clip[0], tmp_path / "w", PROMPTS, told) == whole
+    assert edit(clip[0], workspace, PROMPTS, told) == whole
     assert told.steps == [3, 4, 5]
-    assert not list((tmp_path / "w").glob(f"*{UNFINISHED_SUFFIX}"))
+    assert not list(workspace.glob(f"*{UNFINISHED_SUFFIX}"))
 
 
 def test_a_pass_that_was_killed_between_its_edits_gives_the_rest_of_them(
-    clip, tmp_path, monkeypatch
+    clip, inverted, monkeypatch
 ):
     """The numbers of an edit depend on its company, to rounding: the rest is not edited alone."""
-    workspace = tmp_path / "w"
-    whole = edit(clip[0], tmp_path / "whole", PROMPTS)
+    workspace, other = inverted
+    whole = edit(clip[0], other, PROMPTS)
     write, written = write_artifact, []
 
     def killed(path, *args, **kwargs):
@@ -317,8 +342,8 @@ def test_a_pass_that_was_killed_between_its_edits_gives_the_rest_of_them(
     assert not list(workspace.glob(f"*{UNFINISHED_SUFFIX}"))
 
 
-def test_another_command_does_not_go_on_with_a_pass_of_more_edits(clip, tmp_path):
-    workspace = tmp_path / "w"
+def test_another_command_does_not_go_on_with_a_pass_of_more_edits(clip, inverted):
+    workspace, _ = inverted
     stopped_edit(clip[0], workspace, PROMPTS[:2], 2)
     told = Told()
     edit(clip[0], workspace, PROMPTS[1:2], told)
