@@ -16,7 +16,7 @@ import cogedit
 
 PACKAGE = Path(cogedit.__file__).parent
 
-LEAVES = {"errors", "types", "schema", "places", "version"}
+LEAVES = {"errors", "types", "schema", "places", "disk", "version"}
 COMPUTING = {"models", "media", "artifacts", "config", "diffusion"}
 
 ROOMS = {
@@ -25,10 +25,11 @@ ROOMS = {
     "schema": set(),
     "places": set(),
     "version": set(),
+    "disk": set(),
     "diffusion": {"types", "errors"},
     "models": {"diffusion", "types", "errors"},
-    "media": {"types", "errors", "places"},
-    "artifacts": {"types", "schema", "errors", "version"},
+    "media": {"types", "errors", "places", "disk"},
+    "artifacts": {"types", "schema", "errors", "version", "disk"},
     "config": {"types", "schema", "errors", "places"},
     "stages": COMPUTING | LEAVES,
     "tools": {"stages"} | COMPUTING | LEAVES,

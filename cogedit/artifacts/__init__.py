@@ -7,7 +7,13 @@ from cogedit.artifacts.atomic import atomic_write, show_size
 from cogedit.artifacts.codec import Json, JsonText, canonical_json, parse_json
 from cogedit.artifacts.journal import append_line, check_journal, read_lines
 from cogedit.artifacts.layout import record_of
-from cogedit.artifacts.locks import in_use, unused
+from cogedit.artifacts.locks import (
+    in_use,
+    keep_in_use,
+    keeping_in_use,
+    unused,
+    writing_alone,
+)
 from cogedit.artifacts.records import (
     EditRecord,
     FramesRecord,
@@ -71,6 +77,8 @@ __all__ = [
     "forget_steps",
     "frames_record",
     "in_use",
+    "keep_in_use",
+    "keeping_in_use",
     "made_together",
     "newest_in_directory",
     "newest_step",
@@ -90,4 +98,5 @@ __all__ = [
     "verify_artifact",
     "write_artifact",
     "write_step",
+    "writing_alone",
 ]

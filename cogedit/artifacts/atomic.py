@@ -13,14 +13,17 @@ from pathlib import Path
 from typing import BinaryIO
 
 from cogedit.artifacts.locks import in_use
-from cogedit.errors import StorageError
+from cogedit.disk import Over, is_regular, move_into_place
+from cogedit.errors import StorageError, UsageError
 
 _TEMPORARY_SUFFIX = ".tmp"
 _TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.tmp")
 
 
 @contextlib.contextmanager
-def atomic_write(path: Path, *, scratch: Path | None = None) -> Iterator[BinaryIO]:
+def atomic_write(
+    path: Path, *, scratch: Path | None = None, over: Over = "anything"
+) -> Iterator[BinaryIO]:
     """Open `path` for writing so that it appears whole, or not at all.
 
     The bytes go to a temporary file, which takes the name of `path` when the block ends and is
@@ -30,8 +33,10 @@ def atomic_write(path: Path, *, scratch: Path | None = None) -> Iterator[BinaryI
     Args:
         path: The file to write; an older one stays untouched until the new one is complete.
         scratch: Folder of the temporary file, on the same file system; by default that of `path`.
+        over: What it may replace.
 
     Raises:
+        UsageError: At `path` lies what may not be replaced; caused by a `FileExistsError`.
         StorageError: Disk full, folder missing, permission denied, or `path` is no regular file.
     """
     folder = path.parent if scratch is None else scratch
@@ -47,8 +52,12 @@ def atomic_write(path: Path, *, scratch: Path | None = None) -> Iterator[BinaryI
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, path)  # noqa: PTH105  (the name says what it does)
-            _fsync_folder(path.parent)
+            move_into_place(temporary, path, over=over)
+        except FileExistsError as error:
+            raise UsageError(
+                f"{show(path)} was written by another process meanwhile",
+                hint="choose another -o, or replace it with --force",
+            ) from error
         except OSError as error:
             raise storage_error(path, error, "write") from error
         finally:
@@ -60,14 +69,6 @@ def temporary_files(folder: Path) -> list[Path]:
     """The half-written files in a folder; only a killed process leaves one behind."""
     found = folder.glob(f".*{_TEMPORARY_SUFFIX}")
     return [path for path in found if _TEMPORARY.fullmatch(path.name) and is_regular(path)]
-
-
-def is_regular(path: Path) -> bool:
-    """Whether a path is a file itself: no link to one, no folder, pipe or device."""
-    try:
-        return stat.S_ISREG(path.lstat().st_mode)
-    except OSError:
-        return False
 
 
 def storage_error(path: Path, error: OSError, verb: str) -> StorageError:
@@ -118,16 +119,3 @@ def _refuse_special(path: Path) -> None:
     if not stat.S_ISREG(mode):
         what = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
         raise StorageError(f"cannot write {show(path)}: it is {what}")
-
-
-def _fsync_folder(folder: Path) -> None:
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        # Some network and FUSE file systems, and Windows, cannot sync a folder: nothing to do.
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES):
-            raise

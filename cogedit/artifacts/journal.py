@@ -19,6 +19,7 @@ from cogedit.errors import StorageError, UsageError
 
 _SAFE = sum(getattr(os, f"O_{name}", 0) for name in ("NOFOLLOW", "NONBLOCK", "CLOEXEC", "BINARY"))
 _CHECKED_BYTES = 2**20
+_READ_BYTES = 10**8  # of a file that is no journal of ours there may be any number
 
 
 def append_line(path: Path, line: bytes) -> None:
@@ -43,7 +44,7 @@ def read_lines(path: Path) -> list[bytes]:
     """Read the lines of a file; some may be cut short. Raises `StorageError` as `append_line`."""
     try:
         with _opened(path, os.O_RDONLY) as descriptor, os.fdopen(os.dup(descriptor), "rb") as file:
-            return file.read().split(b"\n")
+            return file.read(_READ_BYTES).split(b"\n")
     except OSError as error:
         raise storage_error(path, error, "read") from error
 

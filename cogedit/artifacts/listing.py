@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from cogedit.artifacts.atomic import is_regular, show, temporary_files
+from cogedit.artifacts.atomic import show, temporary_files
 from cogedit.artifacts.locks import unused
 from cogedit.artifacts.records import EditRecord, Record
 from cogedit.artifacts.steps import newest_step
 from cogedit.artifacts.store import SUFFIX, is_artifact_file, read_record, verify_artifact
 from cogedit.artifacts.unfinished import UNFINISHED_SUFFIX, Unfinished
 from cogedit.artifacts.workspace import FOLDER_SUFFIX
+from cogedit.disk import is_regular
 from cogedit.errors import ArtifactError, ArtifactNewer, CogeditError, StorageError
 from cogedit.types import ArtifactKind
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from cogedit.artifacts.atomic import is_regular, show, storage_error
+from cogedit.artifacts.atomic import show, storage_error
 from cogedit.artifacts.codec import Json, canonical_text, encode_record
 from cogedit.artifacts.records import SCHEMA_VERSION, TensorRecord
 from cogedit.artifacts.tensor_file import (
@@ -28,6 +28,7 @@ from cogedit.artifacts.tensor_file import (
     open_regular,
     write_tensor_file,
 )
+from cogedit.disk import is_regular
 from cogedit.errors import ArtifactError, StorageError
 from cogedit.types import StepInfo
 

@@ -28,6 +28,7 @@ from cogedit.artifacts.records import (
     check_meaning,
 )
 from cogedit.artifacts.tensor_file import TensorFile, open_regular, write_tensor_file
+from cogedit.disk import Over
 from cogedit.errors import ArtifactError, ArtifactMismatch
 from cogedit.types import ArtifactKind
 
@@ -65,6 +66,7 @@ def write_artifact(
     record: RecordT,
     *,
     scratch: Path | None = None,
+    over: Over = "anything",
 ) -> RecordT:
     """Write an artifact: whole or not at all, and the same bytes for the same arguments.
 
@@ -73,6 +75,7 @@ def write_artifact(
         tensors: Exactly those of the record's kind, on any device.
         record: How they were made; its own `tensors` are ignored.
         scratch: Folder of the unfinished file, as in `atomic_write`.
+        over: What it may replace, likewise.
 
     Returns:
         The record as written, with names, dtypes, shapes and digests of the tensors.
@@ -87,7 +90,7 @@ def write_artifact(
         check_meaning(written)
         return header
 
-    return write_tensor_file(path, tensors, record, encode=encode, scratch=scratch)
+    return write_tensor_file(path, tensors, record, encode=encode, scratch=scratch, over=over)
 
 
 @overload

@@ -34,6 +34,7 @@ from cogedit.artifacts.layout import (
     order_tensors,
 )
 from cogedit.artifacts.records import Record, TensorDType, TensorRecord
+from cogedit.disk import Over
 from cogedit.errors import ArtifactDamaged, ArtifactError, ArtifactMismatch
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ def write_tensor_file(
     *,
     encode: Callable[[RecordT], bytes],
     scratch: Path | None = None,
+    over: Over = "anything",
 ) -> RecordT:
     """Write a file, whole or not at all, and return its record as written; see `write_artifact`.
 
@@ -91,7 +93,7 @@ def write_tensor_file(
         header = encode(written)
     except ArtifactError as error:
         raise ArtifactError(f"cannot write {show(path)}: {error.message}") from error
-    with atomic_write(path, scratch=scratch) as file:
+    with atomic_write(path, scratch=scratch, over=over) as file:
         file.write(header)
         for tensor in written.tensors:
             for chunk in _chunks(contiguous[tensor.name]):

@@ -16,9 +16,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cogedit.artifacts.atomic import is_regular, show, storage_error, temporary_files
+from cogedit.artifacts.atomic import show, storage_error, temporary_files
 from cogedit.artifacts.locks import acquire
 from cogedit.artifacts.steps import newest_step, step_files
+from cogedit.disk import is_regular
 from cogedit.errors import StorageError
 from cogedit.types import ArtifactKind
 

@@ -94,6 +94,7 @@ def edit(
             output=output,
             source_video=source_video,
             num_prompts=len(prompt),
+            run=call.run,
         )
         show_estimate(
             call.screen,

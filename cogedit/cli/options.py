@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,7 +59,16 @@ class Call:
             progress=self.screen.progress,
             preview=self.screen.preview,
             cancellation=self.stop,
+            inputs=self._configuration,
         )
+
+    @property
+    def _configuration(self) -> tuple[Path, ...]:
+        """The file that was named as the configuration."""
+        from cogedit.config import CONFIG_VARIABLE, is_file_name
+
+        named = self.config or os.environ.get(CONFIG_VARIABLE)
+        return (Path(named),) if named and is_file_name(named) else ()
 
     @property
     def flags_of_all(self) -> Mapping[str, object]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -82,14 +82,17 @@ def batch(
     from cogedit.tools.batch import batch
     from cogedit.tools.batch_plan import plan_batch, preview_batch
 
-    planned = plan_batch(read_batch(edits), call.flags_of_all, config=call.config, run=call.run)
+    rows = read_batch(edits)
+    read = dict.fromkeys(Path(name) for name in (edits, *(row.config for row in rows)) if name)
+    run = replace(call.run, inputs=(*call.run.inputs, *read))
+    planned = plan_batch(rows, call.flags_of_all, config=call.config, run=run)
     if dry_run:
-        plans = preview_batch(planned, run=call.run)
+        plans = preview_batch(planned, run=run)
         show_batch_plans(call.screen, plans)
         if num_failing := sum(plan.error is not None for plan in plans):
             raise BatchError(f"{num_failing} of {len(plans)} edits would fail")
         return
-    done = batch(planned, results=results, fail_fast=fail_fast, run=call.run)
+    done = batch(planned, results=results, fail_fast=fail_fast, run=run)
     if call.screen.json_output:
         typer.echo(json.dumps({"command": "batch", "outputs": [asdict(edit) for edit in done]}))
     else:

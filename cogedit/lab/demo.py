@@ -33,10 +33,9 @@ from cogedit.media.contact_sheet import (
     draw_sheet,
     lay_out,
     pad_to_even,
-    save_png,
 )
 from cogedit.media.encoding import Encoding
-from cogedit.media.writer import write_video
+from cogedit.media.writer import save_png, write_video
 from cogedit.shapes import model_dir
 from cogedit.stages import Run, edit, reconstruct, settings_for
 from cogedit.stages.model import checkpoint_for, dtype_for

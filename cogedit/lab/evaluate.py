@@ -20,8 +20,9 @@ from cogedit.lab.edit_metrics import to_frames
 from cogedit.lab.oracle import read_clip
 from cogedit.lab.report import notify, write_json
 from cogedit.lab.tables import make_table, print_report
-from cogedit.media.contact_sheet import SheetRow, draw_sheet, save_png
+from cogedit.media.contact_sheet import SheetRow, draw_sheet
 from cogedit.media.metrics import psnr
+from cogedit.media.writer import save_png
 from cogedit.models.quiet import quiet_imports
 from cogedit.shapes import model_dir
 

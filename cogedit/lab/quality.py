@@ -45,8 +45,9 @@ from cogedit.lab.edit_metrics import (
 from cogedit.lab.quality_tables import CEILING, FLOOR, LEGEND, quality_record, quality_tables
 from cogedit.lab.report import make_folder, notify, run_command, write_json
 from cogedit.lab.tables import print_report
-from cogedit.media.contact_sheet import SheetRow, draw_sheet, save_png
+from cogedit.media.contact_sheet import SheetRow, draw_sheet
 from cogedit.media.metrics import psnr
+from cogedit.media.writer import save_png
 from cogedit.models.checkpoint import find_checkpoint
 from cogedit.models.device import DTYPES, resolve_device
 from cogedit.models.quiet import quiet_imports

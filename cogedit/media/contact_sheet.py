@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
-
-from cogedit.errors import StorageError
 
 Picture = npt.NDArray[np.uint8]
 """[H, W, 3] RGB."""
@@ -134,14 +131,6 @@ def pad_to_even(pictures: Picture) -> Picture:
     odd = [(0, 0)] * (pictures.ndim - 3) + [(0, height % 2), (0, width % 2), (0, 0)]
     padded: Picture = np.pad(pictures, odd, mode="edge")
     return padded
-
-
-def save_png(picture: Picture, path: Path) -> None:
-    """Write an image as PNG. Raises `StorageError` where the file cannot be written."""
-    try:
-        Image.fromarray(picture).save(path)
-    except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def _wrap(text: str, width: int, measure: Callable[[str], float]) -> list[str]:

@@ -11,7 +11,6 @@ import contextlib
 import os
 import secrets
 import shlex
-import shutil
 import signal
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
+from cogedit.disk import Over, is_regular, move_into_place
 from cogedit.errors import StorageError, UsageError, VideoError
 from cogedit.media.encoding import Encoding, plan_encoding
 from cogedit.media.ffmpeg import FfmpegPipe, FfmpegResult, file_url, first_error, input_args
@@ -44,6 +44,8 @@ clip after its last frame has arrived, and a busy machine is slow at it."""
 
 _SLOWEST_PIXELS_PER_SECOND = 100_000
 _H264 = Encoding()
+_WRITTEN_HERE = ("Software", "cogedit")
+"""Text of every image in a folder of them."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ def write_video(
     encoding: Encoding = _H264,
     comment: str | None = None,
     audio: AudioSource | None = None,
+    over: Over = "anything",
 ) -> None:
     """Write frames as a video; an existing file is replaced once the new one is complete.
 
@@ -86,9 +89,11 @@ def write_video(
         comment: Text for the file's metadata, at most 100,000 bytes.
         audio: Audio to add: copied where the container takes its codec, AAC otherwise. It is not
             stretched: pass it only where the frames play as long as they did in its file.
+        over: What the new file may replace; a folder only ever replaces images written here.
 
     Raises:
-        UsageError: The suffix, size, rate, codec, comment or audio window cannot be written.
+        UsageError: The suffix, size, rate, codec, comment or audio window cannot be written; or
+            something lies at `path` that may not be replaced, caused by a `FileExistsError`.
         StorageError: The folder is missing or may not be written, or the disk is full. Nothing is
             left behind.
     """
@@ -102,12 +107,11 @@ def write_video(
             hint=f"mkdir -p {shlex.quote(str(path.parent))}",
         )
     if encoding.codec == "png":
-        _write_images(stream.frames, path, comment=comment)
+        check_image_folder(path)
+        _write_images(stream.frames, path, comment=comment, over=over)
         return
     if path.is_dir():
         raise StorageError(f"cannot write {path}: it is a folder", hint="name a file in it")
-    # ffmpeg chooses the container by the suffix, so the temporary name keeps it.
-    temporary = path.absolute().parent / f".cogedit-{secrets.token_hex(8)}{path.suffix}"
     audio_input, audio_output = _audio_args(audio if encoding.has_audio else None, path)
     video_output = encoding.args(fps)
     # The one filter that makes a GIF maps its own result.
@@ -121,18 +125,15 @@ def write_video(
         # The source's own metadata (title, place, camera) is not the edit's.
         *("-map_metadata", "-1", "-map_chapters", "-1"),
         *([] if comment is None else ["-metadata", f"comment={comment}"]),
-        "-n",
-        file_url(temporary),
     ]
-    try:
-        _encode(stream, path, args=args)
+    # ffmpeg chooses the container by the suffix, which the other name keeps.
+    with _beside(path) as temporary:
+        _encode(stream, path, args=[*args, "-n", file_url(temporary)])
         with _storage_errors(path):
             if comment is not None and encoding.codec == "gif":
                 add_gif_comment(temporary, comment)
             _verify(temporary, path, num_frames=stream.num_frames, fps=fps)
-            _move_into_place(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+            _finish(temporary, path, over=over)
 
 
 def _as_stream(frames: NDArray[np.uint8] | FrameStream) -> FrameStream:
@@ -226,58 +227,100 @@ def _verify(temporary: Path, path: Path, *, num_frames: int, fps: Fraction) -> N
         raise StorageError(f"cannot write {path}: its timestamps do not make {fps} fps")
 
 
-def _move_into_place(temporary: Path, path: Path) -> None:
-    with temporary.open("rb+") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    if os.name == "posix":  # the rename is durable once its folder is
-        folder = os.open(path.absolute().parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+@contextlib.contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """Yield another name in the folder of a path, for what is to take its place.
+
+    A file, or images of ours, that have this name when the block ends are removed.
+    """
+    temporary = path.absolute().parent / f".cogedit-{secrets.token_hex(8)}{path.suffix}"
+    try:
+        yield temporary
+    finally:
+        with contextlib.suppress(OSError):
+            if temporary.is_dir():
+                for image in temporary.glob("frame-*.png"):
+                    image.unlink()
+                temporary.rmdir()  # unless others put a file into it
+            else:
+                temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def _storage_errors(path: Path) -> Iterator[None]:
     try:
         yield
+    except FileExistsError as error:
+        raise UsageError(
+            f"{path} was written by another process meanwhile",
+            hint="choose another -o, or replace it with --force",
+        ) from error
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
 
 
+def save_png(picture: NDArray[np.uint8], path: Path, *, over: Over = "anything") -> None:
+    """Write an image [H, W, 3], uint8 RGB, as PNG, whole or not at all.
+
+    Raises `StorageError` where the file cannot be written, and `UsageError` where it may not
+    replace what is there.
+    """
+    with _beside(path) as temporary, _storage_errors(path):
+        Image.fromarray(picture).save(temporary, format="png")
+        _finish(temporary, path, over=over)
+
+
+def _finish(temporary: Path, path: Path, *, over: Over) -> None:
+    with temporary.open("rb+") as file:
+        os.fsync(file.fileno())
+    move_into_place(temporary, path, over=over)
+
+
 def _write_images(
-    frames: Iterable[NDArray[np.uint8]], folder: Path, *, comment: str | None
+    frames: Iterable[NDArray[np.uint8]], folder: Path, *, comment: str | None, over: Over
 ) -> None:
     """Write frames as frame-0000.png and so on; a folder of nothing but such images is replaced."""
-    _refuse_foreign(folder)
     text = PngImagePlugin.PngInfo()
+    text.add_text(*_WRITTEN_HERE)
     if comment is not None:
         text.add_itxt(COMMENT, comment)
-    temporary = folder.absolute().parent / f".cogedit-{secrets.token_hex(8)}"
-    try:
-        with _storage_errors(folder):
-            temporary.mkdir()
-            for number, frame in enumerate(frames):
-                Image.fromarray(frame).save(temporary / f"frame-{number:04d}.png", pnginfo=text)
-            if folder.exists():
-                shutil.rmtree(folder)
-            os.replace(temporary, folder)  # noqa: PTH105  (the name says what it does)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with _beside(folder) as temporary, _storage_errors(folder):
+        temporary.mkdir()
+        for number, frame in enumerate(frames):
+            Image.fromarray(frame).save(temporary / f"frame-{number:04d}.png", pnginfo=text)
+        check_image_folder(folder)  # others may have written into it meanwhile
+        move_into_place(temporary, folder, over=over)
 
 
-def _refuse_foreign(folder: Path) -> None:
-    """Refuse to replace anything but a folder of images that were written here."""
-    if not folder.exists():
+def check_image_folder(folder: Path) -> None:
+    """Raise `StorageError` unless a folder of images may be written at a path.
+
+    All that lies there must be a folder of nothing but images that were written here.
+    """
+    if not os.path.lexists(folder):
         return
-    if not folder.is_dir():
+    if folder.is_symlink() or not folder.is_dir():
+        what = "a link" if folder.is_symlink() else "a file"
         raise StorageError(
-            f"cannot write {folder}: it is a file, and png writes a folder", hint="name another -o"
+            f"cannot write {folder}: it is {what}, and png writes a folder",
+            hint="name another -o",
         )
-    foreign = [path.name for path in sorted(folder.iterdir()) if not path.match("frame-*.png")]
-    if foreign:
+    foreign = next((path for path in sorted(folder.iterdir()) if not _is_own_image(path)), None)
+    if foreign is not None:
         raise StorageError(
-            f"cannot write {folder}: it holds other files, such as {foreign[0]}",
+            f"cannot write {folder}: it holds files of others, such as {foreign.name}",
             hint="name a new folder with -o",
         )
+
+
+def _is_own_image(path: Path) -> bool:
+    """Whether an image of a folder was written here: it says so, or carries a recipe."""
+    if not path.match("frame-*.png") or not is_regular(path):
+        return False
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            texts = image.info
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return False
+    key, value = _WRITTEN_HERE
+    return texts.get(key) == value or '"cogedit":' in str(texts.get(COMMENT))

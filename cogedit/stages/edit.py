@@ -11,7 +11,7 @@ from cogedit.config import Settings
 from cogedit.errors import StorageError, UsageError
 from cogedit.media.encoding import VIDEO_SUFFIXES
 from cogedit.stages.decode import check_composite
-from cogedit.stages.export import check_export, check_replaceable, encoding_for, export
+from cogedit.stages.export import check_export, encoding_for, export
 from cogedit.stages.mask import take_mask
 from cogedit.stages.model import check_transformer, checkpoint_for
 from cogedit.stages.reconstruct import (
@@ -21,7 +21,16 @@ from cogedit.stages.reconstruct import (
     make_edits,
     trajectory_for,
 )
-from cogedit.stages.run import Exported, Run, Written, check_is_here, check_output, workspace_for
+from cogedit.stages.replacing import check_replaceable, place_of_source
+from cogedit.stages.run import (
+    Exported,
+    Run,
+    Written,
+    check_is_here,
+    check_output,
+    claim,
+    workspace_for,
+)
 from cogedit.stages.session import Session, use_session
 
 
@@ -66,14 +75,17 @@ def edit(
         output=output,
         source_video=source_video,
         num_prompts=len(prompts),
+        run=run,
     )
-    if output is not None and names_video(output) and not run.force:
-        check_replaceable(output, prompts[0])
-    given = take_mask(mask, settings)
-    check_edits(options, checkpoint_for(settings), num_levels=levels_of(video, settings))
-    check_transformer(settings)
-
-    with use_session(session) as owner:
+    named = output if names_video(output) else None
+    with claim(named, run) as run, use_session(session) as owner:
+        if named is not None and with_source:
+            check_replaceable(place_of_source(named), None)
+        if named is not None and not run.force:
+            check_replaceable(named, prompts[0])
+        given = take_mask(mask, settings)
+        check_edits(options, checkpoint_for(settings), num_levels=levels_of(video, settings))
+        check_transformer(settings)
         expect_prompts(options, owner)
 
         # 2. Video -> frames -> latents -> trajectory, as far as they are missing.
@@ -116,6 +128,7 @@ def check_edit(
     output: Path | None,
     source_video: Path | None = None,
     num_prompts: int = 1,
+    run: Run,
 ) -> None:
     """Refuse, before anything is computed, what `edit` could not show or write afterwards."""
     if num_prompts > 1 and names_video(output):
@@ -127,7 +140,7 @@ def check_edit(
     if wanted in ("decode", "source") and not has_mask:
         raise UsageError(f"--composite {wanted} needs a mask", hint="give --mask or --auto-mask")
     named = output if names_video(output) else None
-    check_output(named, source=video)
+    check_output(named, inputs=[video, mask, source_video], run=run)
     if output is not None:
         check_is_here(output)
     if output is not None and named is None and output.exists() and not output.is_dir():

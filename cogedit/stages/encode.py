@@ -6,13 +6,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cogedit.artifacts import FramesRecord, LatentsRecord, read_artifact, read_record, sniff_kind
+from cogedit.artifacts import (
+    FramesRecord,
+    LatentsRecord,
+    keep_in_use,
+    keeping_in_use,
+    read_artifact,
+    read_record,
+    sniff_kind,
+)
 from cogedit.config import Settings
 from cogedit.media.clip import check_size
 from cogedit.models.checkpoint import Checkpoint
 from cogedit.stages.load import load
 from cogedit.stages.model import checkpoint_for, latent_shape_of, model_record
-from cogedit.stages.run import Run, Written, check_output, find_or_make, workspace_for
+from cogedit.stages.run import Run, Written, check_output, claim, find_or_make, workspace_for
 from cogedit.stages.session import Session, use_session
 
 if TYPE_CHECKING:
@@ -41,26 +49,28 @@ def encode(
         UsageError: Its size does not suit the model.
     """
     source, run = Path(source), run or Run()
-    check_output(output, source=source)
+    check_output(output, inputs=[source], run=run)
     workspace = workspace_for(source, settings)
     checkpoint = checkpoint_for(settings)
-    if sniff_kind(source) is None:
-        source = load(source, settings, run=run.earlier).path
-    record = latents_record(read_record(source, "frames"), checkpoint, settings=settings)
+    with keeping_in_use(), claim(output, run) as claimed:
+        if sniff_kind(source) is None:
+            source = load(source, settings, run=run.earlier).path
+        keep_in_use(source.parent)
+        record = latents_record(read_record(source, "frames"), checkpoint, settings=settings)
 
-    def make() -> Mapping[str, Tensor]:
-        from cogedit.models.device import memory_guard
-        from cogedit.models.vae import encode_frames, num_encoder_calls, to_model_range
+        def make() -> Mapping[str, Tensor]:
+            from cogedit.models.device import memory_guard
+            from cogedit.models.vae import encode_frames, num_encoder_calls, to_model_range
 
-        frames = to_model_range(read_artifact(source, "frames").tensors["frames"])
-        shape = latent_shape_of(record.frames, checkpoint.geometry)
-        with use_session(session) as owner:
-            vae = owner.vae(shape, settings, run=run)
-            num_calls = num_encoder_calls(vae, frames.shape)
-            with memory_guard("encoding"), run.counting("encoding", num_calls) as done:
-                return {"latents": encode_frames(vae, frames, on_call=done).cpu()}
+            frames = to_model_range(read_artifact(source, "frames").tensors["frames"])
+            shape = latent_shape_of(record.frames, checkpoint.geometry)
+            with use_session(session) as owner:
+                vae = owner.vae(shape, settings, run=claimed)
+                num_calls = num_encoder_calls(vae, frames.shape)
+                with memory_guard("encoding"), claimed.counting("encoding", num_calls) as done:
+                    return {"latents": encode_frames(vae, frames, on_call=done).cpu()}
 
-    return find_or_make(record, make, output=output, workspace=workspace, run=run)
+        return find_or_make(record, make, output=output, workspace=workspace, run=claimed)
 
 
 def latents_record(

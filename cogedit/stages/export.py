@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,12 +16,15 @@ from cogedit.artifacts import (
     content_key,
     frames_record,
     in_use,
+    keep_in_use,
+    keeping_in_use,
     read_artifact,
     read_record,
     sniff_kind,
 )
 from cogedit.config import Settings
-from cogedit.errors import ArtifactError, UsageError, VideoError
+from cogedit.disk import state_of
+from cogedit.errors import UsageError, VideoError
 from cogedit.media.edges import Change
 from cogedit.media.encoding import Encoding, plan_encoding
 from cogedit.media.probe import probe_facts
@@ -32,8 +35,9 @@ from cogedit.media.writer import FrameStream, write_video
 from cogedit.stages.decode import Pixels, composite_for, decode, decode_changes
 from cogedit.stages.load import check_size_of_clip
 from cogedit.stages.model import dtype_for
-from cogedit.stages.recipe import Recipe, read_recipe
-from cogedit.stages.run import Exported, Run, check_output, check_writable, workspace_for
+from cogedit.stages.recipe import Recipe
+from cogedit.stages.replacing import check_not_source, in_the_way, place_of_source
+from cogedit.stages.run import Exported, Run, check_output, check_writable, claim, workspace_for
 from cogedit.stages.session import Session, use_session
 from cogedit.stages.source import (
     FoundSource,
@@ -97,10 +101,21 @@ def export(
         VideoError: The source video is needed and was not found.
         StorageError: The video cannot be written.
     """
-    job = _job(Path(source), settings, output=output, run=run or Run())
-    exported = _export(job, source_video, session)
-    if not with_source:
-        return exported
+    job = _job(Path(source), settings, output=output, run=run or Run(), read=[source_video])
+    with claim(output, job.run), keeping_in_use():
+        keep_in_use(job.artifact.parent)
+        shown = _source_clip(job) if with_source else None
+        exported = _export(job, source_video, session)
+        if shown is None:
+            return exported
+        return replace(exported, source=_export(shown, source_video, session).path)
+
+
+def _source_clip(job: _Job) -> _Job:
+    """Return the export of the source clip beside a job's; UsageError if another file lies there.
+
+    Its place was not named, so that nothing but itself is ever replaced.
+    """
     clip = replace(
         job.recipe,
         record=frames_record(job.recipe.record),
@@ -110,9 +125,9 @@ def export(
         dtype=None,
         vae_tiling=None,
     )
-    beside = job.path.with_name(f"{job.path.stem}-source{job.path.suffix}")
-    shown = _export(replace(job, recipe=clip, path=beside), source_video, session)
-    return replace(exported, source=shown.path)
+    shown = replace(job, recipe=clip, path=place_of_source(job.path), may_replace=False)
+    _exists(shown)
+    return shown
 
 
 def is_exported(source: Path, settings: Settings, *, output: Path) -> bool:
@@ -128,11 +143,18 @@ def encoding_for(output: Path | None, export: ExportSettings) -> Encoding:
     return plan_encoding(output, export.codec, crf=export.crf, lossless=export.lossless)
 
 
-def _job(source: Path, settings: Settings, *, output: Path | None, run: Run) -> _Job:
-    """Settle how an artifact is shown."""
+def _job(
+    source: Path,
+    settings: Settings,
+    *,
+    output: Path | None,
+    run: Run,
+    read: Sequence[Path | None] = (),
+) -> _Job:
+    """Settle how an artifact is shown; `read` are further files that the run reads."""
     options = settings.export
     encoding = encoding_for(output, options)
-    check_output(output, source=source, is_folder=encoding.codec == "png")
+    check_output(output, inputs=[source, *read], run=run, is_folder=encoding.codec == "png")
     record = read_record(source)
     frames = frames_record(record)
     recipe = Recipe(
@@ -182,6 +204,8 @@ def check_export(
         if options.size == "source" and (own_pixels or needs_own_frames(resize_plan(frames))):
             _require(found, frames)
         check_source_artifacts(video, settings, has_mask=has_mask)
+        if output is not None:
+            check_not_source(output, record)
         return
     facts = probe_facts(video)
     check_size_of_clip(settings)
@@ -197,7 +221,7 @@ def _check_size(recipe: Recipe) -> None:
 
 def _export(job: _Job, source_video: Path | None, session: Session | None) -> Exported:
     """Write the video of a job, unless it exists."""
-    recipe, run = job.recipe, job.run
+    recipe, run, before = job.recipe, job.run, state_of(job.path)
     if _exists(job) and not run.force:
         return _reused(job)
     frames = frames_record(recipe.record)
@@ -225,15 +249,23 @@ def _export(job: _Job, source_video: Path | None, session: Session | None) -> Ex
     audio = found.audio() if recipe.sound and isinstance(found, FoundSource) else None
     with in_use(job.path.parent), use_session(session) as owner:
         shown = _frames(job, found if isinstance(found, FoundSource) else None, owner)
-        with _counted(shown, run) as counted:
-            write_video(
-                counted,
-                job.path,
-                fps=recipe.fps,
-                encoding=recipe.encoding,
-                comment=recipe.comment(),
-                audio=audio,
-            )
+        try:
+            with _counted(shown, run) as counted:
+                write_video(
+                    counted,
+                    job.path,
+                    fps=recipe.fps,
+                    encoding=recipe.encoding,
+                    comment=recipe.comment(),
+                    audio=audio,
+                    over="anything" if job.may_replace else before,
+                )
+        except UsageError as error:
+            if not isinstance(error.__cause__, FileExistsError):
+                raise
+            if _exists(job):  # another process made the same
+                return _reused(job)
+            raise in_the_way(job.path, "this artifact", job.artifact) from error
     with_audio = ", with the source's audio" if recipe.sound else ""
     count, rate = len(frames.frame_indices), f"{float(recipe.fps):.6g} fps"
     instead = ", in place of one with other export settings (-o keeps both)" if replaced else ""
@@ -334,25 +366,9 @@ def _exists(job: _Job) -> bool:
         comment = ""
     if comment == recipe.comment():
         return True
-    if f'"content_key":"{content_key(recipe.record)}"' in comment or job.may_replace:
+    if f'"content_key":"{content_key(recipe.record)}"' in comment:
         return False
-    raise _in_the_way(path, "this artifact")
-
-
-def check_replaceable(output: Path, prompt: str) -> None:
-    """Refuse, before an edit is made, to replace a file that is no export of this prompt's edit."""
-    if not output.exists():
-        return
-    try:
-        record = read_recipe(output).record
-    except (VideoError, ArtifactError):
-        record = None
-    if not isinstance(record, EditRecord) or record.settings.prompt != prompt:
-        raise _in_the_way(output, "this edit")
-
-
-def _in_the_way(path: Path, what: str) -> UsageError:
-    return UsageError(
-        f"{path} exists and is no export of {what}",
-        hint="name another file with -o, or the same one with -o and --force to replace it",
-    )
+    if job.may_replace:
+        check_not_source(path, recipe.record)
+        return False
+    raise in_the_way(path, "this artifact", job.artifact)

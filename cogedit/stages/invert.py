@@ -12,6 +12,7 @@ from cogedit.artifacts import (
     TrajectoryRecord,
     Unfinished,
     content_key,
+    keep_in_use,
     read_artifact,
     read_record,
     sniff_kind,
@@ -34,6 +35,7 @@ from cogedit.stages.run import (
     Written,
     check_output,
     check_text,
+    claim,
     find_or_make,
     place_of,
     workspace_for,
@@ -80,12 +82,13 @@ def invert(
         UsageError: A setting is out of range.
     """
     source, run = Path(source), run or Run()
-    check_output(output, source=source)
+    check_output(output, inputs=[source], run=run)
     check_inversion_settings(settings)
     check_transformer(settings)
     workspace = workspace_for(source, settings)
     checkpoint = checkpoint_for(settings)
-    with use_session(session) as owner:
+    with claim(output, run) as run, use_session(session) as owner:
+        keep_in_use(source.parent)
         if sniff_kind(source) in (None, "frames"):
             source = encode(source, settings, run=run.earlier, session=owner).path
         latents = read_record(source, "latents")

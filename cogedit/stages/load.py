@@ -12,7 +12,7 @@ from cogedit.config import Settings, check_settings
 from cogedit.media.clip import ResizePlan, check_size, plan_clip, plan_resize
 from cogedit.media.probe import VideoFacts, identify, probe_facts
 from cogedit.models.checkpoint import NotCachedError, find_checkpoint
-from cogedit.stages.run import Run, Written, check_output, find_or_make, workspace_for
+from cogedit.stages.run import Run, Written, check_output, claim, find_or_make, workspace_for
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,7 +44,7 @@ def load(
         StorageError: The artifact cannot be written.
     """
     video, run = Path(video), run or Run()
-    check_output(output, source=video)
+    check_output(output, inputs=[video], run=run)
     clip = choose_clip(video, settings, run=run)
     record = clip.record
 
@@ -57,7 +57,8 @@ def load(
         return {"frames": torch.from_numpy(frames)}
 
     workspace = workspace_for(video, settings)
-    return find_or_make(record, make, output=output, workspace=workspace, run=run)
+    with claim(output, run) as run:
+        return find_or_make(record, make, output=output, workspace=workspace, run=run)
 
 
 def choose_clip(video: Path, settings: Settings, *, run: Run) -> Clip:

@@ -6,11 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from cogedit.artifacts import frames_record, in_use, read_artifact
+from cogedit.artifacts import content_key, frames_record, in_use, read_artifact
 from cogedit.config import Settings
-from cogedit.errors import UsageError
+from cogedit.errors import UsageError, VideoError
 from cogedit.media.masks import GivenMask, open_mask
+from cogedit.media.recipe_comment import find_comment
 from cogedit.media.writer import write_video
+
+_COMMENT = "cogedit: automatic mask of edit"
 
 
 def take_mask(given: str | Path | None, settings: Settings) -> GivenMask | None:
@@ -22,12 +25,26 @@ def take_mask(given: str | Path | None, settings: Settings) -> GivenMask | None:
     return open_mask(given)
 
 
+def place_of_mask(edit: Path) -> Path:
+    """The video that shows the mask of an edit."""
+    return edit.with_name(f"{edit.stem}-mask.mp4")
+
+
+def is_mask_video(path: Path) -> bool:
+    """Whether a video was written by `show_mask`."""
+    try:
+        return (find_comment(path) or "").startswith(_COMMENT)
+    except VideoError:
+        return False
+
+
 def show_mask(edit: Path) -> tuple[Path, float]:
     """Write the mask of an edit as NAME-mask.mp4; return it and the share of pixels it covers."""
     artifact = read_artifact(edit, "edit")
     mask = artifact.tensors["mask"].numpy()
-    path = edit.with_name(f"{edit.stem}-mask.mp4")
+    path = place_of_mask(edit)
     with in_use(path.parent):
         gray = np.repeat(255 * mask[..., None], 3, axis=-1)
-        write_video(gray, path, fps=frames_record(artifact.record).fps)
+        comment = f"{_COMMENT} {content_key(artifact.record)}"
+        write_video(gray, path, fps=frames_record(artifact.record).fps, comment=comment)
     return path, float(mask.mean())

@@ -14,6 +14,7 @@ from cogedit.artifacts import (
     TrajectoryRecord,
     content_key,
     frames_record,
+    keep_in_use,
     made_together,
     read_record,
     sniff_kind,
@@ -25,7 +26,7 @@ from cogedit.media.masks import GivenMask, check_mask
 from cogedit.models.checkpoint import Checkpoint
 from cogedit.stages.invert import invert
 from cogedit.stages.load import load
-from cogedit.stages.mask import show_mask, take_mask
+from cogedit.stages.mask import is_mask_video, place_of_mask, show_mask, take_mask
 from cogedit.stages.model import (
     check_same_model,
     check_transformer,
@@ -37,6 +38,7 @@ from cogedit.stages.run import (
     Written,
     check_output,
     check_text,
+    claim,
     find,
     find_or_make,
     workspace_for,
@@ -107,11 +109,11 @@ def reconstruct(
             f"-o names one file, and there are {len(options)} prompts",
             hint="leave -o out: each edit gets a name of its own in the workspace",
         )
-    check_output(output, source=source)
+    check_output(output, inputs=[source, mask], run=run)
     given = take_mask(mask, settings)
     check_edits(options, checkpoint_for(settings), num_levels=levels_of(source, settings))
     check_transformer(settings)
-    with use_session(session) as owner:
+    with claim(output, run) as run, use_session(session) as owner:
         expect_prompts(options, owner)
         return make_edits(
             trajectory_for(source, settings, mask=given, run=run, session=owner),
@@ -140,6 +142,7 @@ def make_edits(
 
     Options that differ in the prompt and the seed alone are denoised together.
     """
+    keep_in_use(trajectory.parent)
     record, checkpoint = read_record(trajectory, "trajectory"), checkpoint_for(settings)
     check_same_model(str(trajectory), record, checkpoint)
     check_edits(options, checkpoint, num_levels=record.settings.num_inference_steps)
@@ -157,6 +160,8 @@ def make_edits(
         for key, edit in wanted.items()
         if run.force or find(edit, output=output, workspace=workspace) is None
     }
+    if missing and output is not None and options[0].auto_mask:
+        _check_place_of_mask(output, trajectory, run)
     _notify_of_no_effect(options, run)
     if missing and not record.settings.prompt:
         _notify_of_no_source_prompt(options, run)
@@ -193,6 +198,17 @@ def make_edits(
         replace(edits[key], reused=True) if key in keys[:number] else edits[key]
         for number, key in enumerate(keys)
     ]
+
+
+def _check_place_of_mask(output: Path, trajectory: Path, run: Run) -> None:
+    """Refuse to write an automatic mask, whose place follows from the output, over other files."""
+    place = place_of_mask(output)
+    check_output(place, inputs=[trajectory], run=run)
+    if place.exists() and not is_mask_video(place):
+        raise UsageError(
+            f"{place} exists, where the automatic mask is shown",
+            hint="move it, or choose another -o",
+        )
 
 
 def expect_prompts(options: Sequence[ReconstructSettings], session: Session) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -16,17 +17,21 @@ from cogedit.artifacts import (
     Record,
     Unfinished,
     Workspace,
+    chain_of,
     content_key,
     default_workspace,
     frames_record,
     in_use,
+    keep_in_use,
     read_record,
     show_size,
     sniff_kind,
     verify_artifact,
     write_artifact,
+    writing_alone,
 )
-from cogedit.config import Settings
+from cogedit.config import CONFIG_FILE, Settings
+from cogedit.disk import Over
 from cogedit.errors import (
     ArtifactDamaged,
     ArtifactError,
@@ -66,6 +71,9 @@ class Run:
         preview: Shown images of the edits after each of their steps; None where nobody looks.
         cancellation: Lets a signal, or another thread, stop a long loop after its step.
         is_earlier: Whether this is a stage before the one that was asked for.
+        inputs: Files that the run reads besides those that a stage is given, such as a batch file;
+            no output replaces one.
+        claims: Outputs that no other command writes meanwhile (`claim`).
     """
 
     force: bool = False
@@ -75,6 +83,8 @@ class Run:
     preview: Callable[[RGBPicture], None] | None = None
     cancellation: Cancellation = field(default_factory=Cancellation)
     is_earlier: bool = False
+    inputs: tuple[Path, ...] = ()
+    claims: frozenset[Path] = frozenset()
 
     @contextmanager
     def counting(self, doing: str, total: int) -> Iterator[Callable[[], None]]:
@@ -149,20 +159,27 @@ def find_or_make(
         run.notify(f"reused {path}" if run.is_earlier else f"reused {path} (--force recomputes it)")
         return Written(path, cast(RecordT, read_record(path)), reused=True)
 
+    if output is None:
+        workspace.create()
+    keep_in_use(path.parent)
     if (existing := reused()) is not None:
         unfinished.clear()  # a process that was killed may have left its steps
         return existing
-    if output is None:
-        workspace.create()
-    check_writable(path)
+    check_output(path, inputs=map(workspace.path_for, chain_of(record)[:-1]), run=run)
 
     with in_use(path.parent), unfinished.alone(waiting=partial(notify_waiting, path, run)):
         if (existing := reused()) is not None:  # another process made it meanwhile
             unfinished.remove_steps()
             return existing
+        over: Over = "anything" if output is None or run.force else None
         with memory_expected(f"the {record.kind}"):
             tensors = make()
-        written = _write(path, tensors, record, scratch=unfinished.root)
+        try:
+            written = _write(path, tensors, record, scratch=unfinished.root, over=over)
+        except UsageError as error:
+            if not isinstance(error.__cause__, FileExistsError):
+                raise
+            return _taken(path, tensors, record, workspace=workspace, reused=reused)
         unfinished.remove_steps()
     run.notify(f"wrote {path} ({show_size(path.stat().st_size)})")
     return Written(path, written, reused=False)
@@ -178,16 +195,43 @@ def place_of(record: Record, *, output: Path | None, workspace: Workspace) -> Pa
     return workspace.path_for(record) if output is None else output
 
 
-def _write(path: Path, tensors: Mapping[str, Tensor], record: RecordT, *, scratch: Path) -> RecordT:
+def _write(
+    path: Path, tensors: Mapping[str, Tensor], record: RecordT, *, scratch: Path, over: Over
+) -> RecordT:
     """Write an artifact by way of the folder in which it is made."""
     try:
-        return write_artifact(path, tensors, record, scratch=scratch)
+        return write_artifact(path, tensors, record, scratch=scratch, over=over)
     except StorageError as error:
         # Where locks do nothing, another process may finish the same artifact and remove the
         # folder meanwhile.
         if not isinstance(error.__cause__, FileNotFoundError):
             raise
-        return write_artifact(path, tensors, record)
+        return write_artifact(path, tensors, record, over=over)
+
+
+def _taken(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    record: RecordT,
+    *,
+    workspace: Workspace,
+    reused: Callable[[], Written[RecordT] | None],
+) -> Written[RecordT]:
+    """Return what another process wrote to an output meanwhile, if it is this very artifact.
+
+    What was made is kept in the workspace otherwise, and the UsageError says where.
+    """
+    with contextlib.suppress(ArtifactError, UsageError):
+        if (existing := reused()) is not None:
+            return existing
+    workspace.create()
+    kept = workspace.path_for(record)
+    write_artifact(kept, tensors, record)
+    Unfinished.of(path.parent, record.kind, [content_key(record)]).remove_steps()
+    raise UsageError(
+        f"{path} was written by another process meanwhile, and is not replaced",
+        hint=f"what this run has made is {kept}",
+    )
 
 
 def find(record: Record, *, output: Path | None, workspace: Workspace) -> Path | None:
@@ -208,17 +252,67 @@ def find(record: Record, *, output: Path | None, workspace: Workspace) -> Path |
     return output
 
 
-def check_output(output: Path | None, *, source: Path, is_folder: bool = False) -> None:
+def check_output(
+    output: Path | None,
+    *,
+    inputs: Iterable[Path | str | None],
+    run: Run,
+    is_folder: bool = False,
+) -> None:
     """Make sure, before any stage runs, that a result can be written where the user wants it.
 
-    Not even `force` replaces the source.
+    Every command with an output asks here. Not even `force` replaces a file that the run reads:
+    one of `inputs` or of `run.inputs`, or the configuration.
     """
     if output is None:
         return
     check_is_here(output)
     check_writable(output, is_folder=is_folder)
-    if output.exists() and source.exists() and output.samefile(source):
-        raise UsageError(f"{output} is what the run starts from", hint="choose another -o")
+    read: dict[str, Iterable[Path | str | None]] = {
+        "what the run starts from": inputs,
+        "a file that the run reads": (*run.inputs, CONFIG_FILE),
+    }
+    for what, files in read.items():
+        if any(name is not None and _is_replaced(Path(name), output) for name in files):
+            raise UsageError(f"{output} is {what}", hint="choose another -o")
+    if is_folder:
+        from cogedit.media.writer import check_image_folder  # brings NumPy
+
+        check_image_folder(output)
+
+
+def _is_replaced(file: Path, output: Path) -> bool:
+    """Whether a file lies where an output will: it is that file, or in that folder."""
+    try:
+        if not output.exists():
+            return False
+        if file.exists():
+            return output.samefile(file) or output.resolve() in file.resolve().parents
+        # A pattern of images, such as frames/%04d.png, is in a folder that exists.
+        return output.resolve() == file.parent.resolve()
+    except (OSError, ValueError):  # a text that is no file name, such as a mask's box
+        return False
+
+
+@contextmanager
+def claim(output: Path | None, run: Run) -> Iterator[Run]:
+    """Keep other commands from writing an output while the block runs, where there are locks.
+
+    Yields the run that holds the claim, for the stages inside of the block.
+
+    Raises:
+        UsageError: Another process is writing it, and `run.force` is off.
+    """
+    if output is None or output.absolute() in run.claims:
+        yield run
+        return
+    place = output.absolute()
+    with in_use(place.parent), writing_alone(place) as alone:
+        if alone is False and not run.force:
+            raise UsageError(
+                f"another process is writing {output}", hint="choose another -o, or wait for it"
+            )
+        yield replace(run, claims=run.claims | {place})
 
 
 def check_is_here(output: Path) -> None:
@@ -247,5 +341,7 @@ def check_writable(path: Path, *, is_folder: bool = False) -> None:
         )
     if path.is_dir() and not is_folder:
         raise StorageError(f"cannot write {path}: it is a folder", hint="choose another -o")
+    if os.path.lexists(path) and not path.is_file() and not path.is_dir():
+        raise StorageError(f"cannot write {path}: it is no regular file", hint="choose another -o")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise StorageError(f"cannot write {path}: permission denied", hint="choose another -o")

@@ -7,11 +7,12 @@ moves from the device to host memory, or it is released. Where everything fits, 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal, Self, cast
 
+from cogedit.artifacts import keeping_in_use
 from cogedit.artifacts.embeds import EmbedsRecord
 from cogedit.config import Settings
 from cogedit.models.checkpoint import Checkpoint
@@ -332,9 +333,14 @@ class Session:
             release_memory(*devices)
 
 
-def use_session(session: Session | None) -> AbstractContextManager[Session]:
-    """Enter a session that others own, which stays open, or one of this body's own."""
-    return Session() if session is None else nullcontext(session)
+@contextmanager
+def use_session(session: Session | None) -> Iterator[Session]:
+    """Enter a session that others own, which stays open, or one of this body's own.
+
+    The workspaces of the body stay in use until it ends, so that nothing is removed in between.
+    """
+    with keeping_in_use(), Session() if session is None else nullcontext(session) as owner:
+        yield owner
 
 
 def _vae_bytes(vae: AutoencoderKLCogVideoX, shape: LatentShape, compression: int) -> int:

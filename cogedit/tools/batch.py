@@ -12,14 +12,15 @@ from typing import Literal
 
 import msgspec
 
-from cogedit.artifacts import EditRecord, Workspace, append_line, check_journal
+from cogedit.artifacts import EditRecord, Workspace, append_line, check_journal, keep_in_use
+from cogedit.artifacts.locks import MAX_FOLDERS
 from cogedit.errors import CogeditError, Interrupted, memory_expected
 from cogedit.media.masks import GivenMask
 from cogedit.stages.edit import check_edit, export_edit, names_video
-from cogedit.stages.export import check_replaceable
 from cogedit.stages.mask import take_mask
 from cogedit.stages.reconstruct import expect_prompts, make_edits, trajectory_for
-from cogedit.stages.run import Exported, Run, Written, check_writable
+from cogedit.stages.replacing import check_replaceable
+from cogedit.stages.run import Exported, Run, Written, check_output, claim, workspace_for
 from cogedit.stages.session import Session, use_session
 from cogedit.tools.batch_plan import BatchEdit
 from cogedit.types import ShowStep
@@ -83,14 +84,20 @@ def batch(
     path = results or _place_of_results(edits)
     if results is None:
         Workspace(path.parent).create()
-    check_writable(path)
+    run = run or Run()
+    inputs = [name for edit in edits for name in (edit.video, edit.mask)]
+    check_output(path, inputs=inputs, run=run)
     check_journal(path, _is_result, holds="results of a batch")
     groups: dict[object, list[BatchEdit]] = {}
     for edit in edits:
         groups.setdefault(edit.group, []).append(edit)
     with use_session(session) as owner:
+        keep_in_use(path.parent)
+        for edit in edits[: MAX_FOLDERS - 1]:
+            with contextlib.suppress(CogeditError):  # told when its turn comes
+                keep_in_use(workspace_for(edit.video, edit.settings).root)
         expect_prompts([edit.reconstruct for edit in edits], owner)
-        job = _Batch(len(edits), path, run or Run(), owner)
+        job = _Batch(len(edits), path, run, owner)
         for outcome in (outcome for group in groups.values() for outcome in job.outcomes(group)):
             if outcome.status == "failed" and fail_fast:
                 break
@@ -139,19 +146,27 @@ class _Batch:
 
     def outcomes(self, group: Sequence[BatchEdit]) -> Iterator[BatchResult]:
         """Make edits that share the inversion; yield the outcome of each."""
-        ready = []
-        for edit in group:
-            try:
-                self._check(edit)
-                ready.append(edit)
-            except CogeditError as error:
-                yield self._note(edit, error)
-        if not ready:
-            return
+        ready: list[BatchEdit] = []
+        with contextlib.ExitStack() as claims:
+            run = self._run
+            for edit in group:
+                try:
+                    self._check(edit)
+                    few = len(ready) < MAX_FOLDERS  # of more, the export itself claims each
+                    named = edit.output if names_video(edit.output) and few else None
+                    run = claims.enter_context(claim(named, run))
+                    ready.append(edit)
+                except CogeditError as error:
+                    yield self._note(edit, error)
+            if ready:
+                yield from self._made(ready, run)
+
+    def _made(self, ready: Sequence[BatchEdit], run: Run) -> Iterator[BatchResult]:
+        """Make edits that were checked, and whose outputs no other process writes meanwhile."""
         first, last = len(self.results) + 1, len(self.results) + len(ready)
         numbers = f"{first}" if first == last else f"{first}-{last}"
-        self._run.notify(f"{numbers} of {self._total}: {ready[0].video}")
-        run = self._counting(f"{numbers}/{self._total}")
+        run.notify(f"{numbers} of {self._total}: {ready[0].video}")
+        run = self._counting(run, f"{numbers}/{self._total}")
         video, settings = ready[0].video, ready[0].settings
         try:
             mask = take_mask(ready[0].mask, settings)
@@ -169,7 +184,7 @@ class _Batch:
                 yield self._note(edit, made)
 
     def _check(self, edit: BatchEdit) -> None:
-        check_edit(edit.video, edit.settings, mask=edit.mask, output=edit.output)
+        check_edit(edit.video, edit.settings, mask=edit.mask, output=edit.output, run=self._run)
         if edit.output is not None and names_video(edit.output) and not self._run.force:
             check_replaceable(edit.output, edit.prompt)
 
@@ -217,9 +232,8 @@ class _Batch:
         except CogeditError as error:
             return error
 
-    def _counting(self, numbers: str) -> Run:
+    def _counting(self, run: Run, numbers: str) -> Run:
         """Return a run whose progress starts with the numbers of its edits."""
-        run = self._run
 
         @contextmanager
         def progress(doing: str, total: int) -> Iterator[ShowStep]:

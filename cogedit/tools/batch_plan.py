@@ -16,6 +16,7 @@ from cogedit.stages.export import is_exported
 from cogedit.stages.mask import take_mask
 from cogedit.stages.model import transformer_record
 from cogedit.stages.reconstruct import check_edits, edit_record
+from cogedit.stages.replacing import check_replaceable
 from cogedit.stages.run import Run, workspace_for
 from cogedit.stages.settings import chosen_model, settings_for
 from cogedit.tools.estimate import follow
@@ -111,7 +112,7 @@ def plan_batch(
                         video, flags, config=config or row.config, rows=row.values
                     )
                 resolved = settled[given]
-                edits += _checked(row, video, resolved.settings)
+                edits += _checked(row, video, resolved.settings, run)
             model = chosen_model(resolved)
             if model is not None and model not in chosen:
                 run.notify(model)
@@ -131,7 +132,7 @@ def _naming(where: str) -> Iterator[None]:
         raise type(error)(f"{where}: {error.message}", hint=error.hint) from error
 
 
-def _checked(row: BatchRow, video: Path, settings: Settings) -> list[BatchEdit]:
+def _checked(row: BatchRow, video: Path, settings: Settings, run: Run) -> list[BatchEdit]:
     """Check the edits of one video."""
     edits = [
         BatchEdit(row.where, video, prompt, row.output, row.mask, settings)
@@ -141,7 +142,7 @@ def _checked(row: BatchRow, video: Path, settings: Settings) -> list[BatchEdit]:
     num_levels = settings.invert.num_inference_steps
     check_edits([edit.reconstruct for edit in edits], checkpoint, num_levels=num_levels)
     try:
-        check_edit(video, settings, mask=row.mask, output=row.output)
+        check_edit(video, settings, mask=row.mask, output=row.output, run=run)
         take_mask(row.mask, settings)
     except (VideoError, StorageError):
         pass  # a failure of this edit alone, when its turn comes
@@ -149,16 +150,41 @@ def _checked(row: BatchRow, video: Path, settings: Settings) -> list[BatchEdit]:
 
 
 def _check_outputs(edits: Sequence[BatchEdit]) -> None:
-    """Refuse two rows with one output video."""
+    """Refuse two rows with one output video, and an output that is a file of another row.
+
+    A row may go on from what another made: that is replaced where it is the other's own export.
+    """
     rows: dict[Path, str] = {}
+    read = {_identity(name): edit.where for edit in edits for name in (edit.video, edit.mask)}
     for edit in edits:
-        if edit.output is not None and names_video(edit.output):
-            other = rows.setdefault(edit.output.resolve(), edit.where)
-            if other != edit.where:
+        if edit.output is None or not names_video(edit.output):
+            continue
+        other = rows.setdefault(edit.output.resolve(), edit.where)
+        if other != edit.where:
+            raise UsageError(
+                f"{other} and {edit.where} have the same output, {edit.output}",
+                hint="give each a name of its own, or a folder",
+            )
+        found = _identity(edit.output)
+        if found is not None and found in read:
+            try:
+                check_replaceable(edit.output, edit.prompt)
+            except UsageError as error:
                 raise UsageError(
-                    f"{other} and {edit.where} have the same output, {edit.output}",
-                    hint="give each a name of its own, or a folder",
-                )
+                    f"the output of {edit.where}, {edit.output}, is what {read[found]} reads",
+                    hint="name another file",
+                ) from error
+
+
+def _identity(name: Path | str | None) -> tuple[int, int] | None:
+    """Device and inode of a file; None where there is none, as for the box of a mask."""
+    if name is None:
+        return None
+    try:
+        status = Path(name).stat()
+    except (OSError, ValueError):
+        return None
+    return status.st_dev, status.st_ino
 
 
 @looked_up_once()
@@ -183,7 +209,7 @@ def preview_batch(edits: Sequence[BatchEdit], *, run: Run | None = None) -> list
 
 def _preview(plan: BatchPlan, edit: BatchEdit, run: Run) -> BatchPlan:
     video, settings = edit.video, edit.settings
-    check_edit(video, settings, mask=edit.mask, output=edit.output)
+    check_edit(video, settings, mask=edit.mask, output=edit.output, run=run)
     mask = take_mask(edit.mask, settings)
     checkpoint = find_checkpoint(settings.model, settings.revision, download=False)
     workspace = workspace_for(video, settings)

@@ -17,23 +17,24 @@ from cogedit.artifacts import (
     LatentsRecord,
     Record,
     frames_record,
+    keep_in_use,
     read_artifact,
     read_record,
     sniff_kind,
 )
 from cogedit.config import Settings
+from cogedit.disk import Over
 from cogedit.errors import ArtifactError, UsageError
 from cogedit.media.clip import ResizePlan
 from cogedit.media.comparison import Compared, compare_frames, compare_sheet
-from cogedit.media.contact_sheet import save_png
 from cogedit.media.encoding import Encoding, plan_encoding
 from cogedit.media.files import file_digest
 from cogedit.media.probe import VideoFacts, probe_facts
 from cogedit.media.reader import iterate_frames, resize_frame
-from cogedit.media.writer import FrameStream, write_video
+from cogedit.media.writer import FrameStream, save_png, write_video
 from cogedit.stages.decode import decode
 from cogedit.stages.recipe import read_recipe
-from cogedit.stages.run import Exported, Run, check_output
+from cogedit.stages.run import Exported, Run, check_output, claim
 from cogedit.stages.session import Session, use_session
 from cogedit.stages.source import resize_plan
 from cogedit.tools.captions import distinctions
@@ -100,16 +101,19 @@ def compare(
     encoding = Encoding("png", None, lossless=True)
     if not is_image:
         encoding = plan_encoding(output, export.codec, crf=export.crf, lossless=export.lossless)
-    for path in paths:
-        check_output(output, source=path, is_folder=encoding.codec == "png" and not is_image)
+    is_folder = encoding.codec == "png" and not is_image
+    check_output(output, inputs=paths, run=run, is_folder=is_folder)
     if output.exists() and not run.force:
         raise UsageError(f"{output} exists", hint="choose another -o, or replace it with --force")
+    over: Over = "anything" if run.force else None
     inputs = cut_sources([open_input(path) for path in paths])
     fps, num_frames = _common_rate_and_length(inputs, export.fps, shortest=shortest)
     numbers = list(range(num_frames))
     if is_image:
         numbers = _spread(num_frames) if layout == "sheet" else [num_frames // 2]
-    with use_session(session) as owner:
+    with claim(output, run), use_session(session) as owner:
+        for path in paths:
+            keep_in_use(path.parent)
         decoded = partial(decode, settings=settings, session=owner)
         clips = [
             Compared(
@@ -119,11 +123,12 @@ def compare(
             for clip, label in zip(inputs, labels or captions(inputs), strict=True)
         ]
         if layout == "sheet":
-            save_png(compare_sheet(clips, numbers), output)
+            save_png(compare_sheet(clips, numbers), output, over=over)
         elif is_image:
-            save_png(next(iter(compare_frames(clips, layout).frames)), output)
+            save_png(next(iter(compare_frames(clips, layout).frames)), output, over=over)
         else:
-            write_video(compare_frames(clips, layout), output, fps=fps, encoding=encoding)
+            shown = compare_frames(clips, layout)
+            write_video(shown, output, fps=fps, encoding=encoding, over=over)
     count = "1 frame" if len(numbers) == 1 else f"{len(numbers)} frames"
     run.notify(f"wrote {output} ({len(clips)} clips, {count})")
     return Exported(output, reused=False)

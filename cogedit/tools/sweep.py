@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 
 from cogedit.artifacts import EditRecord, atomic_write, content_key
 from cogedit.config import Settings, resolve_settings
+from cogedit.disk import Over
 from cogedit.errors import UsageError
-from cogedit.media.contact_sheet import SheetRow, draw_sheet, save_png
+from cogedit.media.contact_sheet import SheetRow, draw_sheet
 from cogedit.media.metrics import psnr
+from cogedit.media.writer import save_png
 from cogedit.stages.decode import decode, decode_source
 from cogedit.stages.mask import take_mask
 from cogedit.stages.model import checkpoint_for
@@ -28,7 +30,7 @@ from cogedit.stages.reconstruct import (
     make_edits,
     trajectory_for,
 )
-from cogedit.stages.run import Run, Written, check_output, workspace_for
+from cogedit.stages.run import Run, Written, check_output, claim, workspace_for
 from cogedit.stages.session import Session, use_session
 from cogedit.tools.captions import setting_name, setting_text
 from cogedit.types import ReconstructSettings
@@ -126,9 +128,8 @@ def sweep(
     prompts = [prompts] if isinstance(prompts, str) else prompts
     if output is not None and output.suffix.lower() != ".png":
         raise UsageError(f"a contact sheet is a PNG; found -o {output}", hint="end it in .png")
-    check_output(output, source=source)
-    if output is not None and output.exists() and not run.force:
-        raise UsageError(f"{output} exists", hint="choose another -o, or replace it with --force")
+    if output is not None:
+        _check_outputs(output, [source, mask], run)
     cells = parse_grid(vary)
     grid = [
         replace(settings.reconstruct_with(prompt), **cell)  # type: ignore[arg-type]
@@ -137,21 +138,47 @@ def sweep(
     ]
     check_edits(grid, checkpoint_for(settings), num_levels=levels_of(source, settings))
     given = take_mask(mask, settings)
-    with use_session(session) as owner:
+    with claim(output, run) as run, use_session(session) as owner:
         expect_prompts(grid, owner)
         source = trajectory_for(source, settings, mask=given, run=run, session=owner)
         edits = make_edits(source, grid, settings, mask=given, run=run, session=owner)
         frames, figures = _decoded(edits, source, settings, session=owner, run=run)
-    key = "-".join(content_key(edit.record)[:6] for edit in (edits[0], edits[-1]))
-    folder = workspace_for(source, settings).root
-    sheet = output or folder / f"sweep-{len(edits)}-{key}.png"
-    save_png(_draw(frames, prompts=prompts, cells=cells), sheet)
-    path = sheet.with_suffix(".json")
-    text = json.dumps({"legend": _LEGEND, "edits": figures}, indent=1, ensure_ascii=False)
-    with atomic_write(path) as file:
-        file.write(text.encode())
+        key = "-".join(content_key(edit.record)[:6] for edit in (edits[0], edits[-1]))
+        folder = workspace_for(source, settings).root
+        sheet = output or folder / f"sweep-{len(edits)}-{key}.png"
+        over: Over = "anything" if output is None or run.force else None
+        save_png(_draw(frames, prompts=prompts, cells=cells), sheet, over=over)
+        path = sheet.with_suffix(".json")
+        text = json.dumps({"legend": _LEGEND, "edits": figures}, indent=1, ensure_ascii=False)
+        with atomic_write(path, over=over) as file:
+            file.write(text.encode())
     run.notify(f"wrote {sheet} and {path.name} ({len(edits)} edits)")
     return Swept(sheet, path, tuple(edits))
+
+
+def _check_outputs(sheet: Path, inputs: Sequence[Path | str | None], run: Run) -> None:
+    """Refuse, before anything runs, to replace what a sweep may not: two files, one of them named.
+
+    The other one, beside it, is replaced by force only if it holds the figures of a sweep.
+    """
+    figures = sheet.with_suffix(".json")
+    for path in (sheet, figures):
+        check_output(path, inputs=inputs, run=run)
+        if path.exists() and not run.force:
+            raise UsageError(f"{path} exists", hint="choose another -o, or replace it with --force")
+    if figures.exists() and not _holds_figures(figures):
+        raise UsageError(
+            f"{figures} exists and holds no figures of a sweep, which would replace it",
+            hint="choose another -o",
+        )
+
+
+def _holds_figures(path: Path) -> bool:
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and {*content} == {"legend", "edits"}
 
 
 def _decoded(

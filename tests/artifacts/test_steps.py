@@ -13,6 +13,8 @@ from cogedit.artifacts import (
     Unfinished,
     forget_steps,
     in_use,
+    keep_in_use,
+    keeping_in_use,
     made_together,
     newest_step,
     read_last_step,
@@ -20,6 +22,7 @@ from cogedit.artifacts import (
     unused,
     write_step,
 )
+from cogedit.artifacts.locks import MAX_FOLDERS
 from cogedit.errors import StorageError
 from cogedit.types import StepInfo
 
@@ -309,3 +312,26 @@ def test_only_steps_are_removed_and_replaced(unfinished):
     assert step.info.index == 0
     assert not unfinished.clear()
     assert {p.name: p.read_bytes() for p in unfinished.root.iterdir()} == others
+
+
+def is_free(folder):
+    with unused(folder) as free:
+        return free
+
+
+def test_what_a_command_uses_stays_in_use_until_it_ends(tmp_path):
+    folders = [tmp_path / f"{number}" for number in range(MAX_FOLDERS + 1)]
+    for folder in folders:
+        folder.mkdir()
+    keep_in_use(folders[0])  # outside of a command
+    assert is_free(folders[0])
+    with keeping_in_use():
+        with keeping_in_use(), in_use(folders[0]):
+            assert not is_free(folders[0])
+        assert not is_free(folders[0])
+        keep_in_use(tmp_path / "missing")
+        for folder in folders[1:]:
+            keep_in_use(folder)
+        assert is_free(folders[0]), "a batch over very many folders has no file left to open"
+        assert not any(map(is_free, folders[1:]))
+    assert all(map(is_free, folders))

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from cogedit.artifacts import Workspace, atomic_write
+from cogedit.artifacts import Workspace, atomic_write, keep_in_use
 from cogedit.config import Settings
 from cogedit.errors import UsageError
-from cogedit.stages.run import Exported, Run, check_writable
+from cogedit.stages.run import Exported, Run, check_output
 from cogedit.stages.session import Session, use_session
 from cogedit.tools.report.contents import MovieWriter, Reporter, read_workspace
 from cogedit.version import __version__
@@ -62,7 +62,7 @@ def report(
     path = workspace / "report.html" if output is None else output
     if not workspace.is_dir():
         raise UsageError(f"there is no folder {workspace}", hint="name a workspace, *.cogedit")
-    _check_output(path, force=run.force)
+    _check_output(path, run)
     clips, left_out = read_workspace(workspace)
     clips = [clip for clip in clips if clip.edits or clip.inversions]
     if not clips:
@@ -71,6 +71,7 @@ def report(
             hint=f"make one with `cogedit edit VIDEO --prompt TEXT --workspace {workspace}`",
         )
     with _movie_writer(path, beside=beside) as movies, use_session(session) as owner:
+        keep_in_use(workspace)
         reporter = Reporter(workspace, settings, movies, left_out, run=run, session=owner)
         contents = [reporter.clip(clip) for clip in clips]
     num_edits = sum(len(clip.edits) for clip in contents)
@@ -97,11 +98,11 @@ def report(
     return Exported(path, reused=False)
 
 
-def _check_output(path: Path, *, force: bool) -> None:
+def _check_output(path: Path, run: Run) -> None:
     if path.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"a report is an HTML page; found -o {path}", hint="end it in .html")
-    check_writable(path)
-    if path.exists() and not force:
+    check_output(path, inputs=[], run=run)
+    if path.exists() and not run.force:
         is_report = False
         if path.is_file():  # a pipe would be waited for
             with path.open("rb") as file:

@@ -1,0 +1,110 @@
+"""How a finished file takes its place on disk: whole, durably, and over nothing that it may not."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+FileState = tuple[int, int, int, int]
+"""Device, inode, size and modification time in ns: equal while a file is unchanged."""
+
+Over = FileState | Literal["anything"] | None
+"""What a new file may replace: a file in this very state, anything, or nothing at all."""
+
+_NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+
+
+def state_of(path: Path) -> FileState | None:
+    """The state of what lies at a path, of a link its own; None where nothing does."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def is_regular(path: Path) -> bool:
+    """Whether a path is a file itself: no link to one, no folder, pipe or device."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except OSError:
+        return False
+
+
+def move_into_place(temporary: Path, path: Path, *, over: Over = "anything") -> None:
+    """Give a finished file or folder its name, and have the name on the disk.
+
+    A folder takes the place of another one by way of a third name, since no system call does both:
+    what it replaced is left there, under `temporary` again, for the caller to remove.
+
+    Raises:
+        FileExistsError: At `path` lies what it may not replace.
+        OSError: The system refuses.
+    """
+    found = state_of(path)
+    if over != "anything" and found not in (None, over):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+    if temporary.is_dir():
+        _move_folder(temporary, path)
+    elif over == "anything" or found is not None:
+        os.replace(temporary, path)  # noqa: PTH105  (the name says what it does)
+    else:
+        _move_where_nothing_is(temporary, path)
+    sync_folder(path.absolute().parent)
+
+
+def _move_folder(temporary: Path, path: Path) -> None:
+    if not os.path.lexists(path):
+        temporary.rename(path)
+        return
+    aside = temporary.with_name(f"{temporary.name[:-16]}{secrets.token_hex(8)}")
+    path.rename(aside)
+    try:
+        temporary.rename(path)
+    except OSError:
+        aside.rename(path)
+        raise
+    aside.rename(temporary)
+
+
+def _move_where_nothing_is(temporary: Path, path: Path) -> None:
+    """Rename a file unless something took its name meanwhile, which no rename of POSIX can."""
+    if os.name == "nt":
+        temporary.rename(path)  # refuses by itself
+        return
+    try:
+        os.link(temporary, path)
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from error
+        os.replace(temporary, path)  # noqa: PTH105
+    else:
+        temporary.unlink()
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder on the disk, where the file system can do that."""
+    try:
+        with _descriptor(folder) as descriptor:
+            os.fsync(descriptor)
+    except OSError as error:
+        # Some network and FUSE file systems, and Windows, cannot sync a folder: nothing to do.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES):
+            raise
+
+
+@contextlib.contextmanager
+def _descriptor(folder: Path) -> Iterator[int]:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
