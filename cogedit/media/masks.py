@@ -26,7 +26,8 @@ from cogedit.types import MaskSource, SourceVideo
 
 Mask = NDArray[np.uint8]
 
-_BOX = re.compile(r"(\d+),(\d+),(\d+),(\d+)(?:@(\d+):(\d+|END))?")
+_N = r"(\d{1,9})"
+_BOX = re.compile(rf"{_N},{_N},{_N},{_N}(?:@{_N}:(\d{{1,9}}|END))?")
 _LIKE_A_BOX = re.compile(r"[-+\d.,\s@:]*,[-+\d.,\s@:ENDend]*")
 _BOX_FORM = "x0,y0,x1,y1 or x0,y0,x1,y1@FIRST:LAST in whole numbers"
 

@@ -179,6 +179,8 @@ def test_bounds(place: Path, made: dict[str, Path], score: Any) -> None:
             ("export", made["frames"], "-o", "x.mp4", "--feather", 100000),
             ("export", made["frames"], "-o", "x.mp4", "--align-edges", 100000),
             (*edit, "--mask-dilation", 100000),
+            (*edit, "--mask", f"0,0,{'9' * 5000},9"),
+            (*edit, "--mask", f"0,0,9,9@0:{'9' * 5000}"),
             ("sweep", *edit[1:], "--vary", f"seed={seeds}", "--vary", f"start-step={seeds}"),
         ):
             good, said = refused(run(*args), 2)
