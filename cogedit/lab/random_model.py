@@ -163,6 +163,8 @@ def count_vae_and_t5() -> tuple[int, int, int]:
         )
         t5 = T5EncoderModel(t5_config)
         clip = torch.empty(1, 3, 4 * (frames - 1) + 1, 8 * height, 8 * width)
+        # All frames in one call: as many operations as in calls of a few, counted sooner.
+        vae.num_sample_frames_batch_size, vae.num_latent_frames_batch_size = clip.shape[2], frames
         latents = torch.empty(1, 16, frames, height, width)
         tokens = torch.zeros(1, size.num_text_tokens, dtype=torch.long)
         _, encode = count_flops(lambda: vae.encode(clip))
