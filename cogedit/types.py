@@ -135,6 +135,7 @@ class MaskSource:
     kind: MaskKind  # a "box", one "picture" for all frames, or a "video" with a mask per frame
     name: str  # file name without its folder; of a box its text, "x0,y0,x1,y1@FIRST:LAST"
     sha256: Digest | None = None  # of the whole file; None for a box
+    has_alpha: bool = later(False)  # some pixel is transparent, which is black
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +20,13 @@ from numpy.typing import NDArray
 from cogedit.errors import StorageError, UsageError, VideoError
 from cogedit.media.clip import ResizePlan
 from cogedit.media.ffmpeg import MAX_FRAME_PIXELS, first_error, run_ffmpeg
-from cogedit.media.files import check_file, file_digest, read_start
-from cogedit.media.probe import probe_facts
+from cogedit.media.ffmpeg_output import parse_header
+from cogedit.media.files import FileState, check_file, file_digest, file_state, read_start
+from cogedit.media.pictures import can_be_transparent
+from cogedit.media.probe import VideoFacts, probe_facts
 from cogedit.media.reader import Frames, read_clip, resize_frame
 from cogedit.media.restore import kept_window
-from cogedit.types import MaskSource, SourceVideo
+from cogedit.types import MaskKind, MaskSource, SourceVideo
 
 Mask = NDArray[np.uint8]
 
@@ -64,7 +68,7 @@ def open_mask(given: str | Path) -> GivenMask:
 
     Raises:
         UsageError: It looks like a box, but is malformed.
-        VideoError: There is no such file, or it is neither an image nor a video.
+        VideoError: There is no such file, or it cannot be read as an image or a video.
         StorageError: The file may not be read.
     """
     if isinstance(given, str) and _LIKE_A_BOX.fullmatch(given):
@@ -72,8 +76,12 @@ def open_mask(given: str | Path) -> GivenMask:
     path = Path(given)
     check_file(path, "mask", hint=f"name an image or a video, or give a box: {_BOX_FORM}")
     is_image = _IMAGE_HEADS.match(read_start(path, 16)) is not None
-    source = MaskSource("picture" if is_image else "video", path.name, file_digest(path))
-    return GivenMask(source, path)
+    if is_image:
+        has_alpha = _read_image(path, file_state(path))[1]
+    else:
+        has_alpha = probe_facts(path).pictures.has_alpha
+    kind: MaskKind = "picture" if is_image else "video"
+    return GivenMask(MaskSource(kind, path.name, file_digest(path), has_alpha), path)
 
 
 def _parse_box(text: str) -> GivenMask:
@@ -97,23 +105,36 @@ def check_mask(mask: GivenMask, video: SourceVideo, *, indices: Sequence[int]) -
 
     Raises:
         UsageError: A box outside the source's image or frames, or in none of the clip's `indices`.
-        VideoError: A file that cannot be read, of another shape, or with too few frames.
+        VideoError: A file that cannot be read, of another shape, or a video of another length or
+            rate than the source.
     """
     if mask.path is None:
         _check_box(mask, video, indices)
     elif mask.source.kind == "picture":
-        height, width, _ = _read_image(mask.path).shape
+        height, width, _ = _read_image(mask.path, file_state(mask.path))[0].shape
         _check_shape(mask.path, width, height=height, video=video)
     else:
         facts = probe_facts(mask.path)
         _check_shape(mask.path, facts.width, height=facts.height, video=video)
-        if facts.num_frames <= indices[-1]:
-            raise VideoError(
-                f"the mask {mask.path} has {facts.num_frames} frames, expected {video.num_frames} "
-                f"as in {video.name}, and {indices[-1] + 1} at least: frame k of a mask belongs to "
-                "frame k of the source",
-                hint="make the mask of the whole source, or give an image for all frames",
-            )
+        _check_time(mask.path, facts, video)
+
+
+def _check_time(path: Path, facts: VideoFacts, video: SourceVideo) -> None:
+    """Frame k of a mask belongs to frame k of the source: it has as many, at the same rate."""
+    hint = "make the mask of the whole source, frame by frame, or give an image for all frames"
+    if facts.num_frames != video.num_frames:
+        raise VideoError(
+            f"the mask {path} has {facts.num_frames} frames, expected {video.num_frames} as in "
+            f"{video.name}",
+            hint=hint,
+        )
+    # 29.97 is as good as 30000/1001, and 30 is not.
+    if abs(facts.fps / video.fps - 1) > Fraction(1, 2000):
+        raise VideoError(
+            f"the mask {path} plays at {float(facts.fps):.6g} fps, expected "
+            f"{float(video.fps):.6g} as in {video.name}",
+            hint=hint,
+        )
 
 
 def _check_box(mask: GivenMask, video: SourceVideo, indices: Sequence[int]) -> None:
@@ -204,7 +225,7 @@ def _read_file(path: Path, kind: str, indices: Sequence[int], *, resize: ResizeP
     The mask may have another size than the source; it ends at the same place.
     """
     if kind == "picture":
-        image = _read_image(path)
+        image, _ = _read_image(path, file_state(path))
         own = replace(resize, source_width=image.shape[1], source_height=image.shape[0])
         scaled = resize_frame(image, own)
         return np.broadcast_to(scaled, (len(indices), *scaled.shape))
@@ -213,8 +234,24 @@ def _read_file(path: Path, kind: str, indices: Sequence[int], *, resize: ResizeP
     return read_clip(path, facts, indices=indices, resize=own)
 
 
-def _read_image(path: Path) -> Frames:
-    """Read an image, uint8 RGB [height, width, 3].
+@lru_cache(maxsize=8)
+def _read_image(path: Path, state: FileState) -> tuple[Frames, bool]:
+    """Read an image, uint8 RGB [height, width, 3]; also, whether a part of it is transparent.
+
+    What is transparent is black. The image is read once while its `state` is the same.
+    """
+    image, pixel_format = _decode_image(path)
+    if not can_be_transparent(pixel_format):
+        return image, False
+    alpha, _ = _decode_image(path, ("-vf", "format=rgba,alphaextract,format=rgb24"))
+    if alpha.min() == 255:
+        return image, False
+    black = np.rint(image.astype(np.float32) * alpha / 255).astype(np.uint8)
+    return black, True
+
+
+def _decode_image(path: Path, filters: Sequence[str] = ()) -> tuple[Frames, str]:
+    """Decode an image, uint8 RGB [height, width, 3], and name its pixel format.
 
     Its bytes go through a pipe: ffmpeg's reader of image files would take a name with a percent
     sign or a star for a pattern of several files.
@@ -228,7 +265,18 @@ def _read_image(path: Path) -> Frames:
     source = ["-protocol_whitelist", "pipe", "-format_whitelist", _IMAGE_DEMUXERS]
     # The whole file in one packet: not every format (TIFF) is put together again from pieces.
     source += ["-max_pixels", str(MAX_FRAME_PIXELS), "-frame_size", str(len(content))]
-    decode = ["-frames:v", "1", "-pix_fmt", "rgb24", "-c:v", "ppm", "-f", "image2pipe", "-"]
+    decode = [
+        *filters,
+        "-frames:v",
+        "1",
+        "-pix_fmt",
+        "rgb24",
+        "-c:v",
+        "ppm",
+        "-f",
+        "image2pipe",
+        "-",
+    ]
     try:
         result = run_ffmpeg([*source, "-i", "pipe:0", *decode], timeout=60, input=content)
     except TimeoutError as error:
@@ -245,4 +293,4 @@ def _read_image(path: Path) -> Frames:
     pixels = np.frombuffer(result.stdout, np.uint8, offset=match.end())
     if pixels.size != width * height * 3:
         raise VideoError(f"the mask {path} is cut short", hint="copy it again")
-    return pixels.reshape(height, width, 3)
+    return pixels.reshape(height, width, 3), parse_header(result.stderr).pixel_format

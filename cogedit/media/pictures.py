@@ -113,9 +113,7 @@ def look_at_pictures(
         size = (int(shown[0]["width"]), int(shown[0]["height"]))
         seen = _colours(result.stderr[shown[0].end() :])
     fields = [match["field"] for match in shown if match["field"] in _FIELD_ORDERS]
-    has_alpha = _HAS_ALPHA.match(pixel_format) is not None and _is_transparent(
-        path, before, header.stream
-    )
+    has_alpha = can_be_transparent(pixel_format) and _is_transparent(path, before, header.stream)
     tags = seen.or_else(header.tags)
     stored = size if header.clockwise % 180 == 0 else size[::-1]
     return Pictures(
@@ -130,6 +128,11 @@ def look_at_pictures(
         decoder=decoder if has_alpha else "",
         size_changes=_size_changes(shown),
     )
+
+
+def can_be_transparent(pixel_format: str) -> bool:
+    """Whether a pixel format of ffmpeg has an alpha channel, or a palette that may have one."""
+    return _HAS_ALPHA.match(pixel_format) is not None
 
 
 def _decode(

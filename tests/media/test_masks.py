@@ -236,12 +236,49 @@ def test_a_video_goes_through_the_resize_plan(tmp_path):
     assert bounds(mask[4]) == (8, 4, 10, 28)
 
 
-def test_a_video_with_too_few_frames_is_refused(tmp_path):
-    path = video(tmp_path / "mask.mp4", num_frames=16)
+@pytest.mark.parametrize("num_frames", [16, 21])
+def test_a_video_of_another_length_is_refused(tmp_path, num_frames):
+    path = video(tmp_path / "mask.mp4", num_frames=num_frames)
     with pytest.raises(VideoError) as caught:
-        check_mask(open_mask(path), SOURCE, indices=INDICES)
-    assert all(number in caught.value.message for number in ("16 frames", "20", "17"))
-    check_mask(open_mask(path), SOURCE, indices=INDICES[:-1])
+        check_mask(open_mask(path), SOURCE, indices=INDICES[:2])
+    assert all(f"{count}" in caught.value.message for count in (num_frames, 20))
+
+
+def test_a_video_of_another_rate_is_refused(tmp_path):
+    path = video(tmp_path / "mask.mp4")
+    with pytest.raises(VideoError) as caught:
+        check_mask(open_mask(path), replace(SOURCE, fps=Fraction(30)), indices=INDICES)
+    assert all(rate in caught.value.message for rate in ("25 fps", "30"))
+    check_mask(open_mask(path), replace(SOURCE, fps=Fraction(2501, 100)), indices=INDICES)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("mask.png", ("-c:v", "png", "-pix_fmt", "rgba")),
+        ("mask16.png", ("-c:v", "png", "-pix_fmt", "rgba64be")),
+        ("gray.png", ("-c:v", "png", "-pix_fmt", "ya8")),
+        ("mask.webp", ("-c:v", "libwebp", "-lossless", "1")),
+        ("mask.mov", ("-c:v", "qtrle", "-pix_fmt", "argb")),
+    ],
+)
+def test_what_is_transparent_is_black(tmp_path, name, options):
+    # White all over, and clear outside a rectangle.
+    frame = np.full((48, 64, 4), 255, np.uint8)
+    frame[..., 3] = 0
+    frame[8:24, 4:20, 3] = 255
+    count = 20 if name.endswith(".mov") else 1
+    raw = ["-f", "rawvideo", "-pix_fmt", "rgba", "-s", "64x48", "-r", "25", "-i", "-"]
+    ffmpeg(*raw, *options, tmp_path / name, stdin=frame.tobytes() * count)
+    mask = open_mask(tmp_path / name)
+    assert mask.source.has_alpha
+    assert bounds(read(tmp_path / name)[0]) == (4, 8, 20, 24)
+
+
+def test_a_picture_that_could_be_transparent_and_is_not(tmp_path):
+    path = picture(tmp_path / "mask.png", (4, 8, 20, 24), options=("-pix_fmt", "rgba"))
+    assert not open_mask(path).source.has_alpha
+    assert bounds(read(path)[0]) == (4, 8, 20, 24)
 
 
 def test_a_video_of_another_shape_is_refused(tmp_path):
