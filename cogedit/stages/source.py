@@ -190,6 +190,9 @@ def _load_command(frames: FramesRecord, workspace: Path) -> str:
     words = ["cogedit", "load", frames.source.name, "--workspace", str(workspace)]
     for field in fields(frames.settings):
         value: object = getattr(frames.settings, field.name)
-        if value is not None:
-            words += [f"--{field.name.replace('_', '-')}", str(value)]
+        flag = f"--{field.name.replace('_', '-')}"
+        if isinstance(value, bool):
+            words += [flag] * value
+        elif value is not None:
+            words += [flag, str(value)]
     return shlex.join(words)

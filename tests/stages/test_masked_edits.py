@@ -29,7 +29,7 @@ def inverted(tmp_path_factory):
     settings = settings_of(video)
     half = np.zeros((12, 144, 176), np.uint8)
     half[:, :, :88] = 255
-    raw = ["-f", "rawvideo", "-pix_fmt", "gray", "-s", "176x144", "-i", "-"]
+    raw = ["-f", "rawvideo", "-pix_fmt", "gray", "-s", "176x144", "-r", "30000/1001", "-i", "-"]
     ffmpeg(*raw, "-c:v", "ffv1", folder / "half.mkv", stdin=half.tobytes())
     ffmpeg(*raw, "-frames:v", "1", "-update", "1", folder / "half.png", stdin=half.tobytes())
     ffmpeg(*raw, "-frames:v", "5", "-c:v", "ffv1", folder / "short.mkv", stdin=half.tobytes())
