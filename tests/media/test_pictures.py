@@ -1,5 +1,6 @@
 """Geometry, colours, fields and transparency of the clips that people have, and of their kinds."""
 
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -332,3 +333,30 @@ def test_avif_with_transparency_is_refused(tmp_path):
     ffmpeg("-i", CLIPS / "alpha.mov", *maps, "-cpu-used", "8", path)
     with pytest.raises(VideoError, match=r"clear\.avif"):
         probe_facts(path)
+
+
+# What earlier versions recorded
+
+
+@pytest.mark.parametrize(
+    ("name", "unlike"),
+    [
+        ("hd-untagged.mp4", {"filled_tags": ""}),
+        ("alpha.mov", {"has_alpha": False}),
+        ("size-changes.mkv", {"changes_size": False}),
+    ],
+)
+def test_a_clip_of_before_is_read_as_it_was(name, unlike):
+    path = CLIPS / name
+    facts = probe_facts(path)
+    now = identify(path, facts)
+    before = replace(now, **unlike)
+    assert before != now
+    settings = LoadSettings()
+
+    def last(chosen):
+        index = facts.num_frames - 1
+        return next(iterate_frames(path, chosen, indices=[index]))
+
+    assert np.array_equal(last(facts.read_as(now, settings)), last(facts))
+    assert not np.array_equal(last(facts.read_as(before, settings)), last(facts))
