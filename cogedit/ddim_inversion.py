@@ -26,7 +26,7 @@ from cogedit.diffusion.schedule import Schedule
 from cogedit.diffusion.state import run_steps
 from cogedit.diffusion.trajectory import Trajectory
 from cogedit.errors import UsageError, VideoError
-from cogedit.media.probe import probe_video
+from cogedit.media.probe import probe_stored
 from cogedit.media.reader import read_frames_upstream
 from cogedit.media.writer import write_video
 from cogedit.models.attention import (
@@ -85,11 +85,11 @@ def get_video_frames(
         VideoError: The file cannot be read, or no frame is left.
     """
     path = Path(video_path)
-    source = probe_video(path)
-    start, end = skip_frames_start, source.num_frames - skip_frames_end
+    num_frames = probe_stored(path).num_frames
+    start, end = skip_frames_start, num_frames - skip_frames_end
     if end <= start:
         raise VideoError(
-            f"{path.name} has {source.num_frames} frames; none is left after skipping "
+            f"{path.name} has {num_frames} frames; none is left after skipping "
             f"{skip_frames_start} at the start and {skip_frames_end} at the end"
         )
     fits = end - start <= max_num_frames

@@ -67,6 +67,7 @@ class SourceVideo:
     filled_tags: str = later("")
     has_alpha: bool = later(False)  # some pixel is transparent: laid on the background
     changes_size: bool = later(False)  # frames of another size are fitted into the first, with bars
+    is_resampled: bool = later(False)  # frames were taken at an even `fps`, not as they are stored
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,14 @@ class LoadSettings:
     )
     deinterlace: bool = setting(
         False, "Clip", "Make whole frames of an interlaced video's two fields.", is_later=True
+    )
+    frame_rate: FrameRate | None = setting(
+        None,
+        "Clip",
+        "Rate at which frames of the video are taken: at each time the one that a player shows.",
+        unit="frames per second",
+        default_text="the video's own, or where it varies, the one that most frames follow",
+        is_later=True,
     )
 
 

@@ -15,7 +15,7 @@ from videos import make_video, read_back
 
 import cogedit
 from cogedit.artifacts import read_record
-from cogedit.media.probe import probe_video
+from cogedit.media.probe import probe_facts
 
 COGEDIT = shutil.which("cogedit", path=str(Path(sys.executable).parent)) or "cogedit"
 PROMPT = "a blue cat running in snow"
@@ -83,11 +83,11 @@ def test_five_commands(folder):
 
     video = path_of(folder, run(folder, "export", edit, "-o", "edit.mp4"))
     assert read_back(video, width=96, height=64).shape == (9, 64, 96, 3)
-    assert probe_video(video).fps == Fraction(10000, 1001)
+    assert probe_facts(video).fps == Fraction(10000, 1001)
     inversion = path_of(folder, run(folder, "export", trajectory))
     assert inversion == trajectory.with_suffix(".mp4")
     source = path_of(folder, run(folder, "export", frames, "--fps", "24"))
-    assert probe_video(source).fps == 24
+    assert probe_facts(source).fps == 24
 
 
 def test_the_video_alone_is_enough_and_nothing_is_done_twice(folder):

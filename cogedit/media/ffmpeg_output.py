@@ -29,7 +29,16 @@ _STILL = re.compile(r", 1 fps, 1 tbr, 1 tbn\b")
 _COMMON_TAGS = ("bt709", "fcc", "bt470bg", "smpte170m", "smpte240m")
 
 _NO_TIMESTAMP = -(2**63)
+_FLAG_KEY = 0x1
 _FLAG_DISCARD = 0x4
+
+
+@dataclass(frozen=True)
+class AudioTrack:
+    """One audio stream of a file."""
+
+    codec: str  # ffmpeg's name of it; "none" where ffmpeg does not know it
+    is_default: bool  # the container says that players take this one
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,8 @@ class InputHeader:
     """The header that ffmpeg prints for its first input, and for the mapped video stream."""
 
     container: str  # first of its names ("mov" for mp4); empty if none was opened
+    has_duration: bool  # the container says how long it plays
+    codec: str  # ffmpeg's name of the video codec; empty if there is no video stream
     pixel_format: str  # empty if there is no video stream
     stream: str  # ffmpeg's name of the stream to read: the first that is no still picture
     tags: ColourTags  # of the stream, or of the container
@@ -67,7 +78,7 @@ class InputHeader:
     has_display_matrix: bool  # the container asks to turn or mirror the image
     clockwise: float  # by how many degrees it asks to turn it, 0 to 360
     num_video_streams: int  # cover images included
-    audio_codec: str | None  # of the first audio stream; None without audio
+    audio_tracks: tuple[AudioTrack, ...]
 
 
 @dataclass(frozen=True)
@@ -81,6 +92,8 @@ class PacketTable:
     time_base: Fraction  # seconds per tick
     timestamps: tuple[int, ...]  # presentation times of the shown packets in ticks, ascending
     num_discarded: int  # packets that an edit list takes out of the presentation
+    num_unanchored: int  # packets that precede the first keyframe, in the file or when shown
+    last_duration: int  # ticks for which the last packet is shown; 0 where it is not known
 
 
 def parse_header(stderr: str) -> InputHeader:
@@ -92,10 +105,10 @@ def parse_header(stderr: str) -> InputHeader:
     chosen = _first_group(_MAPPING_LINE, stderr)
     is_picture = _first_group(_BRAND, header) in _PICTURE_BRANDS
     moving = [video for video in videos if is_picture and not _STILL.search(video.group("rest"))]
-    line, side_data = "", ""
+    line, codec, side_data = "", "", ""
     for video in videos:
         if video.group("index") == chosen:
-            line = video.group("rest")
+            line, codec = video.group("rest"), video.group("codec")
             side_data = header[video.end() :].partition("\n[info]   Stream #")[0]
     layout = _PIXEL_FORMAT.search(line)
     colour = (layout.group(2) or "") if layout else ""
@@ -103,6 +116,8 @@ def parse_header(stderr: str) -> InputHeader:
     counter_clockwise = float(_first_group(_ROTATION, side_data) or 0.0)
     return InputHeader(
         container=_first_group(_CONTAINER_LINE, header).split(",")[0],
+        has_duration="  Duration: N/A" not in header,
+        codec=codec,
         pixel_format=layout.group(1) if layout else "",
         # "V" and not "v": a cover image in an audio file is no video.
         stream=f"0:{moving[0].group('index')}" if moving else "0:V:0",
@@ -115,7 +130,9 @@ def parse_header(stderr: str) -> InputHeader:
         has_display_matrix="Display Matrix" in side_data,
         clockwise=-counter_clockwise % 360.0,
         num_video_streams=len(videos),
-        audio_codec=audios[0].group("codec") if audios else None,
+        audio_tracks=tuple(
+            AudioTrack(audio.group("codec"), "(default)" in audio.group("rest")) for audio in audios
+        ),
     )
 
 
@@ -147,30 +164,26 @@ def _printed_rates(line: str) -> tuple[Fraction, ...]:
 
 
 def parse_framecrc(text: str) -> PacketTable:
-    """Parse what `ffmpeg -c copy -f framecrc` prints. Raises `ValueError` for anything else."""
+    """Parse what ffmpeg's framecrc muxer prints. Raises `ValueError` for anything else."""
     header: dict[str, str] = {}
-    presentation: list[int] = []
-    decoding: list[int] = []
-    num_discarded = 0
+    packets: list[tuple[int, ...]] = []  # decoding time, presentation time, duration, flags
     for line in text.splitlines():
         if line.startswith("#"):
             name, _, value = line[1:].partition(":")
             header[name.removesuffix(" 0")] = value.strip()
             continue
         fields = [field.strip() for field in line.split(",")]
-        if len(fields) < 6:
-            continue
-        flags = next((int(field[2:], 16) for field in fields[6:] if field.startswith("F=")), 0)
-        if flags & _FLAG_DISCARD:
-            num_discarded += 1
-            continue
-        decoding.append(int(fields[1]))
-        presentation.append(int(fields[2]))
+        if len(fields) >= 6:
+            # Flags are not printed where they say "a keyframe" and no more.
+            flags = (field[2:] for field in fields[6:] if field.startswith("F="))
+            packets.append((*map(int, fields[1:4]), int(next(flags, "1"), 16)))
     missing = {"tb", "codec_id", "dimensions"} - header.keys()
     if missing:
         raise ValueError(f"framecrc named no {', '.join(sorted(missing))}")
+    shown = [packet for packet in packets if not packet[3] & _FLAG_DISCARD]
     # AVI has no presentation times; its decoding times are as evenly spaced.
-    timestamps = decoding if _NO_TIMESTAMP in presentation else presentation
+    column = 0 if any(packet[1] == _NO_TIMESTAMP for packet in shown) else 1
+    shown.sort(key=lambda packet: packet[column])
     width, height = header["dimensions"].split("x")
     aspect_width, aspect_height = map(int, header.get("sar", "0/1").split("/"))
     known_aspect = aspect_width > 0 and aspect_height > 0
@@ -180,6 +193,17 @@ def parse_framecrc(text: str) -> PacketTable:
         height=int(height),
         sample_aspect_ratio=Fraction(aspect_width, aspect_height) if known_aspect else Fraction(1),
         time_base=Fraction(header["tb"]),
-        timestamps=tuple(sorted(timestamps)),
-        num_discarded=num_discarded,
+        timestamps=tuple(packet[column] for packet in shown),
+        num_discarded=len(packets) - len(shown),
+        num_unanchored=_count_unanchored(packets, column),
+        last_duration=shown[-1][2] if shown else 0,
     )
+
+
+def _count_unanchored(packets: list[tuple[int, ...]], column: int) -> int:
+    """Number of packets that a decoder may not be able to show, for want of what they refer to."""
+    for number, packet in enumerate(packets):
+        if packet[3] & _FLAG_KEY:
+            shown = sum(other[column] < packet[column] for other in packets[number + 1 :])
+            return number + shown
+    return len(packets)

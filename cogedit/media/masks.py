@@ -23,7 +23,7 @@ from cogedit.media.ffmpeg import MAX_FRAME_PIXELS, first_error, run_ffmpeg
 from cogedit.media.ffmpeg_output import parse_header
 from cogedit.media.files import FileState, check_file, file_digest, file_state, read_start
 from cogedit.media.pictures import can_be_transparent
-from cogedit.media.probe import VideoFacts, probe_facts
+from cogedit.media.probe import VideoFacts, probe_facts, probe_stored
 from cogedit.media.reader import Frames, read_clip, resize_frame
 from cogedit.media.restore import kept_window
 from cogedit.types import MaskKind, MaskSource, SourceVideo
@@ -114,7 +114,7 @@ def check_mask(mask: GivenMask, video: SourceVideo, *, indices: Sequence[int]) -
         height, width, _ = _read_image(mask.path, file_state(mask.path))[0].shape
         _check_shape(mask.path, width, height=height, video=video)
     else:
-        facts = probe_facts(mask.path)
+        facts = _probe_video(mask.path, video)
         _check_shape(mask.path, facts.width, height=facts.height, video=video)
         _check_time(mask.path, facts, video)
 
@@ -186,7 +186,7 @@ def read_mask(
     if mask.path is None:
         white = _draw_box(mask, indices, resize)
     else:
-        levels = _read_file(mask.path, mask.source.kind, indices, resize=resize)
+        levels = _read_file(mask.path, mask.source.kind, video, indices=indices, resize=resize)
         white = (levels.mean(axis=-1, dtype=np.float32) >= _WHITE).astype(np.uint8)
     if white.any():
         return white
@@ -219,7 +219,16 @@ def _draw_box(mask: GivenMask, indices: Sequence[int], resize: ResizePlan) -> Ma
     return drawn
 
 
-def _read_file(path: Path, kind: str, indices: Sequence[int], *, resize: ResizePlan) -> Frames:
+def _probe_video(path: Path, source: SourceVideo) -> VideoFacts:
+    """Probe a mask video, to be read on the grid on which its source was."""
+    if source.is_resampled:
+        return probe_facts(path, frame_rate=source.fps)
+    return probe_stored(path)
+
+
+def _read_file(
+    path: Path, kind: str, video: SourceVideo, *, indices: Sequence[int], resize: ResizePlan
+) -> Frames:
     """Read a mask's file as frames of the clip [F, H, W, 3]; an image is for all of them.
 
     The mask may have another size than the source; it ends at the same place.
@@ -229,7 +238,7 @@ def _read_file(path: Path, kind: str, indices: Sequence[int], *, resize: ResizeP
         own = replace(resize, source_width=image.shape[1], source_height=image.shape[0])
         scaled = resize_frame(image, own)
         return np.broadcast_to(scaled, (len(indices), *scaled.shape))
-    facts = probe_facts(path)
+    facts = _probe_video(path, video)
     own = replace(resize, source_width=facts.width, source_height=facts.height)
     return read_clip(path, facts, indices=indices, resize=own)
 

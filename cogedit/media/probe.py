@@ -12,6 +12,7 @@ import importlib.metadata
 import importlib.util
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
@@ -27,10 +28,16 @@ from cogedit.media.ffmpeg import (
     has_error,
     run_on_input,
 )
-from cogedit.media.ffmpeg_output import InputHeader, PacketTable, parse_framecrc, parse_header
+from cogedit.media.ffmpeg_output import (
+    AudioTrack,
+    InputHeader,
+    PacketTable,
+    parse_framecrc,
+    parse_header,
+)
 from cogedit.media.files import FileState, check_file, file_digest, file_state
 from cogedit.media.pictures import Pictures, look_at_pictures
-from cogedit.media.timing import find_frame_rate, snap_rate
+from cogedit.media.timing import Timing, find_timing
 from cogedit.types import LoadSettings, Reader, SourceVideo
 
 MAX_FRAMES = 1_000_000
@@ -55,30 +62,57 @@ class VideoFacts:
     codec: str  # ffmpeg's name, as for the next two
     pixel_format: str
     stream: str  # ffmpeg's name of the video stream to read
-    audio_codec: str | None  # of the first audio stream; None without audio
+    audio_tracks: tuple[AudioTrack, ...]
     width: int  # in pixels as displayed, after rotation and with square pixels
     height: int
     sample_aspect_ratio: Fraction  # width over height of a stored pixel, before rotation
     rotation: int  # clockwise, as the container asks for: 0, 90, 180 or 270 degrees
-    fps: Fraction  # the average where it varies
-    start: Fraction  # time of the first frame in seconds: audio may begin before it
-    variable_frame_rate: bool  # no constant rate explains the timestamps
-    num_frames: int  # that the reader delivers
+    timing: Timing  # of the stored frames
+    num_lost: int  # pictures at the start that refer to others from before it
     pictures: Pictures  # how they are stored
     first_resized: int | None  # number of the first frame of another size; None: all have one
     is_damaged: bool  # ffmpeg complained while it listed the packets
     reader: Reader  # the decoder that is right for this file
     background: str = "black"  # what is laid under transparent frames
     deinterlace: bool = False  # whether frames of two fields are made whole
+    grid: Fraction | None = None  # frames are taken at this even rate; None takes those stored
+
+    @property
+    def fps(self) -> Fraction:
+        """Frames per second that the reader delivers."""
+        return self.timing.rate if self.grid is None else self.grid
+
+    @property
+    def num_frames(self) -> int:
+        """How many frames the reader delivers."""
+        if self.grid is None:
+            return len(self.timing.timestamps)
+        return self.timing.num_shown(self.grid)
+
+    @property
+    def audio_codec(self) -> str | None:
+        """The codec of the first audio track, by ffmpeg's name; None without audio."""
+        return self.audio_tracks[0].codec if self.audio_tracks else None
+
+    @property
+    def start(self) -> Fraction:
+        """Time of the first frame in seconds: audio may begin before it."""
+        return self.timing.start
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Notes for the user about how the file is read, one sentence each."""
         notes = []
-        if self.variable_frame_rate:
+        if self.grid is not None:
+            reason = "" if self.timing.is_constant else "the frame rate varies: "
             notes.append(
-                "the frame rate varies: frames are taken by number and play at the average, "
-                f"{float(self.fps):.2f} fps"
+                f"{reason}frames are taken at an even {float(self.grid):.6g} fps, as a player "
+                "shows them (--frame-rate chooses another rate)"
+            )
+        if self.num_lost:
+            notes.append(
+                f"the file begins in the middle of a group of pictures: {self.num_lost} at its "
+                f"start cannot be decoded, {len(self.timing.timestamps)} frames can"
             )
         if self.is_damaged:
             notes.append(f"the file is damaged or cut short: {self.num_frames} frames are readable")
@@ -137,17 +171,6 @@ class VideoFacts:
         return replace(self, pictures=pictures).read_with(settings)
 
 
-def probe_video(path: Path) -> SourceVideo:
-    """Determine what is recorded of a video file: its properties, digest and reader.
-
-    Raises:
-        VideoError: The file is missing, empty, not a video, without images, a playlist, or beyond
-            the bounds on size and frames.
-        StorageError: The file may not be read.
-    """
-    return identify(path, probe_facts(path))
-
-
 def identify(path: Path, facts: VideoFacts) -> SourceVideo:
     """Add name and digest of the file to what its probe found. Raises `StorageError`."""
     return SourceVideo(
@@ -159,24 +182,66 @@ def identify(path: Path, facts: VideoFacts) -> SourceVideo:
         fps=facts.fps,
         num_frames=facts.num_frames,
         reader=facts.reader,
-        has_audio=facts.audio_codec is not None,
+        has_audio=bool(facts.audio_tracks),
         filled_tags=facts.pictures.filled_tags,
         has_alpha=facts.pictures.has_alpha,
         changes_size=facts.first_resized is not None,
+        is_resampled=facts.grid is not None,
     )
 
 
-def probe_facts(path: Path) -> VideoFacts:
-    """`probe_video` without the digest and with all properties. Raises the same.
+def probe_facts(
+    path: Path, *, frame_rate: Fraction | None = None, with_decord: bool = True
+) -> VideoFacts:
+    """Determine the properties of a video file, and how its frames are taken.
+
+    Args:
+        path: The video file.
+        frame_rate: Frames per second to take it at; None is its own rate.
+        with_decord: Whether decord may read it where it is exact.
+
+    Raises:
+        VideoError: The file is missing, empty, not a video, without images, a playlist, or beyond
+            the bounds on size and frames.
+        StorageError: The file may not be read.
+    """
+    facts = probe_stored(path, with_decord=with_decord)
+    if frame_rate is None and facts.timing.is_constant:
+        return facts
+    return _on_grid(path, facts, frame_rate or facts.timing.rate)
+
+
+def probe_as_recorded(path: Path, source: SourceVideo, settings: LoadSettings) -> VideoFacts:
+    """`probe_facts`, with the frames taken as they were for a record. Raises the same."""
+    facts = probe_stored(path).read_as(source, settings)
+    return _on_grid(path, facts, source.fps) if source.is_resampled else facts
+
+
+def _on_grid(path: Path, facts: VideoFacts, rate: Fraction) -> VideoFacts:
+    """The same video with its frames taken at an even rate, by ffmpeg."""
+    if facts.timing.is_constant and rate == facts.timing.rate:
+        return facts
+    if facts.timing.num_shown(rate) > MAX_FRAMES:
+        raise VideoError(
+            f"{path} has more than {MAX_FRAMES} frames at {float(rate):.6g} fps, which is the "
+            "bound",
+            hint="give a lower --frame-rate, or cut it first",
+        )
+    reader: Reader = "ffmpeg" if facts.reader == "decord" else facts.reader
+    return replace(facts, grid=rate, reader=reader)
+
+
+def probe_stored(path: Path, *, with_decord: bool = True) -> VideoFacts:
+    """`probe_facts` with the frames taken as they are stored, one by one. Raises the same.
 
     A file is probed once per process while it is unchanged.
     """
     check_file(path)
-    return _facts(path, file_state(path), find_ffmpeg())
+    return _facts(path, file_state(path), find_ffmpeg(), with_decord)
 
 
-@lru_cache(maxsize=4096)
-def _facts(path: Path, state: FileState, executable: str) -> VideoFacts:
+@lru_cache(maxsize=512)
+def _facts(path: Path, state: FileState, executable: str, with_decord: bool) -> VideoFacts:
     result = _list_packets(path, "0:V:0")
     header = parse_header(result.stderr)
     if result.returncode == 0 and header.stream != "0:V:0":
@@ -189,34 +254,35 @@ def _facts(path: Path, state: FileState, executable: str) -> VideoFacts:
     rotation = _rotation(path, header)
     pictures = _look(path, header, packets)
     is_damaged = has_error(result.stderr)
-    num_frames = len(packets.timestamps)
-    is_indexed = header.container in _INDEXED_CONTAINERS and packets.num_discarded == 0
-    if is_damaged or not is_indexed or packets.codec not in _COUNTED_BY_PACKETS:
-        num_frames = _count_frames(path, header.stream)
-    fps, is_variable = find_frame_rate(
-        packets.timestamps, packets.time_base, printed=header.printed_rates
+    frames, num_packets = packets, len(packets.timestamps)
+    is_whole = _is_whole(header, packets) and not is_damaged
+    if not (is_whole and with_decord and packets.codec in _COUNTED_BY_PACKETS):
+        frames = _list_frames(path, header.stream)
+    num_frames = len(frames.timestamps)
+    if num_frames == num_packets:
+        frames = packets
+    timing = find_timing(
+        frames.timestamps,
+        frames.time_base,
+        printed=header.printed_rates,
+        last_duration=frames.last_duration,
     )
-    if is_damaged and is_variable and header.printed_rates:
-        # The end is missing, and with it frames between the last ones: believe the header.
-        fps, is_variable = snap_rate(header.printed_rates[0]), False
     reader: Reader = "ffmpeg-tonemap" if pictures.is_hdr else "ffmpeg"
-    is_whole = is_indexed and not is_damaged and num_frames == len(packets.timestamps)
-    if is_whole and _is_utf8(path) and _decord_is_exact(header, packets, pictures):
+    is_exact = is_whole and num_frames == num_packets and _is_utf8(path) and with_decord
+    if is_exact and _decord_is_exact(header, packets, pictures):
         reader = "decord"
     width, height = _displayed_size(pictures, packets.sample_aspect_ratio, rotation)
     return VideoFacts(
         codec=packets.codec,
         pixel_format=pictures.pixel_format,
         stream=header.stream,
-        audio_codec=header.audio_codec,
+        audio_tracks=header.audio_tracks,
         width=width,
         height=height,
         sample_aspect_ratio=packets.sample_aspect_ratio,
         rotation=rotation,
-        fps=fps,
-        start=packets.timestamps[0] * packets.time_base,
-        variable_frame_rate=is_variable,
-        num_frames=num_frames,
+        timing=timing,
+        num_lost=min(packets.num_unanchored, max(0, num_packets - num_frames)),
         pictures=pictures,
         first_resized=_first_resized(pictures, packets),
         is_damaged=is_damaged,
@@ -224,8 +290,18 @@ def _facts(path: Path, state: FileState, executable: str) -> VideoFacts:
     )
 
 
+def _is_whole(header: InputHeader, packets: PacketTable) -> bool:
+    """Whether the container says where each frame is, and each can be decoded."""
+    return (
+        header.container in _INDEXED_CONTAINERS
+        and header.has_duration
+        and packets.num_discarded == 0
+        and packets.num_unanchored == 0
+    )
+
+
 def list_packets(path: Path) -> PacketTable:
-    """The packets of the first video stream of `path`. Raises `VideoError` as `probe_video`."""
+    """The packets of the first video stream of `path`. Raises `VideoError` as `probe_facts`."""
     result = _list_packets(path, "0:V:0")
     if result.returncode != 0 or has_error(result.stderr):
         raise unreadable(path, result)
@@ -234,7 +310,20 @@ def list_packets(path: Path) -> PacketTable:
 
 def _list_packets(path: Path, stream: str) -> FfmpegResult:
     bound = ["-frames:v", str(MAX_FRAMES + 1)]
-    return run_on_input(path, ["-map", stream, "-c", "copy", *bound, *_TO_STDOUT])
+    # ffmpeg leaves out what precedes the first keyframe unless told otherwise.
+    copy = ["-map", stream, "-c", "copy", "-copyinkf:v", *bound]
+    result = run_on_input(path, [*copy, *_TO_STDOUT])
+    if "Invalid DTS" in result.stderr or "Non-monotonic DTS" in result.stderr:
+        # It moved presentation times where decoding times are not in order: these are.
+        result = run_on_input(
+            path, [*copy, "-bsf:v", "setts=pts=PTS:dts=N-1000000000", *_TO_STDOUT]
+        )
+    return result
+
+
+def count_frames(path: Path, stream: str) -> int:
+    """Number of frames that ffmpeg delivers, by decoding all. Raises `VideoError` without one."""
+    return len(_list_frames(path, stream).timestamps)
 
 
 def decord_version() -> str | None:
@@ -248,7 +337,7 @@ def decord_version() -> str | None:
 def unreadable(path: Path, result: FfmpegResult) -> VideoError:
     """Why ffmpeg could not read a file, from its messages."""
     if "matches no streams" in result.stderr:
-        streams = "audio but no video" if parse_header(result.stderr).audio_codec else "no video"
+        streams = "audio but no video" if parse_header(result.stderr).audio_tracks else "no video"
         return VideoError(f"{path} holds {streams} stream", hint="name a file with a video stream")
     size = re.search(r"Picture size (\d+x\d+) is invalid", result.stderr)
     if size:
@@ -328,17 +417,23 @@ def _first_resized(pictures: Pictures, packets: PacketTable) -> int | None:
     return sum(timestamp < ticks - tolerance for timestamp in packets.timestamps)
 
 
-def _count_frames(path: Path, stream: str) -> int:
-    """Number of frames that ffmpeg delivers, by decoding all of them."""
-    decode = ["-map", stream, "-fps_mode", "passthrough", "-frames:v", str(MAX_FRAMES)]
-    result = run_on_input(path, [*decode, *_TO_STDOUT], timeout=_COUNT_TIMEOUT)
-    count = sum(1 for line in result.stdout.splitlines() if not line.startswith(b"#"))
-    if count == 0:
-        raise VideoError(
-            f"no frame of {path} can be decoded, ffmpeg says: {first_error(result.stderr)}",
-            hint="check that the file is complete",
-        )
-    return count
+def _list_frames(path: Path, stream: str) -> PacketTable:
+    """The frames that ffmpeg delivers, with their timestamps, by decoding all of them."""
+    # On the stream's own clock, under its name up to ffmpeg 6.0 and from 6.1 on.
+    for clock in ("demux", "-1"):
+        decode = ["-map", stream, "-fps_mode", "passthrough", "-enc_time_base", clock]
+        decode += ["-frames:v", str(MAX_FRAMES)]
+        result = run_on_input(path, [*decode, *_TO_STDOUT], timeout=_COUNT_TIMEOUT)
+        if "Invalid time base" not in result.stderr:
+            break
+    with suppress(ValueError, ZeroDivisionError):
+        frames = parse_framecrc(result.stdout.decode("utf-8", errors="replace"))
+        if frames.timestamps:
+            return frames
+    raise VideoError(
+        f"no frame of {path} can be decoded, ffmpeg says: {first_error(result.stderr)}",
+        hint="check that the file is complete",
+    )
 
 
 def _decord_is_exact(header: InputHeader, packets: PacketTable, pictures: Pictures) -> bool:

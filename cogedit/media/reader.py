@@ -2,13 +2,15 @@
 
 Both decode the file from its first frame on: seeking is where decoders differ. They return the same
 bytes wherever the probe chooses decord. Both run as processes of their own with a bound on the time
-for one frame: a file that makes a decoder hang or crash ends as an error message.
+for one frame: where decord hangs, crashes or counts otherwise, ffmpeg reads on, and a file that
+ffmpeg cannot read ends as an error message.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Generator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
@@ -24,7 +26,7 @@ from cogedit.media.clip import ResizePlan
 from cogedit.media.ffmpeg import FfmpegPipe, first_error, input_args
 from cogedit.media.filters import filter_chain, input_options
 from cogedit.media.pipe import ProcessPipe
-from cogedit.media.probe import VideoFacts, probe_facts
+from cogedit.media.probe import VideoFacts, count_frames, probe_stored
 
 Frames = NDArray[np.uint8]
 
@@ -32,8 +34,17 @@ DECORD_PROGRAM = Path(__file__).with_name("decord_child.py")
 DECORD_TIMEOUT = 60.0  # seconds for one frame
 
 
+class DecordFailed(VideoError):
+    """decord does not read a file as ffmpeg does, though its packets promise it."""
+
+
 def read_clip(
-    path: Path, facts: VideoFacts, *, indices: Sequence[int], resize: ResizePlan
+    path: Path,
+    facts: VideoFacts,
+    *,
+    indices: Sequence[int],
+    resize: ResizePlan,
+    fall_back: bool = True,
 ) -> Frames:
     """Read the frames of a clip at the clip's size, with one frame of the source's size in memory.
 
@@ -42,15 +53,18 @@ def read_clip(
         facts: What `probe_facts` returned for it.
         indices: Numbers of the frames to take, ascending.
         resize: How a frame becomes a frame of the clip.
+        fall_back: Whether ffmpeg reads on where decord fails.
 
     Returns:
         uint8 RGB, [F, height, width, 3].
 
     Raises:
+        DecordFailed: decord failed, and `fall_back` is off.
         VideoError: The file does not deliver the frames that the probe counted.
     """
     clip = np.empty((len(indices), resize.height, resize.width, 3), dtype=np.uint8)
-    with closing(iterate_frames(path, facts, indices=indices)) as frames:
+    stream = _Stream(path, facts, facts.width, facts.height, fall_back=fall_back)
+    with closing(_read_frames(stream, indices)) as frames:
         for number, frame in enumerate(frames):
             clip[number] = resize_frame(frame, resize)
     return clip
@@ -113,7 +127,7 @@ def read_frames_upstream(path: Path, *, width: int, height: int, indices: Sequen
         raise UsageError("indices must be ascending frame numbers, at least one")
     if width < 1 or height < 1:
         raise UsageError(f"the size {width}x{height} must be positive")
-    facts = probe_facts(path)
+    facts = probe_stored(path)
     if not facts.pictures.is_hdr:
         # The script knows no color but the one that the frames name.
         facts = replace(facts, pictures=replace(facts.pictures, filled_tags=""))
@@ -135,15 +149,42 @@ class _Stream:
     width: int
     height: int
     scaling: Literal["bicubic", "bilinear"] = "bicubic"
+    fall_back: bool = True
 
 
 def _read_frames(stream: _Stream, indices: Sequence[int]) -> Generator[Frames, None, None]:
     """The frames `indices` of the video, each [height, width, 3]."""
-    count, last = stream.facts.num_frames, indices[-1]
+    facts = stream.facts
+    count, last = facts.num_frames, indices[-1]
     if last >= count:
         raise VideoError(f"{stream.path} has {count} frames, expected frame {last} in it")
-    read = _read_by_decord if stream.facts.reader == "decord" else _read_by_ffmpeg
-    return read(stream, indices)
+    if facts.grid is None:
+        yield from _read_stored(stream, indices)
+        return
+    shown = facts.timing.shown(facts.grid)
+    counts = Counter(shown[index] for index in indices)  # in ascending order, as `indices` are
+    with closing(_read_stored(stream, list(counts))) as frames:
+        for frame, repeats in zip(frames, counts.values(), strict=True):
+            for _ in range(repeats):
+                yield frame
+
+
+def _read_stored(stream: _Stream, numbers: Sequence[int]) -> Generator[Frames, None, None]:
+    """The frames with these numbers in the file."""
+    if stream.facts.reader != "decord":
+        yield from _read_by_ffmpeg(stream, numbers)
+        return
+    num_read = 0
+    try:
+        with closing(_read_by_decord(stream, numbers)) as frames:
+            for frame in frames:
+                yield frame
+                num_read += 1
+    except DecordFailed:
+        if not stream.fall_back:
+            raise
+        # The frames so far are those of ffmpeg: decoders differ at the end, or in being able to.
+        yield from _read_by_ffmpeg(stream, numbers[num_read:])
 
 
 def _read_by_decord(stream: _Stream, indices: Sequence[int]) -> Generator[Frames, None, None]:
@@ -167,19 +208,26 @@ def _read_by_decord(stream: _Stream, indices: Sequence[int]) -> Generator[Frames
                 reason = f"decord ended with status {status}"
                 if decord.timed_out:
                     reason = f"decord gave no frame for {DECORD_TIMEOUT:.0f} seconds"
-                raise _decord_error(messages, index, stream=stream, reason=reason)
+                raise DecordFailed(f"{stream.path}: {_reported(messages) or reason}")
+            if index == stream.facts.num_frames - 1:
+                _check_end(stream, decord)
             yield frame
 
 
-def _decord_error(messages: str, index: int, *, stream: _Stream, reason: str) -> VideoError:
-    """Which frame failed and why: from the last line of the messages, or else as given."""
-    if "import decord" in messages:  # the line of the traceback
-        return VideoError("decord is installed but cannot be loaded", hint="pip uninstall decord")
+def _check_end(stream: _Stream, decord: ProcessPipe) -> None:
+    """Refuse a last frame that decord made up: past the end it repeats the one before."""
+    _, messages = decord.wait()
+    facts = stream.facts
+    if _reported(messages) and count_frames(stream.path, facts.stream) != facts.num_frames:
+        raise DecordFailed(f"{stream.path}: {_reported(messages)}")
+
+
+def _reported(messages: str) -> str | None:
+    """What the program said on the last line of its messages."""
     try:
-        failure = json.loads(messages.strip().splitlines()[-1])
-        return _wrong_frame(int(failure["index"]), stream, str(failure["reason"]))
+        return str(json.loads(messages.strip().splitlines()[-1])["reason"])
     except (ValueError, LookupError, TypeError):
-        return _wrong_frame(index, stream, reason)
+        return None
 
 
 def _read_by_ffmpeg(stream: _Stream, indices: Sequence[int]) -> Generator[Frames, None, None]:

@@ -207,7 +207,7 @@ def check_export(
         if output is not None:
             check_not_source(output, record)
         return
-    facts = probe_facts(video)
+    facts = probe_facts(video, frame_rate=settings.load.frame_rate)
     check_size_of_clip(settings)
     size = facts if options.size == "source" else settings.load
     encoding.check_frames(size.width, size.height, fps=options.fps or facts.fps)
@@ -307,8 +307,8 @@ def _why_silent(found: FoundSource | str) -> str | None:
     """Why a source's audio cannot be carried over; None where it can."""
     if isinstance(found, str):
         return f"{found} (--source VIDEO names it)"
-    if found.facts.variable_frame_rate:
-        return f"the frame rate of {found.path} varies"
+    if found.facts.grid is None and not found.facts.timing.is_constant:
+        return f"the frame rate of {found.path} varies, and its frames were taken one by one"
     return None
 
 

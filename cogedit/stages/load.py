@@ -11,6 +11,7 @@ from cogedit.artifacts import FramesRecord
 from cogedit.config import Settings, check_settings
 from cogedit.media.clip import ResizePlan, check_size, plan_clip, plan_resize
 from cogedit.media.probe import VideoFacts, identify, probe_facts
+from cogedit.media.reader import DecordFailed, read_clip
 from cogedit.models.checkpoint import NotCachedError, find_checkpoint
 from cogedit.stages.run import Run, Written, check_output, claim, find_or_make, workspace_for
 
@@ -45,26 +46,38 @@ def load(
     """
     video, run = Path(video), run or Run()
     check_output(output, inputs=[video], run=run)
-    clip = choose_clip(video, settings, run=run)
-    record = clip.record
 
-    def make() -> Mapping[str, Tensor]:
-        import torch
+    def make(clip: Clip, *, fall_back: bool) -> Written[FramesRecord]:
+        def read() -> Mapping[str, Tensor]:
+            import torch
 
-        from cogedit.media.reader import read_clip
+            frames = read_clip(
+                video,
+                clip.facts,
+                indices=clip.record.frame_indices,
+                resize=clip.resize,
+                fall_back=fall_back,
+            )
+            return {"frames": torch.from_numpy(frames)}
 
-        frames = read_clip(video, clip.facts, indices=record.frame_indices, resize=clip.resize)
-        return {"frames": torch.from_numpy(frames)}
+        workspace = workspace_for(video, settings)
+        with claim(output, run) as claimed:
+            return find_or_make(clip.record, read, output=output, workspace=workspace, run=claimed)
 
-    workspace = workspace_for(video, settings)
-    with claim(output, run) as run:
-        return find_or_make(record, make, output=output, workspace=workspace, run=run)
+    try:
+        # The record names the reader: where decord fails, the clip is chosen again for ffmpeg.
+        return make(choose_clip(video, settings, run=run), fall_back=False)
+    except DecordFailed as error:
+        run.notify(f"decord cannot read all of it, so ffmpeg reads it ({error.message})")
+        clip = choose_clip(video, settings, run=run, with_decord=False)
+        return make(clip, fall_back=True)
 
 
-def choose_clip(video: Path, settings: Settings, *, run: Run) -> Clip:
+def choose_clip(video: Path, settings: Settings, *, run: Run, with_decord: bool = True) -> Clip:
     """Choose frames and size of a clip, and say which; errors are those of `load`."""
     check_settings(settings.load)
-    facts = probe_facts(video).read_with(settings.load)
+    rate = settings.load.frame_rate
+    facts = probe_facts(video, frame_rate=rate, with_decord=with_decord).read_with(settings.load)
     check_size_of_clip(settings)
     source = identify(video, facts)
     clip = plan_clip(source, settings.load)

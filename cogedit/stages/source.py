@@ -23,7 +23,7 @@ from cogedit.config import Settings
 from cogedit.errors import ArtifactError, ArtifactMismatch, UsageError
 from cogedit.media.clip import ResizePlan
 from cogedit.media.files import check_file, file_digest
-from cogedit.media.probe import VideoFacts, probe_facts
+from cogedit.media.probe import VideoFacts, probe_as_recorded
 from cogedit.media.writer import AudioSource
 from cogedit.stages.run import workspace_for
 from cogedit.types import ExportSettings
@@ -79,7 +79,7 @@ def find_source(
 
 
 def _found(path: Path, frames: FramesRecord) -> FoundSource | str:
-    source, facts = frames.source, probe_facts(path).read_as(frames.source, frames.settings)
+    source, facts = frames.source, probe_as_recorded(path, frames.source, frames.settings)
     if (facts.width, facts.height) != (source.width, source.height):
         return (
             f"{path} is now shown at {facts.width}x{facts.height}, and the clip was taken at "

@@ -29,7 +29,7 @@ from cogedit.media.clip import ResizePlan
 from cogedit.media.comparison import Compared, compare_frames, compare_sheet
 from cogedit.media.encoding import Encoding, plan_encoding
 from cogedit.media.files import file_digest
-from cogedit.media.probe import VideoFacts, probe_facts
+from cogedit.media.probe import VideoFacts, probe_as_recorded, probe_facts
 from cogedit.media.reader import iterate_frames, resize_frame
 from cogedit.media.writer import FrameStream, save_png, write_video
 from cogedit.stages.decode import decode
@@ -189,7 +189,7 @@ def cut_sources(inputs: Sequence[Input]) -> list[Input]:
             item = replace(
                 item,
                 record=frames,
-                facts=item.facts.read_as(frames.source, frames.settings),
+                facts=probe_as_recorded(item.path, frames.source, frames.settings),
                 indices=frames.frame_indices,
                 fps=frames.fps,
                 width=width,

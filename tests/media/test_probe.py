@@ -12,13 +12,12 @@ from videos import ffmpeg, make_video
 from cogedit.errors import ConfigError, StorageError, VideoError
 from cogedit.media import probe
 from cogedit.media.ffmpeg import run_on_input
-from cogedit.media.probe import probe_facts, probe_video
+from cogedit.media.probe import identify, probe_facts
 from cogedit.media.recipe_comment import find_comment
-from cogedit.media.timing import explains, find_frame_rate, snap_rate
 
 
 def test_facts_of_a_plain_file(clips):
-    source = probe_video(clips / "plain.mp4")
+    source = identify(clips / "plain.mp4", probe_facts(clips / "plain.mp4"))
     assert (source.name, source.width, source.height) == ("plain.mp4", 160, 96)
     assert source.fps == Fraction(30000, 1001)
     assert source.num_frames == 60
@@ -42,7 +41,7 @@ def test_facts_of_a_plain_file(clips):
     ],
 )
 def test_facts_and_reader(clips, name, size, fps, num_frames, reader):
-    source = probe_video(clips / name)
+    source = probe_facts(clips / name)
     assert (source.width, source.height) == size
     assert source.fps == fps
     assert source.num_frames == num_frames
@@ -51,7 +50,7 @@ def test_facts_and_reader(clips, name, size, fps, num_frames, reader):
 
 @pytest.mark.parametrize("degrees", [90, 180, 270])
 def test_rotation_is_clockwise_and_the_size_is_as_displayed(clips, degrees):
-    source = probe_video(clips / f"turned{degrees}.mp4")
+    source = probe_facts(clips / f"turned{degrees}.mp4")
     assert source.rotation == degrees
     assert (source.width, source.height) == ((160, 96) if degrees == 180 else (96, 160))
 
@@ -59,9 +58,8 @@ def test_rotation_is_clockwise_and_the_size_is_as_displayed(clips, degrees):
 def test_notes_say_what_is_unusual(clips):
     assert probe_facts(clips / "plain.mp4").notes == ()
     varying = probe_facts(clips / "varying.mp4")
-    assert varying.variable_frame_rate
-    assert varying.num_frames == 40
-    assert "19.8" in varying.notes[0]
+    assert (varying.num_frames, varying.grid) == (60, Fraction(30000, 1001))
+    assert "29.97" in varying.notes[0]
     assert "240x96" in probe_facts(clips / "wide_pixels.mp4").notes[0]
     cut = probe_facts(clips / "cut_short.mp4")
     assert cut.reader == "ffmpeg"
@@ -76,7 +74,7 @@ def test_a_misspelled_name_is_recognised(clips):
         ("none/cut_short.mp4", "path"),
     ):
         with pytest.raises(VideoError) as caught:
-            probe_video(clips / name)
+            probe_facts(clips / name)
         assert hint in caught.value.hint
 
 
@@ -89,7 +87,7 @@ def test_a_misspelled_name_is_recognised(clips):
 )
 def test_refusals_are_one_sentence_with_a_remedy(clips, name):
     with pytest.raises(VideoError) as caught:
-        probe_video(clips / name)
+        probe_facts(clips / name)
     assert str(clips / name) in caught.value.message
     assert "\n" not in caught.value.message
     assert caught.value.hint
@@ -101,7 +99,7 @@ def test_playlist_is_refused_by_the_demuxer_too(clips, tmp_path):
     sneaky = tmp_path / "sneaky.m3u8"
     sneaky.write_bytes(b" " * 100 + (clips / "hls.mp4").read_bytes())
     with pytest.raises(VideoError):
-        probe_video(sneaky)
+        probe_facts(sneaky)
 
 
 def test_fifo_is_refused_without_waiting(tmp_path):
@@ -109,7 +107,7 @@ def test_fifo_is_refused_without_waiting(tmp_path):
         pytest.skip("no named pipes here")
     os.mkfifo(tmp_path / "pipe.mp4")
     with pytest.raises(VideoError, match=r"pipe\.mp4"):
-        probe_video(tmp_path / "pipe.mp4")
+        probe_facts(tmp_path / "pipe.mp4")
 
 
 def test_unreadable_file_is_a_storage_error(clips, monkeypatch):
@@ -118,17 +116,17 @@ def test_unreadable_file_is_a_storage_error(clips, monkeypatch):
 
     monkeypatch.setattr("pathlib.Path.open", refuse)
     with pytest.raises(StorageError, match=r"plain\.mp4"):
-        probe_video(clips / "plain.mp4")
+        probe_facts(clips / "plain.mp4")
 
 
 def test_bounds(clips, tmp_path, monkeypatch):
     clip = shutil.copy(clips / "plain.mp4", tmp_path)  # one that was not probed before
     monkeypatch.setattr(probe, "MAX_FRAMES", 20)
     with pytest.raises(VideoError, match="20 frames"):
-        probe_video(Path(clip))
+        probe_facts(Path(clip))
     monkeypatch.setattr(probe, "MAX_FRAME_PIXELS", 100)
     with pytest.raises(VideoError, match="160x96"):
-        probe_video(Path(clip))
+        probe_facts(Path(clip))
 
 
 def test_cover_picture_is_no_video(clips, tmp_path):
@@ -137,28 +135,28 @@ def test_cover_picture_is_no_video(clips, tmp_path):
     options = ["-map", "0", "-map", "1", "-c", "copy", "-disposition:v", "attached_pic"]
     ffmpeg(*inputs, *options, song)
     with pytest.raises(VideoError, match=r"song\.m4a"):
-        probe_video(song)
+        probe_facts(song)
 
 
 def test_absurd_pixel_aspect_is_refused(tmp_path):
     picture = ["-f", "lavfi", "-i", "color=s=4096x128:r=25:d=0.08,setsar=100/1"]
     ffmpeg(*picture, tmp_path / "wide.mp4")
     with pytest.raises(VideoError, match="409600x128"):
-        probe_video(tmp_path / "wide.mp4")
+        probe_facts(tmp_path / "wide.mp4")
 
 
 def test_odd_rotation_is_refused(clips, tmp_path):
     askew = tmp_path / "askew.mp4"
     ffmpeg("-display_rotation", "-30", "-i", clips / "plain.mp4", "-c", "copy", askew)
     with pytest.raises(VideoError, match="30 degrees"):
-        probe_video(askew)
+        probe_facts(askew)
 
 
 def test_second_video_stream_goes_to_ffmpeg(clips, tmp_path):
     both = tmp_path / "both.mkv"
     inputs = ["-i", clips / "counter.mp4", "-i", clips / "plain.mp4"]
     ffmpeg(*inputs, "-map", "0:v", "-map", "1:v", "-c", "copy", both)
-    source = probe_video(both)
+    source = probe_facts(both)
     assert (source.num_frames, source.reader) == (50, "ffmpeg")
 
 
@@ -166,7 +164,8 @@ def test_second_video_stream_goes_to_ffmpeg(clips, tmp_path):
 def test_strange_names_are_only_names(clips, tmp_path, monkeypatch, name):
     (tmp_path / name).write_bytes((clips / "plain.mp4").read_bytes())
     monkeypatch.chdir(tmp_path)
-    source = probe_video(type(tmp_path)(name))
+    path = type(tmp_path)(name)
+    source = identify(path, probe_facts(path))
     assert (source.name, source.num_frames, source.width) == (name, 60, 160)
 
 
@@ -189,26 +188,26 @@ def test_a_probe_that_hangs_is_killed(clips, tmp_path, monkeypatch):
 def test_broken_ffmpeg_setting_names_the_variable(clips, monkeypatch):
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "/nowhere/ffmpeg")
     with pytest.raises(ConfigError, match="IMAGEIO_FFMPEG_EXE"):
-        probe_video(clips / "plain.mp4")
+        probe_facts(clips / "plain.mp4")
 
 
 def test_coloured_ffmpeg_logs_do_not_confuse(fresh, monkeypatch):
     monkeypatch.setenv("AV_LOG_FORCE_COLOR", "1")
-    assert probe_video(fresh).reader == "decord"
+    assert probe_facts(fresh).reader == "decord"
 
 
 def test_without_decord_ffmpeg_reads(clips, tmp_path, monkeypatch):
     clip = shutil.copy(clips / "plain.mp4", tmp_path)  # one that was not probed before
     monkeypatch.setitem(sys.modules, "decord", None)
-    assert probe_video(Path(clip)).reader == "ffmpeg"
+    assert probe_facts(Path(clip)).reader == "ffmpeg"
 
 
 def test_probing_loads_neither_torch_nor_decord(clips):
     code = (
         "import sys; from pathlib import Path\n"
         "from cogedit.media import clip, reader, writer\n"
-        "from cogedit.media.probe import probe_video\n"
-        f"probe_video(Path({str(clips / 'plain.mp4')!r}))\n"
+        "from cogedit.media.probe import probe_facts\n"
+        f"probe_facts(Path({str(clips / 'plain.mp4')!r}))\n"
         "print(sorted({'torch', 'decord'} & sys.modules.keys()))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -223,21 +222,4 @@ def test_comment_is_none_without_one(clips):
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
 def test_exact_rate_on_fine_and_coarse_clocks(tmp_path, fps, suffix):
     path = make_video(tmp_path / f"clip{suffix}", width=32, height=32, fps=fps, num_frames=7)
-    assert probe_video(path).fps == Fraction(fps)
-
-
-def test_frame_rate_arithmetic():
-    assert snap_rate(Fraction("29.97")) == Fraction(30000, 1001)
-    assert snap_rate(Fraction("23.98")) == Fraction(24000, 1001)
-    assert snap_rate(Fraction("119.88")) == Fraction(120000, 1001)
-    assert snap_rate(Fraction("30")) == 30
-    assert snap_rate(Fraction("12.5")) == Fraction(25, 2)
-    millisecond = Fraction(1, 1000)
-    # 33, 33, 34 ms could be 30 or 30000/1001: what ffmpeg printed decides while both explain it.
-    stamps = [0, 33, 67, 100]
-    printed = [Fraction("29.97")]
-    assert find_frame_rate(stamps, millisecond, printed=printed) == (Fraction(30000, 1001), False)
-    assert find_frame_rate(stamps, millisecond, printed=[Fraction(30)]) == (Fraction(30), False)
-    assert find_frame_rate([0, 33, 200], millisecond, printed=printed) == (Fraction(10), True)
-    assert find_frame_rate([5], millisecond, printed=printed) == (Fraction(30000, 1001), False)
-    assert not explains(Fraction(0), [0, 1], millisecond)
+    assert probe_facts(path).fps == Fraction(fps)

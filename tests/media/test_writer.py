@@ -30,7 +30,7 @@ def test_rate_count_and_size_read_back(tmp_path, suffix, fps):
     path = tmp_path / f"out{suffix}"
     write_video(frames(), path, fps=fps)
     facts = probe_facts(path)
-    assert (facts.fps, facts.num_frames, facts.variable_frame_rate) == (fps, 9, False)
+    assert (facts.fps, facts.num_frames, facts.grid) == (fps, 9, None)
     assert (facts.width, facts.height, facts.pixel_format) == (64, 48, "yuv420p")
     assert facts.reader == "decord"
     assert read_counter(read_back(path, width=64, height=48)) == list(range(9))

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from videos import ffmpeg, make_video, read_back
 
 import cogedit
-from cogedit.artifacts import content_key
+from cogedit.artifacts import content_key, read_record
 from cogedit.cli import app
 from cogedit.errors import ArtifactDamaged, ArtifactMismatch, UsageError, VideoError
 from cogedit.media.probe import probe_facts
@@ -157,13 +157,19 @@ def test_the_source_is_found_beside_the_workspace(here, monkeypatch):
     assert probe_facts(done.path).audio_codec == "aac"
 
 
-def test_a_varying_rate_keeps_no_time(here):
+def test_a_varying_rate_is_made_even_and_keeps_the_sound(here):
     video = make_video(here / "plain.mp4", width=96, height=64, num_frames=40, sound=True)
     ffmpeg("-i", video, "-vf", "select=not(eq(mod(n\\,3)\\,1))", "-fps_mode", "vfr",
            here / "varying.mp4")  # fmt: skip
-    done = export(load(here / "varying.mp4"), here / "out.mp4")
-    assert "no audio: the frame rate of varying.mp4 varies" in done.said
-    assert probe_facts(done.path).audio_codec is None
+    frames = load(here / "varying.mp4")
+    source = read_record(frames).source
+    assert (source.fps, source.is_resampled) == (FPS, True)
+    assert source.num_frames >= 40  # as long as the file says that its last frame is shown
+    done = export(frames, here / "out.mp4")
+    assert probe_facts(done.path).audio_codec == "aac"
+    # Read again from its record, at the source's own size.
+    big = export(frames, here / "big.mp4", export__size="source")
+    assert probe_facts(big.path).num_frames == probe_facts(done.path).num_frames
 
 
 # The source's size
