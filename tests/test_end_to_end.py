@@ -155,19 +155,6 @@ def test_the_module_is_the_program_too():
     assert done.stdout == f"cogedit {cogedit.__version__}\n"
 
 
-@pytest.mark.parametrize("name", ["pipeline_2b", "pipeline_15"])
-def test_five_commands_on_other_models(name, request, tmp_path):
-    make_video(tmp_path / "clip.mp4", width=128, height=128, num_frames=12)
-    model = ("--model", request.getfixturevalue(name), "--dtype", "fp32")
-    frames = path_of(tmp_path, run(tmp_path, "load", "clip.mp4", *model))
-    latents = path_of(tmp_path, run(tmp_path, "encode", frames, *model))
-    steps = ("--num-inference-steps", 3)
-    trajectory = path_of(tmp_path, run(tmp_path, "invert", latents, *steps, *model))
-    edit = path_of(tmp_path, run(tmp_path, "reconstruct", trajectory, "-p", PROMPT, *model))
-    video = path_of(tmp_path, run(tmp_path, "export", edit, *model))
-    assert read_back(video, width=64, height=64).shape == (9, 64, 64, 3)
-
-
 def documented(page, first_line):
     """The code of a page from this line on."""
     text = (Path(__file__).parents[1] / page).read_text()
