@@ -118,6 +118,10 @@ def _changed(value: object, hint: object) -> object:
     return "0" * 64 if len(value) == 64 else value + "x"
 
 
+ONE_OF_A_FEW = {"rotation": 90, "background": "white"}
+"""Another value of fields that take few."""
+
+
 def _variants(record: Any, where: str) -> Iterator[tuple[str, Any]]:
     """The record with one leaf changed, for every leaf of the chain."""
     hints = get_type_hints(type(record))
@@ -127,7 +131,7 @@ def _variants(record: Any, where: str) -> Iterator[tuple[str, Any]]:
             for inner_path, inner in _variants(value, path):
                 yield inner_path, dataclasses.replace(record, **{field.name: inner})
         elif path != "edit.tensors":
-            changed = 90 if field.name == "rotation" else _changed(value, hints[field.name])
+            changed = ONE_OF_A_FEW.get(field.name) or _changed(value, hints[field.name])
             yield path, dataclasses.replace(record, **{field.name: changed})
 
 
