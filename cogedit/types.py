@@ -351,6 +351,13 @@ class ExportSettings:
     sound: bool = setting(
         True, "Video", "Copy the source's audio, if the clip lasts as long as it did in the source."
     )
+    audio_track: Positive | None = setting(
+        None,
+        "Video",
+        "Audio track of the source to copy, counted from 1.",
+        default_text="the default one, or the first that can be decoded",
+        is_later=True,
+    )
     composite: Composite | None = setting(
         None,
         "Mask",

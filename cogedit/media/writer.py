@@ -62,10 +62,11 @@ class FrameStream:
 class AudioSource:
     """The audio that goes with a clip."""
 
-    path: Path  # its first audio stream is taken
-    start: Fraction  # where the clip starts in it, in seconds
+    path: Path
+    start: Fraction  # where the clip starts in it, in seconds; before 0 there is no sound
     duration: Fraction  # how long the clip plays, in seconds
     codec: str | None  # ffmpeg's name of it; None where the file has no audio
+    track: int = 0  # which of its audio tracks, from 0
 
 
 def write_video(
@@ -167,18 +168,27 @@ def _audio_args(audio: AudioSource | None, path: Path) -> tuple[list[str], list[
     """Options that open the audio, and options that write it."""
     if audio is None or audio.codec is None:
         return [], []
-    if audio.start < 0 or audio.duration <= 0:
+    start, end = max(Fraction(0), audio.start), audio.start + audio.duration
+    if end <= start:
         raise UsageError(f"no audio lies at {audio.start} s for {audio.duration} s")
-    copied = _COPIED_AUDIO[path.suffix.lower()]
     # Bounded by its own duration and not by -shortest, which would cut the video where the
     # source's audio ends first.
-    window = ["-ss", f"{float(audio.start):.6f}", "-t", f"{float(audio.duration):.6f}"]
-    output = ["-map", "1:a:0", "-c:a", "aac"]
-    if copied is None or audio.codec in copied:
+    window = ["-ss", f"{float(start):.6f}", "-t", f"{float(end - start):.6f}"]
+    if audio.start < 0:
+        window += ["-itsoffset", f"{float(-audio.start):.6f}"]
+    track = ["-map", f"1:a:{audio.track}"]
+    output = [*track, "-c:a", "aac"]
+    if can_copy_audio(audio.codec, path.suffix):
         # Packets before the start would be copied too. mp4 hides them by an edit list; Matroska has
         # none, and the audio would lag by up to half a second.
-        output = ["-map", "1:a:0", "-c:a", "copy", "-copypriorss:a", "0"]
+        output = [*track, "-c:a", "copy", "-copypriorss:a", "0"]
     return [*window, *input_args(audio.path)], output
+
+
+def can_copy_audio(codec: str, suffix: str) -> bool:
+    """Whether a file of this suffix takes audio of this codec as it is."""
+    copied = _COPIED_AUDIO[suffix.lower()]
+    return copied is None or codec in copied
 
 
 def _encode(stream: FrameStream, path: Path, *, args: list[str]) -> None:

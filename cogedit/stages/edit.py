@@ -147,7 +147,9 @@ def check_edit(
         raise StorageError(
             f"cannot write videos into {output}: it is a file", hint="choose another -o"
         )
-    check_export(video, settings, output=named, source_video=source_video, has_mask=has_mask)
+    check_export(
+        video, settings, output=named, source_video=source_video, has_mask=has_mask, run=run
+    )
 
 
 def export_edit(

@@ -31,7 +31,8 @@ from cogedit.media.probe import probe_facts
 from cogedit.media.reader import iterate_frames
 from cogedit.media.recipe_comment import find_comment
 from cogedit.media.restore import needs_own_frames, restore_frames
-from cogedit.media.writer import FrameStream, write_video
+from cogedit.media.sound import choose_audio
+from cogedit.media.writer import AudioSource, FrameStream, write_video
 from cogedit.stages.decode import Pixels, composite_for, decode, decode_changes
 from cogedit.stages.load import check_size_of_clip
 from cogedit.stages.model import dtype_for
@@ -163,6 +164,7 @@ def _job(
         encoding,
         size=options.size,
         sound=options.sound and encoding.has_audio and frames.source.has_audio,
+        audio_track=options.audio_track,
         composite=composite_for(record, options),
     )
     if recipe.composite != "none":
@@ -189,8 +191,12 @@ def check_export(
     output: Path | None,
     source_video: Path | None,
     has_mask: bool,
+    run: Run | None = None,
 ) -> None:
-    """Refuse, before anything is computed, what an export of the result could not write."""
+    """Refuse, before anything is computed, what an export of the result could not write.
+
+    What it will lack is said as well.
+    """
     options = settings.export
     encoding = encoding_for(output, options)
     if sniff_kind(video) is not None:
@@ -211,6 +217,14 @@ def check_export(
     check_size_of_clip(settings)
     size = facts if options.size == "source" else settings.load
     encoding.check_frames(size.width, size.height, fps=options.fps or facts.fps)
+    if options.sound and encoding.has_audio and facts.audio_tracks:
+        suffix = encoding.suffix if output is None else output.suffix
+        audio = choose_audio(
+            video, facts.audio_tracks, wanted=options.audio_track, suffix=suffix,
+            start=facts.start, duration=1 / facts.fps,
+        )  # fmt: skip
+        if run is not None and isinstance(audio, str):
+            run.notify(f"exported without audio: {audio}")
 
 
 def _check_size(recipe: Recipe) -> None:
@@ -236,7 +250,8 @@ def _export(job: _Job, source_video: Path | None, session: Session | None) -> Ex
         found = find_source(frames, job.artifact, source_video)
     if needs_source:
         _require(found, frames)
-    silent = _why_silent(found) if recipe.sound else None
+    audio = _audio_of(found, job) if recipe.sound else None
+    silent = audio if isinstance(audio, str) else None
     if silent is not None:
         recipe = replace(recipe, sound=False)
         job = replace(job, recipe=recipe, silent=silent)
@@ -246,7 +261,6 @@ def _export(job: _Job, source_video: Path | None, session: Session | None) -> Ex
         run.notify(f"no audio: {job.silent}")
     check_writable(job.path, is_folder=recipe.encoding.codec == "png")
     replaced = job.path.exists() and not run.force
-    audio = found.audio() if recipe.sound and isinstance(found, FoundSource) else None
     with in_use(job.path.parent), use_session(session) as owner:
         shown = _frames(job, found if isinstance(found, FoundSource) else None, owner)
         try:
@@ -257,7 +271,7 @@ def _export(job: _Job, source_video: Path | None, session: Session | None) -> Ex
                     fps=recipe.fps,
                     encoding=recipe.encoding,
                     comment=recipe.comment(),
-                    audio=audio,
+                    audio=audio if isinstance(audio, AudioSource) else None,
                     over="anything" if job.may_replace else before,
                 )
         except UsageError as error:
@@ -303,13 +317,13 @@ def _reused(job: _Job) -> Exported:
     return Exported(job.path, reused=True)
 
 
-def _why_silent(found: FoundSource | str) -> str | None:
-    """Why a source's audio cannot be carried over; None where it can."""
+def _audio_of(found: FoundSource | str, job: _Job) -> AudioSource | str:
+    """The source's audio of a clip, or why it cannot be carried over."""
     if isinstance(found, str):
         return f"{found} (--source VIDEO names it)"
     if found.facts.grid is None and not found.facts.timing.is_constant:
         return f"the frame rate of {found.path} varies, and its frames were taken one by one"
-    return None
+    return found.audio(job.settings.export, job.path.suffix)
 
 
 def _frames(job: _Job, found: FoundSource | None, session: Session) -> Pixels | FrameStream:

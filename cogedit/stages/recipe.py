@@ -27,6 +27,7 @@ class Recipe:
         encoding: Codec and quality.
         size: The clip's size, or the source's.
         sound: Whether it has the source's audio.
+        audio_track: Number of the track that was asked for, from 1; None where none was.
         composite: What is shown outside the mask; "none" where there is none.
         feather: Width in pixels of the transition; 0 without a composite.
         align_edges: Radius in pixels within which an edit's edges are the source's; 0 is off.
@@ -39,6 +40,7 @@ class Recipe:
     encoding: Encoding
     size: VideoSize = "clip"
     sound: bool = False
+    audio_track: int | None = None
     composite: Composite = "none"
     feather: int = 0
     align_edges: int = 0
@@ -47,7 +49,7 @@ class Recipe:
 
     def comment(self) -> str:
         """Return the recipe as canonical JSON, for the video's metadata."""
-        options = {
+        options: dict[str, Json] = {
             "align_edges": self.align_edges,
             "codec": self.encoding.codec,
             "composite": self.composite,
@@ -60,6 +62,8 @@ class Recipe:
             "sound": self.sound,
             "vae_tiling": self.vae_tiling,
         }
+        if self.sound and self.audio_track is not None:
+            options["audio_track"] = self.audio_track
         record = json.loads(record_text(self.record), object_hook=_with_short_indices)
         recipe = {"cogedit": record, "content_key": content_key(self.record), "export": options}
         return json.dumps(recipe, sort_keys=True, separators=(",", ":"))

@@ -24,6 +24,7 @@ from cogedit.errors import ArtifactError, ArtifactMismatch, UsageError
 from cogedit.media.clip import ResizePlan
 from cogedit.media.files import check_file, file_digest
 from cogedit.media.probe import VideoFacts, probe_as_recorded
+from cogedit.media.sound import choose_audio
 from cogedit.media.writer import AudioSource
 from cogedit.stages.run import workspace_for
 from cogedit.types import ExportSettings
@@ -40,13 +41,22 @@ class FoundSource:
     facts: VideoFacts
     frames: FramesRecord
 
-    def audio(self) -> AudioSource:
-        """The audio of the clip."""
+    def audio(self, export: ExportSettings, suffix: str) -> AudioSource | str:
+        """The audio of the clip for a file of this suffix, or why there is none."""
         frames = self.frames
         # Audio and video of a file need not begin together.
         start = self.facts.start + frames.frame_indices[0] / frames.source.fps
         duration = len(frames.frame_indices) / frames.fps
-        return AudioSource(self.path, start, duration, self.facts.audio_codec)
+        if not self.facts.audio_tracks:
+            return f"{self.path} has no audio track"
+        return choose_audio(
+            self.path,
+            self.facts.audio_tracks,
+            wanted=export.audio_track,
+            suffix=suffix,
+            start=start,
+            duration=duration,
+        )
 
 
 def find_source(

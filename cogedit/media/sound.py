@@ -1,0 +1,64 @@
+"""Which audio track of a video goes with a clip of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+from cogedit.errors import UsageError, VideoError
+from cogedit.media.ffmpeg import run_on_input
+from cogedit.media.ffmpeg_output import AudioTrack
+from cogedit.media.writer import AudioSource, can_copy_audio
+
+
+def choose_audio(
+    path: Path,
+    tracks: Sequence[AudioTrack],
+    *,
+    wanted: int | None,
+    suffix: str,
+    start: Fraction,
+    duration: Fraction,
+) -> AudioSource | str:
+    """Choose the audio of a clip, or say why there is none.
+
+    Args:
+        path: The video.
+        tracks: Its audio tracks; at least one.
+        wanted: Number of the track, from 1; None is the one that players take if this ffmpeg can
+            decode it, and else the first that it can.
+        suffix: Of the file to write, which takes some codecs as they are.
+        start: Where the clip begins in the file, in seconds.
+        duration: How long it plays, in seconds.
+
+    Raises:
+        UsageError: There is no track of this number.
+    """
+    order = sorted(range(len(tracks)), key=lambda number: not tracks[number].is_default)
+    if wanted is not None:
+        if wanted > len(tracks):
+            raise UsageError(
+                f"{path} has {len(tracks)} audio tracks, and --audio-track is {wanted}: expected "
+                f"1 to {len(tracks)}"
+            )
+        order = [wanted - 1]
+    for number in order:
+        if _can_decode(path, number):
+            return AudioSource(path, start, duration, tracks[number].codec, number)
+    for number in order:  # an ffmpeg that was built without the decoder
+        if can_copy_audio(tracks[number].codec, suffix):
+            return AudioSource(path, start, duration, tracks[number].codec, number)
+    codecs = ", ".join(tracks[number].codec for number in order)
+    return f"no audio track of {path} can be decoded ({codecs})"
+
+
+def _can_decode(path: Path, number: int) -> bool:
+    """Whether the beginning of an audio track can be decoded."""
+    options = ["-map", f"0:a:{number}", "-frames:a", "8", "-f", "framecrc", "-"]
+    try:
+        result = run_on_input(path, options)
+    except VideoError:  # it took too long
+        return False
+    lines = result.stdout.splitlines()
+    return result.returncode == 0 and any(not line.startswith(b"#") for line in lines)

@@ -1,0 +1,106 @@
+"""Which audio an export has: listened to, by the tone of each track."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pipelines import GOLDEN_PIPELINE
+from videos import ffmpeg, make_video
+
+import cogedit
+from cogedit.artifacts import read_record
+from cogedit.errors import UsageError
+from cogedit.media import reader
+from cogedit.media.probe import probe_facts
+from cogedit.media.writer import AudioSource, write_video
+
+CLIPS = Path(__file__).parent.parent / "data" / "clips"
+
+
+def settings_of(source, **flags):
+    given = {"model": str(GOLDEN_PIPELINE), "device": "cpu", "load.max_num_frames": 25}
+    dotted = {key.replace("__", "."): value for key, value in flags.items()}
+    return cogedit.settings_for(source, given | dotted, environ={}).settings
+
+
+def export(name, folder, **flags):
+    """Export the source clip of a file, and return the video and what was said."""
+    said = []
+    run = cogedit.Run(notify=said.append)
+    video = CLIPS / name
+    frames = cogedit.load(video, settings_of(video, workspace=folder / "w"), run=run).path
+    made = cogedit.export(
+        frames,
+        settings_of(frames, **flags),
+        output=folder / "out.mp4",
+        source_video=video,
+        run=run,
+    )
+    return made.path, "\n".join(said)
+
+
+def listen(path) -> np.ndarray:
+    raw = ["-af", "aresample=async=1:first_pts=0", "-f", "s16le", "-ac", "1", "-ar", "8000", "-"]
+    return np.frombuffer(ffmpeg("-i", path, "-map", "0:a:0", *raw), np.int16).astype(float)
+
+
+def tone(path) -> float:
+    """The loudest frequency in Hz."""
+    samples = listen(path)
+    return float(np.abs(np.fft.rfft(samples)).argmax() * 8000 / len(samples))
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "hertz"),
+    [
+        ("default-audio-track.mkv", {}, 1000),
+        ("default-audio-track.mkv", {"export__audio_track": 1}, 300),
+        ("default-audio-track.mkv", {"export__audio_track": 2}, 1000),
+        ("undecodable-first-audio.mp4", {}, 1000),
+    ],
+)
+def test_the_track_is_the_default_one_that_can_be_decoded(tmp_path, name, flags, hertz):
+    path, _ = export(name, tmp_path, **flags)
+    assert tone(path) == pytest.approx(hertz, abs=20)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["mediarecorder.webm", "remux-1ms-clock.mp4", "phone-jitter.mp4", "varying-rate.mp4",
+     "open-gop-cut-sound.mkv"],
+)  # fmt: skip
+def test_sound_is_carried(tmp_path, name):
+    path, said = export(name, tmp_path)
+    assert "no audio" not in said
+    assert np.abs(listen(path)).max() > 1000
+
+
+def test_a_track_that_cannot_be_decoded_gives_silence_and_the_reason(tmp_path):
+    path, said = export("undecodable-first-audio.mp4", tmp_path, export__audio_track=1)
+    assert "no audio: " in said
+    assert "apple_apac" in said
+    assert probe_facts(path).audio_codec is None
+    with pytest.raises(UsageError, match="2 audio tracks"):
+        export("undecodable-first-audio.mp4", tmp_path, export__audio_track=3)
+
+
+def test_sound_that_begins_after_the_clip_is_not_early(tmp_path):
+    sine = ["-f", "lavfi", "-i", "sine=1000:d=2"]
+    ffmpeg(*sine, "-c:a", "aac", tmp_path / "tone.m4a")
+    audio = AudioSource(tmp_path / "tone.m4a", Fraction(-1, 4), Fraction(1), "aac")
+    frames = np.zeros((25, 32, 32, 3), np.uint8)
+    for suffix in (".mp4", ".mkv"):
+        path = tmp_path / f"out{suffix}"
+        write_video(frames, path, fps=Fraction(25), audio=audio)
+        begins = np.argmax(np.abs(listen(path)) > 500) / 8000
+        assert begins == pytest.approx(0.25, abs=0.03)
+
+
+def test_the_record_names_the_reader_that_read(tmp_path, monkeypatch):
+    child = tmp_path / "child.py"
+    child.write_text("raise SystemExit(3)")
+    monkeypatch.setattr(reader, "DECORD_PROGRAM", child)
+    video = make_video(tmp_path / "clip.mp4", width=96, height=64)
+    frames = cogedit.load(video, settings_of(video, workspace=tmp_path / "w")).path
+    assert read_record(frames).source.reader == "ffmpeg"
