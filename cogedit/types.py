@@ -31,7 +31,7 @@ from cogedit.schema import (
 
 ResizeMode = Literal["crop", "pad", "stretch"]
 InverseStep = Literal["consistent", "upstream"]
-Reader = Literal["decord", "ffmpeg", "ffmpeg-tonemap"]
+Reader = Literal["decord", "ffmpeg", "ffmpeg-tonemap", "pillow"]
 DType = Literal["bf16", "fp16", "fp32"]
 Weights = Literal["bf16", "fp8", "int8"]
 Offload = Literal["auto", "none", "model", "group"]
@@ -68,6 +68,13 @@ class SourceVideo:
     has_alpha: bool = later(False)  # some pixel is transparent: laid on the background
     changes_size: bool = later(False)  # frames of another size are fitted into the first, with bars
     is_resampled: bool = later(False)  # frames were taken at an even `fps`, not as they are stored
+    is_untimed: bool = later(False)  # its frames carry no times: the rate was given, or assumed
+    pattern: str | None = later(None)  # of pictures in the folder `name`; None for all, or a file
+
+    @property
+    def place(self) -> str:
+        """The path of it, from the folder that it is in."""
+        return self.name if self.pattern is None else f"{self.name}/{self.pattern}"
 
 
 @dataclass(frozen=True)
@@ -117,6 +124,13 @@ class LoadSettings:
         "Rate at which frames of the video are taken: at each time the one that a player shows.",
         unit="frames per second",
         default_text="the video's own, or where it varies, the one that most frames follow",
+        is_later=True,
+    )
+    fps: FrameRate | None = setting(
+        None,
+        "Clip",
+        "Frame rate of a source that has no times: pictures, or a raw H.264 or H.265 stream.",
+        default_text="the one that cogedit recorded in its own pictures, otherwise 25",
         is_later=True,
     )
 
@@ -327,7 +341,10 @@ class ExportSettings:
     """How a clip is written as a video file."""
 
     fps: FrameRate | None = setting(
-        None, "Video", "Frame rate of the video.", default_text="the clip's"
+        None,
+        "Video",
+        "Frame rate of the video; on the command line, of the source where that is pictures.",
+        default_text="the clip's",
     )
     codec: Codec | None = setting(
         None,

@@ -233,6 +233,8 @@ def check_meaning(record: Record) -> None:
         if isinstance(link, FramesRecord):
             _check_frame_indices(link)
             _check_name("source.name", link.source.name, is_file=True)
+            if link.source.pattern is not None:
+                _check_name("source.pattern", link.source.pattern, is_file=True)
         else:
             _check_name("model.id", link.model.id, is_file=False)
     if isinstance(record, EditRecord) and record.mask is not None:

@@ -28,7 +28,7 @@ def output_option(text: str = "The file to write.") -> object:
     return option("--output", "-o", text=text)
 
 
-Video = Annotated[Path, argument("VIDEO", "A video file.")]
+Video = Annotated[Path, argument("VIDEO", "A video file, or a folder of pictures.")]
 Output = Annotated[Path | None, output_option()]
 Trajectory = Annotated[
     Path | None,

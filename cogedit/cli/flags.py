@@ -109,6 +109,8 @@ def flags_of(tables: Collection[str], *, takes_all: bool = False) -> tuple[Flag,
         Flag(key, flag_for(key, tables), key.replace(".", "__"))
         for key in all_settings()
         if key.partition(".")[0] in tables or "." not in key
+        # One flag for both: `stages.settings.settle_rate` says whose rate it is.
+        if key != "load.fps" or "export" not in tables
     ]
     if not takes_all:
         return tuple(flags)

@@ -103,15 +103,17 @@ class Call:
         from cogedit.cli.repeated import check_repeated
         from cogedit.config import TABLES
         from cogedit.stages import settings_for
+        from cogedit.stages.settings import settle_rate
 
         kind = None if source is None else sniff_kind(source)
         past = () if kind is None else _STAGES_BEHIND[kind]
         if decodes or "export" in self.tables:
             # How the VAE works in tiles also concerns the decoding that is still to come.
             past = tuple(stage for stage in past if stage != "encode")
-        resolved = settings_for(
-            source, self.flags if "invert" in past else self.flags_of_all, config=self.config
-        )
+        flags = self.flags if "invert" in past else self.flags_of_all
+        if source is not None and "export" in self.tables:
+            flags = settle_rate(source, flags)
+        resolved = settings_for(source, flags, config=self.config)
         idle = []
         for key, name in self.names.items():
             stage = key.partition(".")[0]

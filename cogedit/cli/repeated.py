@@ -42,6 +42,9 @@ def check_repeated(
     link = next(link for link in chain_of(record) if _MADE_BY[link.kind] == stage)
     given: object = getattr(getattr(settings, stage), name)
     made: object = getattr(link.settings, name)
+    source_video = frames_record(record).source
+    if key == "load.fps":  # it is recorded as the rate of a source that has none of its own
+        made = source_video.fps if source_video.is_untimed else given
     if isinstance(link, EditRecord):
         # A record keeps neither a number of steps that is the inversion's, nor a seed without use.
         if key == "reconstruct.num_inference_steps":
@@ -52,7 +55,7 @@ def check_repeated(
     if given == made:
         return
     command = _MADE_BY[record.kind]
-    words = ["cogedit", command, frames_record(record).source.name]
+    words = ["cogedit", command, source_video.place]
     if isinstance(record, EditRecord):
         words += ["--prompt", record.settings.prompt]
     again = shlex.join([*words, *_option(key, given, tables=[command])])

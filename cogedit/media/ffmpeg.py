@@ -19,10 +19,13 @@ from cogedit.errors import ConfigError, VideoError
 from cogedit.media.files import FileState, file_state
 from cogedit.media.pipe import ProcessPipe
 
+RAW_STREAMS = ("h264", "hevc")
+"""ffmpeg's names of streams without a container, and so without timestamps."""
+
 # ffmpeg's names. The pure audio formats are there for the better error message only.
 CONTAINERS = (
     *("mov", "matroska", "avi", "mpegts", "mpeg", "flv", "asf", "gif", "ogg", "ivf"),
-    *("yuv4mpegpipe", "mp3", "wav", "flac"),
+    *("yuv4mpegpipe", "mxf", "nut", *RAW_STREAMS, "mp3", "wav", "flac"),
 )
 MAX_FRAME_PIXELS = 8192 * 4320
 INPUT_NAME = "file:input"

@@ -18,10 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cogedit.errors import StorageError, UsageError, VideoError
+from cogedit.media.animation import is_animation
 from cogedit.media.clip import ResizePlan
 from cogedit.media.ffmpeg import MAX_FRAME_PIXELS, first_error, run_ffmpeg
 from cogedit.media.ffmpeg_output import parse_header
-from cogedit.media.files import FileState, check_file, file_digest, file_state, read_start
+from cogedit.media.files import FileState, check_file, file_state, read_start
+from cogedit.media.images import are_images, digest_of, folder_of
 from cogedit.media.pictures import can_be_transparent
 from cogedit.media.probe import VideoFacts, probe_facts, probe_stored
 from cogedit.media.reader import Frames, read_clip, resize_frame
@@ -74,14 +76,18 @@ def open_mask(given: str | Path) -> GivenMask:
     if isinstance(given, str) and _LIKE_A_BOX.fullmatch(given):
         return _parse_box(given)
     path = Path(given)
+    if are_images(path):
+        has_alpha = probe_facts(path).pictures.has_alpha
+        name = folder_of(path).name
+        return GivenMask(MaskSource("video", name, digest_of(path), has_alpha), path)
     check_file(path, "mask", hint=f"name an image or a video, or give a box: {_BOX_FORM}")
-    is_image = _IMAGE_HEADS.match(read_start(path, 16)) is not None
+    is_image = _IMAGE_HEADS.match(read_start(path, 16)) is not None and not is_animation(path)
     if is_image:
         has_alpha = _read_image(path, file_state(path))[1]
     else:
         has_alpha = probe_facts(path).pictures.has_alpha
     kind: MaskKind = "picture" if is_image else "video"
-    return GivenMask(MaskSource(kind, path.name, file_digest(path), has_alpha), path)
+    return GivenMask(MaskSource(kind, path.name, digest_of(path), has_alpha), path)
 
 
 def _parse_box(text: str) -> GivenMask:
@@ -222,8 +228,8 @@ def _draw_box(mask: GivenMask, indices: Sequence[int], resize: ResizePlan) -> Ma
 def _probe_video(path: Path, source: SourceVideo) -> VideoFacts:
     """Probe a mask video, to be read on the grid on which its source was."""
     if source.is_resampled:
-        return probe_facts(path, frame_rate=source.fps)
-    return probe_stored(path)
+        return probe_facts(path, frame_rate=source.fps, fps=source.fps)
+    return probe_stored(path, fps=source.fps)
 
 
 def _read_file(

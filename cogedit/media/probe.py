@@ -16,12 +16,15 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
+from statistics import mode
 
-from cogedit.errors import VideoError
+from cogedit.errors import UsageError, VideoError
 from cogedit.media.ffmpeg import (
     INPUT_NAME,
     MAX_FRAME_PIXELS,
+    RAW_STREAMS,
     FfmpegResult,
     find_ffmpeg,
     first_error,
@@ -35,15 +38,17 @@ from cogedit.media.ffmpeg_output import (
     parse_framecrc,
     parse_header,
 )
-from cogedit.media.files import FileState, check_file, file_digest, file_state
+from cogedit.media.files import FileState, check_file, file_state
+from cogedit.media.images import are_images, digest_of, folder_of
 from cogedit.media.pictures import Pictures, look_at_pictures
-from cogedit.media.timing import Timing, find_timing
+from cogedit.media.timing import Timing, even_timing, find_timing, snap_rate
 from cogedit.types import LoadSettings, Reader, SourceVideo
 
 MAX_FRAMES = 1_000_000
 
 _COUNT_TIMEOUT = 600.0
-_READABLE = "mp4, mov, mkv, webm, avi, ts, mpg, flv, wmv, gif, ogv or y4m"
+_READABLE = "mp4, mov, mkv, webm, avi, ts, mpg, mxf, nut, flv, wmv, gif, ogv, y4m, animated WebP "
+_READABLE += "or PNG, or a folder of pictures"
 
 _TO_STDOUT = ("-f", "framecrc", "-")
 
@@ -76,6 +81,9 @@ class VideoFacts:
     background: str = "black"  # what is laid under transparent frames
     deinterlace: bool = False  # whether frames of two fields are made whole
     grid: Fraction | None = None  # frames are taken at this even rate; None takes those stored
+    is_untimed: bool = False  # its frames carry no times, and its rate may be chosen
+    is_assumed: bool = False  # ... and nobody has
+    own_notes: tuple[str, ...] = ()  # about the files of pictures
 
     @property
     def fps(self) -> Fraction:
@@ -102,7 +110,12 @@ class VideoFacts:
     @property
     def notes(self) -> tuple[str, ...]:
         """Notes for the user about how the file is read, one sentence each."""
-        notes = []
+        notes = [*self.own_notes]
+        if self.is_assumed:
+            notes.append(
+                f"its frames carry no times: {float(self.fps):.6g} fps are assumed "
+                "(--fps N chooses)"
+            )
         if self.grid is not None:
             reason = "" if self.timing.is_constant else "the frame rate varies: "
             notes.append(
@@ -148,10 +161,10 @@ class VideoFacts:
 
     def read_with(self, settings: LoadSettings) -> VideoFacts:
         """The facts under what a clip's settings say about reading."""
-        reader: Reader = "ffmpeg" if settings.deinterlace else self.reader
+        by_ffmpeg = settings.deinterlace and self.reader == "decord"
         return replace(
             self,
-            reader=self.reader if self.pictures.is_hdr else reader,
+            reader="ffmpeg" if by_ffmpeg else self.reader,
             background=settings.background,
             deinterlace=settings.deinterlace,
         )
@@ -174,8 +187,8 @@ class VideoFacts:
 def identify(path: Path, facts: VideoFacts) -> SourceVideo:
     """Add name and digest of the file to what its probe found. Raises `StorageError`."""
     return SourceVideo(
-        name=path.name,
-        sha256=file_digest(path),
+        name=folder_of(path).name if are_images(path) else path.name,
+        sha256=digest_of(path),
         width=facts.width,
         height=facts.height,
         rotation=facts.rotation,
@@ -187,25 +200,38 @@ def identify(path: Path, facts: VideoFacts) -> SourceVideo:
         has_alpha=facts.pictures.has_alpha,
         changes_size=facts.first_resized is not None,
         is_resampled=facts.grid is not None,
+        is_untimed=facts.is_untimed,
+        pattern=path.name if are_images(path) and not path.is_dir() else None,
     )
 
 
 def probe_facts(
-    path: Path, *, frame_rate: Fraction | None = None, with_decord: bool = True
+    path: Path,
+    *,
+    frame_rate: Fraction | None = None,
+    fps: Fraction | None = None,
+    with_decord: bool = True,
 ) -> VideoFacts:
     """Determine the properties of a video file, and how its frames are taken.
 
     Args:
         path: The video file.
         frame_rate: Frames per second to take it at; None is its own rate.
+        fps: Frames per second of a source whose frames carry no times; others keep their own.
         with_decord: Whether decord may read it where it is exact.
 
     Raises:
         VideoError: The file is missing, empty, not a video, without images, a playlist, or beyond
             the bounds on size and frames.
+        UsageError: `frame_rate` is given for frames without times.
         StorageError: The file may not be read.
     """
-    facts = probe_stored(path, with_decord=with_decord)
+    facts = probe_stored(path, fps=fps, with_decord=with_decord)
+    if facts.is_untimed and frame_rate not in (None, facts.fps):
+        raise UsageError(
+            f"--frame-rate takes frames by their times, and those of {path} carry none",
+            hint="say how fast they play with --fps, or take every n-th with --frame-sample-step",
+        )
     if frame_rate is None and facts.timing.is_constant:
         return facts
     return _on_grid(path, facts, frame_rate or facts.timing.rate)
@@ -213,7 +239,7 @@ def probe_facts(
 
 def probe_as_recorded(path: Path, source: SourceVideo, settings: LoadSettings) -> VideoFacts:
     """`probe_facts`, with the frames taken as they were for a record. Raises the same."""
-    facts = probe_stored(path).read_as(source, settings)
+    facts = probe_stored(path, fps=source.fps).read_as(source, settings)
     return _on_grid(path, facts, source.fps) if source.is_resampled else facts
 
 
@@ -231,13 +257,22 @@ def _on_grid(path: Path, facts: VideoFacts, rate: Fraction) -> VideoFacts:
     return replace(facts, grid=rate, reader=reader)
 
 
-def probe_stored(path: Path, *, with_decord: bool = True) -> VideoFacts:
+def probe_stored(
+    path: Path, *, fps: Fraction | None = None, with_decord: bool = True
+) -> VideoFacts:
     """`probe_facts` with the frames taken as they are stored, one by one. Raises the same.
 
     A file is probed once per process while it is unchanged.
     """
-    check_file(path)
-    return _facts(path, file_state(path), find_ffmpeg(), with_decord)
+    from cogedit.media.image_facts import facts_of_images  # in the terms of this module
+
+    if not are_images(path):
+        check_file(path)
+    facts = facts_of_images(path)
+    facts = facts or _facts(path, file_state(path), find_ffmpeg(), with_decord)
+    if fps is None or not facts.is_untimed:
+        return facts
+    return replace(facts, timing=even_timing(facts.num_frames, fps), is_assumed=False)
 
 
 @lru_cache(maxsize=512)
@@ -267,6 +302,10 @@ def _facts(path: Path, state: FileState, executable: str, with_decord: bool) -> 
         printed=header.printed_rates,
         last_duration=frames.last_duration,
     )
+    is_raw = header.container in RAW_STREAMS and num_packets > 1
+    if is_raw:  # ffmpeg counts time by what the stream says of its rate, or else by 25
+        steps = [after - before for before, after in pairwise(packets.timestamps)]
+        timing = even_timing(num_frames, snap_rate(1 / (mode(steps) * packets.time_base)))
     reader: Reader = "ffmpeg-tonemap" if pictures.is_hdr else "ffmpeg"
     is_exact = is_whole and num_frames == num_packets and _is_utf8(path) and with_decord
     if is_exact and _decord_is_exact(header, packets, pictures):
@@ -287,6 +326,8 @@ def _facts(path: Path, state: FileState, executable: str, with_decord: bool) -> 
         first_resized=_first_resized(pictures, packets),
         is_damaged=is_damaged,
         reader=reader,
+        is_untimed=is_raw,
+        is_assumed=is_raw,
     )
 
 

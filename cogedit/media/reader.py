@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -20,11 +20,15 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
+from PIL.ImageColor import getrgb
 
 from cogedit.errors import UsageError, VideoError
+from cogedit.media.animation import iterate_animation
 from cogedit.media.clip import ResizePlan
 from cogedit.media.ffmpeg import FfmpegPipe, first_error, input_args
 from cogedit.media.filters import filter_chain, input_options
+from cogedit.media.images import are_images, find_images, read_image
 from cogedit.media.pipe import ProcessPipe
 from cogedit.media.probe import VideoFacts, count_frames, probe_stored
 
@@ -171,6 +175,9 @@ def _read_frames(stream: _Stream, indices: Sequence[int]) -> Generator[Frames, N
 
 def _read_stored(stream: _Stream, numbers: Sequence[int]) -> Generator[Frames, None, None]:
     """The frames with these numbers in the file."""
+    if stream.facts.reader == "pillow":
+        yield from _read_by_pillow(stream, numbers)
+        return
     if stream.facts.reader != "decord":
         yield from _read_by_ffmpeg(stream, numbers)
         return
@@ -260,6 +267,24 @@ def _read_by_ffmpeg(stream: _Stream, indices: Sequence[int]) -> Generator[Frames
         result = ffmpeg.finish()
         if result.returncode != 0:
             raise _wrong_frame(indices[-1], stream, first_error(result.stderr))
+
+
+def _read_by_pillow(stream: _Stream, indices: Sequence[int]) -> Generator[Frames, None, None]:
+    background = getrgb(stream.facts.background)[:3]
+    if are_images(stream.path):
+        files = find_images(stream.path).files
+        frames: Iterator[Frames] = (read_image(files[index], background) for index in indices)
+    else:
+        frames = iterate_animation(stream.path, indices, background)
+    size, num_read = (stream.width, stream.height), 0
+    for frame in frames:
+        num_read += 1
+        if frame.shape[1::-1] == size:
+            yield frame
+        else:
+            yield np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR))
+    if num_read < len(indices):
+        raise _wrong_frame(indices[num_read], stream, "it has fewer frames")
 
 
 def _wrong_frame(index: int, stream: _Stream, reason: str) -> VideoError:

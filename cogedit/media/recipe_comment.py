@@ -14,6 +14,7 @@ from PIL import Image
 from cogedit.errors import VideoError
 from cogedit.media.ffmpeg import run_on_input
 from cogedit.media.files import check_file
+from cogedit.media.images import FORMATS, are_images, find_images
 from cogedit.media.probe import unreadable
 
 COMMENT = "comment"
@@ -23,15 +24,17 @@ _COMMENT_LINE = re.compile(r"^comment=((?:[^\\\n]|\\.)*)", re.MULTILINE | re.DOT
 
 
 def find_comment(path: Path) -> str | None:
-    """The comment of a video, a GIF, a PNG, or the first PNG in a folder; None if none.
+    """The comment of a video, a GIF, a PNG, or the first of a folder of pictures; None if none.
 
     Raises `VideoError` for a file that is missing or of no known container, and `StorageError` for
     one that may not be read.
     """
-    if path.is_dir():
-        first = min(path.glob("*.png"), default=None)
-        return None if first is None else _read_image_comment(first)
-    if path.suffix.lower() in (".png", ".gif") and path.is_file():
+    if are_images(path):
+        try:
+            return _read_image_comment(find_images(path).files[0])
+        except VideoError:  # no pictures, or none that were written here
+            return None
+    if path.suffix.lower() in (".png", ".gif", ".webp") and path.is_file():
         return _read_image_comment(path)
     check_file(path)
     result = run_on_input(path, ["-f", "ffmetadata", "-"])
@@ -55,7 +58,7 @@ def add_gif_comment(path: Path, comment: str) -> None:
 
 def _read_image_comment(path: Path) -> str | None:
     try:
-        with Image.open(path, formats=("PNG", "GIF")) as image:
+        with Image.open(path, formats=("GIF", *FORMATS)) as image:
             comment = image.info.get(COMMENT)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise VideoError(f"{path} is not an image that can be read: {error}") from error

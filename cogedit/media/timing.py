@@ -73,6 +73,11 @@ class Timing:
         return -((tolerance - ticks * per_tick) // denominator)
 
 
+def even_timing(num_frames: int, rate: Fraction) -> Timing:
+    """When frames are shown that carry no times, at a rate that is given."""
+    return Timing(tuple(range(num_frames)), 1 / rate, rate, True, Fraction(0), 1)
+
+
 def explains(rate: Fraction, timestamps: Sequence[int], time_base: Fraction) -> bool:
     """Whether frames at a constant `rate` have these timestamps, each within one tick."""
     if rate <= 0:

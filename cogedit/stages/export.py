@@ -213,7 +213,7 @@ def check_export(
         if output is not None:
             check_not_source(output, record)
         return
-    facts = probe_facts(video, frame_rate=settings.load.frame_rate)
+    facts = probe_facts(video, frame_rate=settings.load.frame_rate, fps=settings.load.fps)
     check_size_of_clip(settings)
     size = facts if options.size == "source" else settings.load
     encoding.check_frames(size.width, size.height, fps=options.fps or facts.fps)

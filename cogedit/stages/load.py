@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,7 +77,9 @@ def choose_clip(video: Path, settings: Settings, *, run: Run, with_decord: bool 
     """Choose frames and size of a clip, and say which; errors are those of `load`."""
     check_settings(settings.load)
     rate = settings.load.frame_rate
-    facts = probe_facts(video, frame_rate=rate, with_decord=with_decord).read_with(settings.load)
+    facts = probe_facts(
+        video, frame_rate=rate, fps=settings.load.fps, with_decord=with_decord
+    ).read_with(settings.load)
     check_size_of_clip(settings)
     source = identify(video, facts)
     clip = plan_clip(source, settings.load)
@@ -87,11 +89,13 @@ def choose_clip(video: Path, settings: Settings, *, run: Run, with_decord: bool 
         f"{float(source.fps):.6g} fps, read by {source.reader}; clip: {len(clip.indices)} frames "
         f"of {settings.load.width}x{settings.load.height} at {float(clip.fps):.6g} fps"
     )
+    if settings.load.fps is not None and not facts.is_untimed:
+        run.notify(f"--fps changes nothing: {source.name} says how fast it plays")
     for note in (*facts.notes, *clip.notes, *resize.notes):
         run.notify(note)
     record = FramesRecord(
         source=source,
-        settings=settings.load,
+        settings=replace(settings.load, fps=None),  # it is the source's
         frame_indices=clip.indices,
         fps=clip.fps,
         box=resize.box,

@@ -39,6 +39,7 @@ from cogedit.errors import (
     UsageError,
     memory_expected,
 )
+from cogedit.media.images import SUFFIXES, are_images, folder_of
 from cogedit.places import find_elsewhere
 from cogedit.stages.cancellation import Cancellation
 from cogedit.types import RGBPicture, ShowStep, Step
@@ -126,7 +127,7 @@ def workspace_for(source: Path, settings: Settings) -> Workspace:
     if settings.workspace is not None:
         return Workspace(settings.workspace)
     if sniff_kind(source) is None:
-        return Workspace(default_workspace(source))
+        return Workspace(default_workspace(folder_of(source) if are_images(source) else source))
     record, beside = read_record(source), Workspace(source.parent)
     if beside.path_for(record).name == source.name:
         return beside
@@ -282,8 +283,13 @@ def check_output(
 
 
 def _is_replaced(file: Path, output: Path) -> bool:
-    """Whether a file lies where an output will: it is that file, or in that folder."""
+    """Whether a file lies where an output will: it is that file, or in that folder.
+
+    Nor does a picture become one of those that a run reads.
+    """
     try:
+        if are_images(file) and output.suffix.lower() in SUFFIXES:
+            return output.parent.resolve() == folder_of(file).resolve()
         if not output.exists():
             return False
         if file.exists():

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from cogedit.artifacts import FramesRecord, ModelRecord, read_record, sniff_kind
-from cogedit.config import ResolvedSettings, preset_for_model, preset_names, resolve_settings
-from cogedit.errors import ModelError
+from cogedit.artifacts import FramesRecord, ModelRecord, frames_record, read_record, sniff_kind
+from cogedit.config import (
+    ResolvedSettings,
+    all_settings,
+    preset_for_model,
+    preset_names,
+    resolve_settings,
+)
+from cogedit.errors import ModelError, StorageError, VideoError
+from cogedit.media.probe import probe_facts
 from cogedit.models.checkpoint import EMBEDDED, NotCachedError, cuda_present, find_checkpoint
 
 Inferred = Mapping[str, Mapping[str, object]]
@@ -72,6 +80,27 @@ def settings_for(
         return resolved
     of_model = _from_checkpoint(resolved)
     return resolve(inferred={**inferred, **of_model}) if of_model else resolved
+
+
+def settle_rate(source: Path, flags: Mapping[str, object]) -> Mapping[str, object]:
+    """Settle what `--fps` says, where a command both reads and writes.
+
+    It is the rate of a source that has no times, and of the video that is written from any other.
+    Of an artifact the rate of its pictures may be said again: the clip keeps it.
+    """
+    fps = flags.get("export.fps")
+    if fps is None:
+        return flags
+    others = {key: value for key, value in flags.items() if key != "export.fps"}
+    if sniff_kind(source) is not None:
+        recorded = frames_record(read_record(source)).source
+        with suppress(ValueError):
+            rate = all_settings()["export.fps"].read(fps, is_text=True)
+            return others if recorded.is_untimed and rate == recorded.fps else flags
+    with suppress(VideoError, StorageError):  # they show when it is read
+        if probe_facts(source).is_untimed:
+            return {**others, "load.fps": fps}
+    return flags
 
 
 def chosen_model(resolved: ResolvedSettings) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,14 +21,15 @@ from cogedit.artifacts import (
     sniff_kind,
 )
 from cogedit.config import Settings
-from cogedit.errors import ArtifactError, ArtifactMismatch, UsageError
+from cogedit.errors import ArtifactError, ArtifactMismatch, UsageError, VideoError
 from cogedit.media.clip import ResizePlan
-from cogedit.media.files import check_file, file_digest
+from cogedit.media.files import check_file
+from cogedit.media.images import are_images, digest_of
 from cogedit.media.probe import VideoFacts, probe_as_recorded
 from cogedit.media.sound import choose_audio
 from cogedit.media.writer import AudioSource
 from cogedit.stages.run import workspace_for
-from cogedit.types import ExportSettings
+from cogedit.types import ExportSettings, SourceVideo
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,23 +71,36 @@ def find_source(
     """
     source = frames.source
     if given is not None:
-        check_file(given)
-        digest = file_digest(given)
+        if not are_images(given):
+            check_file(given)
+        digest = digest_of(given)
         if digest != source.sha256:
             raise UsageError(
                 f"--source {given} is not the video that the clip was taken from: its sha256 is "
                 f"{digest[:12]}..., expected {source.sha256[:12]}... of {source.name}"
             )
         return _found(given, frames)
-    name = Path(source.name).name
-    folders = dict.fromkeys((Path(), artifact.parent, artifact.parent.parent))
-    candidates = [folder / name for folder in folders if (folder / name).is_file()]
+    candidates = _candidates(source, artifact)
     for candidate in candidates:
-        if file_digest(candidate) == source.sha256:
-            return _found(candidate, frames)
+        with suppress(VideoError):  # a folder of that name with other pictures in it
+            if digest_of(candidate) == source.sha256:
+                return _found(candidate, frames)
     if candidates:
-        return f"{candidates[0]} is not the {name} that the clip was taken from"
-    return f"{name} is neither here nor beside {artifact.parent}"
+        return f"{candidates[0]} is not the {source.place} that the clip was taken from"
+    return f"{source.place} is neither here nor beside {artifact.parent}"
+
+
+def _candidates(source: SourceVideo, artifact: Path) -> list[Path]:
+    """The files, or the folders of pictures, that have the name of a source."""
+    name = Path(source.name).name
+    found = []
+    for folder in dict.fromkeys((Path(), artifact.parent, artifact.parent.parent)):
+        if source.reader != "pillow" or not source.is_untimed:
+            found += [folder / name] if (folder / name).is_file() else []
+            continue
+        named = [folder / name, *([folder] if folder.resolve().name == name else [])]
+        found += [place / (source.pattern or "") for place in named if place.is_dir()]
+    return found
 
 
 def _found(path: Path, frames: FramesRecord) -> FoundSource | str:
@@ -197,7 +212,9 @@ def _find_latents(workspace: Workspace, trajectory: TrajectoryRecord, *, otherwi
 
 def _load_command(frames: FramesRecord, workspace: Path) -> str:
     """Write the command that makes a frames artifact again."""
-    words = ["cogedit", "load", frames.source.name, "--workspace", str(workspace)]
+    words = ["cogedit", "load", frames.source.place, "--workspace", str(workspace)]
+    if frames.source.is_untimed:
+        words += ["--fps", str(frames.source.fps)]
     for field in fields(frames.settings):
         value: object = getattr(frames.settings, field.name)
         flag = f"--{field.name.replace('_', '-')}"

@@ -18,7 +18,7 @@ from cogedit.stages.model import transformer_record
 from cogedit.stages.reconstruct import check_edits, edit_record
 from cogedit.stages.replacing import check_replaceable
 from cogedit.stages.run import Run, workspace_for
-from cogedit.stages.settings import chosen_model, settings_for
+from cogedit.stages.settings import chosen_model, settings_for, settle_rate
 from cogedit.tools.estimate import follow
 from cogedit.types import ExportSettings, ReconstructSettings
 
@@ -96,7 +96,6 @@ def plan_batch(
     chosen: set[str | None] = {None}
     settled: dict[str, ResolvedSettings] = {}  # most rows differ in their prompts alone
     for row in rows:
-        given = repr((config or row.config, *row.values.values()))
         num_edits = len(row.prompts) * len(row.videos)
         if num_edits > 1 and names_video(row.output):
             raise UsageError(
@@ -107,9 +106,11 @@ def plan_batch(
             with _naming(row.where):
                 if sniff_kind(video) is not None:
                     raise UsageError(f"{video} is an artifact", hint="a batch starts from videos")
+                own = settle_rate(video, flags or {})
+                given = repr((config or row.config, own, *row.values.values()))
                 if given not in settled:
                     settled[given] = settings_for(
-                        video, flags, config=config or row.config, rows=row.values
+                        video, own, config=config or row.config, rows=row.values
                     )
                 resolved = settled[given]
                 edits += _checked(row, video, resolved.settings, run)

@@ -28,7 +28,7 @@ from cogedit.errors import ArtifactError, UsageError
 from cogedit.media.clip import ResizePlan
 from cogedit.media.comparison import Compared, compare_frames, compare_sheet
 from cogedit.media.encoding import Encoding, plan_encoding
-from cogedit.media.files import file_digest
+from cogedit.media.images import digest_of
 from cogedit.media.probe import VideoFacts, probe_as_recorded, probe_facts
 from cogedit.media.reader import iterate_frames, resize_frame
 from cogedit.media.writer import FrameStream, save_png, write_video
@@ -106,7 +106,7 @@ def compare(
     if output.exists() and not run.force:
         raise UsageError(f"{output} exists", hint="choose another -o, or replace it with --force")
     over: Over = "anything" if run.force else None
-    inputs = cut_sources([open_input(path) for path in paths])
+    inputs = cut_sources([open_input(path, fps=export.fps) for path in paths])
     fps, num_frames = _common_rate_and_length(inputs, export.fps, shortest=shortest)
     numbers = list(range(num_frames))
     if is_image:
@@ -150,8 +150,8 @@ def _check_usage(
         )
 
 
-def open_input(path: Path) -> Input:
-    """Read what a comparison needs to know of an artifact or a video."""
+def open_input(path: Path, *, fps: Fraction | None = None) -> Input:
+    """Read what a comparison needs to know of an artifact or a video; `fps` is of pictures."""
     if sniff_kind(path) is not None:
         record = read_record(path)
         clip = frames_record(record)
@@ -159,7 +159,7 @@ def open_input(path: Path) -> Input:
         return Input(
             path, record, None, indices, clip.fps, clip.settings.width, clip.settings.height
         )
-    facts = probe_facts(path)
+    facts = probe_facts(path, fps=fps)
     try:
         shown: Record | None = read_recipe(path).record
     except ArtifactError:
@@ -178,7 +178,7 @@ def cut_sources(inputs: Sequence[Input]) -> list[Input]:
             for clip, frames in clips
             if item.record is None
             and item.facts is not None
-            and frames.source.sha256 == file_digest(item.path)
+            and frames.source.sha256 == digest_of(item.path)
         ]
         if taken and item.facts is not None:
             clip, frames = taken[0]

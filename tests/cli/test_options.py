@@ -59,7 +59,7 @@ def test_the_committed_options_page_is_current():
         (
             "reconstruct",
             ["--prompt", "--seed", "--injection-strength", *BESIDE_AN_EDIT.values()],
-            ["--fps"],
+            ["--crf"],
         ),
         ("edit", ["--prompt", "--seed", "--fps", "--width"], ["--save-trajectory"]),
     ],

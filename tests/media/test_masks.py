@@ -303,8 +303,8 @@ def test_files_that_are_no_mask(tmp_path):
     text.write_bytes(b"")
     with pytest.raises(VideoError, match=r"mask\.png"):
         open_mask(text)
-    with pytest.raises(VideoError, match="folder"):
-        open_mask(tmp_path)
+    with pytest.raises(VideoError, match=r"mask\.png"):
+        open_mask(tmp_path)  # a folder with a picture that is none
 
 
 def test_a_file_that_is_named_like_a_box(tmp_path, monkeypatch):
