@@ -43,7 +43,7 @@ from cogedit.models.loading import scheduler_problem
 from cogedit.models.prompts import embed_prompts
 from cogedit.models.rows import EditPrompts
 from cogedit.models.vae import decode_latents, encode_frames, to_model_range, to_pixels
-from cogedit.types import OnStep
+from cogedit.progress import OnStep
 
 if TYPE_CHECKING:
     from diffusers import (

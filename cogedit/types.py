@@ -1,4 +1,4 @@
-"""Frozen records that more than one room shares: settings of the stages, facts about a video.
+"""The settings of the stages, as frozen records.
 
 A settings record holds what changes the results of its stage and nothing else. The configuration
 produces it, the stage consumes it and the artifact's record keeps it. Each setting is described
@@ -7,9 +7,8 @@ where it is declared (`cogedit.schema`), and nowhere else.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta
@@ -25,13 +24,11 @@ from cogedit.schema import (
     Radius,
     Seed,
     Share,
-    later,
     setting,
 )
 
 ResizeMode = Literal["crop", "pad", "stretch"]
 InverseStep = Literal["consistent", "upstream"]
-Reader = Literal["decord", "ffmpeg", "ffmpeg-tonemap", "pillow"]
 DType = Literal["bf16", "fp16", "fp32"]
 Weights = Literal["bf16", "fp8", "int8"]
 Offload = Literal["auto", "none", "model", "group"]
@@ -41,40 +38,11 @@ InjectionTokens = Literal["all", "image", "own-text"]
 Solver = Literal["ddim", "dpm++2m"]
 AttentionBackend = Literal["native", "cudnn", "flash", "flash3", "sage"]
 Window = Annotated[tuple[Share, Share], Meta(description="FIRST:LAST with 0 <= FIRST <= LAST <= 1")]
-MaskKind = Literal["box", "picture", "video"]
 Composite = Literal["none", "decode", "source"]
 Codec = Literal["h264", "h265", "av1", "prores", "ffv1", "png", "gif"]
 VideoSize = Literal["clip", "source"]
 ComparisonLayout = Literal["row", "column", "wipe", "sheet"]
 ArtifactKind = Literal["frames", "latents", "trajectory", "edit"]
-Digest = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
-
-
-@dataclass(frozen=True)
-class SourceVideo:
-    """What is known about a video file. Sizes are as displayed, after rotation."""
-
-    name: str  # without its folder
-    sha256: Digest  # of the whole file
-    width: Positive  # in pixels
-    height: Positive
-    rotation: Annotated[int, Meta(ge=0, le=270, multiple_of=90)]  # clockwise, in degrees
-    fps: Fraction  # frames per second, exact
-    num_frames: Positive  # that the reader delivers
-    reader: Reader  # the decoder that is right for it; "ffmpeg-tonemap" maps HDR to BT.709
-    has_audio: bool
-    # Colour tags that its frames lack, as ffmpeg's setparams filter takes them.
-    filled_tags: str = later("")
-    has_alpha: bool = later(False)  # some pixel is transparent: laid on the background
-    changes_size: bool = later(False)  # frames of another size are fitted into the first, with bars
-    is_resampled: bool = later(False)  # frames were taken at an even `fps`, not as they are stored
-    is_untimed: bool = later(False)  # its frames carry no times: the rate was given, or assumed
-    pattern: str | None = later(None)  # of pictures in the folder `name`; None for all, or a file
-
-    @property
-    def place(self) -> str:
-        """The path of it, from the folder that it is in."""
-        return self.name if self.pattern is None else f"{self.name}/{self.pattern}"
 
 
 @dataclass(frozen=True)
@@ -133,32 +101,6 @@ class LoadSettings:
         default_text="the one that cogedit recorded in its own pictures, otherwise 25",
         is_later=True,
     )
-
-
-@dataclass(frozen=True)
-class ResizeBox:
-    """How source pixels became clip pixels, so that an export can undo it. All are in pixels.
-
-    The source is scaled to `scaled_width` x `scaled_height` first. "crop" then keeps the clip-sized
-    window whose upper left corner is at (left, top) of the scaled source; "pad" places the scaled
-    source at (left, top) of the clip; "stretch" has left = top = 0.
-    """
-
-    scaled_width: Positive
-    scaled_height: Positive
-    left: Count
-    top: Count
-    mode: ResizeMode
-
-
-@dataclass(frozen=True)
-class MaskSource:
-    """Where a given mask comes from, without its place on a disk."""
-
-    kind: MaskKind  # a "box", one "picture" for all frames, or a "video" with a mask per frame
-    name: str  # file name without its folder; of a box its text, "x0,y0,x1,y1@FIRST:LAST"
-    sha256: Digest | None = None  # of the whole file; None for a box
-    has_alpha: bool = later(False)  # some pixel is transparent, which is black
 
 
 @dataclass(frozen=True)
@@ -419,33 +361,3 @@ class TransformerSettings:
         "Speed and memory",
         "Compile the transformer's blocks: a slow first step, then faster ones.",
     )
-
-
-@dataclass(frozen=True)
-class Step:
-    """One finished step of a long loop."""
-
-    index: int  # from 0
-    total: int
-
-
-@dataclass(frozen=True)
-class StepInfo(Step):
-    """One finished step over the timesteps, as handed to `on_step`."""
-
-    timestep: int  # that the step arrived at; -1 is the clean sample
-    residual: float | None = None  # relative size of an inverse step's last correction
-    num_calls: int = 1  # model calls that the step took
-
-
-OnStep = Callable[[StepInfo], None]
-ShowStep = Callable[[Step], None]  # shows the progress of any loop; it is an `OnStep`, too
-
-
-@dataclass(frozen=True)
-class RGBPicture:
-    """An image for code that knows no arrays."""
-
-    width: int  # in pixels
-    height: int
-    pixels: bytes  # red, green and blue, a byte each, row by row from the top

@@ -19,15 +19,8 @@ from cogedit.artifacts import (
     canonical_json,
     write_artifact,
 )
-from cogedit.types import (
-    EncodeSettings,
-    InvertSettings,
-    LoadSettings,
-    MaskSource,
-    ReconstructSettings,
-    ResizeBox,
-    SourceVideo,
-)
+from cogedit.sources import MaskSource, ResizeBox, SourceVideo
+from cogedit.types import EncodeSettings, InvertSettings, LoadSettings, ReconstructSettings
 
 Tensors = Mapping[str, torch.Tensor]
 

@@ -16,33 +16,34 @@ import cogedit
 
 PACKAGE = Path(cogedit.__file__).parent
 
-LEAVES = {"errors", "types", "schema", "places", "disk", "version"}
+LEAVES = {"errors", "types", "sources", "progress", "schema", "places", "disk", "version"}
 COMPUTING = {"models", "media", "artifacts", "config", "diffusion"}
 
 ROOMS = {
     "errors": set(),
     "types": {"schema"},
+    "sources": {"types", "schema"},
+    "progress": set(),
     "schema": set(),
     "places": set(),
     "version": set(),
     "disk": set(),
-    "diffusion": {"types", "errors"},
-    "models": {"diffusion", "types", "errors"},
-    "media": {"types", "errors", "places", "disk"},
-    "artifacts": {"types", "schema", "errors", "version", "disk"},
+    "diffusion": {"types", "progress", "errors"},
+    "models": {"diffusion", "types", "progress", "errors"},
+    "media": {"types", "sources", "errors", "places", "disk"},
+    "artifacts": {"types", "sources", "progress", "schema", "errors", "version", "disk"},
     "config": {"types", "schema", "errors", "places"},
     "stages": COMPUTING | LEAVES,
     "tools": {"stages"} | COMPUTING | LEAVES,
     # The command line shows records and finds the newest trajectory; neither is a stage. What it
     # may take from `artifacts` is narrowed below: nothing with tensors.
     "cli": {"tools", "stages", "config", "artifacts"} | LEAVES,
-    "shapes": {"models", "diffusion", "media", "types", "errors"},
-    # `python -m cogedit.lab.demo` runs the stages on the embedded model.
-    "shapes.demo": {"shapes", "stages"} | COMPUTING | LEAVES,
+    # Weights, and the function that says where they lie.
+    "shapes": set(),
     # Not in the wheel; nothing imports it. The row "upstream" of the speed table is that script.
     "lab": {"shapes", "stages", "tools", "ddim_inversion"} | COMPUTING | LEAVES,
     # Faces over the rooms.
-    "ddim_inversion": {"models", "media", "diffusion", "types", "errors"},
+    "ddim_inversion": {"models", "media", "diffusion", "types", "progress", "errors"},
     "__init__": {"stages", "tools", "errors", "version"},
     "__main__": {"cli"},
 }

@@ -20,18 +20,15 @@ from msgspec import Meta
 from cogedit.artifacts.codec import Json, JsonText, canonical_text, decode_record, encode_record
 from cogedit.errors import ArtifactError
 from cogedit.schema import Count, Positive
+from cogedit.sources import Digest, MaskSource, ResizeBox, SourceVideo
 from cogedit.types import (
     ArtifactKind,
     AttentionBackend,
-    Digest,
     DType,
     EncodeSettings,
     InvertSettings,
     LoadSettings,
-    MaskSource,
     ReconstructSettings,
-    ResizeBox,
-    SourceVideo,
     Weights,
 )
 from cogedit.version import __version__

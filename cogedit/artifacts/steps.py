@@ -30,7 +30,7 @@ from cogedit.artifacts.tensor_file import (
 )
 from cogedit.disk import is_regular
 from cogedit.errors import ArtifactError, StorageError
-from cogedit.types import StepInfo
+from cogedit.progress import StepInfo
 
 if TYPE_CHECKING:
     import torch

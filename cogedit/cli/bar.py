@@ -21,7 +21,7 @@ from rich.style import Style
 from rich.table import Column
 
 from cogedit.cli.progress import Notes, Pace, Thumbnail, duration, memory_text, rate
-from cogedit.types import ShowStep, Step, StepInfo
+from cogedit.progress import ShowStep, Step, StepInfo
 
 _OTHER_COLUMNS = 62
 """Columns of a terminal that a bar needs besides its description."""

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cogedit.types import RGBPicture, ShowStep, Step
+    from cogedit.progress import RGBPicture, ShowStep, Step
 
 PLAIN_INTERVAL = 30.0
 """Seconds between two progress lines where there is no terminal."""
@@ -106,7 +106,7 @@ def plain_progress(doing: str, say: Callable[[str], None]) -> ShowStep:
 
 def event_progress(doing: str, emit: Callable[[Mapping[str, object]], None]) -> ShowStep:
     """Emit every step as an event; `timestep` and `residual` are null where there are none."""
-    from cogedit.types import StepInfo
+    from cogedit.progress import StepInfo
 
     pace = Pace()
 

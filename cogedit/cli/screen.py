@@ -29,8 +29,8 @@ from cogedit.errors import (
 )
 
 if TYPE_CHECKING:
+    from cogedit.progress import RGBPicture, ShowStep
     from cogedit.stages.cancellation import Cancellation
-    from cogedit.types import RGBPicture, ShowStep
 
 _REFUSED = "ACCES DQUOT FBIG IO LOOP MFILE NAMETOOLONG NFILE NOSPC PERM ROFS STALE"
 """Errors of the operating system that are no bug, by their names in `errno` after the E."""

@@ -13,7 +13,8 @@ from cogedit.diffusion.multistep import estimates, kept_estimate, solver_step
 from cogedit.diffusion.schedule import Schedule
 from cogedit.diffusion.state import StepState, steps_after
 from cogedit.diffusion.trajectory import Trajectory
-from cogedit.types import Solver, StepInfo
+from cogedit.progress import StepInfo
+from cogedit.types import Solver
 
 Constraint = Callable[[Tensor, int], Tensor]
 """Applied to what a step to a timestep gave, [B, F, C, H, W]; returns what the next one gets."""

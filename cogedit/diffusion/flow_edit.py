@@ -27,7 +27,8 @@ from cogedit.diffusion.denoise import draw_noise
 from cogedit.diffusion.multistep import Estimate, estimates, extrapolate, kept_estimate
 from cogedit.diffusion.schedule import Schedule
 from cogedit.diffusion.state import StepState, steps_after
-from cogedit.types import Solver, StepInfo
+from cogedit.progress import StepInfo
+from cogedit.types import Solver
 
 SourceAt = Callable[[int], Tensor]
 """x*_t: the source's sample at a timestep, [B, F, C, H, W] float32."""

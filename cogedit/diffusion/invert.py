@@ -27,7 +27,7 @@ from cogedit.diffusion.ddim import Model, ddim_step, require_finite
 from cogedit.diffusion.schedule import Schedule
 from cogedit.diffusion.state import StepState, steps_after
 from cogedit.errors import UsageError
-from cogedit.types import StepInfo
+from cogedit.progress import StepInfo
 
 MAX_ITERATIONS = 10
 TOLERANCE = 1e-3

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from cogedit.types import OnStep, StepInfo
+from cogedit.progress import OnStep, StepInfo
 
 
 @dataclass(frozen=True)

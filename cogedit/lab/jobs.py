@@ -24,7 +24,8 @@ from cogedit.models.cost import (
 )
 from cogedit.models.rows import EditPrompts, plan_rows
 from cogedit.models.sampling import edit_latents, invert_latents
-from cogedit.types import InvertSettings, OnStep, ReconstructSettings
+from cogedit.progress import OnStep
+from cogedit.types import InvertSettings, ReconstructSettings
 
 UPSTREAM = "upstream"
 """The row that the others are compared with."""

@@ -13,7 +13,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from cogedit.models.device import wait_for
-from cogedit.types import StepInfo
+from cogedit.progress import StepInfo
 
 ResultT = TypeVar("ResultT")
 

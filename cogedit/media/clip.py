@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from cogedit.errors import UsageError, VideoError
-from cogedit.types import LoadSettings, ResizeBox, SourceVideo
+from cogedit.sources import ResizeBox, SourceVideo
+from cogedit.types import LoadSettings
 
 # A frame of 30000x1 pixels, cropped to a clip's shape, would be scaled to gigabytes first.
 _MAX_SCALED_PIXELS = 8192 * 8192

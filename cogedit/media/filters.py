@@ -10,7 +10,7 @@ from typing import Literal
 
 from PIL.ImageColor import getrgb
 
-from cogedit.media.probe import VideoFacts
+from cogedit.media.facts import VideoFacts
 
 # HDR to BT.709: reference white, 203 nits in BT.2408, is 1.0; what SDR can show keeps its value and
 # what is brighter is compressed.

@@ -6,10 +6,10 @@ from fractions import Fraction
 from pathlib import Path
 
 from cogedit.media.animation import find_animation
+from cogedit.media.facts import VideoFacts
 from cogedit.media.ffmpeg_output import ColourTags
 from cogedit.media.images import are_images, find_images
-from cogedit.media.pictures import Pictures
-from cogedit.media.probe import VideoFacts
+from cogedit.media.picture_format import Pictures
 from cogedit.media.timing import Timing, even_timing, find_timing
 
 ASSUMED_RATE = Fraction(25)

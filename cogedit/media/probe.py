@@ -10,10 +10,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import re
-from collections.abc import Iterator
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 from functools import lru_cache
 from itertools import pairwise
@@ -21,36 +18,33 @@ from pathlib import Path
 from statistics import mode
 
 from cogedit.errors import UsageError, VideoError
+from cogedit.media.facts import VideoFacts
 from cogedit.media.ffmpeg import (
-    INPUT_NAME,
     MAX_FRAME_PIXELS,
     RAW_STREAMS,
-    FfmpegResult,
     find_ffmpeg,
-    first_error,
     has_error,
-    run_on_input,
 )
 from cogedit.media.ffmpeg_output import (
-    AudioTrack,
     InputHeader,
     PacketTable,
-    parse_framecrc,
     parse_header,
 )
 from cogedit.media.files import FileState, check_file, file_state
+from cogedit.media.image_facts import facts_of_images
 from cogedit.media.images import are_images, digest_of, folder_of
-from cogedit.media.pictures import Pictures, look_at_pictures
-from cogedit.media.timing import Timing, even_timing, find_timing, snap_rate
-from cogedit.types import LoadSettings, Reader, SourceVideo
-
-MAX_FRAMES = 1_000_000
-
-_COUNT_TIMEOUT = 600.0
-_READABLE = "mp4, mov, mkv, webm, avi, ts, mpg, mxf, nut, flv, wmv, gif, ogv, y4m, animated WebP "
-_READABLE += "or PNG, or a folder of pictures"
-
-_TO_STDOUT = ("-f", "framecrc", "-")
+from cogedit.media.packets import (
+    MAX_FRAMES,
+    list_frames,
+    parse_packets,
+    run_packet_list,
+    too_large,
+    unreadable,
+)
+from cogedit.media.picture_format import Pictures, look_at_pictures
+from cogedit.media.timing import even_timing, find_timing, snap_rate
+from cogedit.sources import Reader, SourceVideo
+from cogedit.types import LoadSettings
 
 # One packet is one frame for these codecs in these containers. Elsewhere (VP8's hidden frames, AVI
 # with packed B-frames, a transport stream cut mid-picture) only decoding tells.
@@ -58,130 +52,6 @@ _COUNTED_BY_PACKETS = {"h264", "hevc", "vp9", "av1", "mpeg4"}
 _INDEXED_CONTAINERS = {"mov", "matroska"}
 _DECORD_CODECS = {"h264", "hevc", "vp8", "vp9", "mpeg4"}
 _DECORD_PIXEL_FORMATS = {"yuv420p", "yuvj420p"}
-
-
-@dataclass(frozen=True)
-class VideoFacts:
-    """Everything that the probe finds out; `SourceVideo` is the part that is recorded."""
-
-    codec: str  # ffmpeg's name, as for the next two
-    pixel_format: str
-    stream: str  # ffmpeg's name of the video stream to read
-    audio_tracks: tuple[AudioTrack, ...]
-    width: int  # in pixels as displayed, after rotation and with square pixels
-    height: int
-    sample_aspect_ratio: Fraction  # width over height of a stored pixel, before rotation
-    rotation: int  # clockwise, as the container asks for: 0, 90, 180 or 270 degrees
-    timing: Timing  # of the stored frames
-    num_lost: int  # pictures at the start that refer to others from before it
-    pictures: Pictures  # how they are stored
-    first_resized: int | None  # number of the first frame of another size; None: all have one
-    is_damaged: bool  # ffmpeg complained while it listed the packets
-    reader: Reader  # the decoder that is right for this file
-    background: str = "black"  # what is laid under transparent frames
-    deinterlace: bool = False  # whether frames of two fields are made whole
-    grid: Fraction | None = None  # frames are taken at this even rate; None takes those stored
-    is_untimed: bool = False  # its frames carry no times, and its rate may be chosen
-    is_assumed: bool = False  # ... and nobody has
-    own_notes: tuple[str, ...] = ()  # about the files of pictures
-
-    @property
-    def fps(self) -> Fraction:
-        """Frames per second that the reader delivers."""
-        return self.timing.rate if self.grid is None else self.grid
-
-    @property
-    def num_frames(self) -> int:
-        """How many frames the reader delivers."""
-        if self.grid is None:
-            return len(self.timing.timestamps)
-        return self.timing.num_shown(self.grid)
-
-    @property
-    def audio_codec(self) -> str | None:
-        """The codec of the first audio track, by ffmpeg's name; None without audio."""
-        return self.audio_tracks[0].codec if self.audio_tracks else None
-
-    @property
-    def start(self) -> Fraction:
-        """Time of the first frame in seconds: audio may begin before it."""
-        return self.timing.start
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Notes for the user about how the file is read, one sentence each."""
-        notes = [*self.own_notes]
-        if self.is_assumed:
-            notes.append(
-                f"its frames carry no times: {float(self.fps):.6g} fps are assumed "
-                "(--fps N chooses)"
-            )
-        if self.grid is not None:
-            reason = "" if self.timing.is_constant else "the frame rate varies: "
-            notes.append(
-                f"{reason}frames are taken at an even {float(self.grid):.6g} fps, as a player "
-                "shows them (--frame-rate chooses another rate)"
-            )
-        if self.num_lost:
-            notes.append(
-                f"the file begins in the middle of a group of pictures: {self.num_lost} at its "
-                f"start cannot be decoded, {len(self.timing.timestamps)} frames can"
-            )
-        if self.is_damaged:
-            notes.append(f"the file is damaged or cut short: {self.num_frames} frames are readable")
-        if self.sample_aspect_ratio != 1:
-            notes.append(f"pixels are not square: shown as {self.width}x{self.height}")
-        return (*notes, *self._picture_notes())
-
-    def _picture_notes(self) -> Iterator[str]:
-        pictures = self.pictures
-        if self.first_resized is not None:
-            other = pictures.size_changes[0]
-            yield (
-                f"the video changes its size at frame {self.first_resized}, from "
-                f"{pictures.width}x{pictures.height} to {other.width}x{other.height}: later frames "
-                "are fitted into the first size, with bars"
-            )
-        if pictures.has_alpha:
-            yield f"the video is transparent: laid on {self.background} (--background)"
-        if pictures.is_hdr:
-            filled = "" if not pictures.filled_tags else ", missing color tags filled in"
-            yield f"the video is HDR: tone mapped to BT.709, with white at 203 nits{filled}"
-        elif "bt709" in pictures.filled_tags:
-            yield "the pictures name no color matrix: read as BT.709, as HD is"
-        if pictures.field_order and self.deinterlace:
-            yield "the video is interlaced: its frames are deinterlaced"
-        elif pictures.field_order:
-            yield (
-                "the video is interlaced: each frame is read with its two fields as they are; "
-                "--deinterlace gives cleaner edits"
-            )
-        elif self.deinterlace:
-            yield "--deinterlace changes nothing: the video is not interlaced"
-
-    def read_with(self, settings: LoadSettings) -> VideoFacts:
-        """The facts under what a clip's settings say about reading."""
-        by_ffmpeg = settings.deinterlace and self.reader == "decord"
-        return replace(
-            self,
-            reader="ffmpeg" if by_ffmpeg else self.reader,
-            background=settings.background,
-            deinterlace=settings.deinterlace,
-        )
-
-    def read_as(self, source: SourceVideo, settings: LoadSettings) -> VideoFacts:
-        """The facts under which a recorded clip was read.
-
-        Versions before took no account of what its record lacks: its frames are read that way.
-        """
-        pictures = self.pictures
-        if source.filled_tags != pictures.filled_tags:
-            pictures = replace(pictures, filled_tags="")
-        if not source.has_alpha:
-            pictures = replace(pictures, has_alpha=False, decoder="")
-        if not source.changes_size:
-            pictures = replace(pictures, size_changes=())
-        return replace(self, pictures=pictures).read_with(settings)
 
 
 def identify(path: Path, facts: VideoFacts) -> SourceVideo:
@@ -264,8 +134,6 @@ def probe_stored(
 
     A file is probed once per process while it is unchanged.
     """
-    from cogedit.media.image_facts import facts_of_images  # in the terms of this module
-
     if not are_images(path):
         check_file(path)
     facts = facts_of_images(path)
@@ -277,14 +145,14 @@ def probe_stored(
 
 @lru_cache(maxsize=512)
 def _facts(path: Path, state: FileState, executable: str, with_decord: bool) -> VideoFacts:
-    result = _list_packets(path, "0:V:0")
+    result = run_packet_list(path, "0:V:0")
     header = parse_header(result.stderr)
     if result.returncode == 0 and header.stream != "0:V:0":
-        result = _list_packets(path, header.stream)
+        result = run_packet_list(path, header.stream)
         header = parse_header(result.stderr)
     if result.returncode != 0:
         raise unreadable(path, result)
-    packets = _parse_packets(path, result)
+    packets = parse_packets(path, result)
     _check_bounds(path, packets)
     rotation = _rotation(path, header)
     pictures = _look(path, header, packets)
@@ -292,7 +160,7 @@ def _facts(path: Path, state: FileState, executable: str, with_decord: bool) -> 
     frames, num_packets = packets, len(packets.timestamps)
     is_whole = _is_whole(header, packets) and not is_damaged
     if not (is_whole and with_decord and packets.codec in _COUNTED_BY_PACKETS):
-        frames = _list_frames(path, header.stream)
+        frames = list_frames(path, header.stream)
     num_frames = len(frames.timestamps)
     if num_frames == num_packets:
         frames = packets
@@ -341,74 +209,12 @@ def _is_whole(header: InputHeader, packets: PacketTable) -> bool:
     )
 
 
-def list_packets(path: Path) -> PacketTable:
-    """The packets of the first video stream of `path`. Raises `VideoError` as `probe_facts`."""
-    result = _list_packets(path, "0:V:0")
-    if result.returncode != 0 or has_error(result.stderr):
-        raise unreadable(path, result)
-    return _parse_packets(path, result)
-
-
-def _list_packets(path: Path, stream: str) -> FfmpegResult:
-    bound = ["-frames:v", str(MAX_FRAMES + 1)]
-    # ffmpeg leaves out what precedes the first keyframe unless told otherwise.
-    copy = ["-map", stream, "-c", "copy", "-copyinkf:v", *bound]
-    result = run_on_input(path, [*copy, *_TO_STDOUT])
-    if "Invalid DTS" in result.stderr or "Non-monotonic DTS" in result.stderr:
-        # It moved presentation times where decoding times are not in order: these are.
-        result = run_on_input(
-            path, [*copy, "-bsf:v", "setts=pts=PTS:dts=N-1000000000", *_TO_STDOUT]
-        )
-    return result
-
-
-def count_frames(path: Path, stream: str) -> int:
-    """Number of frames that ffmpeg delivers, by decoding all. Raises `VideoError` without one."""
-    return len(_list_frames(path, stream).timestamps)
-
-
 def decord_version() -> str | None:
     """Version of decord; None where it is not installed, and ffmpeg reads every file."""
     try:
         return importlib.metadata.version("decord")
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def unreadable(path: Path, result: FfmpegResult) -> VideoError:
-    """Why ffmpeg could not read a file, from its messages."""
-    if "matches no streams" in result.stderr:
-        streams = "audio but no video" if parse_header(result.stderr).audio_tracks else "no video"
-        return VideoError(f"{path} holds {streams} stream", hint="name a file with a video stream")
-    size = re.search(r"Picture size (\d+x\d+) is invalid", result.stderr)
-    if size:
-        return _too_large(path, size.group(1))
-    if "not on whitelist" in result.stderr:
-        return VideoError(f"{path} is not a video: expected {_READABLE}", hint="convert it to mp4")
-    reason = first_error(result.stderr).replace(INPUT_NAME, path.name)
-    return VideoError(
-        f"{path} is not a video that can be read: expected {_READABLE}, ffmpeg says: {reason}",
-        hint="check that the file is complete",
-    )
-
-
-def _too_large(path: Path, size: str) -> VideoError:
-    return VideoError(
-        f"{path} has frames of {size}, at most 8192x4320 pixels are read",
-        hint="scale it down first",
-    )
-
-
-def _parse_packets(path: Path, result: FfmpegResult) -> PacketTable:
-    try:
-        packets = parse_framecrc(result.stdout.decode("utf-8", errors="replace"))
-    except (ValueError, ZeroDivisionError) as error:
-        raise VideoError(f"{path} has a video stream that ffmpeg cannot describe") from error
-    if not packets.timestamps:
-        raise VideoError(
-            f"{path} has a video stream without a frame", hint="check that it is complete"
-        )
-    return packets
 
 
 def _check_bounds(path: Path, packets: PacketTable) -> None:
@@ -421,7 +227,7 @@ def _check_bounds(path: Path, packets: PacketTable) -> None:
     # Also as displayed: a pixel can claim to be a thousand times as wide as high.
     width = max(packets.width, round(packets.width * packets.sample_aspect_ratio))
     if width * packets.height > MAX_FRAME_PIXELS:
-        raise _too_large(path, f"{width}x{packets.height}")
+        raise too_large(path, f"{width}x{packets.height}")
     if len(packets.timestamps) > MAX_FRAMES:
         raise VideoError(
             f"{path} has more than {MAX_FRAMES} frames, which is the bound", hint="cut it first"
@@ -456,25 +262,6 @@ def _first_resized(pictures: Pictures, packets: PacketTable) -> int | None:
     # The time is printed with six digits.
     tolerance = max(1.0, float(ticks) * 1e-5)
     return sum(timestamp < ticks - tolerance for timestamp in packets.timestamps)
-
-
-def _list_frames(path: Path, stream: str) -> PacketTable:
-    """The frames that ffmpeg delivers, with their timestamps, by decoding all of them."""
-    # On the stream's own clock, under its name up to ffmpeg 6.0 and from 6.1 on.
-    for clock in ("demux", "-1"):
-        decode = ["-map", stream, "-fps_mode", "passthrough", "-enc_time_base", clock]
-        decode += ["-frames:v", str(MAX_FRAMES)]
-        result = run_on_input(path, [*decode, *_TO_STDOUT], timeout=_COUNT_TIMEOUT)
-        if "Invalid time base" not in result.stderr:
-            break
-    with suppress(ValueError, ZeroDivisionError):
-        frames = parse_framecrc(result.stdout.decode("utf-8", errors="replace"))
-        if frames.timestamps:
-            return frames
-    raise VideoError(
-        f"no frame of {path} can be decoded, ffmpeg says: {first_error(result.stderr)}",
-        hint="check that the file is complete",
-    )
 
 
 def _decord_is_exact(header: InputHeader, packets: PacketTable, pictures: Pictures) -> bool:

@@ -26,11 +26,13 @@ from PIL.ImageColor import getrgb
 from cogedit.errors import UsageError, VideoError
 from cogedit.media.animation import iterate_animation
 from cogedit.media.clip import ResizePlan
+from cogedit.media.facts import VideoFacts
 from cogedit.media.ffmpeg import FfmpegPipe, first_error, input_args
 from cogedit.media.filters import filter_chain, input_options
 from cogedit.media.images import are_images, find_images, read_image
+from cogedit.media.packets import count_frames
 from cogedit.media.pipe import ProcessPipe
-from cogedit.media.probe import VideoFacts, count_frames, probe_stored
+from cogedit.media.probe import probe_stored
 
 Frames = NDArray[np.uint8]
 

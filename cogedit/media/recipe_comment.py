@@ -15,7 +15,7 @@ from cogedit.errors import VideoError
 from cogedit.media.ffmpeg import run_on_input
 from cogedit.media.files import check_file
 from cogedit.media.images import FORMATS, are_images, find_images
-from cogedit.media.probe import unreadable
+from cogedit.media.packets import unreadable
 
 COMMENT = "comment"
 """Name of the text in a PNG."""

@@ -25,7 +25,7 @@ from cogedit.disk import Over, is_regular, move_into_place
 from cogedit.errors import StorageError, UsageError, VideoError
 from cogedit.media.encoding import Encoding, plan_encoding
 from cogedit.media.ffmpeg import FfmpegPipe, FfmpegResult, file_url, first_error, input_args
-from cogedit.media.probe import list_packets
+from cogedit.media.packets import list_packets
 from cogedit.media.recipe_comment import COMMENT, add_gif_comment
 from cogedit.media.timing import explains
 

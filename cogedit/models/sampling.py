@@ -25,7 +25,8 @@ from cogedit.models.rows import (
     needs_reference_velocity,
     prompt_bank,
 )
-from cogedit.types import InvertSettings, OnStep, ReconstructSettings, TransformerSettings
+from cogedit.progress import OnStep
+from cogedit.types import InvertSettings, ReconstructSettings, TransformerSettings
 
 if TYPE_CHECKING:
     from diffusers import CogVideoXTransformer3DModel

@@ -22,6 +22,7 @@ from cogedit.errors import UsageError
 from cogedit.media.metrics import psnr
 from cogedit.models.checkpoint import Checkpoint
 from cogedit.models.cost import TransformerSizes, edit_work, inversion_work, latent_shape
+from cogedit.progress import StepInfo
 from cogedit.stages.encode import encode
 from cogedit.stages.model import (
     check_same_model,
@@ -41,7 +42,7 @@ from cogedit.stages.run import (
     workspace_for,
 )
 from cogedit.stages.session import Session, use_session
-from cogedit.types import ReconstructSettings, StepInfo
+from cogedit.types import ReconstructSettings
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -15,9 +15,9 @@ from cogedit.diffusion.schedule import Schedule
 from cogedit.diffusion.state import OnState, StepState
 from cogedit.diffusion.trajectory import Trajectory
 from cogedit.errors import ArtifactError
+from cogedit.progress import RGBPicture
 from cogedit.stages.run import Run
 from cogedit.stages.source import source_frames
-from cogedit.types import RGBPicture
 
 _AT_MOST = 4
 """Edits of one pass that are shown beside each other."""

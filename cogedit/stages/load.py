@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from cogedit.artifacts import FramesRecord
 from cogedit.config import Settings, check_settings
 from cogedit.media.clip import ResizePlan, check_size, plan_clip, plan_resize
-from cogedit.media.probe import VideoFacts, identify, probe_facts
+from cogedit.media.facts import VideoFacts
+from cogedit.media.probe import identify, probe_facts
 from cogedit.media.reader import DecordFailed, read_clip
 from cogedit.models.checkpoint import NotCachedError, find_checkpoint
 from cogedit.stages.run import Run, Written, check_output, claim, find_or_make, workspace_for

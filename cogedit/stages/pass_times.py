@@ -19,7 +19,7 @@ from msgspec import Meta
 
 from cogedit.artifacts import append_line, read_lines
 from cogedit.errors import StorageError
-from cogedit.types import StepInfo
+from cogedit.progress import StepInfo
 
 if TYPE_CHECKING:
     import torch

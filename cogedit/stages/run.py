@@ -41,8 +41,8 @@ from cogedit.errors import (
 )
 from cogedit.media.images import SUFFIXES, are_images, folder_of
 from cogedit.places import find_elsewhere
+from cogedit.progress import RGBPicture, ShowStep, Step
 from cogedit.stages.cancellation import Cancellation
-from cogedit.types import RGBPicture, ShowStep, Step
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -23,13 +23,15 @@ from cogedit.artifacts import (
 from cogedit.config import Settings
 from cogedit.errors import ArtifactError, ArtifactMismatch, UsageError, VideoError
 from cogedit.media.clip import ResizePlan
+from cogedit.media.facts import VideoFacts
 from cogedit.media.files import check_file
 from cogedit.media.images import are_images, digest_of
-from cogedit.media.probe import VideoFacts, probe_as_recorded
+from cogedit.media.probe import probe_as_recorded
 from cogedit.media.sound import choose_audio
 from cogedit.media.writer import AudioSource
+from cogedit.sources import SourceVideo
 from cogedit.stages.run import workspace_for
-from cogedit.types import ExportSettings, SourceVideo
+from cogedit.types import ExportSettings
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -16,6 +16,7 @@ from cogedit.artifacts import EditRecord, Workspace, append_line, check_journal,
 from cogedit.artifacts.locks import MAX_FOLDERS
 from cogedit.errors import CogeditError, Interrupted, memory_expected
 from cogedit.media.masks import GivenMask
+from cogedit.progress import ShowStep
 from cogedit.stages.edit import check_edit, export_edit, names_video
 from cogedit.stages.mask import take_mask
 from cogedit.stages.reconstruct import expect_prompts, make_edits, trajectory_for
@@ -23,7 +24,6 @@ from cogedit.stages.replacing import check_replaceable
 from cogedit.stages.run import Exported, Run, Written, check_output, claim, workspace_for
 from cogedit.stages.session import Session, use_session
 from cogedit.tools.batch_plan import BatchEdit
-from cogedit.types import ShowStep
 
 RESULTS = "results.jsonl"
 

@@ -28,8 +28,9 @@ from cogedit.errors import ArtifactError, UsageError
 from cogedit.media.clip import ResizePlan
 from cogedit.media.comparison import Compared, compare_frames, compare_sheet
 from cogedit.media.encoding import Encoding, plan_encoding
+from cogedit.media.facts import VideoFacts
 from cogedit.media.images import digest_of
-from cogedit.media.probe import VideoFacts, probe_as_recorded, probe_facts
+from cogedit.media.probe import probe_as_recorded, probe_facts
 from cogedit.media.reader import iterate_frames, resize_frame
 from cogedit.media.writer import FrameStream, save_png, write_video
 from cogedit.stages.decode import decode

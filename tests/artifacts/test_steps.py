@@ -24,7 +24,7 @@ from cogedit.artifacts import (
 )
 from cogedit.artifacts.locks import MAX_FOLDERS
 from cogedit.errors import StorageError
-from cogedit.types import StepInfo
+from cogedit.progress import StepInfo
 
 SHAPE = (1, 3, 4, 2, 2)
 KEY = "ab" * 32

@@ -23,7 +23,7 @@ from cogedit.artifacts import (
 )
 from cogedit.artifacts.listing import survey
 from cogedit.cli import app
-from cogedit.types import StepInfo
+from cogedit.progress import StepInfo
 
 
 @pytest.fixture

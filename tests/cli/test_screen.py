@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from cogedit.cli import app
 from cogedit.cli.progress import Notes, Thumbnail
 from cogedit.cli.screen import Screen, printable
-from cogedit.types import Step, StepInfo
+from cogedit.progress import Step, StepInfo
 
 
 def steps(total):
@@ -127,7 +127,7 @@ def test_results_are_paths_or_one_object(capsys):
 BAR = """
 import time
 from cogedit.cli.screen import Screen
-from cogedit.types import StepInfo
+from cogedit.progress import StepInfo
 with Screen().progress("editing: a [red] cat " + "x" * 60, 4) as on_step:
     for index in range(4):
         time.sleep(0.01)
@@ -152,7 +152,7 @@ def wait_until_drawn():
 PICTURE = f"""{DRAWN}
 from cogedit.cli.progress import Thumbnail
 from cogedit.cli.screen import Screen
-from cogedit.types import RGBPicture, StepInfo
+from cogedit.progress import RGBPicture, StepInfo
 screen = Screen(thumbnail=Thumbnail())
 show = screen.preview
 with screen.progress("editing", 4) as on_step:
@@ -171,7 +171,7 @@ from cogedit.cli.progress import Thumbnail
 from cogedit.cli.screen import Screen, handle_errors
 from cogedit.errors import Interrupted
 from cogedit.stages.cancellation import Cancellation
-from cogedit.types import RGBPicture, StepInfo
+from cogedit.progress import RGBPicture, StepInfo
 stop, screen = Cancellation(), Screen(thumbnail=Thumbnail())
 with (
     handle_errors(screen, cancellation=stop),

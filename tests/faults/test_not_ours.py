@@ -24,9 +24,9 @@ from cogedit.artifacts import Unfinished, content_key, read_record
 from cogedit.cli import app
 from cogedit.config import read_batch
 from cogedit.errors import CogeditError
+from cogedit.progress import ShowStep
 from cogedit.tools.batch import batch
 from cogedit.tools.batch_plan import plan_batch
-from cogedit.types import ShowStep
 
 pytestmark = pytest.mark.faults
 

@@ -11,7 +11,8 @@ from cogedit.lab.measure import StepClock, count_flops, time_in_turns
 from cogedit.lab.random_model import SIZES, Size, random_inputs, random_transformer
 from cogedit.lab.speed import main
 from cogedit.lab.steps import measure_steps, steps_of
-from cogedit.types import InvertSettings, ReconstructSettings, StepInfo
+from cogedit.progress import StepInfo
+from cogedit.types import InvertSettings, ReconstructSettings
 
 CPU = torch.device("cpu")
 TINY = Size(2, 2, 32, 8, 16, (2, 8, 8))

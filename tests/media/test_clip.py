@@ -4,7 +4,8 @@ import pytest
 
 from cogedit.errors import UsageError, VideoError
 from cogedit.media.clip import check_size, plan_clip, plan_resize
-from cogedit.types import LoadSettings, SourceVideo
+from cogedit.sources import SourceVideo
+from cogedit.types import LoadSettings
 
 
 def video(num_frames, fps="25"):

@@ -10,7 +10,8 @@ from videos import ffmpeg
 from cogedit.errors import UsageError, VideoError
 from cogedit.media.clip import plan_resize
 from cogedit.media.masks import check_mask, open_mask, read_mask
-from cogedit.types import LoadSettings, MaskSource, SourceVideo
+from cogedit.sources import MaskSource, SourceVideo
+from cogedit.types import LoadSettings
 
 SOURCE = SourceVideo(
     name="clip.mp4",
