@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
 from cogedit.errors import UsageError, VideoError
-from cogedit.media.ffmpeg import run_on_input
+from cogedit.media.ffmpeg import input_args, run_ffmpeg, run_on_input
 from cogedit.media.ffmpeg_output import AudioTrack
 from cogedit.media.writer import AudioSource, can_copy_audio
 
@@ -43,12 +44,17 @@ def choose_audio(
                 f"1 to {len(tracks)}"
             )
         order = [wanted - 1]
-    for number in order:
-        if _can_decode(path, number):
-            return AudioSource(path, start, duration, tracks[number].codec, number)
-    for number in order:  # an ffmpeg that was built without the decoder
-        if can_copy_audio(tracks[number].codec, suffix):
-            return AudioSource(path, start, duration, tracks[number].codec, number)
+    decodable = [number for number in order if _can_decode(path, number)]
+    # Last, for an ffmpeg that was built without the decoder.
+    copied = [number for number in order if can_copy_audio(tracks[number].codec, suffix)]
+    for number in decodable or copied:
+        audio = AudioSource(path, start, duration, tracks[number].codec, number)
+        # Some containers cannot be sought in, such as FLV without an index.
+        for way in (audio, replace(audio, can_seek=False)):
+            if _reaches(way):
+                return way
+    if decodable:
+        return f"no audio of {path} lies where the clip is"
     codecs = ", ".join(tracks[number].codec for number in order)
     return f"no audio track of {path} can be decoded ({codecs})"
 
@@ -62,3 +68,15 @@ def _can_decode(path: Path, number: int) -> bool:
         return False
     lines = result.stdout.splitlines()
     return result.returncode == 0 and any(not line.startswith(b"#") for line in lines)
+
+
+def _reaches(audio: AudioSource) -> bool:
+    """Whether audio lies in the window that is to be taken."""
+    window, trim = audio.cut()
+    how = trim or ["-c", "copy", "-copypriorss:a", "0"]
+    output = ["-map", f"0:a:{audio.track}", *how, "-frames:a", "1", "-f", "framecrc", "-"]
+    try:
+        result = run_ffmpeg([*window, *input_args(audio.path), *output], timeout=60.0)
+    except TimeoutError:
+        return False
+    return any(not line.startswith(b"#") for line in result.stdout.splitlines())

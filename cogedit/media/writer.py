@@ -67,6 +67,25 @@ class AudioSource:
     duration: Fraction  # how long the clip plays, in seconds
     codec: str | None  # ffmpeg's name of it; None where the file has no audio
     track: int = 0  # which of its audio tracks, from 0
+    can_seek: bool = True  # False: it is decoded from the beginning of the file
+
+    @property
+    def window(self) -> tuple[float, float]:
+        """Begin and end in the file, in seconds. Raises `UsageError` where it holds nothing."""
+        end = self.start + self.duration
+        if end <= 0 or self.duration <= 0:
+            raise UsageError(f"no audio lies at {self.start} s for {self.duration} s")
+        return float(max(Fraction(0), self.start)), float(end)
+
+    def cut(self) -> tuple[list[str], list[str]]:
+        """Options of ffmpeg that open the window, and a filter for what is decoded."""
+        begin, end = self.window
+        if self.can_seek:
+            # Bounded by its own duration and not by -shortest, which would cut the video where the
+            # source's audio ends first.
+            return ["-ss", f"{begin:.6f}", "-t", f"{end - begin:.6f}"], []
+        trim = f"atrim={begin:.6f}:{end:.6f},asetpts=PTS-{begin:.6f}/TB"
+        return ["-t", f"{end:.6f}"], ["-af", trim]
 
 
 def write_video(
@@ -168,17 +187,12 @@ def _audio_args(audio: AudioSource | None, path: Path) -> tuple[list[str], list[
     """Options that open the audio, and options that write it."""
     if audio is None or audio.codec is None:
         return [], []
-    start, end = max(Fraction(0), audio.start), audio.start + audio.duration
-    if end <= start:
-        raise UsageError(f"no audio lies at {audio.start} s for {audio.duration} s")
-    # Bounded by its own duration and not by -shortest, which would cut the video where the
-    # source's audio ends first.
-    window = ["-ss", f"{float(start):.6f}", "-t", f"{float(end - start):.6f}"]
+    window, trim = audio.cut()
     if audio.start < 0:
         window += ["-itsoffset", f"{float(-audio.start):.6f}"]
     track = ["-map", f"1:a:{audio.track}"]
-    output = [*track, "-c:a", "aac"]
-    if can_copy_audio(audio.codec, path.suffix):
+    output = [*track, *trim, "-c:a", "aac"]
+    if audio.can_seek and can_copy_audio(audio.codec, path.suffix):
         # Packets before the start would be copied too. mp4 hides them by an edit list; Matroska has
         # none, and the audio would lag by up to half a second.
         output = [*track, "-c:a", "copy", "-copypriorss:a", "0"]

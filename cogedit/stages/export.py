@@ -221,7 +221,7 @@ def check_export(
         suffix = encoding.suffix if output is None else output.suffix
         audio = choose_audio(
             video, facts.audio_tracks, wanted=options.audio_track, suffix=suffix,
-            start=facts.start, duration=1 / facts.fps,
+            start=facts.start, duration=facts.num_frames / facts.fps,
         )  # fmt: skip
         if run is not None and isinstance(audio, str):
             run.notify(f"exported without audio: {audio}")

@@ -76,6 +76,35 @@ def test_sound_is_carried(tmp_path, name):
     assert np.abs(listen(path)).max() > 1000
 
 
+def test_a_file_that_cannot_be_sought_in_keeps_its_sound(tmp_path):
+    """FLV as it is written by default has no index."""
+    video = tmp_path / "clip.flv"
+    sine = ["-f", "lavfi", "-i", "sine=frequency=1000:sample_rate=44100:duration=1"]
+    pictures = ["-f", "lavfi", "-i", "testsrc2=size=64x64:rate=25:duration=1"]
+    ffmpeg(*pictures, *sine, "-c:v", "libx264", "-pix_fmt", "yuv420p", "-c:a", "aac", video)
+    frames = cogedit.load(video, settings_of(video, workspace=tmp_path / "w")).path
+    made = cogedit.export(
+        frames, settings_of(frames), output=tmp_path / "out.mp4", source_video=video
+    )
+    assert tone(made.path) == pytest.approx(1000, abs=20)
+
+
+def test_sound_that_ends_before_the_clip_is_missed_in_a_sentence(tmp_path):
+    video = tmp_path / "clip.mp4"
+    sine = ["-f", "lavfi", "-i", "sine=frequency=1000:duration=0.2"]
+    pictures = ["-f", "lavfi", "-i", "testsrc2=size=64x64:rate=25:duration=2"]
+    ffmpeg(*pictures, *sine, "-c:v", "libx264", "-pix_fmt", "yuv420p", "-c:a", "aac", video)
+    said = []
+    run = cogedit.Run(notify=said.append)
+    settings = settings_of(video, workspace=tmp_path / "w", load__skip_frames_start=25)
+    frames = cogedit.load(video, settings, run=run).path
+    cogedit.export(
+        frames, settings_of(frames), output=tmp_path / "out.mp4", source_video=video, run=run
+    )
+    reason = next(text for text in said if "without audio" in text)
+    assert str(video) in reason
+
+
 def test_a_track_that_cannot_be_decoded_gives_silence_and_the_reason(tmp_path):
     path, said = export("undecodable-first-audio.mp4", tmp_path, export__audio_track=1)
     assert "no audio: " in said
