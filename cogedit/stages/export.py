@@ -258,7 +258,7 @@ def _export(job: _Job, source_video: Path | None, session: Session | None) -> Ex
         if _exists(job) and not run.force:
             return _reused(job)
     if job.silent is not None:
-        run.notify(f"no audio: {job.silent}")
+        run.notify(f"exported without audio: {job.silent}")
     check_writable(job.path, is_folder=recipe.encoding.codec == "png")
     replaced = job.path.exists() and not run.force
     with in_use(job.path.parent), use_session(session) as owner:

@@ -106,7 +106,7 @@ def test_sound_stays_away_where_it_would_not_fit(here):
     video = make_video(here / "clip.mp4", width=96, height=64, num_frames=30, sound=True)
     frames = load(video)
     fast = export(frames, here / "fast.mp4", export__fps="24")
-    assert "no audio: at 24 fps the clip does not keep the source's time" in fast.said
+    assert "exported without audio: at 24 fps the clip does not keep the source's time" in fast.said
     silent = export(frames, here / "silent.mp4", export__sound=False)
     assert "no audio" not in silent.said
     for done in (fast, silent):
@@ -127,7 +127,7 @@ def test_a_missing_or_other_source_is_said_in_one_line(here):
     shutil.move(video, away / "clip.mp4")
     done = export(frames, here / "out.mp4")
     assert done.said.splitlines()[0] == (
-        "no audio: clip.mp4 is neither here nor beside clip.cogedit (--source VIDEO names it)"
+        "exported without audio: clip.mp4 is neither here nor beside clip.cogedit (--source VIDEO names it)"
     )
     assert probe_facts(done.path).audio_codec is None
     again = export(frames, here / "out.mp4")
@@ -135,7 +135,10 @@ def test_a_missing_or_other_source_is_said_in_one_line(here):
     assert "no audio" not in again.said
     make_video(here / "clip.mp4", width=96, height=64, num_frames=31, sound=True)
     other = export(frames, here / "other.mp4")
-    assert "no audio: clip.mp4 is not the clip.mp4 that the clip was taken from" in other.said
+    assert (
+        "exported without audio: clip.mp4 is not the clip.mp4 that the clip was taken from"
+        in other.said
+    )
     # Found again, the video is written anew; gone again, the better one stays.
     named = export(frames, here / "out.mp4", source_video=away / "clip.mp4")
     assert not named.reused
