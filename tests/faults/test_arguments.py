@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shutil
@@ -225,9 +226,9 @@ def test_a_directory_that_is_gone(
 
 
 def test_memory_that_is_short(place: Path, monkeypatch: pytest.MonkeyPatch, score: Any) -> None:
-    monkeypatch.setattr(
-        "cogedit.media.reader.read_clip", lambda *args, **options: np.empty(2**60, np.uint8)
-    )
+    # By its module: the package has a function of that name.
+    module = importlib.import_module("cogedit.stages.load")
+    monkeypatch.setattr(module, "read_clip", lambda *args, **options: np.empty(2**60, np.uint8))
     with score("memory: frames do not fit") as cases:
         good, said = refused(run("load", "clip.mp4", *SMALL, *TINY_MODEL), 6)
         cases.case(good, said)

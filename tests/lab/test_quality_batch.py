@@ -69,7 +69,8 @@ def pipeline(world_pipeline):
 def mask_files(tmp_path_factory):
     """The exact masks as videos, lossless."""
     folder = tmp_path_factory.mktemp("masks")
-    size = ["-f", "rawvideo", "-pix_fmt", "gray", "-s", f"{world.WIDTH}x{world.HEIGHT}", "-i", "-"]
+    size = ["-f", "rawvideo", "-pix_fmt", "gray", "-s", f"{world.WIDTH}x{world.HEIGHT}"]
+    size += ["-r", str(world.FPS), "-i", "-"]
     paths = []
     for index, mask in enumerate(EXACT_MASKS):
         paths.append(folder / f"{index}.mkv")

@@ -127,7 +127,8 @@ def test_a_missing_or_other_source_is_said_in_one_line(here):
     shutil.move(video, away / "clip.mp4")
     done = export(frames, here / "out.mp4")
     assert done.said.splitlines()[0] == (
-        "exported without audio: clip.mp4 is neither here nor beside clip.cogedit (--source VIDEO names it)"
+        "exported without audio: clip.mp4 is neither here nor beside clip.cogedit "
+        "(--source VIDEO names it)"
     )
     assert probe_facts(done.path).audio_codec is None
     again = export(frames, here / "out.mp4")
