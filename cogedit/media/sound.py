@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
 from cogedit.errors import UsageError, VideoError
-from cogedit.media.ffmpeg import input_args, run_ffmpeg, run_on_input
-from cogedit.media.ffmpeg_output import AudioTrack
+from cogedit.media.ffmpeg import FfmpegResult, input_args, run_ffmpeg, run_on_input
+from cogedit.media.ffmpeg_output import AudioTrack, parse_header
 from cogedit.media.writer import AudioSource, can_copy_audio
+
+_COUNTED_BY_STREAM = {"mpegts", "mpeg"}
+"""Containers whose time ffmpeg counts from the first packet of the streams that it reads."""
 
 
 def choose_audio(
@@ -48,7 +52,8 @@ def choose_audio(
     # Last, for an ffmpeg that was built without the decoder.
     copied = [number for number in order if can_copy_audio(tracks[number].codec, suffix)]
     for number in decodable or copied:
-        audio = AudioSource(path, start, duration, tracks[number].codec, number)
+        begin = start + _difference_of_zeros(path, number)
+        audio = AudioSource(path, begin, duration, tracks[number].codec, number)
         # Some containers cannot be sought in, such as FLV without an index.
         for way in (audio, replace(audio, can_seek=False)):
             if _reaches(way):
@@ -59,11 +64,14 @@ def choose_audio(
     return f"no audio track of {path} can be decoded ({codecs})"
 
 
+def _decoded(path: Path, number: int) -> FfmpegResult:
+    """Decode the beginning of an audio track."""
+    return run_on_input(path, ["-map", f"0:a:{number}", "-frames:a", "8", "-f", "framecrc", "-"])
+
+
 def _can_decode(path: Path, number: int) -> bool:
-    """Whether the beginning of an audio track can be decoded."""
-    options = ["-map", f"0:a:{number}", "-frames:a", "8", "-f", "framecrc", "-"]
     try:
-        result = run_on_input(path, options)
+        result = _decoded(path, number)
     except VideoError:  # it took too long
         return False
     lines = result.stdout.splitlines()
@@ -80,3 +88,34 @@ def _reaches(audio: AudioSource) -> bool:
     except TimeoutError:
         return False
     return any(not line.startswith(b"#") for line in result.stdout.splitlines())
+
+
+def _difference_of_zeros(path: Path, number: int) -> Fraction:
+    """What to add to a time of the video for the same time of an audio track, in seconds.
+
+    Each is read by itself, and in `_COUNTED_BY_STREAM` each then begins near 0.
+    """
+    with suppress(VideoError):  # it took too long: both begin together, as far as one can tell
+        if parse_header(_decoded(path, number).stderr).container in _COUNTED_BY_STREAM:
+            together = _first_times(path, "0:V:0", f"0:a:{number}")
+            video, audio = _first_times(path, "0:V:0"), _first_times(path, f"0:a:{number}")
+            if len(together) == 2:
+                return (together[0] - video[0]) - (together[1] - audio[0])
+    return Fraction(0)
+
+
+def _first_times(path: Path, *streams: str) -> list[Fraction]:
+    """The time of the first packet of each stream in seconds, where it has one."""
+    mapped = [word for stream in streams for word in ("-map", stream)]
+    listing = [*mapped, "-c", "copy", "-copyinkf:v", "-f", "framecrc", "-"]
+    result = run_on_input(path, listing)
+    ticks: dict[int, Fraction] = {}
+    first: dict[int, Fraction] = {}
+    for line in result.stdout.decode("utf-8", errors="replace").splitlines():
+        if line.startswith("#tb "):
+            index, _, time_base = line[4:].partition(":")
+            ticks[int(index)] = Fraction(time_base.strip())
+        elif not line.startswith("#"):
+            index, _, pts = line.split(",")[:3]
+            first.setdefault(int(index), int(pts) * ticks[int(index)])
+    return [first[index] for index in sorted(first)]

@@ -89,6 +89,28 @@ def test_a_file_that_cannot_be_sought_in_keeps_its_sound(tmp_path):
     assert tone(made.path) == pytest.approx(1000, abs=20)
 
 
+@pytest.mark.parametrize("suffix", ["ts", "mkv", "mp4"])
+@pytest.mark.parametrize("delays", [(0.0, 0.5), (0.5, 0.0)])
+def test_sound_and_pictures_that_do_not_start_together_stay_together(tmp_path, suffix, delays):
+    """ffmpeg counts the time of MPEG-TS from the first packet of those streams that it reads."""
+    video = tmp_path / f"clip.{suffix}"
+    late_video, late_audio = delays
+    heard_at = 1 + late_video  # a second after the first picture
+    wave = f"if(gt(t,{heard_at - late_audio}),0.5*sin(2*PI*1000*t),0)"
+    pictures = ["-itsoffset", str(late_video), "-f", "lavfi"]
+    pictures += ["-i", "testsrc2=size=64x64:rate=25:duration=2"]
+    sound = ["-itsoffset", str(late_audio), "-f", "lavfi", "-i", f"aevalsrc='{wave}':d=3:s=48000"]
+    coded = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-c:a", "aac"]
+    ffmpeg(*pictures, *sound, "-map", "0:v", "-map", "1:a", *coded, video)
+    settings = settings_of(video, workspace=tmp_path / "w", load__max_num_frames=49)
+    frames = cogedit.load(video, settings).path
+    made = cogedit.export(
+        frames, settings_of(frames), output=tmp_path / "out.mp4", source_video=video
+    )
+    onset = np.argmax(np.abs(listen(made.path)) > 4000) / 8000
+    assert onset == pytest.approx(1, abs=0.06)
+
+
 def test_sound_that_ends_before_the_clip_is_missed_in_a_sentence(tmp_path):
     video = tmp_path / "clip.mp4"
     sine = ["-f", "lavfi", "-i", "sine=frequency=1000:duration=0.2"]
