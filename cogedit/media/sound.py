@@ -53,6 +53,8 @@ def choose_audio(
     copied = [number for number in order if can_copy_audio(tracks[number].codec, suffix)]
     for number in decodable or copied:
         begin = start + _difference_of_zeros(path, number)
+        if begin + duration <= 0:  # the clip ends before the track begins
+            continue
         audio = AudioSource(path, begin, duration, tracks[number].codec, number)
         # Some containers cannot be sought in, such as FLV without an index.
         for way in (audio, replace(audio, can_seek=False)):
