@@ -307,7 +307,7 @@ CORPUS: dict[str, Good | Bad] = {
     "sound only m4a": Bad(_sound("-c:a", "aac"), "no video stream", ".m4a"),
     "sound only mp4": Bad(_sound("-c:a", "aac"), "no video stream"),
     "sound only wav": Bad(_sound(), "no video stream", ".wav"),
-    "png": Bad(_picture("png"), "not a video"),
+    "png": Bad(_picture("png"), "single picture"),
     "jpeg": Bad(_picture("jpg"), "not a video"),
     "huge frames": Bad(_big, "at most", ".avi"),
     "huge frames declared": Bad(_declared_big, "at most", ".y4m"),
