@@ -16,7 +16,8 @@ import cogedit
 
 PACKAGE = Path(cogedit.__file__).parent
 
-LEAVES = {"errors", "types", "sources", "progress", "schema", "places", "disk", "version"}
+LEAVES = {"errors", "types", "sources", "progress", "cancellation", "schema", "places", "disk"}
+LEAVES |= {"version"}
 COMPUTING = {"models", "media", "artifacts", "config", "diffusion"}
 
 ROOMS = {
@@ -24,6 +25,7 @@ ROOMS = {
     "types": {"schema"},
     "sources": {"types", "schema"},
     "progress": set(),
+    "cancellation": {"errors"},
     "schema": set(),
     "places": set(),
     "version": set(),

@@ -15,10 +15,10 @@ from cogedit.errors import UsageError
 from cogedit.schema import path_of
 
 if TYPE_CHECKING:
+    from cogedit.cancellation import Cancellation
     from cogedit.cli.flags import Flag
     from cogedit.config import ResolvedSettings, Settings
     from cogedit.stages import Run
-    from cogedit.stages.cancellation import Cancellation
     from cogedit.types import ArtifactKind
 
 _STAGES_BEHIND: Mapping[ArtifactKind, tuple[str, ...]] = {
@@ -30,7 +30,7 @@ _STAGES_BEHIND: Mapping[ArtifactKind, tuple[str, ...]] = {
 
 
 def _new_stop() -> Cancellation:
-    from cogedit.stages.cancellation import Cancellation
+    from cogedit.cancellation import Cancellation
 
     return Cancellation()
 

@@ -29,8 +29,8 @@ from cogedit.errors import (
 )
 
 if TYPE_CHECKING:
+    from cogedit.cancellation import Cancellation
     from cogedit.progress import RGBPicture, ShowStep
-    from cogedit.stages.cancellation import Cancellation
 
 _REFUSED = "ACCES DQUOT FBIG IO LOOP MFILE NAMETOOLONG NFILE NOSPC PERM ROFS STALE"
 """Errors of the operating system that are no bug, by their names in `errno` after the E."""
@@ -139,7 +139,7 @@ def handle_errors(
     if not debug:
         warnings.simplefilter("ignore")
     if cancellation is None:
-        from cogedit.stages.cancellation import Cancellation
+        from cogedit.cancellation import Cancellation
 
         cancellation = Cancellation()
     try:

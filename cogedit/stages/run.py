@@ -30,6 +30,7 @@ from cogedit.artifacts import (
     write_artifact,
     writing_alone,
 )
+from cogedit.cancellation import Cancellation
 from cogedit.config import CONFIG_FILE, Settings
 from cogedit.disk import Over
 from cogedit.errors import (
@@ -42,7 +43,6 @@ from cogedit.errors import (
 from cogedit.media.images import SUFFIXES, are_images, folder_of
 from cogedit.places import find_elsewhere
 from cogedit.progress import RGBPicture, ShowStep, Step
-from cogedit.stages.cancellation import Cancellation
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -170,7 +170,7 @@ from contextlib import suppress
 from cogedit.cli.progress import Thumbnail
 from cogedit.cli.screen import Screen, handle_errors
 from cogedit.errors import Interrupted
-from cogedit.stages.cancellation import Cancellation
+from cogedit.cancellation import Cancellation
 from cogedit.progress import RGBPicture, StepInfo
 stop, screen = Cancellation(), Screen(thumbnail=Thumbnail())
 with (
