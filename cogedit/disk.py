@@ -26,6 +26,11 @@ def state_of(path: Path) -> FileState | None:
         status = path.lstat()
     except OSError:
         return None
+    return state_from(status)
+
+
+def state_from(status: os.stat_result) -> FileState:
+    """Take the state of a file from what the system says of it."""
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 

@@ -101,9 +101,10 @@ def flags_of(tables: Collection[str], *, takes_all: bool = False) -> tuple[Flag,
 
     Args:
         tables: Names of the settings tables of the command.
-        takes_all: Whether it takes the flags of the other stages too, hidden, so that one list of
-            flags serves all stages. Where two settings have one name, it is the earlier stage's.
-            Of two flags for one setting, the later in the list counts.
+        takes_all: Whether it also accepts the flags of the other stages, which its help does not
+            list: a shell loop may then pass the same flags to every stage. Where two settings have
+            one name, it is the earlier stage's. Of two flags for one setting, the later in the list
+            counts.
     """
     flags = [
         Flag(key, flag_for(key, tables), key.replace(".", "__"))

@@ -44,7 +44,7 @@ class Stream(io.FileIO):
         return written
 
     def _reader_left(self, error: OSError) -> bool:
-        """Whether it was a pipe's reader or a terminal that is gone, and no disk that is full."""
+        """Whether the pipe's reader or the terminal went away; a full disk is another matter."""
         if error.errno in _GONE:
             return True
         return error.errno == errno.EIO and stat.S_ISCHR(os.fstat(self.fileno()).st_mode)

@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from cogedit.disk import FileState
 from cogedit.errors import VideoError
-from cogedit.media.files import FileState, file_state, read_start
+from cogedit.media.files import file_state, read_start
 from cogedit.media.images import is_transparent, open_image, to_rgb
 
 _HEADS = re.compile(rb"\x89PNG\r\n|RIFF....WEBP", re.DOTALL)

@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
+from cogedit.disk import FileState
 from cogedit.errors import ConfigError, VideoError
-from cogedit.media.files import FileState, file_state
+from cogedit.media.files import file_state
 from cogedit.media.pipe import ProcessPipe
 
 RAW_STREAMS = ("h264", "hevc")

@@ -8,6 +8,7 @@ import stat
 from functools import lru_cache
 from pathlib import Path
 
+from cogedit.disk import FileState, state_from
 from cogedit.errors import StorageError, VideoError
 from cogedit.places import find_elsewhere
 
@@ -58,17 +59,12 @@ def read_start(path: Path, count: int) -> bytes:
         raise _unreadable(path, error) from error
 
 
-FileState = tuple[int, int, int, int]
-"""Device, inode, size and modification time in ns: equal while a file is unchanged."""
-
-
 def file_state(path: Path) -> FileState:
     """What changes when a file does. Raises `StorageError` if it may not be read."""
     try:
-        status = path.stat()
+        return state_from(path.stat())
     except OSError as error:
         raise _unreadable(path, error) from error
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def file_digest(path: Path) -> str:

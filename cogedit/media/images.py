@@ -21,9 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from cogedit.disk import FileState
 from cogedit.errors import StorageError, VideoError
 from cogedit.media.ffmpeg import MAX_FRAME_PIXELS
-from cogedit.media.files import FileState, file_digest, file_state
+from cogedit.media.files import file_digest, file_state
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM")
 SUFFIXES = {".jpg": ".jpg", ".jpeg": ".jpg", ".tif": ".tif", ".tiff": ".tif"}

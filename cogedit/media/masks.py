@@ -17,13 +17,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from cogedit.disk import FileState
 from cogedit.errors import StorageError, UsageError, VideoError
 from cogedit.media.animation import is_animation
 from cogedit.media.clip import ResizePlan
 from cogedit.media.facts import VideoFacts
 from cogedit.media.ffmpeg import MAX_FRAME_PIXELS, first_error, run_ffmpeg
 from cogedit.media.ffmpeg_output import parse_header
-from cogedit.media.files import FileState, check_file, file_state, read_start
+from cogedit.media.files import check_file, file_state, read_start
 from cogedit.media.images import are_images, digest_of, folder_of
 from cogedit.media.picture_format import can_be_transparent
 from cogedit.media.probe import probe_facts, probe_stored

@@ -17,6 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import mode
 
+from cogedit.disk import FileState
 from cogedit.errors import UsageError, VideoError
 from cogedit.media.facts import VideoFacts
 from cogedit.media.ffmpeg import (
@@ -30,7 +31,7 @@ from cogedit.media.ffmpeg_output import (
     PacketTable,
     parse_header,
 )
-from cogedit.media.files import FileState, check_file, file_state
+from cogedit.media.files import check_file, file_state
 from cogedit.media.image_facts import facts_of_images
 from cogedit.media.images import are_images, digest_of, folder_of
 from cogedit.media.packets import (

@@ -76,8 +76,7 @@ def _can_decode(path: Path, number: int) -> bool:
         result = _decoded(path, number)
     except VideoError:  # it took too long
         return False
-    lines = result.stdout.splitlines()
-    return result.returncode == 0 and any(not line.startswith(b"#") for line in lines)
+    return result.returncode == 0 and _lists_packets(result)
 
 
 def _reaches(audio: AudioSource) -> bool:
@@ -89,6 +88,11 @@ def _reaches(audio: AudioSource) -> bool:
         result = run_ffmpeg([*window, *input_args(audio.path), *output], timeout=60.0)
     except TimeoutError:
         return False
+    return _lists_packets(result)
+
+
+def _lists_packets(result: FfmpegResult) -> bool:
+    """Whether a listing has a line besides its header."""
     return any(not line.startswith(b"#") for line in result.stdout.splitlines())
 
 

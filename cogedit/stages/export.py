@@ -220,9 +220,13 @@ def check_export(
     if options.sound and encoding.has_audio and facts.audio_tracks:
         suffix = encoding.suffix if output is None else output.suffix
         audio = choose_audio(
-            video, facts.audio_tracks, wanted=options.audio_track, suffix=suffix,
-            start=facts.start, duration=facts.num_frames / facts.fps,
-        )  # fmt: skip
+            video,
+            facts.audio_tracks,
+            wanted=options.audio_track,
+            suffix=suffix,
+            start=facts.start,
+            duration=facts.num_frames / facts.fps,
+        )
         if run is not None and isinstance(audio, str):
             run.notify(f"exported without audio: {audio}")
 

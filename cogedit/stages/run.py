@@ -282,6 +282,12 @@ def check_output(
         check_image_folder(output)
 
 
+def check_absent(output: Path, run: Run) -> None:
+    """Refuse to replace an output without force, where no artifact tells whether it is the same."""
+    if output.exists() and not run.force:
+        raise UsageError(f"{output} exists", hint="choose another -o, or replace it with --force")
+
+
 def _is_replaced(file: Path, output: Path) -> bool:
     """Whether a file lies where an output will: it is that file, or in that folder.
 

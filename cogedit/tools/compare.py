@@ -35,7 +35,7 @@ from cogedit.media.reader import iterate_frames, resize_frame
 from cogedit.media.writer import FrameStream, save_png, write_video
 from cogedit.stages.decode import decode
 from cogedit.stages.recipe import read_recipe
-from cogedit.stages.run import Exported, Run, check_output, claim
+from cogedit.stages.run import Exported, Run, check_absent, check_output, claim
 from cogedit.stages.session import Session, use_session
 from cogedit.stages.source import resize_plan
 from cogedit.tools.captions import distinctions
@@ -104,8 +104,7 @@ def compare(
         encoding = plan_encoding(output, export.codec, crf=export.crf, lossless=export.lossless)
     is_folder = encoding.codec == "png" and not is_image
     check_output(output, inputs=paths, run=run, is_folder=is_folder)
-    if output.exists() and not run.force:
-        raise UsageError(f"{output} exists", hint="choose another -o, or replace it with --force")
+    check_absent(output, run)
     over: Over = "anything" if run.force else None
     inputs = cut_sources([open_input(path, fps=export.fps) for path in paths])
     fps, num_frames = _common_rate_and_length(inputs, export.fps, shortest=shortest)

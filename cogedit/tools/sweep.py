@@ -30,7 +30,7 @@ from cogedit.stages.reconstruct import (
     make_edits,
     trajectory_for,
 )
-from cogedit.stages.run import Run, Written, check_output, claim, workspace_for
+from cogedit.stages.run import Run, Written, check_absent, check_output, claim, workspace_for
 from cogedit.stages.session import Session, use_session
 from cogedit.tools.captions import setting_name, setting_text
 from cogedit.types import ReconstructSettings
@@ -164,8 +164,7 @@ def _check_outputs(sheet: Path, inputs: Sequence[Path | str | None], run: Run) -
     figures = sheet.with_suffix(".json")
     for path in (sheet, figures):
         check_output(path, inputs=inputs, run=run)
-        if path.exists() and not run.force:
-            raise UsageError(f"{path} exists", hint="choose another -o, or replace it with --force")
+        check_absent(path, run)
     if figures.exists() and not _holds_figures(figures):
         raise UsageError(
             f"{figures} exists and holds no figures of a sweep, which would replace it",
