@@ -15,6 +15,7 @@ from cogedit.artifacts.locks import (
     writing_alone,
 )
 from cogedit.artifacts.records import (
+    DeviceType,
     EditRecord,
     FramesRecord,
     LatentsRecord,
@@ -55,6 +56,7 @@ from cogedit.artifacts.workspace import (
 __all__ = [
     "UNFINISHED_SUFFIX",
     "Artifact",
+    "DeviceType",
     "EditRecord",
     "FramesRecord",
     "Json",

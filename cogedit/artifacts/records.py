@@ -13,13 +13,13 @@ import reprlib
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
-from typing import Annotated, ClassVar, Literal, TypeVar
+from typing import Annotated, ClassVar, Literal, TypeVar, cast
 
 from msgspec import Meta
 
 from cogedit.artifacts.codec import Json, JsonText, canonical_text, decode_record, encode_record
 from cogedit.errors import ArtifactError
-from cogedit.schema import Count, Positive
+from cogedit.schema import Count, Positive, later
 from cogedit.sources import Digest, MaskSource, ResizeBox, SourceVideo
 from cogedit.types import (
     ArtifactKind,
@@ -37,6 +37,7 @@ SCHEMA_VERSION = 1
 """Raise it whenever a record's fields or the meaning of a tensor change."""
 
 TensorDType = Literal["uint8", "float32", "int64"]
+DeviceType = Literal["cpu", "cuda", "mps"]
 
 
 @dataclass(frozen=True)
@@ -51,14 +52,20 @@ class TensorRecord:
 
 @dataclass(frozen=True)
 class ModelRecord:
-    """Which model made an artifact."""
+    """Which model made an artifact, and where.
+
+    What it is called, the device and torch's version are provenance: they say where the numbers
+    come from and are in no content key. Devices and versions agree to rounding.
+    """
 
     id: str  # Hub id, or the folder's name for a local model (never an absolute path)
     revision: str | None  # resolved commit of a Hub model
-    digest: Digest  # of its configuration and weights
+    digest: Digest  # of its configuration and weights: this is which model it is
     dtype: DType  # that it computed in
     attention_backend: AttentionBackend | None = None  # one that computes in fewer bits than that
     weights: Weights | None = None  # type of the stored weights where it is not `dtype`
+    device: DeviceType | None = later(None)  # that it computed on; None before it has
+    torch: str | None = later(None)  # version; None in records of cogedit 0.1.0, whose keys differ
 
 
 @dataclass(frozen=True)
@@ -164,13 +171,49 @@ def content_key(record: Record) -> str:
     """What identifies an artifact before it is made: sha256 in hex of its record.
 
     The record's own tensor digests are left out, since they are known only afterwards; those of
-    its parents are in. Two artifacts with one key are interchangeable.
+    its parents are in. So is what a model is called and where it ran: its digest says which it is.
+    Two artifacts with one key are interchangeable.
 
     Raises:
         ArtifactError: A field of the record holds another type than it declares.
     """
-    value = encode_record(with_tensors(record, ()))
+    value = _without_provenance(encode_record(with_tensors(record, ())))
     return hashlib.sha256(canonical_text(value).encode("ascii")).hexdigest()
+
+
+_PROVENANCE = frozenset({"id", "revision", "device", "torch"})
+"""Fields of a model that are in no content key."""
+
+
+def _without_provenance(value: Json) -> Json:
+    """A record as JSON without its models' provenance.
+
+    A model of 0.1.0 keeps its name: artifacts that exist keep their keys.
+    """
+    if not isinstance(value, dict):
+        return value
+    kept = dict(value)
+    for parent in ("latents", "trajectory"):
+        if parent in kept:
+            kept[parent] = _without_provenance(kept[parent])
+    model = kept.get("model")
+    if isinstance(model, dict) and "torch" in model:
+        kept["model"] = {key: item for key, item in model.items() if key not in _PROVENANCE}
+    return kept
+
+
+def earlier_record(record: RecordT) -> RecordT:
+    """The record as cogedit 0.1.0 wrote it: without provenance, its models' names in the key."""
+    if isinstance(record, FramesRecord):
+        return record
+    made: Record = record
+    if isinstance(made, TrajectoryRecord):
+        made = replace(made, latents=earlier_record(made.latents))
+    elif isinstance(made, EditRecord):
+        made = replace(made, trajectory=earlier_record(made.trajectory))
+    if not isinstance(made, FramesRecord):
+        made = replace(made, model=replace(made.model, device=None, torch=None))
+    return cast(RecordT, made)
 
 
 def frames_record(record: Record) -> FramesRecord:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cogedit.artifacts.atomic import show, storage_error
-from cogedit.artifacts.records import Record, content_key
+from cogedit.artifacts.records import Record, RecordT, content_key, earlier_record
 from cogedit.artifacts.store import SUFFIX, read_record, verify_artifact
+from cogedit.artifacts.unfinished import Unfinished, made_together
 from cogedit.errors import ArtifactDamaged, ArtifactError, ArtifactMismatch, StorageError
 from cogedit.types import ArtifactKind
 
@@ -78,12 +79,35 @@ class Workspace:
             raise ArtifactMismatch(message, hint=hint)
         return path
 
+    def as_kept(self, record: RecordT, *, output: Path | None = None) -> RecordT:
+        """The record as cogedit 0.1.0 wrote it, where its artifact or its steps are kept so.
+
+        They lie at another content key, and are used as they are. `output` is the artifact's file
+        where it has no place in the workspace.
+        """
+        earlier = earlier_record(record)
+        if earlier == record:
+            return record
+        key, place = content_key(earlier), output or self.path_for(earlier)
+        exists = place.exists() if output is None else _key_of(output) == key
+        alone = Unfinished.of(place.parent, record.kind, [key])
+        together = made_together(place.parent, record.kind)
+        is_kept = exists or alone.root.is_dir() or any(key in made.makes for made in together)
+        return earlier if is_kept else record
+
     def newest(self, kind: ArtifactKind) -> Path | None:
         """The artifact of this kind that was written last, or None.
 
         Files that cannot be read are passed over: one bad file must not hide the good ones.
         """
         return _newest([self.root], kind)
+
+
+def _key_of(path: Path) -> str | None:
+    """The content key of an artifact; None of anything else."""
+    with contextlib.suppress(ArtifactError, StorageError):
+        return content_key(read_record(path))
+    return None
 
 
 def newest_in_directory(directory: Path, kind: ArtifactKind) -> Path | None:

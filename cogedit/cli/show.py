@@ -93,7 +93,10 @@ def _stage_rows(record: Record) -> list[tuple[str, str]]:
 def _model(model: ModelRecord) -> str:
     revision = f"@{model.revision}" if model.revision is not None else ""
     weights = f" (weights in {model.weights})" if model.weights is not None else ""
-    return f"{model.id}{revision} in {model.dtype}{weights}, digest {model.digest[:12]}"
+    device = f" on {model.device}" if model.device is not None else ""
+    torch = f", torch {model.torch}" if model.torch is not None else ""
+    name = f"{model.id}{revision}, digest {model.digest[:12]}"
+    return f"{name}, in {model.dtype}{weights}{device}{torch}"
 
 
 def _settings(settings: object) -> str:

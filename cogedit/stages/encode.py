@@ -56,7 +56,9 @@ def encode(
         if sniff_kind(source) is None:
             source = load(source, settings, run=run.earlier).path
         keep_in_use(source.parent)
-        record = latents_record(read_record(source, "frames"), checkpoint, settings=settings)
+        clip = read_record(source, "frames")
+        record = latents_record(clip, checkpoint, settings=settings)
+        record = workspace.as_kept(record, output=output)
 
         def make() -> Mapping[str, Tensor]:
             from cogedit.models.device import memory_guard
@@ -70,7 +72,14 @@ def encode(
                 with memory_guard("encoding"), claimed.counting("encoding", num_calls) as done:
                     return {"latents": encode_frames(vae, frames, on_call=done).cpu()}
 
-        return find_or_make(record, make, output=output, workspace=workspace, run=claimed)
+        return find_or_make(
+            record,
+            make,
+            output=output,
+            workspace=workspace,
+            run=claimed,
+            device=settings.device,
+        )
 
 
 def latents_record(

@@ -95,6 +95,7 @@ def invert(
         latents = read_record(source, "latents")
         check_same_model(str(source), latents, checkpoint)
         record = trajectory_record(latents, checkpoint, settings=settings)
+        record = workspace.as_kept(record, output=output)
 
         def make() -> Mapping[str, Tensor]:
             place = place_of(record, output=output, workspace=workspace)
@@ -108,7 +109,9 @@ def invert(
                 session=owner,
             )
 
-        return find_or_make(record, make, output=output, workspace=workspace, run=run)
+        return find_or_make(
+            record, make, output=output, workspace=workspace, run=run, device=settings.device
+        )
 
 
 def check_inversion_settings(settings: Settings) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from importlib.metadata import version
 
 from cogedit.artifacts import (
     EditRecord,
@@ -36,6 +37,7 @@ def model_record(checkpoint: Checkpoint, settings: Settings) -> ModelRecord:
         revision=checkpoint.revision,
         digest=checkpoint.digest,
         dtype=dtype_for(settings),
+        torch=version("torch"),
     )
 
 

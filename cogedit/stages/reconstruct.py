@@ -148,13 +148,13 @@ def make_edits(
     check_edits(options, checkpoint, num_levels=record.settings.num_inference_steps)
     check_transformer(settings)
     model = transformer_record(checkpoint, settings)
-    records = [
-        edit_record(edit, record, model=model, has_trajectory=save_trajectory, mask=mask)
-        for edit in options
-    ]
+    describe = partial(
+        edit_record, trajectory=record, model=model, has_trajectory=save_trajectory, mask=mask
+    )
+    workspace = workspace_for(trajectory, settings)
+    records = [workspace.as_kept(describe(edit), output=output) for edit in options]
     keys = [content_key(edit) for edit in records]
     wanted = dict(zip(keys, records, strict=True))
-    workspace = workspace_for(trajectory, settings)
     missing = {
         key
         for key, edit in wanted.items()
@@ -186,7 +186,9 @@ def make_edits(
     edits: dict[str, Written[EditRecord]] = {}
     for key, edit in wanted.items():
         make = partial(lambda key: passes().edit(key), key)
-        edits[key] = find_or_make(edit, make, output=output, workspace=workspace, run=run)
+        edits[key] = find_or_make(
+            edit, make, output=output, workspace=workspace, run=run, device=settings.device
+        )
         if edit.settings.auto_mask and not edits[key].reused:
             path, share = show_mask(edits[key].path)
             run.notify(f"wrote {path} (the automatic mask: {share:.0%} of the image)")

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from cogedit.artifacts import (
+    DeviceType,
+    FramesRecord,
     Record,
     Unfinished,
     Workspace,
@@ -141,10 +143,12 @@ def find_or_make(
     output: Path | None,
     workspace: Workspace,
     run: Run,
+    device: str = "auto",
 ) -> Written[RecordT]:
     """Return the artifact of a record: the one that exists, or a new one of the tensors of `make`.
 
-    It lies at `output`, or without one at its place in the workspace.
+    It lies at `output`, or without one at its place in the workspace. A new one of a model says on
+    which `device` it was made.
 
     Raises:
         UsageError: `output` holds something else, and `run.force` is off.
@@ -175,6 +179,7 @@ def find_or_make(
         over: Over = "anything" if output is None or run.force else None
         with memory_expected(f"the {record.kind}"):
             tensors = make()
+        record = _made_on(record, device)
         try:
             written = _write(path, tensors, record, scratch=unfinished.root, over=over)
         except UsageError as error:
@@ -189,6 +194,17 @@ def find_or_make(
 def notify_waiting(path: Path, run: Run) -> None:
     """Say what a run is waiting for."""
     run.notify(f"another process is making {path}; waiting for it")
+
+
+def _made_on(record: RecordT, device: str) -> RecordT:
+    """Add to a record of a model on what kind of device it has computed."""
+    made: Record = record
+    if isinstance(made, FramesRecord) or made.model.torch is None:
+        return record
+    from cogedit.models.device import resolve_device
+
+    used = cast("DeviceType", resolve_device(device).type)
+    return cast(RecordT, replace(made, model=replace(made.model, device=used)))
 
 
 def place_of(record: Record, *, output: Path | None, workspace: Workspace) -> Path:

@@ -220,6 +220,7 @@ def _preview(plan: BatchPlan, edit: BatchEdit, run: Run) -> BatchPlan:
         return plan
     model = transformer_record(checkpoint, settings)
     record = edit_record(edit.reconstruct, trajectory, model=model, has_trajectory=False, mask=mask)
+    record = workspace.as_kept(record)
     made = workspace.find(record)
     if made is None or run.force:
         return replace(plan, inversion=True)

@@ -156,7 +156,7 @@ def estimate(
                 )
                 for edit in edits
             ]
-            existing = [workspace.find(record) is not None for record in records]
+            existing = [_existing(record, workspace) is not None for record in records]
             missing = [edit for edit, exists in zip(edits, existing, strict=True) if not exists]
         inversion = settings.invert if trajectory is None else trajectory.settings
         has_mask = given_mask is not None or edits[0].auto_mask
@@ -304,5 +304,6 @@ def follow(
 
 
 def _existing(record: Record, workspace: Workspace) -> Record | None:
-    path = workspace.find(record)
+    """Return the record of an artifact as it is on disk; None where there is none."""
+    path = workspace.find(workspace.as_kept(record))
     return None if path is None else read_record(path)
