@@ -17,14 +17,15 @@ from pathlib import Path
 
 import torch
 
-from cogedit.lab.training import TrainingSchedule, load_average
+from cogedit.lab.training import TrainingSchedule
 from cogedit.models.quiet import quiet_imports
 
 with quiet_imports():
     from cogedit.lab.components import COARSE_PATCH_SIZE, export_pipeline
+    from cogedit.lab.evaluate import measure
     from cogedit.lab.train_transformer import (
-        TextToVelocity,
         TransformerTraining,
+        load_checkpoint,
         train_transformer,
         untrained_pipeline,
     )
@@ -32,6 +33,8 @@ with quiet_imports():
 
 # How `all --minutes` divides the time; the rest goes into loading and measurements.
 _SHARES = {"vae": 0.25, "latents": 0.1, "coarse": 0.15, "transformer": 0.4}
+# Weights that were trained before need no coarse model.
+_SHARES_ON = {"vae": 0.22, "latents": 0.08, "transformer": 0.6}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -48,8 +51,15 @@ def _parser() -> argparse.ArgumentParser:
         default=Path("shapes-run"),
         help="folder of checkpoints, histories and the result (default shapes-run)",
     )
+    add(
+        "--start-from",
+        type=Path,
+        default=None,
+        help="pipeline folder whose weights are trained on, without the coarse model",
+    )
     add("--vae-steps", type=int, default=VaeTraining().schedule.steps)
     add("--coarse-steps", type=int, default=4500)
+    add("--vae-batch-size", type=int, default=VaeTraining.batch_size)
     add("--steps", type=int, default=TransformerTraining().schedule.steps)
     add(
         "--minutes",
@@ -67,6 +77,12 @@ def _parser() -> argparse.ArgumentParser:
         "more on low ones, which draw outlines (default %(default)g)",
     )
     add("--seed", type=int, default=0)
+    add(
+        "--oracle-clips",
+        type=int,
+        default=64,
+        help="held-out captions that the result is sampled from and judged by (default 64)",
+    )
     add("--threads", type=int, default=None, help="CPU threads (default: torch's own)")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="torch device")
     return parser
@@ -79,19 +95,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     out: Path = options.out
-    vae_folder, coarse = out / "vae", out / "coarse"
+    vae_folder, coarse, given = out / "vae", out / "coarse", options.start_from
 
     # Where the time is fixed, measurements must not take much of it.
     timed = options.minutes is not None
 
     def minutes(part: str) -> float | None:
-        share = _SHARES[part] if options.part == "all" else 1.0
+        shares = _SHARES if options.start_from is None else _SHARES_ON
+        share = shares[part] if options.part == "all" else 1.0
         return share * options.minutes if timed else None
 
     if options.part in ("vae", "all"):
-        vae = VaeTraining(seed=options.seed, eval_clips=16 if timed else VaeTraining.eval_clips)
+        vae = VaeTraining(
+            seed=options.seed,
+            batch_size=options.vae_batch_size,
+            num_clips=options.num_clips,
+            eval_clips=16 if timed else VaeTraining.eval_clips,
+        )
         schedule = replace(vae.schedule, steps=options.vae_steps, minutes=minutes("vae"))
-        train_vae(replace(vae, schedule=schedule), out, device=options.device)
+        vae = replace(vae, schedule=schedule)
+        if given is not None:
+            vae = replace(vae, crop_fraction=0.0, codec_fraction=0.0)
+        source = None if given is None else given / "vae"
+        train_vae(vae, out, start_from=source, device=options.device)
     settings = TransformerTraining(
         schedule=TrainingSchedule(options.steps, minutes=minutes("transformer")),
         batch_size=options.batch_size,
@@ -100,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         seed=options.seed,
         eval_clips=128 if timed else TransformerTraining.eval_clips,
     )
-    if options.part in ("coarse", "all"):
+    if options.part == "coarse" or (options.part == "all" and given is None):
         # Its learning rate need not fall: another run continues from it.
         schedule = TrainingSchedule(
             options.coarse_steps, minutes=minutes("coarse"), decay_fraction=0.0
@@ -118,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             encode_minutes=minutes("latents"),
         )
     if options.part in ("transformer", "all"):
-        start_from = coarse / "transformer.pt"
+        start_from = given or coarse / "transformer.pt"
         pipeline = train_transformer(
             settings,
             vae_folder,
@@ -130,8 +156,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         export_pipeline(pipeline, out / "pipeline")
     if options.part == "export":
         pipeline = untrained_pipeline(settings, vae_folder)
-        load_average(TextToVelocity(pipeline), out / "transformer.pt")
+        load_checkpoint(pipeline, out / "transformer.pt")
         export_pipeline(pipeline, out / "pipeline")
+    if options.part in ("transformer", "all", "export"):
+        figures = measure(out / "pipeline", num_clips=options.oracle_clips, device=options.device)
+        logging.info("%s", figures)
     return 0
 
 

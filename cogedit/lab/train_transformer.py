@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKLCogVideoX, CogVideoXPipeline
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -21,9 +24,9 @@ from cogedit.lab.components import (
     make_transformer,
     rotary_embeddings,
 )
-from cogedit.lab.render import render_pixels
-from cogedit.lab.train_vae import encode_batch, sample_specs
-from cogedit.lab.training import Optimizers, TrainingSchedule, autocast, load_average, train
+from cogedit.lab.render import ClipTable
+from cogedit.lab.train_vae import encode_batch, load_vae, sample_specs
+from cogedit.lab.training import Optimizers, TrainingSchedule, autocast, averaged_weights, train
 
 logger = logging.getLogger(__name__)
 
@@ -70,33 +73,29 @@ class TransformerTraining:
 
 
 def encode_clips(
-    vae: AutoencoderKLCogVideoX,
-    num_clips: int,
-    *,
-    split: world.Split,
-    minutes: float | None = None,
+    vae: AutoencoderKLCogVideoX, clips: ClipTable, *, minutes: float | None = None
 ) -> Tensor:
-    """Render and encode the clips of the seeds 0 to num_clips - 1.
+    """Render and encode clips.
 
     Args:
-        vae: The frozen codec.
-        num_clips: How many.
-        split: Their split.
+        vae: The frozen codec, on the device of the clips.
+        clips: The clips.
         minutes: Stop after this time with fewer clips; None encodes all.
 
     Returns:
         [N, F', C, H', W'] bfloat16 latents on the VAE's device.
     """
     started = time.monotonic()
+    batch = 32 if vae.device.type == "cpu" else 256
     latents: list[Tensor] = []
-    for first in range(0, num_clips, 32):
+    for first in range(0, len(clips), batch):
         if minutes is not None and latents and time.monotonic() - started > 60 * minutes:
             break
-        specs = sample_specs(range(first, min(first + 32, num_clips)), split)
+        pixels = clips.pixels(slice(first, first + batch))
         with autocast(vae.device):
-            latents.append(encode_batch(vae, render_pixels(specs, vae.device)).bfloat16())
-        if first % 2048 == 0:
-            logger.info("%d of %d clips encoded", first, num_clips)
+            latents.append(encode_batch(vae, pixels).bfloat16())
+        if first % (64 * batch) == 0:
+            logger.info("%d of %d clips encoded", first, len(clips))
     return torch.cat(latents)
 
 
@@ -106,19 +105,21 @@ def tokenize_captions(pipeline: CogVideoXPipeline, num_clips: int, *, split: wor
     Returns:
         [N, lengths, `MAX_TEXT_SEQ_LENGTH`] int64, the lengths in the order of `CAPTION_SHARES`.
     """
-    captions = [
-        world.caption(spec, length)
-        for spec in sample_specs(range(num_clips), split)
+    # Far fewer captions than clips: each is tokenized once.
+    rows: dict[str, int] = {}
+    order = [
+        rows.setdefault(world.caption(spec, length), len(rows))
+        for spec in sample_specs(num_clips, split)
         for length in CAPTION_SHARES
     ]
     tokens: Tensor = pipeline.tokenizer(
-        captions,
+        list(rows),
         padding="max_length",
         max_length=MAX_TEXT_SEQ_LENGTH,
         truncation=True,
         return_tensors="pt",
     ).input_ids
-    return tokens.reshape(num_clips, len(CAPTION_SHARES), MAX_TEXT_SEQ_LENGTH)
+    return tokens[torch.tensor(order)].view(num_clips, len(CAPTION_SHARES), -1)
 
 
 class TextToVelocity(nn.Module):
@@ -167,41 +168,52 @@ class VelocityLoss:
         split: world.Split,
         timestep_shift: float,
     ) -> None:
+        device = latents.device
         self._latents = latents
-        self._input_ids = tokenize_captions(pipeline, len(latents), split=split)
+        self._input_ids = tokenize_captions(pipeline, len(latents), split=split).to(device)
         self._shift = timestep_shift
-        self._alphas_cumprod = pipeline.scheduler.alphas_cumprod.double()
-        self._rotary = rotary_embeddings(
-            pipeline, num_latent_frames=latents.shape[1], device=latents.device
+        abar = pipeline.scheduler.alphas_cumprod.double()
+        self._signal, self._sigma = (
+            abar.sqrt().float().to(device),
+            (1 - abar).sqrt().float().to(device),
         )
-        self._shares = torch.tensor(list(CAPTION_SHARES.values()))
-        # On a CPU the fused attention's backward pass is several times slower than plain matrix
-        # products for sequences as short as these.
-        self._backends = [SDPBackend.MATH]
-        if latents.device.type != "cpu":
-            self._backends += [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
+        self._rotary = rotary_embeddings(
+            pipeline, num_latent_frames=latents.shape[1], device=device
+        )
+        self._shares = torch.tensor(list(CAPTION_SHARES.values()), device=device)
 
     def __call__(self, model: nn.Module, batch_size: int, *, generator: torch.Generator) -> Tensor:
         """Return the mean squared error of one random batch, a scalar with gradients."""
-        device, num_timesteps = self._latents.device, len(self._alphas_cumprod)
-        rows = torch.randint(len(self._latents), (batch_size,), generator=generator)
+        device, num_timesteps = self._latents.device, len(self._signal)
+        rows = torch.randint(len(self._latents), (batch_size,), generator=generator, device=device)
         lengths = torch.multinomial(self._shares, batch_size, replacement=True, generator=generator)
         # Stratified: the batch's noise levels cover the range evenly, which calms the loss.
-        u = (torch.arange(batch_size) + torch.rand(batch_size, generator=generator)) / batch_size
+        part = torch.rand(batch_size, generator=generator, device=device)
+        u = (torch.arange(batch_size, device=device) + part) / batch_size
         u = self._shift * u / (1 + (self._shift - 1) * u)
         timesteps = (u * num_timesteps).long().clamp_max(num_timesteps - 1)
-        clean = self._latents[rows.to(device)].float()
-        noise = torch.randn(clean.shape, generator=generator).to(device)
-        abar = self._alphas_cumprod[timesteps].view(-1, 1, 1, 1, 1)
-        signal, sigma = abar.sqrt().float().to(device), (1 - abar).sqrt().float().to(device)
-        with sdpa_kernel(self._backends), autocast(device):
+        clean = self._latents[rows].float()
+        noise = torch.randn(clean.shape, generator=generator, device=device)
+        signal, sigma = (
+            values[timesteps].view(-1, 1, 1, 1, 1) for values in (self._signal, self._sigma)
+        )
+        with _fast_attention(device), autocast(device):
             prediction = model(
                 signal * clean + sigma * noise,
-                timesteps.to(device),
-                self._input_ids[rows, lengths].to(device),
+                timesteps,
+                self._input_ids[rows, lengths],
                 image_rotary_emb=self._rotary,
             )
         return nn.functional.mse_loss(prediction.float(), signal * noise - sigma * clean)
+
+
+def _fast_attention(device: torch.device) -> AbstractContextManager[None]:
+    """Choose the attention of training.
+
+    On a CPU the fused attention's backward pass is several times slower than plain matrix products
+    for sequences as short as these.
+    """
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
 
 def train_transformer(
@@ -223,8 +235,9 @@ def train_transformer(
         vae_folder: The trained VAE, as `train_vae` saves it. The encoded clips lie beside it, in
             `latents.pt`; delete that file to use another VAE or number of clips.
         out: Folder for `transformer.pt` (checkpoint) and `transformer.json` (history).
-        start_from: Checkpoint of another run whose averaged weights a new run starts from, as far
-            as they fit: of a run with another patch size, all but the first and the last layer.
+        start_from: Checkpoint of another run (its averaged weights) or a pipeline's folder that a
+            new run starts from, as far as the weights fit: of another patch size, all but the
+            first and the last layer.
         device: A torch device.
         encode_minutes: Encode as many clips as this time allows; None encodes all.
 
@@ -238,10 +251,16 @@ def train_transformer(
     out.mkdir(parents=True, exist_ok=True)
     cache = vae_folder.parent / "latents.pt"
     if not cache.exists():
-        vae, count = pipeline.vae, settings.num_clips
-        train_latents = encode_clips(vae, count, split="train", minutes=encode_minutes)
-        held_out = encode_clips(vae, settings.eval_clips, split="held_out")
-        torch.save({"train": train_latents, "held_out": held_out}, cache)
+
+        def encoded(count: int, split: world.Split, minutes: float | None = None) -> Tensor:
+            clips = ClipTable(sample_specs(count, split), device)
+            return encode_clips(pipeline.vae, clips, minutes=minutes)
+
+        latents = {
+            "train": encoded(settings.num_clips, "train", encode_minutes),
+            "held_out": encoded(settings.eval_clips, "held_out"),
+        }
+        torch.save(latents, cache)
     latents = torch.load(cache, map_location=device, weights_only=True)
     shift = settings.timestep_shift
     training_loss = VelocityLoss(pipeline, latents["train"], split="train", timestep_shift=shift)
@@ -250,15 +269,19 @@ def train_transformer(
     )
     model = TextToVelocity(pipeline)
     if start_from is not None:
-        load_average(model, start_from)
+        copy_weights(model, _saved_weights(start_from))
+    if pipeline.device.type != "cpu":
+        for block in pipeline.transformer.transformer_blocks:
+            block.compile()
 
     def loss_of(step: int, progress: float) -> Tensor:
-        generator = torch.Generator().manual_seed(settings.seed * 10_000_019 + step)
+        generator = torch.Generator(pipeline.device)
+        generator.manual_seed(settings.seed * 10_000_019 + step)
         return training_loss(model, settings.batch_size, generator=generator)
 
     @torch.no_grad()
     def evaluate(averaged: nn.Module) -> dict[str, float]:
-        generator = torch.Generator().manual_seed(1)  # the same noise every time
+        generator = torch.Generator(pipeline.device).manual_seed(1)  # the same noise every time
         batch = max(len(latents["held_out"]) // 4, 1)
         losses = [held_out_loss(averaged, batch, generator=generator) for _ in range(4)]
         return {"held_out_loss": float(torch.stack(losses).mean())}
@@ -284,9 +307,7 @@ def train_transformer(
 
 def untrained_pipeline(settings: TransformerTraining, vae_folder: Path) -> CogVideoXPipeline:
     """Return the trained VAE with a transformer and a text encoder as random as the seed says."""
-    vae = AutoencoderKLCogVideoX.from_pretrained(
-        vae_folder, dtype=torch.float32, use_safetensors=True
-    )
+    vae = load_vae(vae_folder)
     torch.manual_seed(settings.seed)
     transformer = make_transformer(
         vae,
@@ -296,3 +317,29 @@ def untrained_pipeline(settings: TransformerTraining, vae_folder: Path) -> CogVi
         patch_size=settings.patch_size,
     )
     return make_pipeline(vae, transformer, make_text_encoder())
+
+
+def load_checkpoint(pipeline: CogVideoXPipeline, checkpoint: Path) -> None:
+    """Put a checkpoint's averaged weights into a pipeline. Raises `OSError` if it is not there."""
+    copy_weights(TextToVelocity(pipeline), averaged_weights(checkpoint))
+
+
+def _saved_weights(saved: Path) -> Mapping[str, Tensor]:
+    """Return the weights of a checkpoint or a pipeline's folder, by their names in the model."""
+    if saved.is_file():
+        return averaged_weights(saved)
+    files = {"transformer": "diffusion_pytorch_model", "text_encoder": "model"}
+    return {
+        f"{part}.{name}": weight
+        for part, file in files.items()
+        for name, weight in load_file(saved / part / f"{file}.safetensors").items()
+    }
+
+
+@torch.no_grad()
+def copy_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Copy weights into the parameters that have their name and shape."""
+    for name, param in model.named_parameters():
+        weight = weights.get(name)
+        if weight is not None and weight.shape == param.shape:
+            param.copy_(weight)

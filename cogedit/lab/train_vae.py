@@ -6,17 +6,16 @@ pixels) and the decoder learns to invert that codec; then both are trained end t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKLCogVideoX
 from torch import Tensor, nn
 
 from cogedit.lab import world
-from cogedit.lab.render import render_pixels
+from cogedit.lab.render import ClipTable, render_pixels
 from cogedit.lab.training import Optimizers, TrainingSchedule, autocast, train
 
 
@@ -34,6 +33,7 @@ class VaeTraining:
         seed: Of the initial weights, the crops and the latent noise.
         block_out_channels: Channels of the levels; one downsampling by 2 between two levels.
         latent_channels: Channels of the latents.
+        num_clips: Size of the training set: the clips of the seeds 0 to num_clips - 1.
         codec_clips: Clips that the linear codec is fitted to.
         eval_clips: Held-out clips per measurement.
     """
@@ -47,6 +47,7 @@ class VaeTraining:
     seed: int = 0
     block_out_channels: tuple[int, ...] = (16, 32, 64)
     latent_channels: int = 4
+    num_clips: int = 24576
     codec_clips: int = 512
     eval_clips: int = 64
 
@@ -67,9 +68,10 @@ def make_vae(settings: VaeTraining) -> AutoencoderKLCogVideoX:
     )
 
 
-def sample_specs(seeds: Sequence[int], split: world.Split) -> list[world.ClipSpec]:
-    """Draw the clips of some seeds."""
-    return [world.sample_spec(seed, split) for seed in seeds]
+@cache
+def sample_specs(num_clips: int, split: world.Split) -> tuple[world.ClipSpec, ...]:
+    """Draw the clips of the seeds 0 to num_clips - 1; both trainings share one training set."""
+    return tuple(world.sample_spec(seed, split) for seed in range(num_clips))
 
 
 @torch.no_grad()
@@ -88,10 +90,10 @@ def evaluate_vae(vae: AutoencoderKLCogVideoX, num_clips: int) -> dict[str, float
         `psnr`, the mean over the clips in dB, and `latent_std`, the standard deviation of the
         scaled latents.
     """
+    specs = sample_specs(num_clips, "held_out")
     errors, latents = [], []
     for first in range(0, num_clips, 16):
-        seeds = range(first, min(first + 16, num_clips))
-        pixels = render_pixels(sample_specs(seeds, "held_out"), vae.device)
+        pixels = render_pixels(specs[first : first + 16], vae.device)
         latents.append(encode_batch(vae, pixels))
         decoded = vae.decode(latents[-1].movedim(2, 1) / vae.config.scaling_factor).sample
         errors.append((decoded.clamp(-1, 1) - pixels).square().mean(dim=(1, 2, 3, 4)))
@@ -147,27 +149,21 @@ class LinearCodec:
         return torch.cat(coefficients, dim=1).permute(0, 4, 1, 2, 3)
 
 
-def training_pixels(
-    settings: VaeTraining, step: int, *, cropped: bool, device: torch.device
-) -> Tensor:
+def training_pixels(settings: VaeTraining, clips: ClipTable, step: int, *, cropped: bool) -> Tensor:
     """Return the pixels of a step: whole clips, or crops, half of which follow the object."""
-    crop = settings.crop
+    count, crop = settings.batch_size, settings.crop
+    if cropped:
+        count *= world.HEIGHT * world.WIDTH // crop**2
+    rows = (step * count + torch.arange(count, device=clips.device)) % len(clips)
     if not cropped:
-        first = step * settings.batch_size
-        specs = sample_specs(range(first, first + settings.batch_size), "train")
-        return render_pixels(specs, device)
-    count = settings.batch_size * (world.HEIGHT * world.WIDTH // crop**2)
-    specs = sample_specs(range(step * count, (step + 1) * count), "train")
-    rng = np.random.default_rng((settings.seed, step))
-    crops = []
-    for spec, pixels in zip(specs, render_pixels(specs, device), strict=True):
-        y, x = rng.integers(0, (world.HEIGHT - crop + 1, world.WIDTH - crop + 1))
-        if rng.uniform() < 0.5:
-            shift = rng.uniform(-crop / 2, crop / 2, size=2)
-            x = int(np.clip(spec.x - crop / 2 + shift[0], 0, world.WIDTH - crop))
-            y = int(np.clip(spec.y - crop / 2 + shift[1], 0, world.HEIGHT - crop))
-        crops.append(pixels[:, :, y : y + crop, x : x + crop])
-    return torch.stack(crops)
+        return clips.pixels(rows)
+    generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
+    follows, x, y = torch.rand(3, count, 1, generator=generator).to(clips.device)
+    room = torch.tensor([world.WIDTH - crop, world.HEIGHT - crop], device=clips.device)
+    place = torch.cat([x, y], dim=1)
+    near = clips.centers(rows) - crop / 2 + crop * (place - 0.5)
+    corner = torch.where(follows < 0.5, torch.minimum(near.clamp_min(0), room), place * (room + 1))
+    return clips.pixels(rows, corner=corner.floor(), size=crop)
 
 
 def vae_loss(
@@ -196,12 +192,20 @@ def vae_loss(
     return total
 
 
-def train_vae(settings: VaeTraining, out: Path, *, device: str = "cpu") -> AutoencoderKLCogVideoX:
+def load_vae(folder: Path) -> AutoencoderKLCogVideoX:
+    """Return a VAE that was saved, in float32. Raises `OSError` if it cannot be read."""
+    return AutoencoderKLCogVideoX.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+
+
+def train_vae(
+    settings: VaeTraining, out: Path, *, start_from: Path | None = None, device: str = "cpu"
+) -> AutoencoderKLCogVideoX:
     """Train the VAE, or continue from the checkpoint in `out`.
 
     Args:
         settings: The run.
         out: Folder for `vae.pt` (checkpoint), `vae.json` (history) and, at the end, `vae/`.
+        start_from: Folder of a VAE whose weights a new run starts from; None draws them.
         device: A torch device.
 
     Returns:
@@ -211,18 +215,20 @@ def train_vae(settings: VaeTraining, out: Path, *, device: str = "cpu") -> Autoe
         OSError: `out` cannot be written.
     """
     torch.manual_seed(settings.seed)
-    vae = make_vae(settings).to(device)
+    vae = make_vae(settings) if start_from is None else load_vae(start_from)
+    vae.to(device)
+    clips = ClipTable(sample_specs(settings.num_clips, "train"), device)
     codec = LinearCodec(
-        render_pixels(sample_specs(range(settings.codec_clips), "train"), device),
-        spatial=2 ** (len(settings.block_out_channels) - 1),
+        clips.pixels(slice(settings.codec_clips)),
+        spatial=2 ** (len(vae.config.block_out_channels) - 1),
         temporal=int(vae.config.temporal_compression_ratio),
-        channels=settings.latent_channels,
+        channels=vae.config.latent_channels,
     )
 
     def loss_of(step: int, progress: float) -> Tensor:
         torch.manual_seed(settings.seed * 1_000_003 + step)
         cropped = progress < settings.crop_fraction
-        pixels = training_pixels(settings, step, cropped=cropped, device=vae.device)
+        pixels = training_pixels(settings, clips, step, cropped=cropped)
         target = codec.encode(pixels) if progress < settings.codec_fraction else None
         with autocast(vae.device):
             return vae_loss(vae, pixels, target=target, kl_weight=settings.kl_weight)

@@ -12,6 +12,7 @@ of the top left pixel is at (0.5, 0.5).
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -155,17 +156,21 @@ def sample_spec(seed: int, split: Split = "train") -> ClipSpec:
     if seed < 0:
         raise UsageError(f"the seed must not be negative, got {seed}")
     rng = np.random.default_rng((_SPLIT_STREAM[split], seed))
+
+    def choose(names: Collection[str]) -> str:
+        return tuple(names)[int(rng.integers(0, len(names)))]
+
     radius = rng.uniform(8.5, 12.0)
     speed = rng.uniform(12.0, 22.0) / (NUM_FRAMES - 1)
-    motion = str(rng.choice(list(MOTIONS)))
+    motion = choose(MOTIONS)
     way = speed * (NUM_FRAMES - 1) / 2
     reach = _REACH * radius + _MARGIN
     room_x = reach + (way if MOTIONS[motion][0] else 0.0)
     room_y = reach + (way if MOTIONS[motion][1] else 0.0)
     spec = ClipSpec(
-        shape=str(rng.choice(SHAPES)),
-        color=str(rng.choice(list(COLORS))),
-        background=str(rng.choice(list(BACKGROUNDS))),
+        shape=choose(SHAPES),
+        color=choose(COLORS),
+        background=choose(BACKGROUNDS),
         motion=motion,
         x=rng.uniform(room_x, WIDTH - room_x),
         y=rng.uniform(room_y, HEIGHT - room_y),
@@ -173,7 +178,7 @@ def sample_spec(seed: int, split: Split = "train") -> ClipSpec:
         speed=speed,
         angle=rng.uniform(-0.5, 0.5),
         texture=Texture(
-            kind=str(rng.choice(TEXTURES)),
+            kind=choose(TEXTURES),
             amplitude=rng.uniform(10.0, 22.0),
             period=rng.uniform(14.0, 28.0),
             phase=rng.uniform(0.0, 2 * math.pi),

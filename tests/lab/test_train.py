@@ -16,7 +16,7 @@ from cogedit.lab.components import (
     export_pipeline,
     rotary_embeddings,
 )
-from cogedit.lab.render import render_pixels
+from cogedit.lab.render import ClipTable, render_pixels
 from cogedit.lab.train_transformer import TransformerTraining, train_transformer
 from cogedit.lab.train_vae import (
     LinearCodec,
@@ -87,7 +87,7 @@ def test_a_resumed_vae_run_is_the_same_run(run, tmp_path):
 
 def test_batches_are_encoded_as_the_stages_encode_clips(run):
     _, vae = run
-    pixels = render_pixels(sample_specs(range(3), "held_out"))
+    pixels = render_pixels(sample_specs(3, "held_out"))
     expected = torch.cat([encode_frames(vae, clip.movedim(1, 0)) for clip in pixels])
     torch.testing.assert_close(encode_batch(vae, pixels), expected, rtol=1e-3, atol=1e-4)
 
@@ -140,18 +140,26 @@ def test_a_run_starts_from_the_blocks_of_a_coarse_one(run, tmp_path):
 def test_one_command_trains_all_parts_in_the_time_given(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "VaeTraining", SmallVae)
     monkeypatch.setattr(train, "TransformerTraining", SmallTransformer)
-    arguments = ["all", "--out", str(tmp_path), "--minutes", "0.05", "--batch-size", "2"]
-    assert train.main([*arguments, "--num-clips", "8", "--device", "cpu"]) == 0
-    CogVideoXPipeline.from_pretrained(tmp_path / "pipeline", torch_dtype=torch.float32)
+    arguments = ["all", "--minutes", "0.05", "--batch-size", "2", "--num-clips", "8"]
+    arguments += ["--oracle-clips", "2", "--device", "cpu"]
+    made, more = tmp_path / "made", tmp_path / "more"
+    assert train.main([*arguments, "--out", str(made)]) == 0
+    CogVideoXPipeline.from_pretrained(made / "pipeline", torch_dtype=torch.float32)
     parts = ("vae", "coarse/transformer", "transformer")
-    assert all((tmp_path / f"{part}.json").is_file() for part in parts)
+    assert all((made / f"{part}.json").is_file() for part in parts)
+    # Its weights are trained on: the run begins where the other ended, and has no coarse model.
+    assert train.main([*arguments, "--out", str(more), "--start-from", str(made / "pipeline")]) == 0
+    assert not (more / "coarse").exists()
+    ended, begun = (
+        json.loads((folder / "vae.json").read_text())[index]["psnr"]
+        for folder, index in ((made, -1), (more, 0))
+    )
+    assert begun == pytest.approx(ended, abs=0.5)
 
 
 def test_the_linear_codec_keeps_most_of_a_clip():
-    codec = LinearCodec(
-        render_pixels(sample_specs(range(32), "train")), spatial=4, temporal=4, channels=4
-    )
-    pixels = render_pixels(sample_specs(range(4), "held_out"))
+    codec = LinearCodec(render_pixels(sample_specs(32, "train")), spatial=4, temporal=4, channels=4)
+    pixels = render_pixels(sample_specs(4, "held_out"))
     code = codec.encode(pixels)
     assert code.shape == (4, 4, 3, 16, 16)
     flat = code.permute(0, 2, 3, 4, 1).reshape(-1, 4)
@@ -172,6 +180,17 @@ def test_clips_are_rendered_in_torch_as_in_numpy():
     difference = np.abs(levels.permute(0, 2, 3, 4, 1).numpy() - expected)
     assert difference.max() <= 1.01  # float32 in another order, rounded to levels
     assert difference.mean() < 0.01
+
+
+def test_a_part_of_a_clip_is_rendered_as_in_the_whole():
+    clips = ClipTable([world.sample_spec(seed) for seed in range(6)])
+    rows, corner = torch.tensor([4, 1, 4]), torch.tensor([[0, 0], [32, 5], [7, 31]])
+    parts = clips.pixels(rows, corner=corner, size=32)
+    whole = clips.pixels(slice(None))
+    for part, row, (x, y) in zip(parts, rows, corner, strict=True):
+        torch.testing.assert_close(
+            part, whole[row][:, :, y : y + 32, x : x + 32], rtol=0, atol=0.008
+        )
 
 
 def test_optimizers_fit_a_convolution():
