@@ -42,7 +42,7 @@ from cogedit.models.kernels import attention
 from cogedit.models.loading import scheduler_problem
 from cogedit.models.prompts import embed_prompts
 from cogedit.models.rows import EditPrompts
-from cogedit.models.vae import decode_latents, encode_frames, to_model_range, to_pixels
+from cogedit.models.vae import decode_pixels, encode_frames, to_model_range
 from cogedit.progress import OnStep
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ def export_latents_to_video(
     pipeline: CogVideoXPipeline, latents: Tensor, video_path: str | Path, fps: int = 16
 ) -> None:
     """Decode latents [1, F', C', H', W'] and write them as a video."""
-    frames = to_pixels(decode_latents(pipeline.vae, latents))
+    frames = decode_pixels(pipeline.vae, latents)
     write_video(frames.cpu().numpy(), Path(video_path), fps=Fraction(fps))
 
 

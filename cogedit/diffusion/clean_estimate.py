@@ -10,6 +10,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
 
 from cogedit.diffusion.schedule import Schedule
 
@@ -26,8 +27,12 @@ def fit_colors(latents: Tensor, frames: Tensor) -> Tensor:
         A, [C + 1, 3] float32, for colours of 0 to 1.
     """
     num_latents, _, height, width = latents.shape
-    pixels = frames.permute(0, 3, 1, 2).float() / 255
-    pooled = torch.nn.functional.adaptive_avg_pool2d(pixels, (height, width))
+    pooled = torch.cat(
+        [
+            adaptive_avg_pool2d(frame.permute(0, 3, 1, 2).float() / 255, (height, width))
+            for frame in frames[:, None]
+        ]
+    )
     # Latent frame 0 is frame 0 alone; the others stand for equally many frames each.
     each = (len(frames) - 1) // max(1, num_latents - 1)
     rest = pooled[1:].reshape(num_latents - 1, each, 3, height, width).mean(dim=1)

@@ -45,8 +45,9 @@ def pool_mask(
             f"a mask of {num_frames} frames of {width}x{height} does not divide into latents of "
             f"1 + n x {temporal} frames and {spatial}x{spatial} pixels"
         )
-    may_change = (mask != 0).float()[:, None]
-    pooled = functional.max_pool2d(may_change, spatial)
+    pooled = torch.stack(
+        [functional.max_pool2d((frame != 0).float()[None], spatial) for frame in mask]
+    )
     groups = pooled[1:].reshape(-1, temporal, *pooled.shape[1:]).amax(dim=1)
     latents = _grow(torch.cat([pooled[:1], groups]), dilation)
     return torch.cat([latents[:1].expand(num_pad_frames, -1, -1, -1), latents])
@@ -104,10 +105,13 @@ def composite(edited: Tensor, source: Tensor, mask: Tensor, *, feather: int = 0)
     Returns:
         Like `edited`.
     """
-    weight = feather_mask(mask, feather)[..., None].to(edited.device)
-    below = source.to(edited.device).float()
-    mixed = below + weight * (edited.float() - below)
-    return mixed.round().to(torch.uint8) if edited.dtype == torch.uint8 else mixed
+    laid = torch.empty_like(edited)
+    for place, above, below, inside in zip(laid, edited, source, mask, strict=True):
+        weight = feather_mask(inside[None], feather)[0, ..., None].to(edited.device)
+        kept = below.to(edited.device).float()
+        mixed = kept + weight * (above.float() - kept)
+        place.copy_(mixed.round() if edited.dtype == torch.uint8 else mixed)
+    return laid
 
 
 def feather_mask(mask: Tensor, feather: int) -> Tensor:

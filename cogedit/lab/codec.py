@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKLCogVideoX
 from torch import Tensor
 
 from cogedit.lab.edit_metrics import Levels
 from cogedit.lab.world import Frames
-from cogedit.models.vae import decode_latents, encode_frames, to_model_range
+from cogedit.models.vae import decode_latents, encode_frames, to_levels, to_model_range
 
 
 def encode_clip(vae: AutoencoderKLCogVideoX, frames: Frames) -> Tensor:
@@ -19,8 +18,7 @@ def encode_clip(vae: AutoencoderKLCogVideoX, frames: Frames) -> Tensor:
 
 def decode_clip(vae: AutoencoderKLCogVideoX, latents: Tensor) -> Levels:
     """Decode latents [1, F', C, H', W'] to [F, H, W, 3], levels of 0..255 without rounding."""
-    frames = decode_latents(vae, latents).clamp(-1, 1).permute(0, 2, 3, 1)
-    return np.asarray(((frames + 1) * 127.5).numpy(), dtype=np.float32)
+    return to_levels(decode_latents(vae, latents)).permute(0, 2, 3, 1).numpy()
 
 
 def round_trip(vae: AutoencoderKLCogVideoX, frames: Frames) -> Levels:

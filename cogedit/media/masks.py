@@ -195,7 +195,8 @@ def read_mask(
         white = _draw_box(mask, indices, resize)
     else:
         levels = _read_file(mask.path, mask.source.kind, video, indices=indices, resize=resize)
-        white = (levels.mean(axis=-1, dtype=np.float32) >= _WHITE).astype(np.uint8)
+        gray = (frame.mean(axis=-1, dtype=np.float32) for frame in levels)
+        white = np.stack([(frame >= _WHITE).astype(np.uint8) for frame in gray])
     if white.any():
         return white
     if mask.path is None:

@@ -50,7 +50,7 @@ def estimate_flow(clip: Frames) -> Flow:
 
     Blocks are matched by their mean absolute difference, coarse to fine (Anandan 1989).
     """
-    frames = [luma(frame) for frame in clip]
+    frames = (luma(frame) for frame in clip)
     fields = [_match(frame, following) for frame, following in pairwise(frames)]
     vectors = np.array(fields, dtype=np.int16).reshape(-1, *clip.shape[1:3], 2)
     explained = np.empty(vectors.shape[:-1], dtype=np.bool_)

@@ -49,11 +49,22 @@ def decode_latents(
 ) -> Tensor:
     """Decode latents to a clip, which leaves the device piece by piece.
 
-    Latents [1, F', C', H', W'], scaled, become frames [F, C, H, W] float32 on the CPU, in about
-    [-1, 1]. `on_call` is called after each of the `num_decoder_calls` of the decoder.
+    Latents [1, F', C', H', W'], scaled, become frames [F, C, H, W] on the CPU, in the VAE's dtype
+    and in about [-1, 1]. `on_call` is called after each of the `num_decoder_calls` of the decoder.
     """
     with torch.no_grad(), _after_each_call(vae.decoder, on_call):
-        return torch.cat([piece.float().cpu() for piece in decode_pieces(vae, latents)])
+        return torch.cat([piece.cpu() for piece in decode_pieces(vae, latents)])
+
+
+def decode_pixels(
+    vae: AutoencoderKLCogVideoX, latents: Tensor, *, on_call: Callable[[], None] | None = None
+) -> Tensor:
+    """Decode latents as `decode_latents` does, to uint8 [F, H, W, 3] on the CPU.
+
+    The pieces are rounded on the device: no float copy of the whole clip is made.
+    """
+    with torch.no_grad(), _after_each_call(vae.decoder, on_call):
+        return torch.cat([to_pixels(piece).cpu() for piece in decode_pieces(vae, latents)])
 
 
 def decode_pieces(vae: AutoencoderKLCogVideoX, latents: Tensor) -> Iterator[Tensor]:
@@ -133,12 +144,20 @@ def _after_each_call(part: nn.Module, notify: Callable[[], None] | None) -> Iter
         hook.remove()
 
 
-def to_model_range(frames: Tensor) -> Tensor:
-    """Turn uint8 [F, H, W, C] into float32 [F, C, H, W] in [-1, 1]."""
-    return frames.permute(0, 3, 1, 2).float() / 127.5 - 1.0
+def to_model_range(frames: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Turn uint8 [F, H, W, C] into [F, C, H, W] in [-1, 1], computed in float32 frame by frame."""
+    count, height, width, channels = frames.shape
+    scaled = frames.new_empty((count, channels, height, width), dtype=dtype)
+    for place, frame in zip(scaled, frames, strict=True):
+        place.copy_(frame.permute(2, 0, 1).float() / 127.5 - 1.0)
+    return scaled
 
 
 def to_pixels(frames: Tensor) -> Tensor:
-    """Turn float [F, C, H, W], clamped to [-1, 1], into uint8 [F, H, W, C]."""
-    levels = ((frames.clamp(-1, 1) + 1) * 127.5).round()
-    return levels.permute(0, 2, 3, 1).to(torch.uint8)
+    """Turn frames [F, C, H, W] of any dtype, clamped to [-1, 1], into uint8 [F, H, W, C]."""
+    return to_levels(frames).round().permute(0, 2, 3, 1).to(torch.uint8)
+
+
+def to_levels(frames: Tensor) -> Tensor:
+    """Turn frames of any dtype, clamped to [-1, 1], into levels of 0..255, float32, not rounded."""
+    return (frames.float().clamp(-1, 1) + 1) * 127.5

@@ -214,11 +214,10 @@ def _pixels(
 ) -> Pixels:
     """Decode latents [1, F', C', H', W'] to uint8 [F, H, W, 3]."""
     from cogedit.models.device import memory_guard
-    from cogedit.models.vae import decode_latents, num_decoder_calls, to_pixels
+    from cogedit.models.vae import decode_pixels, num_decoder_calls
 
     vae = session.vae(latent_shape(latents), settings, run=run)
     num_calls = num_decoder_calls(vae, latents.shape)
     with memory_guard("decoding"), run.counting(doing, num_calls) as done:
-        frames = decode_latents(vae, latents, on_call=done)
-    pixels: Pixels = to_pixels(frames).cpu().numpy()
+        pixels: Pixels = decode_pixels(vae, latents, on_call=done).numpy()
     return pixels

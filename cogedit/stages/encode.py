@@ -64,10 +64,11 @@ def encode(
             from cogedit.models.device import memory_guard
             from cogedit.models.vae import encode_frames, num_encoder_calls, to_model_range
 
-            frames = to_model_range(read_artifact(source, "frames").tensors["frames"])
+            pixels = read_artifact(source, "frames").tensors["frames"]
             shape = latent_shape_of(record.frames, checkpoint.geometry)
             with use_session(session) as owner:
                 vae = owner.vae(shape, settings, run=claimed)
+                frames = to_model_range(pixels, vae.dtype)
                 num_calls = num_encoder_calls(vae, frames.shape)
                 with memory_guard("encoding"), claimed.counting("encoding", num_calls) as done:
                     return {"latents": encode_frames(vae, frames, on_call=done).cpu()}

@@ -364,13 +364,12 @@ def _source_stream(frames: FramesRecord, made: Iterator[Pixels]) -> FrameStream:
     return FrameStream(made, len(frames.frame_indices), source.height, source.width)
 
 
-def _weights(job: _Job) -> NDArray[np.float32]:
-    """How much of each pixel of an edit is shown under its mask, [F, H, W]."""
+def _weights(job: _Job) -> Iterator[NDArray[np.float32]]:
+    """How much of each pixel of an edit is shown under its mask, [H, W], frame by frame."""
     from cogedit.diffusion.latent_mask import feather_mask
 
     mask = read_artifact(job.artifact, "edit").tensors["mask"]
-    weights: NDArray[np.float32] = feather_mask(mask, job.recipe.feather).numpy()
-    return weights
+    return (feather_mask(frame, job.recipe.feather)[0].numpy() for frame in mask[:, None])
 
 
 def _exists(job: _Job) -> bool:

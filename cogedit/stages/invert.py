@@ -234,7 +234,7 @@ def check_inversion(
     from cogedit.models.device import memory_guard
     from cogedit.models.loading import alphas_cumprod
     from cogedit.models.sampling import edit_latents
-    from cogedit.models.vae import decode_latents
+    from cogedit.models.vae import decode_latents, to_levels
 
     trajectory, run = Path(trajectory), run or Run()
     artifact = read_artifact(trajectory, "trajectory")
@@ -264,13 +264,15 @@ def check_inversion(
                 alphas_cumprod=alphas_cumprod(checkpoint),
                 embeds=embeds,
                 options=settings.transformer,
+                keep_steps=False,
                 on_step=on_step,
             )
         del transformer  # the VAE may need its memory
         vae = owner.vae(shape, settings, run=run)
         pad = record.num_pad_frames
         resampled, round_trip = (
-            (decode_latents(vae, latents[:, pad:]).clamp(-1, 1).cpu().numpy() + 1) * 127.5
+            (to_levels(frame).numpy() for frame in decode_latents(vae, latents[:, pad:]))
             for latents in (samples[-1], inverted.latents)
         )
-    return InversionCheck(psnr(resampled, round_trip), float(inverted.noise.std()))
+        similarity = psnr(resampled, round_trip)
+    return InversionCheck(similarity, float(inverted.noise.std()))

@@ -18,7 +18,7 @@ from cogedit.config import Settings, resolve_settings
 from cogedit.disk import Over
 from cogedit.errors import UsageError
 from cogedit.media.contact_sheet import SheetRow, draw_sheet
-from cogedit.media.metrics import psnr
+from cogedit.media.metrics import flicker, mean_change, psnr
 from cogedit.media.writer import save_png
 from cogedit.stages.decode import decode, decode_source
 from cogedit.stages.mask import take_mask
@@ -255,11 +255,10 @@ def _figures(
 ) -> dict[str, object]:
     """Return the settings of a cell and how far it is from the source."""
     settings = edit.record.settings
-    change = clip.astype("float32") - source.astype("float32")
     return {
         "path": edit.path.name,
         "settings": {field.name: getattr(settings, field.name) for field in fields(settings)},
         "psnr_to_source": round(psnr(clip, source), 3),
-        "mean_change": round(float(abs(change).mean()), 3),
-        "flicker": round(float(abs(np.diff(change, axis=0)).mean()), 3) if len(clip) > 1 else None,
+        "mean_change": round(mean_change(clip, source), 3),
+        "flicker": round(flicker(clip, source), 3) if len(clip) > 1 else None,
     }

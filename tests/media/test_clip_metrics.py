@@ -1,11 +1,12 @@
 """Figures of clips, on clips whose figures are known."""
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
 
-from cogedit.media.metrics import MAX_PSNR, psnr, ssim
+from cogedit.media.metrics import MAX_PSNR, flicker, mean_change, psnr, ssim
 from cogedit.media.optical_flow import estimate_flow, warp_error
 
 
@@ -50,6 +51,36 @@ def test_ssim_is_the_formula_on_one_window():
     expected = (2 * mean_a * mean_b + c1) * (2 * both + c2)
     expected /= (mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2)
     assert ssim(x[None], y[None]) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_figures_frame_by_frame_are_those_of_the_whole_clip(dtype):
+    clip, other = moving(3, 1, num_frames=5), moving(-2, 4, num_frames=5)
+    error = (clip.astype(np.float64) - other) ** 2
+    where = np.zeros(clip.shape[:3], bool)
+    where[1:3, :40] = True
+    for mean, chosen in ((error.mean(), None), (error[where].mean(), where)):
+        expected = 10 * math.log10(255**2 / mean)
+        found = psnr(clip.astype(dtype), other.astype(dtype), where=chosen)
+        assert found == pytest.approx(expected, rel=1e-9)
+    change = clip.astype(np.float64) - other
+    assert mean_change(clip, other) == pytest.approx(np.abs(change).mean(), rel=1e-9)
+    expected = np.abs(np.diff(change, axis=0)).mean()
+    assert flicker(clip, other) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("measure", [psnr, ssim, mean_change, flicker])
+def test_a_figure_copies_a_frame_and_not_the_clip(measure):
+    clip = np.zeros((60, 32, 48, 3), np.uint8)
+    other = clip + np.uint8(1)
+    measure(clip, other)
+    tracemalloc.start()
+    try:
+        measure(clip, other)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < clip.nbytes
 
 
 def test_where_chooses_the_pixels():
