@@ -59,6 +59,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--vae-steps", type=int, default=VaeTraining().schedule.steps)
     add("--coarse-steps", type=int, default=4500)
+    add(
+        "--learning-rate",
+        type=float,
+        default=TransformerTraining().schedule.lr,
+        help="of the transformer; weights that were trained before need less (default %(default)g)",
+    )
+    add(
+        "--decay-fraction",
+        type=float,
+        default=TransformerTraining().schedule.decay_fraction,
+        help="share of the transformer's run in which the rate falls to 0 (default %(default)g)",
+    )
     add("--vae-batch-size", type=int, default=VaeTraining.batch_size)
     add("--steps", type=int, default=TransformerTraining().schedule.steps)
     add(
@@ -119,7 +131,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         source = None if given is None else given / "vae"
         train_vae(vae, out, start_from=source, device=options.device)
     settings = TransformerTraining(
-        schedule=TrainingSchedule(options.steps, minutes=minutes("transformer")),
+        schedule=TrainingSchedule(
+            options.steps,
+            minutes=minutes("transformer"),
+            lr=options.learning_rate,
+            decay_fraction=options.decay_fraction,
+        ),
         batch_size=options.batch_size,
         num_clips=options.num_clips,
         timestep_shift=options.timestep_shift,
