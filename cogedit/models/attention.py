@@ -93,6 +93,11 @@ class Injection:
             settings.injection_layers,
         )
 
+    @property
+    def needs_lse(self) -> bool:
+        """Whether the attention kernel is to give the log-sum-exp of its logits as well."""
+        return self.mode == "concatenate" and self.strength not in (0, 1)
+
     def window(self, num_layers: int) -> range:
         """Return the layers with injection; UsageError if there are none in a model of so many."""
         first, end = self.layers[0], num_layers if self.layers[1] is None else self.layers[1]
@@ -116,8 +121,7 @@ def attend_rows(
     """Let row i attend to itself and to reference `targets[i]`; the output is shaped like `own.q`.
 
     The injection's strength is above 0. Queries or values of references that its mode has no use
-    for may be any tensor. A strength other than 1 needs log-sum-exps, which come from a kernel of
-    torch whatever the backend.
+    for may be any tensor.
     """
     strength = injection.strength
     k_ref = _gather(references.k, targets)
@@ -133,10 +137,17 @@ def attend_rows(
         k, v = (_join([mine, *more]) for mine, more in zip(own[1:], beside, strict=True))
         return attention(own.q, k, v, backend=backend)
     k, v = (_join(more) for more in beside)
-    return attend_with_reference(own, k, v, strength=strength)
+    return attend_with_reference(own, k, v, strength=strength, backend=backend)
 
 
-def attend_with_reference(own: Heads, k_ref: Tensor, v_ref: Tensor, *, strength: float) -> Tensor:
+def attend_with_reference(
+    own: Heads,
+    k_ref: Tensor,
+    v_ref: Tensor,
+    *,
+    strength: float,
+    backend: AttentionBackend = "native",
+) -> Tensor:
     """Attend to one's own keys and values and to a reference's, the latter weighted by w.
 
     Adding ln w to the reference's logits multiplies each of their exponentials by w. With L the
@@ -149,8 +160,8 @@ def attend_with_reference(own: Heads, k_ref: Tensor, v_ref: Tensor, *, strength:
     merge joins the blocks of FlashAttention (arXiv 2205.14135, section 3.1). Keys and values of the
     references are [rows, heads, tokens, head_dim]; the output is shaped like `own.q`.
     """
-    out, lse = attention_with_lse(*own)
-    out_ref, lse_ref = attention_with_lse(own.q, k_ref, v_ref)
+    out, lse = attention_with_lse(*own, backend=backend)
+    out_ref, lse_ref = attention_with_lse(own.q, k_ref, v_ref, backend=backend)
     share = torch.sigmoid(lse_ref + math.log(strength) - lse).unsqueeze(-1)
     return torch.lerp(out.float(), out_ref.float(), share).to(own.q.dtype)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -33,32 +34,114 @@ _MENDED_BY: Mapping[str, str] = {
 }
 
 
+MAX_LOGITS = 2**27
+"""Logits that the form by hand holds at once: half a gigabyte in float32."""
+
+
 def attention(q: Tensor, k: Tensor, v: Tensor, *, backend: AttentionBackend = "native") -> Tensor:
     """Attend with a kernel: queries [rows, heads, tokens, head_dim] in any memory layout.
 
     Keys and values may have any number of tokens; `check_backend` finds out whether a kernel can
-    run.
+    run. torch has no fused kernel for Macs: its function there holds all logits at once, 60 GB of
+    them for a row of CogVideoX-5B, rounds the softmax in half precision and is wrong without an
+    error from 2^32 logits on (pytorch/pytorch#149261, #179592). So "native" is by hand there.
     """
+    if backend == "native" and q.device.type == "mps":
+        return attention_by_hand(q, k, v)[0]
+    return cast(Tensor, _dispatch(q, k, v, backend)).transpose(1, 2)
+
+
+def attention_with_lse(
+    q: Tensor, k: Tensor, v: Tensor, *, backend: AttentionBackend = "native"
+) -> tuple[Tensor, Tensor]:
+    """Return attention and the log-sum-exp of its logits, [rows, heads, tokens] in float32.
+
+    Both come from the kernel that `backend` names. "native" takes the fastest of torch's that gives
+    it on this device, and the form by hand where none does: torch keeps the log-sum-exp in its
+    fused kernels for the backward pass but has no public function that returns it.
+
+    Raises:
+        UsageError: The named kernel gives no log-sum-exp.
+    """
+    if backend == "cudnn":
+        return _cudnn_with_lse(q, k, v)
+    if backend != "native":
+        return _package_with_lse(q, k, v, backend)
+    ops = torch.ops.aten
+    half = q.dtype in (torch.float16, torch.bfloat16)
+    if q.device.type == "cpu":
+        out, lse = ops._scaled_dot_product_flash_attention_for_cpu(q, k, v)
+        return out, lse
+    capability = torch.cuda.get_device_capability(q.device) if q.device.type == "cuda" else (0, 0)
+    has_cudnn = torch.backends.cuda.cudnn_sdp_enabled()  # type: ignore[no-untyped-call]
+    if half and capability >= (9, 0) and has_cudnn:
+        # 1.35 times as fast as the kernel below on an H200, with the same log-sum-exp.
+        return _cudnn_with_lse(q, k, v)
+    if half and capability >= (8, 0):
+        out, lse, *_ = ops._scaled_dot_product_flash_attention(q, k, v)
+        return out, lse
+    if q.device.type == "cuda":
+        out, lse, *_ = ops._scaled_dot_product_efficient_attention(q, k, v, None, True)
+        return out, lse[:, :, : q.shape[2]]  # this kernel pads the rows of its log-sum-exp
+    return attention_by_hand(q, k, v)
+
+
+def _dispatch(
+    q: Tensor, k: Tensor, v: Tensor, backend: AttentionBackend, **options: object
+) -> object:
+    """Call diffusers' kernel, which takes and gives [rows, tokens, heads, head_dim]."""
     from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
 
-    out: Tensor = dispatch_attention_fn(
+    result: object = dispatch_attention_fn(
         q.transpose(1, 2),
         k.transpose(1, 2),
         v.transpose(1, 2),
+        attention_kwargs=options,
         backend=AttentionBackendName(_NAMES[backend]),
     )
-    return out.transpose(1, 2)
+    return result
+
+
+def _cudnn_with_lse(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    # Called below torch's own function, the kernel misreads tensors in other memory layouts.
+    q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
+    out, lse, *_ = torch.ops.aten._scaled_dot_product_cudnn_attention(q, k, v, None, True)
+    return out, lse.reshape(q.shape[:3])  # torch 2.9 and newer add a dimension
+
+
+def _package_with_lse(
+    q: Tensor, k: Tensor, v: Tensor, backend: AttentionBackend
+) -> tuple[Tensor, Tensor]:
+    """Take both from flash-attn, flash-attn 3 or sageattention."""
+    result = _dispatch(q, k, v, backend, return_lse=True)
+    if isinstance(result, tuple):  # a kernel without this option ignores it
+        out, lse = result
+        if backend == "flash3":
+            lse = lse.transpose(1, 2)  # [rows, tokens, heads] from diffusers
+        if lse.shape == q.shape[:3]:
+            return out.transpose(1, 2), lse.float()
+    raise UsageError(
+        f"--attention-backend {backend} gives no log-sum-exp, which an injection strength other "
+        "than 1 needs",
+        hint="--attention-backend native, or --injection-strength 1",
+    )
 
 
 def check_backend(
-    backend: AttentionBackend, *, device: torch.device, dtype: DType, head_dim: int = 64
+    backend: AttentionBackend,
+    *,
+    device: torch.device,
+    dtype: DType,
+    head_dim: int = 64,
+    with_lse: bool = False,
 ) -> None:
     """Make sure that a kernel is installed and runs on a device, in a dtype.
 
     All published checkpoints have heads of 64 channels.
 
     Raises:
-        UsageError: Its package is missing, or it does not take the device, dtype or head size.
+        UsageError: Its package is missing, it does not take the device, dtype or head size, or it
+            gives no log-sum-exp where `with_lse` asks for one.
     """
     if backend == "native":
         return
@@ -76,11 +159,14 @@ def check_backend(
             f"{flag} needs a package that is missing or too old: {first_line(error)}",
             hint=f"{mend}, or {instead}" if mend else instead,
         ) from error
-    probe = torch.zeros(1, 1, 128, head_dim, device=device, dtype=DTYPES[dtype])
+    # Not a multiple of a kernel's blocks: some pad their log-sum-exp to one.
+    probe = torch.zeros(1, 1, 100, head_dim, device=device, dtype=DTYPES[dtype])
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch says in warnings why a kernel is ruled out
             attention(probe, probe, probe, backend=backend)
+            if with_lse:
+                attention_with_lse(probe, probe, probe, backend=backend)
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
         raise UsageError(
             f"{flag} cannot run on this device in {dtype} with heads of {head_dim}: "
@@ -89,36 +175,10 @@ def check_backend(
         ) from error
 
 
-def attention_with_lse(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """Return attention and the log-sum-exp of its logits, [rows, heads, tokens] in float32.
-
-    torch keeps the log-sum-exp in its fused kernels for the backward pass but has no public
-    function that returns it; the by-hand form serves where there is no such kernel.
-    """
-    ops = torch.ops.aten
-    half = q.dtype in (torch.float16, torch.bfloat16)
-    if q.device.type == "cpu":
-        out, lse = ops._scaled_dot_product_flash_attention_for_cpu(q, k, v)
-        return out, lse
-    capability = torch.cuda.get_device_capability(q.device) if q.device.type == "cuda" else (0, 0)
-    has_cudnn = torch.backends.cuda.cudnn_sdp_enabled()  # type: ignore[no-untyped-call]
-    if half and capability >= (9, 0) and has_cudnn:
-        # 1.35 times as fast as the kernel below on an H200, with the same log-sum-exp.
-        out, lse, *_ = ops._scaled_dot_product_cudnn_attention(q, k, v, None, True)
-        return out, lse.reshape(q.shape[:3])
-    if half and capability >= (8, 0):
-        out, lse, *_ = ops._scaled_dot_product_flash_attention(q, k, v)
-        return out, lse
-    if q.device.type == "cuda":
-        out, lse, *_ = ops._scaled_dot_product_efficient_attention(q, k, v, None, True)
-        return out, lse[:, :, : q.shape[2]]  # this kernel pads the rows of its log-sum-exp
-    return attention_by_hand(q, k, v)
-
-
 def attention_by_hand(
-    q: Tensor, k: Tensor, v: Tensor, *, block: int = 1024
+    q: Tensor, k: Tensor, v: Tensor, *, max_logits: int = MAX_LOGITS
 ) -> tuple[Tensor, Tensor]:
-    """Attend in blocks of queries, so that no more than `block` rows of logits are in memory.
+    """Attend in blocks of queries, so that no more than `max_logits` logits are in memory.
 
     Everything is computed in float32, as in the fused kernels' accumulators: a product rounded to
     bfloat16 before the softmax would be off by up to 0.4 % of a logit, and its exponential by more.
@@ -126,9 +186,11 @@ def attention_by_hand(
     outs: list[Tensor] = []
     lses: list[Tensor] = []
     keys, values, scale = k.float().transpose(-1, -2), v.float(), 1 / math.sqrt(q.shape[-1])
+    block = max(1, max_logits // (q.shape[0] * q.shape[1] * k.shape[2]))
     for queries in torch.split(q, block, dim=2):
         logits = (queries.float() * scale) @ keys
         lse = torch.logsumexp(logits, dim=-1)
-        outs.append((torch.exp(logits - lse.unsqueeze(-1)) @ values).to(q.dtype))
+        weights = logits.sub_(lse.unsqueeze(-1)).exp_()
+        outs.append((weights @ values).to(q.dtype))
         lses.append(lse)
     return torch.cat(outs, dim=2), torch.cat(lses, dim=2)

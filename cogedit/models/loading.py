@@ -154,4 +154,8 @@ def _load(
             f"first is {key} with {list(found)}; expected {list(expected)} by its config.json",
             hint=_AGAIN,
         )
+    for buffer in loaded.buffers():
+        if buffer.dtype == torch.float64:
+            # 2B's positions, which its forward casts to this dtype; Macs have no float64.
+            buffer.data = buffer.data.to(dtype)
     return loaded.to(device).eval().requires_grad_(False)

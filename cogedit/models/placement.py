@@ -7,6 +7,7 @@ results. Weights that are stored in fewer bits and cast for each layer do not.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ from typing import TYPE_CHECKING
 
 import psutil
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
 from cogedit.errors import UsageError
 from cogedit.models.device import release_memory
@@ -27,6 +29,10 @@ if TYPE_CHECKING:
     from diffusers import CogVideoXTransformer3DModel
 
 _CAST: dict[Weights, torch.dtype] = {"bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn}
+_STAYS = re.compile("patch_embed|norm|^proj_out$")
+"""Names of the modules that stay in the run's dtype, as `enable_layerwise_casting` leaves them."""
+
+_CPU = torch.device("cpu")
 
 RESERVE = 0.05
 """Share of the free memory that is left alone: kernels ask for workspace, and blocks leave gaps."""
@@ -105,6 +111,26 @@ def _free_host_memory() -> int:
     return free
 
 
+class CastLinear(nn.Linear):
+    """A matrix that is stored in fewer bits and cast to the dtype of what it multiplies.
+
+    The cast is part of the product, so the compiler takes it into its graph. diffusers' layerwise
+    casting gives the same results, but replaces parameters in hooks, which no graph can hold.
+    """
+
+    @classmethod
+    def of(cls, linear: nn.Linear, dtype: torch.dtype) -> CastLinear:
+        """Store a matrix and its bias in another dtype."""
+        cast = cls(linear.in_features, linear.out_features, device="meta")
+        cast.weight, cast.bias = linear.weight, linear.bias
+        return cast.to(dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiply as `nn.Linear` does."""
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return functional.linear(x, self.weight.to(x.dtype), bias)
+
+
 def store_weights(transformer: CogVideoXTransformer3DModel, weights: Weights) -> None:
     """Keep a transformer's weights in another format; each layer's come back while it computes.
 
@@ -114,23 +140,27 @@ def store_weights(transformer: CogVideoXTransformer3DModel, weights: Weights) ->
     """
     if weights == "int8":
         _quantize(transformer)
-    else:
-        transformer.enable_layerwise_casting(
-            storage_dtype=_CAST[weights], compute_dtype=transformer.dtype
-        )
+        return
+    for name, module in list(transformer.named_modules()):
+        if isinstance(module, nn.Linear) and not _STAYS.search(name):
+            transformer.set_submodule(name, CastLinear.of(module, _CAST[weights]))
 
 
-def check_weights(weights: Weights, *, compile: bool = False) -> None:
-    """Refuse, before anything is loaded, a format that cannot be had, with a UsageError.
-
-    The hooks that cast replace parameters, at which the compiler silently gives up on a block and
-    runs it as it is.
-    """
-    if compile and weights in _CAST:
+def check_weights(weights: Weights, *, device: torch.device = _CPU, compile: bool = False) -> None:
+    """Refuse, before anything is loaded, a format that cannot be had, with a UsageError."""
+    if weights == "fp8" and device.type == "mps":
         raise UsageError(
-            f"--compile does not work with --weights {weights}, whose casts cannot be compiled",
-            hint="use --weights int8, or leave --compile out",
+            "--weights fp8 needs a device with 8-bit floats, which mps does not have",
+            hint="use --dtype bf16, or --weights int8",
         )
+    if weights == "fp8" and compile and device.type == "cuda":
+        major, minor = torch.cuda.get_device_capability(device)
+        if (major, minor) < (8, 9):  # Triton knows this format from there on; torch itself always
+            raise UsageError(
+                f"--compile --weights fp8 needs a GPU of compute capability 8.9 or newer; this one "
+                f"has {major}.{minor}",
+                hint="use --compile --weights int8, or leave --compile out",
+            )
     if weights == "int8" and find_spec("torchao") is None:
         raise UsageError(
             "--weights int8 needs the package torchao", hint="pip install 'cogedit[torchao]'"

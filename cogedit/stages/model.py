@@ -57,11 +57,14 @@ def check_transformer(settings: Settings) -> None:
     check_settings(settings.transformer)
     weights = weights_for(settings)
     if weights is not None:
+        from cogedit.models.device import resolve_device
         from cogedit.models.placement import check_weights
 
-        check_weights(weights, compile=settings.transformer.compile)
+        device = resolve_device(settings.device)
+        check_weights(weights, device=device, compile=settings.transformer.compile)
     if settings.transformer.attention_backend == "native":
         return
+    from cogedit.models.attention import Injection
     from cogedit.models.device import resolve_device
     from cogedit.models.kernels import check_backend
 
@@ -69,6 +72,7 @@ def check_transformer(settings: Settings) -> None:
         settings.transformer.attention_backend,
         device=resolve_device(settings.device),
         dtype=dtype_for(settings),
+        with_lse=Injection.of(settings.reconstruct).needs_lse,
     )
 
 

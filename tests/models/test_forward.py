@@ -10,6 +10,7 @@ from references import WrittenOut, references_of, written_out
 from cogedit.errors import UsageError
 from cogedit.models.attention import Injection
 from cogedit.models.forward import run_rows
+from cogedit.models.placement import store_weights
 from cogedit.models.rotary import image_rotary_emb
 from cogedit.types import TransformerSettings
 
@@ -301,14 +302,26 @@ def test_group_offloading(load, tmp_path):
     assert len(list(tmp_path.iterdir())) > len(transformer.transformer_blocks)
 
 
-@pytest.mark.parametrize("compiler", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
-def test_a_compiled_block_is_the_same_and_its_graphs_stay(load, monkeypatch, compiler):
+@pytest.mark.parametrize(
+    ("weights", "compiler"),
+    [
+        (None, "eager"),
+        ("fp8", "eager"),
+        pytest.param("int8", "eager", marks=pytest.mark.slow),
+        pytest.param("fp8", "inductor", marks=pytest.mark.slow),
+    ],
+)
+def test_a_compiled_block_is_the_same_and_its_graphs_stay(load, monkeypatch, weights, compiler):
     """No graph break; the end of the injection's or guidance's window needs no new graph."""
     from torch._dynamo.utils import counters
 
     monkeypatch.setattr("cogedit.models.forward.COMPILER", compiler)
     transformer = load("5b")
-    expected, _ = both(transformer, Injection(), velocity=False)
+    if weights is not None:
+        transformer = deepcopy(transformer)
+        store_weights(transformer, weights)
+    with run_rows(transformer):
+        expected = forward(transformer, 7, references_of(ATTENDING, 7, Injection()))
     torch._dynamo.reset()
     counters.clear()
     settings = TransformerSettings(compile=True)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from diffusers.models import attention_dispatch
 from torch.nn import functional
 
 from cogedit.errors import UsageError
@@ -21,12 +22,13 @@ def test_log_sum_exp():
     assert torch.allclose(out, functional.scaled_dot_product_attention(q, k, v), atol=1e-5)
 
 
-@pytest.mark.parametrize("block", [1, 3, 1024])
-def test_by_hand_in_blocks_of_queries(block):
+@pytest.mark.parametrize("max_logits", [1, 3 * 2 * 3 * 7, 2**20])
+def test_by_hand_in_blocks_of_queries(max_logits):
     """What serves where torch has no kernel that gives the log-sum-exp."""
     q, k, v = qkv(2)
     expected = attention_with_lse(q, k, v)
-    for found, right in zip(attention_by_hand(q, k, v, block=block), expected, strict=True):
+    by_hand = attention_by_hand(q, k, v, max_logits=max_logits)
+    for found, right in zip(by_hand, expected, strict=True):
         assert torch.allclose(found, right, atol=1e-5)
 
 
@@ -64,3 +66,45 @@ def test_a_kernel_whose_package_is_missing_is_refused(backend):
     """The packages are looked for before the device is touched."""
     with pytest.raises(UsageError, match=f"--attention-backend {backend} .* package"):
         check_backend(backend, device=torch.device("cuda"), dtype="bf16", head_dim=64)
+
+
+@pytest.mark.parametrize("backend", ["flash", "flash3", "sage"])
+def test_the_log_sum_exp_of_a_package(backend, monkeypatch):
+    """In the layouts that the packages' functions give it in, as diffusers passes them on."""
+
+    def kernel(query, key, value, **options):
+        q, k, v = (x.transpose(1, 2) for x in (query, key, value))
+        out, lse = attention_with_lse(q, k, v)
+        out = out.transpose(1, 2)
+        if not options.get("return_lse"):
+            return out
+        return out, lse.transpose(1, 2) if backend == "flash3" else lse
+
+    register(monkeypatch, backend, kernel, ["query", "key", "value", "return_lse"])
+    q, k, v = qkv(5)
+    k, v = k[:, :, :5], v[:, :, :5]
+    expected = attention_with_lse(q, k, v)
+    for found, right in zip(attention_with_lse(q, k, v, backend=backend), expected, strict=True):
+        assert torch.equal(found, right)
+    assert torch.equal(attention(q, k, v, backend=backend), expected[0])
+
+
+@pytest.mark.parametrize("takes", [["return_lse"], []])
+def test_a_kernel_without_a_log_sum_exp_is_refused(takes, monkeypatch):
+    """Another kernel in its place would be silent."""
+
+    def kernel(query, key, value, **options):
+        return (query, query) if options else query
+
+    register(monkeypatch, "sage", kernel, ["query", "key", "value", *takes])
+    with pytest.raises(UsageError, match="--attention-backend sage") as caught:
+        attention_with_lse(*qkv(6), backend="sage")
+    assert caught.value.exit_code == 2
+
+
+def register(monkeypatch, backend, kernel, arguments):
+    """Have diffusers call a function for a package that is not installed."""
+    registry = attention_dispatch._AttentionBackendRegistry
+    name = attention_dispatch.AttentionBackendName({"flash3": "_flash_3"}.get(backend, backend))
+    monkeypatch.setitem(registry._backends, name, kernel)
+    monkeypatch.setitem(registry._supported_arg_names, name, set(arguments))
