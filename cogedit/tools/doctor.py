@@ -26,8 +26,10 @@ from cogedit.errors import (
 from cogedit.media.ffmpeg import examine_ffmpeg
 from cogedit.media.probe import decord_version
 from cogedit.models.checkpoint import EMBEDDED, find_checkpoint, hub_cache
+from cogedit.stages.model import dtype_for
 from cogedit.stages.settings import known_models, model_of_machine
 from cogedit.tools.memory_table import PresetMemory, memory_of_presets
+from cogedit.types import DType
 
 LIBRARIES = {
     "torch": "torch",
@@ -42,6 +44,16 @@ LIBRARIES = {
 
 MIN_FREE_BYTES = 1_000_000_000
 """Less free disk than this is a problem: the artifacts of one edit take up to half of it."""
+
+_WEIGHTED = {
+    "cpu": "torch's kernel for CPUs",
+    "cudnn": "torch chooses the kernel; cuDNN's for an injection strength other than 1",
+    "flash": "torch chooses the kernel; FlashAttention's for an injection strength other than 1",
+    "efficient": "torch chooses the kernel; the memory-efficient one for an injection strength "
+    "other than 1",
+    "by hand": "cogedit's own in float32, some queries at a time: torch's holds all logits at once",
+}
+"""What attends on a device, by the kernel that gives it log-sum-exps (`native_lse`)."""
 
 _LAZY_CLASSES = {"diffusers": "CogVideoXTransformer3DModel", "transformers": "T5EncoderModel"}
 """These libraries load only when a class is requested, and then need torch."""
@@ -130,6 +142,8 @@ def diagnose(settings: Settings) -> Diagnosis:
         check_disk(settings.workspace or Path()),
     ]
     device = device_for(devices, settings.device)
+    if device is not None:
+        findings += describe_computing(device.name, dtype_for(settings))
     presets = () if device is None else tuple(fit(need, device) for need in memory_of_presets())
     if broken & {"numpy", "huggingface_hub"}:  # models cannot be looked for without these
         return Diagnosis(model, tuple(findings), (), presets)
@@ -202,6 +216,25 @@ def check_devices(devices: Sequence[Device], wanted: str) -> Iterator[Finding]:
             hint="choose another --device, or --device auto",
         )
         yield Finding.of_error("device", wanted, error)
+
+
+def describe_computing(device: str, dtype: DType) -> Iterator[Finding]:
+    """Say which number format and attention an edit has on a device, and what is not there."""
+    import torch
+
+    from cogedit.models.device import DTYPES
+    from cogedit.models.kernels import native_lse
+
+    yield Finding("dtype", dtype if dtype != "fp32" else "fp32; --dtype bf16 takes half the memory")
+    with contextlib.suppress(RuntimeError):  # a GPU that `torch_devices` could not ask either
+        kernel = native_lse(torch.device(device), DTYPES[dtype])
+        yield Finding("attention", _WEIGHTED[kernel])
+    if device == "mps":
+        yield Finding(
+            "not on mps",
+            "--weights fp8, --offload and --attention-backend; --compile is as early as torch's "
+            "compiler for Metal",
+        )
 
 
 def device_for(devices: Sequence[Device], wanted: str) -> Device | None:

@@ -116,6 +116,28 @@ def test_the_requested_device():
     assert not [finding for finding in doctor.check_devices(devices, "cuda") if finding.problem]
 
 
+@pytest.mark.parametrize(
+    ("device", "capability", "said"),
+    [
+        ("cpu", None, "CPU"),
+        ("cuda:0", (9, 0), "cuDNN"),
+        ("cuda:0", (8, 6), "FlashAttention"),
+        ("cuda:0", (7, 5), "memory-efficient"),
+        ("mps", None, "float32"),
+    ],
+)
+def test_what_a_device_attends_with(device, capability, said, monkeypatch):
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda _: capability)
+    findings = {finding.name: finding for finding in doctor.describe_computing(device, "bf16")}
+    assert findings["dtype"].found == "bf16"
+    assert said in findings["attention"].found
+    assert not any(finding.problem for finding in findings.values())
+    lacks = findings.get("not on mps")
+    assert (lacks is not None) == (device == "mps")
+    if lacks is not None:
+        assert all(flag in lacks.found for flag in ("--weights fp8", "--offload", "--compile"))
+
+
 def test_what_fits_into_a_device():
     needs = {need.preset: need for need in memory_of_presets()}
     assert sorted(needs) == ["cogvideox-1.5-5b", "cogvideox-2b", "cogvideox-5b"]
