@@ -23,7 +23,6 @@ from torch import Tensor
 from cogedit.diffusion.denoise import denoise
 from cogedit.diffusion.invert import invert_upstream
 from cogedit.diffusion.schedule import Schedule
-from cogedit.diffusion.state import run_steps
 from cogedit.diffusion.trajectory import Trajectory
 from cogedit.errors import UsageError, VideoError
 from cogedit.media.probe import probe_stored
@@ -42,6 +41,7 @@ from cogedit.models.kernels import attention
 from cogedit.models.loading import scheduler_problem
 from cogedit.models.prompts import embed_prompts
 from cogedit.models.rows import EditPrompts
+from cogedit.models.steps import run_steps
 from cogedit.models.vae import decode_pixels, encode_frames, to_model_range
 from cogedit.progress import OnStep
 
@@ -190,7 +190,7 @@ def sample_embedded(
             start,
             schedule,
         )
-    return torch.stack(run_steps(states, "sample", on_step=on_step)).to(start.device)
+    return run_steps(states, "sample", on_step=on_step).to(start.device)
 
 
 def export_latents_to_video(

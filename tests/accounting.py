@@ -1,8 +1,10 @@
 """Watches what code under test keeps in memory."""
 
+import weakref
+
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 _FLOATS = torch.float32, torch.float64
 
@@ -26,3 +28,88 @@ class FloatClips(TorchDispatchMode):
             if sorted(side for side in leaf.shape if side != 1) in self._sizes:
                 self.found.append(str(func))
         return result
+
+
+DEVICE = torch.device("meta")
+"""Where the tensors of a `Device` say that they are."""
+
+
+class _There(torch.Tensor):
+    """A tensor on a pretended device; its values are in `here`, a tensor of the CPU."""
+
+    here: torch.Tensor
+
+    @staticmethod
+    def __new__(cls, here):
+        size, strides = here.size(), here.stride()
+        there = torch.Tensor._make_wrapper_subclass(
+            cls, size, strides, here.storage_offset(), dtype=here.dtype, device=DEVICE
+        )
+        there.here = here
+        return there
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):  # type: ignore[override]
+        raise AssertionError(f"{func} outside of its device")
+
+
+class Device(TorchDispatchMode):
+    """Pretends that there is a device beside the CPU, and counts what lies on each of them.
+
+    Operations on its tensors run on the CPU. `peak` and `host_peak` are the most bytes that the
+    tensors of the device and those of the CPU took at once, of the tensors made meanwhile.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self._there, self._host = weakref.WeakSet(), []
+        self.peak = self.host_peak = 0
+
+    def put(self, module):
+        """Have a module's parameters and buffers on the device."""
+        for part in module.modules():
+            for name, parameter in part._parameters.items():
+                if parameter is not None:
+                    moved = _There(parameter.detach())
+                    part._parameters[name] = torch.nn.Parameter(moved, requires_grad=False)
+            for name, buffer in part._buffers.items():
+                part._buffers[name] = None if buffer is None else _There(buffer)
+        return module
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        target = kwargs.get("device")
+        on_device = any(isinstance(leaf, _There) for leaf in given)
+        if target is not None:
+            on_device = torch.device(target).type == DEVICE.type
+            kwargs["device"] = torch.device("cpu")
+        here = tree_map(
+            lambda leaf: leaf.here if isinstance(leaf, _There) else leaf, (args, kwargs)
+        )
+        result = func(*here[0], **here[1])
+        if target is not None and given and not func._schema.name.endswith("_like"):
+            result = result.clone()  # another device is another memory
+        if func._schema.name.endswith("_"):  # in place
+            return args[0]
+        return tree_map(lambda leaf: self._hold(leaf, on_device), result)
+
+    def _hold(self, leaf, on_device):
+        if not isinstance(leaf, torch.Tensor):
+            return leaf
+        if on_device:
+            leaf = _There(leaf)
+            self._there.add(leaf)
+        else:
+            self._host.append(weakref.ref(leaf))
+        self._host = [ref for ref in self._host if ref() is not None]
+        self.peak = max(self.peak, _bytes(one.here for one in self._there))
+        self.host_peak = max(self.host_peak, _bytes(ref() for ref in self._host))
+        return leaf
+
+
+def _bytes(tensors):
+    storages = [tensor.untyped_storage() for tensor in tensors if tensor is not None]
+    return sum({one.data_ptr(): one.nbytes() for one in storages}.values())

@@ -99,7 +99,12 @@ def write_step(folder: Path, tensors: Mapping[str, torch.Tensor], record: StepRe
 
 
 def read_steps(
-    folder: Path, *, makes: tuple[str, ...], names: tuple[str, ...], shape: tuple[int, ...]
+    folder: Path,
+    *,
+    makes: tuple[str, ...],
+    names: tuple[str, ...],
+    shape: tuple[int, ...],
+    num_whole: int | None = None,
 ) -> list[Step]:
     """Read a chain from its first step on, as far as it is sound; the folder need not exist.
 
@@ -108,6 +113,8 @@ def read_steps(
         makes: Content keys of what is being made.
         names: Tensors that every step has; there may be more.
         shape: Of each tensor.
+        num_whole: How many steps at the end of the chain keep all of their tensors; those before
+            keep the first of `names`. None is all steps.
     """
     steps: list[Step] = []
     before = None
@@ -117,6 +124,10 @@ def read_steps(
             return steps
         steps.append(step)
         before = step.record.digest
+        if num_whole is not None and len(steps) > num_whole:
+            early = steps[-1 - num_whole]
+            kept = {names[0]: early.tensors[names[0]]}
+            steps[-1 - num_whole] = Step(early.record, kept)
 
 
 def read_last_step(

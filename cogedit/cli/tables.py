@@ -91,7 +91,9 @@ def show_estimate(screen: Screen, command: str, estimate: Estimate) -> None:
         rows.append((stage.name, text))
     rows.append(("disk", show_size(estimate.disk_bytes)))
     if estimate.memory_bytes:
-        rows.append(("memory", f"about {show_size(estimate.memory_bytes)} on {estimate.device}"))
+        host = f"at least {show_size(estimate.host_bytes)} of host memory"
+        on_device = f"about {show_size(estimate.memory_bytes)} on {estimate.device}, {host}"
+        rows.append(("memory", host if estimate.device == "cpu" else on_device))
         note = "by a probe of this device; without loading, T5 and VAE"
         rows.append(("time", f"about {duration(estimate.seconds)} ({note})"))
     show_rows(rows)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from cogedit.diffusion.schedule import CLEAN, Schedule
@@ -39,9 +37,9 @@ class Trajectory:
             )
 
     @classmethod
-    def of(cls, samples: Sequence[Tensor], latents: Tensor, schedule: Schedule) -> Trajectory:
-        """Stack the samples of an inversion over `schedule`."""
-        return cls(torch.stack(list(samples)), latents, tuple(reversed(schedule.timesteps)))
+    def of(cls, samples: Tensor, latents: Tensor, schedule: Schedule) -> Trajectory:
+        """Name the samples of an inversion over `schedule`, [N, B, F, C, H, W], by timestep."""
+        return cls(samples, latents, tuple(reversed(schedule.timesteps)))
 
     def at(self, timestep: int) -> Tensor:
         """Return the sample at a timestep, [B, F, C, H, W]; z0 for the clean sample (-1).

@@ -10,6 +10,8 @@ from functools import partial
 from itertools import chain
 from typing import Literal
 
+import torch
+
 from cogedit.diffusion.denoise import draw_noise
 from cogedit.diffusion.schedule import Schedule
 from cogedit.diffusion.trajectory import Trajectory
@@ -169,5 +171,5 @@ def _run_kind(kind: StepKind, inputs: Inputs, clock: StepClock, *, num_steps: in
     # Where the source's trajectory really is makes no difference to the cost.
     schedule = Schedule.trailing(inputs.alphas_cumprod, num_steps)
     samples = [draw_noise(inputs.latents.shape, seed=step) for step in range(num_steps)]
-    inverted = Trajectory.of(samples, inputs.latents.cpu(), schedule)
+    inverted = Trajectory.of(torch.stack(samples), inputs.latents.cpu(), schedule)
     run_edits(job, inputs, inverted, inputs.prompts[: kind.num_prompts], on_step=clock)

@@ -79,6 +79,7 @@ class Checkpoint:
     geometry: Geometry
     scheduler_config: Config
     transformer_config: Config
+    text_encoder_config: Config
     num_parameters: Mapping[str, int]
 
 
@@ -314,6 +315,7 @@ def _check(name: str, folder: Path, revision: str | None, *, mend: str) -> Check
         geometry,
         scheduler,
         transformer_config=configs["transformer"],
+        text_encoder_config=configs["text_encoder"],
         num_parameters=num_parameters,
     )
 

@@ -17,7 +17,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cogedit.diffusion.schedule import Schedule
-from cogedit.models.configs import Config, TransformerConfig, check_config
+from cogedit.models.configs import (
+    Config,
+    TextEncoderConfig,
+    TransformerConfig,
+    check_config,
+)
 from cogedit.models.rows import (
     EditPrompts,
     RowPlan,
@@ -31,6 +36,8 @@ from cogedit.types import DType, InvertSettings, ReconstructSettings, Weights
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from cogedit.models.checkpoint import Checkpoint
 
 ITEM_SIZE: Mapping[DType | Weights, int] = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1, "int8": 1}
 """Bytes of a number."""
@@ -269,3 +276,57 @@ def trajectory_bytes(num_steps: int, shape: LatentShape, *, channels: int) -> in
     """Size of a trajectory in float32, the clean latents included, without its header."""
     frames, height, width = shape
     return 4 * (num_steps + 1) * frames * channels * height * width
+
+
+def text_encoder_bytes(num_parameters: int, config: Config, dtype: DType) -> int:
+    """Size of T5's weights in host or device memory, by its `config.json`.
+
+    In fp16, whose range the results of the feed-forward layers leave, transformers keeps their last
+    matrices (`wo`) in float32: the encoder of T5-XXL takes 11.5 GB and not 9.5.
+    """
+    size = num_parameters * ITEM_SIZE[dtype]
+    if dtype != "fp16":
+        return size
+    checked = check_config(TextEncoderConfig, config, "text_encoder/config.json")
+    # What a file leaves out has transformers' own default.
+    layers, d_ff = checked.get("num_layers", 6), checked.get("d_ff", 2048)
+    num_wo = layers * d_ff * checked.get("d_model", 512)
+    return size + num_wo * (ITEM_SIZE["fp32"] - ITEM_SIZE["fp16"])
+
+
+def part_bytes(checkpoint: Checkpoint, name: str, dtype: DType) -> int:
+    """Size of a part of the model in host memory, where it is loaded whatever `--weights` says."""
+    number = checkpoint.num_parameters[name]
+    if name == "text_encoder":
+        return text_encoder_bytes(number, checkpoint.text_encoder_config, dtype)
+    return number * ITEM_SIZE[dtype]
+
+
+def host_bytes(
+    checkpoint: Checkpoint,
+    dtype: DType,
+    *,
+    samples: int,
+    pixels: int,
+    activations: int = 0,
+    vae_activations: int = 0,
+) -> int:
+    """Estimate the least host memory in which a run fits, beside that of Python and its libraries.
+
+    One part of the model is there at a time; where there is room for more, more is kept.
+
+    Args:
+        checkpoint: Says how large the parts are.
+        dtype: Of the run.
+        samples: Bytes of the latents that an inversion or an edit keeps.
+        pixels: Bytes of the clip.
+        activations: Of the transformer, where the host is what computes.
+        vae_activations: Likewise.
+    """
+    sizes = {name: part_bytes(checkpoint, name, dtype) for name in checkpoint.num_parameters}
+    return max(
+        sizes["text_encoder"],
+        sizes["transformer"] + activations + samples,
+        # The pieces of a clip and the clip that they are joined to.
+        sizes["vae"] + vae_activations + 2 * pixels,
+    )

@@ -60,6 +60,8 @@ def release_memory(*devices: torch.device) -> None:
     types = {device.type for device in devices}
     if "cuda" in types:
         torch.cuda.empty_cache()
+        # Page-locked memory, which torch keeps for itself as well; torch before 2.10 cannot.
+        getattr(torch.accelerator, "empty_host_cache", lambda: None)()
     if "mps" in types:
         torch.mps.empty_cache()
 

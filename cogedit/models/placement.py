@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from cogedit.errors import UsageError
 from cogedit.models.device import release_memory
+from cogedit.models.pinned import pin_blocks, stored_tensors
 from cogedit.models.quiet import quiet_imports
 from cogedit.types import Offload, Weights
 
@@ -198,6 +199,8 @@ def place(
         # allocator that memory is in use there, so that it does not hand it out too early, and the
         # host need not wait for the copy.
         streams = overlap and device.type == "cuda"
+        if streams:
+            pin_blocks(model)
         apply_group_offloading(
             model,
             onload_device=device,
@@ -226,15 +229,8 @@ def on_device(
 
 
 def _bytes(module: nn.Module) -> int:
-    return sum(_stored(tensor) for tensor in (*module.parameters(), *module.buffers()))
-
-
-def _stored(tensor: torch.Tensor) -> int:
-    """Return the bytes of a tensor; of a quantised one those of the tensors that store it."""
-    if not hasattr(tensor, "__tensor_flatten__"):
-        return tensor.nbytes
-    names, _ = tensor.__tensor_flatten__()
-    return sum(_stored(getattr(tensor, name)) for name in names)
+    held = (*module.parameters(), *module.buffers())
+    return sum(stored.nbytes for tensor in held for stored in stored_tensors(tensor))
 
 
 def _gb(num_bytes: float) -> str:

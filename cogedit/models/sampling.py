@@ -14,7 +14,7 @@ from cogedit.diffusion.denoise import denoise, keep_outside, start_sample
 from cogedit.diffusion.flow_edit import FlowModel, flow_edit, noised_source
 from cogedit.diffusion.invert import invert_consistent, invert_upstream
 from cogedit.diffusion.schedule import Schedule
-from cogedit.diffusion.state import OnState, StepState, run_steps
+from cogedit.diffusion.state import OnState, StepState
 from cogedit.diffusion.trajectory import Trajectory
 from cogedit.models.attention import Injection
 from cogedit.models.denoiser import Denoiser
@@ -25,6 +25,7 @@ from cogedit.models.rows import (
     needs_reference_velocity,
     prompt_bank,
 )
+from cogedit.models.steps import run_steps
 from cogedit.progress import OnStep
 from cogedit.types import InvertSettings, ReconstructSettings, TransformerSettings
 
@@ -94,7 +95,7 @@ def edit_latents(
     done: Sequence[StepState] = (),
     on_state: OnState | None = None,
     on_step: OnStep | None = None,
-) -> list[Tensor]:
+) -> Tensor:
     """Make N edits together, as their settings say: of one clip, or each of a clip of its own.
 
     Edits of one clip share the rows that would be equal. How many edits there are changes results
@@ -118,7 +119,7 @@ def edit_latents(
         on_step: Called after every step.
 
     Returns:
-        The samples after each step, [N, F, C, H, W] float32; the last are clean.
+        The samples after each step, in host memory, [S, N, F, C, H, W] float32; the last are clean.
 
     Raises:
         UsageError: A setting is out of range.
@@ -191,7 +192,7 @@ def edit_latents(
             states, name, keep_steps=keep_steps, done=done, on_state=on_state, on_step=on_step
         )
     if shared.method == "flow":
-        return [reference.latents.cpu() + offset for offset in samples]
+        samples += reference.latents.cpu()  # they are offsets from it
     return samples
 
 

@@ -178,9 +178,9 @@ class EditPasses:
         stopwatch.note(self._notes, unfinished.makes, is_whole=not loop.done)
         made: list[Mapping[str, Tensor]] = []
         for number, (record, mask) in enumerate(zip(records, pixels, strict=True)):
-            tensors = {"latents": samples[-1][[number]].cpu()}
+            tensors = {"latents": samples[-1][[number]]}
             if record.has_trajectory:
-                tensors["trajectory"] = torch.stack([step[[number]] for step in samples]).cpu()
+                tensors["trajectory"] = samples[:, number : number + 1]
             if mask is not None:
                 tensors |= {"mask": mask, "source_latents": self._reference.latents}
             made.append(tensors)

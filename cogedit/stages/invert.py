@@ -198,8 +198,8 @@ def _invert(
                 f"timestep {step.timestep}: residual {step.residual:.1e}, {step.num_calls} calls"
             )
     return {
-        "trajectory": inverted.samples.cpu(),
-        "latents": inverted.latents.cpu(),
+        "trajectory": inverted.samples,
+        "latents": inverted.latents,
         "timesteps": torch.tensor(inverted.timesteps),
     }
 

@@ -32,7 +32,8 @@ class ResumableLoop:
     takes effect after a step, and leaving waits until what was handed over is on disk.
 
     Args:
-        names: Names of the tensors that the state of every step has; there may be more.
+        names: Names of the tensors that the state of every step has, what is collected first; there
+            may be more.
         shape: Of each of them.
         keep_all: Whether the result holds every step; else the newest two are kept.
 
@@ -54,7 +55,8 @@ class ResumableLoop:
         self._keep_all = keep_all
         root, makes = unfinished.root, unfinished.makes
         if keep_all:
-            steps = read_steps(root, makes=makes, names=names, shape=shape)
+            # A solver looks back at most two steps.
+            steps = read_steps(root, makes=makes, names=names, shape=shape, num_whole=2)
         else:
             last = read_last_step(root, makes=makes, names=names, shape=shape)
             steps = [] if last is None else [last]

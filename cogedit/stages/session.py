@@ -16,7 +16,14 @@ from cogedit.artifacts import keeping_in_use
 from cogedit.artifacts.embeds import EmbedsRecord
 from cogedit.config import Settings
 from cogedit.models.checkpoint import Checkpoint
-from cogedit.models.cost import ITEM_SIZE, LatentShape, TransformerSizes, Work, activation_bytes
+from cogedit.models.cost import (
+    ITEM_SIZE,
+    LatentShape,
+    TransformerSizes,
+    Work,
+    activation_bytes,
+    part_bytes,
+)
 from cogedit.stages.model import checkpoint_for, dtype_for, weights_for
 from cogedit.stages.prompts import PromptCache, embeds_record
 from cogedit.stages.run import Run
@@ -250,8 +257,7 @@ class Session:
         del held
         self._release(name)
         host = torch.device("cpu")
-        needed = checkpoint.num_parameters[name] * ITEM_SIZE[dtype]
-        self._make_room(host, needed, besides=name)
+        self._make_room(host, part_bytes(checkpoint, name, dtype), besides=name)
         model, weights = load(host, DTYPES[dtype])
         self._parts[name] = _Part(key, model, weights, device)
         return self._parts[name]
@@ -261,7 +267,7 @@ class Session:
     ) -> Offload:
         """Bring a part to where it computes; on a CUDA device "auto" chooses how by its memory."""
         from cogedit.models.device import release_memory
-        from cogedit.models.placement import choose_offload, free_memory, place
+        from cogedit.models.placement import choose_offload, place
 
         part, offload = self._parts[name], settings.offload
         here = part.offload == "none"
@@ -278,7 +284,8 @@ class Session:
                 "text_encoder": ("T5", "--device chooses another device"),
                 "transformer": ("the transformer", "--weights fp8 or fewer frames help"),
             }[name]
-            free = free_memory(part.device) + (estimate.weights if here else 0)
+            needed = estimate.activations + (0 if here else estimate.weights)
+            free = _free_memory(part.device, needed) + (estimate.weights if here else 0)
             offload, why = choose_offload(estimate, free=free, name=label, otherwise=otherwise)
             if offload != part.offload:
                 run.notify(why)
@@ -299,7 +306,7 @@ class Session:
         import torch
 
         from cogedit.models.device import release_memory
-        from cogedit.models.placement import RESERVE, MemoryEstimate, free_memory
+        from cogedit.models.placement import RESERVE, MemoryEstimate
 
         host = torch.device("cpu")
         order: tuple[PartName, ...] = ("text_encoder", "vae", "transformer")
@@ -309,10 +316,10 @@ class Session:
             part = self._parts[name]
             if not part.occupies(device):
                 continue
-            if needed <= free_memory(device) * (1 - RESERVE):
+            if needed <= _free_memory(device, needed) * (1 - RESERVE):
                 return
             weights = MemoryEstimate.of(part.weights, 0).weights
-            if device.type == "cuda" and weights <= free_memory(host) * (1 - RESERVE):
+            if device.type == "cuda" and weights <= _free_memory(host, weights) * (1 - RESERVE):
                 part.weights.to(host)
                 part.offload = None
                 release_memory(device)
@@ -341,6 +348,21 @@ def use_session(session: Session | None) -> Iterator[Session]:
     """
     with keeping_in_use(), Session() if session is None else nullcontext(session) as owner:
         yield owner
+
+
+def _free_memory(device: torch.device, needed: int) -> int:
+    """Return the bytes that are free on a device, garbage collected where that is too few.
+
+    What a pass left in reference cycles would count as taken, and a part would move for nothing.
+    """
+    from cogedit.models.device import release_memory
+    from cogedit.models.placement import RESERVE, free_memory
+
+    free = free_memory(device)
+    if needed > free * (1 - RESERVE):
+        release_memory(device)
+        free = free_memory(device)
+    return free
 
 
 def _vae_bytes(vae: AutoencoderKLCogVideoX, shape: LatentShape, compression: int) -> int:

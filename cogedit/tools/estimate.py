@@ -28,7 +28,9 @@ from cogedit.models.cost import (
     Work,
     activation_bytes,
     edit_work,
+    host_bytes,
     inversion_work,
+    part_bytes,
     trajectory_bytes,
 )
 from cogedit.stages.encode import latents_record
@@ -73,6 +75,8 @@ class Estimate:
         text_encoder_bytes: Weights of T5, which is freed before the transformer is loaded.
         transformer_bytes: Weights of the transformer.
         memory_bytes: The transformer, all of it on the device, with its activations.
+        host_bytes: Host memory that the run needs at least, beside that of Python and its
+            libraries; on the CPU this is all that there is.
         earlier_bytes: Frames and latents that are still to be written.
     """
 
@@ -88,6 +92,7 @@ class Estimate:
     text_encoder_bytes: int
     transformer_bytes: int
     memory_bytes: int
+    host_bytes: int
     earlier_bytes: int
 
     @property
@@ -146,6 +151,8 @@ def estimate(
         trajectory = None
     cost = _Cost(checkpoint, settings, frames)
     stages = [cost.inversion(settings.invert, reused=trajectory is not None)]
+    inversion = settings.invert if trajectory is None else trajectory.settings
+    samples = cost.trajectory_bytes(inversion)
     if prompts is not None:
         missing = edits
         if trajectory is not None and not run.force:
@@ -158,7 +165,6 @@ def estimate(
             ]
             existing = [_existing(record, workspace) is not None for record in records]
             missing = [edit for edit, exists in zip(edits, existing, strict=True) if not exists]
-        inversion = settings.invert if trajectory is None else trajectory.settings
         has_mask = given_mask is not None or edits[0].auto_mask
         size = cost.edit_bytes(edits[0], inversion, keeps_steps=save_trajectory, has_mask=has_mask)
         stages.append(
@@ -170,7 +176,8 @@ def estimate(
                 disk_bytes=size * len(missing),
             )
         )
-    return cost.total(stages, earlier_bytes=cost.earlier_bytes(chain))
+        samples += size * min(len(missing), cost.edits_together)
+    return cost.total(stages, earlier_bytes=cost.earlier_bytes(chain), samples_bytes=samples)
 
 
 class _Cost:
@@ -207,13 +214,20 @@ class _Cost:
         if reused:
             return StageEstimate("invert", 1, 1, Work(), 0)
         work = inversion_work(settings, self._sizes, self._shape)
-        size = self._samples_bytes(settings.num_inference_steps + 1)
-        return StageEstimate("invert", 0, 1, work, size)
+        return StageEstimate("invert", 0, 1, work, self.trajectory_bytes(settings))
+
+    def trajectory_bytes(self, settings: InvertSettings) -> int:
+        """Size of the trajectory of an inversion, on disk and in memory."""
+        return self._samples_bytes(settings.num_inference_steps + 1)
+
+    @property
+    def edits_together(self) -> int:
+        """How many edits the run would denoise together."""
+        return edits_together(math.prod(self._shape) * self._sizes.in_channels)
 
     def edits(self, missing: Sequence[ReconstructSettings], inversion: InvertSettings) -> Work:
         """Count edits, as many at a time as the run would denoise together."""
-        together = edits_together(math.prod(self._shape) * self._sizes.in_channels)
-        work = Work()
+        together, work = self.edits_together, Work()
         for first in range(0, len(missing), together):
             chunk = missing[first : first + together]
             work += edit_work(chunk, inversion, self._sizes, self._shape)
@@ -233,8 +247,13 @@ class _Cost:
         # With a mask it holds a byte for each pixel, and the source's latents.
         return size + (self._samples_bytes(1) + self._pixels if has_mask else 0)
 
-    def total(self, stages: Sequence[StageEstimate], *, earlier_bytes: int) -> Estimate:
-        """Measure the device, if there is anything to compute, and add up."""
+    def total(
+        self, stages: Sequence[StageEstimate], *, earlier_bytes: int, samples_bytes: int
+    ) -> Estimate:
+        """Measure the device, if there is anything to compute, and add up.
+
+        `samples_bytes` are those of the latents that the run has in memory at once.
+        """
         from cogedit.models.device import DTYPES, memory_guard, resolve_device
         from cogedit.models.memory_probe import measure_speed
 
@@ -268,9 +287,16 @@ class _Cost:
             latent_shape=shape,
             num_tokens=num_tokens,
             stages=tuple(stages),
-            text_encoder_bytes=parameters["text_encoder"] * ITEM_SIZE[dtype],
+            text_encoder_bytes=part_bytes(self._checkpoint, "text_encoder", dtype),
             transformer_bytes=weights,
             memory_bytes=weights + activations if total.calls else 0,
+            host_bytes=host_bytes(
+                self._checkpoint,
+                dtype,
+                samples=samples_bytes,
+                pixels=3 * self._pixels,
+                activations=activations if device.type == "cpu" else 0,
+            ),
             earlier_bytes=earlier_bytes,
         )
 

@@ -12,9 +12,11 @@ from cogedit.models.cost import (
     TransformerSizes,
     activation_bytes,
     edit_work,
+    text_encoder_bytes,
 )
 
 _T5_RESIDENT = 32128 * 4096 + 2 * (4 * 4096 * 4096 + 3 * 4096 * 10240)
+_T5_BLOCKS = {"num_layers": 2, "d_model": 4096, "d_ff": 10240}
 """Parameters of CogVideoX's T5 on the device at once when it is offloaded block by block: the
 embedding table and two blocks."""
 
@@ -91,11 +93,12 @@ def _memory(preset: str, settings: Settings, model: PublishedModel) -> PresetMem
         model.sizes, model.latent_shape, work, item_size=ITEM_SIZE[dtype], device="cuda"
     )
     weights = model.num_parameters * ITEM_SIZE[settings.weights or dtype]
+    t5 = text_encoder_bytes(_T5_RESIDENT, _T5_BLOCKS, dtype)
     # One block computes while the next is copied; the weights outside of the blocks are small.
     two_blocks = 2 * weights // model.sizes.num_layers
     return PresetMemory(
         preset,
         settings,
         resident_bytes=weights + activations,
-        offloaded_bytes=max(two_blocks + activations, _T5_RESIDENT * ITEM_SIZE[dtype]),
+        offloaded_bytes=max(two_blocks + activations, t5),
     )

@@ -119,6 +119,13 @@ def pipe(folder):
     os.mkfifo(path(folder, 3))
 
 
+def test_earlier_steps_keep_what_is_collected(tmp_path):
+    written = write_chain(tmp_path, 5)
+    found = read_steps(tmp_path, makes=MAKES, names=NAMES, shape=SHAPE, num_whole=2)
+    assert [step.record for step in found] == [step.record for step in written]
+    assert [{*step.tensors} for step in found] == [{"sample"}] * 3 + [{*NAMES}] * 2
+
+
 @pytest.mark.parametrize(
     "damage",
     [truncate, extend, empty, remove, foreign, huge_header, swap, of_another_machine, pipe],

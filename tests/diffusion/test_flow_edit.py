@@ -8,7 +8,7 @@ from schedules import forward_scheduler, pulls_to
 
 from cogedit.diffusion.flow_edit import flow_edit, noise_ratio, noised_source
 from cogedit.diffusion.schedule import CLEAN, Schedule
-from cogedit.diffusion.state import run_steps
+from cogedit.models.steps import run_steps
 
 
 def gaussian(seed):

@@ -7,9 +7,9 @@ from schedules import forward_scheduler
 from cogedit.diffusion.denoise import denoise
 from cogedit.diffusion.invert import invert_consistent, invert_upstream
 from cogedit.diffusion.schedule import Schedule
-from cogedit.diffusion.state import run_steps
 from cogedit.diffusion.trajectory import Trajectory
 from cogedit.errors import ArtifactMismatch, NumericalError, UsageError
+from cogedit.models.steps import run_steps
 
 STEPS = [7, 10, 15, 28, 50, 61]
 

@@ -11,8 +11,8 @@ from cogedit.diffusion.ddim import ddim_step
 from cogedit.diffusion.denoise import denoise, keep_outside
 from cogedit.diffusion.multistep import extrapolation_weight, solver_step
 from cogedit.diffusion.schedule import CLEAN, Schedule
-from cogedit.diffusion.state import run_steps
 from cogedit.diffusion.trajectory import Trajectory
+from cogedit.models.steps import run_steps
 
 SHIFTS = [1.0, 3.0]
 
@@ -160,7 +160,7 @@ def test_changes_of_windows():
 
 def test_a_mask_keeps_the_source_outside_exactly():
     schedule = schedule_of(10)
-    path = Trajectory.of([gaussian(i) for i in range(2, 12)], gaussian(1), schedule)
+    path = Trajectory.of(torch.stack([gaussian(i) for i in range(2, 12)]), gaussian(1), schedule)
     mask = torch.zeros(3, 1, 4, 4, dtype=torch.float64)
     mask[:, :, 1:3] = 1
     samples = sample(

@@ -8,8 +8,8 @@ from cogedit.diffusion.denoise import denoise, keep_outside
 from cogedit.diffusion.flow_edit import flow_edit, noised_source
 from cogedit.diffusion.invert import invert_consistent
 from cogedit.diffusion.schedule import Schedule
-from cogedit.diffusion.state import run_steps
 from cogedit.diffusion.trajectory import Trajectory
+from cogedit.models.steps import run_steps
 
 STEPS = 8
 LAST = STEPS // 2  # where the windows end

@@ -18,10 +18,13 @@ from cogedit.models.cost import (
     activation_bytes,
     edit_work,
     inversion_work,
+    part_bytes,
     row_flops,
+    text_encoder_bytes,
     trajectory_bytes,
 )
-from cogedit.models.loading import alphas_cumprod, load_transformer
+from cogedit.models.device import DTYPES
+from cogedit.models.loading import alphas_cumprod, load_text_encoder, load_transformer
 from cogedit.models.rows import rows_at_a_time
 from cogedit.models.sampling import edit_latents, invert_latents
 from cogedit.types import InvertSettings
@@ -248,3 +251,18 @@ def test_an_edit_against_the_counter(golden_model, changes, num_prompts):
 
     work = edit_work(asked, inversion, sizes, SHAPE)
     assert work.flops.total == pytest.approx(counted(run), rel=0.02)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
+def test_the_size_of_t5_is_that_of_the_loaded_encoder(dtype):
+    """In fp16 some of its matrices stay in float32."""
+    checkpoint = find_checkpoint(str(GOLDEN_PIPELINE))
+    _, t5 = load_text_encoder(checkpoint, device=torch.device("cpu"), dtype=DTYPES[dtype])
+    loaded = sum(parameter.nbytes for parameter in t5.parameters())
+    assert part_bytes(checkpoint, "text_encoder", dtype) == loaded
+
+
+def test_the_size_of_cogvideox_t5():
+    config = {"num_layers": 24, "d_model": 4096, "d_ff": 10240}
+    bf16, fp16 = (text_encoder_bytes(4_762_310_656, config, dtype) for dtype in ("bf16", "fp16"))
+    assert (round(bf16 / 1e9, 1), round(fp16 / 1e9, 1)) == (9.5, 11.5)

@@ -1,0 +1,124 @@
+"""Weights in page-locked memory: what their buffers take, as torch's allocator rounds them."""
+
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from pipelines import GOLDEN_PIPELINE
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from cogedit.models.checkpoint import find_checkpoint
+from cogedit.models.device import release_memory
+from cogedit.models.loading import load_transformer
+from cogedit.models.pinned import pin_blocks, plan_buffers, stored_tensors
+from cogedit.models.placement import place, store_weights
+
+CPU = torch.device("cpu")
+
+
+def rounded(size):
+    """What torch's allocator of page-locked memory takes for a request."""
+    return 1 << (size - 1).bit_length()
+
+
+def block_of(width, *, item_size=2):
+    """Sizes of the weights of a block of CogVideoX."""
+    matrices = [6 * width * 512] * 2 + [width * width] * 4 + [4 * width * width] * 2
+    vectors = [6 * width] * 2 + [width] * 9 + [64] * 4 + [4 * width]
+    return [item_size * size for size in matrices + vectors]
+
+
+@pytest.mark.parametrize("num_blocks", [2, 3, 30, 42])
+@pytest.mark.parametrize(("width", "item_size"), [(3072, 2), (3072, 1), (1920, 2), (1920, 4)])
+def test_buffers_take_no_more_than_a_twentieth_beside_the_weights(width, item_size, num_blocks):
+    sizes = block_of(width, item_size=item_size) * num_blocks
+    layout = plan_buffers(sizes)
+    assert sum(map(rounded, layout.buffers)) < 1.05 * sum(sizes) < sum(map(rounded, sizes))
+    assert max(layout.buffers) <= 2**28  # beside one copy of the weights, the host holds one
+
+
+@pytest.mark.parametrize("sizes", [[], [1], [3, 5000, 3, 2**20 + 1], [2**29 + 7], [100] * 1000])
+def test_no_two_tensors_share_a_byte(sizes):
+    layout = plan_buffers(sizes)
+    ends = {}
+    for size, (number, begin) in sorted(
+        zip(sizes, layout.places, strict=True), key=lambda pair: pair[1]
+    ):
+        assert begin >= ends.get(number, 0)
+        ends[number] = begin + size
+    assert all(end <= layout.buffers[number] for number, end in ends.items())
+
+
+def storages(model):
+    tensors = [t for p in (*model.parameters(), *model.buffers()) for t in stored_tensors(p)]
+    found = [tensor.untyped_storage() for tensor in tensors]
+    return {storage.data_ptr(): storage.nbytes() for storage in found}
+
+
+@pytest.mark.parametrize("weights", [None, "fp8", "int8"])
+def test_the_values_stay_and_lie_in_few_buffers(weights):
+    model = load_transformer(
+        find_checkpoint(str(GOLDEN_PIPELINE)), device=CPU, dtype=torch.bfloat16
+    )
+    if weights is not None:
+        store_weights(model, weights)
+    blocks = model.transformer_blocks
+    before = {name: value.clone() for name, value in blocks.state_dict().items()}
+    kept = {id(one): one for one in blocks.parameters()}
+    pin_blocks(model, pinned=False)
+    after = blocks.state_dict()
+    assert before.keys() == after.keys()
+    for name, value in before.items():
+        for old, new in zip(stored_tensors(value), stored_tensors(after[name]), strict=True):
+            assert (old.dtype, old.stride()) == (new.dtype, new.stride())
+            assert torch.equal(old.view(torch.uint8), new.view(torch.uint8))
+    assert kept.keys() == {id(one) for one in blocks.parameters()}, "hooks know them by identity"
+    sizes = [one.nbytes for value in before.values() for one in stored_tensors(value)]
+    aligned = sum(-(-size // 256) * 256 for size in sizes)
+    assert sum(map(rounded, storages(blocks).values())) < 1.1 * aligned
+    assert len(storages(blocks)) < len(sizes) / 4
+
+
+class Copies(TorchDispatchMode):
+    """Notes what is told before each copy."""
+
+    def __init__(self, tell):
+        super().__init__()
+        self._tell, self.told = tell, []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.copy_.default:
+            self.told.append(self._tell())
+        return func(*args, **(kwargs or {}))
+
+
+def test_each_tensor_is_let_go_as_it_is_copied():
+    model, alive = nn.Module(), []
+
+    def linear(width):
+        layer = nn.Linear(width, width, bias=False)
+        values = np.zeros((width, width), np.float32)
+        alive.append(weakref.ref(values))
+        layer.weight = nn.Parameter(torch.from_numpy(values), requires_grad=False)
+        return layer
+
+    model.blocks = nn.ModuleList([linear(8) for _ in range(10)])
+    with Copies(lambda: sum(ref() is not None for ref in alive)) as copies:
+        pin_blocks(model, pinned=False)
+    assert copies.told == [10, 9, 8, 7, 6, 5, 4, 3, 2, 1]
+    assert not any(ref() is not None for ref in alive)
+
+
+def test_a_model_with_hooks_goes_when_memory_is_released():
+    """Its hooks refer to it in a cycle."""
+    model = load_transformer(
+        find_checkpoint(str(GOLDEN_PIPELINE)), device=CPU, dtype=torch.bfloat16
+    )
+    place(model, CPU, offload="group")
+    gone = weakref.ref(model)
+    del model
+    assert gone() is not None
+    release_memory(CPU)
+    assert gone() is None
