@@ -113,3 +113,36 @@ class Device(TorchDispatchMode):
 def _bytes(tensors):
     storages = [tensor.untyped_storage() for tensor in tensors if tensor is not None]
     return sum({one.data_ptr(): one.nbytes() for one in storages}.values())
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of the tensors that are made in its body and alive; meta tensors count too.
+
+    Attributes:
+        peak: The most there were at once.
+        limit: With more than this at once torch's own error is raised, as a device would.
+    """
+
+    def __init__(self, limit=None):
+        super().__init__()
+        self.now, self.peak, self.limit = 0, 0, limit
+        self._known = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if not isinstance(leaf, torch.Tensor):
+                continue
+            storage = leaf.untyped_storage()
+            key = storage._cdata
+            if key not in self._known:
+                self._known[key] = storage.nbytes()
+                weakref.finalize(storage, self._free, key)
+                self.now += storage.nbytes()
+                self.peak = max(self.peak, self.now)
+                if self.limit is not None and self.now > self.limit:
+                    raise torch.OutOfMemoryError(f"out of memory: {self.now} of {self.limit} bytes")
+        return result
+
+    def _free(self, key):
+        self.now -= self._known.pop(key, 0)

@@ -15,3 +15,15 @@ COGVIDEOX_5B = {
     "time_embed_dim": 512,
     "max_text_seq_length": 226,
 }
+
+VAE = {
+    "block_out_channels": [128, 256, 256, 512],
+    "down_block_types": ["CogVideoXDownBlock3D"] * 4,
+    "up_block_types": ["CogVideoXUpBlock3D"] * 4,
+    "layers_per_block": 3,
+    "latent_channels": 16,
+    "norm_num_groups": 32,
+    "sample_height": 480,
+    "sample_width": 720,
+    "temporal_compression_ratio": 4,
+}

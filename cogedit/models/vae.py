@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from cogedit.models.vae_memory import saving_memory
+
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLCogVideoX
 
@@ -30,44 +32,66 @@ def use_tiles(vae: AutoencoderKLCogVideoX) -> None:
 
 
 def encode_frames(
-    vae: AutoencoderKLCogVideoX, frames: Tensor, *, on_call: Callable[[], None] | None = None
+    vae: AutoencoderKLCogVideoX,
+    frames: Tensor,
+    *,
+    by_frame: bool = False,
+    on_call: Callable[[], None] | None = None,
 ) -> Tensor:
     """Encode a clip to the mode of the posterior, so that equal clips give equal latents.
 
     Frames [F, C, H, W] in [-1, 1] become latents [1, F', C', H', W'] float32, times the VAE's
     scaling factor. F = 8n + 1: other counts do not come back with their own length. With tiling the
-    result differs. `on_call` is called after each of the `num_encoder_calls` of the encoder.
+    result differs; `by_frame` needs less memory for the same result (`saving_memory`). `on_call` is
+    called after each of the `num_encoder_calls` of the encoder.
     """
     video = frames.movedim(0, 1).unsqueeze(0).to(vae.device, vae.dtype)
-    with torch.no_grad(), _after_each_call(vae.encoder, on_call):
+    with (
+        torch.no_grad(),
+        saving_memory(vae.encoder, by_frame=by_frame),
+        _after_each_call(vae.encoder, on_call),
+    ):
         latents: Tensor = vae.encode(video).latent_dist.mode()
     return latents.movedim(2, 1).float() * float(vae.config.scaling_factor)
 
 
 def decode_latents(
-    vae: AutoencoderKLCogVideoX, latents: Tensor, *, on_call: Callable[[], None] | None = None
+    vae: AutoencoderKLCogVideoX,
+    latents: Tensor,
+    *,
+    by_frame: bool = False,
+    on_call: Callable[[], None] | None = None,
 ) -> Tensor:
     """Decode latents to a clip, which leaves the device piece by piece.
 
     Latents [1, F', C', H', W'], scaled, become frames [F, C, H, W] on the CPU, in the VAE's dtype
-    and in about [-1, 1]. `on_call` is called after each of the `num_decoder_calls` of the decoder.
+    and in about [-1, 1]. `by_frame` needs less memory for the same result (`saving_memory`).
+    `on_call` is called after each of the `num_decoder_calls` of the decoder.
     """
     with torch.no_grad(), _after_each_call(vae.decoder, on_call):
-        return torch.cat([piece.cpu() for piece in decode_pieces(vae, latents)])
+        pieces = decode_pieces(vae, latents, by_frame=by_frame)
+        return torch.cat([piece.cpu() for piece in pieces])
 
 
 def decode_pixels(
-    vae: AutoencoderKLCogVideoX, latents: Tensor, *, on_call: Callable[[], None] | None = None
+    vae: AutoencoderKLCogVideoX,
+    latents: Tensor,
+    *,
+    by_frame: bool = False,
+    on_call: Callable[[], None] | None = None,
 ) -> Tensor:
     """Decode latents as `decode_latents` does, to uint8 [F, H, W, 3] on the CPU.
 
     The pieces are rounded on the device: no float copy of the whole clip is made.
     """
     with torch.no_grad(), _after_each_call(vae.decoder, on_call):
-        return torch.cat([to_pixels(piece).cpu() for piece in decode_pieces(vae, latents)])
+        pieces = decode_pieces(vae, latents, by_frame=by_frame)
+        return torch.cat([to_pixels(piece).cpu() for piece in pieces])
 
 
-def decode_pieces(vae: AutoencoderKLCogVideoX, latents: Tensor) -> Iterator[Tensor]:
+def decode_pieces(
+    vae: AutoencoderKLCogVideoX, latents: Tensor, *, by_frame: bool = False
+) -> Iterator[Tensor]:
     """Decode latents [1, F', C', H', W'] in pieces of two or three latent frames, in turn.
 
     The VAE is causal: it keeps the last frames of its convolutions' inputs and continues from them.
@@ -77,11 +101,17 @@ def decode_pieces(vae: AutoencoderKLCogVideoX, latents: Tensor) -> Iterator[Tens
     """
     unscaled = latents.movedim(1, 2) / float(vae.config.scaling_factor)
     z = unscaled.to(vae.device, vae.dtype)
-    num_frames, height, width = z.shape[2:]
+    height, width = z.shape[3:]
     too_large = height > vae.tile_latent_min_height or width > vae.tile_latent_min_width
-    if vae.use_tiling and too_large:
-        yield vae.decode(z).sample[0].movedim(1, 0)
-        return
+    with saving_memory(vae.decoder, by_frame=by_frame):
+        if vae.use_tiling and too_large:
+            yield vae.decode(z).sample[0].movedim(1, 0)
+        else:
+            yield from _decode_in_turn(vae, z)
+
+
+def _decode_in_turn(vae: AutoencoderKLCogVideoX, z: Tensor) -> Iterator[Tensor]:
+    num_frames = z.shape[2]
     size = int(vae.num_latent_frames_batch_size)
     rest = num_frames % size if num_frames >= size else num_frames - size
     conv_cache = None
@@ -93,6 +123,7 @@ def decode_pieces(vae: AutoencoderKLCogVideoX, latents: Tensor) -> Iterator[Tens
             piece = vae.post_quant_conv(piece)
         decoded, conv_cache = vae.decoder(piece, conv_cache=conv_cache)
         yield decoded[0].movedim(1, 0)
+        del decoded
         first = last
 
 

@@ -1,0 +1,212 @@
+"""What the VAE needs beside its weights, counted from its configuration. Arithmetic, no torch.
+
+The clip goes through it in pieces of 2 or 3 latent frames. At a level with c channels, one tensor
+holds c x frames x height x width values, and the most that is alive at once is a small number of
+them: what a residual block starts from, what it makes of it, and for a block's whole run also what
+the level started from. To these add the last two frames of every convolution's input, which wait
+for the next piece. The numbers of tensors were counted with every allocation accounted for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+from cogedit.models.configs import Config, VAEConfig, check_config
+from cogedit.models.cost import LatentShape
+
+Direction = Literal["encode", "decode"]
+
+_PIECE = 2
+"""Latent frames of a piece; the first has one more where their number is odd."""
+
+_SPLIT = 2**30
+"""More values than this are convolved in parts by diffusers, which copies them."""
+
+
+@dataclass(frozen=True)
+class VAEWay:
+    """How the VAE runs: in overlapping tiles, and one frame at a time.
+
+    Tiles give other results; frames give the same up to rounding.
+    """
+
+    in_tiles: bool = False
+    by_frame: bool = False
+
+
+WAYS = (VAEWay(), VAEWay(by_frame=True), VAEWay(in_tiles=True), VAEWay(True, True))
+"""The fastest first; each needs less memory than the one before it."""
+
+
+@dataclass(frozen=True)
+class VAESizes:
+    """The sizes that its memory follows from, by the names of its `config.json`."""
+
+    block_out_channels: tuple[int, ...]
+    layers_per_block: int
+    latent_channels: int
+    temporal_compression: int
+    sample_height: int
+    sample_width: int
+
+    @classmethod
+    def of(cls, config: Config) -> VAESizes:
+        """Read them from a VAE's configuration; ModelError names a field that is wrong."""
+        checked = check_config(VAEConfig, config, "vae/config.json")
+        # The defaults of `AutoencoderKLCogVideoX`.
+        return cls(
+            block_out_channels=tuple(checked["block_out_channels"]),
+            layers_per_block=checked.get("layers_per_block", 3),
+            latent_channels=checked["latent_channels"],
+            temporal_compression=checked["temporal_compression_ratio"],
+            sample_height=checked.get("sample_height", 480),
+            sample_width=checked.get("sample_width", 720),
+        )
+
+    @property
+    def spatial_compression(self) -> int:
+        """Pixels per latent, along height and width."""
+        return 1 << (len(self.block_out_channels) - 1)
+
+    @property
+    def tile(self) -> tuple[int, int]:
+        """Height and width of a tile in latents."""
+        factor: int = self.spatial_compression
+        return self.sample_height // 2 // factor, self.sample_width // 2 // factor
+
+    def has_tiles(self, shape: LatentShape) -> bool:
+        """Whether latents of this shape are more than one tile."""
+        return shape[1] > self.tile[0] or shape[2] > self.tile[1]
+
+
+@dataclass(frozen=True)
+class _Level:
+    """A level of the encoder or decoder; values of one channel, over all frames of a piece."""
+
+    channels_in: int
+    channels: int
+    num_frames: int
+    frame: int
+
+    @property
+    def values(self) -> int:
+        return self.num_frames * self.frame
+
+
+def vae_bytes(
+    sizes: VAESizes, shape: LatentShape, direction: Direction, way: VAEWay, *, item_size: int
+) -> int:
+    """Count what encoding to, or decoding from, latents of a shape needs beside the weights."""
+    num_frames, height, width = shape
+    factor = sizes.spatial_compression
+    clip = 3 * factor**2 * height * width * ((num_frames - 1) * sizes.temporal_compression + 1)
+    kept = sizes.latent_channels * num_frames * height * width
+    if direction == "encode":
+        kept += clip
+    if way.in_tiles and sizes.has_tiles(shape):
+        if direction == "decode":
+            # All tiles overlap by a fifth or so, and are joined row by row.
+            kept += round(2.4 * clip)
+        height, width = min(height, sizes.tile[0]), min(width, sizes.tile[1])
+    piece = (num_frames, height, width)
+    if direction == "encode":
+        levels, num_blocks = _encoder_levels, sizes.layers_per_block
+        tensors = partial(_encoder_tensors, by_frame=way.by_frame)
+    else:
+        levels, num_blocks = _decoder_levels, sizes.layers_per_block + 1
+        tensors = partial(
+            _decoder_tensors, by_frame=way.by_frame, latent_channels=sizes.latent_channels
+        )
+    most = max(
+        _most(
+            [*levels(sizes, length, piece)],
+            num_blocks=num_blocks,
+            is_first=number == 0,
+            tensors=tensors,
+        )
+        for number, length in enumerate(_pieces(num_frames))
+    )
+    return item_size * (kept + most)
+
+
+def _most(
+    levels: Sequence[_Level],
+    *,
+    num_blocks: int,
+    is_first: bool,
+    tensors: Callable[[_Level], tuple[int, int]],
+) -> int:
+    """Return the most values at once of a piece, where a level begins or within it.
+
+    `tensors` counts both for a level. Convolutions that have run keep frames for the next piece;
+    unless the piece is the first, the others still have those of the one before it.
+    """
+    kept = [_kept(num_blocks, level) for level in levels]
+    most = 0
+    for index, level in enumerate(levels):
+        waiting = sum(kept[:index] if is_first else kept)
+        begins, within = tensors(level)
+        if is_first:
+            within += kept[index]
+        most = max(most, begins + waiting, within + waiting)
+    return most
+
+
+def _decoder_tensors(level: _Level, *, by_frame: bool, latent_channels: int) -> tuple[int, int]:
+    c_in, c, values = level.channels_in, level.channels, level.values
+    if by_frame:
+        made = c if c_in != c else 0
+        beside = 3 * values + 2 * latent_channels * level.frame
+        begins = (2 * c_in + made) * values + 5 * c_in * level.frame
+        return begins + beside, (c_in + 3 * c) * values + beside
+    # The latents of every frame condition the norms; the frames of the piece before wait.
+    beside = (3 + latent_channels * (1 + level.num_frames % 2)) * values
+    return 6 * c_in * values + beside, (c_in + 7 * c) * values + beside
+
+
+def _encoder_tensors(level: _Level, *, by_frame: bool) -> tuple[int, int]:
+    c_in, c = level.channels_in, level.channels
+    within = (c_in + 3 * c) * level.values + 2 * c * level.frame
+    if by_frame:
+        return 0, within
+    padded = c * (level.num_frames + 2) * level.frame
+    if padded > _SPLIT:
+        within += padded + c * level.values
+    return 0, within + padded
+
+
+def _pieces(num_frames: int) -> tuple[int, ...]:
+    """Return the latent frames of the first piece and of one of the others, if there are any."""
+    if num_frames < 2 * _PIECE:
+        return (num_frames,)
+    return _PIECE + num_frames % _PIECE, _PIECE
+
+
+def _kept(num_blocks: int, level: _Level) -> int:
+    """Values of the frames that the convolutions of a level keep for the next piece."""
+    return 2 * level.frame * (level.channels_in + (2 * num_blocks - 1) * level.channels)
+
+
+def _decoder_levels(sizes: VAESizes, num_frames: int, shape: LatentShape) -> Iterator[_Level]:
+    """Yield the levels of the decoder, from the latents to the pixels."""
+    _, height, width = shape
+    channels_in = sizes.block_out_channels[-1]
+    doublings = sizes.temporal_compression.bit_length() - 1
+    for index, channels in enumerate(reversed(sizes.block_out_channels)):
+        if index and index <= doublings and num_frames > 1:
+            num_frames = 2 * num_frames - num_frames % 2
+        scale = 2**index
+        yield _Level(channels_in, channels, num_frames, scale**2 * height * width)
+        channels_in = channels
+
+
+def _encoder_levels(sizes: VAESizes, num_frames: int, shape: LatentShape) -> Iterator[_Level]:
+    """Yield the levels of the encoder, from the pixels to the latents."""
+    levels = [*_decoder_levels(sizes, num_frames, shape)][::-1]
+    channels_in = sizes.block_out_channels[0]
+    for level, channels in zip(levels, sizes.block_out_channels, strict=True):
+        yield _Level(channels_in, channels, level.num_frames, level.frame)
+        channels_in = channels
