@@ -86,12 +86,12 @@ class Call:
         Raises:
             UsageError: A flag is out of range, or has another value than `source` was made with.
         """
-        from cogedit.stages.settings import chosen_model
+        from cogedit.stages.settings import chosen_model, found_as
 
         resolved = self.resolve(source, decodes=decodes)
-        chosen = chosen_model(resolved)
-        if chosen is not None:
-            self.screen.say(chosen)
+        for note in (chosen_model(resolved), found_as(resolved.settings)):
+            if note is not None:
+                self.screen.say(note)
         for key, where in resolved.origins.items():
             if where != "default":
                 self.screen.detail(f"{key}: from {where}")

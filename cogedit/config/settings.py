@@ -67,8 +67,7 @@ class Settings:
         None,
         "Model",
         "Floating-point type of the model: bf16, fp16 or fp32.",
-        default_text="the artifact's or the preset's, otherwise bf16 on a CUDA device and fp32 "
-        "elsewhere",
+        default_text="the artifact's, otherwise what suits the model's weights and the device",
     )
     weights: Weights | None = setting(
         None,

@@ -1,19 +1,16 @@
 """Find a model's files by name, check that they are complete, and fingerprint them. No torch.
 
-A checkpoint is identified by its id, its resolved revision and a digest over its configuration and
-a sample of every weight tensor, so that a fine-tuned copy of a model is another model.
+A checkpoint is identified by a digest over its configuration and a sample of every weight tensor: a
+renamed copy of a model is the same, and a fine-tuned one is another.
 """
 
 from __future__ import annotations
 
-import ctypes
-import errno
-import os
 import re
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from cogedit.errors import ModelError, StorageError, plain
@@ -25,9 +22,28 @@ from cogedit.models.configs import (
     check_config,
     decode_config,
 )
-from cogedit.models.folder import FOLDERS, FolderState, digest_of, state_of
+from cogedit.models.folder import FolderState, digest_of, state_of
 from cogedit.models.geometry import Geometry
+from cogedit.models.hub import (
+    cached_folder,
+    download,
+    fetch_command,
+    is_offline,
+    other_owner,
+    snapshot_id,
+    why_not_cached,
+)
+from cogedit.models.mistaken import (
+    EXAMPLE,
+    check_channels,
+    check_is_pipeline,
+    check_kind,
+    no_such_model,
+    other_weights,
+    single_file,
+)
 from cogedit.models.weights import WeightFile
+from cogedit.types import DType
 
 EMBEDDED = {"shapes": Path(__file__).resolve().parents[1] / "shapes" / "weights"}
 """Models that come with the package, by name."""
@@ -45,10 +61,7 @@ vocabulary and every word becomes the unknown token."""
 
 _SCHEDULER = "scheduler/scheduler_config.json"
 _TOKENIZER = "tokenizer/tokenizer_config.json"
-_SUFFIXES = (".json", ".safetensors", ".model")
-_EXAMPLE = "for example --model zai-org/CogVideoX-5b"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 class NotCachedError(ModelError):
@@ -70,6 +83,7 @@ class Checkpoint:
         digest: sha256 over all configuration files and a sample of the weights, in hex.
         geometry: Sizes that it imposes on a clip.
         num_parameters: Weights of each component, by the names of `COMPONENTS`.
+        stored_dtype: Number format of most of the transformer's weights.
     """
 
     id: str
@@ -81,6 +95,7 @@ class Checkpoint:
     transformer_config: Config
     text_encoder_config: Config
     num_parameters: Mapping[str, int]
+    stored_dtype: DType
 
 
 def find_checkpoint(
@@ -135,116 +150,50 @@ def _find(model: str, revision: str | None, *, download: bool) -> Checkpoint:
                 f"{model} is a local folder and has no revisions; found --revision {revision}",
                 hint="leave --revision out, or give a Hub id",
             )
-        return _checked(folder.resolve().name, folder, None, mend="copy the folder again")
+        return _checked_folder(folder)
     if folder.exists():
-        raise ModelError(
-            f"The model {model} is a file; expected a folder in diffusers format", hint=_EXAMPLE
-        )
+        raise single_file(model, folder)
     if not _HUB_ID.fullmatch(model):
-        raise _no_such_model(model)
-    return _find_on_hub(model, revision, download=download)
+        raise no_such_model(model, [*EMBEDDED])
+    return _find_on_hub(model, revision, may_download=download)
 
 
-def hub_cache() -> Path:
-    """Return the folder of this machine where Hub models are kept."""
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    return Path(HF_HUB_CACHE)
-
-
-def cuda_present() -> bool:
-    """Return whether torch would find a CUDA device, without importing torch (2 s).
-
-    The driver is asked, and the name of torch's build: a CPU build finds none in any case.
-    """
-    try:
-        if version("torch").endswith("+cpu"):
-            return False
-    except PackageNotFoundError:
-        return False
-
-    library = "nvcuda.dll" if os.name == "nt" else "libcuda.so.1"
-    try:
-        driver = ctypes.CDLL(library)
-    except OSError:
-        return False
-    count = ctypes.c_int(0)
-    return (
-        driver.cuInit(0) == 0
-        and driver.cuDeviceGetCount(ctypes.byref(count)) == 0
-        and count.value > 0
-    )
+def _checked_folder(folder: Path) -> Checkpoint:
+    """Check a local folder; one of the Hub's cache has a Hub id and a commit."""
+    resolved = folder.resolve()
+    named = snapshot_id(folder) if resolved.parent.name == "snapshots" else None
+    if named is not None:
+        return _checked(named[0], folder, named[1], mend=fetch_command(*named))
+    check_is_pipeline(resolved.name, folder)
+    return _checked(resolved.name, folder, None, mend="copy the folder again")
 
 
-def _no_such_model(model: str) -> ModelError:
-    known = ", ".join(EMBEDDED)
-    return ModelError(
-        f"Model {model!r} not found: not a local folder, not a built-in model ({known}) and not a "
-        "Hub id (owner/name)",
-        hint=_EXAMPLE,
-    )
-
-
-def _find_on_hub(model: str, revision: str | None, *, download: bool) -> Checkpoint:
-    from huggingface_hub import try_to_load_from_cache
+def _find_on_hub(model: str, revision: str | None, *, may_download: bool) -> Checkpoint:
     from huggingface_hub.errors import HFValidationError
 
-    fetch = f"hf download {model}" + ("" if revision is None else f" --revision {revision}")
-    # `snapshot_download(local_files_only=True)` is not asked: it calls a snapshot incomplete when
-    # it lacks any file of the repository, such as the sample videos, which are not fetched here.
+    fetch = fetch_command(model, revision)
     try:
-        index = try_to_load_from_cache(model, "model_index.json", revision=revision)
+        cached = cached_folder(model, revision)
     except HFValidationError as error:
-        raise _no_such_model(model) from error
-    if isinstance(index, str):
-        cached = Path(index).parent
+        raise no_such_model(model, [*EMBEDDED]) from error
+    incomplete: ModelError | None = None
+    if cached is not None:
         try:
             return _checked(model, cached, cached.name, mend=fetch)
         except _Incomplete as error:
-            if not download:
-                raise NotCachedError(error.message, hint=fetch) from error
-    elif not download:
-        raise NotCachedError(f"{model} is not in the local cache", hint=fetch)
-    fetched = _download(model, revision, fetch=fetch)
+            incomplete = error
+    other = other_owner(model)
+    folder = None if other is None else cached_folder(other, revision)
+    if other is not None and folder is not None:
+        with suppress(_Incomplete):
+            return _checked(other, folder, folder.name, mend=fetch_command(other, revision))
+    if incomplete is not None and (is_offline() or not may_download):
+        raise NotCachedError(incomplete.message, hint=incomplete.hint) from incomplete
+    if is_offline() or not may_download:
+        message, hint = why_not_cached(model, revision)
+        raise NotCachedError(message, hint=hint)
+    fetched = download(model, revision)
     return _checked(model, fetched, fetched.name, mend=fetch)
-
-
-def _download(model: str, revision: str | None, *, fetch: str) -> Path:
-    """Download what is missing of a Hub model and return its folder in the cache."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    wanted = [f"{folder}/*{suffix}" for folder in FOLDERS for suffix in _SUFFIXES]
-    try:
-        folder = snapshot_download(
-            model, revision=revision, allow_patterns=["model_index.json", *wanted]
-        )
-    except GatedRepoError as error:
-        raise ModelError(
-            f"{model} is gated and this account has no access",
-            hint="accept its terms on its page, then `hf auth login`",
-        ) from error
-    except RevisionNotFoundError as error:
-        raise ModelError(
-            f"{model} has no revision {revision!r}", hint="name a branch, a tag or a commit"
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise ModelError(
-            f"The Hub has no model {model}, or it is private",
-            hint="check its name, or `hf auth login`",
-        ) from error
-    except OSError as error:
-        if error.errno in _NO_SPACE:
-            raise StorageError(f"{model} cannot be downloaded: {error}") from error
-        raise ModelError(
-            f"{model} is not complete in the local cache and the Hub cannot be reached",
-            hint=f"{fetch}, on a machine with a connection",
-        ) from error
-    return Path(folder)
 
 
 _known: dict[tuple[str, Path, str | None, FolderState], Checkpoint] = {}
@@ -265,25 +214,17 @@ def _check(name: str, folder: Path, revision: str | None, *, mend: str) -> Check
     """Check a pipeline folder file by file and describe it."""
     try:
         index = _read_config(folder, "model_index.json", name, mend)
-        if index.get("_class_name") != "CogVideoXPipeline":
-            raise ModelError(
-                f"{name} is a {plain(index.get('_class_name'))}; expected a CogVideoXPipeline "
-                "(text to video)",
-                hint=_EXAMPLE,
-            )
-        weights: list[WeightFile] = []
-        num_parameters: dict[str, int] = {}
+        check_kind(name, index)
+        weights: dict[str, list[WeightFile]] = {}
         for component, (class_name, stem) in COMPONENTS.items():
             entry = index.get(component)
             found = entry[1] if isinstance(entry, list) and len(entry) == 2 else entry
             if found != class_name:
                 raise ModelError(
                     f"{name} has {component} = {plain(found)}; expected {class_name}",
-                    hint=_EXAMPLE,
+                    hint=EXAMPLE,
                 )
-            files = _weight_files(folder, component, stem, name, mend)
-            num_parameters[component] = sum(file.num_parameters for file in files)
-            weights += files
+            weights[component] = _weight_files(folder, component, stem, name, mend)
         vocabularies = [folder / "tokenizer" / file for file in VOCABULARIES]
         if not any(path.is_file() and path.stat().st_size for path in vocabularies):
             raise _Incomplete(
@@ -297,7 +238,7 @@ def _check(name: str, folder: Path, revision: str | None, *, mend: str) -> Check
         tokenizer: Config = {}
         if (folder / _TOKENIZER).is_file():
             tokenizer = _read_config(folder, _TOKENIZER, name, mend)
-        digest = digest_of(folder, weights)
+        digest = digest_of(folder, [file for files in weights.values() for file in files])
     except OSError as error:
         raise StorageError(f"The files of model {name} cannot be read: {error}") from error
     try:
@@ -307,6 +248,7 @@ def _check(name: str, folder: Path, revision: str | None, *, mend: str) -> Check
         check_config(TokenizerConfig, tokenizer, _TOKENIZER)
     except ModelError as error:
         raise ModelError(f"{name} is damaged: {error.message}", hint=mend) from error
+    check_channels(name, configs["transformer"], latent_channels=geometry.latent_channels)
     return Checkpoint(
         name,
         folder,
@@ -316,8 +258,21 @@ def _check(name: str, folder: Path, revision: str | None, *, mend: str) -> Check
         scheduler,
         transformer_config=configs["transformer"],
         text_encoder_config=configs["text_encoder"],
-        num_parameters=num_parameters,
+        num_parameters={
+            component: sum(file.num_parameters for file in files)
+            for component, files in weights.items()
+        },
+        stored_dtype=_stored_dtype(weights["transformer"]),
     )
+
+
+def _stored_dtype(files: Sequence[WeightFile]) -> DType:
+    """Return the number format of most weights; 8 bits count as bf16, in which they compute."""
+    counts: Counter[str] = Counter()
+    for file in files:
+        counts.update(file.dtypes)
+    [(most, _)] = counts.most_common(1) or [("F32", 0)]
+    return "fp16" if most == "F16" else "fp32" if most in ("F32", "F64") else "bf16"
 
 
 def _read_config(folder: Path, file: str, name: str, mend: str) -> Config:
@@ -345,9 +300,11 @@ def _weight_files(
     elif (folder / single).is_file():
         files = [single]
     else:
-        pickled = any((folder / component).glob("*.bin"))
-        also = " (pickled .bin weights are not read)" if pickled else ""
-        raise _Incomplete(f"{name} is incomplete: {single} is missing{also}", hint=mend)
+        others = other_weights(folder, {part: stem for part, (_, stem) in COMPONENTS.items()})
+        if others is None:
+            raise _Incomplete(f"{name} is incomplete: {single} is missing", hint=mend)
+        file, again = others
+        raise _Incomplete(f"{name} has no {single} (it has {file}, which is not read)", hint=again)
     weights: list[WeightFile] = []
     for file in files:
         if not (folder / file).is_file():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +72,15 @@ class WeightFile:
     @property
     def num_parameters(self) -> int:
         """Numbers in all tensors of the file together."""
-        return sum(math.prod(entry.shape) for entry in _entries(self.header))
+        return sum(self.dtypes.values())
+
+    @property
+    def dtypes(self) -> Counter[str]:
+        """How many numbers are stored in each dtype, by its name in the file ("BF16")."""
+        counts: Counter[str] = Counter()
+        for entry in _entries(self.header):
+            counts[entry.dtype] += math.prod(entry.shape)
+        return counts
 
     def sample(self) -> Iterator[bytes]:
         """Yield the header and a page from the middle of every tensor, for a digest.

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import platform
 from dataclasses import replace
 from importlib.metadata import version
+from typing import cast
 
 from cogedit.artifacts import (
+    DeviceType,
     EditRecord,
     FramesRecord,
     JsonText,
@@ -19,10 +22,14 @@ from cogedit.artifacts import (
 )
 from cogedit.config import Settings, check_settings
 from cogedit.errors import ArtifactMismatch
-from cogedit.models.checkpoint import Checkpoint, cuda_present, find_checkpoint
+from cogedit.models.checkpoint import EMBEDDED, Checkpoint, find_checkpoint
 from cogedit.models.cost import LatentShape
 from cogedit.models.geometry import Geometry
+from cogedit.models.hardware import cpu_computes_bf16, cuda_present
 from cogedit.types import INEXACT_BACKENDS, DType, Weights
+
+_MANY_WEIGHTS = 2**28
+"""Weights that take a gigabyte in fp32, which is not worth rounding for on a CPU."""
 
 
 def checkpoint_for(settings: Settings) -> Checkpoint:
@@ -82,14 +89,50 @@ def weights_for(settings: Settings) -> Weights | None:
 
 
 def dtype_for(settings: Settings) -> DType:
-    """Return the dtype of a run: the one that was set, else bf16 on CUDA and fp32 elsewhere.
-
-    Never fp16 by itself: CogVideoX-5B and 1.5 overflow in it.
-    """
+    """Return the number format of a run: the one that was set, else what suits the weights."""
     if settings.dtype is not None:
         return settings.dtype
-    on_cuda = settings.device.startswith("cuda") or (settings.device == "auto" and cuda_present())
-    return "bf16" if on_cuda else "fp32"
+    return suitable_dtype(checkpoint_for(settings), _device_type(settings.device))
+
+
+def suitable_dtype(checkpoint: Checkpoint, device: DeviceType) -> DType:
+    """Choose the number format for a model on a device.
+
+    On a GPU as its weights are stored, where CUDA takes bf16 for fp32, and no device fp16 for a
+    model with rotary positions: CogVideoX-5B and 1.5 overflow in it. On a CPU bf16 if that has
+    instructions for it and the weights are many and stored in 16 bits, else fp32.
+    """
+    stored = checkpoint.stored_dtype
+    if stored == "fp32":
+        return "bf16" if device == "cuda" else "fp32"
+    if device == "cpu":
+        is_large = sum(checkpoint.num_parameters.values()) > _MANY_WEIGHTS
+        return "bf16" if is_large and cpu_computes_bf16() else "fp32"
+    overflows = checkpoint.transformer_config.get("use_rotary_positional_embeddings")
+    return "bf16" if overflows else stored
+
+
+def dtype_note(settings: Settings) -> str | None:
+    """Say in which number format a run computes, where nobody chose it and the weights differ."""
+    dtype, stored = dtype_for(settings), checkpoint_for(settings).stored_dtype
+    if settings.dtype is not None or dtype == stored or settings.model in EMBEDDED:
+        return None
+    if stored == "fp32":
+        why = "more than this GPU needs"
+    elif _device_type(settings.device) == "cpu":
+        why = "slow on this CPU"
+    else:
+        why = "in which this model overflows"
+    return f"the weights are {stored}, {why}: the model runs in {dtype} (--dtype chooses another)"
+
+
+def _device_type(device: str) -> DeviceType:
+    """Return the type of a device without torch; "auto" as `resolve_device` would choose it."""
+    if device != "auto":
+        return cast("DeviceType", device.partition(":")[0])
+    if cuda_present():
+        return "cuda"
+    return "mps" if (platform.system(), platform.machine()) == ("Darwin", "arm64") else "cpu"
 
 
 def check_same_model(

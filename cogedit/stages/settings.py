@@ -11,6 +11,7 @@ from pathlib import Path
 from cogedit.artifacts import FramesRecord, ModelRecord, frames_record, read_record, sniff_kind
 from cogedit.config import (
     ResolvedSettings,
+    Settings,
     all_settings,
     preset_for_model,
     preset_names,
@@ -18,7 +19,9 @@ from cogedit.config import (
 )
 from cogedit.errors import ModelError, StorageError, VideoError
 from cogedit.media.probe import probe_facts
-from cogedit.models.checkpoint import EMBEDDED, NotCachedError, cuda_present, find_checkpoint
+from cogedit.models.checkpoint import EMBEDDED, NotCachedError, find_checkpoint
+from cogedit.models.hardware import cuda_present
+from cogedit.models.hub import other_owner
 
 Inferred = Mapping[str, Mapping[str, object]]
 """What nobody gave: by origin, values by dotted key."""
@@ -111,6 +114,19 @@ def chosen_model(resolved: ResolvedSettings) -> str | None:
     model = resolved.settings.model
     knows = ", which knows moving shapes only" if model == SMALL_MODEL else ""
     return f"model {model}{knows}: {origin} (--model chooses another)"
+
+
+def found_as(settings: Settings) -> str | None:
+    """Say that a Hub model is used from the cache under its owner's other name, where it is."""
+    if other_owner(settings.model) is None:
+        return None
+    try:
+        found = find_checkpoint(settings.model, settings.revision, download=False).id
+    except (ModelError, StorageError):  # it shows when it is needed
+        return None
+    if found != other_owner(settings.model):
+        return None
+    return f"{settings.model} is in the cache as {found}, the same model, which is used"
 
 
 def known_models() -> list[str]:

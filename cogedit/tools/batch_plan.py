@@ -18,7 +18,7 @@ from cogedit.stages.model import transformer_record
 from cogedit.stages.reconstruct import check_edits, edit_record
 from cogedit.stages.replacing import check_replaceable
 from cogedit.stages.run import Run, workspace_for
-from cogedit.stages.settings import chosen_model, settings_for, settle_rate
+from cogedit.stages.settings import chosen_model, found_as, settings_for, settle_rate
 from cogedit.tools.estimate import follow
 from cogedit.types import ExportSettings, ReconstructSettings
 
@@ -93,7 +93,7 @@ def plan_batch(
             read shows when they are edited.
     """
     run, edits = run or Run(), list[BatchEdit]()
-    chosen: set[str | None] = {None}
+    said: set[str | None] = {None}
     settled: dict[str, ResolvedSettings] = {}  # most rows differ in their prompts alone
     for row in rows:
         num_edits = len(row.prompts) * len(row.videos)
@@ -114,10 +114,10 @@ def plan_batch(
                     )
                 resolved = settled[given]
                 edits += _checked(row, video, resolved.settings, run)
-            model = chosen_model(resolved)
-            if model is not None and model not in chosen:
-                run.notify(model)
-            chosen.add(model)
+            for note in (chosen_model(resolved), found_as(resolved.settings)):
+                if note not in said:
+                    run.notify(str(note))
+                said.add(note)
     _check_outputs(edits)
     return tuple(edits)
 

@@ -9,11 +9,13 @@ import platform
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import cast
 
-from cogedit.artifacts import show_size
+from cogedit.artifacts import DeviceType, show_size
 from cogedit.config import Settings, preset_for_model
 from cogedit.errors import (
     CogeditError,
@@ -25,8 +27,9 @@ from cogedit.errors import (
 )
 from cogedit.media.ffmpeg import examine_ffmpeg
 from cogedit.media.probe import decord_version
-from cogedit.models.checkpoint import EMBEDDED, find_checkpoint, hub_cache
-from cogedit.stages.model import dtype_for
+from cogedit.models.checkpoint import EMBEDDED, find_checkpoint
+from cogedit.models.hub import hub_cache
+from cogedit.stages.model import suitable_dtype
 from cogedit.stages.settings import known_models, model_of_machine
 from cogedit.tools.memory_table import PresetMemory, memory_of_presets
 from cogedit.types import DType
@@ -143,7 +146,7 @@ def diagnose(settings: Settings) -> Diagnosis:
     ]
     device = device_for(devices, settings.device)
     if device is not None:
-        findings += describe_computing(device.name, dtype_for(settings))
+        findings += describe_computing(device.name, _dtype_of(settings, model, device, broken))
     presets = () if device is None else tuple(fit(need, device) for need in memory_of_presets())
     if broken & {"numpy", "huggingface_hub"}:  # models cannot be looked for without these
         return Diagnosis(model, tuple(findings), (), presets)
@@ -155,6 +158,18 @@ def diagnose(settings: Settings) -> Diagnosis:
     own_preset = f"preset {preset_for_model(model)}"
     findings += [replace(preset, name="memory") for preset in presets if preset.name == own_preset]
     return Diagnosis(model, tuple(findings), others, presets)
+
+
+def _dtype_of(settings: Settings, model: str, device: Device, broken: AbstractSet[str]) -> DType:
+    """Return the number format of the edit; of a model that is not here that of CogVideoX-5B."""
+    kind = cast("DeviceType", device.name.partition(":")[0])
+    if settings.dtype is not None:
+        return settings.dtype
+    with contextlib.suppress(ModelError, StorageError):
+        if not broken & {"numpy", "huggingface_hub"}:
+            found = find_checkpoint(model, settings.revision, download=False)
+            return suitable_dtype(found, kind)
+    return "fp32" if kind == "cpu" else "bf16"
 
 
 def check_libraries() -> list[Finding]:

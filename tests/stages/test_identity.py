@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import replace
 from importlib.metadata import version
+from typing import Any
 
 import pytest
 from hub import COMMIT, fill_cache
@@ -23,6 +24,7 @@ from cogedit.artifacts import (
     write_artifact,
 )
 from cogedit.artifacts.records import earlier_record
+from cogedit.stages.run import Written
 from cogedit.tools.estimate import estimate
 
 OLD, NEW = "THUDM/CogVideoX-tiny", "zai-org/CogVideoX-tiny"
@@ -104,7 +106,7 @@ def test_what_0_1_0_made_is_reused(video):
     latents, inverted = cogedit.encode(video, settings), cogedit.invert(video, settings)
     [edit] = cogedit.reconstruct(inverted.path, ["a blue cat"], settings)
     made = [as_version_0_1_0(written.path) for written in (latents, inverted, edit)]
-    reused = [
+    reused: list[Written[Any]] = [
         cogedit.encode(video, settings),
         cogedit.invert(video, settings),
         *cogedit.reconstruct(video, ["a blue cat"], settings),

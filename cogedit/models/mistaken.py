@@ -1,0 +1,196 @@
+"""What people name, or have, in place of a text-to-video pipeline, and what mends it."""
+
+from __future__ import annotations
+
+import difflib
+import shlex
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from cogedit.errors import ModelError, plain
+from cogedit.models.configs import Config, decode_config
+from cogedit.models.hub import PUBLISHED, cached_models
+
+EXAMPLE = "for example --model zai-org/CogVideoX-5b"
+
+TEXT_TO_VIDEO = ("CogVideoXPipeline", "CogVideoXVideoToVideoPipeline")
+"""Classes of pipelines whose parts are those of text to video."""
+
+_KINDS = {
+    "CogVideoXImageToVideoPipeline": "an image-to-video model (I2V)",
+    "CogVideoXFunControlPipeline": "a control model (Fun)",
+    "CogVideoX_Fun_Pipeline_Control": "a control model (Fun)",
+    "CogVideoX_Fun_Pipeline_Inpaint": "an inpainting model (Fun)",
+}
+_PARTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
+
+
+def check_kind(name: str, index: Config) -> None:
+    """Refuse a pipeline of another class, by its kind."""
+    found = index.get("_class_name")
+    if found not in TEXT_TO_VIDEO:
+        kind = _KINDS.get(found) if isinstance(found, str) else None
+        also = "" if kind is None else f" ({plain(found)})"
+        raise ModelError(
+            f"{name} is {kind or f'a {plain(found)}'}{also}; expected a CogVideoXPipeline "
+            "(text to video)",
+            hint=EXAMPLE,
+        )
+
+
+def check_channels(name: str, transformer: Config, *, latent_channels: int) -> None:
+    """Refuse a transformer that takes or makes other channels than those of the VAE's latents.
+
+    Models that also take an image or a video have them stacked on the latents' channels.
+    """
+    takes, makes = transformer["in_channels"], transformer["out_channels"]
+    if takes == makes == latent_channels:
+        return
+    kind = {
+        2 * latent_channels: "an image-to-video (I2V) or control model",
+        2 * latent_channels + 1: "an inpainting model (Fun)",
+    }.get(takes if isinstance(takes, int) else 0, "of another VAE, or a control model")
+    raise ModelError(
+        f"The transformer of {name} is {kind}: it takes {takes} channels and makes {makes}; "
+        f"expected {latent_channels}, those of its VAE (text to video)",
+        hint=EXAMPLE,
+    )
+
+
+def no_such_model(model: str, embedded: Sequence[str]) -> ModelError:
+    """Return the error for what is no folder, no embedded model and no Hub id."""
+    known = {name.rpartition("/")[2].lower(): name for name in (*PUBLISHED, *cached_models())}
+    known |= {name: name for name in embedded}
+    near = difflib.get_close_matches(model.rpartition("/")[2].lower(), known, n=1)
+    return ModelError(
+        f"Model {model!r} not found: not a local folder, not a built-in model "
+        f"({', '.join(embedded)}) and not a Hub id (owner/name)",
+        hint=f"did you mean --model {known[near[0]]}?" if near else EXAMPLE,
+    )
+
+
+def single_file(model: str, file: Path) -> ModelError:
+    """Return the error for a model that is a file."""
+    pipeline = next((up for up in (file.parent, file.parent.parent) if _is_pipeline(up)), None)
+    part = "; its weights go into transformer/" if file.suffix == ".safetensors" else ""
+    return ModelError(
+        f"The model {model} is a file; expected a folder in diffusers format",
+        hint=_replaced(part) if pipeline is None else _by_folder(pipeline),
+    )
+
+
+def check_is_pipeline(name: str, folder: Path) -> None:
+    """Refuse a folder without `model_index.json` by what it holds instead, if that is known."""
+    if _is_pipeline(folder):
+        return
+    found = _found_in(folder)
+    if found is not None:
+        raise ModelError(f"{name} {found[0]}; expected a pipeline's folder", hint=found[1])
+
+
+def _found_in(folder: Path) -> tuple[str, str] | None:
+    """Say what a folder holds, as the end of a sentence, and what mends it."""
+    if snapshots := [path.parent for path in folder.glob("snapshots/*/model_index.json")]:
+        main = folder / "refs" / "main"
+        newest = max(snapshots, key=lambda path: path.stat().st_mtime_ns)
+        commit = main.read_text().strip() if main.is_file() else newest.name
+        chosen = folder / "snapshots" / commit
+        chosen = chosen if chosen in snapshots else newest
+        return "is a folder of the Hub's cache, above its snapshots", _by_folder(chosen)
+    if any(folder.glob("models--*")):
+        named = [path.name.removeprefix("models--") for path in sorted(folder.glob("models--*"))]
+        likely = next((one for one in named if "cogvideox" in one.lower()), named[0])
+        return "is the Hub's cache", f"--model {likely.replace('--', '/', 1)}"
+    if _is_pipeline(folder.parent) and folder.name in _PARTS:
+        return "is one part of a pipeline", _by_folder(folder.parent)
+    if any(folder.glob("*lora*.safetensors")) or (folder / "adapter_config.json").is_file():
+        mend = "merge it: load_lora_weights, fuse_lora and save_pretrained of diffusers"
+        return "is a LoRA adapter", mend
+    if any(folder.glob("*.gguf")):
+        return "holds GGUF weights, which are not read", EXAMPLE
+    if any(folder.glob("mp_rank_*.pt")) or any(folder.glob("*/mp_rank_*.pt")):
+        return _SAT
+    if any(folder.glob("*/*/mp_rank_*.pt")):
+        return _SAT
+    if "Transformer3D" in str(_class_of(folder / "config.json")):
+        return "is a transformer alone, without T5 and VAE", _replaced("; it becomes transformer/")
+    if next(folder.iterdir(), None) is None:
+        return "is an empty folder", EXAMPLE
+    return None
+
+
+_SAT = (
+    "holds weights in the format of the CogVideo repository (SAT)",
+    "convert them with that repository's tools/convert_weight_sat2hf.py",
+)
+
+
+def other_weights(folder: Path, stems: dict[str, str]) -> tuple[str, str] | None:
+    """Find weights that a part has in a variant (fp16) or pickled (.bin) only.
+
+    Args:
+        folder: Of the pipeline.
+        stems: Stem of the weight files by part.
+
+    Returns:
+        The first such file, by its place in the pipeline, and the command that mends all.
+    """
+    renamed: list[tuple[Path, Path]] = []
+    pickled: list[Path] = []
+    for part, stem in stems.items():
+        single = folder / part / f"{stem}.safetensors"
+        index = single.with_name(f"{single.name}.index.json")
+        if single.is_file() or index.is_file():
+            continue
+        variants = [*single.parent.glob(f"{stem}.*.safetensors")]
+        variants = [path for path in variants if "-of-" not in path.name]
+        indices = [*single.parent.glob(f"{stem}.safetensors.index.*.json")]
+        renamed += [(path, index) for path in indices[:1]] or [(p, single) for p in variants[:1]]
+        pickled += sorted(single.parent.glob("*.bin"))
+    if renamed:
+        moves = [shlex.join(["mv", str(old), str(new)]) for old, new in renamed]
+        return _place(renamed[0][0], folder), " && ".join(moves)
+    if pickled:
+        return _place(pickled[0], folder), _convert(folder)
+    return None
+
+
+def _convert(folder: Path) -> str:
+    """Write the command that saves a pipeline of pickled weights in safetensors."""
+    config = _config(folder / "transformer" / "config.json")
+    # As the weights were published: CogVideoX-2B, which has no rotary positions, in fp16.
+    dtype = "bfloat16" if config.get("use_rotary_positional_embeddings") else "float16"
+    old, new = str(folder), f"{folder}-safetensors"
+    program = (
+        f"import torch, diffusers; diffusers.CogVideoXPipeline.from_pretrained({old!r}, "
+        f"use_safetensors=False, dtype=torch.{dtype}).save_pretrained({new!r})"
+    )
+    return f"{shlex.join(['python', '-c', program])}, then {_by_folder(Path(new))}"
+
+
+def _is_pipeline(folder: Path) -> bool:
+    return (folder / "model_index.json").is_file()
+
+
+def _by_folder(folder: Path) -> str:
+    return f"--model {shlex.quote(str(folder))}"
+
+
+def _replaced(also: str) -> str:
+    return f"`hf download {PUBLISHED[1]} --local-dir DIR` brings a pipeline{also}, then --model DIR"
+
+
+def _place(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).as_posix()
+
+
+def _class_of(file: Path) -> object:
+    return _config(file).get("_class_name")
+
+
+def _config(file: Path) -> Config:
+    with suppress(OSError, ValueError):
+        if file.stat().st_size < 1_000_000:
+            return decode_config(file.read_bytes())
+    return {}
