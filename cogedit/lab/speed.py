@@ -24,7 +24,7 @@ import argparse
 import platform
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import get_args
@@ -141,7 +141,7 @@ def job_table(figures: Sequence[Timing]) -> Table:
     return make_table("Measured jobs", heads, rows)
 
 
-def step_table(steps: Sequence[Timing], speed: Speed) -> Table:
+def step_table(steps: Sequence[Timing], speed: Speed, num_layers: int) -> Table:
     """Return the table of the kinds of step, beside the speed of the bare operations."""
     rows = [
         (
@@ -155,8 +155,8 @@ def step_table(steps: Sequence[Timing], speed: Speed) -> Table:
         for step in steps
     ]
     title = (
-        f"Steps; a bare matrix product makes {speed.linear / 1e12:.0f} TFLOP/s, a bare attention "
-        f"{speed.attention / 1e12:.0f}"
+        f"Steps of {num_layers} layers; a bare matrix product makes {speed.linear / 1e12:.0f} "
+        f"TFLOP/s, a bare attention {speed.attention / 1e12:.0f}"
     )
     heads = ("kind of step", "seconds", "TFLOP", "TFLOP/s", "of the product", "peak GB")
     return make_table(title, heads, rows)
@@ -171,6 +171,14 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--size", choices=tuple(SIZES), default="cpu", help="model and clip (default cpu)")
     add("--prompts", type=int, nargs="+", default=[1, 4, 8], help="edits N (default 1 4 8)")
+    add("--layers", type=int, default=None, help="of the model (default: all of it)")
+    add(
+        "--jobs",
+        nargs="+",
+        choices=(EXACT, *APPROXIMATE),
+        default=None,
+        help="rows beside upstream (default: all)",
+    )
     add("--steps", type=int, default=10, help="cpu: inference steps in place of 50 (default 10)")
     add("--repeats", type=int, default=3, help="turns (default 3)")
     add("--warmup-steps", type=int, default=2, help="5b: steps before the timed ones (default 2)")
@@ -191,7 +199,14 @@ def _check(options: argparse.Namespace) -> None:
     Raises:
         UsageError: A number is too small, or there is no CUDA device for 5B.
     """
-    least = {"steps": 4, "repeats": 1, "warmup_steps": 1, "timed_steps": 1, "max_rows": 1}
+    least = {
+        "steps": 4,
+        "repeats": 1,
+        "warmup_steps": 1,
+        "timed_steps": 1,
+        "max_rows": 1,
+        "layers": 1,
+    }
     for name, value in least.items():
         if getattr(options, name) is not None and getattr(options, name) < value:
             flag = f"--{name.replace('_', '-')}"
@@ -203,6 +218,12 @@ def _check(options: argparse.Namespace) -> None:
             "--size 5b needs a CUDA device; this machine has none",
             hint="--size cpu times a small model, --size 5b --count-only counts operations",
         )
+
+
+def chosen_jobs(num_steps: int, options: argparse.Namespace) -> list[Job]:
+    """Return the rows that were asked for, the one that they are compared with first."""
+    wanted = {UPSTREAM, *(options.jobs or (EXACT, *APPROXIMATE))}
+    return [job for job in make_jobs(num_steps) if job.name in wanted]
 
 
 def run_benchmark(options: argparse.Namespace) -> None:
@@ -220,7 +241,7 @@ def run_benchmark(options: argparse.Namespace) -> None:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     prompts = tuple(dict.fromkeys(options.prompts))
-    costs = {(job.name, n): job_flops(job, n) for n in prompts for job in make_jobs(50)}
+    costs = {(job.name, n): job_flops(job, n) for n in prompts for job in chosen_jobs(50, options)}
     tables = [full_size_table(costs, quality)]
     settings = TransformerSettings(
         max_rows=options.max_rows,
@@ -231,13 +252,14 @@ def run_benchmark(options: argparse.Namespace) -> None:
     model = None
     if not options.count_only:
         size, large = SIZES[options.size], options.size == "5b"
+        size = replace(size, num_layers=options.layers or size.num_layers)
         device = torch.device("cuda" if large else "cpu")
         dtype = torch.bfloat16 if large else torch.float32
         transformer = random_transformer(size, device=device, dtype=dtype)
         inputs = random_inputs(transformer, size, num_prompts=max(prompts), settings=settings)
         if large:
             steps, jobs = measure_steps(
-                make_jobs(50),
+                chosen_jobs(50, options),
                 inputs,
                 size,
                 prompts=prompts,
@@ -247,11 +269,12 @@ def run_benchmark(options: argparse.Namespace) -> None:
             )
             num_tokens = size.sizes.num_tokens(size.latent_shape)
             speed = measure_speed(size.sizes, num_tokens=num_tokens, device=device, dtype=dtype)
-            tables.append(step_table(steps, speed))
+            tables.append(step_table(steps, speed, size.num_layers))
             model = asdict(speed) | {"steps": [asdict(step) for step in steps]}
         else:
             repeats = options.repeats
-            jobs = measure_jobs(make_jobs(options.steps), inputs, prompts=prompts, repeats=repeats)
+            chosen = chosen_jobs(options.steps, options)
+            jobs = measure_jobs(chosen, inputs, prompts=prompts, repeats=repeats)
         tables.append(job_table(jobs))
     path = options.output / f"speed-{options.size}.json"
     write_json(
@@ -279,6 +302,7 @@ def _run_facts(options: argparse.Namespace, settings: TransformerSettings) -> di
         "size": options.size,
         "device": torch.cuda.get_device_name() if on_gpu else platform.machine(),
         "num_threads": torch.get_num_threads(),
+        "num_layers": options.layers or SIZES[options.size].num_layers,
         "num_inference_steps": 50 if options.size == "5b" else options.steps,
         "repeats": options.repeats,
         "transformer": asdict(settings),

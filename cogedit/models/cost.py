@@ -12,7 +12,7 @@ the last layer with injection, of which only its keys and values are needed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -209,13 +209,13 @@ def inversion_work(settings: InvertSettings, sizes: TransformerSizes, shape: Lat
     return call_work(plan, sizes, shape) * calls
 
 
-def edit_work(
+def edit_steps(
     edits: Sequence[ReconstructSettings],
     inversion: InvertSettings,
     sizes: TransformerSizes,
     shape: LatentShape,
-) -> Work:
-    """Count the edits of one clip that are denoised together, which differ in prompt and seed."""
+) -> Iterator[Work]:
+    """Count each step of edits that are denoised together, which differ in prompt and seed."""
     settings = edits[0]
     bank = prompt_bank(edits, [inversion.prompt])
     prompts = [edit_prompts(edit, inversion.prompt, bank, source=0) for edit in edits]
@@ -227,7 +227,6 @@ def edit_work(
     source_guided = guidance_steps if settings.source_guidance_scale != 1 else ()
     referenced = schedule.window(*settings.injection_steps) if settings.injection_strength else ()
     velocity = needs_reference_velocity(settings)
-    work = Work()
     for step in schedule.timesteps:
         plan = plan_rows(
             prompts,
@@ -235,11 +234,22 @@ def edit_work(
             referenced=step in referenced,
             reference_velocity=velocity,
         )
-        work += call_work(plan, sizes, shape, injection=settings)
+        work = call_work(plan, sizes, shape, injection=settings)
         if settings.method == "flow" and not plan.reference_velocity:
             source = plan_rows([prompts[0]], guided=step in source_guided, referenced=False)
             work += call_work(source, sizes, shape)
-    if settings.auto_mask:
+        yield work
+
+
+def edit_work(
+    edits: Sequence[ReconstructSettings],
+    inversion: InvertSettings,
+    sizes: TransformerSizes,
+    shape: LatentShape,
+) -> Work:
+    """Count the edits of one clip that are denoised together, and their automatic masks."""
+    work = sum(edit_steps(edits, inversion, sizes, shape), Work())
+    if edits[0].auto_mask:
         from cogedit.models.auto_mask import mask_levels
 
         plain = plan_rows([EditPrompts(0, None, 0, 0)], guided=False, referenced=False)

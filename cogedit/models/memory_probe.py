@@ -15,6 +15,9 @@ from cogedit.models.device import wait_for
 SECONDS = 0.2
 """Duration of a measurement."""
 
+_TYPICAL = 256
+"""Tokens from which on a product runs as fast as a large one."""
+
 
 @dataclass(frozen=True)
 class Speed:
@@ -33,11 +36,12 @@ def measure_speed(
 ) -> Speed:
     """Time a matrix product and an attention at the model's width, on at most `num_tokens`."""
     d, heads = sizes.width, sizes.num_attention_heads
-    matrix = torch.randn(d, 4 * d, device=device, dtype=dtype)
+    # As a linear layer keeps it: a CPU without instructions for bf16 takes minutes for the other.
+    matrix = torch.randn(4 * d, d, device=device, dtype=dtype)
 
     def product(tokens: int) -> tuple[Callable[[], object], float]:
         x = torch.randn(tokens, d, device=device, dtype=dtype)
-        return lambda: x @ matrix, 2.0 * tokens * d * 4 * d
+        return lambda: functional.linear(x, matrix), 2.0 * tokens * d * 4 * d
 
     def attention(tokens: int) -> tuple[Callable[[], object], float]:
         q = torch.randn(1, heads, tokens, d // heads, device=device, dtype=dtype)
@@ -54,12 +58,14 @@ def _rate(
     device: torch.device,
 ) -> float:
     """Return operations per second, with more and more tokens until a call takes long enough."""
-    tokens = min(256, num_tokens)
+    tokens = min(16, num_tokens)
     while True:
         call, flops = prepare(tokens)
         call()  # warms up
         seconds = _timed(call, device)
-        if tokens == num_tokens or seconds >= SECONDS:
+        # A pause of the machine must not end it where a product is too small to be typical.
+        enough = SECONDS if tokens >= _TYPICAL else 5 * SECONDS
+        if tokens == num_tokens or seconds >= enough:
             break
         tokens = min(2 * tokens, num_tokens)
     # A small model is timed again and again, until the clock is accurate.

@@ -29,6 +29,7 @@ from cogedit.media.ffmpeg import examine_ffmpeg
 from cogedit.media.probe import decord_version
 from cogedit.models.checkpoint import EMBEDDED, find_checkpoint
 from cogedit.models.hub import hub_cache
+from cogedit.models.quiet import quiet_imports
 from cogedit.stages.model import suitable_dtype
 from cogedit.stages.settings import known_models, model_of_machine
 from cogedit.tools.memory_table import PresetMemory, memory_of_presets
@@ -174,7 +175,7 @@ def _dtype_of(settings: Settings, model: str, device: Device, broken: AbstractSe
 
 def check_libraries() -> list[Finding]:
     """Import every library. A broken one raises anything, and may print to stdout."""
-    with contextlib.redirect_stdout(sys.stderr):
+    with contextlib.redirect_stdout(sys.stderr), quiet_imports():
         first, *others = LIBRARIES
         torch = _library(first)
         works = torch.problem is None

@@ -1,6 +1,7 @@
 """The speed benchmark on a tiny model: what it counts, what it times, and that its rows agree."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -161,6 +162,20 @@ def test_a_run_from_end_to_end(monkeypatch, tmp_path, capsys):
     ]
     assert all(len(one["seconds"]) == 2 for one in found["jobs"])
     assert found["jobs"][1]["distance"] < 1e-5
+
+
+def test_some_rows_of_a_model_with_fewer_layers(monkeypatch, tmp_path):
+    monkeypatch.setitem(SIZES, "cpu", TINY)
+    arguments = ["--prompts", "2", "--steps", "4", "--repeats", "1", "--layers", "1"]
+    assert main([*arguments, "--jobs", "shared", "--output", str(tmp_path)]) == 0
+    found = json.loads((tmp_path / "speed-cpu.json").read_text())
+    assert [one["name"] for one in found["jobs"]] == ["upstream", "shared"]
+    jobs = {job.name: job for job in make_jobs(4)}
+    sizes = replace(TINY, num_layers=1).sizes
+    for one in found["jobs"]:
+        expected = job_work(jobs[one["name"]], 2, sizes, TINY.latent_shape).flops.total
+        assert one["flops"] == pytest.approx(expected, rel=0.01)
+    assert found["run"]["num_layers"] == 1
 
 
 def test_counting_alone_runs_nothing(tmp_path, capsys):

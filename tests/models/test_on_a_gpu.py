@@ -4,19 +4,26 @@ The marker keeps these out of `make test`; `pytest -m gpu` runs them. They draw 
 and take two layers of the 42, so that they need no download and about 3 GB.
 """
 
+import json
 import math
+import re
+import signal
 from copy import deepcopy
 from importlib.util import find_spec
 
+import processes
 import pytest
 import torch
-from pipelines import GOLDEN_PIPELINE
+from pipelines import GOLDEN_PIPELINE, TINY_PIPELINE
+from videos import make_video
 
+from cogedit.artifacts import Workspace
 from cogedit.diffusion.denoise import start_sample
 from cogedit.diffusion.schedule import Schedule
 from cogedit.diffusion.trajectory import Trajectory
 from cogedit.models.attention import Heads, attend_with_reference
 from cogedit.models.checkpoint import find_checkpoint
+from cogedit.models.cost import TransformerSizes, activation_bytes, edit_work, inversion_work
 from cogedit.models.device import release_memory
 from cogedit.models.forward import run_rows
 from cogedit.models.kernels import (
@@ -315,3 +322,59 @@ def test_an_inversion_and_an_edit_agree_with_the_cpus(inverse):
         results.append((trajectory.noise, edits[-1].cpu()))
     for on_gpu, on_cpu in zip(results[1], results[0], strict=True):
         assert relative_error(on_gpu, on_cpu.double()) < 1e-2
+
+
+@pytest.mark.parametrize("part", ["invert", "edit"])
+def test_a_pass_takes_the_memory_that_was_counted(wide_transformer, part):
+    """What is counted is the most that was seen; a tenth of it may be left over, or more needed."""
+    from cogedit.lab.components import make_scheduler
+
+    transformer = wide_transformer.to(CUDA)
+    weights = torch.cuda.memory_allocated()
+    frames, height, width = LATENT_SHAPE
+    generator = torch.Generator().manual_seed(5)
+    latents = torch.randn(1, frames, 16, height, width, generator=generator)
+    embeds = {text: torch.randn(1, TEXT_TOKENS, 4096, generator=generator) for text in ("", "fox")}
+    shared = {"alphas_cumprod": make_scheduler().alphas_cumprod, "embeds": embeds}
+    sizes = TransformerSizes.of(dict(transformer.config))
+    inversion, edit = InvertSettings(num_inference_steps=2), ReconstructSettings(prompt="fox")
+    torch.cuda.reset_peak_memory_stats()
+    if part == "invert":
+        work = inversion_work(inversion, sizes, LATENT_SHAPE)
+        invert_latents(transformer, latents.to(CUDA), [inversion], **shared)
+    else:
+        work = edit_work([edit], inversion, sizes, LATENT_SHAPE)
+        schedule = Schedule.trailing(shared["alphas_cumprod"], 2)
+        source = Trajectory.of([latents, latents], latents, schedule)
+        edit_latents(transformer, source, [edit], inversion_prompts=[""], **shared)
+    taken = torch.cuda.max_memory_allocated() - weights
+    counted = activation_bytes(sizes, LATENT_SHAPE, work, item_size=2, device="cuda")
+    print(f"{part}: {taken / 1e9:.2f} GB taken, {counted / 1e9:.2f} GB counted")
+    assert 0.7 * counted < taken < 1.1 * counted
+
+
+def test_an_inversion_that_is_killed_goes_on(tmp_path):
+    """Through the command line; bit for bit, as one that nothing stopped."""
+    make_video(tmp_path / "clip.mp4", width=96, height=64, num_frames=9)
+    model = ["--model", str(TINY_PIPELINE), "--device", "cuda", "--dtype", "bf16"]
+    size = ["--width", "96", "--height", "64", "--max-num-frames", "9"]
+    command = ["invert", "clip.mp4", *model, *size, "--num-inference-steps", "200", "--jsonl"]
+    (tmp_path / processes.LOG).touch()
+    killed = processes.start([*command, "--workspace", "killed"], tmp_path)
+
+    def steps():
+        events = (json.loads(line) for line in processes.log(tmp_path).splitlines()[:-1])
+        return sum(event["event"] == "step" and event["doing"] == "inverting" for event in events)
+
+    assert processes.wait_for(killed, lambda: steps() >= 10)
+    processes.send(killed, signal.SIGKILL)
+    assert processes.finish(killed) == -signal.SIGKILL
+    assert processes.run([*command, "--workspace", "killed"], tmp_path) == 0
+    (went_on,) = re.findall(r"going on after step (\d+) of 200", processes.log(tmp_path))
+    print(f"killed after {went_on} of 200 steps")
+    assert 0 < int(went_on) < 200
+    assert processes.run([*command, "--workspace", "whole"], tmp_path) == 0
+    first, second = (
+        Workspace(tmp_path / name).newest("trajectory") for name in ("killed", "whole")
+    )
+    assert first.read_bytes() == second.read_bytes()
