@@ -345,7 +345,7 @@ def test_a_pass_takes_the_memory_that_was_counted(wide_transformer, part):
     else:
         work = edit_work([edit], inversion, sizes, LATENT_SHAPE)
         schedule = Schedule.trailing(shared["alphas_cumprod"], 2)
-        source = Trajectory.of([latents, latents], latents, schedule)
+        source = Trajectory.of(torch.stack([latents, latents]), latents, schedule)
         edit_latents(transformer, source, [edit], inversion_prompts=[""], **shared)
     taken = torch.cuda.max_memory_allocated() - weights
     counted = activation_bytes(sizes, LATENT_SHAPE, work, item_size=2, device="cuda")
@@ -378,3 +378,34 @@ def test_an_inversion_that_is_killed_goes_on(tmp_path):
         Workspace(tmp_path / name).newest("trajectory") for name in ("killed", "whole")
     )
     assert first.read_bytes() == second.read_bytes()
+
+
+def test_what_the_gpu_holds_does_not_grow_with_the_steps():
+    """Of a trajectory, and of the samples that are kept, one step's are there at a time."""
+    checkpoint = find_checkpoint(str(GOLDEN_PIPELINE))
+    transformer = load_transformer(checkpoint, device=CUDA, dtype=torch.float32)
+    generator = torch.Generator().manual_seed(5)
+    latents = torch.randn(1, 3, 16, 8, 12, generator=generator)
+    embeds = {text: torch.randn(1, 226, 32, generator=generator) for text in ("", "a cat")}
+    peaks = []
+    for num_steps in (6, 6, 24):  # the first also makes what stays
+        torch.cuda.reset_peak_memory_stats()
+        trajectory = invert_latents(
+            transformer,
+            latents.to(CUDA),
+            [InvertSettings(num_inference_steps=num_steps)],
+            alphas_cumprod=alphas_cumprod(checkpoint),
+            embeds=embeds,
+        )
+        edit_latents(
+            transformer,
+            trajectory,
+            [ReconstructSettings(prompt="a cat")],
+            inversion_prompts=[""],
+            alphas_cumprod=alphas_cumprod(checkpoint),
+            embeds=embeds,
+            mask=torch.ones(3, 1, 8, 12),
+        )
+        peaks.append(torch.cuda.max_memory_allocated())
+        print(f"{num_steps} steps: at most {peaks[-1] / 1e6:.2f} MB on the GPU")
+    assert abs(peaks[2] - peaks[1]) < 4 * latents.nbytes
