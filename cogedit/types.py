@@ -138,6 +138,19 @@ class InvertSettings:
         "residual falls below 1e-3.",
         metavar="K|auto",
     )
+    low_levels: Annotated[int, Meta(ge=0, le=10)] = setting(
+        0,
+        "Inversion",
+        "Timesteps below the first, one model call each. The first step turns the sample farthest: "
+        "two more carry most of its error away.",
+        unit="levels",
+        is_later=True,
+    )
+
+    @property
+    def num_levels(self) -> int:
+        """Number of timesteps that the inversion visits, and the edits of its trajectory."""
+        return self.num_inference_steps + self.low_levels
 
 
 @dataclass(frozen=True)

@@ -139,7 +139,7 @@ def _shapes_by_settings(
         size = record.settings
         expected["frames"] = (len(record.frame_indices), size.height, size.width, 3)
     if isinstance(record, TrajectoryRecord):
-        num_steps = record.settings.num_inference_steps
+        num_steps = record.settings.num_levels
         batch, num_frames, *rest = _shape_of_latents(record.latents)
         expected["latents"] = (batch, num_frames + record.num_pad_frames, *rest)
         expected["timesteps"] = (num_steps,)

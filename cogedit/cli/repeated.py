@@ -48,7 +48,7 @@ def check_repeated(
     if isinstance(link, EditRecord):
         # A record keeps neither a number of steps that is the inversion's, nor a seed without use.
         if key == "reconstruct.num_inference_steps":
-            all_steps = link.trajectory.settings.num_inference_steps
+            all_steps = link.trajectory.settings.num_levels
             given, made = given or all_steps, made or all_steps
         if key == "reconstruct.seed" and not link.settings.draws_noise:
             return

@@ -57,6 +57,28 @@ class Schedule:
         timesteps = tuple(round(total + i * step) - 1 for i in range(num_inference_steps))
         return cls(tuple(alphas_cumprod.double().tolist()), timesteps)
 
+    def with_low_levels(self, count: int) -> Schedule:
+        """Add levels between the clean sample and the lowest, where a step turns farthest.
+
+        The first trailing level lies three to four times as far from the clean sample, in angle,
+        as levels lie apart. The added ones halve that angle again and again: theta / 2, theta / 4,
+        ..., each at the nearest timestep.
+
+        Raises:
+            UsageError: There are not so many timesteps below the lowest level.
+        """
+        low: list[int] = []
+        for number in range(1, count + 1):
+            angle = self.angle(self.timesteps[-1]) / 2**number
+            below = min((self.timesteps[-1], *low))
+            if below == 0:
+                raise UsageError(
+                    f"low_levels is {count}; only {number - 1} timesteps are left below timestep "
+                    f"{self.timesteps[-1]}"
+                )
+            low.append(min(range(below), key=lambda t: abs(self.angle(t) - angle)))
+        return Schedule(self.alphas_cumprod, (*self.timesteps, *low))
+
     def alpha_cumprod(self, timestep: int) -> float:
         """Return abar at a timestep; 1 for the clean sample (-1)."""
         return 1.0 if timestep == CLEAN else self.alphas_cumprod[timestep]

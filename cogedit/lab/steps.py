@@ -65,12 +65,12 @@ def steps_of(job: Job, num_prompts: int) -> Counter[StepKind]:
         count = job.invert.num_inference_steps * num_prompts
         up = StepKind(f"{job.name}, inversion", "invert", one_step)
         return Counter({up: count, StepKind(f"{job.name}, edit", "edit", one_step): count})
-    calls = job.invert.num_inference_steps * (job.invert.inversion_iterations or 1)
+    calls = job.invert.num_levels * (job.invert.inversion_iterations or 1)
     calls += job.invert.inverse == "consistent"  # the first step has nothing to predict from
     up_job = Job("", one_step.invert, ReconstructSettings(prompt=""))
     kinds = Counter({StepKind(f"inversion, {job.invert.inverse}", "invert", up_job): calls})
     schedule = Schedule(
-        (), tuple(range(job.reconstruct.num_inference_steps or job.invert.num_inference_steps))
+        (), tuple(range(job.reconstruct.num_inference_steps or job.invert.num_levels))
     )
     guided = schedule.window(*job.reconstruct.guidance_steps)
     injected = schedule.window(*job.reconstruct.injection_steps)

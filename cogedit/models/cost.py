@@ -203,7 +203,7 @@ def inversion_work(settings: InvertSettings, sizes: TransformerSizes, shape: Lat
     """Count an inversion; with "auto" iterations, which follow from the residual, at least this."""
     prompts = EditPrompts(1 if settings.prompt else 0, 0, 0, 0)
     plan = plan_rows([prompts], guided=settings.guidance_scale != 1, referenced=False)
-    calls = settings.num_inference_steps
+    calls = settings.num_levels
     if settings.inverse == "consistent":
         calls = calls * (settings.inversion_iterations or 1) + 1
     return call_work(plan, sizes, shape) * calls
@@ -219,7 +219,7 @@ def edit_steps(
     settings = edits[0]
     bank = prompt_bank(edits, [inversion.prompt])
     prompts = [edit_prompts(edit, inversion.prompt, bank, source=0) for edit in edits]
-    num_steps = settings.num_inference_steps or inversion.num_inference_steps
+    num_steps = settings.num_inference_steps or inversion.num_levels
     # A window is a share of the steps; where they lie does not matter here.
     schedule = Schedule((), tuple(range(num_steps - settings.start_step)))
     guidance_steps = schedule.window(*settings.guidance_steps)
@@ -253,7 +253,7 @@ def edit_work(
         from cogedit.models.auto_mask import mask_levels
 
         plain = plan_rows([EditPrompts(0, None, 0, 0)], guided=False, referenced=False)
-        levels = mask_levels(range(inversion.num_inference_steps))
+        levels = mask_levels(range(inversion.num_levels))
         work += call_work(plain, sizes, shape) * (2 * len(levels) * len(edits))
     return work
 

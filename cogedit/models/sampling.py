@@ -56,6 +56,7 @@ def invert_latents(
     """
     shared = settings[0]
     schedule = Schedule.trailing(alphas_cumprod, shared.num_inference_steps)
+    schedule = schedule.with_low_levels(shared.low_levels)
     bank = list(dict.fromkeys(["", *(clip.prompt for clip in settings)]))
     denoiser = Denoiser(
         transformer,
@@ -127,7 +128,9 @@ def edit_latents(
         NumericalError: NaN or Inf appeared.
     """
     shared, device = settings[0], transformer.device
-    visited = Schedule.trailing(alphas_cumprod, len(reference.timesteps))
+    visited = Schedule(
+        tuple(alphas_cumprod.double().tolist()), tuple(reversed(reference.timesteps))
+    )
     schedule = visited.subset(shared.num_inference_steps, start_step=shared.start_step)
     sources = _sources(settings, num_clips=len(reference.latents))
     if len(reference.latents) < len(settings):

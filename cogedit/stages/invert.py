@@ -171,7 +171,7 @@ def _invert(
         with (
             session.transformer(work, shape, settings, run=run) as transformer,
             Stopwatch(device) as stopwatch,
-            run.progress("inverting", inversion.num_inference_steps) as on_step,
+            run.progress("inverting", inversion.num_levels) as on_step,
             loop,
         ):
 

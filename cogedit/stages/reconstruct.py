@@ -145,7 +145,7 @@ def make_edits(
     keep_in_use(trajectory.parent)
     record, checkpoint = read_record(trajectory, "trajectory"), checkpoint_for(settings)
     check_same_model(str(trajectory), record, checkpoint)
-    check_edits(options, checkpoint, num_levels=record.settings.num_inference_steps)
+    check_edits(options, checkpoint, num_levels=record.settings.num_levels)
     check_transformer(settings)
     model = transformer_record(checkpoint, settings)
     describe = partial(
@@ -278,8 +278,8 @@ def _is_uninverted(source: Path) -> bool:
 def levels_of(source: Path, settings: Settings) -> int:
     """Return how many timesteps the inversion of a source visits, or visited."""
     if _is_uninverted(source):
-        return settings.invert.num_inference_steps
-    return read_record(source, "trajectory").settings.num_inference_steps
+        return settings.invert.num_levels
+    return read_record(source, "trajectory").settings.num_levels
 
 
 def trajectory_for(
@@ -310,7 +310,7 @@ def edit_record(
     All timesteps of the inversion are written as None, and where no noise is drawn, all seeds make
     the same edit.
     """
-    if options.num_inference_steps == trajectory.settings.num_inference_steps:
+    if options.num_inference_steps == trajectory.settings.num_levels:
         options = replace(options, num_inference_steps=None)
     if not options.draws_noise:
         options = replace(options, seed=ReconstructSettings.seed)

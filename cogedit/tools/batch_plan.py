@@ -140,7 +140,7 @@ def _checked(row: BatchRow, video: Path, settings: Settings, run: Run) -> list[B
         for prompt in row.prompts
     ]
     checkpoint = find_checkpoint(settings.model, settings.revision, download=False)
-    num_levels = settings.invert.num_inference_steps
+    num_levels = settings.invert.num_levels
     check_edits([edit.reconstruct for edit in edits], checkpoint, num_levels=num_levels)
     try:
         check_edit(video, settings, mask=row.mask, output=row.output, run=run)

@@ -218,7 +218,7 @@ class _Cost:
 
     def trajectory_bytes(self, settings: InvertSettings) -> int:
         """Size of the trajectory of an inversion, on disk and in memory."""
-        return self._samples_bytes(settings.num_inference_steps + 1)
+        return self._samples_bytes(settings.num_levels + 1)
 
     @property
     def edits_together(self) -> int:
@@ -242,7 +242,7 @@ class _Cost:
         has_mask: bool,
     ) -> int:
         """Size of the artifact of one edit without its header."""
-        num_steps = (edit.num_inference_steps or inversion.num_inference_steps) - edit.start_step
+        num_steps = (edit.num_inference_steps or inversion.num_levels) - edit.start_step
         size = self._samples_bytes(1 + num_steps if keeps_steps else 1)
         # With a mask it holds a byte for each pixel, and the source's latents.
         return size + (self._samples_bytes(1) + self._pixels if has_mask else 0)

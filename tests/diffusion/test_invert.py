@@ -87,6 +87,17 @@ def test_one_corrected_call_per_step_beats_upstream_and_more_calls_beat_one(step
     assert many < 1e-4
 
 
+def test_two_levels_below_the_first_are_worth_more_than_twice_the_levels():
+    z0 = gaussian(2)
+
+    def error(schedule):
+        model = wavy(schedule)
+        return error_of_round_trip(invert(model, z0, schedule), model, schedule)
+
+    assert error(schedule_of(25).with_low_levels(2)) < error(schedule_of(25)) / 3
+    assert error(schedule_of(25).with_low_levels(2)) < error(schedule_of(50))
+
+
 @pytest.mark.parametrize("iterations", [1, 2, 3])
 def test_calls_per_step(iterations):
     schedule = schedule_of(10)

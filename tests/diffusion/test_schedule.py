@@ -48,6 +48,21 @@ def test_the_two_directions_are_one_list_reversed():
     assert up[-1] == (979, 999)
 
 
+def test_low_levels_halve_the_first_angle():
+    schedule = Schedule.trailing(forward_scheduler(1.0).alphas_cumprod, 25)
+    low = schedule.with_low_levels(2)
+    assert low.timesteps[:-2] == schedule.timesteps
+    for t, s in low.denoising_steps()[-3:-1]:
+        assert low.angle(s) == pytest.approx(low.angle(t) / 2, rel=0.05)
+    assert schedule.with_low_levels(0) == schedule
+
+
+def test_low_levels_end_where_no_timestep_is_left():
+    schedule = Schedule.trailing(forward_scheduler(1.0).alphas_cumprod, 1000)
+    with pytest.raises(UsageError):
+        schedule.with_low_levels(1)
+
+
 @pytest.mark.parametrize("snr_shift_scale", [1.0, 3.0])
 def test_rotation_turns_by_the_difference_of_angles(snr_shift_scale):
     schedule = Schedule.trailing(forward_scheduler(snr_shift_scale).alphas_cumprod, 28)

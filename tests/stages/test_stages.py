@@ -14,6 +14,7 @@ from videos import make_video, read_back
 
 import cogedit
 from cogedit.artifacts import LatentsRecord, read_artifact, write_artifact
+from cogedit.artifacts.codec import canonical_text, encode_record
 from cogedit.errors import ArtifactMismatch, ModelError, StorageError, UsageError, VideoError
 from cogedit.media.recipe_comment import find_comment
 from cogedit.stages.model import checkpoint_for, model_record, transformer_record
@@ -76,6 +77,20 @@ def test_upstream_inversion_through_the_stage(golden, video, tmp_path, guidance)
     assert (tensors["trajectory"] - expected).abs().max() / expected.std() < 1e-3
     assert torch.equal(tensors["latents"], golden["latents"])
     assert tensors["timesteps"].tolist() == list(range(99, 1000, 100))
+
+
+def test_low_levels_are_levels_of_the_inversion_and_of_its_edits(video):
+    settings = settings_of(video, TINY_PIPELINE, invert__low_levels=2)
+    source = cogedit.encode(video, settings).path
+    plain = cogedit.invert(source, settings_of(video, TINY_PIPELINE))
+    assert '"low_levels"' not in canonical_text(encode_record(plain.record))  # as in 0.1.0
+    written = cogedit.invert(source, settings)
+    assert written.record.settings.num_levels == 6
+    timesteps = read_artifact(written.path, "trajectory").tensors["timesteps"].tolist()
+    assert len(timesteps) == 6 and timesteps[2:] == [249, 499, 749, 999]
+    (edit,) = cogedit.reconstruct(written.path, [PROMPT], settings, save_trajectory=True)
+    assert edit.record.settings.num_inference_steps is None
+    assert len(read_artifact(edit.path, "edit").tensors["trajectory"]) == 6
 
 
 @pytest.mark.parametrize("guidance", [1, 6])
