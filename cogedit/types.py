@@ -28,14 +28,14 @@ from cogedit.schema import (
 )
 
 ResizeMode = Literal["crop", "pad", "stretch"]
-InverseStep = Literal["consistent", "upstream"]
+InverseStep = Literal["consistent", "midpoint", "upstream"]
 DType = Literal["bf16", "fp16", "fp32"]
 Weights = Literal["bf16", "fp8", "int8"]
 Offload = Literal["auto", "none", "model", "group"]
 Method = Literal["injection", "flow"]
 InjectionMode = Literal["concatenate", "queries-keys"]
 InjectionTokens = Literal["all", "image", "own-text"]
-Solver = Literal["ddim", "dpm++2m"]
+Solver = Literal["ddim", "dpm++2m", "midpoint"]
 AttentionBackend = Literal["native", "cudnn", "flash", "flash3", "sage"]
 Window = Annotated[tuple[Share, Share], Meta(description="FIRST:LAST with 0 <= FIRST <= LAST <= 1")]
 Composite = Literal["none", "decode", "source"]
@@ -128,8 +128,9 @@ class InvertSettings:
     inverse: InverseStep = setting(
         "consistent",
         "Inversion",
-        "Step of the inversion: consistent solves the equation of the sampling step, upstream is "
-        "DDIMInverseScheduler, as in the upstream script.",
+        "Step of the inversion: consistent solves the equation of the sampling step, midpoint is "
+        "of second order and goes with --solver midpoint, upstream is DDIMInverseScheduler, as in "
+        "the upstream script.",
     )
     inversion_iterations: Annotated[int, Meta(ge=1, le=100)] | None = setting(
         1,
@@ -150,7 +151,19 @@ class InvertSettings:
     @property
     def num_levels(self) -> int:
         """Number of timesteps that the inversion visits, and the edits of its trajectory."""
-        return self.num_inference_steps + self.low_levels
+        # Of a midpoint inversion, the noise is one more, at which the model is not asked.
+        return self.num_inference_steps + self.low_levels + (self.inverse == "midpoint")
+
+    @property
+    def resampling(self) -> ReconstructSettings:
+        """The edit that gives the clip back: the inversion's way down, with nothing added."""
+        return ReconstructSettings(
+            prompt=self.prompt,
+            guidance_scale=1.0,
+            start="inverted",
+            solver="midpoint" if self.inverse == "midpoint" else "ddim",
+            injection_strength=0.0,
+        )
 
 
 @dataclass(frozen=True)
@@ -199,7 +212,8 @@ class ReconstructSettings:
     solver: Solver = setting(
         "ddim",
         "Edit",
-        "ddim is of first order; dpm++2m is of second order at the same cost per step.",
+        "ddim is of first order; dpm++2m and midpoint are of second order at the same cost per "
+        "step.",
     )
     seed: Seed = setting(42, "Edit", "Seed of the random noise in the start, if any.")
     start: Literal["random", "inverted"] = setting(
@@ -283,6 +297,15 @@ class ReconstructSettings:
     def draws_noise(self) -> bool:
         """Whether the edit depends on the seed."""
         return self.start == "random" if self.method == "flow" else self.noise_share > 0
+
+    @property
+    def first_step(self) -> int:
+        """How many of the noisiest timesteps the edit leaves out.
+
+        "midpoint" leaves out that of the source's noise, where the model sees nothing of the clip.
+        """
+        starts_below = self.solver == "midpoint" and self.noise_share == 0
+        return max(self.start_step, int(starts_below))
 
     @property
     def dilation(self) -> int:

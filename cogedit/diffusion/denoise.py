@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cogedit.diffusion.ddim import Model, require_finite
-from cogedit.diffusion.multistep import estimates, kept_estimate, solver_step
+from cogedit.diffusion.multistep import kept, read_kept, solver_step
 from cogedit.diffusion.schedule import Schedule
 from cogedit.diffusion.state import StepState, steps_after
 from cogedit.diffusion.trajectory import Trajectory
@@ -48,7 +48,7 @@ def denoise(
         NumericalError: NaN or Inf appeared.
     """
     x = done[-1].tensors["sample"].to(noise.device) if done else noise
-    before = kept_estimate(done, schedule, device=noise.device)
+    before = read_kept(done, schedule, device=noise.device)
     for index, (t, s) in steps_after(done, schedule.denoising_steps()):
         v = model(x, t)
         if t in restarts:
@@ -58,7 +58,7 @@ def denoise(
             x = constrain(x, s)
         require_finite(x, name="the edited sample", step=index + 1, timestep=t)
         info = StepInfo(index, len(schedule.timesteps), s)
-        yield StepState(info, {"sample": x} | estimates(before))
+        yield StepState(info, {"sample": x} | kept(before))
 
 
 def keep_outside(mask: Tensor, reference: Trajectory) -> Constraint:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from cogedit.diffusion.ddim import pred_original_sample, require_finite
 from cogedit.diffusion.denoise import draw_noise
-from cogedit.diffusion.multistep import Estimate, estimates, extrapolate, kept_estimate
+from cogedit.diffusion.multistep import Memory, extrapolate, kept, read_kept
 from cogedit.diffusion.schedule import Schedule
 from cogedit.diffusion.state import StepState, steps_after
 from cogedit.progress import StepInfo
@@ -70,7 +70,7 @@ def flow_edit(
     offset = torch.zeros_like(latents)
     if done:
         offset = done[-1].tensors["offset"].to(latents.device)
-    before = kept_estimate(done, schedule, device=latents.device)
+    before = read_kept(done, schedule, device=latents.device)
     for index, (t, s) in steps_after(done, schedule.denoising_steps()):
         x_source = source_at(t).to(latents.device)
         x_edit = x_source + math.sqrt(schedule.alpha_cumprod(t)) * offset
@@ -78,7 +78,7 @@ def flow_edit(
         x0_edit = pred_original_sample(v_edit, x_edit, schedule=schedule, timestep=t)
         x0_source = pred_original_sample(v_source, x_source, schedule=schedule, timestep=t)
         ratio = noise_ratio(schedule, t, s)
-        difference = Estimate(t, x0_edit - x0_source)
+        difference = Memory(t, x0_edit - x0_source)
         known = before if solver == "dpm++2m" and t not in restarts else None
         ahead = extrapolate(difference, known, schedule=schedule, t_to=s)
         offset, before = ratio * offset + (1 - ratio) * ahead, difference
@@ -86,7 +86,7 @@ def flow_edit(
             offset = mask * offset
         require_finite(offset, name="the offset of the flow", step=index + 1, timestep=t)
         info = StepInfo(index, len(schedule.timesteps), s)
-        yield StepState(info, {"offset": offset} | estimates(before))
+        yield StepState(info, {"offset": offset} | kept(before))
 
 
 def noise_ratio(schedule: Schedule, t: int, s: int) -> float:

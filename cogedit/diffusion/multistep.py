@@ -1,4 +1,7 @@
-"""Steps of second order at one model call each: DPM-Solver++ 2M (arXiv 2211.01095) in v-form.
+"""A step down by each solver. Two are of second order at one model call each.
+
+"midpoint" is the rule of `cogedit.diffusion.midpoint`. "dpm++2m" is DPM-Solver++ 2M (arXiv
+2211.01095) in v-form:
 
 With D = theta_t - theta_s (`Schedule.rotation`) the exact solution over a step t -> s is
 
@@ -32,34 +35,36 @@ import torch
 from torch import Tensor
 
 from cogedit.diffusion.ddim import ddim_step, pred_original_sample
-from cogedit.diffusion.schedule import Schedule
+from cogedit.diffusion.midpoint import cross, reused, turn
+from cogedit.diffusion.schedule import CLEAN, Schedule
 from cogedit.diffusion.state import StepState
 from cogedit.types import Solver
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """What a model call said of the clean sample.
+class Memory:
+    """What a step leaves to the next.
 
     Attributes:
-        timestep: Level of the call.
-        x0: x0^, [B, F, C, H, W] float32.
+        timestep: Level of its model call.
+        value: What the call said of the clean sample, x0^; the sample at the edge ahead with
+            "midpoint". [B, F, C, H, W] float32.
     """
 
     timestep: int
-    x0: Tensor
+    value: Tensor
 
 
 def solver_step(
     model_output: Tensor,
     sample: Tensor,
-    before: Estimate | None,
+    before: Memory | None,
     *,
     solver: Solver,
     schedule: Schedule,
     t_from: int,
     t_to: int,
-) -> tuple[Tensor, Estimate | None]:
+) -> tuple[Tensor, Memory | None]:
     """Move a sample to the next timestep of a schedule.
 
     Args:
@@ -75,10 +80,12 @@ def solver_step(
     Returns:
         x_to, like `sample`, and what the next step is to be given as `before`.
     """
+    if solver == "midpoint":
+        return _midpoint_step(model_output, sample, before, schedule, t_from=t_from, t_to=t_to)
     estimate = None
     if solver == "dpm++2m":
         x0 = pred_original_sample(model_output, sample, schedule=schedule, timestep=t_from)
-        estimate = Estimate(t_from, x0)
+        estimate = Memory(t_from, x0)
         ahead = extrapolate(estimate, before, schedule=schedule, t_to=t_to)
         sigma = math.sqrt(1 - schedule.alpha_cumprod(t_from))
         model_output = model_output - (ahead - x0) / sigma
@@ -86,14 +93,31 @@ def solver_step(
     return moved, estimate
 
 
+def _midpoint_step(
+    v: Tensor, sample: Tensor, before: Memory | None, schedule: Schedule, *, t_from: int, t_to: int
+) -> tuple[Tensor, Memory]:
+    """Cross to the edge ahead, and go on by the same velocity to the level where it is asked next.
+
+    Without a step before, the level itself is the edge behind.
+    """
+    level, below = schedule.angle(t_from), schedule.angle(t_to)
+    edge, behind = sample, level
+    if before is not None:
+        edge, behind = before.value, (schedule.angle(before.timestep) + level) / 2
+    ahead = below if t_to == CLEAN else (level + below) / 2
+    edge = cross(edge, v, behind=behind, level=level, ahead=ahead)
+    v = reused(v, sample, ahead - level)
+    return turn(edge, v, below - ahead), Memory(t_from, edge)
+
+
 def extrapolate(
-    estimate: Estimate, before: Estimate | None, *, schedule: Schedule, t_to: int
+    estimate: Memory, before: Memory | None, *, schedule: Schedule, t_to: int
 ) -> Tensor:
     """Return the clean sample assumed over a step to `t_to`: x0^ + w (x0^ - x0^_before)."""
     if before is None:
-        return estimate.x0
+        return estimate.value
     weight = extrapolation_weight(schedule, before.timestep, estimate.timestep, t_to)
-    return estimate.x0 + weight * (estimate.x0 - before.x0)
+    return estimate.value + weight * (estimate.value - before.value)
 
 
 def extrapolation_weight(schedule: Schedule, t_before: int, t_from: int, t_to: int) -> float:
@@ -112,16 +136,16 @@ def extrapolation_weight(schedule: Schedule, t_before: int, t_from: int, t_to: i
     return (math.sqrt(a_to) * step - sigma_to * angle) / (share * passed)
 
 
-def estimates(before: Estimate | None) -> dict[str, Tensor]:
-    """Return the estimate that a step leaves to the next as the tensors of a `StepState`."""
-    return {} if before is None else {"before": before.x0}
+def kept(before: Memory | None) -> dict[str, Tensor]:
+    """Return what a step leaves to the next as the tensors of a `StepState`."""
+    return {} if before is None else {"before": before.value}
 
 
-def kept_estimate(
+def read_kept(
     done: Sequence[StepState], schedule: Schedule, *, device: torch.device
-) -> Estimate | None:
-    """Return the estimate that the last of some finished steps left; None where it left none."""
+) -> Memory | None:
+    """Return what the last of some finished steps left; None where it left nothing."""
     if not done or "before" not in done[-1].tensors:
         return None
     timestep = schedule.timesteps[done[-1].info.index]
-    return Estimate(timestep, done[-1].tensors["before"].to(device))
+    return Memory(timestep, done[-1].tensors["before"].to(device))

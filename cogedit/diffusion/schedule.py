@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from cogedit.errors import UsageError
@@ -76,8 +77,29 @@ class Schedule:
                     f"low_levels is {count}; only {number - 1} timesteps are left below timestep "
                     f"{self.timesteps[-1]}"
                 )
-            low.append(min(range(below), key=lambda t: abs(self.angle(t) - angle)))
+            low.append(min(self._nearest(angle), below - 1))
         return Schedule(self.alphas_cumprod, (*self.timesteps, *low))
+
+    def midpoints(self) -> Schedule:
+        """Return the noisiest level, and the levels halfway between these ones, in angle.
+
+        The lowest lies halfway between the lowest of these and the clean sample.
+
+        Raises:
+            UsageError: These levels lie so close that two of the others would be one.
+        """
+        angles = [0.0, *(self.angle(t) for t in reversed(self.timesteps))]
+        middles = [self._nearest((low + high) / 2) for low, high in pairwise(angles)]
+        if len({*middles, self.timesteps[0]}) <= len(middles):
+            raise UsageError(
+                f"a midpoint inversion has no place for {len(middles)} levels",
+                hint=f"at most {len(self.alphas_cumprod) // 2} --num-inference-steps",
+            )
+        return Schedule(self.alphas_cumprod, (self.timesteps[0], *reversed(middles)))
+
+    def _nearest(self, angle: float) -> int:
+        """Return the timestep whose angle is nearest."""
+        return min(range(len(self.alphas_cumprod)), key=lambda t: abs(self.angle(t) - angle))
 
     def alpha_cumprod(self, timestep: int) -> float:
         """Return abar at a timestep; 1 for the clean sample (-1)."""

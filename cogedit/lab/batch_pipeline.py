@@ -80,11 +80,11 @@ class BatchPipeline:
         )
         return Trajectory(inverted.samples.cpu(), inverted.latents.cpu(), inverted.timesteps)
 
-    def resample(self, trajectory: Trajectory, prompts: Sequence[str]) -> Tensor:
+    def resample(
+        self, trajectory: Trajectory, inversion: Inversion, captions: Sequence[str]
+    ) -> Tensor:
         """Sample from the inverted noise under the inversion's prompts, at guidance 1."""
-        plain = ReconstructSettings(
-            prompt="", guidance_scale=1.0, start="inverted", injection_strength=0.0
-        )
+        plain, prompts = inversion.settings.resampling, inversion.prompts(captions)
         seeds = [plain.seed] * len(prompts)
         return self.edit(trajectory, plain, prompts=prompts, inversion_prompts=prompts, seeds=seeds)
 

@@ -154,7 +154,7 @@ def inversion_step_work(job: Job, sizes: TransformerSizes, shape: LatentShape) -
     """Count one model call of the job's inversion; as written, two rows of one prompt."""
     if job.as_written:
         return call_work(plan_rows([_WRITTEN], guided=True, referenced=False), sizes, shape)
-    call = replace(job.invert, inverse="upstream", num_inference_steps=1)
+    call = replace(job.invert, inverse="upstream", num_inference_steps=1, low_levels=0)
     return inversion_work(call, sizes, shape)
 
 

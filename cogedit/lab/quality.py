@@ -150,7 +150,7 @@ class Evaluation:
     ) -> Trajectory:
         """Invert the source clips and measure how well they come back."""
         trajectory = self._pipeline.invert(latents, inversion, captions)
-        resampled = self._pipeline.resample(trajectory, inversion.prompts(captions))
+        resampled = self._pipeline.resample(trajectory, inversion, captions)
         decoded = self._pipeline.decode(resampled)
         self.inversions[inversion] += [
             InversionFigures(psnr(clip, expected), float(noise.std()))

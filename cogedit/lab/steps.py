@@ -55,7 +55,8 @@ class StepKind:
 
 def with_length(job: Job, num_steps: int) -> Job:
     """Return the job with another number of steps."""
-    return replace(job, invert=replace(job.invert, num_inference_steps=num_steps))
+    invert = replace(job.invert, num_inference_steps=num_steps, low_levels=0)
+    return replace(job, invert=invert)
 
 
 def steps_of(job: Job, num_prompts: int) -> Counter[StepKind]:
@@ -69,9 +70,8 @@ def steps_of(job: Job, num_prompts: int) -> Counter[StepKind]:
     calls += job.invert.inverse == "consistent"  # the first step has nothing to predict from
     up_job = Job("", one_step.invert, ReconstructSettings(prompt=""))
     kinds = Counter({StepKind(f"inversion, {job.invert.inverse}", "invert", up_job): calls})
-    schedule = Schedule(
-        (), tuple(range(job.reconstruct.num_inference_steps or job.invert.num_levels))
-    )
+    num_steps = job.reconstruct.num_inference_steps or job.invert.num_levels
+    schedule = Schedule((), tuple(range(num_steps - job.reconstruct.first_step)))
     guided = schedule.window(*job.reconstruct.guidance_steps)
     injected = schedule.window(*job.reconstruct.injection_steps)
     for step in schedule.timesteps:

@@ -221,7 +221,7 @@ def edit_steps(
     prompts = [edit_prompts(edit, inversion.prompt, bank, source=0) for edit in edits]
     num_steps = settings.num_inference_steps or inversion.num_levels
     # A window is a share of the steps; where they lie does not matter here.
-    schedule = Schedule((), tuple(range(num_steps - settings.start_step)))
+    schedule = Schedule((), tuple(range(num_steps - settings.first_step)))
     guidance_steps = schedule.window(*settings.guidance_steps)
     guided = guidance_steps if settings.guidance_scale != 1 else ()
     source_guided = guidance_steps if settings.source_guidance_scale != 1 else ()

@@ -13,6 +13,7 @@ from cogedit.diffusion.ddim import Model
 from cogedit.diffusion.denoise import denoise, keep_outside, start_sample
 from cogedit.diffusion.flow_edit import FlowModel, flow_edit, noised_source
 from cogedit.diffusion.invert import invert_consistent, invert_upstream
+from cogedit.diffusion.midpoint import invert_midpoint
 from cogedit.diffusion.schedule import Schedule
 from cogedit.diffusion.state import OnState, StepState
 from cogedit.diffusion.trajectory import Trajectory
@@ -57,6 +58,8 @@ def invert_latents(
     shared = settings[0]
     schedule = Schedule.trailing(alphas_cumprod, shared.num_inference_steps)
     schedule = schedule.with_low_levels(shared.low_levels)
+    if shared.inverse == "midpoint":
+        schedule = schedule.midpoints()
     bank = list(dict.fromkeys(["", *(clip.prompt for clip in settings)]))
     denoiser = Denoiser(
         transformer,
@@ -69,6 +72,8 @@ def invert_latents(
     )
     if shared.inverse == "upstream":
         states = invert_upstream(denoiser.velocity, latents, schedule, done=done)
+    elif shared.inverse == "midpoint":
+        states = invert_midpoint(denoiser.velocity, latents, schedule, done=done)
     else:
         states = invert_consistent(
             denoiser.velocity,
@@ -131,7 +136,7 @@ def edit_latents(
     visited = Schedule(
         tuple(alphas_cumprod.double().tolist()), tuple(reversed(reference.timesteps))
     )
-    schedule = visited.subset(shared.num_inference_steps, start_step=shared.start_step)
+    schedule = visited.subset(shared.num_inference_steps, start_step=shared.first_step)
     sources = _sources(settings, num_clips=len(reference.latents))
     if len(reference.latents) < len(settings):
         reference = reference.repeated(len(settings))

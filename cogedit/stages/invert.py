@@ -42,10 +42,18 @@ from cogedit.stages.run import (
     workspace_for,
 )
 from cogedit.stages.session import Session, use_session
-from cogedit.types import ReconstructSettings
+from cogedit.types import InverseStep
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+# What an inversion goes on from.
+_STATES: dict[InverseStep, tuple[str, ...]] = {
+    "consistent": ("sample", "velocity"),
+    "midpoint": ("sample", "velocity", "edge"),
+    "upstream": ("sample",),
+}
 
 
 @dataclass(frozen=True)
@@ -162,7 +170,7 @@ def _invert(
     pad = latents[:, :1].expand(-1, record.num_pad_frames, -1, -1, -1)
     z0 = torch.cat([pad, latents], dim=1).to(device)
     shape = latent_shape(z0)
-    names = ("sample",) if inversion.inverse == "upstream" else ("sample", "velocity")
+    names = _STATES[inversion.inverse]
     loop = ResumableLoop(unfinished, names=names, shape=tuple(z0.shape), keep_all=True, run=run)
     steps = [state.info for state in loop.done]
     work = inversion_work(inversion, TransformerSizes.of(checkpoint.transformer_config), shape)
@@ -244,9 +252,7 @@ def check_inversion(
     timesteps = tuple(int(t) for t in tensors["timesteps"])
     inverted = Trajectory(tensors["trajectory"], tensors["latents"], timesteps)
     prompt = record.settings.prompt
-    plain = ReconstructSettings(
-        prompt=prompt, guidance_scale=1.0, start="inverted", injection_strength=0.0
-    )
+    plain = record.settings.resampling
     shape = latent_shape(inverted.latents)
     sizes = TransformerSizes.of(checkpoint.transformer_config)
     work = edit_work([plain], record.settings, sizes, shape)

@@ -255,13 +255,18 @@ def check_edits(
         check_settings(edit)
         check_text(edit.prompt)
         check_text(edit.negative_prompt)
-        visited(num_levels, edit.num_inference_steps, start_step=edit.start_step)
+        visited(num_levels, edit.num_inference_steps, start_step=edit.first_step)
         (first, last), num_layers = edit.injection_layers, checkpoint.geometry.num_layers
         if first >= num_layers or (last is not None and last > num_layers):
             raise UsageError(
                 f"injection_layers is {first}:{last or 'END'}; {checkpoint.id} has layers "
                 f"0:{num_layers}",
                 hint=f"choose a window within 0:{num_layers}",
+            )
+        if edit.method == "flow" and edit.solver == "midpoint":
+            raise UsageError(
+                "solver is midpoint, which method flow does not have",
+                hint="choose --solver dpm++2m, or --method injection",
             )
         if edit.injection_mode == "queries-keys" and edit.injection_strength > 1:
             raise UsageError(

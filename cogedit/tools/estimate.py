@@ -242,7 +242,7 @@ class _Cost:
         has_mask: bool,
     ) -> int:
         """Size of the artifact of one edit without its header."""
-        num_steps = (edit.num_inference_steps or inversion.num_levels) - edit.start_step
+        num_steps = (edit.num_inference_steps or inversion.num_levels) - edit.first_step
         size = self._samples_bytes(1 + num_steps if keeps_steps else 1)
         # With a mask it holds a byte for each pixel, and the source's latents.
         return size + (self._samples_bytes(1) + self._pixels if has_mask else 0)

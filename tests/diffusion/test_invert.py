@@ -6,6 +6,7 @@ from schedules import forward_scheduler
 
 from cogedit.diffusion.denoise import denoise
 from cogedit.diffusion.invert import invert_consistent, invert_upstream
+from cogedit.diffusion.midpoint import invert_midpoint
 from cogedit.diffusion.schedule import Schedule
 from cogedit.diffusion.trajectory import Trajectory
 from cogedit.errors import ArtifactMismatch, NumericalError, UsageError
@@ -96,6 +97,61 @@ def test_two_levels_below_the_first_are_worth_more_than_twice_the_levels():
 
     assert error(schedule_of(25).with_low_levels(2)) < error(schedule_of(25)) / 3
     assert error(schedule_of(25).with_low_levels(2)) < error(schedule_of(50))
+
+
+def back_by_midpoint(inverted, model, schedule):
+    """Sample from the noisiest level that the inversion asked about."""
+    down = schedule.subset(None, start_step=1)
+    steps = denoise(model, inverted.at(down.timesteps[0]), down, solver="midpoint")
+    return run_steps(steps, "sample")[-1]
+
+
+@pytest.mark.parametrize("snr_shift_scale", [1.0, 3.0])
+@pytest.mark.parametrize("steps", [1, 2, 7, 25])
+def test_the_midpoint_rule_up_and_down_with_an_oracle_is_the_identity(steps, snr_shift_scale):
+    schedule = schedule_of(steps, snr_shift_scale).midpoints()
+    z0, eps = gaussian(0), gaussian(1)
+    model = oracle(schedule, z0, eps)
+    inverted = invert(model, z0, schedule, loop=invert_midpoint)
+    assert torch.allclose(inverted.noise, eps, atol=1e-5)
+    down = denoise(model, inverted.noise, schedule, solver="midpoint")
+    assert torch.allclose(run_steps(down, "sample")[-1], z0, atol=1e-5)
+
+
+def test_the_midpoint_rule_is_of_second_order_and_asks_once_per_level():
+    z0 = gaussian(2)
+
+    def error(steps, loop):
+        schedule = schedule_of(steps)
+        if loop is invert_midpoint:
+            schedule = schedule.midpoints()
+        calls = []
+
+        def model(sample, timestep):
+            calls.append(timestep)
+            return wavy(schedule)(sample, timestep)
+
+        inverted = invert(model, z0, schedule, loop=loop)
+        assert len(calls) == steps + 1
+        if loop is not invert_midpoint:
+            return error_of_round_trip(inverted, model, schedule)
+        assert 999 not in calls
+        back = back_by_midpoint(inverted, model, schedule)
+        assert len(calls) == 2 * steps + 1
+        return float((back - z0).abs().max())
+
+    coarse, fine = (error(steps, invert_midpoint) for steps in (25, 50))
+    assert fine < coarse / 2
+    assert coarse < error(25, invert_consistent) / 4
+
+
+@pytest.mark.parametrize("num_done", [1, 4, 10])
+def test_a_stopped_midpoint_inversion_goes_on_with_the_same_bits(num_done):
+    schedule = schedule_of(10).midpoints()
+    model, z0, states = wavy(schedule), gaussian(3), []
+    straight = invert(model, z0, schedule, loop=invert_midpoint, on_state=states.append)
+    resumed = invert(model, z0, schedule, loop=invert_midpoint, done=states[:num_done])
+    assert torch.equal(resumed.samples, straight.samples)
 
 
 @pytest.mark.parametrize("iterations", [1, 2, 3])

@@ -292,7 +292,7 @@ def test_resampling_is_plain_denoising_under_the_inversion_s_prompt(clips, pipel
     inversion = BUILT_IN["half-strength"].with_steps(STEPS).inversion
     artifacts, frames = clips
     trajectory = pipeline.invert(pipeline.encode(frames), inversion, CAPTIONS)
-    resampled = pipeline.resample(trajectory, inversion.prompts(CAPTIONS))
+    resampled = pipeline.resample(trajectory, inversion, CAPTIONS)
     for index, path in enumerate(artifacts):
         plain = replace(BUILT_IN["no-injection"].reconstruct, guidance_scale=1.0, start="inverted")
         own = replace(

@@ -68,7 +68,7 @@ def test_the_default_inverts_better_than_upstream(pipeline):
     def kept(name):
         inversion = find_configuration(name).with_steps(15).inversion
         trajectory = pipeline.invert(latents, inversion, captions)
-        [back] = pipeline.decode(pipeline.resample(trajectory, inversion.prompts(captions)))
+        [back] = pipeline.decode(pipeline.resample(trajectory, inversion, captions))
         return psnr(back, round_trip)
 
     assert kept("default") > kept("upstream") + 10

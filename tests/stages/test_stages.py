@@ -87,7 +87,8 @@ def test_low_levels_are_levels_of_the_inversion_and_of_its_edits(video):
     written = cogedit.invert(source, settings)
     assert written.record.settings.num_levels == 6
     timesteps = read_artifact(written.path, "trajectory").tensors["timesteps"].tolist()
-    assert len(timesteps) == 6 and timesteps[2:] == [249, 499, 749, 999]
+    assert len(timesteps) == 6
+    assert timesteps[2:] == [249, 499, 749, 999]
     (edit,) = cogedit.reconstruct(written.path, [PROMPT], settings, save_trajectory=True)
     assert edit.record.settings.num_inference_steps is None
     assert len(read_artifact(edit.path, "edit").tensors["trajectory"]) == 6
