@@ -17,6 +17,7 @@ from cogedit.artifacts import LatentsRecord, read_artifact, write_artifact
 from cogedit.artifacts.codec import canonical_text, encode_record
 from cogedit.errors import ArtifactMismatch, ModelError, StorageError, UsageError, VideoError
 from cogedit.media.recipe_comment import find_comment
+from cogedit.stages.invert import check_inversion
 from cogedit.stages.model import checkpoint_for, model_record, transformer_record
 from cogedit.types import EncodeSettings, LoadSettings
 
@@ -92,6 +93,25 @@ def test_low_levels_are_levels_of_the_inversion_and_of_its_edits(video):
     (edit,) = cogedit.reconstruct(written.path, [PROMPT], settings, save_trajectory=True)
     assert edit.record.settings.num_inference_steps is None
     assert len(read_artifact(edit.path, "edit").tensors["trajectory"]) == 6
+
+
+def test_a_midpoint_inversion_and_the_edits_of_it(video):
+    settings = settings_of(
+        video, TINY_PIPELINE, invert__inverse="midpoint", reconstruct__solver="midpoint"
+    )
+    source = cogedit.encode(video, settings).path
+    written = cogedit.invert(source, settings)
+    timesteps = read_artifact(written.path, "trajectory").tensors["timesteps"].tolist()
+    assert len(timesteps) == written.record.settings.num_levels == 5
+    assert timesteps[-1] == 999
+    # The model is not asked about the noise, neither up nor down.
+    (edit,) = cogedit.reconstruct(written.path, [PROMPT], settings, save_trajectory=True)
+    assert len(read_artifact(edit.path, "edit").tensors["trajectory"]) == 4
+    assert check_inversion(written.path, settings).psnr > 20
+    flow = settings_of(video, TINY_PIPELINE, reconstruct__solver="midpoint", config=None)
+    flow = replace(flow, reconstruct=replace(flow.reconstruct, method="flow"))
+    with pytest.raises(UsageError):
+        cogedit.reconstruct(written.path, [PROMPT], flow)
 
 
 @pytest.mark.parametrize("guidance", [1, 6])
