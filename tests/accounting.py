@@ -67,17 +67,6 @@ class Device(TorchDispatchMode):
         self._there, self._host = weakref.WeakSet(), []
         self.peak = self.host_peak = 0
 
-    def put(self, module):
-        """Have a module's parameters and buffers on the device."""
-        for part in module.modules():
-            for name, parameter in part._parameters.items():
-                if parameter is not None:
-                    moved = _There(parameter.detach())
-                    part._parameters[name] = torch.nn.Parameter(moved, requires_grad=False)
-            for name, buffer in part._buffers.items():
-                part._buffers[name] = None if buffer is None else _There(buffer)
-        return module
-
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
@@ -90,9 +79,10 @@ class Device(TorchDispatchMode):
             lambda leaf: leaf.here if isinstance(leaf, _There) else leaf, (args, kwargs)
         )
         result = func(*here[0], **here[1])
-        if target is not None and given and not func._schema.name.endswith("_like"):
+        name = str(func).split(".")[1]  # of "aten.copy_.default"
+        if target is not None and given and not name.endswith("_like"):
             result = result.clone()  # another device is another memory
-        if func._schema.name.endswith("_"):  # in place
+        if name.endswith("_"):  # in place
             return args[0]
         return tree_map(lambda leaf: self._hold(leaf, on_device), result)
 
