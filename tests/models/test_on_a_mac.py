@@ -15,7 +15,7 @@ from cogedit.models.loading import alphas_cumprod, load_text_encoder, load_trans
 from cogedit.models.placement import check_weights
 from cogedit.models.prompts import embed_prompts
 from cogedit.models.sampling import edit_latents, invert_latents
-from cogedit.models.vae import decode_latents, encode_frames
+from cogedit.models.vae import decode_latents, decode_pixels, encode_frames
 from cogedit.types import InvertSettings, ReconstructSettings
 
 CPU = torch.device("cpu")
@@ -79,13 +79,15 @@ def test_the_parts_before_and_after():
         vae = load_vae(checkpoint, device=device, dtype=torch.float32)
         latents = encode_frames(vae, frames)
         assert embeds.device.type == latents.device.type == device.type
-        return embeds.cpu(), latents.cpu(), decode_latents(vae, latents)
+        pixels = decode_pixels(vae, latents).float() / 255
+        return embeds.cpu(), latents.cpu(), decode_latents(vae, latents), pixels
 
     expected = both_ways(CPU)
     with Mac():
         found = both_ways(MPS)
     for there, here in zip(found, expected, strict=True):
-        assert torch.allclose(there, here, atol=1e-4)
+        assert not isinstance(there, OnMac)
+        assert torch.allclose(there, here, atol=5e-3)  # a level of 255, and rounding
 
 
 def test_attention_never_holds_all_logits(monkeypatch):
