@@ -108,9 +108,11 @@ def rehearse(options: argparse.Namespace) -> None:
             make_clip(video, options)
         rehearsal = Rehearsal(folder, common, on_cuda=device == "cuda", ends=ends)
         stages = plan_stages(options, video, on_cuda=device == "cuda")
-        for stage in stages:
-            rehearsal.run(stage)
-        report(rehearsal, stages, options, model, checkpoint, made=made)
+        try:
+            for stage in stages:
+                rehearsal.run(stage)
+        finally:  # also of what ran before it was stopped
+            report(rehearsal, stages, options, model, checkpoint, made=made)
     failed = [stage.name for stage in stages if rehearsal.failed(stage)]
     if failed:
         raise CogeditError(f"not as it should be: {', '.join(failed)}")

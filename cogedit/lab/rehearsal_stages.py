@@ -142,7 +142,10 @@ class Rehearsal:
             kill_after=(stage.loop, stage.kill_after) if stage.kill_after else None,
         )
         self.seen[stage.name] = seen
-        notify(f"{stage.name}: exit code {seen.exit_code}, {seen.seconds:.1f} s")
+        memory = f"{seen.host_bytes / 1e9:.2f} GB of the host"
+        if seen.device_bytes is not None:
+            memory += f", {seen.device_bytes / 1e9:.2f} GB of the device"
+        notify(f"{stage.name}: exit code {seen.exit_code}, {seen.seconds:.1f} s, {memory}")
         for note in (*seen.notes, *seen.remarks):
             notify(f"  {note}")
 
