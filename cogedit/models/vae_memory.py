@@ -14,13 +14,17 @@ from functools import partial
 from typing import cast
 
 import torch
-from diffusers.models.autoencoders.autoencoder_kl_cogvideox import (
-    CogVideoXCausalConv3d,
-    CogVideoXResnetBlock3D,
-    CogVideoXSpatialNorm3D,
-)
 from torch import Tensor, nn
 from torch.nn import functional
+
+from cogedit.models.quiet import quiet_imports
+
+with quiet_imports():
+    from diffusers.models.autoencoders.autoencoder_kl_cogvideox import (
+        CogVideoXCausalConv3d,
+        CogVideoXResnetBlock3D,
+        CogVideoXSpatialNorm3D,
+    )
 
 
 @contextmanager
