@@ -216,6 +216,7 @@ def train_vae(
     """
     torch.manual_seed(settings.seed)
     vae = make_vae(settings) if start_from is None else load_vae(start_from)
+    vae.register_to_config(scaling_factor=1.0)  # until the latents' deviation is measured again
     vae.to(device)
     clips = ClipTable(sample_specs(settings.num_clips, "train"), device)
     codec = LinearCodec(

@@ -103,6 +103,7 @@ EVERYTHING = Configuration(
             num_inference_steps=60,  # of which `with_steps` makes 4
             inverse="upstream",
             inversion_iterations=2,
+            low_levels=2,
         )
     ),
     ReconstructSettings(

@@ -46,7 +46,7 @@ def test_the_vae_keeps_frames_and_pictures(pipeline):
     clips = [world.render(spec) for spec in specs]
     latents = torch.cat([encode_clip(pipeline.vae, clip) for clip in clips])
     assert latents.shape[1] == 3
-    assert latents.std() == pytest.approx(1.0, abs=0.1)
+    assert latents.std() == pytest.approx(1.0, abs=0.2)
     decoded = [to_frames(decode_clip(pipeline.vae, latent)) for latent in latents[:4].split(1)]
     assert np.mean([psnr(*pair) for pair in zip(decoded, clips[:4], strict=True)]) >= 32
     assert accuracy(decoded, specs[:4])["all"] == 1.0
