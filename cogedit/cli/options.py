@@ -57,6 +57,7 @@ class Call:
             notify=self.screen.say,
             detail=self.screen.detail,
             progress=self.screen.progress,
+            wait=self.screen.wait,
             preview=self.screen.preview,
             cancellation=self.stop,
             inputs=self._configuration,
@@ -88,8 +89,10 @@ class Call:
         """
         from cogedit.stages.settings import chosen_model, found_as
 
-        resolved = self.resolve(source, decodes=decodes)
-        for note in (chosen_model(resolved), found_as(resolved.settings)):
+        with self.screen.wait("looking at the model's files"):
+            resolved = self.resolve(source, decodes=decodes)
+            notes = (chosen_model(resolved), found_as(resolved.settings))
+        for note in notes:
             if note is not None:
                 self.screen.say(note)
         for key, where in resolved.origins.items():

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from cogedit.cli.progress import Notes, Thumbnail, event_progress, plain_progress
+from cogedit.cli.waiting import WaitingLine
 from cogedit.errors import (
     CogeditError,
     Interrupted,
@@ -49,6 +50,7 @@ class Screen:
         jsonl: Show everything as events, one JSON object per line. The result stays on stdout.
         thumbnail: Shown under the bar; None shows none.
         notes: Sentences for the bar to show above itself.
+        line: Says on a terminal what is being waited for.
     """
 
     json_output: bool = False
@@ -57,6 +59,7 @@ class Screen:
     jsonl: bool = False
     thumbnail: Thumbnail | None = None
     notes: Notes = field(default_factory=Notes)
+    line: WaitingLine = field(default_factory=WaitingLine)
 
     @property
     def preview(self) -> Callable[[RGBPicture], None] | None:
@@ -91,7 +94,8 @@ class Screen:
         if self.jsonl:
             typer.echo(json.dumps(event), err=True)
         elif not self.notes.put(text):
-            typer.echo(text, err=True)
+            with self.line.aside():
+                typer.echo(text, err=True)
 
     def result(self, command: str, outputs: Sequence[Mapping[str, object]]) -> None:
         """Print the `path` of each file that was written, or one JSON object with all else."""
@@ -117,10 +121,24 @@ class Screen:
             from cogedit.cli.bar import bar_progress  # brings rich's progress bars
 
             bar = bar_progress(printable(doing), total, notes=self.notes, thumbnail=self.thumbnail)
-            with bar as on_step:
+            with self.line.aside(), bar as on_step:
                 yield on_step
         else:
             yield plain_progress(doing, self.say)
+
+    @contextmanager
+    def wait(self, doing: str, *, is_said: bool = False) -> Iterator[None]:
+        """Show what is being waited for, with the time that passes, on a terminal.
+
+        Elsewhere it is one sentence, where `is_said`.
+        """
+        if not (self.quiet or self.jsonl) and _is_terminal():
+            with self.line.waiting(printable(doing)):
+                yield
+            return
+        if is_said:
+            self.say(doing)
+        yield
 
 
 @contextmanager

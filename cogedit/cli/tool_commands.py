@@ -197,7 +197,8 @@ def doctor(call: Call) -> None:
     from cogedit.tools.doctor import diagnose
 
     # Not `call.settings`, which needs the files of the model: here their absence is a finding.
-    diagnosis = diagnose(settings_without_model(call))
+    with call.screen.wait("looking at this machine"):
+        diagnosis = diagnose(settings_without_model(call))
     if call.screen.json_output:
         outcome = {"can_edit": diagnosis.exit_code == 0, "exit_code": diagnosis.exit_code}
         found = {"command": "doctor", "cogedit": __version__, **outcome, **asdict(diagnosis)}

@@ -52,13 +52,14 @@ def load(
         def read() -> Mapping[str, Tensor]:
             import torch
 
-            frames = read_clip(
-                video,
-                clip.facts,
-                indices=clip.record.frame_indices,
-                resize=clip.resize,
-                fall_back=fall_back,
-            )
+            with run.wait("reading the frames"):
+                frames = read_clip(
+                    video,
+                    clip.facts,
+                    indices=clip.record.frame_indices,
+                    resize=clip.resize,
+                    fall_back=fall_back,
+                )
             return {"frames": torch.from_numpy(frames)}
 
         workspace = workspace_for(video, settings)
@@ -78,11 +79,12 @@ def choose_clip(video: Path, settings: Settings, *, run: Run, with_decord: bool 
     """Choose frames and size of a clip, and say which; errors are those of `load`."""
     check_settings(settings.load)
     rate = settings.load.frame_rate
-    facts = probe_facts(
-        video, frame_rate=rate, fps=settings.load.fps, with_decord=with_decord
-    ).read_with(settings.load)
-    check_size_of_clip(settings)
-    source = identify(video, facts)
+    with run.wait(f"looking at {video.name}"):
+        facts = probe_facts(
+            video, frame_rate=rate, fps=settings.load.fps, with_decord=with_decord
+        ).read_with(settings.load)
+        check_size_of_clip(settings)
+        source = identify(video, facts)
     clip = plan_clip(source, settings.load)
     resize = plan_resize(source.width, source.height, settings=settings.load)
     run.notify(

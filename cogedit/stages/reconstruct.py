@@ -171,17 +171,18 @@ def make_edits(
     def passes() -> EditPasses:
         from cogedit.stages.edit_passes import EditPasses  # brings torch
 
-        return EditPasses(
-            trajectory,
-            wanted,
-            missing=missing,
-            folder=folder,
-            mask=mask,
-            notes=workspace.root if output is None else None,
-            settings=settings,
-            run=run,
-            session=session,
-        )
+        with run.wait(f"reading {trajectory.name}"):
+            return EditPasses(
+                trajectory,
+                wanted,
+                missing=missing,
+                folder=folder,
+                mask=mask,
+                notes=workspace.root if output is None else None,
+                settings=settings,
+                run=run,
+                session=session,
+            )
 
     edits: dict[str, Written[EditRecord]] = {}
     for key, edit in wanted.items():

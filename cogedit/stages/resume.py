@@ -54,12 +54,13 @@ class ResumableLoop:
         self._run = run
         self._keep_all = keep_all
         root, makes = unfinished.root, unfinished.makes
-        if keep_all:
-            # A solver looks back at most two steps.
-            steps = read_steps(root, makes=makes, names=names, shape=shape, num_whole=2)
-        else:
-            last = read_last_step(root, makes=makes, names=names, shape=shape)
-            steps = [] if last is None else [last]
+        with run.wait("reading the steps that are kept"):
+            if keep_all:
+                # A solver looks back at most two steps.
+                steps = read_steps(root, makes=makes, names=names, shape=shape, num_whole=2)
+            else:
+                last = read_last_step(root, makes=makes, names=names, shape=shape)
+                steps = [] if last is None else [last]
         self.done = [StepState(step.record.info, step.tensors) for step in steps]
         self._last = steps[-1].record if steps else None
         self._pending: Future[StepRecord] | None = None

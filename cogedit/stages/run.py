@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, cast
 
 from cogedit.artifacts import (
     DeviceType,
@@ -61,6 +61,17 @@ def _no_progress(doing: str, total: int) -> Iterator[ShowStep]:
     yield lambda step: None
 
 
+class Wait(Protocol):
+    """Shows what is being waited for while a block runs."""
+
+    def __call__(self, doing: str, /, *, is_said: bool = False) -> AbstractContextManager[None]:
+        """`is_said`: it is worth a line where no terminal shows that time passes."""
+
+
+def _no_wait(doing: str, /, *, is_said: bool = False) -> AbstractContextManager[None]:
+    return contextlib.nullcontext()
+
+
 @dataclass(frozen=True)
 class Run:
     """How a stage runs and what it reports to; nothing in here changes a result.
@@ -71,6 +82,7 @@ class Run:
         notify: Given one sentence at a time, for people.
         detail: Given what only some people want to know.
         progress: Shows the steps of a long loop.
+        wait: Shows what is being waited for, where there are no steps.
         preview: Shown images of the edits after each of their steps; None where nobody looks.
         cancellation: Lets a signal, or another thread, stop a long loop after its step.
         is_earlier: Whether this is a stage before the one that was asked for.
@@ -83,6 +95,7 @@ class Run:
     notify: Callable[[str], None] = lambda text: None
     detail: Callable[[str], None] = lambda text: None
     progress: Progress = _no_progress
+    wait: Wait = _no_wait
     preview: Callable[[RGBPicture], None] | None = None
     cancellation: Cancellation = field(default_factory=Cancellation)
     is_earlier: bool = False
@@ -158,8 +171,9 @@ def find_or_make(
     unfinished = Unfinished.of(path.parent, record.kind, [content_key(record)])
 
     def reused() -> Written[RecordT] | None:
-        if run.force or find(record, output=output, workspace=workspace) is None:
-            return None
+        with run.wait(f"checking {path.name}"):
+            if run.force or find(record, output=output, workspace=workspace) is None:
+                return None
         # Of an earlier stage, --force would not recompute it.
         run.notify(f"reused {path}" if run.is_earlier else f"reused {path} (--force recomputes it)")
         return Written(path, cast(RecordT, read_record(path)), reused=True)
@@ -177,11 +191,14 @@ def find_or_make(
             unfinished.remove_steps()
             return existing
         over: Over = "anything" if output is None or run.force else None
+        with run.wait("starting PyTorch"):
+            import torch  # noqa: F401  (seconds, the first time)
         with memory_expected(f"the {record.kind}"):
             tensors = make()
         record = _made_on(record, device)
         try:
-            written = _write(path, tensors, record, scratch=unfinished.root, over=over)
+            with run.wait(f"writing {path.name}"):
+                written = _write(path, tensors, record, scratch=unfinished.root, over=over)
         except UsageError as error:
             if not isinstance(error.__cause__, FileExistsError):
                 raise

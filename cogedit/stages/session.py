@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal, Self, cast
 
-from cogedit.artifacts import keeping_in_use
+from cogedit.artifacts import keeping_in_use, show_size
 from cogedit.artifacts.embeds import EmbedsRecord
 from cogedit.config import Settings
 from cogedit.models.checkpoint import Checkpoint
@@ -24,7 +24,7 @@ from cogedit.models.cost import (
     activation_bytes,
     part_bytes,
 )
-from cogedit.stages.model import checkpoint_for, dtype_for, weights_for
+from cogedit.stages.model import checkpoint_for, dtype_for, dtype_note, weights_for
 from cogedit.stages.prompts import PromptCache, embeds_record
 from cogedit.stages.run import Run
 from cogedit.types import Offload
@@ -42,6 +42,13 @@ if TYPE_CHECKING:
     _Loaded = tuple[object, nn.Module]
 
 PartName = Literal["text_encoder", "vae", "transformer"]
+
+_LABELS: dict[PartName, str] = {
+    "text_encoder": "T5",
+    "vae": "the VAE",
+    "transformer": "the transformer",
+}
+"""What the parts are called in sentences."""
 
 _BESIDE_T5 = 2**28
 """Bytes that T5 computes in, at most: one prompt at a time."""
@@ -92,6 +99,7 @@ class Session:
         self._embeds = PromptCache()
         self._expected: dict[str, None] = {}
         self._source: tuple[Hashable, NDArray[np.uint8]] | None = None
+        self._said: set[str] = set()
 
     def __enter__(self) -> Self:
         return self
@@ -132,7 +140,9 @@ class Session:
             unknown += missing(describe(text) for text in self._expected if text not in records)
             texts = [record.prompt for record in unknown]
             with memory_guard("embedding the prompts"):
-                made = self._embedder(checkpoint, device, settings, run=run)(texts)
+                embed = self._embedder(checkpoint, device, settings, run=run)
+                with run.wait("embedding the prompts"):
+                    made = embed(texts)
             for record, embeds, truncated, words in zip(
                 unknown, made.embeds, made.truncated, made.unknown, strict=True
             ):
@@ -161,7 +171,7 @@ class Session:
             # The stack holds all weights: the embedding table is tied to this one's.
             return embed, encoder.encoder
 
-        part = self._part("text_encoder", load, checkpoint, device, settings)
+        part = self._part("text_encoder", load, checkpoint, device, settings, run=run)
         estimate = MemoryEstimate.of(part.weights, _BESIDE_T5)
         self._place("text_encoder", estimate, settings, run=run)
         return cast("Callable[[Sequence[str]], PromptEmbeds]", part.model)
@@ -185,7 +195,7 @@ class Session:
             return transformer, transformer
 
         with memory_guard("loading the transformer"):
-            part = self._part("transformer", load, checkpoint, device, settings)
+            part = self._part("transformer", load, checkpoint, device, settings, run=run)
             activations = activation_bytes(
                 TransformerSizes.of(checkpoint.transformer_config),
                 shape,
@@ -216,7 +226,7 @@ class Session:
             return vae, vae
 
         with memory_guard("loading the VAE"):
-            part = self._part("vae", load, checkpoint, device, settings)
+            part = self._part("vae", load, checkpoint, device, settings, run=run)
             vae = cast("AutoencoderKLCogVideoX", part.model)
             working = _vae_bytes(vae, shape, checkpoint.geometry.spatial_compression)
             estimate = MemoryEstimate.of(vae, working)
@@ -239,6 +249,8 @@ class Session:
         checkpoint: Checkpoint,
         device: torch.device,
         settings: Settings,
+        *,
+        run: Run,
     ) -> _Part:
         """Return a part in host memory or on its device; load it where it is not held."""
         import torch
@@ -256,9 +268,13 @@ class Session:
             return held
         del held
         self._release(name)
-        host = torch.device("cpu")
-        self._make_room(host, part_bytes(checkpoint, name, dtype), besides=name)
-        model, weights = load(host, DTYPES[dtype])
+        host, size = torch.device("cpu"), part_bytes(checkpoint, name, dtype)
+        self._make_room(host, size, besides=name)
+        if (note := dtype_note(settings)) is not None and note not in self._said:
+            self._said.add(note)
+            run.notify(note)
+        with run.wait(f"loading {_LABELS[name]}, {show_size(size)} in {dtype}", is_said=True):
+            model, weights = load(host, DTYPES[dtype])
         self._parts[name] = _Part(key, model, weights, device)
         return self._parts[name]
 
@@ -280,10 +296,11 @@ class Session:
                 run.notify(f"--offload {offload} has no effect on {part.device.type}")
             offload = "none"
         elif offload == "auto":
-            label, otherwise = {
-                "text_encoder": ("T5", "--device chooses another device"),
-                "transformer": ("the transformer", "--weights fp8 or fewer frames help"),
+            otherwise = {
+                "text_encoder": "--device chooses another device",
+                "transformer": "--weights fp8 or fewer frames help",
             }[name]
+            label = _LABELS[name]
             needed = estimate.activations + (0 if here else estimate.weights)
             free = _free_memory(part.device, needed) + (estimate.weights if here else 0)
             offload, why = choose_offload(estimate, free=free, name=label, otherwise=otherwise)
@@ -291,10 +308,11 @@ class Session:
                 run.notify(why)
         elif name == "text_encoder" and offload == "model":
             offload = "none"  # it is called once, with no passes to wait between
-        if here and offload != "none":
-            part.weights.to("cpu")
-            release_memory(part.device)
-        place(part.weights, part.device, offload=offload, overlap=name == "transformer")
+        with run.wait(f"placing {_LABELS[name]} for {part.device}"):
+            if here and offload != "none":
+                part.weights.to("cpu")
+                release_memory(part.device)
+            place(part.weights, part.device, offload=offload, overlap=name == "transformer")
         part.offload = offload
         return offload
 

@@ -303,3 +303,40 @@ def test_a_note_that_comes_after_the_last_drawing_is_shown_all_the_same():
 def test_elsewhere_a_thumbnail_is_missed_aloud(capsys):
     assert Screen(thumbnail=Thumbnail()).preview is None
     assert "--preview" in capsys.readouterr().err
+
+
+# --- waiting --------------------------------------------------------------------------------------
+
+
+def test_elsewhere_than_on_a_terminal_only_what_is_worth_a_line_is_said(capsys):
+    for screen in (Screen(), Screen(quiet=True)):
+        with screen.wait("checking a file"):
+            pass
+        with screen.wait("loading T5, 9.5 GB in bf16", is_said=True):
+            pass
+    assert capsys.readouterr() == ("", "loading T5, 9.5 GB in bf16\n")
+    with Screen(jsonl=True).wait("loading T5", is_said=True):
+        pass
+    assert json.loads(capsys.readouterr().err) == {"event": "note", "text": "loading T5"}
+
+
+WAITING = """
+import time
+from cogedit.cli.screen import Screen
+
+screen = Screen()
+with screen.wait("loading T5"):
+    time.sleep(2.5)
+    screen.say("a note")
+    with screen.wait("placing T5"):
+        time.sleep(1.5)
+screen.say("the end")
+"""
+
+
+def test_a_terminal_shows_what_is_waited_for_and_that_time_passes():
+    shown = on_a_terminal(WAITING)
+    assert re.search(rb"loading T5 0:0[1-9]", shown)
+    assert re.search(rb"placing T5 0:0\d", shown)
+    lines = re.sub(rb"[^\n]*\r\x1b\[K", b"", shown).split(b"\r\n")
+    assert lines == [b"a note", b"the end", b""]
