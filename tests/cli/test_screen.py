@@ -335,7 +335,7 @@ screen.say("the end")
 
 
 def test_a_terminal_shows_what_is_waited_for_and_that_time_passes():
-    shown = on_a_terminal(WAITING)
+    shown = on_a_terminal(WAITING, "xterm")
     assert re.search(rb"loading T5 0:0[1-9]", shown)
     assert re.search(rb"placing T5 0:0\d", shown)
     lines = re.sub(rb"[^\n]*\r\x1b\[K", b"", shown).split(b"\r\n")
