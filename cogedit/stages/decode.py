@@ -213,8 +213,9 @@ def _pixels(
     latents: Tensor, settings: Settings, *, session: Session, run: Run, doing: str = "decoding"
 ) -> Pixels:
     """Decode latents [1, F', C', H', W'] to uint8 [F, H, W, 3]."""
-    from cogedit.models.device import memory_guard
-    from cogedit.models.vae import decode_pixels, num_decoder_calls
+    with run.wait("starting PyTorch"):  # with diffusers: seconds, the first time
+        from cogedit.models.device import memory_guard
+        from cogedit.models.vae import decode_pixels, num_decoder_calls
 
     vae = session.vae(latent_shape(latents), settings, run=run)
     num_calls = num_decoder_calls(vae, latents.shape)

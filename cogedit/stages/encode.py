@@ -61,8 +61,9 @@ def encode(
         record = workspace.as_kept(record, output=output)
 
         def make() -> Mapping[str, Tensor]:
-            from cogedit.models.device import memory_guard
-            from cogedit.models.vae import encode_frames, num_encoder_calls, to_model_range
+            with claimed.wait("starting PyTorch"):  # with diffusers: seconds, the first time
+                from cogedit.models.device import memory_guard
+                from cogedit.models.vae import encode_frames, num_encoder_calls, to_model_range
 
             pixels = read_artifact(source, "frames").tensors["frames"]
             shape = latent_shape_of(record.frames, checkpoint.geometry)
