@@ -76,7 +76,15 @@ NO_TORCH = {"errors", "types", "version", "config", "cli"}
 TENSOR_FUNCTIONS = {"read_artifact", "write_artifact", "atomic_write", "Artifact"}
 """What the command line leaves to the stages."""
 
-DIFFUSION_LIBRARIES = {"__future__", "collections", "dataclasses", "math", "torch", "typing"}
+DIFFUSION_LIBRARIES = {
+    "__future__",
+    "collections",
+    "dataclasses",
+    "itertools",
+    "math",
+    "torch",
+    "typing",
+}
 """All that the mathematics may import: no file, no clock, no other random generator."""
 
 DRAWS = {"randn", "rand", "randint", "randperm", "normal", "bernoulli", "multinomial"}

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKLCogVideoX, CogVideoXPipeline
-from safetensors.torch import load_file
+from diffusers import AutoencoderKLCogVideoX, CogVideoXPipeline, CogVideoXTransformer3DModel
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import T5EncoderModel
 
 from cogedit.lab import world
 from cogedit.lab.components import (
@@ -328,11 +328,11 @@ def _saved_weights(saved: Path) -> Mapping[str, Tensor]:
     """Return the weights of a checkpoint or a pipeline's folder, by their names in the model."""
     if saved.is_file():
         return averaged_weights(saved)
-    files = {"transformer": "diffusion_pytorch_model", "text_encoder": "model"}
+    parts = {"transformer": CogVideoXTransformer3DModel, "text_encoder": T5EncoderModel}
     return {
         f"{part}.{name}": weight
-        for part, file in files.items()
-        for name, weight in load_file(saved / part / f"{file}.safetensors").items()
+        for part, kind in parts.items()
+        for name, weight in kind.from_pretrained(saved / part).state_dict().items()
     }
 
 
