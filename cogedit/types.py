@@ -110,7 +110,7 @@ class EncodeSettings:
     vae_tiling: bool = setting(
         False,
         "Speed and memory",
-        "Encode and decode in overlapping tiles: less memory, slightly different results.",
+        "Encode in overlapping tiles: less memory, slightly different latents.",
     )
 
 

@@ -164,9 +164,7 @@ def test_nan_in_the_model(fail, tmp_path, inverted):
     assert not list(tmp_path.glob("clip.cogedit/trajectory-*"))
 
 
-def test_tiling_is_no_matter_of_the_past_where_something_is_decoded(
-    inverted, fail, tmp_path, tmp_path_factory
-):
+def test_tiles_of_the_decoder_are_no_matter_of_the_past(inverted, fail, tmp_path, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiled")
     out = folder / "tiled.mp4"
     work = ("--workspace", folder / "work")
@@ -177,13 +175,14 @@ def test_tiling_is_no_matter_of_the_past_where_something_is_decoded(
         ("sweep", inverted["trajectory"], *sheet, *work),
         ("report", inverted["trajectory"].parent, "-o", folder / "page.html"),
     ):
-        given = [str(a) for a in (*args, *TINY_MODEL, "--vae-tiling")]
+        given = [str(a) for a in (*args, *TINY_MODEL, "--decode-tiling")]
         result = CliRunner().invoke(app, given)
         assert result.exit_code == 0, result.stderr
     assert out.is_file()
-    code, shown = fail("invert", inverted["latents"], *work, *TINY_MODEL, "--vae-tiling")
-    assert code == 2
-    assert "--vae-tiling" in shown
+    for command in ("export", "invert"):
+        code, shown = fail(command, inverted["latents"], *TINY_MODEL, "--vae-tiling")
+        assert code == 2
+        assert "--decode-tiling" in shown
 
 
 @pytest.mark.parametrize(

@@ -168,7 +168,7 @@ def invert(
     from cogedit import stages, tools
     from cogedit.cli.tables import show_estimate
 
-    settings = call.settings(source, decodes=check)
+    settings = call.settings(source)
     if dry_run:
         show_estimate(call.screen, "invert", tools.estimate(source, settings, run=call.run))
         return
@@ -229,7 +229,7 @@ def reconstruct(
 
 
 @app.command()
-@with_options("export", "encode", takes_all=True)
+@with_options("export", takes_all=True)
 def export(
     call: Call,
     source: Annotated[

@@ -77,12 +77,11 @@ class Call:
         steps = self.flags.get("reconstruct.num_inference_steps")
         return self.flags if steps is None else {"invert.num_inference_steps": steps, **self.flags}
 
-    def settings(self, source: Path | None, *, decodes: bool = False) -> Settings:
+    def settings(self, source: Path | None) -> Settings:
         """Resolve the settings, and report the model where it was chosen automatically.
 
         Args:
             source: What the command starts from.
-            decodes: Whether the command decodes, though it exports nothing.
 
         Raises:
             UsageError: A flag is out of range, or has another value than `source` was made with.
@@ -90,7 +89,7 @@ class Call:
         from cogedit.stages.settings import chosen_model, found_as
 
         with self.screen.wait("looking at the model's files"):
-            resolved = self.resolve(source, decodes=decodes)
+            resolved = self.resolve(source)
             notes = (chosen_model(resolved), found_as(resolved.settings))
         for note in notes:
             if note is not None:
@@ -100,7 +99,7 @@ class Call:
                 self.screen.detail(f"{key}: from {where}")
         return resolved.settings
 
-    def resolve(self, source: Path | None, *, decodes: bool = False) -> ResolvedSettings:
+    def resolve(self, source: Path | None) -> ResolvedSettings:
         """Resolve the settings as `settings` does, with the origin of each."""
         from cogedit.artifacts import read_record, sniff_kind
         from cogedit.cli.repeated import check_repeated
@@ -110,9 +109,6 @@ class Call:
 
         kind = None if source is None else sniff_kind(source)
         past = () if kind is None else _STAGES_BEHIND[kind]
-        if decodes or "export" in self.tables:
-            # How the VAE works in tiles also concerns the decoding that is still to come.
-            past = tuple(stage for stage in past if stage != "encode")
         flags = self.flags if "invert" in past else self.flags_of_all
         if source is not None and "export" in self.tables:
             flags = settle_rate(source, flags)

@@ -59,9 +59,10 @@ def check_repeated(
     if isinstance(record, EditRecord):
         words += ["--prompt", record.settings.prompt]
     again = shlex.join([*words, *_option(key, given, tables=[command])])
+    tiles = "; --decode-tiling decodes in tiles" if key == "encode.vae_tiling" else ""
     raise UsageError(
         f"{flag} is {_text(given)}, but {source} was made with {_text(made)}",
-        hint=f"leave {flag} out, or make another with the same flags: {again}",
+        hint=f"leave {flag} out, or make another with the same flags: {again}{tiles}",
     )
 
 

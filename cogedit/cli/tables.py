@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from cogedit.tools import Estimate
     from cogedit.tools.batch_plan import BatchPlan
     from cogedit.tools.doctor import Diagnosis
+    from cogedit.tools.estimate import VAEEstimate
 
 _MAX_DRAWN = 500
 """Rows that rich draws, at a millisecond each; more are printed as they are."""
@@ -90,6 +91,8 @@ def show_estimate(screen: Screen, command: str, estimate: Estimate) -> None:
             )
         rows.append((stage.name, text))
     rows.append(("disk", show_size(estimate.disk_bytes)))
+    ways = {"encode": estimate.encode, "decode": estimate.decode}
+    rows.append(("VAE", "; ".join(_vae_row(direction, vae) for direction, vae in ways.items())))
     if estimate.memory_bytes:
         host = f"at least {show_size(estimate.host_bytes)} of host memory"
         on_device = f"about {show_size(estimate.memory_bytes)} on {estimate.device}, {host}"
@@ -97,6 +100,12 @@ def show_estimate(screen: Screen, command: str, estimate: Estimate) -> None:
         note = "by a probe of this device; without loading, T5 and VAE"
         rows.append(("time", f"about {duration(estimate.seconds)} ({note})"))
     show_rows(rows)
+
+
+def _vae_row(direction: str, vae: VAEEstimate) -> str:
+    if vae.problem is not None:
+        return f"{direction} does not fit: {vae.problem}"
+    return f"{direction} {vae.way}, {show_size(vae.num_bytes)}"
 
 
 def flops(count: float) -> str:

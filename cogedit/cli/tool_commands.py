@@ -39,7 +39,7 @@ def sweep(
     from cogedit import tools
 
     trajectory = source or newest_artifact(call, "trajectory")
-    settings = call.settings(trajectory, decodes=True)
+    settings = call.settings(trajectory)
     swept = tools.sweep(
         trajectory, prompt, settings, vary=vary, mask=mask, output=output, run=call.run
     )
@@ -106,7 +106,7 @@ def batch(
         )
 
 
-@with_options("export", "encode", without=("export.size", "export.sound"))
+@with_options("export", without=("export.size", "export.sound"))
 def compare(
     call: Call,
     sources: Annotated[list[Path], argument("A B [C]...", "Artifacts or videos.")],
@@ -152,7 +152,7 @@ def compare(
     call.screen.result("compare", [row])
 
 
-@with_options("encode")
+@with_options()
 def report(
     call: Call,
     folder: Annotated[
@@ -182,7 +182,7 @@ def report(
     workspace = Workspace(root)
     # The model of the newest artifact: an edit of another model is listed with the reason.
     newest = workspace.newest("edit") or workspace.newest("trajectory")
-    settings = call.settings(newest, decodes=True)
+    settings = call.settings(newest)
     written = tools.report(root, settings, output=output, beside=beside, run=call.run)
     call.screen.result("report", [{"path": str(written.path), "kind": "page", "reused": False}])
 

@@ -83,6 +83,13 @@ class Settings:
         "passes (model) or between layers (group), or the fastest that fits (auto).",
         metavar="WHERE",
     )
+    decode_tiling: bool | None = setting(
+        None,
+        "Speed and memory",
+        "Decode in overlapping tiles: less memory, slightly different pixels. It changes no "
+        "artifact.",
+        default_text="where it fits in no other way",
+    )
     device: Device = setting("auto", "Model", "Where the model runs: auto, cuda, cuda:N, mps, cpu.")
     workspace: Path | None = setting(
         None,

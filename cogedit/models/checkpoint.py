@@ -94,6 +94,7 @@ class Checkpoint:
     scheduler_config: Config
     transformer_config: Config
     text_encoder_config: Config
+    vae_config: Config
     num_parameters: Mapping[str, int]
     stored_dtype: DType
 
@@ -258,6 +259,7 @@ def _check(name: str, folder: Path, revision: str | None, *, mend: str) -> Check
         scheduler,
         transformer_config=configs["transformer"],
         text_encoder_config=configs["text_encoder"],
+        vae_config=configs["vae"],
         num_parameters={
             component: sum(file.num_parameters for file in files)
             for component, files in weights.items()

@@ -77,12 +77,25 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(word in str(error) for word in _OUT_OF_MEMORY)
 
 
+_FEWER = "fewer frames (--max-num-frames), or a smaller --width and --height"
+_HINTS = {
+    "encoding": f"use --vae-tiling, which changes the latents a little, {_FEWER}",
+    "embedding the prompts": "use --offload group or --dtype bf16, or another --device",
+    "loading the VAE": "use another --device",
+}
+_HINT_FOR_TRANSFORMER = (
+    "use --offload group, --weights fp8, --dtype bf16, --max-rows 1, fewer prompts at once, "
+    + _FEWER
+)
+"""What helps in a stage; all others run the transformer."""
+
+
 @contextmanager
-def memory_guard(doing: str) -> Iterator[None]:
+def memory_guard(doing: str, *, hint: str | None = None) -> Iterator[None]:
     """Turn the errors of a device that is out of memory into a DeviceMemoryError.
 
-    It says what the device was `doing`, as in "inverting", and what to change. Nothing is tried
-    again in another way.
+    It says what the device was `doing`, as in "inverting", and what helps there: `hint`, or what is
+    known of it. Nothing is tried again in another way.
     """
     try:
         yield
@@ -91,6 +104,5 @@ def memory_guard(doing: str) -> Iterator[None]:
             raise
         raise DeviceMemoryError(
             f"The device ran out of memory while {doing}",
-            hint="use --dtype bf16, --offload group, --max-rows 1, --weights fp8, --vae-tiling, "
-            "fewer frames (--max-num-frames) or a smaller --width and --height",
+            hint=hint or _HINTS.get(doing, _HINT_FOR_TRANSFORMER),
         ) from error

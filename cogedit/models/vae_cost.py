@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
+from cogedit.errors import DeviceMemoryError
 from cogedit.models.configs import Config, VAEConfig, check_config
 from cogedit.models.cost import LatentShape
 
@@ -35,6 +36,11 @@ class VAEWay:
 
     in_tiles: bool = False
     by_frame: bool = False
+
+    def __str__(self) -> str:
+        if self.in_tiles:
+            return "in tiles, frame by frame" if self.by_frame else "in tiles"
+        return "frame by frame" if self.by_frame else "at once"
 
 
 WAYS = (VAEWay(), VAEWay(by_frame=True), VAEWay(in_tiles=True), VAEWay(True, True))
@@ -80,6 +86,73 @@ class VAESizes:
     def has_tiles(self, shape: LatentShape) -> bool:
         """Whether latents of this shape are more than one tile."""
         return shape[1] > self.tile[0] or shape[2] > self.tile[1]
+
+
+@dataclass(frozen=True)
+class VAEPlan:
+    """How the VAE will run, and the bytes that it takes, those of its weights among them."""
+
+    way: VAEWay
+    num_bytes: int
+    whole_bytes: int  # the same for the fastest way
+
+    def note(self, direction: Direction, free: int) -> str | None:
+        """Say why it is not the fastest way; None where it is."""
+        if self.way == VAEWay():
+            return None
+        how = f"{direction[:-1]}ing {self.way}, about {_gb(self.num_bytes)}"
+        if free >= self.whole_bytes:  # it was asked for
+            return how
+        return f"{how}: at once it takes {_gb(self.whole_bytes)}, and {_gb(free)} is free"
+
+
+def plan_vae(
+    sizes: VAESizes,
+    shape: LatentShape,
+    direction: Direction,
+    *,
+    weights: int,
+    usable: int,
+    item_size: int,
+    tiling: bool | None,
+) -> VAEPlan:
+    """Choose the fastest way to encode or decode that fits.
+
+    Args:
+        sizes: Of the VAE.
+        shape: Of the latents.
+        direction: Which of its two parts runs.
+        weights: Bytes of its weights.
+        usable: Bytes that it may take.
+        item_size: Bytes of a number.
+        tiling: Whether it works in tiles; None is only where nothing else fits.
+
+    Raises:
+        DeviceMemoryError: No way fits.
+    """
+
+    def needs(way: VAEWay) -> int:
+        return weights + vae_bytes(sizes, shape, direction, way, item_size=item_size)
+
+    has_tiles = sizes.has_tiles(shape)
+    ways = [way for way in WAYS if way.in_tiles == tiling or (tiling is None and has_tiles)]
+    ways = ways or [way for way in WAYS if not way.in_tiles]
+    for way in ways:
+        if needs(way) <= usable:
+            return VAEPlan(way, needs(way), needs(WAYS[0]))
+    least, flag = ways[-1], {"encode": "--vae-tiling", "decode": "--decode-tiling"}[direction]
+    hint = "use a smaller --width and --height, or fewer frames (--max-num-frames)"
+    if tiling is False and has_tiles and needs(WAYS[-1]) <= usable:
+        hint = f"use {flag}: in tiles it takes about {_gb(needs(WAYS[-1]))}"
+    raise DeviceMemoryError(
+        f"{direction[:-1]}ing this clip takes about {_gb(needs(least))} {least}, and "
+        f"{_gb(usable)} of memory is free for it",
+        hint=hint,
+    )
+
+
+def _gb(num_bytes: float) -> str:
+    return f"{num_bytes / 1e9:.1f} GB"
 
 
 @dataclass(frozen=True)
@@ -160,7 +233,7 @@ def _decoder_tensors(level: _Level, *, by_frame: bool, latent_channels: int) -> 
     if by_frame:
         made = c if c_in != c else 0
         beside = 3 * values + 2 * latent_channels * level.frame
-        begins = (2 * c_in + made) * values + 5 * c_in * level.frame
+        begins = (2 * c_in + made) * values + 8 * c_in * level.frame
         return begins + beside, (c_in + 3 * c) * values + beside
     # The latents of every frame condition the norms; the frames of the piece before wait.
     beside = (3 + latent_channels * (1 + level.num_frames % 2)) * values
@@ -173,9 +246,10 @@ def _encoder_tensors(level: _Level, *, by_frame: bool) -> tuple[int, int]:
     if by_frame:
         return 0, within
     padded = c * (level.num_frames + 2) * level.frame
-    if padded > _SPLIT:
+    parts = padded // _SPLIT + 1
+    if parts > 1:
         within += padded + c * level.values
-    return 0, within + padded
+    return 0, within + padded + padded // parts  # which the kernel copies once more
 
 
 def _pieces(num_frames: int) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -59,7 +60,8 @@ def decode(
             latents = artifact.tensors["latents"]
             if isinstance(record, TrajectoryRecord):
                 latents = artifact.tensors["trajectory"][-1]  # the clean ones: `decode_source`
-            return _pixels(latents[:, num_pad_frames(record) :], settings, session=owner, run=run)
+            latents = latents[:, num_pad_frames(record) :]
+            return _pixels(source, latents, settings, session=owner, run=run)
         edit = Artifact(record, artifact.tensors)
         if export.align_edges or composite == "source":
             own = _source_frames(source, record, settings)
@@ -71,7 +73,7 @@ def decode(
                     pixels[index] = change.on(own[index])
                     done()
         else:
-            pixels = _edit_pixels(edit, settings, session=owner, run=run)
+            pixels = _edit_pixels(source, edit, settings, session=owner, run=run)
         if composite == "none":
             return pixels
         if composite == "decode":
@@ -100,7 +102,7 @@ def decode_source(
     check_same_model(str(trajectory), artifact.record, checkpoint_for(settings))
     latents = artifact.tensors["latents"][:, artifact.record.num_pad_frames :]
     with use_session(session) as owner:
-        return _pixels(latents, settings, session=owner, run=run or Run())
+        return _pixels(trajectory, latents, settings, session=owner, run=run or Run())
 
 
 def composite_for(record: Record, export: ExportSettings) -> Composite:
@@ -171,7 +173,7 @@ def _changes(
 ) -> Iterator[Change]:
     """Iterate over the changes of an edit; what can be missing is found before the first."""
     round_trip = _round_trip(source, edit, settings, session=session, run=run)
-    edited = _edit_pixels(edit, settings, session=session, run=run)
+    edited = _edit_pixels(source, edit, settings, session=session, run=run)
     box = frames_record(edit.record).box
     image = (slice(None), slice(None))
     if box.mode == "pad":
@@ -195,30 +197,50 @@ def _round_trip(
         else:
             otherwise = otherwise_use(settings.export)
             clean = source_latents(source, record, settings, otherwise=otherwise)
-        return _pixels(clean, settings, session=session, run=run, doing="decoding the source")
+        doing = "decoding the source"
+        return _pixels(source, clean, settings, session=session, run=run, doing=doing)
 
     # A decoder of another dtype or with tiles gives other pixels.
-    how = (dtype_for(settings), settings.device, settings.encode.vae_tiling)
+    how = (dtype_for(settings), settings.device, settings.decode_tiling)
     return session.source_pixels((content_key(record.trajectory), how), decode_clean)
 
 
 def _edit_pixels(
-    edit: Artifact[EditRecord], settings: Settings, *, session: Session, run: Run
+    source: Path, edit: Artifact[EditRecord], settings: Settings, *, session: Session, run: Run
 ) -> Pixels:
     latents = edit.tensors["latents"][:, num_pad_frames(edit.record) :]
-    return _pixels(latents, settings, session=session, run=run)
+    return _pixels(source, latents, settings, session=session, run=run)
 
 
 def _pixels(
-    latents: Tensor, settings: Settings, *, session: Session, run: Run, doing: str = "decoding"
+    source: Path,
+    latents: Tensor,
+    settings: Settings,
+    *,
+    session: Session,
+    run: Run,
+    doing: str = "decoding",
 ) -> Pixels:
-    """Decode latents [1, F', C', H', W'] to uint8 [F, H, W, 3]."""
+    """Decode latents [1, F', C', H', W'] of an artifact to uint8 [F, H, W, 3]."""
     with run.wait("starting PyTorch"):  # with diffusers: seconds, the first time
         from cogedit.models.device import memory_guard
         from cogedit.models.vae import decode_pixels, num_decoder_calls
 
-    vae = session.vae(latent_shape(latents), settings, run=run)
+    vae, way = session.vae(latent_shape(latents), settings, "decode", run=run)
+    hint = _when_out_of_memory(source, settings, is_tiled=way.in_tiles)
     num_calls = num_decoder_calls(vae, latents.shape)
-    with memory_guard("decoding"), run.counting(doing, num_calls) as done:
-        pixels: Pixels = decode_pixels(vae, latents, on_call=done).numpy()
+    with memory_guard("decoding", hint=hint), run.counting(doing, num_calls) as done:
+        decoded = decode_pixels(vae, latents, by_frame=way.by_frame, on_call=done)
+    pixels: Pixels = decoded.numpy()
     return pixels
+
+
+def _when_out_of_memory(source: Path, settings: Settings, *, is_tiled: bool) -> str:
+    """Return the command that shows an artifact, which is on disk, with less memory."""
+    words = ["cogedit", "export", str(source)]
+    words += ["--device", "cpu"] if is_tiled else ["--decode-tiling"]
+    if Path(settings.model).is_dir():  # the artifact names a folder, and not where it is
+        words += ["--model", settings.model]
+    if settings.device != "auto" and not is_tiled:
+        words += ["--device", settings.device]
+    return f"{source} is kept: {shlex.join(words)}"

@@ -87,6 +87,7 @@ def edit(
         check_edits(options, checkpoint_for(settings), num_levels=levels_of(video, settings))
         check_transformer(settings)
         expect_prompts(options, owner)
+        owner.expect_decoding()
 
         # 2. Video -> frames -> latents -> trajectory, as far as they are missing.
         trajectory = trajectory_for(video, settings, mask=given, run=run, session=owner)

@@ -68,11 +68,12 @@ def encode(
             pixels = read_artifact(source, "frames").tensors["frames"]
             shape = latent_shape_of(record.frames, checkpoint.geometry)
             with use_session(session) as owner:
-                vae = owner.vae(shape, settings, run=claimed)
+                vae, way = owner.vae(shape, settings, "encode", run=claimed)
                 frames = to_model_range(pixels, vae.dtype)
                 num_calls = num_encoder_calls(vae, frames.shape)
                 with memory_guard("encoding"), claimed.counting("encoding", num_calls) as done:
-                    return {"latents": encode_frames(vae, frames, on_call=done).cpu()}
+                    latents = encode_frames(vae, frames, by_frame=way.by_frame, on_call=done)
+                    return {"latents": latents.cpu()}
 
         return find_or_make(
             record,

@@ -35,7 +35,7 @@ from cogedit.media.sound import choose_audio
 from cogedit.media.writer import AudioSource, FrameStream, write_video
 from cogedit.stages.decode import Pixels, composite_for, decode, decode_changes
 from cogedit.stages.load import check_size_of_clip
-from cogedit.stages.model import dtype_for
+from cogedit.stages.model import checkpoint_for, dtype_for, latent_shape_of
 from cogedit.stages.recipe import Recipe
 from cogedit.stages.replacing import check_not_source, in_the_way, place_of_source
 from cogedit.stages.run import Exported, Run, check_output, check_writable, claim, workspace_for
@@ -87,7 +87,7 @@ def export(
 
     Args:
         source: The artifact.
-        settings: `export`; `model`, `dtype`, `device` and `encode` where something is decoded.
+        settings: `export`; `model`, `dtype`, `device`, `decode_tiling` where something is decoded.
         output: The video, or under the codec png the folder; None is the artifact's name with the
             codec's suffix, beside it.
         source_video: The video that the clip was taken from; None is looked for.
@@ -124,7 +124,7 @@ def _source_clip(job: _Job) -> _Job:
         feather=0,
         align_edges=0,
         dtype=None,
-        vae_tiling=None,
+        decode_tiling=None,
     )
     shown = replace(job, recipe=clip, path=place_of_source(job.path), may_replace=False)
     _exists(shown)
@@ -172,7 +172,7 @@ def _job(
     if isinstance(record, EditRecord):
         recipe = replace(recipe, align_edges=options.align_edges)
     if not isinstance(record, FramesRecord):
-        recipe = replace(recipe, dtype=dtype_for(settings), vae_tiling=settings.encode.vae_tiling)
+        recipe = replace(recipe, dtype=dtype_for(settings), decode_tiling=settings.decode_tiling)
     silent = None
     if recipe.sound and not (recipe.fps == frames.fps and keeps_time(frames)):
         silent = f"at {float(recipe.fps):.6g} fps the clip does not keep the source's time"
@@ -266,6 +266,8 @@ def _export(job: _Job, source_video: Path | None, session: Session | None) -> Ex
     check_writable(job.path, is_folder=recipe.encoding.codec == "png")
     replaced = job.path.exists() and not run.force
     with in_use(job.path.parent), use_session(session) as owner:
+        job = _with_tiling(job, owner)
+        recipe = job.recipe
         shown = _frames(job, found if isinstance(found, FoundSource) else None, owner)
         try:
             with _counted(shown, run) as counted:
@@ -289,6 +291,18 @@ def _export(job: _Job, source_video: Path | None, session: Session | None) -> Ex
     instead = ", in place of one with other export settings (-o keeps both)" if replaced else ""
     run.notify(f"wrote {job.path} ({count} frames at {rate}{with_audio}){instead}")
     return Exported(job.path, reused=False)
+
+
+def _with_tiling(job: _Job, session: Session) -> _Job:
+    """Settle whether a job decodes in tiles, for which its video says so."""
+    if job.recipe.dtype is None or job.recipe.decode_tiling is not None:
+        return job
+    settings = job.settings
+    frames = frames_record(job.recipe.record)
+    shape = latent_shape_of(frames, checkpoint_for(settings).geometry)
+    tiling = session.plan_vae(shape, settings, "decode").way.in_tiles
+    settings = replace(settings, decode_tiling=tiling)
+    return replace(job, settings=settings, recipe=replace(job.recipe, decode_tiling=tiling))
 
 
 @contextmanager
@@ -381,7 +395,10 @@ def _exists(job: _Job) -> bool:
         comment = find_comment(path) or ""
     except VideoError:
         comment = ""
-    if comment == recipe.comment():
+    ways: Sequence[bool | None] = [recipe.decode_tiling]
+    if recipe.dtype is not None and recipe.decode_tiling is None:
+        ways = (False, True)  # whichever of the two fitted
+    if comment in [replace(recipe, decode_tiling=way).comment() for way in ways]:
         return True
     if f'"content_key":"{content_key(recipe.record)}"' in comment:
         return False

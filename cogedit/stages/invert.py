@@ -257,6 +257,7 @@ def check_inversion(
     sizes = TransformerSizes.of(checkpoint.transformer_config)
     work = edit_work([plain], record.settings, sizes, shape)
     with use_session(session) as owner, memory_guard("checking the inversion"):
+        owner.expect_decoding()
         embeds = owner.embed(["", prompt], settings, run=run)
         with (
             owner.transformer(work, shape, settings, run=run) as transformer,
@@ -274,11 +275,14 @@ def check_inversion(
                 on_step=on_step,
             )
         del transformer  # the VAE may need its memory
-        vae = owner.vae(shape, settings, run=run)
+        vae, way = owner.vae(shape, settings, "decode", run=run)
         pad = record.num_pad_frames
-        resampled, round_trip = (
-            (to_levels(frame).numpy() for frame in decode_latents(vae, latents[:, pad:]))
-            for latents in (samples[-1], inverted.latents)
+        with memory_guard("decoding", hint="use --decode-tiling"):
+            resampled, round_trip = (
+                map(to_levels, decode_latents(vae, latents[:, pad:], by_frame=way.by_frame))
+                for latents in (samples[-1], inverted.latents)
+            )
+        similarity = psnr(
+            (frame.numpy() for frame in resampled), (frame.numpy() for frame in round_trip)
         )
-        similarity = psnr(resampled, round_trip)
     return InversionCheck(similarity, float(inverted.noise.std()))

@@ -32,7 +32,8 @@ class Recipe:
         feather: Width in pixels of the transition; 0 without a composite.
         align_edges: Radius in pixels within which an edit's edges are the source's; 0 is off.
         dtype: What the VAE decodes in; None where nothing is decoded.
-        vae_tiling: Whether it decodes in tiles; None where nothing is decoded.
+        decode_tiling: Whether it decodes in tiles; None where nothing is decoded, or where that
+            follows from the memory that will be free.
     """
 
     record: Record
@@ -45,7 +46,7 @@ class Recipe:
     feather: int = 0
     align_edges: int = 0
     dtype: DType | None = None
-    vae_tiling: bool | None = None
+    decode_tiling: bool | None = None
 
     def comment(self) -> str:
         """Return the recipe as canonical JSON, for the video's metadata."""
@@ -60,7 +61,7 @@ class Recipe:
             "lossless": self.encoding.lossless,
             "size": self.size,
             "sound": self.sound,
-            "vae_tiling": self.vae_tiling,
+            "vae_tiling": self.decode_tiling,  # its name in 0.1.0
         }
         if self.sound and self.audio_track is not None:
             options["audio_track"] = self.audio_track

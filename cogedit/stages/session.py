@@ -24,6 +24,7 @@ from cogedit.models.cost import (
     activation_bytes,
     part_bytes,
 )
+from cogedit.models.vae_cost import Direction, VAEPlan, VAESizes, VAEWay, plan_vae
 from cogedit.stages.model import checkpoint_for, dtype_for, dtype_note, weights_for
 from cogedit.stages.prompts import PromptCache, embeds_record
 from cogedit.stages.run import Run
@@ -52,9 +53,6 @@ _LABELS: dict[PartName, str] = {
 
 _BESIDE_T5 = 2**28
 """Bytes that T5 computes in, at most: one prompt at a time."""
-
-_VAE_TENSORS = 18
-"""Tensors of the VAE's widest level that the decoder holds at once: 15.8 GB at 480x720 in bf16."""
 
 
 @dataclass
@@ -98,6 +96,7 @@ class Session:
         self._parts: dict[PartName, _Part] = {}
         self._embeds = PromptCache()
         self._expected: dict[str, None] = {}
+        self._decodes = False
         self._source: tuple[Hashable, NDArray[np.uint8]] | None = None
         self._said: set[str] = set()
 
@@ -111,6 +110,7 @@ class Session:
         """Release everything; the session can be used again, and loads again."""
         self._embeds.clear()
         self._expected.clear()
+        self._decodes = False
         self._source = None
         self._release(*self._parts)
 
@@ -187,6 +187,8 @@ class Session:
 
         checkpoint, device = checkpoint_for(settings), resolve_device(settings.device)
         stored = weights_for(settings)
+        if self._decodes:
+            self.plan_vae(shape, settings, "decode")
 
         def load(host: torch.device, dtype: torch.dtype) -> _Loaded:
             transformer = load_transformer(checkpoint, device=host, dtype=dtype)
@@ -210,8 +212,14 @@ class Session:
         with on_device(transformer, device, offload=offload):
             yield transformer
 
-    def vae(self, shape: LatentShape, settings: Settings, *, run: Run) -> AutoencoderKLCogVideoX:
-        """Have the VAE on its device for latents of a shape, in tiles if the settings say so."""
+    def vae(
+        self, shape: LatentShape, settings: Settings, direction: Direction, *, run: Run
+    ) -> tuple[AutoencoderKLCogVideoX, VAEWay]:
+        """Have the VAE on its device for latents of a shape, and the fastest way that fits there.
+
+        Raises:
+            DeviceMemoryError: No way fits, or none to decode later where that is expected.
+        """
         from cogedit.models.device import memory_guard, resolve_device
         from cogedit.models.loading import load_vae
         from cogedit.models.placement import MemoryEstimate
@@ -221,18 +229,63 @@ class Session:
 
         def load(host: torch.device, dtype: torch.dtype) -> _Loaded:
             vae = load_vae(checkpoint, device=host, dtype=dtype)
-            if settings.encode.vae_tiling:
-                use_tiles(vae)
             return vae, vae
 
+        if self._decodes:
+            self.plan_vae(shape, settings, "decode")
+        plan = self.plan_vae(shape, settings, direction, run=run)
         with memory_guard("loading the VAE"):
             part = self._part("vae", load, checkpoint, device, settings, run=run)
             vae = cast("AutoencoderKLCogVideoX", part.model)
-            working = _vae_bytes(vae, shape, checkpoint.geometry.spatial_compression)
-            estimate = MemoryEstimate.of(vae, working)
+            estimate = MemoryEstimate.of(vae, 0)
+            estimate = replace(estimate, activations=max(plan.num_bytes - estimate.weights, 0))
             # It has no blocks that could come one by one.
             self._place("vae", estimate, replace(settings, offload="none"), run=run)
-        return vae
+        if plan.way.in_tiles:
+            use_tiles(vae)
+        else:
+            vae.disable_tiling()
+        return vae, plan.way
+
+    def expect_decoding(self) -> None:
+        """Announce that what is computed will be decoded: what could not be is not begun."""
+        self._decodes = True
+
+    def plan_vae(
+        self,
+        shape: LatentShape,
+        settings: Settings,
+        direction: Direction,
+        *,
+        run: Run | None = None,
+    ) -> VAEPlan:
+        """Choose how the VAE runs once the other parts have made room, and say so.
+
+        Raises:
+            DeviceMemoryError: No way fits.
+        """
+        from cogedit.models.device import resolve_device
+        from cogedit.models.placement import RESERVE, MemoryEstimate
+
+        checkpoint, device = checkpoint_for(settings), resolve_device(settings.device)
+        dtype = dtype_for(settings)
+        held = [part.weights for part in self._parts.values() if part.occupies(device)]
+        own = sum(MemoryEstimate.of(weights, 0).weights for weights in held)
+        plan = partial(
+            plan_vae,
+            VAESizes.of(checkpoint.vae_config),
+            shape,
+            direction,
+            weights=part_bytes(checkpoint, "vae", dtype),
+            item_size=ITEM_SIZE[dtype],
+            tiling=settings.encode.vae_tiling if direction == "encode" else settings.decode_tiling,
+        )
+        whole = plan(usable=2**63).whole_bytes
+        usable = int((_free_memory(device, whole - own) + own) * (1 - RESERVE))
+        chosen = plan(usable=usable)
+        if run is not None and (note := chosen.note(direction, usable)) is not None:
+            run.notify(note)
+        return chosen
 
     def source_pixels(
         self, key: Hashable, decode: Callable[[], NDArray[np.uint8]]
@@ -259,8 +312,6 @@ class Session:
 
         dtype = dtype_for(settings)
         key: Hashable = (checkpoint.digest, checkpoint.folder, dtype, device)
-        if name == "vae":
-            key = (key, settings.encode.vae_tiling)
         if name == "transformer":
             key = (key, weights_for(settings), settings.offload)
         held = self._parts.get(name)
@@ -381,14 +432,3 @@ def _free_memory(device: torch.device, needed: int) -> int:
         release_memory(device)
         free = free_memory(device)
     return free
-
-
-def _vae_bytes(vae: AutoencoderKLCogVideoX, shape: LatentShape, compression: int) -> int:
-    """Estimate what the VAE needs beside its weights: some tensors of its widest level."""
-    _, height, width = shape
-    if vae.use_tiling:
-        height = min(height, vae.tile_latent_min_height)
-        width = min(width, vae.tile_latent_min_width)
-    num_frames = vae.num_sample_frames_batch_size + 2  # two are kept from the piece before
-    pixels = num_frames * height * width * compression**2
-    return int(_VAE_TENSORS * vae.config.block_out_channels[0] * pixels * vae.dtype.itemsize)

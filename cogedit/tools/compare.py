@@ -78,7 +78,7 @@ def compare(
     Args:
         sources: Two or more; a wipe takes two. Artifacts are decoded with one model.
         settings: `export`, of which `fps` also allows inputs of different rates; `model`, `dtype`,
-            `device` and `encode` where something is decoded.
+            `device` and `decode_tiling` where something is decoded.
         output: A video, or an image (.png): of a "sheet" several frames, otherwise the middle one.
         layout: "row", "column", "wipe" or "sheet"; None is "sheet" for an image, otherwise "row".
         labels: A caption for each input; without them, prompts and file names.

@@ -13,7 +13,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import cast
+from typing import cast, get_args
 
 from cogedit.artifacts import DeviceType, show_size
 from cogedit.config import Settings, preset_for_model
@@ -30,6 +30,7 @@ from cogedit.media.probe import decord_version
 from cogedit.models.checkpoint import EMBEDDED, find_checkpoint
 from cogedit.models.hub import hub_cache
 from cogedit.models.quiet import quiet_imports
+from cogedit.models.vae_cost import Direction
 from cogedit.stages.model import suitable_dtype
 from cogedit.stages.settings import known_models, model_of_machine
 from cogedit.tools.memory_table import PresetMemory, memory_of_presets
@@ -265,21 +266,34 @@ def fit(need: PresetMemory, device: Device) -> Finding:
     """Check that a device has the memory for an edit under a preset."""
     load, name = need.settings.load, f"preset {need.preset}"
     clip = f"{load.max_num_frames} frames of {load.width}x{load.height}"
-    if need.resident_bytes <= device.free_bytes:
-        return Finding(name, f"fits: about {show_size(need.resident_bytes)} for {clip}")
-    least, how = need.resident_bytes, ""
-    if device.name.startswith("cuda"):
-        least, how = need.offloaded_bytes, " even block by block"
-        if least <= device.free_bytes:
-            size = show_size(least)
-            return Finding(name, f"fits block by block (--offload group): about {size} for {clip}")
-    error = DeviceMemoryError(
-        f"{device.name} has {show_size(device.free_bytes)} free; an edit with "
-        f"{need.settings.model} takes about {show_size(least)}{how}",
-        hint="use fewer frames (--max-num-frames) or a smaller --width and --height",
+    least, how, even = need.resident_bytes, "fits", ""
+    if least > device.free_bytes and device.name.startswith("cuda"):
+        least, how = need.offloaded_bytes, "fits block by block (--offload group)"
+        even = " even block by block"
+    if least > device.free_bytes:
+        error = DeviceMemoryError(
+            f"{device.name} has {show_size(device.free_bytes)} free; an edit with "
+            f"{need.settings.model} takes about {show_size(least)}{even}",
+            hint="use fewer frames (--max-num-frames) or a smaller --width and --height",
+        )
+        found = f"does not fit: about {show_size(need.resident_bytes)} for {clip}"
+        return Finding.of_error(name, found, error)
+    try:
+        vae = describe_vae(need, device.free_bytes)
+    except DeviceMemoryError as too_much:
+        return Finding.of_error(name, f"does not fit as it is: the VAE, for {clip}", too_much)
+    return Finding(name, f"{how}: about {show_size(least)} for {clip}; VAE: {vae}")
+
+
+def describe_vae(need: PresetMemory, free: int) -> str:
+    """Say how the VAE of a preset runs in so much memory; DeviceMemoryError if it does not fit."""
+    from cogedit.models.placement import RESERVE
+
+    usable = int(free * (1 - RESERVE))
+    plans = {how: need.plan_vae(how, usable) for how in get_args(Direction)}
+    return ", ".join(
+        f"{how} {plan.way} ({show_size(plan.num_bytes)})" for how, plan in plans.items()
     )
-    found = f"does not fit: about {show_size(need.resident_bytes)} for {clip}"
-    return Finding.of_error(name, found, error)
 
 
 def check_ffmpeg() -> Finding:

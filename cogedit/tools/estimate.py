@@ -19,6 +19,7 @@ from cogedit.artifacts import (
     sniff_kind,
 )
 from cogedit.config import Settings
+from cogedit.errors import DeviceMemoryError
 from cogedit.media.masks import check_mask
 from cogedit.models.checkpoint import Checkpoint, find_checkpoint
 from cogedit.models.cost import (
@@ -33,13 +34,21 @@ from cogedit.models.cost import (
     part_bytes,
     trajectory_bytes,
 )
+from cogedit.models.vae_cost import WAYS, Direction, VAESizes, vae_bytes
 from cogedit.stages.encode import latents_record
 from cogedit.stages.invert import check_inversion_settings, trajectory_record
 from cogedit.stages.load import choose_clip
 from cogedit.stages.mask import take_mask
-from cogedit.stages.model import check_same_model, dtype_for, transformer_record, weights_for
+from cogedit.stages.model import (
+    check_same_model,
+    dtype_for,
+    latent_shape_of,
+    transformer_record,
+    weights_for,
+)
 from cogedit.stages.reconstruct import check_edits, edit_record, edits_together, levels_of
 from cogedit.stages.run import Run, workspace_for
+from cogedit.stages.session import Session
 from cogedit.types import InvertSettings, ReconstructSettings
 
 
@@ -64,6 +73,21 @@ class StageEstimate:
 
 
 @dataclass(frozen=True)
+class VAEEstimate:
+    """What encoding or decoding would take.
+
+    Attributes:
+        way: How the VAE would run, such as "at once" or "frame by frame".
+        num_bytes: Its memory on the device, its weights among it.
+        problem: Why it cannot run, with what helps; None where it can.
+    """
+
+    way: str
+    num_bytes: int
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
 class Estimate:
     """What a run would take.
 
@@ -77,6 +101,8 @@ class Estimate:
         memory_bytes: The transformer, all of it on the device, with its activations.
         host_bytes: Host memory that the run needs at least, beside that of Python and its
             libraries; on the CPU this is all that there is.
+        encode: How the VAE would encode the clip, which it need not where its latents exist.
+        decode: How it would decode an edit.
         earlier_bytes: Frames and latents that are still to be written.
     """
 
@@ -93,6 +119,8 @@ class Estimate:
     transformer_bytes: int
     memory_bytes: int
     host_bytes: int
+    encode: VAEEstimate
+    decode: VAEEstimate
     earlier_bytes: int
 
     @property
@@ -247,6 +275,18 @@ class _Cost:
         # With a mask it holds a byte for each pixel, and the source's latents.
         return size + (self._samples_bytes(1) + self._pixels if has_mask else 0)
 
+    def vae(self, direction: Direction) -> VAEEstimate:
+        """Say how the VAE would run in the memory that is free now."""
+        shape = latent_shape_of(self._frames, self._checkpoint.geometry)
+        try:
+            plan = Session().plan_vae(shape, self._settings, direction)
+        except DeviceMemoryError as error:
+            sizes = VAESizes.of(self._checkpoint.vae_config)
+            size = ITEM_SIZE[dtype_for(self._settings)]
+            least = vae_bytes(sizes, shape, direction, WAYS[-1], item_size=size)
+            return VAEEstimate("does not fit", least, str(error))
+        return VAEEstimate(str(plan.way), plan.num_bytes)
+
     def total(
         self, stages: Sequence[StageEstimate], *, earlier_bytes: int, samples_bytes: int
     ) -> Estimate:
@@ -277,6 +317,9 @@ class _Cost:
             item_size=ITEM_SIZE[dtype],
             device=device.type,
         )
+        encode, decode = self.vae("encode"), self.vae("decode")
+        vae_activations = max(encode.num_bytes, decode.num_bytes)
+        vae_activations -= part_bytes(self._checkpoint, "vae", dtype)
         return Estimate(
             model=self._checkpoint.id,
             device=device.type,
@@ -296,7 +339,10 @@ class _Cost:
                 samples=samples_bytes,
                 pixels=3 * self._pixels,
                 activations=activations if device.type == "cpu" else 0,
+                vae_activations=vae_activations if device.type == "cpu" else 0,
             ),
+            encode=encode,
+            decode=decode,
             earlier_bytes=earlier_bytes,
         )
 

@@ -14,11 +14,23 @@ from cogedit.models.cost import (
     edit_work,
     text_encoder_bytes,
 )
+from cogedit.models.vae_cost import Direction, VAEPlan, VAESizes, plan_vae
 
 _T5_RESIDENT = 32128 * 4096 + 2 * (4 * 4096 * 4096 + 3 * 4096 * 10240)
 _T5_BLOCKS = {"num_layers": 2, "d_model": 4096, "d_ff": 10240}
 """Parameters of CogVideoX's T5 on the device at once when it is offloaded block by block: the
 embedding table and two blocks."""
+
+_VAE = VAESizes(
+    block_out_channels=(128, 256, 256, 512),
+    layers_per_block=3,
+    latent_channels=16,
+    temporal_compression=4,
+    sample_height=480,
+    sample_width=720,
+)
+_VAE_PARAMETERS = 215_583_907
+"""The published models have the same VAE."""
 
 _NO_CONFIG_FILE = Path(__file__).parent
 """A folder without a `cogedit.toml`."""
@@ -62,15 +74,30 @@ class PresetMemory:
     Attributes:
         preset: Its name.
         settings: Its settings.
-        resident_bytes: The transformer and its activations. T5 is freed before the transformer is
-            loaded. Decoding by the VAE is not counted; tiled, it takes less.
+        resident_bytes: The transformer and its activations. T5 and the VAE make room for it.
         offloaded_bytes: The same with the transformer's blocks on the device two at a time.
+        latent_shape: Of its clip, for the VAE.
     """
 
     preset: str
     settings: Settings
     resident_bytes: int
     offloaded_bytes: int
+    latent_shape: LatentShape
+
+    def plan_vae(self, direction: Direction, usable: int) -> VAEPlan:
+        """Choose how the VAE runs in so much memory; DeviceMemoryError if no way fits."""
+        size = ITEM_SIZE[self.settings.dtype or "bf16"]
+        encodes = direction == "encode"
+        return plan_vae(
+            _VAE,
+            self.latent_shape,
+            direction,
+            weights=_VAE_PARAMETERS * size,
+            usable=usable,
+            item_size=size,
+            tiling=self.settings.encode.vae_tiling if encodes else self.settings.decode_tiling,
+        )
 
 
 def memory_of_presets() -> tuple[PresetMemory, ...]:
@@ -101,4 +128,5 @@ def _memory(preset: str, settings: Settings, model: PublishedModel) -> PresetMem
         settings,
         resident_bytes=weights + activations,
         offloaded_bytes=max(two_blocks + activations, t5),
+        latent_shape=model.latent_shape,
     )

@@ -54,7 +54,7 @@ def test_the_committed_options_page_is_current():
             ["--prompt", "--max-rows", "--inversion-iterations"],
             ["--seed", "--reference-rows"],
         ),
-        ("export", ["--fps", "--crf", "--vae-tiling"], ["--width", "--prompt"]),
+        ("export", ["--fps", "--crf", "--decode-tiling"], ["--width", "--prompt", "--vae-tiling"]),
         ("inspect", [], ["--width"]),
         (
             "reconstruct",

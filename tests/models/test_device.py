@@ -74,7 +74,8 @@ def test_a_full_device_is_one_sentence(error):
         run_out(error)
     assert caught.value.exit_code == 6
     assert "inverting" in caught.value.message
-    assert "--vae-tiling" in caught.value.hint
+    assert "--offload" in caught.value.hint
+    assert "tiling" not in caught.value.hint
     assert caught.value.__cause__ is error
 
 

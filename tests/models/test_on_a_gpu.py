@@ -15,6 +15,7 @@ import processes
 import pytest
 import torch
 from pipelines import GOLDEN_PIPELINE, TINY_PIPELINE
+from published import VAE
 from videos import make_video
 
 from cogedit.artifacts import Workspace
@@ -37,7 +38,8 @@ from cogedit.models.loading import alphas_cumprod, load_transformer, load_vae
 from cogedit.models.placement import on_device, place, store_weights
 from cogedit.models.rotary import image_rotary_emb
 from cogedit.models.sampling import edit_latents, invert_latents
-from cogedit.models.vae import decode_pieces
+from cogedit.models.vae import decode_latents, decode_pieces, encode_frames, use_tiles
+from cogedit.models.vae_cost import WAYS, VAESizes, vae_bytes
 from cogedit.types import InvertSettings, ReconstructSettings, TransformerSettings
 
 pytestmark = pytest.mark.gpu
@@ -275,6 +277,31 @@ def test_the_vae_decodes_in_pieces_as_diffusers_does():
         scaled = (latents.movedim(1, 2) / vae.config.scaling_factor).to(CUDA, torch.bfloat16)
         expected = vae.decode(scaled).sample[0].movedim(1, 0)
     assert torch.equal(pieces, expected)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_vae_takes_the_memory_that_is_counted(way):
+    """At 9 frames of 720x480, with random weights of CogVideoX's own VAE."""
+    from diffusers import AutoencoderKLCogVideoX
+
+    torch.manual_seed(0)
+    vae = AutoencoderKLCogVideoX(**VAE).to(CUDA, torch.bfloat16).eval()
+    if way.in_tiles:
+        use_tiles(vae)
+    shape = 3, 60, 90
+    calls = {
+        "encode": lambda: encode_frames(vae, torch.rand(9, 3, 480, 720), by_frame=way.by_frame),
+        "decode": lambda: decode_latents(vae, torch.randn(1, 3, 16, 60, 90), by_frame=way.by_frame),
+    }
+    for direction, call in calls.items():
+        torch.cuda.empty_cache()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        call()
+        held = torch.cuda.max_memory_allocated() - before
+        counted = vae_bytes(VAESizes.of(VAE), shape, direction, way, item_size=2)
+        print(f"{direction} {way}: {held / 1e9:.2f} GB, counted {counted / 1e9:.2f} GB")
+        assert held < 1.1 * counted
 
 
 @pytest.mark.parametrize("start_noise", [0.0, 0.3, 1.0])

@@ -17,6 +17,7 @@ import cogedit.models.loading
 from cogedit.artifacts import read_artifact, read_record
 from cogedit.config import read_batch
 from cogedit.models.checkpoint import find_checkpoint
+from cogedit.models.vae_cost import VAEPlan, VAEWay
 from cogedit.models.weights import WeightFile
 from cogedit.stages.model import transformer_record
 from cogedit.tools.batch import batch
@@ -246,6 +247,9 @@ def test_where_memory_is_short_one_part_goes_before_the_next_comes(
     for name in ("load_transformer", "load_vae", "load_text_encoder"):
         monkeypatch.setattr(f"cogedit.models.loading.{name}", noting(name))
     monkeypatch.setattr("cogedit.models.placement.free_memory", lambda device: 0)
+    # Which the VAE alone would be refused for.
+    at_once = VAEPlan(VAEWay(), num_bytes=0, whole_bytes=0)
+    monkeypatch.setattr("cogedit.stages.session.plan_vae", lambda *args, **settings: at_once)
     gc.disable()  # a part that hangs in a cycle stays until it is collected
     try:
         cogedit.edit(video, [PROMPT, "a red fox"], settings_with(tmp_path, weights=weights))

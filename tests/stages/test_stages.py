@@ -404,7 +404,7 @@ def test_an_export_of_the_same_artifact_is_replaced_when_its_options_change(vide
     assert not cogedit.export(
         latents.path, settings, output=output, run=cogedit.Run(force=True)
     ).reused
-    tiled = replace(settings, encode=EncodeSettings(vae_tiling=True))
+    tiled = replace(settings, decode_tiling=True)
     assert not cogedit.export(latents.path, tiled, output=output).reused
     half = replace(settings, dtype="bf16")
     assert not cogedit.export(latents.path, half, output=output).reused

@@ -45,7 +45,7 @@ def report(
 
     Args:
         workspace: The folder of the artifacts.
-        settings: `model`, `device`, `dtype` and `encode.vae_tiling`, for decoding.
+        settings: `model`, `device`, `dtype` and `decode_tiling`, for decoding.
         output: The page, ending in .html; None is `report.html` in the workspace.
         beside: Keep the videos in a folder beside the page, `<name>-videos`; else the page holds
             them itself.
