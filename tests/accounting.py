@@ -126,7 +126,7 @@ class LiveBytes(TorchDispatchMode):
             if not isinstance(leaf, torch.Tensor):
                 continue
             storage = leaf.untyped_storage()
-            key = storage._cdata
+            key = id(storage)  # torch keeps one object for a storage as long as it lives
             if key not in self._known:
                 self._known[key] = storage.nbytes()
                 weakref.finalize(storage, self._free, key)

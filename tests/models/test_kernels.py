@@ -104,7 +104,8 @@ def test_a_kernel_without_a_log_sum_exp_is_refused(takes, monkeypatch):
 
 def register(monkeypatch, backend, kernel, arguments):
     """Have diffusers call a function for a package that is not installed."""
-    registry = attention_dispatch._AttentionBackendRegistry
     name = attention_dispatch.AttentionBackendName({"flash3": "_flash_3"}.get(backend, backend))
-    monkeypatch.setitem(registry._backends, name, kernel)
-    monkeypatch.setitem(registry._supported_arg_names, name, set(arguments))
+    monkeypatch.setitem(attention_dispatch._AttentionBackendRegistry._backends, name, kernel)
+    monkeypatch.setitem(
+        attention_dispatch._AttentionBackendRegistry._supported_arg_names, name, set(arguments)
+    )
