@@ -9,7 +9,8 @@ between,
     h1 = theta_k - phi_k-1,  h2 = phi_k - theta_k
 
 which is exact where z0 and eps do not change on the way. Where the model is asked for v_k, the
-velocity of the call before serves as it is:
+velocity of the call before serves as it is (turned by the angle in between, it was no better on
+the embedded model):
 
     y_k = cos h1 x(phi_k-1) + sin h1 v_k-1,      v_k = v(y_k, theta_k)
 
@@ -34,11 +35,6 @@ from cogedit.progress import StepInfo
 def turn(sample: Tensor, velocity: Tensor, angle: float) -> Tensor:
     """Turn a sample by an angle in radians, towards noise where it is positive."""
     return math.cos(angle) * sample + math.sin(angle) * velocity
-
-
-def reused(velocity: Tensor, sample: Tensor, angle: float) -> Tensor:
-    """Return the velocity at an angle from where the model gave it for a sample."""
-    return velocity
 
 
 def cross(sample: Tensor, velocity: Tensor, *, behind: float, level: float, ahead: float) -> Tensor:
@@ -79,15 +75,13 @@ def invert_midpoint(
     angles = [schedule.angle(t) for t in levels]
     edges = [0.0, *((a + b) / 2 for a, b in pairwise(angles)), schedule.angle(noise)]
     if done:
-        names = ("edge", "sample", "velocity")
-        x, y, v = (done[-1].tensors[name].to(latents.device) for name in names)
+        x, v = (done[-1].tensors[name].to(latents.device) for name in ("edge", "velocity"))
     else:
-        x, y, v = latents, latents, model(latents, 0)
+        x, v = latents, model(latents, 0)
     total = len(schedule.timesteps)
     for index in range(done[-1].info.index + 1 if done else 0, len(levels)):
         t, theta = levels[index], angles[index]
-        asked = angles[index - 1] if index else 0.0
-        y = turn(x, reused(v, y, edges[index] - asked), theta - edges[index])
+        y = turn(x, v, theta - edges[index])
         v = model(y, t)
         x = cross(x, v, behind=edges[index], level=theta, ahead=edges[index + 1])
         require_finite(x, name="the inverted sample", step=index + 1, timestep=t)

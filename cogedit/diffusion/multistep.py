@@ -35,7 +35,7 @@ import torch
 from torch import Tensor
 
 from cogedit.diffusion.ddim import ddim_step, pred_original_sample
-from cogedit.diffusion.midpoint import cross, reused, turn
+from cogedit.diffusion.midpoint import cross, turn
 from cogedit.diffusion.schedule import CLEAN, Schedule
 from cogedit.diffusion.state import StepState
 from cogedit.types import Solver
@@ -106,7 +106,6 @@ def _midpoint_step(
         edge, behind = before.value, (schedule.angle(before.timestep) + level) / 2
     ahead = below if t_to == CLEAN else (level + below) / 2
     edge = cross(edge, v, behind=behind, level=level, ahead=ahead)
-    v = reused(v, sample, ahead - level)
     return turn(edge, v, below - ahead), Memory(t_from, edge)
 
 

@@ -7,9 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from cogedit.artifacts import (
     EditRecord,
     FramesRecord,
@@ -18,7 +15,6 @@ from cogedit.artifacts import (
     in_use,
     keep_in_use,
     keeping_in_use,
-    read_artifact,
     read_record,
     sniff_kind,
 )
@@ -35,6 +31,7 @@ from cogedit.media.sound import choose_audio
 from cogedit.media.writer import AudioSource, FrameStream, write_video
 from cogedit.stages.decode import Pixels, composite_for, decode, decode_changes
 from cogedit.stages.load import check_size_of_clip
+from cogedit.stages.mask import mask_weights
 from cogedit.stages.model import checkpoint_for, dtype_for, latent_shape_of
 from cogedit.stages.recipe import Recipe
 from cogedit.stages.replacing import check_not_source, in_the_way, place_of_source
@@ -362,7 +359,7 @@ def _frames(job: _Job, found: FoundSource | None, session: Session) -> Pixels | 
     # At the source's size the composite is made of the source's own pixels.
     weights = None
     if recipe.composite == "source":
-        weights = _weights(job)
+        weights = mask_weights(job.artifact, recipe.feather)
         settings = replace(settings, export=replace(settings.export, composite="none"))
     shown: Iterable[Pixels | Change]
     if recipe.align_edges:
@@ -376,14 +373,6 @@ def _frames(job: _Job, found: FoundSource | None, session: Session) -> Pixels | 
 def _source_stream(frames: FramesRecord, made: Iterator[Pixels]) -> FrameStream:
     source = frames.source
     return FrameStream(made, len(frames.frame_indices), source.height, source.width)
-
-
-def _weights(job: _Job) -> Iterator[NDArray[np.float32]]:
-    """How much of each pixel of an edit is shown under its mask, [H, W], frame by frame."""
-    from cogedit.diffusion.latent_mask import feather_mask
-
-    mask = read_artifact(job.artifact, "edit").tensors["mask"]
-    return (feather_mask(frame, job.recipe.feather)[0].numpy() for frame in mask[:, None])
 
 
 def _exists(job: _Job) -> bool:

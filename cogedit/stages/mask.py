@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cogedit.artifacts import content_key, frames_record, in_use, read_artifact
 from cogedit.config import Settings
@@ -48,3 +50,11 @@ def show_mask(edit: Path) -> tuple[Path, float]:
         comment = f"{_COMMENT} {content_key(artifact.record)}"
         write_video(gray, path, fps=frames_record(artifact.record).fps, comment=comment)
     return path, float(mask.mean())
+
+
+def mask_weights(edit: Path, feather: int) -> Iterator[NDArray[np.float32]]:
+    """How much of each pixel of an edit is shown under its mask, [H, W], frame by frame."""
+    from cogedit.diffusion.latent_mask import feather_mask
+
+    mask = read_artifact(edit, "edit").tensors["mask"]
+    return (feather_mask(frame, feather)[0].numpy() for frame in mask[:, None])

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Literal, Self, cast
+from typing import TYPE_CHECKING, Self, cast
 
 from cogedit.artifacts import keeping_in_use, show_size
 from cogedit.artifacts.embeds import EmbedsRecord
@@ -26,6 +26,7 @@ from cogedit.models.cost import (
 )
 from cogedit.models.vae_cost import Direction, VAEPlan, VAESizes, VAEWay, plan_vae
 from cogedit.stages.model import checkpoint_for, dtype_for, dtype_note, weights_for
+from cogedit.stages.model_part import BESIDE_T5, LABELS, Part, PartName, free_memory_of
 from cogedit.stages.prompts import PromptCache, embeds_record
 from cogedit.stages.run import Run
 from cogedit.types import Offload
@@ -42,42 +43,6 @@ if TYPE_CHECKING:
 
     _Loaded = tuple[object, nn.Module]
 
-PartName = Literal["text_encoder", "vae", "transformer"]
-
-_LABELS: dict[PartName, str] = {
-    "text_encoder": "T5",
-    "vae": "the VAE",
-    "transformer": "the transformer",
-}
-"""What the parts are called in sentences."""
-
-_BESIDE_T5 = 2**28
-"""Bytes that T5 computes in, at most: one prompt at a time."""
-
-
-@dataclass
-class _Part:
-    """A part of the model that is loaded.
-
-    Attributes:
-        key: The settings that it was loaded under.
-        model: What is called: the module itself, or of T5 the function that embeds with it.
-        weights: What moves between host and device.
-        device: Where it computes.
-        offload: Its placement there; None while it waits in host memory as a whole.
-    """
-
-    key: Hashable
-    model: object
-    weights: nn.Module
-    device: torch.device
-    offload: Offload | None = None
-
-    def occupies(self, device: torch.device) -> bool:
-        """Whether its weights lie in the memory of this device."""
-        resident = self.offload == "none" and self.device.type == "cuda"
-        return resident and self.device == device if device.type == "cuda" else not resident
-
 
 class Session:
     """Owns the loaded parts of a model for the life of a command.
@@ -93,7 +58,7 @@ class Session:
     """
 
     def __init__(self) -> None:
-        self._parts: dict[PartName, _Part] = {}
+        self._parts: dict[PartName, Part] = {}
         self._embeds = PromptCache()
         self._expected: dict[str, None] = {}
         self._decodes = False
@@ -172,7 +137,7 @@ class Session:
             return embed, encoder.encoder
 
         part = self._part("text_encoder", load, checkpoint, device, settings, run=run)
-        estimate = MemoryEstimate.of(part.weights, _BESIDE_T5)
+        estimate = MemoryEstimate.of(part.weights, BESIDE_T5)
         self._place("text_encoder", estimate, settings, run=run)
         return cast("Callable[[Sequence[str]], PromptEmbeds]", part.model)
 
@@ -281,7 +246,7 @@ class Session:
             tiling=settings.encode.vae_tiling if direction == "encode" else settings.decode_tiling,
         )
         whole = plan(usable=2**63).whole_bytes
-        usable = int((_free_memory(device, whole - own) + own) * (1 - RESERVE))
+        usable = int((free_memory_of(device, whole - own) + own) * (1 - RESERVE))
         chosen = plan(usable=usable)
         if run is not None and (note := chosen.note(direction, usable)) is not None:
             run.notify(note)
@@ -304,7 +269,7 @@ class Session:
         settings: Settings,
         *,
         run: Run,
-    ) -> _Part:
+    ) -> Part:
         """Return a part in host memory or on its device; load it where it is not held."""
         import torch
 
@@ -324,9 +289,9 @@ class Session:
         if (note := dtype_note(settings)) is not None and note not in self._said:
             self._said.add(note)
             run.notify(note)
-        with run.wait(f"loading {_LABELS[name]}, {show_size(size)} in {dtype}", is_said=True):
+        with run.wait(f"loading {LABELS[name]}, {show_size(size)} in {dtype}", is_said=True):
             model, weights = load(host, DTYPES[dtype])
-        self._parts[name] = _Part(key, model, weights, device)
+        self._parts[name] = Part(key, model, weights, device)
         return self._parts[name]
 
     def _place(
@@ -351,15 +316,15 @@ class Session:
                 "text_encoder": "--device chooses another device",
                 "transformer": "--weights fp8 or fewer frames help",
             }[name]
-            label = _LABELS[name]
+            label = LABELS[name]
             needed = estimate.activations + (0 if here else estimate.weights)
-            free = _free_memory(part.device, needed) + (estimate.weights if here else 0)
+            free = free_memory_of(part.device, needed) + (estimate.weights if here else 0)
             offload, why = choose_offload(estimate, free=free, name=label, otherwise=otherwise)
             if offload != part.offload:
                 run.notify(why)
         elif name == "text_encoder" and offload == "model":
             offload = "none"  # it is called once, with no passes to wait between
-        with run.wait(f"placing {_LABELS[name]} for {part.device}"):
+        with run.wait(f"placing {LABELS[name]} for {part.device}"):
             if here and offload != "none":
                 part.weights.to("cpu")
                 release_memory(part.device)
@@ -385,10 +350,10 @@ class Session:
             part = self._parts[name]
             if not part.occupies(device):
                 continue
-            if needed <= _free_memory(device, needed) * (1 - RESERVE):
+            if needed <= free_memory_of(device, needed) * (1 - RESERVE):
                 return
             weights = MemoryEstimate.of(part.weights, 0).weights
-            if device.type == "cuda" and weights <= _free_memory(host, weights) * (1 - RESERVE):
+            if device.type == "cuda" and weights <= free_memory_of(host, weights) * (1 - RESERVE):
                 part.weights.to(host)
                 part.offload = None
                 release_memory(device)
@@ -417,18 +382,3 @@ def use_session(session: Session | None) -> Iterator[Session]:
     """
     with keeping_in_use(), Session() if session is None else nullcontext(session) as owner:
         yield owner
-
-
-def _free_memory(device: torch.device, needed: int) -> int:
-    """Return the bytes that are free on a device, garbage collected where that is too few.
-
-    What a pass left in reference cycles would count as taken, and a part would move for nothing.
-    """
-    from cogedit.models.device import release_memory
-    from cogedit.models.placement import RESERVE, free_memory
-
-    free = free_memory(device)
-    if needed > free * (1 - RESERVE):
-        release_memory(device)
-        free = free_memory(device)
-    return free
