@@ -126,7 +126,7 @@ class LiveBytes(TorchDispatchMode):
             if not isinstance(leaf, torch.Tensor):
                 continue
             storage = leaf.untyped_storage()
-            key = id(storage)  # torch keeps one object for a storage as long as it lives
+            key = storage._cdata
             if key not in self._known:
                 self._known[key] = storage.nbytes()
                 weakref.finalize(storage, self._free, key)

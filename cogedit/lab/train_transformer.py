@@ -328,11 +328,15 @@ def _saved_weights(saved: Path) -> Mapping[str, Tensor]:
     """Return the weights of a checkpoint or a pipeline's folder, by their names in the model."""
     if saved.is_file():
         return averaged_weights(saved)
-    parts = {"transformer": CogVideoXTransformer3DModel, "text_encoder": T5EncoderModel}
+    kinds = {"transformer": CogVideoXTransformer3DModel, "text_encoder": T5EncoderModel}
+    parts = {
+        part: kind.from_pretrained(saved / part, use_safetensors=True)
+        for part, kind in kinds.items()
+    }
     return {
         f"{part}.{name}": weight
-        for part, kind in parts.items()
-        for name, weight in kind.from_pretrained(saved / part).state_dict().items()
+        for part, model in parts.items()
+        for name, weight in model.state_dict().items()
     }
 
 

@@ -37,6 +37,17 @@ Embeds = Mapping[str, Tensor]
 """Prompt embeddings [1, L, D] by prompt."""
 
 
+def inversion_schedule(settings: InvertSettings, alphas_cumprod: Tensor) -> Schedule:
+    """Return the levels of an inversion, for the forward scheduler's table [T].
+
+    Raises:
+        UsageError: The settings ask for levels that the table does not have.
+    """
+    schedule = Schedule.trailing(alphas_cumprod, settings.num_inference_steps)
+    schedule = schedule.with_low_levels(settings.low_levels)
+    return schedule.midpoints() if settings.inverse == "midpoint" else schedule
+
+
 def invert_latents(
     transformer: CogVideoXTransformer3DModel,
     latents: Tensor,
@@ -56,10 +67,7 @@ def invert_latents(
     `done` are the steps of an earlier run of the same inversion, from the first on.
     """
     shared = settings[0]
-    schedule = Schedule.trailing(alphas_cumprod, shared.num_inference_steps)
-    schedule = schedule.with_low_levels(shared.low_levels)
-    if shared.inverse == "midpoint":
-        schedule = schedule.midpoints()
+    schedule = inversion_schedule(shared, alphas_cumprod)
     bank = list(dict.fromkeys(["", *(clip.prompt for clip in settings)]))
     denoiser = Denoiser(
         transformer,

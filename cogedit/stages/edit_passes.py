@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from cogedit.artifacts import EditRecord, Unfinished, frames_record, made_together, read_artifact
+from cogedit.artifacts import EditRecord, Unfinished, frames_record, made_together
 from cogedit.config import Settings
 from cogedit.diffusion.latent_mask import pool_mask, unpool_mask
 from cogedit.diffusion.schedule import Schedule
-from cogedit.diffusion.trajectory import Trajectory
 from cogedit.errors import UsageError
 from cogedit.media.masks import GivenMask, read_mask
 from cogedit.models.auto_mask import find_masks
@@ -32,6 +31,7 @@ from cogedit.stages.resume import ResumableLoop
 from cogedit.stages.run import Run, notify_waiting
 from cogedit.stages.session import Session
 from cogedit.stages.source import resize_plan
+from cogedit.stages.trajectory import open_trajectory
 from cogedit.types import ReconstructSettings
 
 if TYPE_CHECKING:
@@ -71,10 +71,7 @@ class EditPasses:
         self._settings = settings
         self._run = run
         self._session = session
-        artifact = read_artifact(path, "trajectory")
-        self._record, tensors = artifact.record, artifact.tensors
-        timesteps = tuple(int(t) for t in tensors["timesteps"])
-        self._reference = Trajectory(tensors["trajectory"], tensors["latents"], timesteps)
+        self._record, self._reference = open_trajectory(path, checkpoint_for(settings))
         self._shape = latent_shape(self._reference.latents)
         self._mask: Tensor | None = None
         if mask is not None:

@@ -238,19 +238,16 @@ def check_inversion(
     Costs as many model calls as the inversion has timesteps. ArtifactError if the artifact is no
     trajectory, of another model, or damaged.
     """
-    from cogedit.diffusion.trajectory import Trajectory
     from cogedit.models.device import memory_guard
     from cogedit.models.loading import alphas_cumprod
     from cogedit.models.sampling import edit_latents
     from cogedit.models.vae import decode_latents, to_levels
+    from cogedit.stages.trajectory import open_trajectory
 
     trajectory, run = Path(trajectory), run or Run()
-    artifact = read_artifact(trajectory, "trajectory")
-    record, tensors = artifact.record, artifact.tensors
     checkpoint = checkpoint_for(settings)
-    check_same_model(str(trajectory), record, checkpoint)
-    timesteps = tuple(int(t) for t in tensors["timesteps"])
-    inverted = Trajectory(tensors["trajectory"], tensors["latents"], timesteps)
+    check_same_model(str(trajectory), read_record(trajectory, "trajectory"), checkpoint)
+    record, inverted = open_trajectory(trajectory, checkpoint)
     prompt = record.settings.prompt
     plain = record.settings.resampling
     shape = latent_shape(inverted.latents)
@@ -261,7 +258,7 @@ def check_inversion(
         embeds = owner.embed(["", prompt], settings, run=run)
         with (
             owner.transformer(work, shape, settings, run=run) as transformer,
-            run.progress("resampling", len(timesteps)) as on_step,
+            run.progress("resampling", len(inverted.timesteps)) as on_step,
         ):
             samples = edit_latents(
                 transformer,

@@ -66,10 +66,11 @@ def test_the_count_is_what_it_holds_in_tiles(direction, way):
 
 @pytest.mark.parametrize("direction", ["encode", "decode"])
 @pytest.mark.parametrize("way", WAYS[:2])
-@pytest.mark.parametrize("name", ["tiny", "shapes"])
-def test_the_count_follows_the_channels_of_a_small_vae(name, direction, way):
+# Where channels are as few as a picture's, what is counted of them alone is less of the whole.
+@pytest.mark.parametrize(("name", "within"), [("tiny", 0.35), ("shapes", 0.2)])
+def test_the_count_follows_the_channels_of_a_small_vae(name, within, direction, way):
     most, counted = held(vae_on_meta(tiny_configs()[name]), (17, 64, 96), direction, way)
-    assert counted == pytest.approx(most, rel=0.2)
+    assert counted == pytest.approx(most, rel=within)
 
 
 def test_each_way_needs_less_than_the_one_before():
