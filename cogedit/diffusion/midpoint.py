@@ -28,7 +28,7 @@ from torch import Tensor
 
 from cogedit.diffusion.ddim import Model, require_finite
 from cogedit.diffusion.schedule import Schedule
-from cogedit.diffusion.state import StepState
+from cogedit.diffusion.state import StepState, steps_after
 from cogedit.progress import StepInfo
 
 
@@ -79,13 +79,12 @@ def invert_midpoint(
     else:
         x, v = latents, model(latents, 0)
     total = len(schedule.timesteps)
-    for index in range(done[-1].info.index + 1 if done else 0, len(levels)):
-        t, theta = levels[index], angles[index]
-        y = turn(x, v, theta - edges[index])
-        v = model(y, t)
-        x = cross(x, v, behind=edges[index], level=theta, ahead=edges[index + 1])
+    for index, (_, t) in steps_after(done, schedule.inversion_steps()):
+        y, num_calls = x, 0  # the noise, which is an edge
+        if t != noise:
+            y, num_calls = turn(x, v, angles[index] - edges[index]), 1 if index else 2
+            v = model(y, t)
+            x = cross(x, v, behind=edges[index], level=angles[index], ahead=edges[index + 1])
         require_finite(x, name="the inverted sample", step=index + 1, timestep=t)
-        info = StepInfo(index, total, t, num_calls=1 if index else 2)
+        info = StepInfo(index, total, t, num_calls=num_calls)
         yield StepState(info, {"sample": y, "edge": x, "velocity": v})
-    info = StepInfo(len(levels), total, noise, num_calls=0)
-    yield StepState(info, {"sample": x, "edge": x, "velocity": v})
