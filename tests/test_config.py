@@ -398,9 +398,10 @@ def test_an_installed_package_finds_its_own_presets(tmp_path: Path) -> None:
     package = tmp_path / "cogedit"
     package.mkdir()
     source = presets_folder().parent / "cogedit"
-    for name in ("errors.py", "places.py", "schema.py", "types.py"):
+    for name in ("errors.py", "places.py", "schema.py"):
         shutil.copy(source / name, package / name)
-    shutil.copytree(source / "config", package / "config")
+    for name in ("config", "types"):
+        shutil.copytree(source / name, package / name)
     (package / "__init__.py").touch()
     shutil.copytree(presets_folder(), package / "configs")
     (tmp_path / "configs").mkdir()

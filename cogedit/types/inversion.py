@@ -1,0 +1,64 @@
+"""Settings of the stage invert."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from msgspec import Meta
+
+from cogedit.schema import Guidance, NumSteps, setting
+from cogedit.types.edit import ReconstructSettings
+from cogedit.types.words import InverseStep
+
+
+@dataclass(frozen=True)
+class InvertSettings:
+    """How clean latents are inverted into noise."""
+
+    prompt: str = setting("", "Inversion", "What the source video shows.", default_text="empty")
+    guidance_scale: Guidance = setting(
+        1.0, "Inversion", "Guidance of the inversion; 1 turns it off."
+    )
+    num_inference_steps: NumSteps = setting(
+        50, "Inversion", "Number of timesteps from the clean latents to noise.", unit="steps"
+    )
+    inverse: InverseStep = setting(
+        "consistent",
+        "Inversion",
+        "Step of the inversion: consistent solves the equation of the sampling step, midpoint is "
+        "of second order and goes with --solver midpoint, upstream is DDIMInverseScheduler, as in "
+        "the upstream script.",
+    )
+    inversion_iterations: Annotated[int, Meta(ge=1, le=100)] | None = setting(
+        1,
+        "Inversion",
+        "Corrections of each consistent step, one model call each; auto repeats them until the "
+        "residual falls below 1e-3.",
+        metavar="K|auto",
+    )
+    low_levels: Annotated[int, Meta(ge=0, le=10)] = setting(
+        0,
+        "Inversion",
+        "Timesteps below the first, one model call each. The first step turns the sample farthest: "
+        "two more carry most of its error away.",
+        unit="levels",
+        is_later=True,
+    )
+
+    @property
+    def num_levels(self) -> int:
+        """Number of timesteps that the inversion visits, and the edits of its trajectory."""
+        # Of a midpoint inversion, the noise is one more, at which the model is not asked.
+        return self.num_inference_steps + self.low_levels + (self.inverse == "midpoint")
+
+    @property
+    def resampling(self) -> ReconstructSettings:
+        """The edit that gives the clip back: the inversion's way down, with nothing added."""
+        return ReconstructSettings(
+            prompt=self.prompt,
+            guidance_scale=1.0,
+            start="inverted",
+            solver="midpoint" if self.inverse == "midpoint" else "ddim",
+            injection_strength=0.0,
+        )
