@@ -50,19 +50,20 @@ def change_mask(case: EditCase) -> npt.NDArray[np.uint8]:
     return np.asarray(changes, dtype=np.uint8)
 
 
-def make_case(seed: int, kind: EditKind) -> EditCase:
+def make_case(seed: int, kind: EditKind, *, num_frames: int = world.NUM_FRAMES) -> EditCase:
     """Draw a held-out clip and an edit of it; equal arguments give equal cases.
 
     Args:
         seed: Number of the held-out clip, at least 0. Such clips are never trained on.
         kind: What changes. The new value is drawn among those that the clip does not have.
+        num_frames: Of the clip, as `world.sample_spec` takes it; captions do not depend on it.
 
     Raises:
-        UsageError: The kind is unknown or the seed is negative.
+        UsageError: The kind is unknown, the seed is negative or the number of frames too small.
     """
     if kind not in EDIT_KINDS:
         raise UsageError(f"unknown kind of edit {kind!r}: expected one of {', '.join(EDIT_KINDS)}")
-    source = world.sample_spec(seed, "held_out")
+    source = world.sample_spec(seed, "held_out", num_frames=num_frames)
     rng = np.random.default_rng((_TARGET_STREAM, EDIT_KINDS.index(kind), seed))
 
     def other(names: tuple[str, ...], current: str) -> str:

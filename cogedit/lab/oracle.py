@@ -34,7 +34,8 @@ _RAY = np.arange(0.25, 32.0, 0.5)
 _SHARPNESS = (0.5, 1.3)
 _ANGLES = np.linspace(-0.6, 0.6, 13)
 _SCALES = (0.93, 1.0, 1.07)
-_SHAPE_FRAMES = (1, 4, 7)
+# Frames whose shape is compared with templates, as shares of the clip.
+_SHAPE_FRAMES = (0.125, 0.5, 0.875)
 
 Array = npt.NDArray[np.float64]
 
@@ -241,7 +242,8 @@ def _largest_area(area: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
 
 def _fit_shape(mask: Mask, track: Array) -> tuple[str, float]:
     """Return the shape that fits best at any angle and size near the mask's, and its overlap."""
-    seen = [index for index in _SHAPE_FRAMES if not np.isnan(track[index]).any()]
+    chosen = [round(share * (len(track) - 1)) for share in _SHAPE_FRAMES]
+    seen = [index for index in chosen if not np.isnan(track[index]).any()]
     if not seen:
         seen = [int(np.flatnonzero(~np.isnan(track[:, 0]))[0])]
     masks, centers = mask[seen], track[seen]

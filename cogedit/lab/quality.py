@@ -56,8 +56,6 @@ from cogedit.version import __version__
 with quiet_imports():
     from cogedit.lab.batch_pipeline import BatchPipeline, as_exported
 
-_MIDDLE = world.NUM_FRAMES // 2
-
 
 class Evaluation:
     """Runs configurations over held-out clips, batch by batch, and collects the figures.
@@ -202,7 +200,7 @@ class Evaluation:
             case = answer.case
             clips = [world.render(case.source), world.render(case.right)]
             clips += [to_frames(edited[index]) for edited in edits]
-            row = SheetRow(_row_label(case), tuple(clip[_MIDDLE] for clip in clips))
+            row = SheetRow(_row_label(case), tuple(clip[len(clip) // 2] for clip in clips))
             self.images[kind].append(row)
 
 

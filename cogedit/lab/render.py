@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from cogedit.errors import UsageError
 from cogedit.lab import world
 from cogedit.lab.world import ClipSpec, Companion
 
@@ -26,8 +27,11 @@ class ClipTable:
     """The numbers behind many clips on a device, which renders any of them without Python's help.
 
     Args:
-        specs: The clips.
+        specs: The clips, of one number of frames.
         device: Where.
+
+    Raises:
+        UsageError: Their numbers of frames differ.
     """
 
     def __init__(self, specs: Sequence[ClipSpec], device: torch.device | str = "cpu") -> None:
@@ -44,6 +48,10 @@ class ClipTable:
         textures = [spec.texture for spec in specs]
         others = [spec.companion or _NOWHERE for spec in specs]
         self._length = len(specs)
+        lengths = {spec.num_frames for spec in specs}
+        if len(lengths) > 1:
+            raise UsageError(f"clips of one length are rendered together, got {sorted(lengths)}")
+        self._num_frames = max(lengths, default=world.NUM_FRAMES)
         self._columns: Columns = {
             "background": color(world.BACKGROUNDS[spec.background] for spec in specs),
             "texture": kind((texture.kind for texture in textures), world.TEXTURES),
@@ -106,8 +114,8 @@ class ClipTable:
             angle=torch.zeros_like(clip["angle"]),
         )
         frames = frames.lerp(clip["other_color"], cover)
-        steps = torch.arange(world.NUM_FRAMES, device=self.device).view(1, -1, 1, 1)
-        steps = steps - (world.NUM_FRAMES - 1) / 2
+        steps = torch.arange(self._num_frames, device=self.device).view(1, -1, 1, 1)
+        steps = steps - (self._num_frames - 1) / 2
         cover = _coverage(
             clip["shape"],
             x - (clip["x"] + clip["speed_x"] * steps),

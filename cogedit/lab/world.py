@@ -5,6 +5,10 @@ be rendered: `counterfactual(spec, edit)` changes the captioned attribute that t
 keeps everything else, above all what no caption mentions (place, size, speed, angle, texture and
 the second, smaller object).
 
+A clip has nine frames, as the embedded model was trained on, or more. In a longer clip the object
+goes one way through all frames and stays inside the picture, so that the caption's direction holds
+in each part; for that it is slower, from 33 frames on slower than in any clip of training.
+
 Edges are one pixel wide. Coordinates are in pixels, x to the right and y downwards, and the centre
 of the top left pixel is at (0.5, 0.5).
 """
@@ -24,6 +28,7 @@ from cogedit.errors import UsageError
 HEIGHT = 64
 WIDTH = 64
 NUM_FRAMES = 9
+"""Frames of a clip that is not asked to be longer: those of the embedded model's training."""
 FPS = 8
 
 COLORS: dict[str, tuple[int, int, int]] = {
@@ -69,6 +74,8 @@ CIRCUMRADIUS = {"circle": 1.0, "square": 1.25, "triangle": 1.4, "star": 1.4}
 STAR_INNER = 0.5
 _REACH = 1.4
 _MARGIN = 1.0
+# The longest way through a picture, as a share of the room that the object has along it.
+_LONGEST_WAY = 0.9
 
 Frames = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.float32]
@@ -114,6 +121,7 @@ class ClipSpec:
     angle: float  # rotation of the shape, in radians
     texture: Texture
     companion: Companion | None = None
+    num_frames: int = NUM_FRAMES  # with another number, the frames around the middle one
 
     def __post_init__(self) -> None:
         for value, known, name in (
@@ -141,30 +149,36 @@ class Edit:
     motion: str | None = None
 
 
-def sample_spec(seed: int, split: Split = "train") -> ClipSpec:
-    """Draw a clip at random; the whole way of its object lies inside the frame.
+def sample_spec(seed: int, split: Split = "train", *, num_frames: int = NUM_FRAMES) -> ClipSpec:
+    """Draw a clip at random; the whole way of its object lies inside the picture.
 
     Args:
         seed: Number of the clip within its split, at least 0. Equal seeds give equal specs.
         split: The splits are separate random streams: held-out clips are never trained on.
+        num_frames: At least `NUM_FRAMES`. A longer clip of the same seed differs in its object's
+            place and, where the way would not fit, in its speed; its companion has another place,
+            or none.
 
     Raises:
-        UsageError: The split is unknown or the seed is negative.
+        UsageError: The split is unknown, the seed is negative or the number of frames too small.
     """
     if split not in _SPLIT_STREAM:
         raise UsageError(f"unknown split {split!r}: expected train or held_out")
     if seed < 0:
         raise UsageError(f"the seed must not be negative, got {seed}")
+    if num_frames < NUM_FRAMES:
+        raise UsageError(f"a clip has at least {NUM_FRAMES} frames, got {num_frames}")
     rng = np.random.default_rng((_SPLIT_STREAM[split], seed))
 
     def choose(names: Collection[str]) -> str:
         return tuple(names)[int(rng.integers(0, len(names)))]
 
     radius = rng.uniform(8.5, 12.0)
-    speed = rng.uniform(12.0, 22.0) / (NUM_FRAMES - 1)
-    motion = choose(MOTIONS)
-    way = speed * (NUM_FRAMES - 1) / 2
     reach = _REACH * radius + _MARGIN
+    longest_way = _LONGEST_WAY * (min(WIDTH, HEIGHT) - 2 * reach)
+    speed = min(rng.uniform(12.0, 22.0) / (NUM_FRAMES - 1), longest_way / (num_frames - 1))
+    motion = choose(MOTIONS)
+    way = speed * (num_frames - 1) / 2
     room_x = reach + (way if MOTIONS[motion][0] else 0.0)
     room_y = reach + (way if MOTIONS[motion][1] else 0.0)
     spec = ClipSpec(
@@ -184,6 +198,7 @@ def sample_spec(seed: int, split: Split = "train") -> ClipSpec:
             phase=rng.uniform(0.0, 2 * math.pi),
             angle=rng.uniform(0.0, math.pi),
         ),
+        num_frames=num_frames,
     )
     if rng.uniform() < 0.35:
         spec = replace(spec, companion=_sample_companion(spec, rng))
@@ -248,7 +263,7 @@ def counterfactual(spec: ClipSpec, edit: Edit) -> ClipSpec:
 
 def object_track(spec: ClipSpec) -> npt.NDArray[np.float64]:
     """Return the object's centre in every frame: [F, 2] float64, (x, y) in pixels."""
-    steps = np.arange(NUM_FRAMES) - (NUM_FRAMES - 1) / 2
+    steps = np.arange(spec.num_frames) - (spec.num_frames - 1) / 2
     direction = np.asarray(MOTIONS[spec.motion], dtype=np.float64)
     return np.asarray([spec.x, spec.y]) + spec.speed * steps[:, None] * direction
 
@@ -333,7 +348,7 @@ def render_mask(spec: ClipSpec) -> Mask:
 
 
 def render(spec: ClipSpec) -> Frames:
-    """Render a clip: [F, H, W, 3] uint8 RGB of `NUM_FRAMES`, `HEIGHT`, `WIDTH`. Deterministic."""
+    """Render a clip: [F, H, W, 3] uint8 RGB of `HEIGHT` and `WIDTH`. Deterministic."""
     image = _render_background(spec)
     if spec.companion is not None:
         other = spec.companion

@@ -27,6 +27,14 @@ def test_clips_are_held_out_and_the_same_for_every_kind():
         assert sources == {world.sample_spec(seed, "held_out")}
 
 
+def test_a_longer_clip_is_edited_under_the_same_prompts():
+    for kind in EDIT_KINDS:
+        short, long = make_case(4, kind), make_case(4, kind, num_frames=17)
+        assert (long.source_prompt, long.prompt) == (short.source_prompt, short.prompt)
+        assert long.source == world.sample_spec(4, "held_out", num_frames=17)
+        assert change_mask(long).shape == (17, world.HEIGHT, world.WIDTH)
+
+
 def test_targets_vary():
     assert len({make_case(seed, "color").right.color for seed in range(60)}) == len(world.COLORS)
 

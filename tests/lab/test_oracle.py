@@ -5,9 +5,10 @@ from cogedit.lab import oracle, world
 from cogedit.lab.world import Edit, counterfactual, object_track, render, render_mask
 
 SPECS = [world.sample_spec(seed, "held_out") for seed in range(40)]
+LONG = [world.sample_spec(seed, "held_out", num_frames=33) for seed in (0, 1)]
 
 
-@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("spec", SPECS + LONG)
 def test_it_reads_rendered_clips_right(spec):
     reading = oracle.read_clip(render(spec))
     assert (reading.color, reading.shape) == (spec.color, spec.shape)

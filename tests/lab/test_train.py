@@ -9,6 +9,7 @@ import pytest
 import torch
 from diffusers import CogVideoXPipeline
 
+from cogedit.errors import UsageError
 from cogedit.lab import train, world
 from cogedit.lab.components import (
     COARSE_PATCH_SIZE,
@@ -170,8 +171,9 @@ def test_the_linear_codec_keeps_most_of_a_clip():
     assert left.square().mean() < 0.1 * target.var()
 
 
-def test_clips_are_rendered_in_torch_as_in_numpy():
-    specs = [world.sample_spec(seed) for seed in range(200)]
+@pytest.mark.parametrize(("num_clips", "num_frames"), [(200, 9), (40, 17)])
+def test_clips_are_rendered_in_torch_as_in_numpy(num_clips, num_frames):
+    specs = [world.sample_spec(seed, num_frames=num_frames) for seed in range(num_clips)]
     assert {spec.shape for spec in specs} == set(world.SHAPES)
     assert {spec.texture.kind for spec in specs} == set(world.TEXTURES)
     assert {spec.companion is None for spec in specs} == {True, False}
@@ -180,6 +182,11 @@ def test_clips_are_rendered_in_torch_as_in_numpy():
     difference = np.abs(levels.permute(0, 2, 3, 4, 1).numpy() - expected)
     assert difference.max() <= 1.01  # float32 in another order, rounded to levels
     assert difference.mean() < 0.01
+
+
+def test_clips_of_several_lengths_are_not_rendered_together():
+    with pytest.raises(UsageError, match=r"\[9, 17\]"):
+        render_pixels([world.sample_spec(0), world.sample_spec(0, num_frames=17)])
 
 
 def test_a_part_of_a_clip_is_rendered_as_in_the_whole():

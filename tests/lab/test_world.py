@@ -39,9 +39,10 @@ def test_the_world_is_varied():
     assert 40 < companions < 160
 
 
-def test_the_object_stays_in_the_picture_and_off_its_companion():
+@pytest.mark.parametrize("num_frames", [9, 17, 65])
+def test_the_object_stays_in_the_picture_and_off_its_companion(num_frames):
     for seed in SEEDS:
-        spec = sample_spec(seed)
+        spec = sample_spec(seed, num_frames=num_frames)
         for shape in world.SHAPES:
             mask = render_mask(counterfactual(spec, Edit(shape=shape)))
             # A sharp tip is drawn a little longer than it is: up to a few percent of a pixel.
@@ -53,6 +54,47 @@ def test_the_object_stays_in_the_picture_and_off_its_companion():
                     other.shape, [(other.x, other.y)], radius=other.radius, angle=0.0
                 )
                 assert (mask * cover).max() < 0.1
+
+
+def test_clips_of_nine_frames_are_those_of_before():
+    """The model was trained on them, and tables name them by their seeds."""
+    trained = sample_spec(0)
+    assert (trained.shape, trained.color, trained.background) == ("square", "red", "white")
+    assert (trained.motion, trained.texture.kind, trained.num_frames) == ("right", "dots", 9)
+    assert (trained.x, trained.y, trained.speed) == pytest.approx(
+        (40.527788790842416, 45.00357463685492, 1.8181334869700563)
+    )
+    held_out = sample_spec(11003, "held_out")
+    assert (held_out.radius, held_out.angle, held_out.texture.phase) == pytest.approx(
+        (11.687333348326083, -0.05165087618295916, 4.827827574689973)
+    )
+    other = held_out.companion
+    assert (other.shape, other.color) == ("circle", "blue")
+    assert (other.x, other.y) == pytest.approx((36.6377553091843, 51.57249290134142))
+
+
+def test_a_longer_clip_goes_one_way_under_the_same_caption():
+    for seed in SEEDS:
+        short, long = sample_spec(seed), sample_spec(seed, num_frames=33)
+        assert caption(long) == caption(short)
+        assert (long.radius, long.angle, long.texture) == (
+            short.radius,
+            short.angle,
+            short.texture,
+        )
+        assert long.speed < short.speed
+        steps = np.diff(world.object_track(long), axis=0)
+        assert len(steps) == 32
+        assert steps == pytest.approx(np.broadcast_to(steps[0], steps.shape))
+        assert np.abs(steps[0]).max() > 0.75
+        assert (steps[0] @ world.MOTIONS[long.motion]) > 0
+
+
+def test_fewer_frames_of_a_clip_are_those_in_its_middle():
+    long = sample_spec(3, num_frames=17)
+    middle = render(replace(long, num_frames=9)).astype(int)
+    assert np.abs(middle - render(long)[4:13]).max() <= 1  # rounded to levels
+    assert render(long).shape == (17, 64, 64, 3)
 
 
 def test_shapes_have_about_the_same_area():
@@ -109,6 +151,8 @@ def test_what_the_world_does_not_have_is_refused():
         sample_spec(0, "test")
     with pytest.raises(UsageError, match="must not be negative"):
         sample_spec(-1)
+    with pytest.raises(UsageError, match="at least 9 frames, got 5"):
+        sample_spec(0, num_frames=5)
     with pytest.raises(UsageError, match="unknown caption length 'long'"):
         caption(sample_spec(0), "long")
     with pytest.raises(UsageError, match="unknown shape 'dog'"):
