@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import repeat
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,7 +78,7 @@ def restore_frames(
         inside = restored[top:bottom, left:right]
         result = source.copy()
         if share is not None:
-            alpha = _enlarge_levels(share[..., None], resize)[top:bottom, left:right]
+            alpha = _enlarge_weights(share, resize)[top:bottom, left:right, None]
             under = source[top:bottom, left:right].astype(np.float32)
             inside = np.rint(under + alpha * (inside - under)).astype(np.uint8)
         result[top:bottom, left:right] = inside
@@ -90,11 +90,15 @@ def _restored(frame: Frames | Change, resize: ResizePlan, source: Frames | None)
 
     What a crop removed is the source's, scaled down and up.
     """
+    box = resize.box
     if isinstance(frame, Change):
         if source is None:
             raise ValueError("the source's own frames are needed")
-        return frame.on(source, lambda levels: _enlarge_levels(levels, resize, beyond="edge"))
-    box = resize.box
+        if box.mode == "pad":
+            frame = frame.within(*image_window(resize))
+        elif needs_own_frames(resize):
+            frame = frame.beyond(*_removed(resize))
+        return frame.on(source)
     if box.mode == "pad":
         frame = _without_bars(frame, resize)
     elif source is not None and needs_own_frames(resize):
@@ -105,31 +109,39 @@ def _restored(frame: Frames | Change, resize: ResizePlan, source: Frames | None)
     return lanczos(frame, resize.source_width, height=resize.source_height)
 
 
-def _enlarge_levels(
-    levels: Weights, resize: ResizePlan, *, beyond: Literal["constant", "edge"] = "constant"
-) -> Weights:
-    """Scale [height, width, C] as the frames; bilinear, so that it neither rings nor reaches far.
+def _enlarge_weights(weights: Weights, resize: ResizePlan) -> Weights:
+    """Scale [height, width] as the frames; bilinear, so that it neither rings nor reaches far.
 
-    What a crop removed is 0 ("constant"), or as its border ("edge").
+    What a crop removed is 0.
     """
-    box = resize.box
-    if box.mode == "pad":
-        levels = _without_bars(levels, resize)
+    if resize.box.mode == "pad":
+        weights = _without_bars(weights, resize)
     elif needs_own_frames(resize):
-        rows = (box.top, box.scaled_height - box.top - resize.height)
-        columns = (box.left, box.scaled_width - box.left - resize.width)
-        levels = np.pad(levels, (rows, columns, (0, 0)), mode=beyond)
+        left, right, top, bottom = _removed(resize)
+        weights = np.pad(weights, ((top, bottom), (left, right)))
     size = (resize.source_width, resize.source_height)
-    planes = [
-        Image.fromarray(plane).resize(size, Image.Resampling.BILINEAR)
-        for plane in np.ascontiguousarray(np.moveaxis(levels, -1, 0))
-    ]
-    return np.stack([np.asarray(plane, dtype=np.float32) for plane in planes], axis=-1)
+    plane = Image.fromarray(np.ascontiguousarray(weights))
+    return np.asarray(plane.resize(size, Image.Resampling.BILINEAR), dtype=np.float32)
+
+
+def _removed(resize: ResizePlan) -> tuple[int, int, int, int]:
+    """How many columns on the left and the right, and rows above and below, a crop removed."""
+    box = resize.box
+    right = box.scaled_width - box.left - resize.width
+    return box.left, right, box.top, box.scaled_height - box.top - resize.height
+
+
+def image_window(resize: ResizePlan) -> tuple[slice, slice]:
+    """Rows and columns of a clip's frame that are its source's image, and no bars."""
+    box = resize.box
+    if box.mode != "pad":
+        return slice(None), slice(None)
+    rows = slice(box.top, box.top + box.scaled_height)
+    return rows, slice(box.left, box.left + box.scaled_width)
 
 
 def _without_bars(frame: NDArray[Pixel], resize: ResizePlan) -> NDArray[Pixel]:
-    box = resize.box
-    return frame[box.top : box.top + box.scaled_height, box.left : box.left + box.scaled_width]
+    return frame[image_window(resize)]
 
 
 def lanczos(frame: Frames, width: int, *, height: int) -> Frames:
