@@ -197,7 +197,7 @@ def export_latents_to_video(
     pipeline: CogVideoXPipeline, latents: Tensor, video_path: str | Path, fps: int = 16
 ) -> None:
     """Decode latents [1, F', C', H', W'] and write them as a video."""
-    frames = decode_pixels(pipeline.vae, latents)
+    frames = torch.cat(list(decode_pixels(pipeline.vae, latents)))
     write_video(frames.cpu().numpy(), Path(video_path), fps=Fraction(fps))
 
 

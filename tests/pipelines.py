@@ -5,11 +5,14 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKLCogVideoX, CogVideoXTransformer3DModel
 from schedules import forward_scheduler
 
 import cogedit
+import cogedit.stages.decode
+from cogedit import stages
 
 GOLDEN = Path(__file__).parent / "data" / "golden"
 GOLDEN_PIPELINE = GOLDEN / "pipeline"
@@ -129,3 +132,21 @@ def settings_of(video, **flags):
     }
     dotted = {key.replace("__", "."): value for key, value in flags.items()}
     return cogedit.settings_for(video, given | dotted, environ={}, cwd=video.parent).settings
+
+
+def decode(artifact, settings):
+    """All frames that an artifact shows, [F, H, W, 3]."""
+    return _all_frames(stages.decode.decode, artifact, settings)
+
+
+def decode_source(trajectory, settings):
+    """All frames of a trajectory's source after the VAE, [F, H, W, 3]."""
+    return _all_frames(stages.decode.decode_source, trajectory, settings)
+
+
+def _all_frames(decode_it, path, settings):
+    with stages.Session() as session:
+        stream = decode_it(path, settings, session=session, run=cogedit.Run())
+        frames = np.stack(list(stream.frames))
+    assert frames.shape == (stream.num_frames, stream.height, stream.width, 3)
+    return frames

@@ -20,7 +20,7 @@ from cogedit.media.contact_sheet import (
     readable_zoom,
 )
 from cogedit.media.restore import lanczos
-from cogedit.media.writer import FrameStream
+from cogedit.media.stream import FrameStream
 from cogedit.types import ComparisonLayout
 
 _SHEET_WIDTH = 320

@@ -1,15 +1,17 @@
-"""Similarity of two clips, measured frame by frame: a clip of CogVideoX 1.5 has 2 GB of float64."""
+"""Similarity of two clips, measured frame by frame: neither needs to be in memory."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from itertools import pairwise
+from itertools import pairwise, repeat
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-Clip = npt.NDArray[np.uint8]
+Frame = npt.NDArray[np.uint8]
+Pair = TypeVar("Pair")
 
 MAX_PSNR = 100.0
 """PSNR of equal clips in dB, in place of infinity: means stay finite."""
@@ -19,23 +21,23 @@ def psnr(
     clip: Iterable[npt.ArrayLike],
     expected: Iterable[npt.ArrayLike],
     *,
-    where: npt.NDArray[np.bool_] | None = None,
+    where: Iterable[npt.NDArray[np.bool_]] | None = None,
 ) -> float:
     """Return the peak signal-to-noise ratio of a clip in dB.
 
     Args:
         clip: Frames [H, W, 3] in levels of 0..255, any dtype; taken one by one.
         expected: As many of the same shape.
-        where: [F, H, W], the pixels that count; None is all.
+        where: As many [H, W], the pixels that count; None is all.
 
     Returns:
         10 log10(255^2 / mean squared error), at most `MAX_PSNR`; NaN if no pixel counts.
     """
     total, count = 0.0, 0
-    for index, frames in enumerate(zip(clip, expected, strict=True)):
+    for frames, chosen in _with_choice(zip(clip, expected, strict=True), where):
         error = np.subtract(*frames, dtype=np.float64) ** 2
-        if where is not None:
-            error = error[where[index]]
+        if chosen is not None:
+            error = error[chosen]
         total += float(error.sum())
         count += error.size
     if not count:
@@ -43,35 +45,38 @@ def psnr(
     return MAX_PSNR if total == 0 else min(MAX_PSNR, 10 * math.log10(255**2 / (total / count)))
 
 
-def mean_change(clip: Clip, expected: Clip) -> float:
-    """Return the mean absolute difference of two clips, uint8 [F, H, W, 3], in levels."""
-    total = sum(_sum_of_sizes(change) for change in _changes(clip, expected))
-    return total / clip.size
+def mean_change(clip: Iterable[Frame], expected: Iterable[Frame]) -> float:
+    """Return the mean absolute difference of two clips' frames, uint8 [H, W, 3], in levels."""
+    return _mean_size(_changes(clip, expected))
 
 
-def flicker(clip: Clip, expected: Clip) -> float:
-    """Return how much the difference of two clips, uint8 [F, H, W, 3], changes between frames.
+def flicker(clip: Iterable[Frame], expected: Iterable[Frame]) -> float:
+    """Return how much the difference of two clips' frames, [H, W, 3], changes between frames.
 
-    Mean absolute, in levels; of at least two frames.
+    Mean absolute, in levels; NaN of a single frame.
     """
     changes = pairwise(_changes(clip, expected))
-    return sum(_sum_of_sizes(now - before) for before, now in changes) / clip[1:].size
+    return _mean_size(now - before for before, now in changes)
 
 
-def _changes(clip: Clip, expected: Clip) -> Iterator[npt.NDArray[np.int16]]:
+def _changes(clip: Iterable[Frame], expected: Iterable[Frame]) -> Iterator[npt.NDArray[np.int16]]:
     for frame, other in zip(clip, expected, strict=True):
         yield np.subtract(frame, other, dtype=np.int16)
 
 
-def _sum_of_sizes(change: npt.NDArray[np.int16]) -> int:
-    return int(np.abs(change).sum(dtype=np.int64))
+def _mean_size(changes: Iterable[npt.NDArray[np.int16]]) -> float:
+    total = count = 0
+    for change in changes:
+        total += int(np.abs(change).sum(dtype=np.int64))
+        count += change.size
+    return total / count if count else math.nan
 
 
 def ssim(
-    clip: npt.NDArray[np.uint8],
-    expected: npt.NDArray[np.uint8],
+    clip: Iterable[Frame],
+    expected: Iterable[Frame],
     *,
-    where: npt.NDArray[np.bool_] | None = None,
+    where: Iterable[npt.NDArray[np.bool_]] | None = None,
 ) -> float:
     """Return the mean structural similarity of two clips' luma (Wang et al. 2004, equation 13).
 
@@ -79,21 +84,28 @@ def ssim(
     lies within the image count.
 
     Args:
-        clip: [F, H, W, 3] in levels of 0..255, H and W at least 11.
-        expected: The same shape.
-        where: [F, H, W], the pixels at which a window counts; None is all.
+        clip: Frames [H, W, 3] in levels of 0..255, H and W at least 11; taken one by one.
+        expected: As many of the same shape.
+        where: As many [H, W], the pixels at which a window counts; None is all.
 
     Returns:
         At most 1, which only equal clips reach; NaN if no pixel counts.
     """
     total, count = 0.0, 0
     inner = slice(_RADIUS, -_RADIUS)
-    for index, frames in enumerate(zip(clip, expected, strict=True)):
+    for frames, chosen in _with_choice(zip(clip, expected, strict=True), where):
         similarity = _ssim_map(*map(luma, frames))
-        counted = similarity if where is None else similarity[where[index, inner, inner]]
+        counted = similarity if chosen is None else similarity[chosen[inner, inner]]
         total += float(counted.sum())
         count += counted.size
     return total / count if count else math.nan
+
+
+def _with_choice(
+    frames: Iterable[Pair], where: Iterable[npt.NDArray[np.bool_]] | None
+) -> Iterable[tuple[Pair, npt.NDArray[np.bool_] | None]]:
+    """Join pairs of frames with the pixels that count in them; None is all."""
+    return zip(frames, repeat(None)) if where is None else zip(frames, where, strict=True)
 
 
 def luma(frame: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:

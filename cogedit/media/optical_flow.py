@@ -9,7 +9,8 @@ would have to be downloaded.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TypeVar
 
@@ -18,7 +19,7 @@ import numpy.typing as npt
 
 from cogedit.media.metrics import luma
 
-Frames = npt.NDArray[np.uint8]
+Frame = npt.NDArray[np.uint8]
 Plane = npt.NDArray[np.float32]
 Vectors = npt.NDArray[np.int16]
 Level = TypeVar("Level", np.uint8, np.float32)
@@ -33,39 +34,52 @@ _EXPLAINED = 12.0
 
 @dataclass(frozen=True)
 class Flow:
-    """Where the pixels of each frame are in the next.
+    """Where the pixels of each frame are in the next; kept by block and bit, 64 kB for 480x720.
 
     Attributes:
-        vectors: [F - 1, H, W, 2] whole pixels (x, y): pixel p of frame t is at p + vector in frame
-            t + 1.
-        explained: [F - 1, H, W], where that holds.
+        height: Of a frame, in pixels.
+        width: Likewise.
+        blocks: For each frame but the last, the displacement (x, y) of its blocks in whole pixels.
+        explained: For each of them 8 pixels to a byte, where that holds.
     """
 
-    vectors: Vectors
-    explained: npt.NDArray[np.bool_]
+    height: int
+    width: int
+    blocks: list[Vectors] = field(default_factory=list)
+    explained: list[npt.NDArray[np.uint8]] = field(default_factory=list)
+
+    def __iter__(self) -> Iterator[tuple[Vectors, npt.NDArray[np.bool_]]]:
+        """Yield vectors [H, W, 2], and where they hold [H, W], for each frame but the last.
+
+        Pixel p of frame t is at p + vector in frame t + 1.
+        """
+        shape = (self.height, self.width)
+        for blocks, bits in zip(self.blocks, self.explained, strict=True):
+            holds = np.unpackbits(bits, count=self.height * self.width).reshape(shape)
+            yield _of_pixels(blocks, shape), holds.astype(np.bool_)
 
 
-def estimate_flow(clip: Frames) -> Flow:
-    """Estimate the motion of a clip, uint8 RGB [F, H, W, 3], from frame to frame.
+def estimate_flow(clip: Iterable[Frame]) -> Flow:
+    """Estimate the motion of a clip from frame to frame, each uint8 RGB [H, W, 3].
 
     Blocks are matched by their mean absolute difference, coarse to fine (Anandan 1989).
     """
-    frames = (luma(frame) for frame in clip)
-    fields = [_match(frame, following) for frame, following in pairwise(frames)]
-    vectors = np.array(fields, dtype=np.int16).reshape(-1, *clip.shape[1:3], 2)
-    explained = np.empty(vectors.shape[:-1], dtype=np.bool_)
-    for index, field in enumerate(vectors):
-        moved, inside = _follow(clip[index + 1], field)
-        difference = np.abs(moved.astype(np.int16) - clip[index]).mean(axis=-1)
-        explained[index] = inside & (difference <= _EXPLAINED)
-    return Flow(vectors, explained)
+    flow: Flow | None = None
+    for frame, following in pairwise(clip):
+        flow = flow or Flow(*frame.shape[:2])
+        blocks = _match(luma(frame), luma(following))
+        moved, inside = _follow(following, _of_pixels(blocks, frame.shape))
+        difference = np.abs(moved.astype(np.int16) - frame).mean(axis=-1)
+        flow.blocks.append(blocks)
+        flow.explained.append(np.packbits(inside & (difference <= _EXPLAINED)))
+    return flow or Flow(0, 0)
 
 
-def warp_error(clip: Frames, flow: Flow) -> float:
+def warp_error(clip: Iterable[Frame], flow: Flow) -> float:
     """Return how far the frames of a clip are from the next ones, warped back along a flow.
 
     Args:
-        clip: uint8 RGB, [F, H, W, 3].
+        clip: Frames, uint8 RGB [H, W, 3].
         flow: That of its source.
 
     Returns:
@@ -73,28 +87,29 @@ def warp_error(clip: Frames, flow: Flow) -> float:
         NaN if it explains none.
     """
     total, count = 0.0, 0
-    for index, (field, explained) in enumerate(zip(flow.vectors, flow.explained, strict=True)):
-        moved, _ = _follow(clip[index + 1], field)
-        difference = np.abs(moved.astype(np.int16) - clip[index])[explained]
+    for (frame, following), (vectors, holds) in zip(pairwise(clip), flow, strict=True):
+        moved, _ = _follow(following, vectors)
+        difference = np.abs(moved.astype(np.int16) - frame)[holds]
         total += float(difference.sum())
         count += difference.size
     return total / count if count else math.nan
 
 
 def _match(frame: Plane, following: Plane) -> Vectors:
-    """The displacement [H, W, 2] of every pixel of `frame` in `following`."""
+    """The displacement in `following` of every block of `frame`."""
     pyramid = [(frame, following)]
     while min(pyramid[-1][0].shape) >= 2 * _SMALLEST:
         pyramid.append((_halve(pyramid[-1][0]), _halve(pyramid[-1][1])))
-    field: Vectors = np.zeros((*pyramid[-1][0].shape, 2), dtype=np.int16)
-    field = _refine(*pyramid[-1], field, reach=_FIRST_REACH)
-    for small, large in reversed(pyramid[:-1]):
-        field = _refine(small, large, _double(field, small.shape), reach=_REACH)
-    return field
+    still: Vectors = np.zeros((*pyramid[-1][0].shape, 2), dtype=np.int16)
+    blocks = _refine(*pyramid[-1], still, reach=_FIRST_REACH)
+    for (coarse, _), (small, large) in pairwise(reversed(pyramid)):
+        around = _double(_of_pixels(blocks, coarse.shape), small.shape)
+        blocks = _refine(small, large, around, reach=_REACH)
+    return blocks
 
 
 def _refine(frame: Plane, following: Plane, field: Vectors, *, reach: int) -> Vectors:
-    """Search around the displacement of a field, block by block."""
+    """Search around the displacement of a field [H, W, 2]; return that of every block."""
     expected = _of_blocks(field)
     best = np.full(expected.shape[:2], np.inf, dtype=np.float32)
     chosen = expected
@@ -109,7 +124,7 @@ def _refine(frame: Plane, following: Plane, field: Vectors, *, reach: int) -> Ve
         better = cost < best
         best = np.where(better, cost, best)
         chosen = np.where(better[..., None], tried, chosen)
-    return _of_pixels(chosen, frame.shape)
+    return chosen
 
 
 def _follow(

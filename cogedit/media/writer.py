@@ -27,6 +27,7 @@ from cogedit.media.encoding import Encoding, plan_encoding
 from cogedit.media.ffmpeg import FfmpegPipe, FfmpegResult, file_url, first_error, input_args
 from cogedit.media.packets import list_packets
 from cogedit.media.recipe_comment import COMMENT, add_gif_comment
+from cogedit.media.stream import FrameStream
 from cogedit.media.timing import explains
 
 # What each container takes as it is; another codec is converted to AAC. None takes everything.
@@ -46,16 +47,6 @@ _SLOWEST_PIXELS_PER_SECOND = 100_000
 _H264 = Encoding()
 _WRITTEN_HERE = ("Software", "cogedit")
 """Text of every image in a folder of them."""
-
-
-@dataclass(frozen=True)
-class FrameStream:
-    """Frames [height, width, 3], uint8 RGB, that are computed one by one as they are written."""
-
-    frames: Iterable[NDArray[np.uint8]]
-    num_frames: int
-    height: int
-    width: int
 
 
 @dataclass(frozen=True)

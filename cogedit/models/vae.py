@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -68,9 +69,8 @@ def decode_latents(
     and in about [-1, 1]. `by_frame` needs less memory for the same result (`saving_memory`).
     `on_call` is called after each of the `num_decoder_calls` of the decoder.
     """
-    with torch.no_grad(), _after_each_call(vae.decoder, on_call):
-        pieces = decode_pieces(vae, latents, by_frame=by_frame)
-        return torch.cat([piece.cpu() for piece in pieces])
+    pieces = decode_pieces(vae, latents, by_frame=by_frame, on_call=on_call)
+    return torch.cat([piece.cpu() for piece in pieces])
 
 
 def decode_pixels(
@@ -79,52 +79,75 @@ def decode_pixels(
     *,
     by_frame: bool = False,
     on_call: Callable[[], None] | None = None,
-) -> Tensor:
-    """Decode latents as `decode_latents` does, to uint8 [F, H, W, 3] on the CPU.
+) -> Iterator[Tensor]:
+    """Decode latents as `decode_latents` does, piece by piece, to uint8 [f, H, W, 3] on the CPU.
 
-    The pieces are rounded on the device: no float copy of the whole clip is made.
+    The pieces are rounded on the device, and none is kept. `num_decoded_frames` says how many
+    frames they have together.
     """
-    with torch.no_grad(), _after_each_call(vae.decoder, on_call):
-        pieces = decode_pieces(vae, latents, by_frame=by_frame)
-        return torch.cat([to_pixels(piece).cpu() for piece in pieces])
+    for piece in decode_pieces(vae, latents, by_frame=by_frame, on_call=on_call):
+        yield to_pixels(piece).cpu()
+
+
+def num_decoded_frames(vae: AutoencoderKLCogVideoX, num_latent_frames: int) -> int:
+    """Return how many frames this many latent frames become.
+
+    The first of an odd number stands for one frame, every other one for as many as the VAE packs.
+    """
+    packed = int(vae.config.temporal_compression_ratio)
+    return num_latent_frames * packed - num_latent_frames % 2 * (packed - 1)
 
 
 def decode_pieces(
-    vae: AutoencoderKLCogVideoX, latents: Tensor, *, by_frame: bool = False
+    vae: AutoencoderKLCogVideoX,
+    latents: Tensor,
+    *,
+    by_frame: bool = False,
+    on_call: Callable[[], None] | None = None,
 ) -> Iterator[Tensor]:
     """Decode latents [1, F', C', H', W'] in pieces of two or three latent frames, in turn.
 
     The VAE is causal: it keeps the last frames of its convolutions' inputs and continues from them.
     These are the pieces that `AutoencoderKLCogVideoX.decode` itself makes and joins at the end, so
     the result is the same. Tiles are joined over all frames by diffusers; they come as one piece.
-    Frames [F, C, H, W] are on the VAE's device and in its dtype.
+    Frames [f, C, H, W] are on the VAE's device and in its dtype. Between two pieces the VAE is as
+    it was, so that others may use it.
     """
     unscaled = latents.movedim(1, 2) / float(vae.config.scaling_factor)
     z = unscaled.to(vae.device, vae.dtype)
     height, width = z.shape[3:]
     too_large = height > vae.tile_latent_min_height or width > vae.tile_latent_min_width
-    with saving_memory(vae.decoder, by_frame=by_frame):
-        if vae.use_tiling and too_large:
-            yield vae.decode(z).sample[0].movedim(1, 0)
-        else:
-            yield from _decode_in_turn(vae, z)
 
+    @contextmanager
+    def decoding() -> Iterator[None]:
+        with (
+            torch.no_grad(),
+            saving_memory(vae.decoder, by_frame=by_frame),
+            _after_each_call(vae.decoder, on_call),
+        ):
+            yield
 
-def _decode_in_turn(vae: AutoencoderKLCogVideoX, z: Tensor) -> Iterator[Tensor]:
-    num_frames = z.shape[2]
-    size = int(vae.num_latent_frames_batch_size)
-    rest = num_frames % size if num_frames >= size else num_frames - size
+    if vae.use_tiling and too_large:
+        with decoding():
+            decoded = vae.decode(z).sample
+        yield decoded[0].movedim(1, 0)
+        return
     conv_cache = None
-    first = 0
-    while first < num_frames:
-        last = first + size + (rest if first == 0 else 0)
+    for first, last in pairwise(accumulate(_piece_lengths(vae, z.shape[2]), initial=0)):
         piece = z[:, :, first:last]
-        if vae.post_quant_conv is not None:
-            piece = vae.post_quant_conv(piece)
-        decoded, conv_cache = vae.decoder(piece, conv_cache=conv_cache)
+        with decoding():
+            if vae.post_quant_conv is not None:
+                piece = vae.post_quant_conv(piece)
+            decoded, conv_cache = vae.decoder(piece, conv_cache=conv_cache)
         yield decoded[0].movedim(1, 0)
         del decoded
-        first = last
+
+
+def _piece_lengths(vae: AutoencoderKLCogVideoX, num_latent_frames: int) -> list[int]:
+    """How many latent frames diffusers decodes at a time; what is left over goes with the first."""
+    size = int(vae.num_latent_frames_batch_size)
+    num_pieces = max(num_latent_frames // size, 1)
+    return [num_latent_frames - size * (num_pieces - 1)] + [size] * (num_pieces - 1)
 
 
 def num_encoder_calls(vae: AutoencoderKLCogVideoX, size: torch.Size) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -24,61 +25,65 @@ from cogedit.artifacts import (
 from cogedit.config import Settings
 from cogedit.errors import UsageError
 from cogedit.media.edges import Change, fit_changes
+from cogedit.media.stream import Frame, FrameFile, FrameStream
 from cogedit.models.cost import latent_shape
 from cogedit.stages.model import check_same_model, checkpoint_for, dtype_for
 from cogedit.stages.run import Run
-from cogedit.stages.session import Session, use_session
+from cogedit.stages.session import Session
 from cogedit.stages.source import otherwise_use, source_frames, source_latents
 from cogedit.types import Composite, ExportSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Pixels = NDArray[np.uint8]
-"""A clip, uint8 RGB [F, H, W, 3]."""
+Clip = Sequence[Frame] | NDArray[np.uint8]
+"""Frames, uint8 RGB [H, W, 3] each, that can be read more than once."""
+
+Mask = NDArray[np.uint8]
+"""[H, W], not 0 where the edit is shown."""
 
 
-def decode(
-    source: Path, settings: Settings, *, session: Session | None = None, run: Run | None = None
-) -> Pixels:
-    """Decode latents, a trajectory (its noise) or an edit.
+def decode(source: Path, settings: Settings, *, session: Session, run: Run) -> FrameStream:
+    """Decode latents, a trajectory (its noise) or an edit, frame by frame.
 
     `export` says what an edit shows outside its mask, and whether its edges are aligned to the
     source's; for both, the source is found in the workspace. Under a composite, every pixel outside
     the mask is the source's.
 
+    The frames are computed as they are taken; the session decodes one stream at a time.
+
     Raises:
         ArtifactError: The artifact is of another model, or damaged, or the source's frames or
             latents are gone.
         UsageError: A composite of an artifact without a mask.
+        DeviceMemoryError: The model finds no room; while frames are taken, too.
     """
-    artifact, run = _read(source, settings), run or Run()
+    artifact = _read(source, settings)
     record, export = artifact.record, settings.export
     composite = composite_for(record, export)
-    with use_session(session) as owner:
-        if not isinstance(record, EditRecord):
-            latents = artifact.tensors["latents"]
-            if isinstance(record, TrajectoryRecord):
-                latents = artifact.tensors["trajectory"][-1]  # the clean ones: `decode_source`
-            latents = latents[:, num_pad_frames(record) :]
-            return _pixels(source, latents, settings, session=owner, run=run)
-        edit = Artifact(record, artifact.tensors)
-        if export.align_edges or composite == "source":
-            own = _source_frames(source, record, settings)
-        if export.align_edges:
-            pixels = np.empty_like(own)
-            changes = _changes(source, edit, own, settings, session=owner, run=run)
-            with run.counting("aligning edges", len(own)) as done:
-                for index, change in enumerate(changes):
-                    pixels[index] = change.on(own[index])
-                    done()
-        else:
-            pixels = _edit_pixels(source, edit, settings, session=owner, run=run)
-        if composite == "none":
-            return pixels
-        if composite == "decode":
-            own = _round_trip(source, edit, settings, session=owner, run=run)
-        return lay_over(pixels, own, edit.tensors["mask"].numpy(), feather=export.feather)
+    if not isinstance(record, EditRecord):
+        latents = artifact.tensors["latents"]
+        if isinstance(record, TrajectoryRecord):
+            latents = artifact.tensors["trajectory"][-1]  # the clean ones: `decode_source`
+        latents = latents[:, num_pad_frames(record) :]
+        return _stream(source, latents, settings, session=session, run=run)
+    edit = Artifact(record, artifact.tensors)
+    own: Clip = []
+    if export.align_edges or composite == "source":
+        own = _source_frames(source, record, settings)
+    if composite == "decode":
+        own = _round_trip(source, edit, settings, session=session, run=run)
+    if export.align_edges:
+        changes = _changes(source, edit, own, settings, session=session, run=run)
+        aligned = (change.on(frame) for change, frame in zip(changes, own, strict=True))
+        size = frames_record(record).settings
+        shown = FrameStream(aligned, len(own), size.height, size.width)
+    else:
+        shown = _edit_stream(source, edit, settings, session=session, run=run)
+    if composite == "none":
+        return shown
+    mask = edit.tensors["mask"].numpy()
+    return replace(shown, frames=lay_over(shown.frames, own, mask, feather=export.feather))
 
 
 def decode_changes(
@@ -95,14 +100,13 @@ def decode_changes(
 
 
 def decode_source(
-    trajectory: Path, settings: Settings, *, session: Session | None = None, run: Run | None = None
-) -> Pixels:
+    trajectory: Path, settings: Settings, *, session: Session, run: Run
+) -> FrameStream:
     """Decode the clean latents of a trajectory: its source after the VAE's round trip."""
     artifact = read_artifact(trajectory, "trajectory")
     check_same_model(str(trajectory), artifact.record, checkpoint_for(settings))
     latents = artifact.tensors["latents"][:, artifact.record.num_pad_frames :]
-    with use_session(session) as owner:
-        return _pixels(trajectory, latents, settings, session=owner, run=run or Run())
+    return _stream(trajectory, latents, settings, session=session, run=run)
 
 
 def composite_for(record: Record, export: ExportSettings) -> Composite:
@@ -135,16 +139,17 @@ def check_composite(export: ExportSettings) -> None:
         )
 
 
-def lay_over(edited: Pixels, source: Pixels, mask: Pixels, *, feather: int = 0) -> Pixels:
-    """Show an edit inside its mask [F, H, W] and the source outside of it."""
+def lay_over(
+    edited: Iterable[Frame], source: Iterable[Frame], mask: Iterable[Mask], *, feather: int = 0
+) -> Iterator[Frame]:
+    """Show an edit inside its mask, [H, W] of each frame, and the source outside of it."""
     import torch
 
     from cogedit.diffusion.latent_mask import composite
 
-    laid: Pixels = composite(
-        *map(torch.from_numpy, (edited, source, mask)), feather=feather
-    ).numpy()
-    return laid
+    for frames in zip(edited, source, mask, strict=True):
+        laid = composite(*(torch.from_numpy(frame[None]) for frame in frames), feather=feather)
+        yield laid[0].numpy()
 
 
 def _read(
@@ -156,16 +161,16 @@ def _read(
     return Artifact(record, artifact.tensors)
 
 
-def _source_frames(source: Path, record: EditRecord, settings: Settings) -> Pixels:
+def _source_frames(source: Path, record: EditRecord, settings: Settings) -> Clip:
     otherwise = otherwise_use(settings.export)
-    frames: Pixels = source_frames(source, record, settings, otherwise=otherwise).numpy()
+    frames: NDArray[np.uint8] = source_frames(source, record, settings, otherwise=otherwise).numpy()
     return frames
 
 
 def _changes(
     source: Path,
     edit: Artifact[EditRecord],
-    own: Pixels,
+    own: Iterable[Frame],
     settings: Settings,
     *,
     session: Session,
@@ -173,7 +178,7 @@ def _changes(
 ) -> Iterator[Change]:
     """Iterate over the changes of an edit; what can be missing is found before the first."""
     round_trip = _round_trip(source, edit, settings, session=session, run=run)
-    edited = _edit_pixels(source, edit, settings, session=session, run=run)
+    edited = _edit_stream(source, edit, settings, session=session, run=run)
     box = frames_record(edit.record).box
     image = (slice(None), slice(None))
     if box.mode == "pad":
@@ -182,37 +187,38 @@ def _changes(
             slice(box.left, box.left + box.scaled_width),
         )
     radius = settings.export.align_edges
-    return fit_changes(edited, round_trip, own, radius=radius, window=image)
+    return fit_changes(edited.frames, round_trip, own, radius=radius, window=image)
 
 
 def _round_trip(
     source: Path, edit: Artifact[EditRecord], settings: Settings, *, session: Session, run: Run
-) -> Pixels:
-    """Decode the clean latents of the clip that an edit was made of."""
+) -> Clip:
+    """Decode the clean latents of the clip that an edit was made of, once for all its edits."""
     record = edit.record
 
-    def decode_clean() -> Pixels:
+    def decode_clean() -> FrameFile:
         if record.has_mask:
             clean = edit.tensors["source_latents"][:, num_pad_frames(record) :]
         else:
             otherwise = otherwise_use(settings.export)
             clean = source_latents(source, record, settings, otherwise=otherwise)
         doing = "decoding the source"
-        return _pixels(source, clean, settings, session=session, run=run, doing=doing)
+        decoded = _stream(source, clean, settings, session=session, run=run, doing=doing)
+        return FrameFile(decoded, source.parent)
 
     # A decoder of another dtype or with tiles gives other pixels.
     how = (dtype_for(settings), settings.device, settings.decode_tiling)
-    return session.source_pixels((content_key(record.trajectory), how), decode_clean)
+    return session.source_clip((content_key(record.trajectory), how), decode_clean)
 
 
-def _edit_pixels(
+def _edit_stream(
     source: Path, edit: Artifact[EditRecord], settings: Settings, *, session: Session, run: Run
-) -> Pixels:
+) -> FrameStream:
     latents = edit.tensors["latents"][:, num_pad_frames(edit.record) :]
-    return _pixels(source, latents, settings, session=session, run=run)
+    return _stream(source, latents, settings, session=session, run=run)
 
 
-def _pixels(
+def _stream(
     source: Path,
     latents: Tensor,
     settings: Settings,
@@ -220,19 +226,24 @@ def _pixels(
     session: Session,
     run: Run,
     doing: str = "decoding",
-) -> Pixels:
-    """Decode latents [1, F', C', H', W'] of an artifact to uint8 [F, H, W, 3]."""
+) -> FrameStream:
+    """Decode latents [1, F', C', H', W'] of an artifact; the VAE is loaded before the first."""
     with run.wait("starting PyTorch"):  # with diffusers: seconds, the first time
         from cogedit.models.device import memory_guard
-        from cogedit.models.vae import decode_pixels, num_decoder_calls
+        from cogedit.models.vae import decode_pixels, num_decoded_frames, num_decoder_calls
 
     vae, way = session.vae(latent_shape(latents), settings, "decode", run=run)
     hint = _when_out_of_memory(source, settings, is_tiled=way.in_tiles)
     num_calls = num_decoder_calls(vae, latents.shape)
-    with memory_guard("decoding", hint=hint), run.counting(doing, num_calls) as done:
-        decoded = decode_pixels(vae, latents, by_frame=way.by_frame, on_call=done)
-    pixels: Pixels = decoded.numpy()
-    return pixels
+
+    def frames() -> Iterator[Frame]:
+        with memory_guard("decoding", hint=hint), run.counting(doing, num_calls) as done:
+            for piece in decode_pixels(vae, latents, by_frame=way.by_frame, on_call=done):
+                yield from piece.numpy()
+
+    scale = checkpoint_for(settings).geometry.spatial_compression
+    height, width = (scale * side for side in latents.shape[-2:])
+    return FrameStream(frames(), num_decoded_frames(vae, latents.shape[1]), height, width)
 
 
 def _when_out_of_memory(source: Path, settings: Settings, *, is_tiled: bool) -> str:

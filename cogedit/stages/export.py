@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,29 +21,26 @@ from cogedit.artifacts import (
 from cogedit.config import Settings
 from cogedit.disk import state_of
 from cogedit.errors import UsageError, VideoError
-from cogedit.media.edges import Change
 from cogedit.media.encoding import Encoding, plan_encoding
 from cogedit.media.probe import probe_facts
-from cogedit.media.reader import iterate_frames
 from cogedit.media.recipe_comment import find_comment
-from cogedit.media.restore import needs_own_frames, restore_frames
+from cogedit.media.restore import needs_own_frames
 from cogedit.media.sound import choose_audio
-from cogedit.media.writer import AudioSource, FrameStream, write_video
-from cogedit.stages.decode import Pixels, composite_for, decode, decode_changes
+from cogedit.media.writer import AudioSource, write_video
+from cogedit.stages.decode import composite_for
 from cogedit.stages.load import check_size_of_clip
-from cogedit.stages.mask import mask_weights
 from cogedit.stages.model import checkpoint_for, dtype_for, latent_shape_of
 from cogedit.stages.recipe import Recipe
 from cogedit.stages.replacing import check_not_source, in_the_way, place_of_source
 from cogedit.stages.run import Exported, Run, check_output, check_writable, claim, workspace_for
 from cogedit.stages.session import Session, use_session
+from cogedit.stages.shown import show
 from cogedit.stages.source import (
     FoundSource,
     check_source_artifacts,
     find_source,
     keeps_time,
     resize_plan,
-    source_frames,
 )
 from cogedit.types import ExportSettings
 
@@ -265,11 +262,18 @@ def _export(job: _Job, source_video: Path | None, session: Session | None) -> Ex
     with in_use(job.path.parent), use_session(session) as owner:
         job = _with_tiling(job, owner)
         recipe = job.recipe
-        shown = _frames(job, found if isinstance(found, FoundSource) else None, owner)
+        shown = show(
+            job.artifact,
+            recipe,
+            job.settings,
+            source=found if isinstance(found, FoundSource) else None,
+            session=owner,
+            run=run,
+        )
         try:
-            with _counted(shown, run) as counted:
+            with closing(shown):
                 write_video(
-                    counted,
+                    shown,
                     job.path,
                     fps=recipe.fps,
                     encoding=recipe.encoding,
@@ -302,22 +306,6 @@ def _with_tiling(job: _Job, session: Session) -> _Job:
     return replace(job, settings=settings, recipe=replace(job.recipe, decode_tiling=tiling))
 
 
-@contextmanager
-def _counted(shown: Pixels | FrameStream, run: Run) -> Iterator[Pixels | FrameStream]:
-    """Show how many frames of a stream are written; writing finished pixels takes no time."""
-    if not isinstance(shown, FrameStream):
-        yield shown
-        return
-    with run.counting("writing", shown.num_frames) as done:
-
-        def frames() -> Iterator[Pixels]:
-            for frame in shown.frames:
-                yield frame
-                done()
-
-        yield replace(shown, frames=frames())
-
-
 def _require(found: FoundSource | str, frames: FramesRecord) -> None:
     """Raise `VideoError` if the source video was not found, for the reason in its place."""
     if isinstance(found, str):
@@ -339,40 +327,6 @@ def _audio_of(found: FoundSource | str, job: _Job) -> AudioSource | str:
     if found.facts.grid is None and not found.facts.timing.is_constant:
         return f"the frame rate of {found.path} varies, and its frames were taken one by one"
     return found.audio(job.settings.export, job.path.suffix)
-
-
-def _frames(job: _Job, found: FoundSource | None, session: Session) -> Pixels | FrameStream:
-    """The frames that a job shows, at their size."""
-    recipe, settings, run = job.recipe, job.settings, job.run
-    frames = frames_record(recipe.record)
-    own = None
-    if recipe.size == "source" and found is not None:
-        own = iterate_frames(found.path, found.facts, indices=found.frames.frame_indices)
-    if isinstance(recipe.record, FramesRecord):
-        if own is not None:
-            return _source_stream(frames, own)
-        hint = "or name another --size"
-        clip: Pixels = source_frames(job.artifact, frames, settings, otherwise=hint).numpy()
-        return clip
-    if recipe.size == "clip":
-        return decode(job.artifact, settings, session=session, run=run)
-    # At the source's size the composite is made of the source's own pixels.
-    weights = None
-    if recipe.composite == "source":
-        weights = mask_weights(job.artifact, recipe.feather)
-        settings = replace(settings, export=replace(settings.export, composite="none"))
-    shown: Iterable[Pixels | Change]
-    if recipe.align_edges:
-        shown = decode_changes(job.artifact, settings, session=session, run=run)
-    else:
-        shown = decode(job.artifact, settings, session=session, run=run)
-    restored = restore_frames(shown, resize_plan(frames), own=own, weights=weights)
-    return _source_stream(frames, restored)
-
-
-def _source_stream(frames: FramesRecord, made: Iterator[Pixels]) -> FrameStream:
-    source = frames.source
-    return FrameStream(made, len(frames.frame_indices), source.height, source.width)
 
 
 def _exists(job: _Job) -> bool:

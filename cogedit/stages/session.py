@@ -32,12 +32,11 @@ from cogedit.stages.run import Run
 from cogedit.types import Offload
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
     from diffusers import AutoencoderKLCogVideoX, CogVideoXTransformer3DModel
-    from numpy.typing import NDArray
     from torch import Tensor, nn
 
+    from cogedit.media.stream import FrameFile
     from cogedit.models.placement import MemoryEstimate
     from cogedit.models.prompts import PromptEmbeds
 
@@ -62,7 +61,7 @@ class Session:
         self._embeds = PromptCache()
         self._expected: dict[str, None] = {}
         self._decodes = False
-        self._source: tuple[Hashable, NDArray[np.uint8]] | None = None
+        self._source: tuple[Hashable, FrameFile] | None = None
         self._said: set[str] = set()
 
     def __enter__(self) -> Self:
@@ -252,11 +251,10 @@ class Session:
             run.notify(note)
         return chosen
 
-    def source_pixels(
-        self, key: Hashable, decode: Callable[[], NDArray[np.uint8]]
-    ) -> NDArray[np.uint8]:
+    def source_clip(self, key: Hashable, decode: Callable[[], FrameFile]) -> FrameFile:
         """Return the decoded source of an edit; the last one is kept for further edits of it."""
         if self._source is None or self._source[0] != key:
+            self._source = None
             self._source = key, decode()
         return self._source[1]
 

@@ -32,7 +32,8 @@ from cogedit.media.facts import VideoFacts
 from cogedit.media.images import digest_of
 from cogedit.media.probe import probe_as_recorded, probe_facts
 from cogedit.media.reader import iterate_frames, resize_frame
-from cogedit.media.writer import FrameStream, save_png, write_video
+from cogedit.media.stream import Frame, FrameFile, FrameStream
+from cogedit.media.writer import save_png, write_video
 from cogedit.stages.decode import decode
 from cogedit.stages.recipe import read_recipe
 from cogedit.stages.run import Exported, Run, check_absent, check_output, claim
@@ -114,14 +115,12 @@ def compare(
     with claim(output, run), use_session(session) as owner:
         for path in paths:
             keep_in_use(path.parent)
-        decoded = partial(decode, settings=settings, session=owner)
-        clips = [
-            Compared(
-                label,
-                FrameStream(_frames(clip, numbers, decoded), len(numbers), clip.height, clip.width),
-            )
-            for clip, label in zip(inputs, labels or captions(inputs), strict=True)
-        ]
+        decoded = partial(decode, settings=settings, session=owner, run=run)
+        clips = []
+        for clip, label in zip(inputs, labels or captions(inputs), strict=True):
+            frames = _frames(clip, numbers, decoded, output.parent)
+            stream = FrameStream(frames, len(numbers), clip.height, clip.width)
+            clips.append(Compared(label, stream))
         if layout == "sheet":
             save_png(compare_sheet(clips, numbers), output, over=over)
         elif is_image:
@@ -266,15 +265,19 @@ def _caption(item: Input) -> str:
 
 
 def _frames(
-    item: Input, numbers: Sequence[int], decoded: Callable[[Path], NDArray[np.uint8]]
-) -> Iterator[NDArray[np.uint8]]:
-    """Yield frames of an input by their numbers in the clip."""
+    item: Input, numbers: Sequence[int], decoded: Callable[[Path], FrameStream], folder: Path
+) -> Iterator[Frame]:
+    """Yield frames of an input by their numbers in the clip.
+
+    The model decodes one clip at a time: in `folder` each waits for the others.
+    """
     if item.facts is None:
+        clip: Sequence[Frame] | NDArray[np.uint8]
         if isinstance(item.record, FramesRecord):
             clip = read_artifact(item.path, "frames").tensors["frames"].numpy()
         else:
-            clip = decoded(item.path)
-        yield from clip[list(numbers)]
+            clip = FrameFile(decoded(item.path), folder)
+        yield from (clip[number] for number in numbers)
         return
     indices = [item.indices[number] for number in numbers]
     for frame in iterate_frames(item.path, item.facts, indices=indices):

@@ -19,6 +19,7 @@ from cogedit.disk import Over
 from cogedit.errors import UsageError
 from cogedit.media.contact_sheet import SheetRow, draw_sheet
 from cogedit.media.metrics import flicker, mean_change, psnr
+from cogedit.media.stream import FrameFile
 from cogedit.media.writer import save_png
 from cogedit.stages.decode import decode, decode_source
 from cogedit.stages.mask import take_mask
@@ -196,11 +197,13 @@ def _decoded(
         run.notify("a sweep shows edits as the model made them, without --align-edges")
     settings = replace(settings, export=replace(settings.export, align_edges=0))
     frames, figures = [], []
-    source = decode_source(trajectory, settings, session=session)
+    folder, silent = trajectory.parent, Run()
+    decoded = decode_source(trajectory, settings, session=session, run=silent)
+    source = FrameFile(decoded, folder)
     with run.counting("decoding", len(edits)) as done:
         for edit in edits:
-            clip = decode(edit.path, settings, session=session)
-            frames.append(clip[len(clip) // 2].copy())
+            clip = FrameFile(decode(edit.path, settings, session=session, run=silent), folder)
+            frames.append(clip[len(clip) // 2])
             figures.append(_figures(edit, clip, source))
             done()
     return frames, figures
@@ -250,9 +253,7 @@ def _draw(
     return draw_sheet([label[-1] if label else "" for label in labels[:across]], rows)
 
 
-def _figures(
-    edit: Written[EditRecord], clip: NDArray[np.uint8], source: NDArray[np.uint8]
-) -> dict[str, object]:
+def _figures(edit: Written[EditRecord], clip: FrameFile, source: FrameFile) -> dict[str, object]:
     """Return the settings of a cell and how far it is from the source."""
     settings = edit.record.settings
     return {

@@ -6,6 +6,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
+from pipelines import decode
 from videos import ffmpeg, read_back
 
 from cogedit.artifacts import read_artifact
@@ -22,7 +23,6 @@ from cogedit.media.metrics import MAX_PSNR
 from cogedit.media.writer import write_video
 from cogedit.models.checkpoint import find_checkpoint
 from cogedit.stages import encode, export, invert, load, reconstruct
-from cogedit.stages.decode import decode
 from cogedit.types import InvertSettings, LoadSettings, ReconstructSettings
 
 STEPS = 3

@@ -15,7 +15,8 @@ from cogedit.media.encoding import Encoding, plan_encoding
 from cogedit.media.ffmpeg import input_args, run_ffmpeg
 from cogedit.media.probe import probe_facts
 from cogedit.media.recipe_comment import find_comment
-from cogedit.media.writer import FrameStream, write_video
+from cogedit.media.stream import FrameStream
+from cogedit.media.writer import write_video
 
 FPS = Fraction(30000, 1001)
 COMMENT = '{"prompt":"a \\"cat\\"; #1 \\u00fc"}' + "x" * 700

@@ -79,7 +79,7 @@ def test_the_parts_before_and_after():
         vae = load_vae(checkpoint, device=device, dtype=torch.float32)
         latents = encode_frames(vae, frames)
         assert embeds.device.type == latents.device.type == device.type
-        pixels = decode_pixels(vae, latents).float() / 255
+        pixels = torch.cat(list(decode_pixels(vae, latents))).float() / 255
         return embeds.cpu(), latents.cpu(), decode_latents(vae, latents), pixels
 
     expected = both_ways(CPU)

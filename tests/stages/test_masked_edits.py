@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from pipelines import TINY_MODEL, settings_of
+from pipelines import TINY_MODEL, decode, settings_of
 from typer.testing import CliRunner
 from videos import ffmpeg, make_video, read_back
 
@@ -15,7 +15,6 @@ import cogedit
 from cogedit.artifacts import content_key, read_artifact, read_record, record_text, verify_artifact
 from cogedit.cli import app
 from cogedit.errors import ArtifactError, ArtifactMismatch, UsageError
-from cogedit.stages.decode import decode
 
 PROMPT = "a blue cat running in snow"
 BOX = "40,30,120,100"

@@ -2,11 +2,10 @@
 
 import pytest
 from accounting import FloatClips
-from pipelines import settings_of
+from pipelines import decode, settings_of
 from videos import make_video
 
 import cogedit
-from cogedit.stages.decode import decode
 
 NUM_FRAMES, HEIGHT, WIDTH = 17, 64, 96  # of more than one piece
 BOX = "8,8,60,50"

@@ -12,7 +12,7 @@ import browser
 import numpy as np
 import pytest
 from PIL import Image
-from pipelines import TINY_MODEL, tiny_settings
+from pipelines import TINY_MODEL, decode, decode_source, tiny_settings
 from typer.testing import CliRunner
 from videos import make_video
 
@@ -20,7 +20,6 @@ import cogedit
 from cogedit.artifacts import content_key, read_artifact, read_record, record_text
 from cogedit.cli import app
 from cogedit.media.metrics import psnr
-from cogedit.stages.decode import decode, decode_source
 from cogedit.stages.pass_times import FILE, read_notes
 from cogedit.tools.captions import distinctions
 from cogedit.types import ExportSettings

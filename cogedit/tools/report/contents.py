@@ -27,6 +27,7 @@ from cogedit.artifacts import (
 from cogedit.config import Settings
 from cogedit.errors import ArtifactError, CogeditError
 from cogedit.media.encoding import Encoding
+from cogedit.media.stream import FrameFile, FrameStream
 from cogedit.media.writer import write_video
 from cogedit.stages.decode import decode, decode_source, lay_over
 from cogedit.stages.model import check_same_model, checkpoint_for
@@ -35,6 +36,7 @@ from cogedit.stages.run import Run
 from cogedit.stages.session import Session
 from cogedit.tools.captions import describe_model, describe_settings, distinctions
 from cogedit.tools.report import measure
+from cogedit.tools.report.measure import Clip as Frames
 from cogedit.tools.report.measure import Figure
 from cogedit.types import ExportSettings, ReconstructSettings
 
@@ -148,17 +150,19 @@ class MovieWriter:
     folder: Path
     page_folder: Path | None
 
-    def write(self, clip: NDArray[np.uint8], name: str, *, fps: Fraction) -> Movie:
-        """Write a clip, uint8 [F, H, W, 3]."""
+    def write(self, clip: Frames, name: str, *, fps: Fraction) -> Movie:
+        """Write the frames of a clip, uint8 [H, W, 3]."""
         path = self.folder / f"{name}.mp4"
-        write_video(clip, path, fps=fps, encoding=_NEARLY_LOSSLESS)
+        first = clip[0]
+        height, width = first.shape[:2]
+        stream = FrameStream(clip, len(clip), height, width)
+        write_video(stream, path, fps=fps, encoding=_NEARLY_LOSSLESS)
         if self.page_folder is None:
             src = "data:video/mp4;base64," + base64.b64encode(path.read_bytes()).decode()
             path.unlink()
         else:
             src = quote(path.relative_to(self.page_folder).as_posix())
-        num_frames, height, width = clip.shape[:3]
-        return Movie(src, _data_url(clip[0]), width, height, num_frames, float(fps))
+        return Movie(src, _data_url(first), width, height, len(clip), float(fps))
 
 
 class Reporter:
@@ -222,7 +226,7 @@ class Reporter:
         except ArtifactError as error:
             self._left_out[path.name] = error.message
 
-    def _frames(self, files: ClipFiles) -> NDArray[np.uint8] | None:
+    def _frames(self, files: ClipFiles) -> Frames | None:
         path = files.find(files.frames)
         if path is not None:
             with self._leaving_out(path):
@@ -230,7 +234,7 @@ class Reporter:
                 return pixels
         return None
 
-    def _round_trip(self, files: ClipFiles) -> NDArray[np.uint8] | None:
+    def _round_trip(self, files: ClipFiles) -> Frames | None:
         """Decode the clip's own latents, from their artifact or from an inversion."""
         for record in files.inversions:
             for path, decoded in (
@@ -239,8 +243,13 @@ class Reporter:
             ):
                 if path is not None:
                     with self._leaving_out(path):
-                        return decoded(path, self._settings, session=self._session)
+                        stream = decoded(path, self._settings, session=self._session, run=Run())
+                        return self._kept(stream)
         return None
+
+    def _kept(self, decoded: FrameStream) -> FrameFile:
+        """Keep decoded frames, which are read for every figure."""
+        return FrameFile(decoded, self._movies.folder)
 
     def _inversion(self, record: TrajectoryRecord, files: ClipFiles) -> Inversion:
         note = self._notes.get(content_key(record))
@@ -256,14 +265,16 @@ class Reporter:
         return Inversion(content_key(record)[:12], facts, figures)
 
     def _edit(self, path: Path, record: EditRecord, source: measure.Source | None) -> Edit:
-        made = shown = decode(path, self._settings, session=self._session)
+        stream = decode(path, self._settings, session=self._session, run=Run())
+        made = shown = self._kept(stream)
         tensors = read_artifact(path, "edit").tensors
         mask = tensors["mask"].numpy() if record.has_mask else None
         if mask is not None and source is not None:
-            shown = lay_over(made, source.round_trip, mask)
+            laid = lay_over(made, source.round_trip, mask)
+            shown = self._kept(replace(made.stream, frames=laid))
         elif mask is not None:  # the edit's own file has the source's latents
             plain = replace(self._settings, export=ExportSettings(composite="decode"))
-            shown = decode(path, plain, session=self._session)
+            shown = self._kept(decode(path, plain, session=self._session, run=Run()))
         figures = measure.measure_edit(made, source, shown=shown, mask=mask)
         key = content_key(record)
         given = {} if record.mask is None else {"mask": f"{record.mask.kind} {record.mask.name}"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,10 +13,14 @@ from numpy.typing import NDArray
 from cogedit.artifacts import show_size
 from cogedit.media.metrics import MAX_PSNR, psnr, ssim
 from cogedit.media.optical_flow import Flow, estimate_flow, warp_error
+from cogedit.media.stream import Frame
 from cogedit.stages.pass_times import RunNote
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+Clip = Sequence[Frame] | NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -32,23 +37,21 @@ class Source:
     """What the edits of a clip are measured against.
 
     Attributes:
-        round_trip: The clip after the VAE, uint8 [F, H, W, 3].
+        round_trip: The frames of the clip after the VAE, uint8 [H, W, 3].
         flow: The motion of the clip.
         warp_error: Mean error in levels of the clip's own frames along that motion.
     """
 
-    round_trip: NDArray[np.uint8]
+    round_trip: Clip
     flow: Flow
     warp_error: float
 
 
-def measure_source(
-    frames: NDArray[np.uint8] | None, round_trip: NDArray[np.uint8]
-) -> tuple[Source, list[Figure]]:
+def measure_source(frames: Clip | None, round_trip: Clip) -> tuple[Source, list[Figure]]:
     """Measure a clip itself.
 
     Args:
-        frames: The clip, uint8 [F, H, W, 3]; None where its frames are gone.
+        frames: Those of the clip, uint8 [H, W, 3]; None where they are gone.
         round_trip: The clip after the VAE.
     """
     flow = estimate_flow(round_trip if frames is None else frames)
@@ -63,16 +66,16 @@ def measure_source(
 
 
 def measure_edit(
-    clip: NDArray[np.uint8],
+    clip: Clip,
     source: Source | None,
     *,
-    shown: NDArray[np.uint8],
+    shown: Clip,
     mask: NDArray[np.uint8] | None,
 ) -> list[Figure]:
     """Measure an edit; the names are the same for every edit.
 
     Args:
-        clip: The edit as the model made it, uint8 [F, H, W, 3].
+        clip: The frames of the edit as the model made it, uint8 [H, W, 3].
         source: What it is measured against; None where that is gone.
         shown: The edit as it is shown, with the source outside the mask.
         mask: [F, H, W], 0 where the source is kept; None without a mask.
