@@ -75,7 +75,7 @@ class Moments:
 
         means = self.means
         guide, change, products = means[0:3], means[3:6], means[6:12]
-        mixed = means[12:21].unflatten(0, (3, 3))
+        mixed = means[12:21].reshape(3, 3, *means.shape[1:])
         variance = {
             pair: product - guide[pair[0]] * guide[pair[1]]
             for pair, product in zip(_PAIRS, products, strict=True)
