@@ -36,6 +36,13 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 Guidance = Annotated[float, Meta(ge=0, le=1000)]
 NumSteps = Annotated[int, Meta(ge=1, le=1000)]
 Seed = Annotated[int, Meta(ge=0, le=2**63 - 1, description="a whole number, 0 to 2^63 - 1")]
+_Weight = Annotated[float, Meta(ge=0, le=100)]
+# Of two weights, but of any length to msgspec: 0.22 crashes where a tuple of fixed length stands
+# beside a number with a range.
+Strength = Annotated[
+    _Weight | Annotated[tuple[_Weight, ...], Meta(min_length=2, max_length=2)],
+    Meta(description="a number, 0 to 100, or FIRST:LAST such as 2:0"),
+]
 Layers = Annotated[
     tuple[Count, Count | None],
     Meta(description="FIRST:END with 0 <= FIRST < END; the word END stands for all others"),
@@ -168,7 +175,9 @@ class Setting:
         """
         if self.optional and (value is None or (value == "auto" and self.has_auto)):
             return None
-        if get_origin(self.type) is tuple:
+        is_window = get_origin(self.type) is tuple
+        is_union = get_origin(self.type) in (Union, UnionType)  # of a number and a pair
+        if is_window or (is_union and isinstance(value, str) and ":" in value):
             is_text = is_text or isinstance(value, str)
             items = value.split(":") if isinstance(value, str) else value
             if isinstance(items, list | tuple):
@@ -178,8 +187,10 @@ class Setting:
             found = msgspec.convert(value, self.hint, strict=not is_text, dec_hook=_read_custom)
         except msgspec.ValidationError as error:
             raise ValueError(self.expected) from error
-        if not _is_sound(found):
+        if not _is_sound(found) or (is_window and not _is_ordered(found)):
             raise ValueError(self.expected)
+        if is_union and isinstance(found, tuple) and found[0] == found[1]:
+            return cast(object, found[0])
         return cast(object, found)
 
 
@@ -255,12 +266,15 @@ def _read_custom(kind: type[object], value: object) -> object:
 
 
 def _is_sound(value: object) -> bool:
-    """Check what a range cannot say: numbers are finite, frame rates positive, pairs ordered."""
+    """Check what a range cannot say: numbers are finite, frame rates positive."""
     if isinstance(value, float):
         return math.isfinite(value)
     if isinstance(value, Fraction):
         return 0 < value <= 1000
-    if isinstance(value, tuple):
-        first, last = value
-        return last is None or (first < last if isinstance(first, int) else first <= last)
     return True
+
+
+def _is_ordered(window: tuple[float, float | None]) -> bool:
+    """Whether a window begins before it ends; one of fractions may be empty."""
+    first, last = window
+    return last is None or (first < last if isinstance(first, int) else first <= last)

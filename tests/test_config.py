@@ -102,6 +102,10 @@ def test_flags_that_were_not_given(resolve: Resolve) -> None:
         ("encode.vae_tiling", "0", False),
         ("invert.prompt", "auto", "auto"),
         ("reconstruct.injection_steps", "0.1:0.5", (0.1, 0.5)),
+        ("reconstruct.injection_strength", "2", 2.0),
+        ("reconstruct.injection_strength", "2:0", (2.0, 0.0)),
+        ("reconstruct.injection_strength", "0.5:1.5", (0.5, 1.5)),
+        ("reconstruct.injection_strength", "2:2.0", 2.0),
         ("reconstruct.injection_layers", "3:END", (3, None)),
         ("reconstruct.injection_layers", "3:7", (3, 7)),
         ("reconstruct.mask_dilation", "0", 0),
@@ -138,6 +142,7 @@ def test_toml_values(resolve: Resolve) -> None:
         [invert]
         guidance_scale = 2
         [reconstruct]
+        injection_strength = [2, 0.0]
         injection_steps = [0, 0.5]
         injection_layers = [2, "END"]
         [export]
@@ -147,6 +152,7 @@ def test_toml_values(resolve: Resolve) -> None:
     assert settings.workspace == Path("here")
     assert settings.invert.guidance_scale == 2.0
     assert type(settings.invert.guidance_scale) is float
+    assert settings.reconstruct.injection_strength == (2.0, 0.0)
     assert settings.reconstruct.injection_steps == (0.0, 0.5)
     assert settings.reconstruct.injection_layers == (2, None)
     assert settings.export.fps == 25
@@ -191,6 +197,12 @@ def test_an_unknown_key_is_refused_with_what_was_meant(
         ("invert.prompt", "3"),
         ("reconstruct.injection_strength", "-1"),
         ("reconstruct.injection_strength", "nan"),
+        ("reconstruct.injection_strength", "'2'"),
+        ("reconstruct.injection_strength", "[2.0]"),
+        ("reconstruct.injection_strength", "[2.0, -1.0]"),
+        ("reconstruct.injection_strength", "[nan, 0.0]"),
+        ("reconstruct.injection_strength", "'2:0:1'"),
+        ("reconstruct.injection_strength", "'2:END'"),
         ("reconstruct.injection_steps", "[0.5, 0.2]"),
         ("reconstruct.injection_steps", "[0.5]"),
         ("reconstruct.injection_steps", "'a:b'"),
@@ -253,6 +265,8 @@ def test_a_losing_value_is_checked_all_the_same(resolve: Resolve) -> None:
         InvertSettings(num_inference_steps=0),
         InvertSettings(guidance_scale=float("nan")),
         ReconstructSettings("x", injection_steps=(0.5, 0.1)),
+        ReconstructSettings("x", injection_strength=(2.0, 101.0)),
+        ReconstructSettings("x", injection_strength=(2.0, 1.0, 0.0)),
         ReconstructSettings("x", injection_layers=(3, 3)),
         ExportSettings(fps=Fraction(0)),
     ],

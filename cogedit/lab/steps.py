@@ -26,6 +26,7 @@ from cogedit.lab.measure import StepClock, Timing, peak_bytes
 from cogedit.lab.random_model import Inputs, Size
 from cogedit.lab.report import notify
 from cogedit.models.cost import LatentShape, TransformerSizes
+from cogedit.models.rows import injection_strengths
 from cogedit.types import InvertSettings, ReconstructSettings
 
 
@@ -73,7 +74,7 @@ def steps_of(job: Job, num_prompts: int) -> Counter[StepKind]:
     num_steps = job.reconstruct.num_inference_steps or job.invert.num_levels
     schedule = Schedule((), tuple(range(num_steps - job.reconstruct.first_step)))
     guided = schedule.window(*job.reconstruct.guidance_steps)
-    injected = schedule.window(*job.reconstruct.injection_steps)
+    injected = injection_strengths(job.reconstruct, schedule)
     for step in schedule.timesteps:
         kind = _edit_kind(job, num_prompts, guided=step in guided, injected=step in injected)
         kinds[kind] += 1
@@ -92,6 +93,8 @@ def _edit_kind(job: Job, num_prompts: int, *, guided: bool, injected: bool) -> S
         guidance_steps=(0.0, float(guided)),
         injection_steps=(0.0, float(injected)),
     )
+    if isinstance(settings.injection_strength, tuple):  # every strength but 1 takes the same time
+        settings = replace(settings, injection_strength=0.5)
     if injected:
         name = "edit, one reference" if settings.reference_rows == "one" else "edit, exact"
         tokens = {"all": "", "image": ", its image", "own-text": ", own text"}

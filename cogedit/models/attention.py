@@ -84,19 +84,14 @@ class Injection:
     layers: tuple[int, int | None] = (0, None)
 
     @classmethod
-    def of(cls, settings: ReconstructSettings) -> Injection:
-        """Return the injection that an edit's settings describe."""
+    def of(cls, settings: ReconstructSettings, strength: float) -> Injection:
+        """Return the injection that an edit's settings describe, at one of its strengths."""
         return cls(
-            settings.injection_strength,
+            strength,
             settings.injection_mode,
             settings.injection_tokens,
             settings.injection_layers,
         )
-
-    @property
-    def needs_lse(self) -> bool:
-        """Whether the attention kernel is to give the log-sum-exp of its logits as well."""
-        return self.mode == "concatenate" and self.strength not in (0, 1)
 
     def window(self, num_layers: int) -> range:
         """Return the layers with injection; UsageError if there are none in a model of so many."""
@@ -107,6 +102,11 @@ class Injection:
                 hint=f"choose a window within 0:{num_layers}",
             )
         return range(first, end)
+
+
+def needs_lse(settings: ReconstructSettings) -> bool:
+    """Whether an edit's attention kernel is to give the log-sum-exp of its logits as well."""
+    return settings.injection_mode == "concatenate" and settings.injection_strength not in (0, 1)
 
 
 def attend_rows(

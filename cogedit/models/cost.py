@@ -27,6 +27,7 @@ from cogedit.models.rows import (
     EditPrompts,
     RowPlan,
     edit_prompts,
+    injection_strengths,
     needs_reference_velocity,
     plan_rows,
     prompt_bank,
@@ -169,16 +170,21 @@ def call_work(
     shape: LatentShape,
     *,
     injection: ReconstructSettings | None = None,
+    strength: float = 1.0,
 ) -> Work:
-    """Count one call; `injection` says how its edit rows attend to reference rows, if to any."""
+    """Count one call; `injection` says how its edit rows attend to reference rows, if to any.
+
+    `strength` is the injection's in this step.
+    """
     row, layers = row_flops(sizes, shape), sizes.num_layers
     work = Work(1, plan.num_rows, plan.num_rows, flops=row * len(plan.edits))
     if not plan.references or injection is None:
         return work
     first, end = injection.injection_layers
     end = layers if end is None else end
-    if injection.injection_strength > 0:
-        extra = row.attention / layers * (end - first) * _injected_share(injection, sizes, shape)
+    if strength > 0:
+        share = _injected_share(injection, sizes, shape, strength=strength)
+        extra = row.attention / layers * (end - first) * share
         work += Work(injected=True, flops=Flops(attention=extra * len(plan.edits)))
     reference = row
     if not plan.reference_velocity:
@@ -189,11 +195,11 @@ def call_work(
 
 
 def _injected_share(
-    injection: ReconstructSettings, sizes: TransformerSizes, shape: LatentShape
+    injection: ReconstructSettings, sizes: TransformerSizes, shape: LatentShape, *, strength: float
 ) -> float:
     """Attention to a reference row, as a share of a row's attention to itself."""
     if injection.injection_mode == "queries-keys":
-        return 0.0 if injection.injection_strength == 1 else 1.0
+        return 0.0 if strength == 1 else 1.0
     if injection.injection_tokens == "image":
         return sizes.num_image_tokens(shape) / sizes.num_tokens(shape)
     return 1.0
@@ -225,16 +231,17 @@ def edit_steps(
     guidance_steps = schedule.window(*settings.guidance_steps)
     guided = guidance_steps if settings.guidance_scale != 1 else ()
     source_guided = guidance_steps if settings.source_guidance_scale != 1 else ()
-    referenced = schedule.window(*settings.injection_steps) if settings.injection_strength else ()
+    strengths = injection_strengths(settings, schedule)
     velocity = needs_reference_velocity(settings)
     for step in schedule.timesteps:
         plan = plan_rows(
             prompts,
             guided=step in guided,
-            referenced=step in referenced,
+            referenced=step in strengths,
             reference_velocity=velocity,
         )
-        work = call_work(plan, sizes, shape, injection=settings)
+        strength = strengths.get(step, 0.0)
+        work = call_work(plan, sizes, shape, injection=settings, strength=strength)
         if settings.method == "flow" and not plan.reference_velocity:
             source = plan_rows([prompts[0]], guided=step in source_guided, referenced=False)
             work += call_work(source, sizes, shape)

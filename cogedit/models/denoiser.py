@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -41,6 +41,7 @@ class Denoiser:
         guided: Timesteps with guidance; None is all of them.
         injection: How edit rows attend to references; None where there are no references, or the
             transformer's attention processors know by themselves.
+        strengths: The injection's strength by timestep, in place of its own; None keeps that.
         reference_velocity: Whether a caller wants the velocity that the reference rows predict.
 
     Raises:
@@ -56,6 +57,7 @@ class Denoiser:
         guidance_scale: float = 1.0,
         guided: frozenset[int] | None = None,
         injection: Injection | None = None,
+        strengths: Mapping[int, float] | None = None,
         reference_velocity: bool = False,
     ) -> None:
         if injection is not None:
@@ -66,6 +68,7 @@ class Denoiser:
         self._prompts = tuple(prompts)
         self._guided = guided
         self._injection = injection
+        self._strengths = strengths
         self._reference_velocity = reference_velocity
         self._rotary = lru_cache(maxsize=1)(
             lambda *shape: image_rotary_emb(transformer, shape)  # once per run, not per step
@@ -94,7 +97,10 @@ class Denoiser:
             if self._injection is not None:
                 if not runs_rows(self.transformer):  # diffusers would only log that it is ignored
                     raise ValueError("a denoiser with an injection needs `run_rows` around it")
-                references = {"plan": plan, "injection": self._injection}
+                injection = self._injection
+                if self._strengths is not None:
+                    injection = replace(injection, strength=self._strengths[timestep])
+                references = {"plan": plan, "injection": injection}
         device = self.transformer.device
         with torch.no_grad():
             v: Tensor = self.transformer(

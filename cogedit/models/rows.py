@@ -10,7 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from cogedit.diffusion.schedule import Schedule
 from cogedit.types import ReconstructSettings
+
+MIN_STRENGTH = 0.05
+"""A strength that changes over the steps is off below this: it would not be worth its rows.
+
+The reference's share of the attention is then less than a twentieth of the row's own.
+"""
 
 _CHUNK_TOKENS = 2**15
 """Tokens of a chunk of rows where `max_rows` leaves it open: one row of 49 frames at 720x480.
@@ -82,6 +89,45 @@ def needs_reference_velocity(settings: ReconstructSettings) -> bool:
         settings.method == "flow"
         and settings.reference_prompt == "inversion"
         and settings.source_guidance_scale == 1
+    )
+
+
+def injection_strengths(settings: ReconstructSettings, schedule: Schedule) -> dict[int, float]:
+    """Return the strength of the injection at the timesteps that have one, noisiest first.
+
+    A strength FIRST:LAST goes in a straight line from the beginning to the end of the window of
+    steps. With i of N steps done, it is
+
+        FIRST + (LAST - FIRST) (i / N - begin) / (end - begin)
+
+    so it depends on how far the edit is, and not on how many steps it takes.
+    """
+    strength, (begin, end) = settings.injection_strength, settings.injection_steps
+    window, total = schedule.window(begin, end), len(schedule.timesteps)
+    if not isinstance(strength, tuple):
+        return {t: strength for t in schedule.timesteps if t in window and strength > 0}
+    first, last = strength
+    found = {
+        t: first + (last - first) * (i / total - begin) / (end - begin)
+        for i, t in enumerate(schedule.timesteps)
+        if t in window
+    }
+    return {t: w for t, w in found.items() if w >= MIN_STRENGTH}
+
+
+def injection_jumps(settings: ReconstructSettings, schedule: Schedule) -> frozenset[int]:
+    """Return the timesteps of a window at whose edges the injection sets in or ends at once.
+
+    Where it falls to nothing or grows from nothing, the model changes no more from one step to the
+    next than it does between the others, so the window has no edge there.
+    """
+    strength, (begin, end) = settings.injection_strength, settings.injection_steps
+    attending = injection_strengths(settings, schedule)
+    if not isinstance(strength, tuple) or not attending:
+        return frozenset(attending)
+    first, last = strength
+    return schedule.window(
+        begin if first >= MIN_STRENGTH else 0.0, end if last >= MIN_STRENGTH else 1.0
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,8 @@ from cogedit.models.forward import run_rows
 from cogedit.models.rows import (
     EditPrompts,
     edit_prompts,
+    injection_jumps,
+    injection_strengths,
     needs_reference_velocity,
     prompt_bank,
 )
@@ -148,8 +150,10 @@ def edit_latents(
     sources = _sources(settings, num_clips=len(reference.latents))
     if len(reference.latents) < len(settings):
         reference = reference.repeated(len(settings))
-    guided, attending = _windows(shared, schedule)
-    restarts = schedule.changes(guided, attending)
+    has_guidance = {shared.guidance_scale, shared.source_guidance_scale} != {1}
+    guided = schedule.window(*shared.guidance_steps) if has_guidance else frozenset()
+    strengths = injection_strengths(shared, schedule)
+    restarts = schedule.changes(guided, injection_jumps(shared, schedule))
     seeds = [edit.seed for edit in settings]
     mask = None if mask is None else mask.to(device)
     bank = prompt_bank(settings, inversion_prompts)
@@ -164,7 +168,8 @@ def edit_latents(
         prompts=prompts,
         guidance_scale=shared.guidance_scale,
         guided=guided,
-        injection=Injection.of(shared),
+        injection=Injection.of(shared, max(strengths.values(), default=0.0)),
+        strengths=strengths,
         reference_velocity=needs_reference_velocity(shared),
     )
     if shared.method == "flow":
@@ -182,7 +187,7 @@ def edit_latents(
             guided=guided,
         )
         states = flow_edit(
-            _flow_model(model, _of_each_edit(source_model.velocity, sources), attending),
+            _flow_model(model, _of_each_edit(source_model.velocity, sources), strengths),
             z0,
             schedule,
             source_at=fresh if shared.start == "random" else reference.at,
@@ -194,7 +199,7 @@ def edit_latents(
     else:
         start = start_sample(reference, schedule, seeds=seeds, start_noise=shared.noise_share)
         states = denoise(
-            _beside(model, reference, attending),
+            _beside(model, reference, strengths),
             start.to(device),
             schedule,
             solver=shared.solver,
@@ -212,23 +217,12 @@ def edit_latents(
     return samples
 
 
-def _windows(
-    settings: ReconstructSettings, schedule: Schedule
-) -> tuple[frozenset[int], frozenset[int]]:
-    """Return the timesteps with guidance, and those at which the edit attends to its source."""
-    has_guidance = {settings.guidance_scale, settings.source_guidance_scale} != {1}
-    guided = schedule.window(*settings.guidance_steps) if has_guidance else frozenset()
-    if settings.injection_strength == 0:
-        return guided, frozenset()
-    return guided, schedule.window(*settings.injection_steps)
-
-
-def _beside(edit: Denoiser, reference: Trajectory, attending: frozenset[int]) -> Model:
+def _beside(edit: Denoiser, reference: Trajectory, attending: Container[int]) -> Model:
     """Let an edit attend to its source's sample at some timesteps."""
     return lambda x, t: edit(x, t, reference.at(t) if t in attending else None).edit
 
 
-def _flow_model(edit: Denoiser, source: Model, attending: frozenset[int]) -> FlowModel:
+def _flow_model(edit: Denoiser, source: Model, attending: Container[int]) -> FlowModel:
     """Return the velocities of edit and source; the reference rows' where they are the source's."""
 
     def velocities(x_edit: Tensor, x_source: Tensor, t: int) -> tuple[Tensor, Tensor]:

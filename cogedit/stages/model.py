@@ -71,7 +71,7 @@ def check_transformer(settings: Settings) -> None:
         check_weights(weights, device=device, compile=settings.transformer.compile)
     if settings.transformer.attention_backend == "native":
         return
-    from cogedit.models.attention import Injection
+    from cogedit.models.attention import needs_lse
     from cogedit.models.device import resolve_device
     from cogedit.models.kernels import check_backend
 
@@ -79,7 +79,7 @@ def check_transformer(settings: Settings) -> None:
         settings.transformer.attention_backend,
         device=resolve_device(settings.device),
         dtype=dtype_for(settings),
-        with_lse=Injection.of(settings.reconstruct).needs_lse,
+        with_lse=needs_lse(settings.reconstruct),
     )
 
 

@@ -24,6 +24,7 @@ from cogedit.diffusion.schedule import visited
 from cogedit.errors import UsageError
 from cogedit.media.masks import GivenMask, check_mask
 from cogedit.models.checkpoint import Checkpoint
+from cogedit.schema import show_value
 from cogedit.stages.invert import invert
 from cogedit.stages.load import load
 from cogedit.stages.mask import is_mask_video, place_of_mask, show_mask, take_mask
@@ -269,9 +270,11 @@ def check_edits(
                 "solver is midpoint, which method flow does not have",
                 hint="choose --solver dpm++2m, or --method injection",
             )
-        if edit.injection_mode == "queries-keys" and edit.injection_strength > 1:
+        strength = edit.injection_strength
+        weight = max(strength) if isinstance(strength, tuple) else strength
+        if edit.injection_mode == "queries-keys" and weight > 1:
             raise UsageError(
-                f"injection_strength is {edit.injection_strength:g}, expected 0 to 1 with "
+                f"injection_strength is {show_value(strength)}, expected 0 to 1 with "
                 "injection_mode queries-keys, which mixes two attentions",
                 hint="choose a strength of at most 1, or --injection-mode concatenate",
             )

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from msgspec import Meta
-
-from cogedit.schema import Count, Guidance, Layers, NumSteps, Radius, Seed, Share, setting
+from cogedit.schema import Count, Guidance, Layers, NumSteps, Radius, Seed, Share, Strength, setting
 from cogedit.types.words import InjectionMode, InjectionTokens, Method, Solver, Window
 
 
@@ -76,11 +74,13 @@ class ReconstructSettings:
     start_step: Count = setting(
         0, "Attention to the source", "Number of the noisiest steps to skip.", unit="steps"
     )
-    injection_strength: Annotated[float, Meta(ge=0, le=100)] = setting(
+    injection_strength: Strength = setting(
         1.0,
         "Attention to the source",
         "Weight of the source's tokens in attention relative to the edit's own: 0 is off, 1 is "
-        "equal, 2 is double, which keeps outlines and needs more guidance.",
+        "equal, 2 is double, which keeps outlines and needs more guidance. 2:0 falls from 2 to 0 "
+        "over --injection-steps, and ends below 0.05.",
+        metavar="X|FIRST:LAST",
     )
     injection_mode: InjectionMode = setting(
         "concatenate",

@@ -21,6 +21,7 @@ from cogedit.artifacts.codec import (
 from cogedit.artifacts.records import TensorRecord, record_from_json
 from cogedit.errors import ArtifactError
 from cogedit.schema import later, setting
+from cogedit.types import ReconstructSettings
 
 GOLDEN_KEY = "bcdad8b129a644a350cad7fe8362ebb8a82e711e035b91fccebdd293c176ae6b"
 
@@ -80,6 +81,19 @@ def test_a_later_field_leaves_earlier_records_as_they_are() -> None:
         assert decode_record(encoded, Now) == record
     with pytest.raises(ArtifactError):  # one text per record: a default is never written
         decode_record({"width": 3, "track": None}, Now)
+
+
+def test_a_strength_is_written_as_a_number_or_as_two() -> None:
+    def encoded(strength: float | tuple[float, ...]) -> Any:
+        return encode_record(ReconstructSettings("a fox", injection_strength=strength))
+
+    assert encoded(2)["injection_strength"] == 2.0  # as before there could be two
+    assert canonical_text(encoded((2, 0))) == canonical_text(encoded((2.0, 0.0)))
+    assert encoded((2.0, 0.0))["injection_strength"] == [2.0, 0.0]
+    assert decode_record(encoded((2.0, 0.0)), ReconstructSettings).injection_strength == (2.0, 0.0)
+    for wrong in (-1.0, [2.0], [2.0, -1.0], [2.0, 1.0, 0.0], [2, 0], "2:0", None):
+        with pytest.raises(ArtifactError, match="injection_strength"):
+            decode_record(encoded(1.0) | {"injection_strength": wrong}, ReconstructSettings)
 
 
 def test_own_digests_are_not_in_the_key_and_parents_are(chain: Any) -> None:

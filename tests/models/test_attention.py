@@ -5,8 +5,9 @@ import torch
 from references import attend_beside
 
 from cogedit.errors import UsageError
-from cogedit.models.attention import Heads, Injection, attend_rows, attend_with_reference
+from cogedit.models.attention import Heads, Injection, attend_rows, attend_with_reference, needs_lse
 from cogedit.models.kernels import attention
+from cogedit.types import ReconstructSettings
 
 LENGTH = 3
 """Text tokens of a row."""
@@ -53,6 +54,20 @@ def test_a_row_beside_its_equal_attends_as_it_did(tokens, keeps, strength):
         own, own, (0, 1), injection=Injection(strength, tokens=tokens), text_length=LENGTH
     )
     assert torch.allclose(attended, attention(*own), atol=1e-5) == keeps
+
+
+@pytest.mark.parametrize(
+    ("changes", "needed"),
+    [
+        ({}, False),
+        ({"injection_strength": 0.0}, False),
+        ({"injection_strength": 0.5}, True),
+        ({"injection_strength": (1.0, 0.0)}, True),
+        ({"injection_strength": (1.0, 0.0), "injection_mode": "queries-keys"}, False),
+    ],
+)
+def test_which_edits_need_a_kernel_with_a_log_sum_exp(changes, needed):
+    assert needs_lse(ReconstructSettings("a fox", **changes)) == needed
 
 
 def test_the_window_of_layers():

@@ -114,6 +114,9 @@ def test_fewer_steps_windows_and_layers():
     assert work(num_inference_steps=20).calls == 20
     assert work(num_inference_steps=20, start_step=5).calls == 15
     assert work(injection_steps=(0.0, 0.5)).rows == 25 * 4 + 25 * 2
+    # 1 - i / 50 is 0.06 in step 47 and 0.04 in step 48, where the reference rows are left out.
+    assert work(injection_strength=(1.0, 0.0)).rows == 48 * 4 + 2 * 2
+    assert work(injection_strength=(0.0, 1.0), injection_steps=(0.0, 0.5)).rows == 23 * 4 + 27 * 2
     assert work(guidance_steps=(0.0, 0.2)).rows == 10 * 4 + 40 * 2
     assert work(injection_layers=(0, 21)).flops.total < work().flops.total
     assert work(injection_tokens="image").flops.total < work().flops.total
@@ -221,6 +224,8 @@ def test_an_inversion_against_the_counter(golden_model, changes):
         {"injection_tokens": "own-text"},
         {"injection_tokens": "own-text", "injection_strength": 2.0},
         {"injection_strength": 0.5},
+        {"injection_strength": (2.0, 0.0)},
+        {"injection_strength": (0.0, 1.0), "injection_mode": "queries-keys"},
         {"injection_mode": "queries-keys"},
         {"injection_layers": (1, 2)},
         {"injection_steps": (0.0, 0.5), "guidance_steps": (0.0, 0.3)},

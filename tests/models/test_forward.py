@@ -331,8 +331,14 @@ def test_a_compiled_block_is_the_same_and_its_graphs_stay(load, monkeypatch, wei
         with torch._dynamo.config.patch(error_on_recompile=True):
             forward(transformer, 4)
             forward(transformer, 2)
+        assert graphs == counters["stats"]["unique_graphs"] <= 4
+        # What is merged by log-sum-exp takes one more, and then a strength of its own in every
+        # step takes none.
+        forward(transformer, 7, references_of(ATTENDING, 7, Injection(2.0)))
+        with torch._dynamo.config.patch(error_on_recompile=True):
+            for strength in (1.9, 1.0, 0.1):
+                forward(transformer, 7, references_of(ATTENDING, 7, Injection(strength)))
     assert torch.allclose(found[:4], expected[:4], atol=1e-5)
-    assert graphs == counters["stats"]["unique_graphs"] <= 4
     assert not counters["graph_break"]
     torch._dynamo.reset()
 

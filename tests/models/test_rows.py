@@ -4,10 +4,13 @@ from dataclasses import replace
 
 import pytest
 
+from cogedit.diffusion.schedule import Schedule
 from cogedit.models.rows import (
     EditPrompts,
     Row,
     edit_prompts,
+    injection_jumps,
+    injection_strengths,
     needs_reference_velocity,
     plan_rows,
     prompt_bank,
@@ -124,3 +127,52 @@ def test_a_flow_may_take_the_source_s_velocity_from_its_reference_rows(changes, 
     assert plan.reference_velocity == needed
     alone = plan_rows([shared(1)], guided=True, referenced=False, reference_velocity=needed)
     assert not alone.reference_velocity
+
+
+LEVELS = Schedule((), (9, 8, 7, 6, 5, 4, 3, 2, 1, 0))
+"""Ten steps."""
+
+
+@pytest.mark.parametrize(
+    ("strength", "steps", "expected"),
+    [
+        (2.0, (0.0, 0.3), {9: 2.0, 8: 2.0, 7: 2.0}),
+        (0.01, (0.0, 0.2), {9: 0.01, 8: 0.01}),  # a number is taken as it is
+        (0.0, (0.0, 1.0), {}),
+        ((2.0, 0.0), (0.0, 0.4), {9: 2.0, 8: 1.5, 7: 1.0, 6: 0.5}),
+        ((0.0, 1.0), (0.5, 1.0), {3: 0.2, 2: 0.4, 1: 0.6, 0: 0.8}),
+        ((3.0, 1.0), (0.2, 0.4), {7: 3.0, 6: 2.0}),
+        ((0.09, 0.0), (0.0, 1.0), {9: 0.09, 8: 0.081, 7: 0.072, 6: 0.063, 5: 0.054}),
+        ((2.0, 0.0), (0.5, 0.5), {}),
+        ((0.0, 0.0), (0.0, 1.0), {}),
+    ],
+)
+def test_strengths_of_the_steps(strength, steps, expected):
+    settings = ReconstructSettings(EDIT, injection_strength=strength, injection_steps=steps)
+    assert injection_strengths(settings, LEVELS) == pytest.approx(expected)
+
+
+def test_a_strength_follows_the_edit_and_not_its_number_of_steps():
+    settings = ReconstructSettings(EDIT, injection_strength=(2.0, 0.0), injection_steps=(0.0, 0.8))
+    coarse = Schedule((), LEVELS.timesteps[::2])
+    found = injection_strengths(settings, coarse)
+    assert found == {t: injection_strengths(settings, LEVELS)[t] for t in found}
+    assert found.keys() == {9, 7, 5, 3}
+
+
+@pytest.mark.parametrize(
+    ("strength", "steps", "expected"),
+    [
+        (2.0, (0.2, 0.5), {7, 4}),
+        (0.0, (0.2, 0.5), set()),
+        ((2.0, 0.0), (0.0, 1.0), set()),
+        ((2.0, 0.0), (0.2, 0.5), {7}),
+        ((0.0, 2.0), (0.2, 0.5), {4}),
+        ((2.0, 1.0), (0.2, 0.5), {7, 4}),
+        ((0.0, 0.0), (0.2, 0.5), set()),
+        ((2.0, 0.0), (0.5, 0.5), set()),
+    ],
+)
+def test_a_model_changes_where_a_strength_jumps_and_not_where_it_falls(strength, steps, expected):
+    settings = ReconstructSettings(EDIT, injection_strength=strength, injection_steps=steps)
+    assert LEVELS.changes(injection_jumps(settings, LEVELS)) == expected

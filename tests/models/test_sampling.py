@@ -4,10 +4,16 @@ from dataclasses import replace
 
 import pytest
 import torch
+from references import written_out
 
+from cogedit.diffusion.ddim import ddim_step
+from cogedit.diffusion.schedule import Schedule
 from cogedit.diffusion.trajectory import Trajectory
 from cogedit.errors import ArtifactMismatch, UsageError
 from cogedit.lab.configurations import UPSTREAM_EDIT
+from cogedit.models.attention import Injection
+from cogedit.models.denoiser import Denoiser
+from cogedit.models.rows import EditPrompts
 from cogedit.models.sampling import edit_latents, invert_latents
 from cogedit.types import InvertSettings, ReconstructSettings, TransformerSettings
 
@@ -144,7 +150,11 @@ def test_guidance_window(edit, inverted):
 
 @pytest.mark.parametrize(
     "window",
-    [{"guidance_steps": (0.0, 0.5), "injection_strength": 0.0}, {"injection_steps": (0.0, 0.5)}],
+    [
+        {"guidance_steps": (0.0, 0.5), "injection_strength": 0.0},
+        {"injection_steps": (0.0, 0.5)},
+        {"injection_steps": (0.0, 0.5), "injection_strength": (2.0, 0.5)},
+    ],
 )
 def test_second_order_restarts_where_a_window_ends(edit, inverted, window):
     """The steps after it are those of a run that starts there and knows nothing of before."""
@@ -156,6 +166,71 @@ def test_second_order_restarts_where_a_window_ends(edit, inverted, window):
     after = replace(settings, start_step=5, **{key: (0.0, 0.0) for key in window if "steps" in key})
     again = edit(replace(inverted, samples=there), after)
     assert torch.allclose(again[-1], samples[-1], atol=1e-4)
+
+
+def test_second_order_goes_on_where_the_strength_falls_to_nothing(edit, inverted):
+    """Neither the steps of the fall nor its end are of first order."""
+    settings = replace(
+        UPSTREAM_EDIT,
+        prompt=PROMPT,
+        solver="dpm++2m",
+        start="inverted",
+        guidance_scale=1.0,
+        injection_strength=(2.0, 0.0),
+        injection_steps=(0.0, 0.5),
+    )
+    samples = edit(inverted, settings)
+    there = inverted.samples.clone()
+    there[inverted.timesteps.index(499)] = samples[4]
+    after = replace(settings, start_step=5, injection_strength=0.0)
+    restarted = edit(replace(inverted, samples=there), after)
+    assert not torch.allclose(restarted[0], samples[5], atol=1e-3)
+    first_order = edit(inverted, replace(settings, solver="ddim"))
+    assert torch.allclose(first_order[0], samples[0])
+    # The step after zero terminal SNR is of first order; those after it are not.
+    for step in (2, 3, 4):
+        assert not torch.allclose(first_order[step], samples[step], atol=1e-3)
+
+
+@pytest.mark.parametrize("tokens", ["all", "own-text"])
+@pytest.mark.parametrize("ends", [(2.0, 0.0), (0.0, 1.0)])
+def test_a_strength_that_changes_is_the_softmax_written_out(
+    golden_pipeline, edit, inverted, model, ends, tokens
+):
+    """Step by step, by a processor in the stock blocks, against the table of strengths."""
+    first, last = ends
+    settings = replace(
+        PLAIN,
+        prompt=PROMPT,
+        injection_strength=ends,
+        injection_steps=(0.1, 0.9),
+        injection_tokens=tokens,
+    )
+    bank = model["embeds"][PROMPT]
+    denoiser = Denoiser(
+        golden_pipeline.transformer, embeds=bank, prompts=[EditPrompts(0, None, 0, 0)]
+    )
+    schedule = Schedule.trailing(model["alphas_cumprod"], 10)
+    x = inverted.noise
+    for step, (t, s) in enumerate(schedule.denoising_steps()):
+        strength = first + (last - first) * (step / 10 - 0.1) / 0.8
+        attends = 1 <= step < 9 and strength > 0.05
+        injection = Injection(strength if attends else 0.0, tokens=tokens)
+        with written_out(golden_pipeline.transformer, (1,) if attends else (), injection):
+            v = denoiser(x, t, inverted.at(t) if attends else None).edit
+        x = ddim_step(v, x, schedule=schedule, t_from=t, t_to=s)
+    assert torch.allclose(edit(inverted, settings)[-1], x, atol=1e-4)
+
+
+@pytest.mark.parametrize("solver", ["ddim", "dpm++2m"])
+@pytest.mark.parametrize("strength", [1.0, 2.0])
+def test_a_strength_from_a_number_to_itself_is_that_number(edit, inverted, strength, solver):
+    settings = replace(
+        UPSTREAM_EDIT, prompt=PROMPT, solver=solver, injection_steps=(0.0, 0.7), start="inverted"
+    )
+    number = edit(inverted, replace(settings, injection_strength=strength))
+    pair = edit(inverted, replace(settings, injection_strength=(strength, strength)))
+    assert torch.equal(pair, number)
 
 
 def test_a_mask_keeps_the_source_outside(edit, inverted):
@@ -211,6 +286,7 @@ def test_clips_of_a_batch_have_masks_of_their_own(golden_pipeline, inverted, mod
         {"reference_prompt": "inversion"},
         {"reference_rows": "one"},
         {"injection_strength": 0.5},
+        {"injection_strength": (2.0, 0.0)},
         {"injection_steps": (0.0, 0.5)},
         {"injection_layers": (1, 2)},
         {"solver": "dpm++2m"},

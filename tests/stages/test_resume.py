@@ -256,6 +256,10 @@ EDITS = {
         "reconstruct__solver": "dpm++2m",
         "reconstruct__injection_steps": "0.0:0.5",
     },
+    "falling strength": {
+        "reconstruct__solver": "dpm++2m",
+        "reconstruct__injection_strength": "2:0",
+    },
     "flow": {"reconstruct__method": "flow", "reconstruct__solver": "dpm++2m"},
     "automatic mask": {
         "reconstruct__auto_mask": True,

@@ -449,14 +449,15 @@ def test_what_cannot_be_written_is_found_out_before_anything_is_computed(video, 
     beyond = settings_of(video, TINY_PIPELINE, reconstruct__injection_layers="0:99")
     with pytest.raises(UsageError, match="injection_layers is 0:99; tiny has layers 0:2"):
         cogedit.reconstruct(video, PROMPT, beyond)
-    mixed = settings_of(
-        video,
-        TINY_PIPELINE,
-        reconstruct__injection_mode="queries-keys",
-        reconstruct__injection_strength=1.5,
-    )
-    with pytest.raises(UsageError, match=r"injection_strength is 1\.5, expected 0 to 1 with"):
-        cogedit.reconstruct(video, PROMPT, mixed)
+    for strength in ("1.5", "0.0:1.5"):
+        mixed = settings_of(
+            video,
+            TINY_PIPELINE,
+            reconstruct__injection_mode="queries-keys",
+            reconstruct__injection_strength=strength,
+        )
+        with pytest.raises(UsageError, match=rf"injection_strength is {strength}, expected 0 to 1"):
+            cogedit.reconstruct(video, PROMPT, mixed)
     once = settings_of(video, TINY_PIPELINE, invert__num_inference_steps=1)
     with pytest.raises(UsageError, match="at least 2 inference steps"):
         cogedit.invert(video, once)
