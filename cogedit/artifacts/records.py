@@ -30,6 +30,7 @@ from cogedit.types import (
     LoadSettings,
     ReconstructSettings,
     Weights,
+    WindowPlan,
 )
 from cogedit.version import __version__
 
@@ -117,6 +118,7 @@ class TrajectoryRecord:
     settings: InvertSettings
     scheduler: JsonText  # configuration of the forward scheduler, from `canonical_json`
     num_pad_frames: Count = 0  # added in front for `patch_size_t`, stripped before decoding
+    windows: WindowPlan | None = later(None)  # over the padded clip; None is one pass over it all
     cogedit_version: str = __version__
     tensors: tuple[TensorRecord, ...] = ()
 
@@ -275,8 +277,10 @@ def check_meaning(record: Record) -> None:
             _check_name("source.name", link.source.name, is_file=True)
             if link.source.pattern is not None:
                 _check_name("source.pattern", link.source.pattern, is_file=True)
-        else:
-            _check_name("model.id", link.model.id, is_file=False)
+            continue
+        _check_name("model.id", link.model.id, is_file=False)
+        if isinstance(link, TrajectoryRecord) and link.windows is not None:
+            _check_windows(link.windows)
     if isinstance(record, EditRecord) and record.mask is not None:
         _check_name("mask.name", record.mask.name, is_file=True)
 
@@ -288,6 +292,14 @@ def _check_frame_indices(frames: FramesRecord) -> None:
         raise ArtifactError(
             f"the last frame index is {frames.frame_indices[-1]}, expected less than "
             f"source.num_frames, {frames.source.num_frames}"
+        )
+
+
+def _check_windows(windows: WindowPlan) -> None:
+    if windows.overlap + windows.shift >= windows.length:
+        raise ArtifactError(
+            f"windows have overlap {windows.overlap} and shift {windows.shift}, expected less "
+            f"than their length, {windows.length}, together"
         )
 
 

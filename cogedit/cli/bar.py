@@ -13,15 +13,17 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    Task,
     TextColumn,
     TimeElapsedColumn,
 )
 from rich.segment import Segment
 from rich.style import Style
 from rich.table import Column
+from rich.text import Text
 
-from cogedit.cli.progress import Notes, Pace, Thumbnail, duration, memory_text, rate
-from cogedit.progress import ShowStep, Step, StepInfo
+from cogedit.cli.progress import Notes, Pace, Thumbnail, duration, memory_text, rate, window_text
+from cogedit.progress import ShowStep, Step, StepInfo, WindowInfo
 
 _OTHER_COLUMNS = 62
 """Columns of a terminal that a bar needs besides its description."""
@@ -71,6 +73,13 @@ class _Bar(Progress):
             yield Constrain(part, self.console.width - len("^C"))
 
 
+class _Count(MofNCompleteColumn):
+    """Steps that are done, and where a step has windows, those of its model call."""
+
+    def render(self, task: Task) -> Text:
+        return super().render(task).append(str(task.fields["window"]))
+
+
 @contextmanager
 def bar_progress(
     doing: str, total: int, *, notes: Notes, thumbnail: Thumbnail | None = None
@@ -85,7 +94,7 @@ def bar_progress(
     bar = _Bar(
         TextColumn("{task.description}", markup=False, table_column=whole),
         BarColumn(bar_width=None, table_column=Column(min_width=5, max_width=30, ratio=1)),
-        MofNCompleteColumn(table_column=whole),
+        _Count(table_column=whole),
         TextColumn("{task.fields[rate]}", style="progress.data.speed", table_column=whole),
         TimeElapsedColumn(table_column=whole),
         TextColumn("{task.fields[left]}", style="progress.remaining", table_column=whole),
@@ -93,15 +102,23 @@ def bar_progress(
         console=console,
     )
     length = max(12, min(40, console.width - _OTHER_COLUMNS))
-    description = doing if len(doing) <= length else f"{doing[: length - 1]}…"
+
+    def cut(length: int) -> str:
+        return doing if len(doing) <= length else f"{doing[: length - 1]}…"
+
     with notes.shown_by(lambda text: console.out(text, highlight=False)) as show_notes:
         bar.show_notes = show_notes
         bar.below = () if thumbnail is None else (_HalfBlocks(thumbnail),)
         with bar:
-            task = bar.add_task(description, total=total, rate="", left="", memory="")
+            task = bar.add_task(cut(length), total=total, rate="", left="", memory="", window="")
             pace = Pace()
 
             def on_step(info: Step) -> None:
+                if isinstance(info, WindowInfo):
+                    text = f", {window_text(info)}"
+                    short = cut(max(12, length - len(text)))
+                    bar.update(task, description=short, window=text)
+                    return
                 per_step, left = pace.after(info)
                 bar.live.transient = not isinstance(info, StepInfo)
                 bar.update(

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cogedit.progress import RGBPicture, ShowStep, Step
+    from cogedit.progress import RGBPicture, ShowStep, Step, WindowInfo
 
 PLAIN_INTERVAL = 30.0
 """Seconds between two progress lines where there is no terminal."""
@@ -85,13 +85,20 @@ class Pace:
 
 
 def plain_progress(doing: str, say: Callable[[str], None]) -> ShowStep:
-    """Say a line about every 30 s, with step, rate, time left and memory."""
+    """Say a line about every 30 s, with step, rate, time left and memory; or step and window."""
+    from cogedit.progress import WindowInfo
+
     pace, said_at = Pace(), time.monotonic()
 
     def on_step(info: Step) -> None:
         nonlocal said_at
-        per_step, left = pace.after(info)
         now, done = time.monotonic(), info.index + 1
+        if isinstance(info, WindowInfo):
+            if now - said_at >= PLAIN_INTERVAL:
+                said_at = now
+                say(f"{doing}: step {done} of {info.total}, {window_text(info)}")
+            return
+        per_step, left = pace.after(info)
         if now - said_at < PLAIN_INTERVAL or done == info.total:
             return
         said_at = now
@@ -105,12 +112,20 @@ def plain_progress(doing: str, say: Callable[[str], None]) -> ShowStep:
 
 
 def event_progress(doing: str, emit: Callable[[Mapping[str, object]], None]) -> ShowStep:
-    """Emit every step as an event; `timestep` and `residual` are null where there are none."""
-    from cogedit.progress import StepInfo
+    """Emit every step as an event; `timestep` and `residual` are null where there are none.
+
+    Where a clip takes several windows, each of them is an event, too.
+    """
+    from cogedit.progress import StepInfo, WindowInfo
 
     pace = Pace()
 
     def on_step(info: Step) -> None:
+        if isinstance(info, WindowInfo):
+            window = {"window": info.window + 1, "windows": info.num_windows}
+            steps = {"doing": doing, "step": info.index + 1, "total": info.total}
+            emit({"event": "window"} | steps | window)
+            return
         per_step, left = pace.after(info)
         step_info = info if isinstance(info, StepInfo) else None
         emit(
@@ -128,6 +143,11 @@ def event_progress(doing: str, emit: Callable[[Mapping[str, object]], None]) -> 
         )
 
     return on_step
+
+
+def window_text(info: WindowInfo) -> str:
+    """Write which window of a model call is done."""
+    return f"window {info.window + 1} of {info.num_windows}"
 
 
 def duration(seconds: float) -> str:

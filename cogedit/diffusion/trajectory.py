@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from cogedit.diffusion.schedule import CLEAN, Schedule
 from cogedit.errors import ArtifactMismatch
+from cogedit.types import WindowPlan
 
 
 @dataclass(frozen=True)
@@ -18,11 +19,13 @@ class Trajectory:
         samples: [N, B, F, C, H, W] float32; the last entry is the noise.
         latents: The clean sample z0, [B, F, C, H, W] float32, which is not among `samples`.
         timesteps: N timesteps, rising.
+        windows: What the inversion's model saw at a time; None is the whole clip.
     """
 
     samples: Tensor
     latents: Tensor
     timesteps: tuple[int, ...]
+    windows: WindowPlan | None = None
 
     def __post_init__(self) -> None:
         """Refuse timesteps that no inversion visits.
@@ -37,9 +40,16 @@ class Trajectory:
             )
 
     @classmethod
-    def of(cls, samples: Tensor, latents: Tensor, schedule: Schedule) -> Trajectory:
+    def of(
+        cls,
+        samples: Tensor,
+        latents: Tensor,
+        schedule: Schedule,
+        *,
+        windows: WindowPlan | None = None,
+    ) -> Trajectory:
         """Name the samples of an inversion over `schedule`, [N, B, F, C, H, W], by timestep."""
-        return cls(samples, latents, tuple(reversed(schedule.timesteps)))
+        return cls(samples, latents, tuple(reversed(schedule.timesteps)), windows)
 
     def at(self, timestep: int) -> Tensor:
         """Return the sample at a timestep, [B, F, C, H, W]; z0 for the clean sample (-1).
@@ -62,10 +72,10 @@ class Trajectory:
 
     def repeated(self, count: int) -> Trajectory:
         """Return one clip's trajectory as that of `count` equal clips, without a copy."""
-        return Trajectory(
-            self.samples.expand(-1, count, *self.samples.shape[2:]),
-            self.latents.expand(count, *self.latents.shape[1:]),
-            self.timesteps,
+        return replace(
+            self,
+            samples=self.samples.expand(-1, count, *self.samples.shape[2:]),
+            latents=self.latents.expand(count, *self.latents.shape[1:]),
         )
 
     @property

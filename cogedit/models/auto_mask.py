@@ -53,7 +53,7 @@ def find_masks(
 
     def denoiser(prompts: Iterable[str]) -> Denoiser:
         indices = [EditPrompts(bank.index(prompt), None, 0, 0) for prompt in prompts]
-        return Denoiser(transformer, embeds=table, prompts=indices)
+        return Denoiser(transformer, embeds=table, prompts=indices, windows=reference.windows)
 
     edit, source = denoiser(clip.prompt for clip in settings), denoiser(inversion_prompts)
     differences: list[Tensor] = []

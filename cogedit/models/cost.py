@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cogedit.diffusion.schedule import Schedule
+from cogedit.diffusion.windows import window_starts
 from cogedit.models.configs import (
     Config,
     TextEncoderConfig,
@@ -33,7 +34,7 @@ from cogedit.models.rows import (
     prompt_bank,
     rows_at_a_time,
 )
-from cogedit.types import DType, InvertSettings, ReconstructSettings, Weights
+from cogedit.types import DType, InvertSettings, ReconstructSettings, Weights, WindowPlan
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -150,6 +151,17 @@ def latent_shape(latents: Tensor) -> LatentShape:
     return frames, height, width
 
 
+def window_shape(shape: LatentShape, windows: WindowPlan | None) -> LatentShape:
+    """Return what the transformer sees at a time of a clip of this shape."""
+    frames, height, width = shape
+    return (frames if windows is None else min(frames, windows.length), height, width)
+
+
+def num_windows(shape: LatentShape, windows: WindowPlan | None, call: int) -> int:
+    """Return how many windows a model call has, where they move at every other call."""
+    return 1 if windows is None else len(window_starts(windows, shape[0], moved=bool(call % 2)))
+
+
 def row_flops(sizes: TransformerSizes, shape: LatentShape) -> Flops:
     """Count one row that attends to itself: L and A."""
     tokens, image = sizes.num_tokens(shape), sizes.num_image_tokens(shape)
@@ -205,14 +217,20 @@ def _injected_share(
     return 1.0
 
 
-def inversion_work(settings: InvertSettings, sizes: TransformerSizes, shape: LatentShape) -> Work:
+def inversion_work(
+    settings: InvertSettings,
+    sizes: TransformerSizes,
+    shape: LatentShape,
+    windows: WindowPlan | None = None,
+) -> Work:
     """Count an inversion; with "auto" iterations, which follow from the residual, at least this."""
     prompts = EditPrompts(1 if settings.prompt else 0, 0, 0, 0)
     plan = plan_rows([prompts], guided=settings.guidance_scale != 1, referenced=False)
     calls = settings.num_levels
     if settings.inverse == "consistent":
         calls = calls * (settings.inversion_iterations or 1) + 1
-    return call_work(plan, sizes, shape) * calls
+    seen = sum(num_windows(shape, windows, call) for call in range(calls))
+    return call_work(plan, sizes, window_shape(shape, windows)) * seen
 
 
 def edit_steps(
@@ -220,6 +238,7 @@ def edit_steps(
     inversion: InvertSettings,
     sizes: TransformerSizes,
     shape: LatentShape,
+    windows: WindowPlan | None = None,
 ) -> Iterator[Work]:
     """Count each step of edits that are denoised together, which differ in prompt and seed."""
     settings = edits[0]
@@ -233,6 +252,7 @@ def edit_steps(
     source_guided = guidance_steps if settings.source_guidance_scale != 1 else ()
     strengths = injection_strengths(settings, schedule)
     velocity = needs_reference_velocity(settings)
+    seen = window_shape(shape, windows)
     for step in schedule.timesteps:
         plan = plan_rows(
             prompts,
@@ -241,11 +261,11 @@ def edit_steps(
             reference_velocity=velocity,
         )
         strength = strengths.get(step, 0.0)
-        work = call_work(plan, sizes, shape, injection=settings, strength=strength)
+        work = call_work(plan, sizes, seen, injection=settings, strength=strength)
         if settings.method == "flow" and not plan.reference_velocity:
             source = plan_rows([prompts[0]], guided=step in source_guided, referenced=False)
-            work += call_work(source, sizes, shape)
-        yield work
+            work += call_work(source, sizes, seen)
+        yield work * num_windows(shape, windows, step)
 
 
 def edit_work(
@@ -253,15 +273,17 @@ def edit_work(
     inversion: InvertSettings,
     sizes: TransformerSizes,
     shape: LatentShape,
+    windows: WindowPlan | None = None,
 ) -> Work:
     """Count the edits of one clip that are denoised together, and their automatic masks."""
-    work = sum(edit_steps(edits, inversion, sizes, shape), Work())
+    work = sum(edit_steps(edits, inversion, sizes, shape, windows), Work())
     if edits[0].auto_mask:
         from cogedit.models.auto_mask import mask_levels
 
         plain = plan_rows([EditPrompts(0, None, 0, 0)], guided=False, referenced=False)
         levels = mask_levels(range(inversion.num_levels))
-        work += call_work(plain, sizes, shape) * (2 * len(levels) * len(edits))
+        seen = sum(num_windows(shape, windows, call) for call in range(len(levels)))
+        work += call_work(plain, sizes, window_shape(shape, windows)) * (2 * seen * len(edits))
     return work
 
 
@@ -276,7 +298,8 @@ def activation_bytes(
 ) -> int:
     """Estimate what the largest call of the transformer needs beside its weights.
 
-    The hidden states of all rows, and what a layer holds at once for the rows that run at a time.
+    The hidden states of all rows, and what a layer holds at once for the rows that run at a time,
+    of a clip of this shape, or of one window (`window_shape`).
     On an H200, torch held at most 18 tensors of [rows, S, d] beside them in bf16, 26 where rows
     attend to references, for CogVideoX-5B (1 to 13 rows) and 1.5 (1 and 2 rows) alike: the rotary
     embedding computes in float32, and the joined keys and values are twice as long. `max_rows` of

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from cogedit.diffusion.windows import OnWindow, over_windows
 from cogedit.models.attention import Injection
 from cogedit.models.forward import References, runs_rows
 from cogedit.models.rotary import image_rotary_emb
 from cogedit.models.rows import EditPrompts, plan_rows
+from cogedit.types import WindowPlan
 
 if TYPE_CHECKING:
     from diffusers import CogVideoXTransformer3DModel
@@ -43,6 +45,8 @@ class Denoiser:
             transformer's attention processors know by themselves.
         strengths: The injection's strength by timestep, in place of its own; None keeps that.
         reference_velocity: Whether a caller wants the velocity that the reference rows predict.
+        windows: What the transformer sees at a time; None is whole clips.
+        on_window: Called after each window.
 
     Raises:
         UsageError: The injection's window holds no layer of this model.
@@ -59,6 +63,8 @@ class Denoiser:
         injection: Injection | None = None,
         strengths: Mapping[int, float] | None = None,
         reference_velocity: bool = False,
+        windows: WindowPlan | None = None,
+        on_window: OnWindow | None = None,
     ) -> None:
         if injection is not None:
             injection.window(len(transformer.transformer_blocks))
@@ -70,6 +76,8 @@ class Denoiser:
         self._injection = injection
         self._strengths = strengths
         self._reference_velocity = reference_velocity
+        self._windows = windows
+        self._on_window = on_window
         self._rotary = lru_cache(maxsize=1)(
             lambda *shape: image_rotary_emb(transformer, shape)  # once per run, not per step
         )
@@ -79,8 +87,22 @@ class Denoiser:
     ) -> Prediction:
         """Predict v at x_t, one sample per edit, [B, F, C, H, W], in its dtype and on its device.
 
-        The reference is x*_t, one per source, [S, F, C, H, W]; None runs the edit rows alone.
+        The reference is x*_t, one per source, [S, F, C, H, W]; None runs the edit rows alone. In
+        windows, an edit row attends to the same frames of its source.
         """
+        velocities = over_windows(
+            partial(self._predict, timestep),
+            *([sample] if reference is None else [sample, reference]),
+            timestep=timestep,
+            plan=self._windows,
+            on_window=self._on_window,
+        )
+        return Prediction(*velocities)
+
+    def _predict(
+        self, timestep: int, sample: Tensor, reference: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """Predict v of each edit, and of its source if that was wanted, in one call."""
         has_guidance = self.guidance_scale != 1 and (
             self._guided is None or timestep in self._guided
         )
@@ -118,7 +140,7 @@ class Denoiser:
             # Classifier-free guidance (arXiv 2207.12598, equation 6), as diffusers scales it.
             unconditional = v[list(plan.unconditional)]
             edit = unconditional + self.guidance_scale * (edit - unconditional)
-        return Prediction(edit, v[list(plan.reference)] if plan.reference_velocity else None)
+        return (edit, v[list(plan.reference)]) if plan.reference_velocity else (edit,)
 
     def velocity(self, sample: Tensor, timestep: int) -> Tensor:
         """Predict v of samples [B, F, C, H, W] without a reference, as an inversion wants it."""

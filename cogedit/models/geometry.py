@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cogedit.errors import UsageError
 from cogedit.models.configs import Config, TransformerConfig, VAEConfig, check_config
+from cogedit.types import WindowPlan
 
 _POSITION_GRID_15 = (300, 300)
 _TRAINED_15 = (96, 170)
@@ -73,3 +75,34 @@ class Geometry:
     def num_pad_frames(self, num_latent_frames: int) -> int:
         """Return how many latent frames must be added for the temporal patch to divide them."""
         return -num_latent_frames % (self.patch_size_t or 1)
+
+    def window_plan(self, num_latent_frames: int, overlap: int | None) -> WindowPlan | None:
+        """Choose the windows over a clip of so many latent frames, pad frames included.
+
+        A window is as long as the clips that the model was trained on. Windows begin at a multiple
+        of `patch_size_t`, where a token does.
+
+        Args:
+            num_latent_frames: Of the clip.
+            overlap: Latent frames that neighbours share; None is three tenths of a window.
+
+        Returns:
+            The plan; None where one window holds the clip.
+
+        Raises:
+            UsageError: Windows cannot overlap so far.
+        """
+        step = self.patch_size_t or 1
+        own = self.num_latent_frames(self.num_frames)
+        length = own + self.num_pad_frames(own)
+        if overlap is None:
+            overlap = round(0.3 * length / step) * step
+        if overlap >= length or overlap % step:
+            even = "" if step == 1 else f", a multiple of {step}"
+            raise UsageError(
+                f"window_overlap is {overlap}, expected 0 to {length - step}{even}: a window of "
+                f"this model has {length} latent frames"
+            )
+        if num_latent_frames <= length:
+            return None
+        return WindowPlan(length, overlap, (length - overlap) // 2 // step * step)

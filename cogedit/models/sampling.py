@@ -17,6 +17,7 @@ from cogedit.diffusion.midpoint import invert_midpoint
 from cogedit.diffusion.schedule import Schedule
 from cogedit.diffusion.state import OnState, StepState
 from cogedit.diffusion.trajectory import Trajectory
+from cogedit.diffusion.windows import OnWindow
 from cogedit.models.attention import Injection
 from cogedit.models.denoiser import Denoiser
 from cogedit.models.forward import run_rows
@@ -30,7 +31,7 @@ from cogedit.models.rows import (
 )
 from cogedit.models.steps import run_steps
 from cogedit.progress import OnStep
-from cogedit.types import InvertSettings, ReconstructSettings, TransformerSettings
+from cogedit.types import InvertSettings, ReconstructSettings, TransformerSettings, WindowPlan
 
 if TYPE_CHECKING:
     from diffusers import CogVideoXTransformer3DModel
@@ -60,13 +61,16 @@ def invert_latents(
     done: Sequence[StepState] = (),
     on_state: OnState | None = None,
     options: TransformerSettings | None = None,
+    windows: WindowPlan | None = None,
     on_step: OnStep | None = None,
+    on_window: OnWindow | None = None,
 ) -> Trajectory:
     """Invert clips z0, [B, F, C, H, W] float32 on the transformer's device.
 
     There is one entry of settings per clip; they may differ in the prompt alone. The empty prompt
     must be among the embeddings. Tables and callbacks are as for `edit_latents`, and so are errors;
-    `done` are the steps of an earlier run of the same inversion, from the first on.
+    `done` are the steps of an earlier run of the same inversion, from the first on. The windows are
+    those of all edits of the trajectory; None is one pass over the whole clip.
     """
     shared = settings[0]
     schedule = inversion_schedule(shared, alphas_cumprod)
@@ -79,6 +83,8 @@ def invert_latents(
             for number, clip in enumerate(settings)
         ],
         guidance_scale=shared.guidance_scale,
+        windows=windows,
+        on_window=on_window,
     )
     if shared.inverse == "upstream":
         states = invert_upstream(denoiser.velocity, latents, schedule, done=done)
@@ -94,7 +100,7 @@ def invert_latents(
         )
     with run_rows(transformer, options):
         samples = run_steps(states, "sample", done=done, on_state=on_state, on_step=on_step)
-    return Trajectory.of(samples, latents.cpu(), schedule)
+    return Trajectory.of(samples, latents.cpu(), schedule, windows=windows)
 
 
 def edit_latents(
@@ -111,6 +117,7 @@ def edit_latents(
     done: Sequence[StepState] = (),
     on_state: OnState | None = None,
     on_step: OnStep | None = None,
+    on_window: OnWindow | None = None,
 ) -> Tensor:
     """Make N edits together, as their settings say: of one clip, or each of a clip of its own.
 
@@ -120,7 +127,7 @@ def edit_latents(
 
     Args:
         transformer: The checkpoint's transformer.
-        reference: Trajectory of the one clip, or of N clips.
+        reference: Trajectory of the one clip, or of N clips; edits are made in its windows.
         settings: One per edit; they may differ in the prompt and the seed alone.
         inversion_prompts: The prompt that the clip of each edit was inverted under.
         alphas_cumprod: The forward scheduler's table, [T].
@@ -133,6 +140,7 @@ def edit_latents(
             not every step is returned; this run continues there.
         on_state: Called after every step with what a later run continues from.
         on_step: Called after every step.
+        on_window: Called after each window of a model call.
 
     Returns:
         The samples after each step, in host memory, [S, N, F, C, H, W] float32; the last are clean.
@@ -171,6 +179,8 @@ def edit_latents(
         injection=Injection.of(shared, max(strengths.values(), default=0.0)),
         strengths=strengths,
         reference_velocity=needs_reference_velocity(shared),
+        windows=reference.windows,
+        on_window=on_window,
     )
     if shared.method == "flow":
         z0 = reference.latents.to(device)
@@ -185,6 +195,8 @@ def edit_latents(
             ],
             guidance_scale=shared.source_guidance_scale,
             guided=guided,
+            windows=reference.windows,
+            on_window=on_window,
         )
         states = flow_edit(
             _flow_model(model, _of_each_edit(source_model.velocity, sources), strengths),

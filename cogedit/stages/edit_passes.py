@@ -23,6 +23,7 @@ from cogedit.models.cost import TransformerSizes, Work, edit_work, latent_shape
 from cogedit.models.device import memory_guard, resolve_device
 from cogedit.models.loading import alphas_cumprod
 from cogedit.models.sampling import edit_latents
+from cogedit.progress import WindowProgress
 from cogedit.stages.live_preview import with_preview
 from cogedit.stages.model import checkpoint_for
 from cogedit.stages.pass_times import Stopwatch
@@ -158,6 +159,8 @@ class EditPasses:
             self._run.progress(f"editing: {what}", num_steps) as on_step,
             loop,
         ):
+            num_done = loop.done[-1].info.index + 1 if loop.done else 0
+            shown = WindowProgress(on_step, total=num_steps, num_done=num_done)
             samples = edit_latents(
                 transformer,
                 self._reference,
@@ -170,7 +173,8 @@ class EditPasses:
                 keep_steps=records[0].has_trajectory,
                 done=loop.done,
                 on_state=on_state,
-                on_step=on_step,
+                on_step=shown.step,
+                on_window=shown.window,
             )
         stopwatch.note(self._notes, unfinished.makes, is_whole=not loop.done)
         made: list[Mapping[str, Tensor]] = []
@@ -231,7 +235,13 @@ class EditPasses:
     @property
     def _transformer(self) -> AbstractContextManager[CogVideoXTransformer3DModel]:
         """The transformer on its device, placed for the largest of the passes to come."""
-        return self._session.transformer(self._work, self._shape, self._settings, run=self._run)
+        return self._session.transformer(
+            self._work,
+            self._shape,
+            self._settings,
+            windows=self._record.windows,
+            run=self._run,
+        )
 
     @cached_property
     def _work(self) -> Work:
@@ -248,5 +258,6 @@ class EditPasses:
                 self._record.settings,
                 sizes,
                 self._shape,
+                self._record.windows,
             )
         return work

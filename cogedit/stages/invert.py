@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,11 +18,12 @@ from cogedit.artifacts import (
     sniff_kind,
 )
 from cogedit.config import Settings, check_settings
+from cogedit.diffusion.windows import window_starts
 from cogedit.errors import UsageError
 from cogedit.media.metrics import psnr
 from cogedit.models.checkpoint import Checkpoint
 from cogedit.models.cost import TransformerSizes, edit_work, inversion_work, latent_shape
-from cogedit.progress import StepInfo
+from cogedit.progress import StepInfo, WindowProgress
 from cogedit.stages.encode import encode
 from cogedit.stages.model import (
     check_same_model,
@@ -92,10 +93,10 @@ def invert(
     """
     source, run = Path(source), run or Run()
     check_output(output, inputs=[source], run=run)
-    check_inversion_settings(settings)
+    checkpoint = checkpoint_for(settings)
+    check_inversion_settings(settings, checkpoint)
     check_transformer(settings)
     workspace = workspace_for(source, settings)
-    checkpoint = checkpoint_for(settings)
     with claim(output, run) as run, use_session(session) as owner:
         keep_in_use(source.parent)
         if sniff_kind(source) in (None, "frames"):
@@ -104,6 +105,7 @@ def invert(
         check_same_model(str(source), latents, checkpoint)
         record = trajectory_record(latents, checkpoint, settings=settings)
         record = workspace.as_kept(record, output=output)
+        _notify_of_windows(record, settings, run)
 
         def make() -> Mapping[str, Tensor]:
             place = place_of(record, output=output, workspace=workspace)
@@ -122,26 +124,44 @@ def invert(
         )
 
 
-def check_inversion_settings(settings: Settings) -> None:
+def check_inversion_settings(settings: Settings, checkpoint: Checkpoint) -> None:
     """Refuse what cannot work before any stage runs."""
     check_settings(settings.invert)
     check_text(settings.invert.prompt)
     if settings.invert.num_inference_steps < 2 and settings.invert.inverse == "consistent":
         raise UsageError("the inversion needs at least 2 inference steps; found 1")
+    checkpoint.geometry.window_plan(0, settings.invert.window_overlap)
 
 
 def trajectory_record(
     latents: LatentsRecord, checkpoint: Checkpoint, *, settings: Settings
 ) -> TrajectoryRecord:
     """Describe the inversion of some latents."""
-    num_latent_frames = latents.tensors[0].shape[1]
+    geometry, num_latent_frames = checkpoint.geometry, latents.tensors[0].shape[1]
+    num_pad_frames = geometry.num_pad_frames(num_latent_frames)
+    overlap = settings.invert.window_overlap
     return TrajectoryRecord(
         latents=latents,
         model=transformer_record(checkpoint, settings),
-        settings=settings.invert,
+        settings=replace(settings.invert, window_overlap=None),  # it is in the windows
         scheduler=scheduler_record(checkpoint),
-        num_pad_frames=checkpoint.geometry.num_pad_frames(num_latent_frames),
+        num_pad_frames=num_pad_frames,
+        windows=geometry.window_plan(num_latent_frames + num_pad_frames, overlap),
     )
+
+
+def _notify_of_windows(record: TrajectoryRecord, settings: Settings, run: Run) -> None:
+    """Say how a clip that is longer than the model's own is inverted."""
+    windows = record.windows
+    if windows is not None:
+        count = record.latents.tensors[0].shape[1] + record.num_pad_frames
+        run.notify(
+            f"the clip has {count} latent frames, and a clip of this model has {windows.length}: "
+            f"it is inverted and edited in {len(window_starts(windows, count, moved=False))} "
+            f"windows that overlap by {windows.overlap}"
+        )
+    elif settings.invert.window_overlap is not None:
+        run.notify("--window-overlap changes nothing: one window holds the clip")
 
 
 def _invert(
@@ -173,19 +193,21 @@ def _invert(
     names = _STATES[inversion.inverse]
     loop = ResumableLoop(unfinished, names=names, shape=tuple(z0.shape), keep_all=True, run=run)
     steps = [state.info for state in loop.done]
-    work = inversion_work(inversion, TransformerSizes.of(checkpoint.transformer_config), shape)
+    sizes, windows = TransformerSizes.of(checkpoint.transformer_config), record.windows
+    work = inversion_work(inversion, sizes, shape, windows)
     with memory_guard("inverting"):
         embeds = session.embed(["", inversion.prompt], settings, run=run)
         with (
-            session.transformer(work, shape, settings, run=run) as transformer,
+            session.transformer(work, shape, settings, windows=windows, run=run) as transformer,
             Stopwatch(device) as stopwatch,
             run.progress("inverting", inversion.num_levels) as on_step,
             loop,
         ):
+            shown = WindowProgress(on_step, total=inversion.num_levels, num_done=len(steps))
 
             def report(info: StepInfo) -> None:
                 steps.append(info)
-                on_step(info)
+                shown.step(info)
 
             inverted = invert_latents(
                 transformer,
@@ -194,9 +216,11 @@ def _invert(
                 alphas_cumprod=alphas_cumprod(checkpoint),
                 embeds=embeds,
                 options=settings.transformer,
+                windows=windows,
                 done=loop.done,
                 on_state=loop.save,
                 on_step=report,
+                on_window=shown.window,
             )
     stopwatch.note(notes, [content_key(record)], steps=steps, is_whole=not loop.done)
     run.notify(_quality(float(inverted.noise.std()), steps))
@@ -251,15 +275,16 @@ def check_inversion(
     prompt = record.settings.prompt
     plain = record.settings.resampling
     shape = latent_shape(inverted.latents)
-    sizes = TransformerSizes.of(checkpoint.transformer_config)
-    work = edit_work([plain], record.settings, sizes, shape)
+    sizes, windows = TransformerSizes.of(checkpoint.transformer_config), record.windows
+    work = edit_work([plain], record.settings, sizes, shape, windows)
     with use_session(session) as owner, memory_guard("checking the inversion"):
         owner.expect_decoding()
         embeds = owner.embed(["", prompt], settings, run=run)
         with (
-            owner.transformer(work, shape, settings, run=run) as transformer,
+            owner.transformer(work, shape, settings, windows=windows, run=run) as transformer,
             run.progress("resampling", len(inverted.timesteps)) as on_step,
         ):
+            shown = WindowProgress(on_step, total=len(inverted.timesteps))
             samples = edit_latents(
                 transformer,
                 inverted,
@@ -269,7 +294,8 @@ def check_inversion(
                 embeds=embeds,
                 options=settings.transformer,
                 keep_steps=False,
-                on_step=on_step,
+                on_step=shown.step,
+                on_window=shown.window,
             )
         del transformer  # the VAE may need its memory
         vae, way = owner.vae(shape, settings, "decode", run=run)

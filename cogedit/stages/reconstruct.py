@@ -25,7 +25,7 @@ from cogedit.errors import UsageError
 from cogedit.media.masks import GivenMask, check_mask
 from cogedit.models.checkpoint import Checkpoint
 from cogedit.schema import show_value
-from cogedit.stages.invert import invert
+from cogedit.stages.invert import check_inversion_settings, invert
 from cogedit.stages.load import load
 from cogedit.stages.mask import is_mask_video, place_of_mask, show_mask, take_mask
 from cogedit.stages.model import (
@@ -295,6 +295,8 @@ def trajectory_for(
     source: Path, settings: Settings, *, mask: GivenMask | None, run: Run, session: Session
 ) -> Path:
     """Run the stages before the edits as far as they are missing, and return the trajectory."""
+    if _is_uninverted(source):
+        check_inversion_settings(settings, checkpoint_for(settings))
     if mask is not None:
         # Before the inversion, which takes long: whether the mask fits follows from the clip.
         if sniff_kind(source) is None:

@@ -23,13 +23,14 @@ from cogedit.models.cost import (
     Work,
     activation_bytes,
     part_bytes,
+    window_shape,
 )
 from cogedit.models.vae_cost import Direction, VAEPlan, VAESizes, VAEWay, plan_vae
 from cogedit.stages.model import checkpoint_for, dtype_for, dtype_note, weights_for
 from cogedit.stages.model_part import BESIDE_T5, LABELS, Part, PartName, free_memory_of
 from cogedit.stages.prompts import PromptCache, embeds_record
 from cogedit.stages.run import Run
-from cogedit.types import Offload
+from cogedit.types import Offload, WindowPlan
 
 if TYPE_CHECKING:
     import torch
@@ -142,9 +143,15 @@ class Session:
 
     @contextmanager
     def transformer(
-        self, work: Work, shape: LatentShape, settings: Settings, *, run: Run
+        self,
+        work: Work,
+        shape: LatentShape,
+        settings: Settings,
+        *,
+        windows: WindowPlan | None,
+        run: Run,
     ) -> Iterator[CogVideoXTransformer3DModel]:
-        """Have the transformer on its device for a pass over latents of a shape."""
+        """Have the transformer on its device for a pass over latents of a shape, in windows."""
         from cogedit.models.device import memory_guard, resolve_device
         from cogedit.models.loading import load_transformer
         from cogedit.models.placement import MemoryEstimate, on_device, store_weights
@@ -164,7 +171,7 @@ class Session:
             part = self._part("transformer", load, checkpoint, device, settings, run=run)
             activations = activation_bytes(
                 TransformerSizes.of(checkpoint.transformer_config),
-                shape,
+                window_shape(shape, windows),
                 work,
                 max_rows=settings.transformer.max_rows,
                 item_size=ITEM_SIZE[dtype_for(settings)],

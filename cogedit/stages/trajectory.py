@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from cogedit.artifacts import TrajectoryRecord, read_artifact
@@ -11,6 +12,7 @@ from cogedit.errors import ArtifactMismatch
 from cogedit.models.checkpoint import Checkpoint
 from cogedit.models.loading import alphas_cumprod
 from cogedit.models.sampling import inversion_schedule
+from cogedit.types import WindowPlan
 
 
 def open_trajectory(path: Path, checkpoint: Checkpoint) -> tuple[TrajectoryRecord, Trajectory]:
@@ -22,7 +24,7 @@ def open_trajectory(path: Path, checkpoint: Checkpoint) -> tuple[TrajectoryRecor
     artifact = read_artifact(path, "trajectory")
     record, tensors = artifact.record, artifact.tensors
     timesteps = tuple(int(t) for t in tensors["timesteps"])
-    trajectory = Trajectory(tensors["trajectory"], tensors["latents"], timesteps)
+    trajectory = Trajectory(tensors["trajectory"], tensors["latents"], timesteps, record.windows)
     expected = inversion_schedule(record.settings, alphas_cumprod(checkpoint)).timesteps
     if timesteps != expected[::-1]:
         raise ArtifactMismatch(
@@ -30,7 +32,18 @@ def open_trajectory(path: Path, checkpoint: Checkpoint) -> tuple[TrajectoryRecor
             f"{_ends(expected[::-1])}",
             hint="invert the video again",
         )
+    _check_windows(path, record.windows, checkpoint.geometry.patch_size_t or 1)
     return record, trajectory
+
+
+def _check_windows(path: Path, windows: WindowPlan | None, step: int) -> None:
+    """Refuse windows that begin or end in the middle of a token."""
+    if windows is not None and any(n % step for n in dataclasses.astuple(windows)):
+        raise ArtifactMismatch(
+            f"{show(path)} has windows of {windows.length} latent frames that overlap by "
+            f"{windows.overlap} and move by {windows.shift}, expected multiples of {step}",
+            hint="invert the video again",
+        )
 
 
 def _ends(timesteps: tuple[int, ...]) -> str:

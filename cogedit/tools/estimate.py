@@ -33,6 +33,7 @@ from cogedit.models.cost import (
     inversion_work,
     part_bytes,
     trajectory_bytes,
+    window_shape,
 )
 from cogedit.models.vae_cost import WAYS, Direction, VAESizes, vae_bytes
 from cogedit.stages.encode import latents_record
@@ -165,7 +166,7 @@ def estimate(
     # The same prompt twice is one edit.
     edits = [settings.reconstruct_with(prompt) for prompt in dict.fromkeys(prompts or ())]
     if prompts is None:
-        check_inversion_settings(settings)
+        check_inversion_settings(settings, checkpoint)
     else:
         check_edits(edits, checkpoint, num_levels=levels_of(source, settings))
     given_mask = take_mask(mask, settings)
@@ -177,7 +178,7 @@ def estimate(
     trajectory = chain[-1] if isinstance(chain[-1], TrajectoryRecord) else None
     if run.force and prompts is None:
         trajectory = None
-    cost = _Cost(checkpoint, settings, frames)
+    cost = _Cost(checkpoint, settings, frames, trajectory)
     stages = [cost.inversion(settings.invert, reused=trajectory is not None)]
     inversion = settings.invert if trajectory is None else trajectory.settings
     samples = cost.trajectory_bytes(inversion)
@@ -211,7 +212,13 @@ def estimate(
 class _Cost:
     """Counts what a clip costs under a model and settings."""
 
-    def __init__(self, checkpoint: Checkpoint, settings: Settings, frames: FramesRecord) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        settings: Settings,
+        frames: FramesRecord,
+        trajectory: TrajectoryRecord | None,
+    ) -> None:
         self._checkpoint = checkpoint
         self._settings = settings
         self._frames = frames
@@ -223,6 +230,11 @@ class _Cost:
             size.height // geometry.spatial_compression,
             size.width // geometry.spatial_compression,
         )
+        if trajectory is None:
+            overlap = settings.invert.window_overlap
+            self._windows = geometry.window_plan(self._shape[0], overlap)
+        else:
+            self._windows = trajectory.windows
 
     def _samples_bytes(self, count: int) -> int:
         """Size of `count` samples of the clip's latents in float32."""
@@ -241,7 +253,7 @@ class _Cost:
     def inversion(self, settings: InvertSettings, *, reused: bool) -> StageEstimate:
         if reused:
             return StageEstimate("invert", 1, 1, Work(), 0)
-        work = inversion_work(settings, self._sizes, self._shape)
+        work = inversion_work(settings, self._sizes, self._shape, self._windows)
         return StageEstimate("invert", 0, 1, work, self.trajectory_bytes(settings))
 
     def trajectory_bytes(self, settings: InvertSettings) -> int:
@@ -258,7 +270,7 @@ class _Cost:
         together, work = self.edits_together, Work()
         for first in range(0, len(missing), together):
             chunk = missing[first : first + together]
-            work += edit_work(chunk, inversion, self._sizes, self._shape)
+            work += edit_work(chunk, inversion, self._sizes, self._shape, self._windows)
         return work
 
     def edit_bytes(
@@ -298,9 +310,10 @@ class _Cost:
         from cogedit.models.memory_probe import measure_speed
 
         settings, sizes, shape = self._settings, self._sizes, self._shape
+        seen = window_shape(shape, self._windows)
         device, dtype = resolve_device(settings.device), dtype_for(settings)
         total = sum((stage.work for stage in stages), Work())
-        num_tokens = sizes.num_tokens(shape)
+        num_tokens = sizes.num_tokens(seen)
         if total.calls:
             with memory_guard("measuring its speed"):
                 speed = measure_speed(
@@ -311,7 +324,7 @@ class _Cost:
         weights = parameters["transformer"] * ITEM_SIZE[weights_for(settings) or dtype]
         activations = activation_bytes(
             sizes,
-            shape,
+            seen,
             total,
             max_rows=settings.transformer.max_rows,
             item_size=ITEM_SIZE[dtype],

@@ -11,7 +11,7 @@ from cogedit.types.clip import (
 )
 from cogedit.types.edit import ReconstructSettings
 from cogedit.types.export import ExportSettings
-from cogedit.types.inversion import InvertSettings
+from cogedit.types.inversion import InvertSettings, WindowPlan
 from cogedit.types.transformer import (
     INEXACT_BACKENDS,
     TransformerSettings,
@@ -59,4 +59,5 @@ __all__ = [
     "VideoSize",
     "Weights",
     "Window",
+    "WindowPlan",
 ]

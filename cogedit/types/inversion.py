@@ -7,9 +7,23 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from cogedit.schema import Guidance, NumSteps, setting
+from cogedit.schema import Count, Guidance, NumSteps, Positive, setting
 from cogedit.types.edit import ReconstructSettings
 from cogedit.types.words import InverseStep
+
+
+@dataclass(frozen=True)
+class WindowPlan:
+    """The windows over a clip that is longer than the model's own, all in latent frames.
+
+    An inversion chooses it, its trajectory keeps it, and every edit of it uses the same.
+    """
+
+    length: Positive  # of a window
+    overlap: Count  # that neighbours share at least, less than `length`
+    shift: (
+        Count  # by which the windows move at about every other timestep, less than their distance
+    )
 
 
 @dataclass(frozen=True)
@@ -43,6 +57,15 @@ class InvertSettings:
         "Timesteps below the first, one model call each. The first step turns the sample farthest: "
         "two more carry most of its error away.",
         unit="levels",
+        is_later=True,
+    )
+    window_overlap: Count | None = setting(
+        None,
+        "Inversion",
+        "Latent frames that neighbouring windows share, where a clip is longer than the model's "
+        "own and is inverted and edited in windows of that length.",
+        unit="latent frames",
+        default_text="three tenths of a window: 4 of 13",
         is_later=True,
     )
 

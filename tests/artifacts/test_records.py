@@ -21,7 +21,7 @@ from cogedit.artifacts.codec import (
 from cogedit.artifacts.records import TensorRecord, record_from_json
 from cogedit.errors import ArtifactError
 from cogedit.schema import later, setting
-from cogedit.types import ReconstructSettings
+from cogedit.types import ReconstructSettings, WindowPlan
 
 GOLDEN_KEY = "bcdad8b129a644a350cad7fe8362ebb8a82e711e035b91fccebdd293c176ae6b"
 
@@ -132,8 +132,8 @@ def _changed(value: object, hint: object) -> object:
     return "0" * 64 if len(value) == 64 else value + "x"
 
 
-ONE_OF_A_FEW = {"rotation": 90, "background": "white"}
-"""Another value of fields that take few."""
+ONE_OF_A_FEW = {"rotation": 90, "background": "white", "windows": WindowPlan(13, 4, 4)}
+"""Another value of fields that take few, or a record."""
 
 
 def _variants(record: Any, where: str) -> Iterator[tuple[str, Any]]:
