@@ -145,9 +145,11 @@ class Encoding:
             filters: What is to be done to the samples.
             time_base: Seconds per tick of their times.
         """
-        # Without loss in YCbCr, which other exports are not.
-        is_exact_h264 = self.codec == "h264" and self.lossless
-        encoder = ["libx264", "-qp", "0"] if is_exact_h264 else self._encoder()[0]
+        encoder = self._encoder()[0]
+        if self.codec == "h264" and self.lossless:  # in YCbCr, which other exports are not
+            encoder = ["libx264", "-qp", "0"]
+        elif self.codec == "ffv1":  # not each number of slices suits the planes of an odd size
+            encoder = ["ffv1", "-level", "3", "-g", "1", "-slicecrc", "1"]
         clock = ["-fps_mode", "passthrough", "-enc_time_base", str(time_base)]
         return ["-c:v", *encoder, "-vf", filters, *clock, *_muxer(time_base.denominator)]
 

@@ -27,8 +27,9 @@ from cogedit.media.samples import (
     to_samples,
 )
 from cogedit.media.sound import WholeAudio
+from cogedit.media.stream import FrameStream
 from cogedit.media.timing import Timing
-from cogedit.media.writer import FrameStream, check_place, encode, metadata_args
+from cogedit.media.writer import check_place, encode, metadata_args
 
 
 def write_splice(
