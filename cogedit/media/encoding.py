@@ -138,18 +138,20 @@ class Encoding:
         is_deep = re.search(r"(9|1[0246])(le|be)?$", own) is not None
         return "yuv420p10le" if is_deep and self.codec in ("h265", "av1") else "yuv420p"
 
-    def sample_args(self, filters: str, time_base: Fraction) -> list[str]:
+    def sample_args(self, filters: str, time_base: Fraction, *, is_odd: bool) -> list[str]:
         """Options of ffmpeg that encode samples as they are, at the times that they carry.
 
         Args:
             filters: What is to be done to the samples.
             time_base: Seconds per tick of their times.
+            is_odd: Whether width or height is odd.
         """
         encoder = self._encoder()[0]
         if self.codec == "h264" and self.lossless:  # in YCbCr, which other exports are not
             encoder = ["libx264", "-qp", "0"]
-        elif self.codec == "ffv1":  # not each number of slices suits the planes of an odd size
-            encoder = ["ffv1", "-level", "3", "-g", "1", "-slicecrc", "1"]
+        elif self.codec == "ffv1" and is_odd:
+            # ffmpeg 7.0 loses the last column of chroma to slices, and 9 refuses them.
+            encoder = ["ffv1", "-level", "1", "-g", "1"]
         clock = ["-fps_mode", "passthrough", "-enc_time_base", str(time_base)]
         return ["-c:v", *encoder, "-vf", filters, *clock, *_muxer(time_base.denominator)]
 

@@ -80,6 +80,11 @@ class SampleLayout:
         return self.width * self.height + 2 * chroma
 
     @property
+    def is_odd(self) -> bool:
+        """Whether width or height is odd."""
+        return self.width % 2 == 1 or self.height % 2 == 1
+
+    @property
     def tag_filter(self) -> str:
         """The filter of ffmpeg that tags frames as what they are."""
         tags = self.tags

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from fractions import Fraction
-from functools import lru_cache
 from pathlib import Path
 from typing import cast
 
@@ -15,7 +14,6 @@ from cogedit.disk import Over
 from cogedit.errors import StorageError, VideoError
 from cogedit.media.encoding import Encoding, plan_encoding
 from cogedit.media.facts import VideoFacts
-from cogedit.media.ffmpeg import find_ffmpeg, run_ffmpeg
 from cogedit.media.packets import list_packets
 from cogedit.media.samples import (
     SampleLayout,
@@ -82,7 +80,7 @@ def write_splice(
         *audio_input,
         *("-map", "0:v:0"),
         *audio_output,
-        *encoding.sample_args(layout.tag_filter, timing.time_base),
+        *encoding.sample_args(layout.tag_filter, timing.time_base, is_odd=layout.is_odd),
         *_last_duration(timing),
         *metadata_args(comment),
     ]
@@ -159,19 +157,13 @@ def _with_times(
 
 def _last_duration(timing: Timing) -> list[str]:
     """Options of ffmpeg that show the last frame for as long as in the source."""
-    if not timing.last_duration or not _can_set_durations(find_ffmpeg()):
+    if not timing.last_duration:
         return []
     last = f"if(gte(PTS\\,{timing.timestamps[-1]})\\,{timing.last_duration}\\,DURATION)"
     # mp4 has no duration but that of the frame that is coded last: it has to be the one shown last.
     is_held = timing.last_duration * timing.time_base * timing.rate > Fraction(3, 2)
     in_order = ["-bf", "0"] if is_held else []
     return [*in_order, "-bsf:v", f"setts=pts=PTS:dts=DTS:duration={last}"]
-
-
-@lru_cache(maxsize=4)
-def _can_set_durations(executable: str) -> bool:
-    """Whether this ffmpeg's filter of timestamps sets durations too; early ones do not."""
-    return b"-duration" in run_ffmpeg(["-h", "bsf=setts"], timeout=30).stdout
 
 
 def _verify(temporary: Path, path: Path, timing: Timing) -> None:

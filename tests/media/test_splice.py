@@ -147,8 +147,14 @@ def test_a_rotation_is_undone_and_its_tag_is_gone(tmp_path):
 def test_an_odd_size_goes_into_ffv1_alone(tmp_path):
     options = ("-c:v", "libvpx-vp9", "-pix_fmt", "yuv420p", "-deadline", "realtime")
     source = make_video(tmp_path / "in.webm", width=63, height=49, num_frames=24, options=options)
-    before, after = splice(source, tmp_path / "out.mkv", codec="ffv1")
-    np.testing.assert_array_equal(read(source, before)[-1], read(tmp_path / "out.mkv", after)[-1])
+    splice(source, tmp_path / "out.mkv", codec="ffv1")
+    # As samples: what a scaler makes of the last column may be anything.
+    own, made = (
+        np.frombuffer(ffmpeg("-i", path, "-f", "rawvideo", "-"), np.uint8).reshape(24, -1)
+        for path in (source, tmp_path / "out.mkv")
+    )
+    np.testing.assert_array_equal(np.delete(made, range(FIRST, FIRST + COUNT), axis=0),
+                                  np.delete(own, range(FIRST, FIRST + COUNT), axis=0))  # fmt: skip
     for lossless in (False, True):
         with pytest.raises(UsageError, match="63x49"):
             splice(source, tmp_path / "out.mp4", lossless=lossless)
