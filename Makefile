@@ -5,6 +5,7 @@
 # make bench   print the benchmark tables
 # make bench-speed     count and time the edits of one clip, against the upstream script
 # make bench-quality   measure edits of the embedded model's world against their right answers
+# make bench-long      the same for clips longer than the model's own, in windows (hours)
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -16,7 +17,7 @@ QUALITY_ROWS := recolor@caption faithful@caption faithful@caption@mask balanced@
 PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-fast soak check lint bench bench-speed bench-quality clean
+.PHONY: demo test test-fast soak check lint bench bench-speed bench-quality bench-long clean
 .DEFAULT_GOAL := test
 
 $(INSTALLED): pyproject.toml configs/constraints.txt
@@ -52,6 +53,9 @@ bench-speed: $(INSTALLED)
 
 bench-quality: $(INSTALLED)
 	$(BIN)/python -m cogedit.lab.quality --output bench $(QUALITY_ROWS:%=--configuration %)
+
+bench-long: $(INSTALLED)
+	$(BIN)/python -m cogedit.lab.long_clips --output bench
 
 clean:
 	rm -rf $(VENV) build dist demo bench *.egg-info

@@ -22,14 +22,11 @@ from rich.style import Style
 from rich.table import Column
 from rich.text import Text
 
-from cogedit.cli.progress import Notes, Pace, Thumbnail, duration, memory_text, rate
+from cogedit.cli.progress import Notes, Pace, Thumbnail, duration, memory_text, rate, window_text
 from cogedit.progress import ShowStep, Step, StepInfo, WindowInfo
 
 _OTHER_COLUMNS = 62
 """Columns of a terminal that a bar needs besides its description."""
-
-_FOR_WINDOWS = 80
-"""Columns of a terminal that has room for the windows of a step, too."""
 
 _THUMBNAIL = (60, 32)
 """Columns of a thumbnail, and its height in half lines: the bar and some notes stay visible."""
@@ -118,10 +115,9 @@ def bar_progress(
 
             def on_step(info: Step) -> None:
                 if isinstance(info, WindowInfo):
-                    if console.width >= _FOR_WINDOWS:
-                        text = f", window {info.window + 1}/{info.num_windows}"
-                        short = cut(max(9, length - len(text)))
-                        bar.update(task, description=short, window=text)
+                    text = f", {window_text(info)}"
+                    short = cut(max(12, length - len(text)))
+                    bar.update(task, description=short, window=text)
                     return
                 per_step, left = pace.after(info)
                 bar.live.transient = not isinstance(info, StepInfo)
@@ -135,7 +131,7 @@ def bar_progress(
 
             try:
                 yield on_step
-                bar.update(task, completed=total, description=cut(length), window="")
+                bar.update(task, completed=total)
             finally:
                 if thumbnail is not None:
                     thumbnail.show(None)

@@ -106,9 +106,7 @@ def batch(
         )
 
 
-@with_options(
-    "export", without=("export.size", "export.sound", "export.splice", "export.crossfade")
-)
+@with_options("export", without=("export.size", "export.sound"))
 def compare(
     call: Call,
     sources: Annotated[list[Path], argument("A B [C]...", "Artifacts or videos.")],

@@ -29,7 +29,7 @@ from cogedit.models.checkpoint import Checkpoint
 from cogedit.models.loading import alphas_cumprod, load_text_encoder, load_transformer, load_vae
 from cogedit.models.prompts import embed_prompts
 from cogedit.models.sampling import Embeds, edit_latents, invert_latents
-from cogedit.types import ReconstructSettings, WindowPlan
+from cogedit.types import ReconstructSettings
 
 
 class BatchPipeline:
@@ -68,14 +68,7 @@ class BatchPipeline:
         """Decode latents [N, F', C, H', W']: one [F, H, W, 3] of levels in 0..255 per clip."""
         return [decode_clip(self._vae, clip) for clip in latents.unsqueeze(1)]
 
-    def invert(
-        self,
-        latents: Tensor,
-        inversion: Inversion,
-        captions: Sequence[str],
-        *,
-        windows: WindowPlan | None = None,
-    ) -> Trajectory:
+    def invert(self, latents: Tensor, inversion: Inversion, captions: Sequence[str]) -> Trajectory:
         """Invert clean latents [N, F', C, H', W'] as the stage does; one trajectory on the CPU."""
         prompts = inversion.prompts(captions)
         inverted = invert_latents(
@@ -84,7 +77,7 @@ class BatchPipeline:
             [replace(inversion.settings, prompt=prompt) for prompt in prompts],
             alphas_cumprod=self._alphas_cumprod,
             embeds=self._embed(["", *prompts]),
-            windows=windows,
+            windows=inversion.windows,
         )
         return replace(inverted, samples=inverted.samples.cpu(), latents=inverted.latents.cpu())
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cogedit.config import preset_names, presets_folder, resolve_settings
 from cogedit.errors import UsageError
-from cogedit.types import InvertSettings, ReconstructSettings
+from cogedit.types import InvertSettings, ReconstructSettings, WindowPlan
 
 STEPS = 50
 """Inference steps of upstream, for which the built-in configurations are written."""
@@ -21,10 +21,12 @@ class Inversion:
     Attributes:
         settings: Settings of the stage.
         under_caption: Invert each clip under its own caption instead of `settings.prompt`.
+        windows: What the model sees at a time, in the edits, too; None is the whole clip.
     """
 
     settings: InvertSettings = field(default_factory=InvertSettings)
     under_caption: bool = False
+    windows: WindowPlan | None = None
 
     def prompts(self, captions: Sequence[str]) -> list[str]:
         """Return the prompt under which each clip is inverted."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -50,6 +50,8 @@ class EditFigures:
             over the frames in which it is seen; NaN if that is none.
         mask_overlap: Intersection over union of the object that is seen with the right answer's,
             0..1.
+        border_ratio: How much more the picture changes from frame to frame where windows meet than
+            elsewhere, by the same ratio of the right answer's VAE round trip; NaN without windows.
     """
 
     target_seen: float
@@ -64,6 +66,7 @@ class EditFigures:
     background_round_trip_psnr: float
     motion_distance: float
     mask_overlap: float
+    border_ratio: float
 
 
 @dataclass(frozen=True)
@@ -95,8 +98,10 @@ def to_frames(clip: Levels) -> world.Frames:
     return np.asarray(np.rint(np.clip(clip, 0.0, 255.0)), dtype=np.uint8)
 
 
-def measure(clip: Levels, answer: Answer) -> EditFigures:
+def measure(clip: Levels, answer: Answer, *, borders: Collection[int] = ()) -> EditFigures:
     """Measure an edited clip, [F, H, W, 3] in levels of 0..255 as the decoder gave them.
+
+    `borders` are the frames that lie in other windows than the frame before.
 
     The oracle looks for the colours where the right answer has object and background, and for the
     shape, the outline and the track wherever the object is.
@@ -130,7 +135,23 @@ def measure(clip: Levels, answer: Answer) -> EditFigures:
         background_round_trip_psnr=psnr(clip, decoded, where=outside),
         motion_distance=track_distance(reading.track, world.object_track(case.source)),
         mask_overlap=oracle.overlap(reading.mask, mask),
+        border_ratio=border_ratio(clip, answer.right_round_trip, borders),
     )
+
+
+def border_ratio(clip: Levels, right: Levels, borders: Collection[int]) -> float:
+    """Compare the mean change into some frames with that into all others; 1 is as it should be.
+
+    The right answer's own ratio is divided out: its motion is even, but a VAE that joins frames
+    changes more between those that it joins than between others. NaN where there are no such
+    frames, or no others.
+    """
+    is_border = np.isin(np.arange(1, len(clip)), list(borders))
+    if is_border.all() or not is_border.any():
+        return math.nan
+    changes = (np.abs(np.diff(one, axis=0)).mean(axis=(1, 2, 3)) for one in (clip, right))
+    of_clip, of_right = (one[is_border].mean() / one[~is_border].mean() for one in changes)
+    return float(of_clip / of_right)
 
 
 def track_distance(track: npt.ArrayLike, expected: npt.ArrayLike) -> float:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from cogedit.diffusion.trajectory import Trajectory
+from cogedit.diffusion.windows import window_starts
 from cogedit.errors import UsageError
 from cogedit.lab import world
 from cogedit.lab.cases import EDIT_KINDS, EditCase, EditKind, change_mask, make_case
@@ -51,6 +52,7 @@ from cogedit.media.writer import save_png
 from cogedit.models.checkpoint import find_checkpoint
 from cogedit.models.device import DTYPES, resolve_device
 from cogedit.models.quiet import quiet_imports
+from cogedit.types import WindowPlan
 from cogedit.version import __version__
 
 with quiet_imports():
@@ -65,6 +67,7 @@ class Evaluation:
         configurations: The rows.
         kinds: The kinds of edit.
         num_images: Of how many clips per kind the middle frames are kept for a contact sheet.
+        draw: Draws the edit of a kind of the clip with a number, of one clip for every kind.
 
     Attributes:
         edits: Figures of the clips so far, by kind and row.
@@ -79,8 +82,10 @@ class Evaluation:
         *,
         kinds: Sequence[EditKind],
         num_images: int = 0,
+        draw: Callable[[int, EditKind], EditCase] = make_case,
     ) -> None:
         self._pipeline = pipeline
+        self._draw = draw
         self._configurations = configurations
         self._num_images = num_images
         names = [CEILING, FLOOR, *(configuration.name for configuration in configurations)]
@@ -98,7 +103,7 @@ class Evaluation:
         Raises:
             NumericalError: NaN or Inf appeared.
         """
-        specs = [world.sample_spec(seed, "held_out") for seed in seeds]
+        specs = [self._draw(seed, "same").source for seed in seeds]
         captions = [world.caption(spec) for spec in specs]
         latents = self._pipeline.encode([world.render(spec) for spec in specs])
         round_trips = self._pipeline.decode(latents)
@@ -119,7 +124,8 @@ class Evaluation:
                 clips, masks = cache[edit, kind]
                 radius = configuration.align_edges
                 clips = as_exported(clips, right, masks=masks, align_edges=radius)
-                self._add(kind, configuration.name, clips, right)
+                borders = self._borders(edit.inversion, num_frames=len(right[0].source_round_trip))
+                self._add(kind, configuration.name, clips, right, borders=borders)
                 exported[kind].append(clips)
             notify(f"  {configuration.name}: {len(seeds)} clips, {len(self.edits)} kinds")
         for kind, right in answers.items():
@@ -129,7 +135,7 @@ class Evaluation:
         self, kind: EditKind, seeds: Sequence[int], round_trips: Sequence[Levels]
     ) -> list[Answer]:
         """Render and encode the right answers, and measure ceiling and floor."""
-        cases = [make_case(seed, kind) for seed in seeds]
+        cases = [self._draw(seed, kind) for seed in seeds]
         right = round_trips
         if kind != "same":
             rendered = [world.render(case.right) for case in cases]
@@ -185,11 +191,24 @@ class Evaluation:
         return self._pipeline.decode(latents), masks
 
     def _add(
-        self, kind: EditKind, name: str, clips: Sequence[Levels], answers: Sequence[Answer]
+        self,
+        kind: EditKind,
+        name: str,
+        clips: Sequence[Levels],
+        answers: Sequence[Answer],
+        *,
+        borders: Collection[int] = (),
     ) -> None:
         self.edits[kind][name] += [
-            measure(clip, answer) for clip, answer in zip(clips, answers, strict=True)
+            measure(clip, answer, borders=borders)
+            for clip, answer in zip(clips, answers, strict=True)
         ]
+
+    def _borders(self, inversion: Inversion, *, num_frames: int) -> Collection[int]:
+        if inversion.windows is None:
+            return ()
+        temporal = self._pipeline.checkpoint.geometry.temporal_compression
+        return window_borders(inversion.windows, num_frames, temporal=temporal)
 
     def _keep_images(
         self, kind: EditKind, answers: Sequence[Answer], edits: Sequence[Sequence[Levels]]
@@ -202,6 +221,18 @@ class Evaluation:
             clips += [to_frames(edited[index]) for edited in edits]
             row = SheetRow(_row_label(case), tuple(clip[len(clip) // 2] for clip in clips))
             self.images[kind].append(row)
+
+
+def window_borders(plan: WindowPlan, num_frames: int, *, temporal: int) -> tuple[int, ...]:
+    """Return the frames of a clip that lie in other windows than the frame before.
+
+    The windows are those of the levels at which they are not moved, the last one among them.
+    `temporal` is how many frames the VAE joins; the first frame stands alone.
+    """
+    latent = [-(-frame // temporal) for frame in range(num_frames)]
+    starts = window_starts(plan, latent[-1] + 1, moved=False)
+    inside = [[start <= place < start + plan.length for start in starts] for place in latent]
+    return tuple(frame for frame in range(1, num_frames) if inside[frame] != inside[frame - 1])
 
 
 def exact_masks(answers: Sequence[Answer]) -> Tensor:
@@ -221,9 +252,8 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    add_run_options(parser, num_clips=64)
     add = parser.add_argument
-    add("--clips", type=int, default=64, help="held-out clips per kind of edit (default 64)")
-    add("--seed-offset", type=int, default=0, help="first held-out clip; fresh seeds are higher")
     add("--kind", choices=EDIT_KINDS, nargs="+", default=list(EDIT_KINDS), help="default: all")
     add(
         "--configuration",
@@ -234,32 +264,35 @@ def _parser() -> argparse.ArgumentParser:
         "or a TOML file; with @caption appended, clips are inverted under their captions, with "
         "@mask, each edit gets its exact mask; may be repeated",
     )
+    add("--pictures", type=int, default=8, help="clips on the contact sheets (default 8, 0: none)")
+    return parser
+
+
+def add_run_options(parser: argparse.ArgumentParser, *, num_clips: int) -> None:
+    """Add what every benchmark of edits asks for: which clips, which model, where."""
+    add, default = parser.add_argument, f"(default {num_clips})"
+    add("--clips", type=int, default=num_clips, help=f"held-out clips per kind of edit {default}")
+    add("--seed-offset", type=int, default=0, help="first held-out clip; fresh seeds are higher")
     add("--steps", type=int, default=50, help="inference steps in place of 50 (default 50)")
     add("--output", type=Path, default=Path("bench"), help="folder (default bench)")
-    add("--pictures", type=int, default=8, help="clips on the contact sheets (default 8, 0: none)")
     add("--model", default="shapes", help="shapes (default) or a pipeline folder")
     add("--batch-size", type=int, default=16, help="clips in the model at once (default 16)")
     add("--device", default="auto", help="auto (default), cpu, cuda, cuda:N or mps")
     add("--dtype", choices=("fp32", "bf16", "fp16"), default="fp32", help="default fp32")
-    return parser
 
 
-def evaluate(options: argparse.Namespace) -> None:
-    """Run the benchmark as the command line says: tables to stdout, files to the folder.
+def start_run(options: argparse.Namespace) -> tuple[BatchPipeline, dict[str, object]]:
+    """Check the options of `add_run_options`; return the model, and the run's facts for JSON.
 
     Raises:
-        CogeditError: As the stages.
+        CogeditError: A number is out of range, or the model is not there or does not fit.
     """
     if options.clips < 1 or options.batch_size < 1 or options.seed_offset < 0:
         raise UsageError("--clips and --batch-size must be at least 1, --seed-offset at least 0")
-    configurations = choose_configurations(options.configuration, num_inference_steps=options.steps)
     checkpoint = find_checkpoint(options.model)
     make_folder(options.output)
     device = resolve_device(options.device)
-    pipeline = BatchPipeline(checkpoint, device=device, dtype=DTYPES[options.dtype])
-    kinds = tuple(dict.fromkeys(options.kind))
-    evaluation = Evaluation(pipeline, configurations, kinds=kinds, num_images=options.pictures)
-    facts = {
+    facts: dict[str, object] = {
         "cogedit_version": __version__,
         "model": checkpoint.id,
         "model_digest": checkpoint.digest,
@@ -268,15 +301,35 @@ def evaluate(options: argparse.Namespace) -> None:
         "num_inference_steps": options.steps,
         "first_seed": options.seed_offset,
     }
-    paths = [options.output / "quality.json"]
+    return BatchPipeline(checkpoint, device=device, dtype=DTYPES[options.dtype]), facts
+
+
+def seed_batches(options: argparse.Namespace) -> Iterator[range]:
+    """Return the seeds of a run, batch by batch; say what each took."""
     for first in range(0, options.clips, options.batch_size):
         started = time.monotonic()
         done = min(first + options.batch_size, options.clips)
-        evaluation.run_batch(range(options.seed_offset + first, options.seed_offset + done))
+        yield range(options.seed_offset + first, options.seed_offset + done)
         notify(f"{done} of {options.clips} clips done, {time.monotonic() - started:.0f} s")
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """Run the benchmark as the command line says: tables to stdout, files to the folder.
+
+    Raises:
+        CogeditError: As the stages.
+    """
+    configurations = choose_configurations(options.configuration, num_inference_steps=options.steps)
+    pipeline, facts = start_run(options)
+    kinds = tuple(dict.fromkeys(options.kind))
+    evaluation = Evaluation(pipeline, configurations, kinds=kinds, num_images=options.pictures)
+    paths = [options.output / "quality.json"]
+    for seeds in seed_batches(options):
+        evaluation.run_batch(seeds)
         # After each batch: an interrupted run keeps what it has measured.
         record = quality_record(evaluation.edits, evaluation.inversions, configurations)
-        write_json(paths[0], {"run": facts | {"num_clips": done}} | record)
+        num_clips = seeds.stop - options.seed_offset
+        write_json(paths[0], {"run": facts | {"num_clips": num_clips}} | record)
     names = [configuration.name for configuration in configurations]
     for kind, rows in evaluation.images.items():
         if rows:

@@ -31,8 +31,7 @@ Edits = Mapping[EditKind, Mapping[str, Sequence[EditFigures]]]
 Inversions = Mapping[Inversion, Sequence[InversionFigures]]
 """Figures of the clips by inversion."""
 
-# A figure, its column's head, a factor and the decimals shown.
-_EDIT_COLUMNS = {
+EDIT_COLUMNS = {
     "target_seen": ("target seen %", 100, 0),
     "others_kept": ("others kept %", 100, 0),
     "counterfactual_psnr": ("right answer dB", 1, 1),
@@ -41,6 +40,7 @@ _EDIT_COLUMNS = {
     "motion_distance": ("motion px", 1, 2),
     "mask_overlap": ("outline %", 100, 0),
 }
+"""Columns of a table of edits: a figure, its column's head, a factor and the decimals shown."""
 _INVERSION_COLUMNS = {"psnr": ("resampled dB", 1, 1), "noise_std": ("std of the noise", 1, 3)}
 
 
@@ -49,11 +49,13 @@ def quality_tables(
 ) -> list[Table]:
     """Return a table per kind of edit, and one of the inversions."""
     tables = [
-        _table(f"{kind} edits, {_num_clips(rows)} clips", "configuration", _EDIT_COLUMNS, rows)
+        figures_table(
+            f"{kind} edits, {_num_clips(rows)} clips", "configuration", EDIT_COLUMNS, rows
+        )
         for kind, rows in edits.items()
     ]
     named = by_name(inversions, configurations)
-    return [*tables, _table("inversion", "of", _INVERSION_COLUMNS, named)]
+    return [*tables, figures_table("inversion", "of", _INVERSION_COLUMNS, named)]
 
 
 def by_name(
@@ -94,12 +96,13 @@ def _figures(figures: Sequence[EditFigures] | Sequence[InversionFigures]) -> dic
     }
 
 
-def _table(
+def figures_table(
     title: str,
     head: str,
     columns: Mapping[str, tuple[str, int, int]],
     rows: Mapping[str, Sequence[EditFigures]] | Mapping[str, Sequence[InversionFigures]],
 ) -> Table:
+    """Return a table of means with their intervals; columns are as in `EDIT_COLUMNS`."""
     cells = []
     for row, figures in rows.items():
         summary = summarize(figures)

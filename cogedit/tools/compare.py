@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
@@ -160,11 +159,10 @@ def open_input(path: Path, *, fps: Fraction | None = None) -> Input:
             path, record, None, indices, clip.fps, clip.settings.width, clip.settings.height
         )
     facts = probe_facts(path, fps=fps)
-    shown: Record | None = None
-    with suppress(ArtifactError):  # not an export of cogedit
-        recipe = read_recipe(path)
-        # A whole video with a clip in it is no clip.
-        shown = None if recipe.options.get("splice") else recipe.record
+    try:
+        shown: Record | None = read_recipe(path).record
+    except ArtifactError:
+        shown = None  # not an export of cogedit
     indices = tuple(range(facts.num_frames))
     return Input(path, shown, facts, indices, facts.fps, facts.width, facts.height)
 
