@@ -22,11 +22,14 @@ from rich.style import Style
 from rich.table import Column
 from rich.text import Text
 
-from cogedit.cli.progress import Notes, Pace, Thumbnail, duration, memory_text, rate, window_text
+from cogedit.cli.progress import Notes, Pace, Thumbnail, duration, memory_text, rate
 from cogedit.progress import ShowStep, Step, StepInfo, WindowInfo
 
 _OTHER_COLUMNS = 62
 """Columns of a terminal that a bar needs besides its description."""
+
+_FOR_WINDOWS = 80
+"""Columns of a terminal that has room for the windows of a step, too."""
 
 _THUMBNAIL = (60, 32)
 """Columns of a thumbnail, and its height in half lines: the bar and some notes stay visible."""
@@ -115,9 +118,10 @@ def bar_progress(
 
             def on_step(info: Step) -> None:
                 if isinstance(info, WindowInfo):
-                    text = f", {window_text(info)}"
-                    short = cut(max(12, length - len(text)))
-                    bar.update(task, description=short, window=text)
+                    if console.width >= _FOR_WINDOWS:
+                        text = f", window {info.window + 1}/{info.num_windows}"
+                        short = cut(max(9, length - len(text)))
+                        bar.update(task, description=short, window=text)
                     return
                 per_step, left = pace.after(info)
                 bar.live.transient = not isinstance(info, StepInfo)
@@ -131,7 +135,7 @@ def bar_progress(
 
             try:
                 yield on_step
-                bar.update(task, completed=total)
+                bar.update(task, completed=total, description=cut(length), window="")
             finally:
                 if thumbnail is not None:
                     thumbnail.show(None)

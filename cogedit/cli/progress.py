@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cogedit.progress import RGBPicture, ShowStep, Step, WindowInfo
+    from cogedit.progress import RGBPicture, ShowStep, Step
 
 PLAIN_INTERVAL = 30.0
 """Seconds between two progress lines where there is no terminal."""
@@ -96,7 +96,10 @@ def plain_progress(doing: str, say: Callable[[str], None]) -> ShowStep:
         if isinstance(info, WindowInfo):
             if now - said_at >= PLAIN_INTERVAL:
                 said_at = now
-                say(f"{doing}: step {done} of {info.total}, {window_text(info)}")
+                say(
+                    f"{doing}: step {done} of {info.total}, window {info.window + 1} "
+                    f"of {info.num_windows}"
+                )
             return
         per_step, left = pace.after(info)
         if now - said_at < PLAIN_INTERVAL or done == info.total:
@@ -143,11 +146,6 @@ def event_progress(doing: str, emit: Callable[[Mapping[str, object]], None]) -> 
         )
 
     return on_step
-
-
-def window_text(info: WindowInfo) -> str:
-    """Write which window of a model call is done."""
-    return f"window {info.window + 1} of {info.num_windows}"
 
 
 def duration(seconds: float) -> str:

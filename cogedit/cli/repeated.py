@@ -8,7 +8,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from cogedit.artifacts import EditRecord, Record, chain_of, frames_record
+from cogedit.artifacts import EditRecord, Record, TrajectoryRecord, chain_of, frames_record
 from cogedit.cli.flags import flag_for
 from cogedit.config import Settings
 from cogedit.errors import UsageError
@@ -45,6 +45,9 @@ def check_repeated(
     source_video = frames_record(record).source
     if key == "load.fps":  # it is recorded as the rate of a source that has none of its own
         made = source_video.fps if source_video.is_untimed else given
+    if isinstance(link, TrajectoryRecord) and key == "invert.window_overlap":
+        # It is recorded with the windows, where a clip has several.
+        made = given if given is None or link.windows is None else link.windows.overlap
     if isinstance(link, EditRecord):
         # A record keeps neither a number of steps that is the inversion's, nor a seed without use.
         if key == "reconstruct.num_inference_steps":

@@ -14,6 +14,7 @@ from cogedit.artifacts import (
     FramesRecord,
     ModelRecord,
     Record,
+    TrajectoryRecord,
     chain_of,
     content_key,
     record_text,
@@ -83,6 +84,15 @@ def _stage_rows(record: Record) -> list[tuple[str, str]]:
         ]
     stage = {"latents": "encode", "trajectory": "invert", "edit": "reconstruct"}[record.kind]
     rows = [(stage, _settings(record.settings)), (f"{stage} model", _model(record.model))]
+    if isinstance(record, TrajectoryRecord) and record.windows is not None:
+        windows = record.windows
+        rows.append(
+            (
+                "windows",
+                f"of {windows.length} latent frames, which overlap by {windows.overlap} and move "
+                f"by {windows.shift} at every other timestep",
+            )
+        )
     if isinstance(record, EditRecord) and record.mask is not None:
         mask = record.mask
         digest = "" if mask.sha256 is None else f", sha256 {mask.sha256}"

@@ -73,12 +73,15 @@ def show_estimate(screen: Screen, command: str, estimate: Estimate) -> None:
         return
     shape = "x".join(map(str, estimate.latent_shape))
     size = f"{estimate.num_frames} frames of {estimate.width}x{estimate.height}"
+    windows = ""
+    if estimate.windows is not None:
+        windows = f" in {estimate.num_windows} or more windows of {estimate.windows.length}"
     sizes = (
         f"transformer {show_size(estimate.transformer_bytes)}, "
         f"T5 {show_size(estimate.text_encoder_bytes)}"
     )
     rows = [
-        ("clip", f"{size}: latents {shape}, {estimate.num_tokens:,} tokens per row"),
+        ("clip", f"{size}: latents {shape}{windows}, {estimate.num_tokens:,} tokens per row"),
         ("model", f"{estimate.model} in {estimate.dtype} on {estimate.device}: {sizes}"),
     ]
     for stage in estimate.stages:

@@ -106,7 +106,9 @@ def batch(
         )
 
 
-@with_options("export", without=("export.size", "export.sound"))
+@with_options(
+    "export", without=("export.size", "export.sound", "export.splice", "export.crossfade")
+)
 def compare(
     call: Call,
     sources: Annotated[list[Path], argument("A B [C]...", "Artifacts or videos.")],

@@ -7,6 +7,7 @@ alone leaves the colours of BT.601 under the label of BT.709. Lossless means RGB
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -25,20 +26,27 @@ class _Format:
     suffixes: tuple[str, ...]  # of its containers, the default one first; "" is a folder
     max_crf: int | None = None  # the worst; None where it has none
     default_crf: int | None = None  # visually lossless
+    splice_crf: int | None = None  # likewise for what was coded before
     can_be_lossless: bool = False  # keeps RGB exactly, always or as an option
     multiple: tuple[int, int] = (1, 1)  # of which width and height must be multiples
     has_audio: bool = True  # whether its containers hold audio
 
 
 _FORMATS: dict[Codec, _Format] = {
-    "h264": _Format((".mp4", ".mov", ".mkv"), 51, 18, can_be_lossless=True, multiple=(2, 2)),
-    "h265": _Format((".mp4", ".mov", ".mkv"), 51, 20, can_be_lossless=True, multiple=(2, 2)),
-    "av1": _Format((".mp4", ".mkv"), 63, 18, multiple=(2, 2)),
+    "h264": _Format((".mp4", ".mov", ".mkv"), 51, 18, 15, can_be_lossless=True, multiple=(2, 2)),
+    "h265": _Format((".mp4", ".mov", ".mkv"), 51, 20, 17, can_be_lossless=True, multiple=(2, 2)),
+    "av1": _Format((".mp4", ".mkv"), 63, 18, 15, multiple=(2, 2)),
     "prores": _Format((".mov", ".mkv"), multiple=(2, 1)),
     "ffv1": _Format((".mkv",), can_be_lossless=True),
     "png": _Format(("",), can_be_lossless=True, has_audio=False),
     "gif": _Format((".gif",), has_audio=False),
 }
+
+SAMPLE_FORMATS = (
+    *("yuv420p", "yuv422p", "yuv444p"),
+    *("yuv420p10le", "yuv422p10le", "yuv444p10le"),
+)
+"""ffmpeg's names of the pixel formats in which a video is written again as it is stored."""
 
 VIDEO_SUFFIXES = tuple(
     dict.fromkeys(suffix for form in _FORMATS.values() for suffix in form.suffixes if suffix)
@@ -109,11 +117,43 @@ class Encoding:
         if self.codec == "gif":
             return ["-filter_complex", f"[0:v]{_PALETTE}", *clock, "-loop", "0"]
         encoder, filters = self._encoder()
-        # A clock on which one frame is a whole number of ticks, fine enough for the audio beside
-        # it. Both options belong to the mp4 and mov muxer; Matroska has its own clock.
-        timescale = fps.numerator * -(-10_000 // fps.numerator)
-        muxer = ["-video_track_timescale", str(timescale), "-movflags", "+faststart"]
-        return ["-c:v", *encoder, "-vf", filters, *clock, *muxer]
+        return ["-c:v", *encoder, "-vf", filters, *clock, *_muxer(fps.numerator)]
+
+    def sample_format(self, own: str) -> str:
+        """The pixel format in which frames of a video, stored in its `own`, are written again.
+
+        Raises `UsageError` where they cannot be written without loss.
+        """
+        own = {"nv12": "yuv420p"}.get(own, own.replace("yuvj", "yuv"))
+        if self.lossless:
+            if own not in SAMPLE_FORMATS:
+                raise UsageError(
+                    f"pixels of the format {own} are not written back without loss, expected "
+                    f"{', '.join(SAMPLE_FORMATS)}",
+                    hint="leave --lossless or --codec ffv1 out",
+                )
+            return own
+        if self.codec == "prores":
+            return "yuv422p10le"
+        is_deep = re.search(r"(9|1[0246])(le|be)?$", own) is not None
+        return "yuv420p10le" if is_deep and self.codec in ("h265", "av1") else "yuv420p"
+
+    def sample_args(self, filters: str, time_base: Fraction, *, is_odd: bool) -> list[str]:
+        """Options of ffmpeg that encode samples as they are, at the times that they carry.
+
+        Args:
+            filters: What is to be done to the samples.
+            time_base: Seconds per tick of their times.
+            is_odd: Whether width or height is odd.
+        """
+        encoder = self._encoder()[0]
+        if self.codec == "h264" and self.lossless:  # in YCbCr, which other exports are not
+            encoder = ["libx264", "-qp", "0"]
+        elif self.codec == "ffv1" and is_odd:
+            # ffmpeg 7.0 loses the last column of chroma to slices, and 9 refuses them.
+            encoder = ["ffv1", "-level", "1", "-g", "1"]
+        clock = ["-fps_mode", "passthrough", "-enc_time_base", str(time_base)]
+        return ["-c:v", *encoder, "-vf", filters, *clock, *_muxer(time_base.denominator)]
 
     def _encoder(self) -> tuple[list[str], str]:
         """The encoder with its options, and the filter that makes its pixels."""
@@ -143,12 +183,21 @@ class Encoding:
         raise UsageError(f"{self.codec} is not written by ffmpeg")
 
 
+def _muxer(ticks: int) -> list[str]:
+    """Options of ffmpeg for a file with a clock of `ticks` per second, or a multiple of them."""
+    # Fine enough for the audio beside it. Both options belong to the mp4 and mov muxer; Matroska
+    # has its own clock.
+    timescale = ticks * -(-10_000 // ticks)
+    return ["-video_track_timescale", str(timescale), "-movflags", "+faststart"]
+
+
 def plan_encoding(
     path: Path | None = None,
     codec: Codec | None = None,
     *,
     crf: int | None = None,
     lossless: bool = False,
+    for_splice: bool = False,
 ) -> Encoding:
     """Choose how frames are coded.
 
@@ -158,6 +207,7 @@ def plan_encoding(
         codec: None is a GIF for the suffix .gif, otherwise H.264.
         crf: None is the codec's default.
         lossless: Whether every pixel must come back as it was.
+        for_splice: Whether a whole video is coded again.
 
     Raises:
         UsageError: The codec does not go into this container, or does not have this quality.
@@ -178,8 +228,15 @@ def plan_encoding(
             raise UsageError(f"crf is {crf}, it must lie in 0 to {form.max_crf} for {codec}")
         if lossless:
             raise UsageError(f"crf is {crf}, and a lossless video has none", hint="leave one out")
+    if for_splice and not form.has_audio:
+        able = ", ".join(name for name, other in _FORMATS.items() if other.has_audio)
+        raise UsageError(
+            f"--splice writes a whole video, which {codec} is not", hint=f"--codec is one of {able}"
+        )
+    if crf is None:
+        crf = form.splice_crf if for_splice else form.default_crf
     exact = lossless or codec in ("ffv1", "png")
-    return Encoding(codec, None if exact else form.default_crf if crf is None else crf, exact)
+    return Encoding(codec, None if exact else crf, exact)
 
 
 def _wrong_container(codec: Codec, suffix: str, path: Path | None) -> UsageError:

@@ -46,6 +46,14 @@ def filter_chain(
         height: Likewise.
         scaling: How pixels are scaled.
     """
+    # The scale filter changes nothing but the pixel format where the size is right already; it
+    # makes pixels square, and keeps a stream that changes its size from shifting the bytes.
+    last = [f"scale={width}:{height}:flags={scaling}", "format=rgb24"]
+    return ",".join([*picture_filters(facts, indices), *last])
+
+
+def picture_filters(facts: VideoFacts, indices: Sequence[int] | None = None) -> list[str]:
+    """The filters before a frame is scaled and has its pixel format; `indices` None are all."""
     pictures = facts.pictures
     chain = [f"setparams={pictures.filled_tags}"] if pictures.filled_tags else []
     if pictures.size_changes:
@@ -55,16 +63,14 @@ def filter_chain(
         fields = [] if pictures.has_flagged_fields else [f"setfield={pictures.field_order}"]
         # It looks at the frames before and after, so it comes before the choice.
         chain += [*fields, "bwdif=mode=send_frame:deint=interlaced"]
-    chain.append(f"select={_select_expression(indices)}")
+    if indices is not None:
+        chain.append(f"select={_select_expression(indices)}")
     if pictures.is_hdr:
         chain.append(_beside_alpha(_TONE_MAP) if pictures.has_alpha else _TONE_MAP)
     if pictures.has_alpha:
         red, green, blue = getrgb(facts.background)[:3]
         chain.append(_LAY_ON.format(red=red, green=green, blue=blue))
-    # The scale filter changes nothing but the pixel format where the size is right already; it
-    # makes pixels square, and keeps a stream that changes its size from shifting the bytes.
-    chain += [f"scale={width}:{height}:flags={scaling}", "format=rgb24"]
-    return ",".join(chain)
+    return chain
 
 
 def input_options(facts: VideoFacts) -> list[str]:

@@ -74,6 +74,11 @@ class Pictures:
         return self.tags.transfer in _HDR_TRANSFERS
 
     @property
+    def is_yuv(self) -> bool:
+        """Whether the pictures are YCbCr, and not RGB, gray or of a palette."""
+        return _IS_YUV.match(self.pixel_format.replace("yuvj", "yuv")) is not None
+
+    @property
     def is_plain(self) -> bool:
         """Whether a decoder that knows nothing of all this shows them right."""
         return not (self.filled_tags or self.has_alpha or self.size_changes or self.is_hdr)

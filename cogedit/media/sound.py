@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,6 +12,31 @@ from cogedit.errors import UsageError, VideoError
 from cogedit.media.ffmpeg import FfmpegResult, input_args, run_ffmpeg, run_on_input
 from cogedit.media.ffmpeg_output import AudioTrack, parse_header
 from cogedit.media.writer import AudioSource, can_copy_audio
+
+
+@dataclass(frozen=True)
+class WholeAudio:
+    """Audio tracks of a video from beginning to end, beside its pictures."""
+
+    path: Path
+    tracks: tuple[int, ...]  # numbers from 0
+    copied: tuple[bool, ...]  # of each, whether the new file takes it as it is; AAC otherwise
+    delays: tuple[Fraction, ...]  # of each, seconds to add to its times
+
+    def args(self) -> tuple[list[str], list[str]]:
+        """Options of ffmpeg that open the tracks after one other input, and that write them."""
+        opened: list[str] = []
+        written: list[str] = []
+        for place, (number, is_copied, delay) in enumerate(
+            zip(self.tracks, self.copied, self.delays, strict=True)
+        ):
+            offset = ["-itsoffset", f"{float(delay):.6f}"] if delay else []
+            opened += [*offset, *input_args(self.path)]
+            written += ["-map", f"{place + 1}:a:{number}"]
+            written += [f"-c:a:{place}", "copy" if is_copied else "aac"]
+            written += [f"-map_metadata:s:a:{place}", f"{place + 1}:s:a:{number}"]  # its language
+        return opened, written
+
 
 _COUNTED_BY_STREAM = {"mpegts", "mpeg"}
 """Containers whose time ffmpeg counts from the first packet of the streams that it reads."""
@@ -42,12 +67,7 @@ def choose_audio(
     """
     order = sorted(range(len(tracks)), key=lambda number: not tracks[number].is_default)
     if wanted is not None:
-        if wanted > len(tracks):
-            raise UsageError(
-                f"{path} has {len(tracks)} audio tracks, and --audio-track is {wanted}: expected "
-                f"1 to {len(tracks)}"
-            )
-        order = [wanted - 1]
+        order = [_number_of(wanted, path, tracks)]
     decodable = [number for number in order if _can_decode(path, number)]
     # Last, for an ffmpeg that was built without the decoder.
     copied = [number for number in order if can_copy_audio(tracks[number].codec, suffix)]
@@ -64,6 +84,40 @@ def choose_audio(
         return f"no audio of {path} lies where the clip is"
     codecs = ", ".join(tracks[number].codec for number in order)
     return f"no audio track of {path} can be decoded ({codecs})"
+
+
+def choose_whole_audio(
+    path: Path, tracks: Sequence[AudioTrack], *, wanted: int | None, suffix: str
+) -> tuple[WholeAudio, str]:
+    """Choose the audio of a whole video: all of its tracks, or the `wanted` one, from 1.
+
+    Arguments and errors are those of `choose_audio`. Returns it, and what is left out and why, in
+    words that are empty where nothing is.
+    """
+    numbers = range(len(tracks))
+    if wanted is not None:
+        numbers = range(number := _number_of(wanted, path, tracks), number + 1)
+    copied = {number: can_copy_audio(tracks[number].codec, suffix) for number in numbers}
+    kept = [number for number in numbers if copied[number] or _can_decode(path, number)]
+    lost = [f"{number + 1} ({tracks[number].codec})" for number in numbers if number not in kept]
+    audio = WholeAudio(
+        path,
+        tuple(kept),
+        tuple(copied[number] for number in kept),
+        tuple(-_difference_of_zeros(path, number) for number in kept),
+    )
+    words = "cannot be decoded, and is no audio that the file takes as it is"
+    return audio, f"audio track {', '.join(lost)} of {path} {words}" if lost else ""
+
+
+def _number_of(wanted: int, path: Path, tracks: Sequence[AudioTrack]) -> int:
+    """The number from 0 of a track that was asked for."""
+    if wanted > len(tracks):
+        raise UsageError(
+            f"{path} has {len(tracks)} audio tracks, and --audio-track is {wanted}: expected "
+            f"1 to {len(tracks)}"
+        )
+    return wanted - 1
 
 
 def _decoded(path: Path, number: int) -> FfmpegResult:

@@ -12,7 +12,7 @@ import os
 import secrets
 import shlex
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -111,18 +111,12 @@ def write_video(
     stream = _as_stream(frames)
     plan_encoding(path, encoding.codec, lossless=encoding.lossless, crf=encoding.crf)
     encoding.check_frames(stream.width, stream.height, fps=fps)
-    _check_comment(comment)
-    if not path.parent.is_dir():
-        raise StorageError(
-            f"cannot write {path}: the folder {path.parent} does not exist",
-            hint=f"mkdir -p {shlex.quote(str(path.parent))}",
-        )
+    check_place(path, is_folder=encoding.codec == "png")
     if encoding.codec == "png":
+        _check_comment(comment)
         check_image_folder(path)
         _write_images(stream.frames, path, comment=comment, over=over)
         return
-    if path.is_dir():
-        raise StorageError(f"cannot write {path}: it is a folder", hint="name a file in it")
     audio_input, audio_output = _audio_args(audio if encoding.has_audio else None, path)
     video_output = encoding.args(fps)
     # The one filter that makes a GIF maps its own result.
@@ -133,17 +127,48 @@ def write_video(
         *mapped,
         *audio_output,
         *video_output,
-        # The source's own metadata (title, place, camera) is not the edit's.
-        *("-map_metadata", "-1", "-map_chapters", "-1"),
-        *([] if comment is None else ["-metadata", f"comment={comment}"]),
+        *metadata_args(comment),
     ]
+
+    def complete(temporary: Path) -> None:
+        if comment is not None and encoding.codec == "gif":
+            add_gif_comment(temporary, comment)
+        _verify(temporary, path, num_frames=stream.num_frames, fps=fps)
+
+    chunks = (np.ascontiguousarray(frame).data for frame in stream.frames)
+    num_pixels = stream.num_frames * stream.height * stream.width
+    encode(chunks, path, args=args, num_pixels=num_pixels, complete=complete, over=over)
+
+
+def encode(
+    chunks: Iterable[memoryview | bytes],
+    path: Path,
+    *,
+    args: Sequence[str],
+    num_pixels: int,
+    complete: Callable[[Path], None],
+    over: Over,
+) -> None:
+    """Let ffmpeg write a file, which has its name once it is whole.
+
+    Args:
+        chunks: What ffmpeg reads at its input `pipe:0`.
+        path: The file, whose suffix names the container.
+        args: Options of ffmpeg, without the name of the file.
+        num_pixels: In all frames, by which ffmpeg may be slow.
+        complete: Checks the finished file, under another name.
+        over: What it may replace.
+
+    Raises:
+        UsageError: Something lies at `path` that may not be replaced.
+        StorageError: As `write_video`, or what `complete` raises.
+    """
     # ffmpeg chooses the container by the suffix, which the other name keeps.
     with _beside(path) as temporary:
-        _encode(stream, path, args=[*args, "-n", file_url(temporary)])
+        args = [*args, "-n", file_url(temporary)]
+        _run_encoder(chunks, path, args=args, num_pixels=num_pixels)
         with _storage_errors(path):
-            if comment is not None and encoding.codec == "gif":
-                add_gif_comment(temporary, comment)
-            _verify(temporary, path, num_frames=stream.num_frames, fps=fps)
+            complete(temporary)
             _finish(temporary, path, over=over)
 
 
@@ -157,6 +182,25 @@ def _as_stream(frames: NDArray[np.uint8] | FrameStream) -> FrameStream:
         )
     num_frames, height, width, _ = frames.shape
     return FrameStream(frames, num_frames, height, width)
+
+
+def check_place(path: Path, *, is_folder: bool = False) -> None:
+    """Raise `StorageError` where a file, or a folder of images, has no place."""
+    if not path.parent.is_dir():
+        raise StorageError(
+            f"cannot write {path}: the folder {path.parent} does not exist",
+            hint=f"mkdir -p {shlex.quote(str(path.parent))}",
+        )
+    if path.is_dir() and not is_folder:
+        raise StorageError(f"cannot write {path}: it is a folder", hint="name a file in it")
+
+
+def metadata_args(comment: str | None) -> list[str]:
+    """Options of ffmpeg for the file's metadata. Raises `UsageError` for what is no comment."""
+    _check_comment(comment)
+    # The source's own metadata (title, place, camera) is not the edit's.
+    stripped = ["-map_metadata", "-1", "-map_chapters", "-1"]
+    return stripped if comment is None else [*stripped, "-metadata", f"comment={comment}"]
 
 
 def _check_comment(comment: str | None) -> None:
@@ -196,13 +240,14 @@ def can_copy_audio(codec: str, suffix: str) -> bool:
     return copied is None or codec in copied
 
 
-def _encode(stream: FrameStream, path: Path, *, args: list[str]) -> None:
-    pixels = stream.num_frames * stream.height * stream.width
-    timeout = STALL_TIMEOUT + pixels / _SLOWEST_PIXELS_PER_SECOND
+def _run_encoder(
+    chunks: Iterable[memoryview | bytes], path: Path, *, args: Sequence[str], num_pixels: int
+) -> None:
+    timeout = STALL_TIMEOUT + num_pixels / _SLOWEST_PIXELS_PER_SECOND
     with FfmpegPipe(args, stall_timeout=timeout) as ffmpeg:
         try:
-            for frame in stream.frames:
-                ffmpeg.write(np.ascontiguousarray(frame).data.cast("B"))
+            for chunk in chunks:
+                ffmpeg.write(memoryview(chunk).cast("B"))
         except BrokenPipeError:
             pass  # ffmpeg has ended early; its status and its message say why
         result = ffmpeg.finish()

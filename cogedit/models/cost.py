@@ -158,7 +158,7 @@ def window_shape(shape: LatentShape, windows: WindowPlan | None) -> LatentShape:
 
 
 def num_windows(shape: LatentShape, windows: WindowPlan | None, call: int) -> int:
-    """Return how many windows a model call has, where they move at every other call."""
+    """Return how many windows a model call has, counted as if they moved at every other call."""
     return 1 if windows is None else len(window_starts(windows, shape[0], moved=bool(call % 2)))
 
 

@@ -19,16 +19,17 @@ from cogedit.artifacts import (
     sniff_kind,
 )
 from cogedit.config import Settings
-from cogedit.disk import state_of
+from cogedit.disk import Over, state_of
 from cogedit.errors import UsageError, VideoError
 from cogedit.media.encoding import Encoding, plan_encoding
 from cogedit.media.probe import probe_facts
 from cogedit.media.recipe_comment import find_comment
 from cogedit.media.restore import needs_own_frames
 from cogedit.media.sound import choose_audio
+from cogedit.media.stream import FrameStream
 from cogedit.media.writer import AudioSource, write_video
 from cogedit.stages.decode import composite_for
-from cogedit.stages.load import check_size_of_clip
+from cogedit.stages.load import check_size_of_clip, choose_clip
 from cogedit.stages.model import checkpoint_for, dtype_for, latent_shape_of
 from cogedit.stages.recipe import Recipe
 from cogedit.stages.replacing import check_not_source, in_the_way, place_of_source
@@ -42,6 +43,7 @@ from cogedit.stages.source import (
     keeps_time,
     resize_plan,
 )
+from cogedit.stages.splice import check_source, one_bar, spliced, write_whole
 from cogedit.types import ExportSettings
 
 
@@ -119,6 +121,8 @@ def _source_clip(job: _Job) -> _Job:
         align_edges=0,
         dtype=None,
         decode_tiling=None,
+        splice=False,
+        crossfade=0,
     )
     shown = replace(job, recipe=clip, path=place_of_source(job.path), may_replace=False)
     _exists(shown)
@@ -135,7 +139,13 @@ def is_exported(source: Path, settings: Settings, *, output: Path) -> bool:
 
 def encoding_for(output: Path | None, export: ExportSettings) -> Encoding:
     """Choose how a video is coded; without an output, by its settings alone."""
-    return plan_encoding(output, export.codec, crf=export.crf, lossless=export.lossless)
+    return plan_encoding(
+        output,
+        export.codec,
+        crf=export.crf,
+        lossless=export.lossless,
+        for_splice=export.splice,
+    )
 
 
 def _job(
@@ -167,8 +177,10 @@ def _job(
         recipe = replace(recipe, align_edges=options.align_edges)
     if not isinstance(record, FramesRecord):
         recipe = replace(recipe, dtype=dtype_for(settings), decode_tiling=settings.decode_tiling)
+    if options.splice:
+        recipe = spliced(recipe, options)
     silent = None
-    if recipe.sound and not (recipe.fps == frames.fps and keeps_time(frames)):
+    if recipe.sound and not recipe.splice and not (recipe.fps == frames.fps and keeps_time(frames)):
         silent = f"at {float(recipe.fps):.6g} fps the clip does not keep the source's time"
         recipe = replace(recipe, sound=False)
     _check_size(recipe)
@@ -199,16 +211,25 @@ def check_export(
         # Beside the edit, as the export will look for it.
         place = workspace_for(video, settings).root / video.name
         found = find_source(frames, place, source_video)
-        _check_size(Recipe(record, options.fps or frames.fps, encoding, size=options.size))
+        recipe = Recipe(record, options.fps or frames.fps, encoding, size=options.size)
+        if options.splice:
+            recipe = spliced(recipe, options)
+            check_source(_require(found, frames, "--splice").facts, encoding, options)
+        _check_size(recipe)
         own_pixels = options.align_edges > 0 or options.composite == "source"
         if options.size == "source" and (own_pixels or needs_own_frames(resize_plan(frames))):
-            _require(found, frames)
+            _require(found, frames, "--size source")
         check_source_artifacts(video, settings, has_mask=has_mask)
         if output is not None:
             check_not_source(output, record)
         return
     facts = probe_facts(video, frame_rate=settings.load.frame_rate, fps=settings.load.fps)
     check_size_of_clip(settings)
+    if options.splice:
+        clip = choose_clip(video, settings, run=Run())
+        spliced(Recipe(clip.record, clip.record.fps, encoding), options)
+        check_source(clip.facts, encoding, options)
+        return
     size = facts if options.size == "source" else settings.load
     encoding.check_frames(size.width, size.height, fps=options.fps or facts.fps)
     if options.sound and encoding.has_audio and facts.audio_tracks:
@@ -239,6 +260,7 @@ def _export(job: _Job, source_video: Path | None, session: Session | None) -> Ex
     frames = frames_record(recipe.record)
     needs_source = recipe.size == "source" and (
         isinstance(recipe.record, FramesRecord)
+        or recipe.splice
         or recipe.composite == "source"
         or recipe.align_edges > 0
         or needs_own_frames(resize_plan(frames))
@@ -247,8 +269,8 @@ def _export(job: _Job, source_video: Path | None, session: Session | None) -> Ex
     if needs_source or recipe.sound or source_video is not None:
         found = find_source(frames, job.artifact, source_video)
     if needs_source:
-        _require(found, frames)
-    audio = _audio_of(found, job) if recipe.sound else None
+        _require(found, frames, "--splice" if recipe.splice else "--size source")
+    audio = _audio_of(found, job) if recipe.sound and not recipe.splice else None
     silent = audio if isinstance(audio, str) else None
     if silent is not None:
         recipe = replace(recipe, sound=False)
@@ -262,25 +284,18 @@ def _export(job: _Job, source_video: Path | None, session: Session | None) -> Ex
     with in_use(job.path.parent), use_session(session) as owner:
         job = _with_tiling(job, owner)
         recipe = job.recipe
-        shown = show(
-            job.artifact,
-            recipe,
-            job.settings,
-            source=found if isinstance(found, FoundSource) else None,
-            session=owner,
-            run=run,
-        )
+        source = found if isinstance(found, FoundSource) else None
+        one = one_bar(run)
+        shown = show(job.artifact, recipe, job.settings, source=source, session=owner, run=one)
+        over: Over = "anything" if job.may_replace else before
         try:
             with closing(shown):
-                write_video(
-                    shown,
-                    job.path,
-                    fps=recipe.fps,
-                    encoding=recipe.encoding,
-                    comment=recipe.comment(),
-                    audio=audio if isinstance(audio, AudioSource) else None,
-                    over="anything" if job.may_replace else before,
-                )
+                if recipe.splice and source is not None:
+                    written = write_whole(
+                        shown, job.path, recipe=recipe, source=source, over=over, run=one
+                    )
+                else:
+                    written = _write_clip(shown, job, audio, over)
         except UsageError as error:
             if not isinstance(error.__cause__, FileExistsError):
                 raise
@@ -288,10 +303,24 @@ def _export(job: _Job, source_video: Path | None, session: Session | None) -> Ex
                 return _reused(job)
             raise in_the_way(job.path, "this artifact", job.artifact) from error
     with_audio = ", with the source's audio" if recipe.sound else ""
-    count, rate = len(frames.frame_indices), f"{float(recipe.fps):.6g} fps"
     instead = ", in place of one with other export settings (-o keeps both)" if replaced else ""
-    run.notify(f"wrote {job.path} ({count} frames at {rate}{with_audio}){instead}")
+    run.notify(f"wrote {job.path} ({written}{with_audio}){instead}")
     return Exported(job.path, reused=False)
+
+
+def _write_clip(shown: FrameStream, job: _Job, audio: AudioSource | str | None, over: Over) -> str:
+    """Write the frames of a clip, and return how many at which rate in words."""
+    recipe = job.recipe
+    write_video(
+        shown,
+        job.path,
+        fps=recipe.fps,
+        encoding=recipe.encoding,
+        comment=recipe.comment(),
+        audio=audio if isinstance(audio, AudioSource) else None,
+        over=over,
+    )
+    return f"{shown.num_frames} frames at {float(recipe.fps):.6g} fps"
 
 
 def _with_tiling(job: _Job, session: Session) -> _Job:
@@ -306,13 +335,14 @@ def _with_tiling(job: _Job, session: Session) -> _Job:
     return replace(job, settings=settings, recipe=replace(job.recipe, decode_tiling=tiling))
 
 
-def _require(found: FoundSource | str, frames: FramesRecord) -> None:
+def _require(found: FoundSource | str, frames: FramesRecord, flag: str) -> FoundSource:
     """Raise `VideoError` if the source video was not found, for the reason in its place."""
     if isinstance(found, str):
         raise VideoError(
-            f"--size source needs frames of {frames.source.name} itself, and {found}",
+            f"{flag} needs frames of {frames.source.name} itself, and {found}",
             hint="name it with --source VIDEO",
         )
+    return found
 
 
 def _reused(job: _Job) -> Exported:

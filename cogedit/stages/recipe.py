@@ -34,6 +34,8 @@ class Recipe:
         dtype: What the VAE decodes in; None where nothing is decoded.
         decode_tiling: Whether it decodes in tiles; None where nothing is decoded, or where that
             follows from the memory that will be free.
+        splice: Whether it is the whole source video, with the clip in its place.
+        crossfade: Frames of the clip over which it goes from one to the other, at each cut.
     """
 
     record: Record
@@ -47,6 +49,8 @@ class Recipe:
     align_edges: int = 0
     dtype: DType | None = None
     decode_tiling: bool | None = None
+    splice: bool = False
+    crossfade: int = 0
 
     def comment(self) -> str:
         """Return the recipe as canonical JSON, for the video's metadata."""
@@ -65,6 +69,8 @@ class Recipe:
         }
         if self.sound and self.audio_track is not None:
             options["audio_track"] = self.audio_track
+        if self.splice:
+            options |= {"splice": True, "crossfade": self.crossfade}
         record = json.loads(record_text(self.record), object_hook=_with_short_indices)
         recipe = {"cogedit": record, "content_key": content_key(self.record), "export": options}
         return json.dumps(recipe, sort_keys=True, separators=(",", ":"))

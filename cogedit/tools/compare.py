@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
@@ -159,10 +160,11 @@ def open_input(path: Path, *, fps: Fraction | None = None) -> Input:
             path, record, None, indices, clip.fps, clip.settings.width, clip.settings.height
         )
     facts = probe_facts(path, fps=fps)
-    try:
-        shown: Record | None = read_recipe(path).record
-    except ArtifactError:
-        shown = None  # not an export of cogedit
+    shown: Record | None = None
+    with suppress(ArtifactError):  # not an export of cogedit
+        recipe = read_recipe(path)
+        # A whole video with a clip in it is no clip.
+        shown = None if recipe.options.get("splice") else recipe.record
     indices = tuple(range(facts.num_frames))
     return Input(path, shown, facts, indices, facts.fps, facts.width, facts.height)
 

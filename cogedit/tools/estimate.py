@@ -31,6 +31,7 @@ from cogedit.models.cost import (
     edit_work,
     host_bytes,
     inversion_work,
+    num_windows,
     part_bytes,
     trajectory_bytes,
     window_shape,
@@ -50,7 +51,7 @@ from cogedit.stages.model import (
 from cogedit.stages.reconstruct import check_edits, edit_record, edits_together, levels_of
 from cogedit.stages.run import Run, workspace_for
 from cogedit.stages.session import Session
-from cogedit.types import InvertSettings, ReconstructSettings
+from cogedit.types import InvertSettings, ReconstructSettings, WindowPlan
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,9 @@ class Estimate:
     Attributes:
         num_frames, width, height: Of the clip.
         latent_shape: Latent frames, height and width, padding included.
-        num_tokens: Text and image tokens of a row.
+        windows: Over the latent frames; None is one pass over them all.
+        num_windows: Least number of windows of a model call.
+        num_tokens: Text and image tokens of a row: of one window.
         stages: In order, those that would do nothing included.
         text_encoder_bytes: Weights of T5, which is freed before the transformer is loaded.
         transformer_bytes: Weights of the transformer.
@@ -114,6 +117,8 @@ class Estimate:
     width: int
     height: int
     latent_shape: LatentShape
+    windows: WindowPlan | None
+    num_windows: int
     num_tokens: int
     stages: tuple[StageEstimate, ...]
     text_encoder_bytes: int
@@ -341,6 +346,8 @@ class _Cost:
             width=self._frames.settings.width,
             height=self._frames.settings.height,
             latent_shape=shape,
+            windows=self._windows,
+            num_windows=num_windows(shape, self._windows, 0),
             num_tokens=num_tokens,
             stages=tuple(stages),
             text_encoder_bytes=part_bytes(self._checkpoint, "text_encoder", dtype),

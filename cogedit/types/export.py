@@ -7,7 +7,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from cogedit.schema import FrameRate, Positive, Radius, setting
+from cogedit.schema import Count, FrameRate, Positive, Radius, setting
 from cogedit.types.words import Codec, Composite, VideoSize
 
 
@@ -31,7 +31,7 @@ class ExportSettings:
         None,
         "Video",
         "Quality, from 0 (best) to 51, for av1 to 63.",
-        default_text="18, for h265 20",
+        default_text="18, for h265 20; with --splice 15, for h265 17",
     )
     lossless: bool = setting(False, "Video", "Keep every pixel exactly (h264, h265, ffv1, png).")
     size: VideoSize = setting(
@@ -66,4 +66,18 @@ class ExportSettings:
         "Fit the edit's changes of color and light to the edges of the source's own frames, in "
         "windows of this radius, and keep their grain and texture; 0 is off.",
         unit="pixels",
+    )
+    splice: bool = setting(
+        False,
+        "Video",
+        "Write the whole source video with the clip in its place: every frame at its own time, at "
+        "the source's size, with its audio and its color tags.",
+        is_later=True,
+    )
+    crossfade: Count = setting(
+        0,
+        "Video",
+        "Over how many frames of the clip --splice goes from the source to the edit, and back.",
+        unit="frames",
+        is_later=True,
     )

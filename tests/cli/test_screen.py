@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from cogedit.cli import app
 from cogedit.cli.progress import Notes, Thumbnail
 from cogedit.cli.screen import Screen, printable
-from cogedit.progress import Step, StepInfo
+from cogedit.progress import Step, StepInfo, WindowInfo
 
 
 def steps(total):
@@ -34,6 +34,29 @@ def test_plain_progress_is_a_line_about_every_thirty_seconds(monkeypatch, capsys
         "inverting: step 6 of 10, 12.0 s per step, 0:48 left",
         "inverting: step 9 of 10, 12.0 s per step, 0:12 left",
     ]
+
+
+def test_windows_of_a_slow_step_are_told_too(monkeypatch, capsys):
+    clock = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    with Screen().progress("inverting", 10) as on_step:
+        for window in range(8):
+            clock[0] += 12.0
+            on_step(WindowInfo(3, 10, window, 8))
+    assert capsys.readouterr().err.splitlines() == [
+        "inverting: step 4 of 10, window 3 of 8",
+        "inverting: step 4 of 10, window 6 of 8",
+    ]
+    with Screen(jsonl=True).progress("inverting", 10) as on_step:
+        on_step(WindowInfo(3, 10, 0, 8))
+    assert json.loads(capsys.readouterr().err) == {
+        "event": "window",
+        "doing": "inverting",
+        "step": 4,
+        "total": 10,
+        "window": 1,
+        "windows": 8,
+    }
 
 
 def test_long_times_have_hours(monkeypatch, capsys):
@@ -246,6 +269,21 @@ def test_a_bar_leaves_room_for_what_a_terminal_shows_of_ctrl_c(columns):
     [bar] = left_on(on_a_terminal(BAR, "xterm", columns))
     assert bar.endswith(" left")
     assert len(bar) <= columns - len("^C")
+
+
+@pytest.mark.parametrize(("columns", "is_shown"), [(60, False), (80, True), (120, True)])
+def test_a_bar_shows_windows_where_there_is_room(columns, is_shown):
+    in_windows = PICTURE.replace("if show is not None:\n", "if True:\n").replace(
+        "show(RGBPicture(2, 2, bytes([255, 0, 0] * 2 + [0, 0, 255] * 2)))",
+        "on_step(WindowInfo(index, 4, 1, 13))",
+    )
+    in_windows = in_windows.replace("RGBPicture, StepInfo", "StepInfo, WindowInfo")
+    shown = on_a_terminal(in_windows, "xterm", columns)
+    assert (b"3/4, window 2/13" in shown) == is_shown
+    [bar] = left_on(shown)
+    assert bar.endswith(" left")
+    assert len(bar) <= columns - len("^C")
+    assert "window" not in bar
 
 
 def test_what_is_said_while_there_is_a_bar_stands_above_it():

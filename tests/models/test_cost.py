@@ -1,14 +1,17 @@
 """The cost model against the counter of torch, and against the published sizes of CogVideoX-5B."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from pipelines import GOLDEN_PIPELINE
 from published import COGVIDEOX_5B
+from schedules import forward_scheduler
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from cogedit.diffusion.trajectory import Trajectory
+from cogedit.diffusion.windows import moves_windows, window_starts
 from cogedit.errors import ModelError
 from cogedit.lab.configurations import UPSTREAM_EDIT
 from cogedit.models.checkpoint import find_checkpoint
@@ -22,12 +25,13 @@ from cogedit.models.cost import (
     row_flops,
     text_encoder_bytes,
     trajectory_bytes,
+    window_shape,
 )
 from cogedit.models.device import DTYPES
 from cogedit.models.loading import alphas_cumprod, load_text_encoder, load_transformer
 from cogedit.models.rows import rows_at_a_time
-from cogedit.models.sampling import edit_latents, invert_latents
-from cogedit.types import InvertSettings
+from cogedit.models.sampling import edit_latents, inversion_schedule, invert_latents
+from cogedit.types import InvertSettings, WindowPlan
 
 TERA = 1e12
 SIZES_5B = TransformerSizes.of(COGVIDEOX_5B)
@@ -46,6 +50,50 @@ def test_a_row_of_5b():
 def test_a_patch_over_two_frames_halves_the_tokens():
     sizes = TransformerSizes.of(COGVIDEOX_5B | {"patch_size_t": 2})
     assert sizes.num_image_tokens((22, 96, 170)) == 11 * 48 * 85
+
+
+WINDOWS_5B = WindowPlan(13, 4, 4)
+
+
+@pytest.mark.parametrize(("num_frames", "ratio"), [(97, 1.07), (481, 0.28)])
+def test_windows_cost_in_proportion_to_the_length(num_frames, ratio):
+    """Of one pass over the whole clip, whose attention grows with the square of its length."""
+    shape = ((num_frames - 1) // 4 + 1, *CLIP_5B[1:])
+    invert = partial(inversion_work, InvertSettings(), SIZES_5B, shape)
+    assert invert(WINDOWS_5B).flops.total / invert().flops.total == pytest.approx(ratio, rel=0.1)
+    # An edit that attends to its source has more attention to spare.
+    asked = [replace(UPSTREAM_EDIT, prompt="a fox")]
+    edit = partial(edit_work, asked, InvertSettings(), SIZES_5B, shape)
+    assert edit(WINDOWS_5B).flops.total / edit().flops.total < 1.1 * ratio
+
+
+def test_windows_are_counted_as_an_inversion_meets_them():
+    shape = (49, *CLIP_5B[1:])
+    table = forward_scheduler().alphas_cumprod
+    for settings in (
+        InvertSettings(),
+        InvertSettings(num_inference_steps=25, low_levels=2),
+        InvertSettings(inverse="midpoint"),
+    ):
+        met = [
+            len(window_starts(WINDOWS_5B, 49, moved=moves_windows(t)))
+            for t in inversion_schedule(settings, table).timesteps
+        ]
+        assert {*met} == {5, 6}
+        counted = inversion_work(settings, SIZES_5B, shape, WINDOWS_5B)
+        # The first step asks twice; the noise of a midpoint inversion is not asked about.
+        assert counted.calls == pytest.approx(sum(met), abs=8)
+
+
+def test_memory_is_that_of_one_window():
+    def needed(shape, windows):
+        work = inversion_work(InvertSettings(), SIZES_5B, shape, windows)
+        seen = window_shape(shape, windows)
+        return activation_bytes(SIZES_5B, seen, work, item_size=2, device="cuda")
+
+    one = needed(CLIP_5B, None)
+    assert needed((121, *CLIP_5B[1:]), WINDOWS_5B) == needed((25, *CLIP_5B[1:]), WINDOWS_5B) == one
+    assert needed((25, *CLIP_5B[1:]), None) > 1.8 * one
 
 
 def upstream_flops(num_prompts):

@@ -1,11 +1,13 @@
 """Clips longer than the model's own, through the stages: records, resuming, and one field."""
 
+import re
 from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
 import torch
-from pipelines import TINY_PIPELINE
+from pipelines import TINY_MODEL, TINY_PIPELINE
+from typer.testing import CliRunner
 from videos import make_video
 
 import cogedit
@@ -17,6 +19,7 @@ from cogedit.artifacts import (
     record_text,
     write_artifact,
 )
+from cogedit.cli import app
 from cogedit.errors import ArtifactMismatch, UsageError
 from cogedit.progress import WindowInfo
 from cogedit.stages.model import checkpoint_for
@@ -141,6 +144,38 @@ def test_an_inversion_and_an_edit_killed_between_two_windows_end_with_the_same_b
         cogedit.reconstruct(video, "a fox", here, run=killed_at(3, 1))
     [found] = cogedit.reconstruct(video, "a fox", here)
     assert found.path.read_bytes() == expected.path.read_bytes()
+
+
+def test_what_it_would_take(video, tmp_path, inverted, reported):
+    run, _, steps = reported
+    settings = settings_of(video, tmp_path, invert__num_inference_steps=12)
+    found = cogedit.estimate(video, settings, prompts=["a fox"])
+    assert (found.latent_shape[0], found.windows, found.num_windows) == (5, WINDOWS, 2)
+    load = replace(settings.load, max_num_frames=9)
+    short = cogedit.estimate(video, replace(settings, load=load))
+    assert (short.windows, short.num_windows) == (None, 1)
+    assert found.num_tokens == short.num_tokens
+    cogedit.reconstruct(video, "a fox", settings, run=run)
+    windows = [step for step in steps if isinstance(step, WindowInfo)]
+    up, down = (stage.work.calls for stage in found.stages)
+    assert len(windows) == pytest.approx(up + down, rel=0.1)
+
+
+def test_windows_are_shown(video, inverted, tmp_path):
+    shown = CliRunner().invoke(app, ["inspect", str(inverted)])
+    assert shown.exit_code == 0
+    assert re.search(r"windows +of 3 latent frames.* overlap by 1 .* move by 1 ", shown.stdout)
+    flags = [*TINY_MODEL, "--max-num-frames", "17", "--dry-run", "--workspace", str(tmp_path)]
+    dry = CliRunner().invoke(app, ["invert", str(video), *flags])
+    assert dry.exit_code == 0, dry.output
+    assert re.search(r"latents 5x\d+x\d+ in 2 or more windows of 3, ", dry.stdout)
+
+
+@pytest.mark.parametrize(("overlap", "exit_code"), [("1", 0), ("auto", 0), ("0", 2)])
+def test_the_overlap_of_a_trajectory_may_be_said_again(inverted, overlap, exit_code):
+    flags = [*TINY_MODEL, "--window-overlap", overlap, "--dry-run", "--prompt", "a fox"]
+    said = CliRunner().invoke(app, ["reconstruct", str(inverted), *flags])
+    assert said.exit_code == exit_code, said.output
 
 
 def test_every_window_is_reported(video, tmp_path, inverted, reported):

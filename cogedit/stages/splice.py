@@ -1,0 +1,170 @@
+"""A clip back in the video that it was taken from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+from cogedit.artifacts import FramesRecord, frames_record
+from cogedit.disk import Over
+from cogedit.errors import UsageError
+from cogedit.media.encoding import Encoding
+from cogedit.media.facts import VideoFacts
+from cogedit.media.samples import layout_for
+from cogedit.media.sound import WholeAudio, choose_whole_audio
+from cogedit.media.splice import write_splice
+from cogedit.media.stream import Frame, FrameStream
+from cogedit.progress import ShowStep
+from cogedit.stages.recipe import Recipe
+from cogedit.stages.run import Run
+from cogedit.stages.source import FoundSource
+from cogedit.types import ExportSettings
+
+
+def spliced(recipe: Recipe, options: ExportSettings) -> Recipe:
+    """Make the recipe of a clip that of its whole source with the clip in it.
+
+    Raises `UsageError` where the clip cannot be put back.
+    """
+    frames = frames_record(recipe.record)
+    source = frames.source
+    if source.is_untimed or source.reader == "pillow":
+        raise UsageError(
+            f"--splice puts a clip back at the times of its source, and {source.place} is no video",
+            hint="leave --splice out",
+        )
+    if options.fps not in (None, source.fps):
+        raise UsageError(
+            f"--splice keeps the source's {float(source.fps):.6g} fps, and --fps is {options.fps}",
+            hint="leave one out",
+        )
+    _check_rate(frames)
+    return replace(recipe, splice=True, crossfade=options.crossfade, size="source", fps=source.fps)
+
+
+def _check_rate(frames: FramesRecord) -> None:
+    """Refuse a clip that leaves out frames of its source."""
+    source, indices = frames.source, frames.frame_indices
+    asked = frames.settings.frame_rate
+    if source.is_resampled and asked is not None:
+        found = f"it was taken at {float(source.fps):.6g} fps, whatever the source has"
+    elif any(after != before + 1 for before, after in pairwise(indices)):
+        found = f"it has {float(frames.fps):.6g} of its {float(source.fps):.6g} fps"
+    else:
+        return
+    raise UsageError(
+        f"--splice needs a clip with every frame of {source.name}: {found}",
+        hint="--frame-rate source takes every frame for the clip; for colors and light, --config "
+        "recolor edits some frames and shows the edit on all of them",
+    )
+
+
+def check_source(facts: VideoFacts, encoding: Encoding, options: ExportSettings) -> None:
+    """Raise `UsageError` for a source that cannot be written again as it is."""
+    layout_for(replace(facts, grid=None), encoding)
+    wanted = options.audio_track
+    if options.sound and wanted is not None and facts.audio_tracks:
+        choose_whole_audio(Path(), facts.audio_tracks, wanted=wanted, suffix=".mkv")
+
+
+def write_whole(
+    shown: FrameStream,
+    path: Path,
+    *,
+    recipe: Recipe,
+    source: FoundSource,
+    over: Over,
+    run: Run,
+) -> str:
+    """Write a source video with a clip in its place.
+
+    Args:
+        shown: The frames of the clip, at the size of the source.
+        path: The file to write.
+        recipe: How; of `spliced`.
+        source: The source video.
+        over: What the new file may replace.
+        run: How to run.
+
+    Returns:
+        What was written, in words.
+
+    Raises:
+        CogeditError: As `write_splice`.
+    """
+    facts = replace(source.facts, grid=None)
+    numbers = stored_numbers(source)
+    if facts.pictures.is_hdr:
+        run.notify(f"{source.path} is HDR: the whole video is written tone mapped to BT.709")
+    total, num_clip = len(facts.timing.timestamps), numbers[-1] + 1 - numbers[0]
+    num_between = num_clip - len(set(numbers))
+    if num_between:
+        run.notify(
+            f"{num_between} frames of {source.path} come faster than its "
+            f"{float(facts.fps):.6g} fps: each shows the edit of the frame before"
+        )
+    audio, lost = _audio(source, recipe, path)
+    if lost:
+        run.notify(f"left out: {lost}")
+    with run.counting("writing", total) as done:
+        write_splice(
+            FrameStream(_for_stored(shown, numbers), num_clip, shown.height, shown.width),
+            path,
+            source=source.path,
+            facts=facts,
+            first=numbers[0],
+            encoding=recipe.encoding,
+            crossfade=recipe.crossfade,
+            comment=recipe.comment(),
+            audio=audio,
+            over=over,
+            on_frame=done,
+        )
+    clip = f"the clip in frames {numbers[0]} to {numbers[-1]}, all coded again"
+    return f"{total} frames at {float(facts.fps):.6g} fps, {clip}"
+
+
+def stored_numbers(source: FoundSource) -> Sequence[int]:
+    """The stored frame that each frame of a clip is of; one that is held may come repeatedly."""
+    indices, facts = source.frames.frame_indices, source.facts
+    if facts.grid is None:
+        return indices
+    stored = facts.timing.shown(facts.grid)
+    return [stored[index] for index in indices]
+
+
+def _for_stored(shown: FrameStream, numbers: Sequence[int]) -> Iterator[Frame]:
+    """A frame for each stored one: the last of several for it, or the one before if none is."""
+    for frame, (number, after) in zip(
+        shown.frames, pairwise([*numbers, numbers[-1] + 1]), strict=True
+    ):
+        for _ in range(number, after):
+            yield frame
+
+
+def _audio(source: FoundSource, recipe: Recipe, path: Path) -> tuple[WholeAudio | None, str]:
+    tracks = source.facts.audio_tracks
+    if not recipe.sound or not tracks:
+        return None, ""
+    return choose_whole_audio(source.path, tracks, wanted=recipe.audio_track, suffix=path.suffix)
+
+
+def one_bar(run: Run) -> Run:
+    """A run that shows one loop at a time: the outer one of two."""
+    depth = 0
+
+    @contextmanager
+    def progress(doing: str, total: int) -> Iterator[ShowStep]:
+        nonlocal depth
+        with ExitStack() as stack:
+            on_step = stack.enter_context((Run() if depth else run).progress(doing, total))
+            depth += 1
+            try:
+                yield on_step
+            finally:
+                depth -= 1
+
+    return replace(run, progress=progress)
