@@ -104,6 +104,7 @@ EVERYTHING = Configuration(
             inverse="upstream",
             inversion_iterations=2,
             low_levels=2,
+            window_overlap=0,  # of longer clips, whose windows the batch is given
         )
     ),
     ReconstructSettings(
