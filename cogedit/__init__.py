@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         reconstruct,
         settings_for,
     )
-    from cogedit.tools import Estimate, Swept, compare, estimate, sweep
+    from cogedit.tools import Estimate, LayerProbe, Swept, compare, estimate, probe_layers, sweep
     from cogedit.version import __version__
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "Estimate",
     "Exported",
     "InversionCheck",
+    "LayerProbe",
     "Run",
     "Session",
     "Swept",
@@ -51,6 +52,7 @@ __all__ = [
     "export",
     "invert",
     "load",
+    "probe_layers",
     "reconstruct",
     "settings_for",
     "sweep",

@@ -29,7 +29,7 @@ from cogedit.cli.configuration import config_app
 from cogedit.cli.defaults import newest_artifact
 from cogedit.cli.guide import guide
 from cogedit.cli.options import Call, with_options
-from cogedit.cli.tool_commands import batch, compare, doctor, report, sweep
+from cogedit.cli.tool_commands import batch, compare, doctor, probe_layers, report, sweep
 from cogedit.cli.usage import App
 from cogedit.version import __version__
 
@@ -273,7 +273,7 @@ def inspect(
     show_file(file, json_output=call.screen.json_output)
 
 
-for command in (sweep, batch, compare, report):
+for command in (sweep, probe_layers, batch, compare, report):
     app.command()(command)
 app.add_typer(config_app)
 app.add_typer(cache_app)

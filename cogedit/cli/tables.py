@@ -27,10 +27,10 @@ from cogedit.version import __version__
 
 if TYPE_CHECKING:
     from cogedit.artifacts.listing import Entry
-    from cogedit.tools import Estimate
+    from cogedit.tools import Estimate, LayerProbe
     from cogedit.tools.batch_plan import BatchPlan
     from cogedit.tools.doctor import Diagnosis
-    from cogedit.tools.estimate import VAEEstimate
+    from cogedit.tools.estimate import StageEstimate, VAEEstimate
 
 _MAX_DRAWN = 500
 """Rows that rich draws, at a millisecond each; more are printed as they are."""
@@ -88,10 +88,7 @@ def show_estimate(screen: Screen, command: str, estimate: Estimate) -> None:
         text, work = f"{stage.reused} of {stage.artifacts} reused", stage.work
         if work.calls:
             reused = f" ({text})" if stage.reused else ""
-            text = (
-                f"{work.calls:,} calls, {work.rows:,} rows, {flops(work.flops.total)}, about "
-                f"{duration(stage.seconds)}{reused}"
-            )
+            text = f"{cost_text(stage)}{reused}"
         rows.append((stage.name, text))
     rows.append(("disk", show_size(estimate.disk_bytes)))
     ways = {"encode": estimate.encode, "decode": estimate.decode}
@@ -103,6 +100,44 @@ def show_estimate(screen: Screen, command: str, estimate: Estimate) -> None:
         note = "by a probe of this device; without loading, T5 and VAE"
         rows.append(("time", f"about {duration(estimate.seconds)} ({note})"))
     show_rows(rows)
+
+
+def cost_text(stage: StageEstimate) -> str:
+    """Say what a stage would compute, and how long it would take."""
+    work = stage.work
+    counted = f"{work.calls:,} calls, {work.rows:,} rows, {flops(work.flops.total)}"
+    return f"{counted}, about {duration(stage.seconds)}"
+
+
+def show_probe(screen: Screen, probe: LayerProbe) -> None:
+    """Print what leaving the reference out of each layer changes, in percent."""
+    if screen.json_output:
+        content = {"command": "probe-layers", "outputs": []} | asdict(probe)
+        typer.echo(json.dumps(content))
+        return
+    from cogedit.tools.probe import MOST
+
+    columns = zip(*(level.changes for level in probe.levels), strict=True)
+    most = max(probe.means) or 1.0
+    rows = [
+        (str(layer), *map(_percent, (*changes, mean)), "#" * round(20 * mean / most))
+        for layer, changes, mean in zip(probe.layers, columns, probe.means, strict=True)
+    ]
+    timesteps = [str(level.timestep) for level in probe.levels]
+    show_rows(rows, headings=("layer", *(f"t = {t}" for t in timesteps), "mean", ""))
+    wholes = ", ".join(_percent(level.whole) for level in probe.levels)
+    screen.say(
+        f"by layer, at timesteps {', '.join(timesteps)} and in the mean: how far the estimate of "
+        "the clean clip moves where this layer alone leaves the source out, in percent of how far "
+        f"it moves where all do, which is {wholes} % of itself"
+    )
+    first, end = probe.window
+    if end - first < len(probe.layers):
+        screen.say(f"{MOST:.0%} of the sum lie within --injection-layers {first}:{end}")
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
 
 
 def _vae_row(direction: str, vae: VAEEstimate) -> str:

@@ -50,6 +50,47 @@ def sweep(
     call.screen.result("sweep", rows)
 
 
+@with_options(
+    "load",
+    "encode",
+    "invert",
+    "reconstruct",
+    "transformer",
+    without=(
+        "force",
+        "preview",
+        "reconstruct.auto_mask",
+        "reconstruct.auto_mask_threshold",
+        "reconstruct.mask_dilation",
+    ),
+)
+def probe_layers(
+    call: Call,
+    prompt: Annotated[str, option("--prompt", "-p", text="What the edit shows.")],
+    source: Trajectory = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Find the layers in which attention to the source has an effect: trajectory -> table.
+
+    Example: cogedit probe-layers bear.mp4 -p "a panda"
+    """
+    from cogedit import tools
+    from cogedit.cli.tables import cost_text, show_estimate, show_probe
+
+    trajectory = source or newest_artifact(call, "trajectory")
+    settings = call.settings(trajectory)
+    # What it says of the clip the run itself says again.
+    run = call.run if dry_run else replace(call.run, notify=call.screen.detail)
+    estimate = tools.estimate_probe(trajectory, prompt, settings, run=run)
+    if dry_run:
+        show_estimate(call.screen, "probe-layers", estimate)
+        return
+    for stage in estimate.stages:
+        if stage.work.calls:
+            call.screen.say(f"{stage.name}: {cost_text(stage)}")
+    show_probe(call.screen, tools.probe_layers(trajectory, prompt, settings, run=call.run))
+
+
 @with_options("load", "encode", "invert", "reconstruct", "export", "transformer")
 def batch(
     call: Call,

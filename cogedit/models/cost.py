@@ -189,15 +189,19 @@ def call_work(
     `strength` is the injection's in this step.
     """
     row, layers = row_flops(sizes, shape), sizes.num_layers
-    work = Work(1, plan.num_rows, plan.num_rows, flops=row * len(plan.edits))
+    # A row that parts from the first in some layer runs from there on.
+    runs = len(plan.edits) - sum(plan.parts_in) / layers
+    work = Work(1, plan.num_rows, plan.num_rows, flops=row * runs)
     if not plan.references or injection is None:
         return work
     first, end = injection.injection_layers
     end = layers if end is None else end
     if strength > 0:
         share = _injected_share(injection, sizes, shape, strength=strength)
-        extra = row.attention / layers * (end - first) * share
-        work += Work(injected=True, flops=Flops(attention=extra * len(plan.edits)))
+        attending = (len(plan.edits) - len(plan.parts_in)) * (end - first)
+        attending += sum(end - 1 - part for part in plan.parts_in)
+        extra = row.attention / layers * share * attending
+        work += Work(injected=True, flops=Flops(attention=extra))
     reference = row
     if not plan.reference_velocity:
         # Keys and values are 2 of the 12 d^2 of a layer.

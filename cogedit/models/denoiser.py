@@ -14,7 +14,7 @@ from cogedit.diffusion.windows import OnWindow, over_windows
 from cogedit.models.attention import Injection
 from cogedit.models.forward import References, runs_rows
 from cogedit.models.rotary import image_rotary_emb
-from cogedit.models.rows import EditPrompts, plan_rows
+from cogedit.models.rows import EditPrompts, RowPlan, plan_rows
 from cogedit.types import WindowPlan
 
 if TYPE_CHECKING:
@@ -112,6 +112,18 @@ class Denoiser:
             referenced=reference is not None,
             reference_velocity=self._reference_velocity,
         )
+        v = self.rows(plan, sample, timestep, reference)
+        edit = v[list(plan.conditional)]
+        if has_guidance:
+            # Classifier-free guidance (arXiv 2207.12598, equation 6), as diffusers scales it.
+            unconditional = v[list(plan.unconditional)]
+            edit = unconditional + self.guidance_scale * (edit - unconditional)
+        return (edit, v[list(plan.reference)]) if plan.reference_velocity else (edit,)
+
+    def rows(
+        self, plan: RowPlan, sample: Tensor, timestep: int, reference: Tensor | None = None
+    ) -> Tensor:
+        """Predict v of each row of a plan in one call, without guidance, as in `__call__`."""
         rows = [sample[[row.sample for row in plan.edits]]]
         references: References | None = None
         if reference is not None:
@@ -134,13 +146,7 @@ class Denoiser:
                 attention_kwargs=references,
                 return_dict=False,
             )[0]
-        v = v.to(sample)
-        edit = v[list(plan.conditional)]
-        if has_guidance:
-            # Classifier-free guidance (arXiv 2207.12598, equation 6), as diffusers scales it.
-            unconditional = v[list(plan.unconditional)]
-            edit = unconditional + self.guidance_scale * (edit - unconditional)
-        return (edit, v[list(plan.reference)]) if plan.reference_velocity else (edit,)
+        return v.to(sample)
 
     def velocity(self, sample: Tensor, timestep: int) -> Tensor:
         """Predict v of samples [B, F, C, H, W] without a reference, as an inversion wants it."""

@@ -158,9 +158,10 @@ class Layer:
         if self._number in window and injection.strength > 0:
             self._run_with_references(plan, injection, state)
         elif self._number < window.stop or plan.reference_velocity:
-            self._run_alone(range(plan.num_rows), state)
+            references = range(len(plan.edits), plan.num_rows)
+            self._run_alone([*plan.running(self._number), *references], state)
         else:
-            self._run_alone(range(len(plan.edits)), state)
+            self._run_alone(plan.running(self._number), state)
         return state.image, state.text
 
     def _run_alone(self, rows: Sequence[int], state: _State) -> None:
@@ -177,12 +178,17 @@ class Layer:
     def _run_with_references(self, plan: RowPlan, injection: Injection, state: _State) -> None:
         """Run references chunk by chunk, and after each the edit rows that attend to it."""
         is_last = self._number == injection.window(self._num_layers).stop - 1
+        for row, layer in enumerate(plan.parts_in, start=1):
+            if layer == self._number:
+                state.image[row], state.text[row] = state.image[0], state.text[0]
+                self._run_alone([row], state)
+        running = plan.running(self._number)
         for rows in self._chunks(range(len(plan.edits), plan.num_rows), state):
             if is_last and not plan.reference_velocity:
                 references = self._last_keys_and_values(rows, state, injection)
             else:
                 references = self._run_chunk(rows, state)
-            attending = [row for row, target in enumerate(plan.reference_of) if target in rows]
+            attending = [row for row in running if plan.reference_of[row] in rows]
             for edits in self._chunks(attending, state):
                 targets = [rows.index(plan.reference_of[row]) for row in edits]
                 own, gates = self._first_half(edits, state)

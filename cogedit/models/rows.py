@@ -151,6 +151,8 @@ class RowPlan:
         reference: For each edit, the reference row of its conditional row; empty without.
         reference_velocity: Whether the reference rows run to the last layer, for the velocity that
             they predict; they stop after the last layer with injection otherwise.
+        parts_in: For each edit row after the first, the layer in which it attends to itself alone,
+            rising. Until then it is the first row, and does not run. Empty but for `plan_probe`.
     """
 
     edits: tuple[Row, ...]
@@ -160,6 +162,7 @@ class RowPlan:
     unconditional: tuple[int, ...]
     reference: tuple[int, ...]
     reference_velocity: bool
+    parts_in: tuple[int, ...] = ()
 
     @property
     def num_rows(self) -> int:
@@ -170,6 +173,10 @@ class RowPlan:
     def prompts(self) -> list[int]:
         """Index of the prompt of each row."""
         return [row.prompt for row in (*self.edits, *self.references)]
+
+    def running(self, layer: int) -> range:
+        """Edit rows that run in a layer, beside those that part in it."""
+        return range(len(self.edits) - sum(part >= layer for part in self.parts_in))
 
 
 def plan_rows(
@@ -213,4 +220,22 @@ def plan_rows(
         unconditional=tuple(unconditional),
         reference=tuple(reference_of[row] for row in conditional) if referenced else (),
         reference_velocity=referenced and reference_velocity,
+    )
+
+
+def plan_probe(prompts: EditPrompts, layers: Sequence[int]) -> RowPlan:
+    """Lay out one edit, and the same once more for each of some layers, which it leaves out.
+
+    The layers rise. All rows attend to one reference row, which needs to run once for all of them.
+    """
+    first = 1 + len(layers)
+    return RowPlan(
+        edits=(Row(0, prompts.conditional),) * first,
+        references=(Row(prompts.source, prompts.reference_conditional),),
+        reference_of=(first,) * first,
+        conditional=(0,),
+        unconditional=(0,),
+        reference=(first,),
+        reference_velocity=False,
+        parts_in=tuple(layers),
     )

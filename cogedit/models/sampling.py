@@ -151,10 +151,7 @@ def edit_latents(
         NumericalError: NaN or Inf appeared.
     """
     shared, device = settings[0], transformer.device
-    visited = Schedule(
-        tuple(alphas_cumprod.double().tolist()), tuple(reversed(reference.timesteps))
-    )
-    schedule = visited.subset(shared.num_inference_steps, start_step=shared.first_step)
+    schedule = edit_schedule(shared, reference, alphas_cumprod)
     sources = _sources(settings, num_clips=len(reference.latents))
     if len(reference.latents) < len(settings):
         reference = reference.repeated(len(settings))
@@ -227,6 +224,20 @@ def edit_latents(
     if shared.method == "flow":
         samples += reference.latents.cpu()  # they are offsets from it
     return samples
+
+
+def edit_schedule(
+    settings: ReconstructSettings, reference: Trajectory, alphas_cumprod: Tensor
+) -> Schedule:
+    """Return the levels of an edit of a trajectory, for the forward scheduler's table [T].
+
+    Raises:
+        UsageError: The edit has more steps than the trajectory, or skips all of them.
+    """
+    visited = Schedule(
+        tuple(alphas_cumprod.double().tolist()), tuple(reversed(reference.timesteps))
+    )
+    return visited.subset(settings.num_inference_steps, start_step=settings.first_step)
 
 
 def _beside(edit: Denoiser, reference: Trajectory, attending: Container[int]) -> Model:

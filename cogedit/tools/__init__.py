@@ -5,7 +5,18 @@ Each tool uses the stages and never the other way round. Importing this package 
 
 from cogedit.tools.compare import compare
 from cogedit.tools.estimate import Estimate, estimate
+from cogedit.tools.probe import LayerProbe, estimate_probe, probe_layers
 from cogedit.tools.report import report
 from cogedit.tools.sweep import Swept, sweep
 
-__all__ = ["Estimate", "Swept", "compare", "estimate", "report", "sweep"]
+__all__ = [
+    "Estimate",
+    "LayerProbe",
+    "Swept",
+    "compare",
+    "estimate",
+    "estimate_probe",
+    "probe_layers",
+    "report",
+    "sweep",
+]

@@ -28,10 +28,11 @@ from cogedit.models.cost import (
     window_shape,
 )
 from cogedit.models.device import DTYPES
+from cogedit.models.layer_probe import probe_levels, probe_work, short_edit
 from cogedit.models.loading import alphas_cumprod, load_text_encoder, load_transformer
 from cogedit.models.rows import rows_at_a_time
 from cogedit.models.sampling import edit_latents, inversion_schedule, invert_latents
-from cogedit.types import InvertSettings, WindowPlan
+from cogedit.types import InvertSettings, ReconstructSettings, WindowPlan
 
 TERA = 1e12
 SIZES_5B = TransformerSizes.of(COGVIDEOX_5B)
@@ -304,6 +305,37 @@ def test_an_edit_against_the_counter(golden_model, changes, num_prompts):
 
     work = edit_work(asked, inversion, sizes, SHAPE)
     assert work.flops.total == pytest.approx(counted(run), rel=0.02)
+
+
+@pytest.mark.parametrize("num_together", [2, 14])
+def test_a_probe_against_the_counter(golden_model, num_together):
+    transformer, sizes, checkpoint = golden_model
+    inversion = InvertSettings(num_inference_steps=4)
+    asked = short_edit(ReconstructSettings("a", injection_strength=(2.0, 0.5)), 4)
+    samples = torch.randn(
+        4, 1, SHAPE[0], 16, *SHAPE[1:], generator=torch.Generator().manual_seed(1)
+    )
+    shared = {
+        "alphas_cumprod": alphas_cumprod(checkpoint),
+        "embeds": embeds_of("", "a"),
+    }
+    reference = Trajectory(samples, samples[0], (249, 499, 749, 999))
+
+    def run():
+        edited = edit_latents(transformer, reference, [asked], inversion_prompts=[""], **shared)
+        levels = probe_levels(
+            transformer,
+            reference,
+            asked,
+            samples=edited,
+            inversion_prompt="",
+            num_together=num_together,
+            **shared,
+        )
+        assert [level.timestep for level in levels] == [749, 499]
+
+    work = probe_work(asked, inversion, sizes, SHAPE, num_together=num_together)
+    assert work.flops.total == pytest.approx(counted(run), rel=0.03)
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
