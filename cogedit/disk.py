@@ -7,9 +7,11 @@ import errno
 import os
 import secrets
 import stat
+import tempfile
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 FileState = tuple[int, int, int, int]
 """Device, inode, size and modification time in ns: equal while a file is unchanged."""
@@ -40,6 +42,48 @@ def is_regular(path: Path) -> bool:
         return stat.S_ISREG(path.lstat().st_mode)
     except OSError:
         return False
+
+
+class NamelessFile:
+    """A file without a name, for what is too large for memory.
+
+    It is gone when this object is, or when its process ends, however it ends.
+
+    Args:
+        folder: Where it has room; None, and where no file can be made there, is the system's folder
+            for temporary files.
+
+    Raises:
+        OSError: Whenever the system refuses.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._file = _open_nameless(folder)
+        self._size = 0
+        weakref.finalize(self, self._file.close)
+
+    def append(self, content: memoryview) -> int:
+        """Write bytes at the end; return where they begin."""
+        begin = self._size
+        self._file.seek(begin)
+        while content:
+            count = self._file.write(content)
+            content = content[count:]
+            self._size += count
+        return begin
+
+    def read_into(self, content: memoryview, begin: int) -> None:
+        """Read as many bytes as `content` has, which were written at `begin`."""
+        self._file.seek(begin)
+        while content:
+            content = content[self._file.readinto(content) :]  # type: ignore[attr-defined]
+
+
+def _open_nameless(folder: Path | None) -> IO[bytes]:
+    if folder is not None:
+        with contextlib.suppress(OSError):  # it is only read from, or on a full disk
+            return tempfile.TemporaryFile(dir=folder, buffering=0)
+    return tempfile.TemporaryFile(buffering=0)
 
 
 def move_into_place(temporary: Path, path: Path, *, over: Over = "anything") -> None:

@@ -31,7 +31,7 @@ ROOMS = {
     "version": set(),
     "disk": set(),
     "diffusion": {"types", "progress", "errors"},
-    "models": {"diffusion", "types", "progress", "errors"},
+    "models": {"diffusion", "types", "progress", "errors", "disk"},
     "media": {"types", "sources", "errors", "places", "disk"},
     "artifacts": {"types", "sources", "progress", "schema", "errors", "version", "disk"},
     "config": {"types", "schema", "errors", "places"},

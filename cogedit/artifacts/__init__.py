@@ -28,7 +28,9 @@ from cogedit.artifacts.records import (
     num_pad_frames,
     record_text,
 )
+from cogedit.artifacts.slices import Pieces, Slices
 from cogedit.artifacts.steps import (
+    SavedSteps,
     Step,
     StepRecord,
     forget_steps,
@@ -63,7 +65,10 @@ __all__ = [
     "JsonText",
     "LatentsRecord",
     "ModelRecord",
+    "Pieces",
     "Record",
+    "SavedSteps",
+    "Slices",
     "Step",
     "StepRecord",
     "TrajectoryRecord",

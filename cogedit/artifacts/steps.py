@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, ClassVar
 from cogedit.artifacts.atomic import show, storage_error
 from cogedit.artifacts.codec import Json, canonical_text, encode_record
 from cogedit.artifacts.records import SCHEMA_VERSION, TensorRecord
+from cogedit.artifacts.slices import Pieces
 from cogedit.artifacts.tensor_file import (
     HeaderFormat,
     TensorFile,
@@ -113,8 +114,8 @@ def read_steps(
         makes: Content keys of what is being made.
         names: Tensors that every step has; there may be more.
         shape: Of each tensor.
-        num_whole: How many steps at the end of the chain keep all of their tensors; those before
-            keep the first of `names`. None is all steps.
+        num_whole: How many steps at the end of the chain keep their tensors; those before are
+            checked all the same. None is all steps.
     """
     steps: list[Step] = []
     before = None
@@ -125,9 +126,59 @@ def read_steps(
         steps.append(step)
         before = step.record.digest
         if num_whole is not None and len(steps) > num_whole:
-            early = steps[-1 - num_whole]
-            kept = {names[0]: early.tensors[names[0]]}
-            steps[-1 - num_whole] = Step(early.record, kept)
+            steps[-1 - num_whole] = Step(steps[-1 - num_whole].record, {})
+
+
+@dataclass(frozen=True)
+class SavedSteps:
+    """One tensor of every step of a whole chain, read when it is needed; `[i]` is that of step i.
+
+    Raises `StorageError` where the chain is not the one that was written.
+
+    Attributes:
+        folder: Where the chain is.
+        last: The record of its last step.
+        name: The tensor.
+    """
+
+    folder: Path
+    last: StepRecord
+    name: str
+
+    def __len__(self) -> int:
+        return self.last.info.index + 1
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return self._open(range(len(self))[index])[1]
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        before = None
+        for index in range(len(self)):
+            record, tensor = self._open(index)
+            if record.before != before:
+                raise self._changed()
+            before = record.digest
+            yield tensor
+        if before != self.last.digest:
+            raise self._changed()
+
+    def pieces(self, shape: tuple[int, ...]) -> Pieces:
+        """All of them as one tensor [N, *shape] to be written."""
+        return Pieces("float32", (len(self), *shape), lambda: iter(self))
+
+    def _open(self, index: int) -> tuple[StepRecord, torch.Tensor]:
+        try:
+            with _open(step_path(self.folder, index)) as step:
+                step.verify()
+                return step.record, step.tensors()[self.name]
+        except _UNSOUND as error:
+            raise self._changed() from error
+
+    def _changed(self) -> StorageError:
+        return StorageError(
+            f"another process has changed the steps in {show(self.folder)}",
+            hint="run the command again",
+        )
 
 
 def read_last_step(

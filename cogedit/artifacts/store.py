@@ -27,6 +27,7 @@ from cogedit.artifacts.records import (
     TrajectoryRecord,
     check_meaning,
 )
+from cogedit.artifacts.slices import Pieces, TensorsOnDisk
 from cogedit.artifacts.tensor_file import TensorFile, open_regular, write_tensor_file
 from cogedit.disk import Over
 from cogedit.errors import ArtifactError, ArtifactMismatch
@@ -54,15 +55,21 @@ RecordT_co = TypeVar("RecordT_co", bound=Record, covariant=True)
 
 @dataclass(frozen=True)
 class Artifact(Generic[RecordT_co]):
-    """An artifact in memory, its tensors by name on the CPU, as its record's docstring has them."""
+    """An artifact whose every byte was checked.
+
+    Attributes:
+        record: How it was made.
+        tensors: By name, as the record's docstring has them. Each is read from the file, whole or
+            slice by slice, whenever it is asked for.
+    """
 
     record: RecordT_co
-    tensors: Mapping[str, torch.Tensor]
+    tensors: TensorsOnDisk
 
 
 def write_artifact(
     path: Path,
-    tensors: Mapping[str, torch.Tensor],
+    tensors: Mapping[str, torch.Tensor | Pieces],
     record: RecordT,
     *,
     scratch: Path | None = None,
@@ -72,7 +79,7 @@ def write_artifact(
 
     Args:
         path: The file; an older one stays intact until the new one is complete.
-        tensors: Exactly those of the record's kind, on any device.
+        tensors: Exactly those of the record's kind, on any device, or slice by slice.
         record: How they were made; its own `tensors` are ignored.
         scratch: Folder of the unfinished file, as in `atomic_write`.
         over: What it may replace, likewise.
@@ -134,9 +141,10 @@ def read_artifact(path: Path, expected: Literal["edit"]) -> Artifact[EditRecord]
 @overload
 def read_artifact(path: Path, expected: Expected = None) -> Artifact[Record]: ...
 def read_artifact(path: Path, expected: Expected = None) -> Artifact[Record]:
-    """Read an artifact, every byte checked. Raises what `read_record` does."""
+    """Check every byte of an artifact and open it. Raises what `read_record` does."""
     with _open(path, expected) as file:
-        return Artifact(file.record, file.read())
+        file.verify()
+        return Artifact(file.record, file.tensors())
 
 
 def sniff_kind(path: Path) -> ArtifactKind | None:

@@ -1,8 +1,7 @@
 """A file of one record and its tensors: the one writer and the one reader of such files.
 
-Artifacts, steps and prompt embeddings have this form (`cogedit.artifacts.layout`). Files are read,
-never mapped: a file truncated under a mapping kills the process with SIGBUS. Headers and digests
-are read without torch.
+Artifacts, steps and prompt embeddings have this form (`cogedit.artifacts.layout`). Headers and
+digests are read without torch.
 """
 
 from __future__ import annotations
@@ -34,6 +33,7 @@ from cogedit.artifacts.layout import (
     order_tensors,
 )
 from cogedit.artifacts.records import Record, TensorDType, TensorRecord
+from cogedit.artifacts.slices import Pieces, TensorsOnDisk
 from cogedit.disk import Over
 from cogedit.errors import ArtifactDamaged, ArtifactError, ArtifactMismatch
 
@@ -70,12 +70,16 @@ class HeaderFormat(Generic[RecordT]):
 
 def on_cpu(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The same tensors as contiguous ones on the CPU, whose bytes can be taken."""
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    return {name: _on_cpu(tensor) for name, tensor in tensors.items()}
+
+
+def _on_cpu(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().cpu().contiguous()
 
 
 def write_tensor_file(
     path: Path,
-    tensors: Mapping[str, torch.Tensor],
+    tensors: Mapping[str, torch.Tensor | Pieces],
     record: RecordT,
     *,
     encode: Callable[[RecordT], bytes],
@@ -86,21 +90,53 @@ def write_tensor_file(
 
     `encode` turns the record into length and header, or refuses it.
     """
-    contiguous = on_cpu(tensors)
+    ready = {
+        name: tensor if isinstance(tensor, Pieces) else _on_cpu(tensor)
+        for name, tensor in tensors.items()
+    }
     try:
-        described = [_describe(name, tensor) for name, tensor in contiguous.items()]
+        described = [_describe(name, tensor) for name, tensor in ready.items()]
         written = replace(record, tensors=order_tensors(described))
         header = encode(written)
     except ArtifactError as error:
         raise ArtifactError(f"cannot write {show(path)}: {error.message}") from error
     with atomic_write(path, scratch=scratch, over=over) as file:
         file.write(header)
-        for tensor in written.tensors:
-            for chunk in _chunks(contiguous[tensor.name]):
-                file.write(chunk)
+        digests = [_write_tensor(ready[tensor.name], file) for tensor in written.tensors]
+        # Now that the digests are known: all have one length, and so has the header.
+        digested = zip(written.tensors, digests, strict=True)
+        tensors_written = tuple(replace(tensor, sha256=digest) for tensor, digest in digested)
+        written = replace(written, tensors=tensors_written)
+        file.seek(0)
+        file.write(encode(written))
         state = stamp(path, file)
     remember_written(state, written.tensors)
     return written
+
+
+def _write_tensor(tensor: torch.Tensor | Pieces, file: BinaryIO) -> str:
+    """Write the bytes of a tensor, and return their sha256."""
+    if not isinstance(tensor, Pieces):
+        return _sha256(_written(_chunks(tensor), file))
+    digest, count = hashlib.sha256(), 0
+    for piece in tensor.slices():
+        if tuple(piece.shape) != tensor.shape[1:] or _dtype(piece) != tensor.dtype:
+            raise ValueError(
+                f"a slice is {_dtype(piece)} {list(piece.shape)}, expected {tensor.dtype} "
+                f"{list(tensor.shape[1:])}"
+            )
+        for chunk in _written(_chunks(_on_cpu(piece)), file):
+            digest.update(chunk)
+        count += 1
+    if count != tensor.shape[0]:
+        raise ValueError(f"there are {count} slices, expected {tensor.shape[0]}")
+    return digest.hexdigest()
+
+
+def _written(chunks: Iterable[memoryview], file: BinaryIO) -> Iterator[memoryview]:
+    for chunk in chunks:
+        file.write(chunk)
+        yield chunk
 
 
 class TensorFile(Generic[RecordT]):
@@ -158,6 +194,10 @@ class TensorFile(Generic[RecordT]):
             _check_digest(tensor, _sha256(self._read_chunks(num_bytes(tensor))))
         remember_verified(self._state, self.record.tensors)
 
+    def tensors(self) -> TensorsOnDisk:
+        """The tensors, to be read when they are needed; `verify` first."""
+        return TensorsOnDisk(self._file, self._payload, self.record.tensors)
+
     def read(self) -> dict[str, torch.Tensor]:
         """Read the tensors onto the CPU, size and digests checked. Raises `ArtifactDamaged`."""
         import torch
@@ -201,14 +241,19 @@ def open_regular(path: Path) -> Iterator[BinaryIO]:
         yield file
 
 
-def _describe(name: str, tensor: torch.Tensor) -> TensorRecord:
-    """Name, dtype, shape and digest of a contiguous CPU tensor."""
-    dtype, shape = str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)
+def _describe(name: str, tensor: torch.Tensor | Pieces) -> TensorRecord:
+    """Name, dtype and shape of a tensor, whose digest is not known yet."""
+    dtype = tensor.dtype if isinstance(tensor, Pieces) else _dtype(tensor)
+    shape = tuple(tensor.shape)
     if dtype not in ("uint8", "float32", "int64"):
         raise ArtifactError(f"tensor {name!r} is {dtype}, expected uint8, float32 or int64")
     if 0 in shape:
         raise ArtifactError(f"tensor {name!r} has shape {list(shape)}, expected no empty axis")
-    return TensorRecord(name, cast(TensorDType, dtype), shape, _sha256(_chunks(tensor)))
+    return TensorRecord(name, cast(TensorDType, dtype), shape, sha256="0" * 64)
+
+
+def _dtype(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _check_digest(tensor: TensorRecord, digest: str) -> None:

@@ -7,6 +7,7 @@ least-squares fit of one to the other serves any model without a table made for 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -15,12 +16,12 @@ from torch.nn.functional import adaptive_avg_pool2d
 from cogedit.diffusion.schedule import Schedule
 
 
-def fit_colors(latents: Tensor, frames: Tensor) -> Tensor:
+def fit_colors(latents: Tensor, frames: Iterable[Tensor]) -> Tensor:
     """Fit colours to latents: colour = [latent, 1] A, in the least-squares sense.
 
     Args:
         latents: [F', C, H', W'] float32.
-        frames: The same clip, [F, H, W, 3] uint8, with F = 1 + (F' - 1) x the VAE's temporal
+        frames: The same clip, F frames [H, W, 3] uint8, with F = 1 + (F' - 1) x the VAE's temporal
             compression and H, W multiples of H', W'. Each latent stands for the mean of its pixels.
 
     Returns:
@@ -29,12 +30,12 @@ def fit_colors(latents: Tensor, frames: Tensor) -> Tensor:
     num_latents, _, height, width = latents.shape
     pooled = torch.cat(
         [
-            adaptive_avg_pool2d(frame.permute(0, 3, 1, 2).float() / 255, (height, width))
-            for frame in frames[:, None]
+            adaptive_avg_pool2d(frame[None].permute(0, 3, 1, 2).float() / 255, (height, width))
+            for frame in frames
         ]
     )
     # Latent frame 0 is frame 0 alone; the others stand for equally many frames each.
-    each = (len(frames) - 1) // max(1, num_latents - 1)
+    each = (len(pooled) - 1) // max(1, num_latents - 1)
     rest = pooled[1:].reshape(num_latents - 1, each, 3, height, width).mean(dim=1)
     colors = torch.cat([pooled[:1], rest]).permute(0, 2, 3, 1).reshape(-1, 3)
     fitted: Tensor = torch.linalg.lstsq(_with_one(latents), colors).solution

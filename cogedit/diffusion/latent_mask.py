@@ -9,7 +9,7 @@ predict differently for one noisy sample, the edit has something to change.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -19,7 +19,12 @@ from cogedit.errors import UsageError
 
 
 def pool_mask(
-    mask: Tensor, *, spatial: int, temporal: int, dilation: int = 0, num_pad_frames: int = 0
+    mask: Iterable[Tensor],
+    *,
+    spatial: int,
+    temporal: int,
+    dilation: int = 0,
+    num_pad_frames: int = 0,
 ) -> Tensor:
     """Turn a mask of pixels into one of latents: a latent may change if one of its pixels may.
 
@@ -27,7 +32,7 @@ def pool_mask(
     frames, (k - 1) `temporal` + 1 to k `temporal`.
 
     Args:
-        mask: [F, H, W], not 0 where the edit may change the source.
+        mask: F frames [H, W], not 0 where the edit may change the source.
         spatial: Pixels per latent, along height and width.
         temporal: Frames per latent frame, after the first.
         dilation: By how many latents the mask then grows, along height and width.
@@ -39,15 +44,20 @@ def pool_mask(
     Raises:
         UsageError: The clip does not divide into latents.
     """
-    num_frames, height, width = mask.shape
-    if (num_frames - 1) % temporal or height % spatial or width % spatial:
+    frames = []
+    for frame in mask:
+        height, width = frame.shape
+        if height % spatial or width % spatial:
+            raise UsageError(
+                f"a mask of {width}x{height} does not divide into latents of {spatial}x{spatial} "
+                "pixels"
+            )
+        frames.append(functional.max_pool2d((frame != 0).float()[None], spatial))
+    if (len(frames) - 1) % temporal:
         raise UsageError(
-            f"a mask of {num_frames} frames of {width}x{height} does not divide into latents of "
-            f"1 + n x {temporal} frames and {spatial}x{spatial} pixels"
+            f"a mask of {len(frames)} frames does not divide into latents of 1 + n x {temporal}"
         )
-    pooled = torch.stack(
-        [functional.max_pool2d((frame != 0).float()[None], spatial) for frame in mask]
-    )
+    pooled = torch.stack(frames)
     groups = pooled[1:].reshape(-1, temporal, *pooled.shape[1:]).amax(dim=1)
     latents = _grow(torch.cat([pooled[:1], groups]), dilation)
     return torch.cat([latents[:1].expand(num_pad_frames, -1, -1, -1), latents])

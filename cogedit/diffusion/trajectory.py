@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from torch import Tensor
 
@@ -11,18 +12,28 @@ from cogedit.errors import ArtifactMismatch
 from cogedit.types import WindowPlan
 
 
+class Samples(Protocol):
+    """N samples, in memory or on disk: a tensor [N, B, F, C, H, W] is one."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Tensor:
+        """One of them, [B, F, C, H, W]."""
+
+
 @dataclass(frozen=True)
 class Trajectory:
     """Samples in inversion order: entry k is the sample at noise level `timesteps[k]`.
 
     Attributes:
-        samples: [N, B, F, C, H, W] float32; the last entry is the noise.
+        samples: N of [B, F, C, H, W] float32, or of one clip where all B are equal; the last is the
+            noise. A long clip's are on disk: all of them take gigabytes.
         latents: The clean sample z0, [B, F, C, H, W] float32, which is not among `samples`.
         timesteps: N timesteps, rising.
         windows: What the inversion's model saw at a time; None is the whole clip.
     """
 
-    samples: Tensor
+    samples: Samples
     latents: Tensor
     timesteps: tuple[int, ...]
     windows: WindowPlan | None = None
@@ -42,13 +53,13 @@ class Trajectory:
     @classmethod
     def of(
         cls,
-        samples: Tensor,
+        samples: Samples,
         latents: Tensor,
         schedule: Schedule,
         *,
         windows: WindowPlan | None = None,
     ) -> Trajectory:
-        """Name the samples of an inversion over `schedule`, [N, B, F, C, H, W], by timestep."""
+        """Name the samples of an inversion over `schedule` by timestep."""
         return cls(samples, latents, tuple(reversed(schedule.timesteps)), windows)
 
     def at(self, timestep: int) -> Tensor:
@@ -68,17 +79,16 @@ class Trajectory:
                 f"{len(self.timesteps)} timesteps from {self.timesteps[0]} to {self.timesteps[-1]}",
                 hint="invert again with the same --num-inference-steps as the edit",
             )
-        return self.samples[self.timesteps.index(timestep)]
+        return self._expanded(self.timesteps.index(timestep))
 
     def repeated(self, count: int) -> Trajectory:
         """Return one clip's trajectory as that of `count` equal clips, without a copy."""
-        return replace(
-            self,
-            samples=self.samples.expand(-1, count, *self.samples.shape[2:]),
-            latents=self.latents.expand(count, *self.latents.shape[1:]),
-        )
+        return replace(self, latents=self.latents.expand(count, *self.latents.shape[1:]))
 
     @property
     def noise(self) -> Tensor:
         """The sample at the noisiest timestep, [B, F, C, H, W]."""
-        return self.samples[-1]
+        return self._expanded(len(self.samples) - 1)
+
+    def _expanded(self, index: int) -> Tensor:
+        return self.samples[index].expand(len(self.latents), -1, -1, -1, -1)

@@ -71,7 +71,7 @@ class BatchPipeline:
     def invert(self, latents: Tensor, inversion: Inversion, captions: Sequence[str]) -> Trajectory:
         """Invert clean latents [N, F', C, H', W'] as the stage does; one trajectory on the CPU."""
         prompts = inversion.prompts(captions)
-        inverted = invert_latents(
+        return invert_latents(
             self._transformer,
             latents.to(self.device),
             [replace(inversion.settings, prompt=prompt) for prompt in prompts],
@@ -79,7 +79,6 @@ class BatchPipeline:
             embeds=self._embed(["", *prompts]),
             windows=inversion.windows,
         )
-        return replace(inverted, samples=inverted.samples.cpu(), latents=inverted.latents.cpu())
 
     def resample(
         self, trajectory: Trajectory, inversion: Inversion, captions: Sequence[str]

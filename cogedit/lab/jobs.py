@@ -132,15 +132,16 @@ def run_edits(
             on_step=on_step,
         )[-1]
     (prompt,) = prompts
+    schedule = Schedule.trailing(inputs.alphas_cumprod, len(inverted.timesteps))
     with OverrideAttnProcessors(inputs.transformer):
         return sample_embedded(
             inputs.transformer,
             draw_noise(inputs.latents.shape, seed=job.reconstruct.seed),
             torch.cat([inputs.embeds[prompt], inputs.embeds[""]]),
-            schedule=Schedule.trailing(inputs.alphas_cumprod, len(inverted.timesteps)),
+            schedule=schedule,
             inverting=False,
             guidance_scale=job.reconstruct.guidance_scale,
-            reference_latents=inverted.samples.flip(0),
+            reference_latents=torch.stack([inverted.at(t) for t in schedule.timesteps]),
             on_step=on_step,
         )[-1]
 

@@ -8,14 +8,14 @@ is read.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cogedit.disk import FileState
 from cogedit.errors import StorageError, UsageError, VideoError
@@ -26,13 +26,12 @@ from cogedit.media.ffmpeg import MAX_FRAME_PIXELS, first_error, run_ffmpeg
 from cogedit.media.ffmpeg_output import parse_header
 from cogedit.media.files import check_file, file_state, read_start
 from cogedit.media.images import are_images, digest_of, folder_of
+from cogedit.media.packed_mask import Mask, PackedMask
 from cogedit.media.picture_format import can_be_transparent
 from cogedit.media.probe import probe_facts, probe_stored
 from cogedit.media.reader import Frames, read_clip, resize_frame
 from cogedit.media.restore import kept_window
 from cogedit.sources import MaskKind, MaskSource, SourceVideo
-
-Mask = NDArray[np.uint8]
 
 _N = r"(\d{1,9})"
 _BOX = re.compile(rf"{_N},{_N},{_N},{_N}(?:@{_N}:(\d{{1,9}}|END))?")
@@ -177,14 +176,14 @@ def _check_shape(path: Path, width: int, *, height: int, video: SourceVideo) -> 
 
 def read_mask(
     mask: GivenMask, video: SourceVideo, *, indices: Sequence[int], resize: ResizePlan
-) -> Mask:
+) -> PackedMask:
     """Read a mask as the frames of the clip that it belongs to.
 
     Gray counts as white from 128 on, after scaling. `indices` and `resize` are those that made the
     clip of the source.
 
     Returns:
-        [F, H, W] uint8, 1 where the edit may change the source. Bars that `pad` adds are 0.
+        White where the edit may change the source. Bars that `pad` adds are not.
 
     Raises:
         UsageError: As `check_mask`, or nothing in the clip is white.
@@ -192,12 +191,12 @@ def read_mask(
     """
     check_mask(mask, video, indices=indices)
     if mask.path is None:
-        white = _draw_box(mask, indices, resize)
+        white = PackedMask(_draw_box(mask, indices, resize))
     else:
         levels = _read_file(mask.path, mask.source.kind, video, indices=indices, resize=resize)
         gray = (frame.mean(axis=-1, dtype=np.float32) for frame in levels)
-        white = np.stack([(frame >= _WHITE).astype(np.uint8) for frame in gray])
-    if white.any():
+        white = PackedMask(frame >= _WHITE for frame in gray)
+    if white.num_white:
         return white
     if mask.path is None:
         raise UsageError(
@@ -212,7 +211,7 @@ def read_mask(
     )
 
 
-def _draw_box(mask: GivenMask, indices: Sequence[int], resize: ResizePlan) -> Mask:
+def _draw_box(mask: GivenMask, indices: Sequence[int], resize: ResizePlan) -> Iterator[Mask]:
     """Draw a box in pixels of the clip; a pixel that it touches belongs to it."""
 
     def scaled(low: int, high: int, size: int, *, to: int, offset: int) -> slice:
@@ -223,9 +222,10 @@ def _draw_box(mask: GivenMask, indices: Sequence[int], resize: ResizePlan) -> Ma
     box = resize.box
     columns = scaled(x0, x1, resize.source_width, to=box.scaled_width, offset=box.left)
     rows = scaled(y0, y1, resize.source_height, to=box.scaled_height, offset=box.top)
-    drawn = np.zeros((len(indices), resize.height, resize.width), dtype=np.uint8)
-    drawn[[mask.covers(index) for index in indices], rows, columns] = 1
-    return drawn
+    for index in indices:
+        drawn: Mask = np.zeros((resize.height, resize.width), dtype=np.uint8)
+        drawn[rows, columns] = mask.covers(index)
+        yield drawn
 
 
 def _probe_video(path: Path, source: SourceVideo) -> VideoFacts:
@@ -237,8 +237,8 @@ def _probe_video(path: Path, source: SourceVideo) -> VideoFacts:
 
 def _read_file(
     path: Path, kind: str, video: SourceVideo, *, indices: Sequence[int], resize: ResizePlan
-) -> Frames:
-    """Read a mask's file as frames of the clip [F, H, W, 3]; an image is for all of them.
+) -> Iterable[Frames]:
+    """Read a mask's file as frames of the clip, [H, W, 3] each; an image is for all of them.
 
     The mask may have another size than the source; it ends at the same place.
     """
@@ -246,7 +246,7 @@ def _read_file(
         image, _ = _read_image(path, file_state(path))
         own = replace(resize, source_width=image.shape[1], source_height=image.shape[0])
         scaled = resize_frame(image, own)
-        return np.broadcast_to(scaled, (len(indices), *scaled.shape))
+        return repeat(scaled, len(indices))
     facts = _probe_video(path, video)
     own = replace(resize, source_width=facts.width, source_height=facts.height)
     return read_clip(path, facts, indices=indices, resize=own)

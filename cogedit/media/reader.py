@@ -51,8 +51,8 @@ def read_clip(
     indices: Sequence[int],
     resize: ResizePlan,
     fall_back: bool = True,
-) -> Frames:
-    """Read the frames of a clip at the clip's size, with one frame of the source's size in memory.
+) -> Generator[Frames, None, None]:
+    """Read the frames of a clip one at a time, at the clip's size.
 
     Args:
         path: The video file.
@@ -61,19 +61,17 @@ def read_clip(
         resize: How a frame becomes a frame of the clip.
         fall_back: Whether ffmpeg reads on where decord fails.
 
-    Returns:
-        uint8 RGB, [F, height, width, 3].
+    Yields:
+        uint8 RGB, [height, width, 3].
 
     Raises:
         DecordFailed: decord failed, and `fall_back` is off.
         VideoError: The file does not deliver the frames that the probe counted.
     """
-    clip = np.empty((len(indices), resize.height, resize.width, 3), dtype=np.uint8)
     stream = _Stream(path, facts, facts.width, facts.height, fall_back=fall_back)
     with closing(_read_frames(stream, indices)) as frames:
-        for number, frame in enumerate(frames):
-            clip[number] = resize_frame(frame, resize)
-    return clip
+        for frame in frames:
+            yield resize_frame(frame, resize)
 
 
 def iterate_frames(

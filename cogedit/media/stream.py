@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import tempfile
-import weakref
-from collections.abc import Generator, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, overload
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cogedit.disk import NamelessFile
 from cogedit.errors import StorageError, VideoError
 
 Frame = NDArray[np.uint8]
@@ -43,8 +42,6 @@ class FrameStream:
 class FrameFile(Sequence[Frame]):
     """The frames of a stream in a file without a name, to be read more than once.
 
-    The file is gone when this object is, or when its process ends, however it ends.
-
     Args:
         stream: Read to its end.
         folder: Where the file has room; another one is taken where none can be made there.
@@ -57,25 +54,15 @@ class FrameFile(Sequence[Frame]):
     def __init__(self, stream: FrameStream, folder: Path) -> None:
         self.height, self.width = stream.height, stream.width
         self._num_frames = stream.num_frames
-        self._file = _open_nameless(folder)
-        weakref.finalize(self, self._file.close)
         count = 0
+        with _enough_space(folder, len(self) * self._frame_bytes):
+            self._file = NamelessFile(folder)
         for frame in stream.frames:
-            self._append(frame, folder)
             count += 1
+            with _enough_space(folder, len(self) * self._frame_bytes):
+                self._file.append(np.ascontiguousarray(frame).data.cast("B"))
         if count != stream.num_frames:
             raise VideoError(f"{count} frames were decoded, expected {stream.num_frames}")
-
-    def _append(self, frame: Frame, folder: Path) -> None:
-        content = np.ascontiguousarray(frame).data.cast("B")
-        try:
-            while content:
-                content = content[self._file.write(content) :]
-        except OSError as error:
-            raise StorageError(
-                f"cannot keep decoded frames in {folder}: {error.strerror or error}",
-                hint=f"they take {len(self) * self._frame_bytes / 1e9:.1f} GB for a while",
-            ) from error
 
     @property
     def _frame_bytes(self) -> int:
@@ -98,14 +85,16 @@ class FrameFile(Sequence[Frame]):
             return [self[number] for number in range(*index.indices(len(self)))]
         number = range(len(self))[index]
         frame = np.empty((self.height, self.width, 3), dtype=np.uint8)
-        left = frame.data.cast("B")
-        self._file.seek(number * self._frame_bytes)
-        while left:
-            left = left[self._file.readinto(left) :]  # type: ignore[attr-defined]
+        self._file.read_into(frame.data.cast("B"), number * self._frame_bytes)
         return frame
 
 
-def _open_nameless(folder: Path) -> IO[bytes]:
-    with suppress(OSError):  # a folder from which is only read takes no file
-        return tempfile.TemporaryFile(dir=folder, buffering=0)
-    return tempfile.TemporaryFile(buffering=0)
+@contextmanager
+def _enough_space(folder: Path, num_bytes: int) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"cannot keep decoded frames in {folder}: {error.strerror or error}",
+            hint=f"free some space: they take {num_bytes / 1e9:.1f} GB for a while",
+        ) from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from cogedit.diffusion.invert import invert_consistent, invert_upstream
 from cogedit.diffusion.midpoint import invert_midpoint
 from cogedit.diffusion.schedule import Schedule
 from cogedit.diffusion.state import OnState, StepState
-from cogedit.diffusion.trajectory import Trajectory
+from cogedit.diffusion.trajectory import Samples, Trajectory
 from cogedit.diffusion.windows import OnWindow
 from cogedit.models.attention import Injection
 from cogedit.models.denoiser import Denoiser
@@ -60,6 +60,7 @@ def invert_latents(
     embeds: Embeds,
     done: Sequence[StepState] = (),
     on_state: OnState | None = None,
+    read_back: Callable[[], Samples] | None = None,
     options: TransformerSettings | None = None,
     windows: WindowPlan | None = None,
     on_step: OnStep | None = None,
@@ -69,8 +70,9 @@ def invert_latents(
 
     There is one entry of settings per clip; they may differ in the prompt alone. The empty prompt
     must be among the embeddings. Tables and callbacks are as for `edit_latents`, and so are errors;
-    `done` are the steps of an earlier run of the same inversion, from the first on. The windows are
-    those of all edits of the trajectory; None is one pass over the whole clip.
+    `done` are the steps of an earlier run of the same inversion, from the first on. What `on_state`
+    has saved `read_back` gives again: then no step is kept in memory, and `done` may be the last
+    two. The windows are those of all edits of the trajectory; None is one pass over the whole clip.
     """
     shared = settings[0]
     schedule = inversion_schedule(shared, alphas_cumprod)
@@ -99,7 +101,15 @@ def invert_latents(
             done=done,
         )
     with run_rows(transformer, options):
-        samples = run_steps(states, "sample", done=done, on_state=on_state, on_step=on_step)
+        kept = run_steps(
+            states,
+            "sample",
+            keep_steps=read_back is None,
+            done=done,
+            on_state=on_state,
+            on_step=on_step,
+        )
+    samples: Samples = kept if read_back is None else read_back()
     return Trajectory.of(samples, latents.cpu(), schedule, windows=windows)
 
 

@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from cogedit.models.vae_memory import saving_memory
+from cogedit.models.vae_tiles import TensorFile, Tiles
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLCogVideoX
 
 
-def use_tiles(vae: AutoencoderKLCogVideoX) -> None:
-    """Let a VAE work in overlapping tiles that fit together.
+class Pixels(Protocol):
+    """A clip, uint8 [F, H, W, 3], of which `[i:j]` reads some frames: a tensor, or one on disk."""
 
-    diffusers rounds the overlap to whole latents and to whole pixels, each for itself. Where a tile
-    has few latents the two differ, and the joined image gets another size. Here the overlap is the
-    nearest whole number of latents; that of CogVideoX's own VAE, whose tiles have 30x45 latents, is
-    one already, so its results are those of diffusers.
-    """
-    vae.enable_tiling()
-    for side in ("height", "width"):
-        count = getattr(vae, f"tile_latent_min_{side}")
-        name = f"tile_overlap_factor_{side}"
-        overlap = min(max(1, round(count * getattr(vae, name))), count - 1)
-        setattr(vae, name, overlap / count)
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """F, H, W and 3."""
+
+    def __getitem__(self, part: slice, /) -> Tensor: ...
 
 
 def encode_frames(
@@ -46,14 +42,66 @@ def encode_frames(
     result differs; `by_frame` needs less memory for the same result (`saving_memory`). `on_call` is
     called after each of the `num_encoder_calls` of the encoder.
     """
-    video = frames.movedim(0, 1).unsqueeze(0).to(vae.device, vae.dtype)
+
+    def read(part: slice, rows: slice, columns: slice) -> Tensor:
+        return frames[part, :, rows, columns]
+
+    return _encode(vae, tuple(frames.shape), read, by_frame=by_frame, on_call=on_call)
+
+
+def encode_pixels(
+    vae: AutoencoderKLCogVideoX,
+    pixels: Pixels,
+    *,
+    by_frame: bool = False,
+    on_call: Callable[[], None] | None = None,
+) -> Tensor:
+    """Encode a clip as `encode_frames` does, from uint8 [F, H, W, 3] that is read in pieces."""
+    num_frames, height, width, channels = pixels.shape
+
+    def read(part: slice, rows: slice, columns: slice) -> Tensor:
+        return to_model_range(pixels[part][:, rows, columns], vae.dtype)
+
+    size = (num_frames, channels, height, width)
+    return _encode(vae, size, read, by_frame=by_frame, on_call=on_call)
+
+
+def _encode(
+    vae: AutoencoderKLCogVideoX,
+    size: tuple[int, ...],
+    read: Callable[[slice, slice, slice], Tensor],
+    *,
+    by_frame: bool,
+    on_call: Callable[[], None] | None,
+) -> Tensor:
+    """Encode a clip of size [F, C, H, W], of which `read` gives some frames, rows and columns.
+
+    The encoder is causal, as the decoder is (`decode_pieces`), and these are the pieces of
+    `AutoencoderKLCogVideoX.encode`; one of them is on the device at a time.
+    """
+    lengths = _piece_lengths(size[0], int(vae.num_sample_frames_batch_size))
+
+    def encode_part(rows: slice, columns: slice) -> Tensor:
+        conv_cache, encoded = None, []
+        for first, last in pairwise(accumulate(lengths, initial=0)):
+            piece = read(slice(first, last), rows, columns).movedim(0, 1).unsqueeze(0)
+            piece, conv_cache = vae.encoder(piece.to(vae.device, vae.dtype), conv_cache=conv_cache)
+            encoded.append(piece if vae.quant_conv is None else vae.quant_conv(piece))
+        return torch.cat(encoded, dim=2)
+
+    tiles = Tiles.of_frames(vae, size[2:])
     with (
         torch.no_grad(),
         saving_memory(vae.encoder, by_frame=by_frame),
         _after_each_call(vae.encoder, on_call),
     ):
-        latents: Tensor = vae.encode(video).latent_dist.mode()
-    return latents.movedim(2, 1).float() * float(vae.config.scaling_factor)
+        if tiles is None:
+            moments = encode_part(slice(None), slice(None))
+        else:
+            parts = [[encode_part(*part) for part in row] for row in tiles.parts]
+            moments = tiles.join(vae, parts)
+    mean, _ = moments.chunk(2, dim=1)
+    return mean.movedim(2, 1).float() * float(vae.config.scaling_factor)
 
 
 def decode_latents(
@@ -79,13 +127,15 @@ def decode_pixels(
     *,
     by_frame: bool = False,
     on_call: Callable[[], None] | None = None,
+    folder: Path | None = None,
 ) -> Iterator[Tensor]:
     """Decode latents as `decode_latents` does, piece by piece, to uint8 [f, H, W, 3] on the CPU.
 
     The pieces are rounded on the device, and none is kept. `num_decoded_frames` says how many
-    frames they have together.
+    frames they have together. In tiles a file in `folder` has room for the clip in the VAE's dtype.
     """
-    for piece in decode_pieces(vae, latents, by_frame=by_frame, on_call=on_call):
+    pieces = decode_pieces(vae, latents, by_frame=by_frame, on_call=on_call, folder=folder)
+    for piece in pieces:
         yield to_pixels(piece).cpu()
 
 
@@ -104,53 +154,60 @@ def decode_pieces(
     *,
     by_frame: bool = False,
     on_call: Callable[[], None] | None = None,
+    folder: Path | None = None,
 ) -> Iterator[Tensor]:
     """Decode latents [1, F', C', H', W'] in pieces of two or three latent frames, in turn.
 
     The VAE is causal: it keeps the last frames of its convolutions' inputs and continues from them.
     These are the pieces that `AutoencoderKLCogVideoX.decode` itself makes and joins at the end, so
-    the result is the same. Tiles are joined over all frames by diffusers; they come as one piece.
-    Frames [f, C, H, W] are on the VAE's device and in its dtype. Between two pieces the VAE is as
-    it was, so that others may use it.
+    the result is the same. Frames [f, C, H, W] are on the VAE's device and in its dtype. Between
+    two pieces the VAE is as it was, so that others may use it.
+
+    A tile is decoded over all pieces before the next one: what the convolutions keep of all tiles
+    would take what the tiles save. The tiles wait in a file in `folder` to be joined.
     """
     unscaled = latents.movedim(1, 2) / float(vae.config.scaling_factor)
     z = unscaled.to(vae.device, vae.dtype)
-    height, width = z.shape[3:]
-    too_large = height > vae.tile_latent_min_height or width > vae.tile_latent_min_width
+    lengths = _piece_lengths(z.shape[2], int(vae.num_latent_frames_batch_size))
 
-    @contextmanager
-    def decoding() -> Iterator[None]:
-        with (
-            torch.no_grad(),
-            saving_memory(vae.decoder, by_frame=by_frame),
-            _after_each_call(vae.decoder, on_call),
-        ):
-            yield
+    def decode_part(rows: slice, columns: slice) -> Iterator[Tensor]:
+        conv_cache = None
+        for first, last in pairwise(accumulate(lengths, initial=0)):
+            with (
+                torch.no_grad(),
+                saving_memory(vae.decoder, by_frame=by_frame),
+                _after_each_call(vae.decoder, on_call),
+            ):
+                piece = z[:, :, first:last, rows, columns]
+                if vae.post_quant_conv is not None:
+                    piece = vae.post_quant_conv(piece)
+                piece, conv_cache = vae.decoder(piece, conv_cache=conv_cache)
+            yield piece
+            del piece
 
-    if vae.use_tiling and too_large:
-        with decoding():
-            decoded = vae.decode(z).sample
-        yield decoded[0].movedim(1, 0)
-        return
-    conv_cache = None
-    for first, last in pairwise(accumulate(_piece_lengths(vae, z.shape[2]), initial=0)):
-        piece = z[:, :, first:last]
-        with decoding():
-            if vae.post_quant_conv is not None:
-                piece = vae.post_quant_conv(piece)
-            decoded, conv_cache = vae.decoder(piece, conv_cache=conv_cache)
-        yield decoded[0].movedim(1, 0)
-        del decoded
-
-
-def _piece_lengths(vae: AutoencoderKLCogVideoX, num_latent_frames: int) -> list[int]:
-    """How many latent frames diffusers decodes at a time; what is left over goes with the first."""
-    size = int(vae.num_latent_frames_batch_size)
-    num_pieces = max(num_latent_frames // size, 1)
-    return [num_latent_frames - size * (num_pieces - 1)] + [size] * (num_pieces - 1)
+    tiles = Tiles.of_latents(vae, z.shape[3:])
+    if tiles is None:
+        joined = decode_part(slice(None), slice(None))
+    else:
+        file = TensorFile(folder)
+        kept = [[[*map(file.put, decode_part(*part))] for part in row] for row in tiles.parts]
+        joined = (
+            tiles.join(
+                vae, [[file.get(tile[index]).to(vae.device) for tile in row] for row in kept]
+            )
+            for index in range(len(lengths))
+        )
+    for piece in joined:
+        yield piece[0].movedim(1, 0)
 
 
-def num_encoder_calls(vae: AutoencoderKLCogVideoX, size: torch.Size) -> int:
+def _piece_lengths(num_frames: int, size: int) -> list[int]:
+    """How many frames diffusers takes at a time; what is left over goes with the first."""
+    num_pieces = max(num_frames // size, 1)
+    return [num_frames - size * (num_pieces - 1)] + [size] * (num_pieces - 1)
+
+
+def num_encoder_calls(vae: AutoencoderKLCogVideoX, size: Sequence[int]) -> int:
     """How often the encoder runs for a clip [F, C, H, W]: pieces in time, by tiles in space."""
     return _num_calls(
         size,
@@ -160,7 +217,7 @@ def num_encoder_calls(vae: AutoencoderKLCogVideoX, size: torch.Size) -> int:
     )
 
 
-def num_decoder_calls(vae: AutoencoderKLCogVideoX, size: torch.Size) -> int:
+def num_decoder_calls(vae: AutoencoderKLCogVideoX, size: Sequence[int]) -> int:
     """How often the decoder runs for latents [1, F', C', H', W'], likewise."""
     return _num_calls(
         size[1:],
@@ -171,7 +228,7 @@ def num_decoder_calls(vae: AutoencoderKLCogVideoX, size: torch.Size) -> int:
 
 
 def _num_calls(
-    size: torch.Size,
+    size: Sequence[int],
     *,
     per_call: int,
     tile: tuple[int, int] | None,

@@ -174,15 +174,8 @@ def vae_bytes(
 ) -> int:
     """Count what encoding to, or decoding from, latents of a shape needs beside the weights."""
     num_frames, height, width = shape
-    factor = sizes.spatial_compression
-    clip = 3 * factor**2 * height * width * ((num_frames - 1) * sizes.temporal_compression + 1)
     kept = sizes.latent_channels * num_frames * height * width
-    if direction == "encode":
-        kept += clip
     if way.in_tiles and sizes.has_tiles(shape):
-        if direction == "decode":
-            # All tiles overlap by a fifth or so, and are joined row by row.
-            kept += round(2.4 * clip)
         height, width = min(height, sizes.tile[0]), min(width, sizes.tile[1])
     piece = (num_frames, height, width)
     if direction == "encode":

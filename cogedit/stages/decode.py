@@ -30,13 +30,13 @@ from cogedit.models.cost import latent_shape
 from cogedit.stages.model import check_same_model, checkpoint_for, dtype_for
 from cogedit.stages.run import Run
 from cogedit.stages.session import Session
-from cogedit.stages.source import otherwise_use, source_frames, source_latents
+from cogedit.stages.source import FramesOnDisk, otherwise_use, source_frames, source_latents
 from cogedit.types import Composite, ExportSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Clip = Sequence[Frame] | NDArray[np.uint8]
+Clip = Sequence[Frame]
 """Frames, uint8 RGB [H, W, 3] each, that can be read more than once."""
 
 Mask = NDArray[np.uint8]
@@ -62,9 +62,10 @@ def decode(source: Path, settings: Settings, *, session: Session, run: Run) -> F
     record, export = artifact.record, settings.export
     composite = composite_for(record, export)
     if not isinstance(record, EditRecord):
-        latents = artifact.tensors["latents"]
-        if isinstance(record, TrajectoryRecord):
-            latents = artifact.tensors["trajectory"][-1]  # the clean ones: `decode_source`
+        if isinstance(record, LatentsRecord):
+            latents = artifact.tensors["latents"]
+        else:
+            latents = artifact.tensors.slices("trajectory")[-1]  # the clean: `decode_source`
         latents = latents[:, num_pad_frames(record) :]
         return _stream(source, latents, settings, session=session, run=run)
     edit = Artifact(record, artifact.tensors)
@@ -82,7 +83,7 @@ def decode(source: Path, settings: Settings, *, session: Session, run: Run) -> F
         shown = _edit_stream(source, edit, settings, session=session, run=run)
     if composite == "none":
         return shown
-    mask = edit.tensors["mask"].numpy()
+    mask = FramesOnDisk(edit.tensors.slices("mask"))
     return replace(shown, frames=lay_over(shown.frames, own, mask, feather=export.feather))
 
 
@@ -162,9 +163,7 @@ def _read(
 
 
 def _source_frames(source: Path, record: EditRecord, settings: Settings) -> Clip:
-    otherwise = otherwise_use(settings.export)
-    frames: NDArray[np.uint8] = source_frames(source, record, settings, otherwise=otherwise).numpy()
-    return frames
+    return source_frames(source, record, settings, otherwise=otherwise_use(settings.export))
 
 
 def _changes(
@@ -238,7 +237,9 @@ def _stream(
 
     def frames() -> Iterator[Frame]:
         with memory_guard("decoding", hint=hint), run.counting(doing, num_calls) as done:
-            for piece in decode_pixels(vae, latents, by_frame=way.by_frame, on_call=done):
+            for piece in decode_pixels(
+                vae, latents, by_frame=way.by_frame, on_call=done, folder=source.parent
+            ):
                 yield from piece.numpy()
 
     scale = checkpoint_for(settings).geometry.spatial_compression

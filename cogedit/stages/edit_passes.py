@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import cached_property, partial
@@ -12,12 +12,20 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from cogedit.artifacts import EditRecord, Unfinished, frames_record, made_together
+from cogedit.artifacts import (
+    EditRecord,
+    Pieces,
+    SavedSteps,
+    Unfinished,
+    frames_record,
+    made_together,
+)
 from cogedit.config import Settings
 from cogedit.diffusion.latent_mask import pool_mask, unpool_mask
 from cogedit.diffusion.schedule import Schedule
 from cogedit.errors import UsageError
 from cogedit.media.masks import GivenMask, read_mask
+from cogedit.media.packed_mask import PackedMask
 from cogedit.models.auto_mask import find_masks
 from cogedit.models.cost import TransformerSizes, Work, edit_work, latent_shape
 from cogedit.models.device import memory_guard, resolve_device
@@ -74,17 +82,16 @@ class EditPasses:
         self._session = session
         self._record, self._reference = open_trajectory(path, checkpoint_for(settings))
         self._shape = latent_shape(self._reference.latents)
-        self._mask: Tensor | None = None
+        self._mask: PackedMask | None = None
         if mask is not None:
             frames = frames_record(self._record)
             indices, resize = frames.frame_indices, resize_plan(frames)
-            pixels = read_mask(mask, frames.source, indices=indices, resize=resize)
-            self._mask = torch.from_numpy(pixels)
+            self._mask = read_mask(mask, frames.source, indices=indices, resize=resize)
         self._checkpoint = checkpoint_for(settings)
-        self._made: dict[str, Mapping[str, Tensor]] = {}
+        self._made: dict[str, Mapping[str, Tensor | Pieces]] = {}
         self._done: set[str] = set()
 
-    def edit(self, key: str) -> Mapping[str, Tensor]:
+    def edit(self, key: str) -> Mapping[str, Tensor | Pieces]:
         """Denoise a wanted edit by its content key, once each, and with it those that share rows.
 
         Returns:
@@ -125,7 +132,7 @@ class EditPasses:
         keys = [key, *others][: edits_together(self._reference.latents.numel())]
         return Unfinished.of(self._folder, "edit", keys)
 
-    def _denoise(self, unfinished: Unfinished) -> list[Mapping[str, Tensor]]:
+    def _denoise(self, unfinished: Unfinished) -> list[Mapping[str, Tensor | Pieces]]:
         """Denoise the edits of one pass; an interrupted pass resumes."""
         records = [self._wanted[key] for key in unfinished.makes]
         options = records[0].settings
@@ -159,7 +166,7 @@ class EditPasses:
             self._run.progress(f"editing: {what}", num_steps) as on_step,
             loop,
         ):
-            num_done = loop.done[-1].info.index + 1 if loop.done else 0
+            num_done = loop.infos[-1].index + 1 if loop.infos else 0
             shown = WindowProgress(on_step, total=num_steps, num_done=num_done)
             samples = edit_latents(
                 transformer,
@@ -170,25 +177,38 @@ class EditPasses:
                 embeds=embeds,
                 mask=torch.stack(masks) if masks else None,
                 options=self._settings.transformer,
-                keep_steps=records[0].has_trajectory,
+                keep_steps=False,
                 done=loop.done,
                 on_state=on_state,
                 on_step=shown.step,
                 on_window=shown.window,
             )
-        stopwatch.note(self._notes, unfinished.makes, is_whole=not loop.done)
-        made: list[Mapping[str, Tensor]] = []
+        stopwatch.note(self._notes, unfinished.makes, is_whole=not loop.infos)
+        made: list[Mapping[str, Tensor | Pieces]] = []
         for number, (record, mask) in enumerate(zip(records, pixels, strict=True)):
-            tensors = {"latents": samples[-1][[number]]}
+            tensors: dict[str, Tensor | Pieces] = {"latents": samples[-1][[number]]}
             if record.has_trajectory:
-                tensors["trajectory"] = samples[:, number : number + 1]
+                tensors["trajectory"] = self._steps(loop.read_back(), number, options)
             if mask is not None:
-                tensors |= {"mask": mask, "source_latents": self._reference.latents}
+                frames = partial(map, torch.from_numpy, mask)
+                tensors["mask"] = Pieces("uint8", mask.shape, frames)
+                tensors["source_latents"] = self._reference.latents
             made.append(tensors)
         return made
 
-    def _pixels(self, record: EditRecord) -> Tensor | None:
-        """The mask of an edit as pixels of the clip, [F, H, W] uint8; None where it has none."""
+    def _steps(self, saved: SavedSteps, number: int, options: ReconstructSettings) -> Pieces:
+        """All steps of one edit of a pass, read from disk when they are written."""
+        source = self._reference.latents
+
+        def slices() -> Iterator[Tensor]:
+            for step in saved:
+                own = step[[number]]
+                yield own + source if options.method == "flow" else own  # offsets from the source
+
+        return Pieces("float32", (len(saved), *source.shape), slices)
+
+    def _pixels(self, record: EditRecord) -> PackedMask | None:
+        """The mask of an edit as pixels of the clip; None where it has none."""
         if self._mask is not None or not record.settings.auto_mask:
             return self._mask
         embeds = self._embeds
@@ -206,18 +226,21 @@ class EditPasses:
                 "the automatic mask is empty: the prompt and the inversion's own predict the same",
                 hint="give another prompt, or a mask with --mask",
             )
-        geometry = self._checkpoint.geometry
-        return unpool_mask(
-            mask[self._record.num_pad_frames :],
-            spatial=geometry.spatial_compression,
-            temporal=geometry.temporal_compression,
+        spatial = self._checkpoint.geometry.spatial_compression
+        temporal = self._checkpoint.geometry.temporal_compression
+        latents = mask[self._record.num_pad_frames :]
+        frames = (unpool_mask(one[None], spatial=spatial, temporal=temporal) for one in latents)
+        return PackedMask(
+            frame[0].numpy()
+            for index, frame in enumerate(frames)
+            for _ in range(temporal if index else 1)
         )
 
-    def _latent_mask(self, pixels: Tensor, options: ReconstructSettings) -> Tensor:
+    def _latent_mask(self, pixels: PackedMask, options: ReconstructSettings) -> Tensor:
         """Turn a mask of pixels into one of latents, [F', 1, H', W'] float32."""
         geometry = self._checkpoint.geometry
         return pool_mask(
-            pixels,
+            map(torch.from_numpy, pixels),
             spatial=geometry.spatial_compression,
             temporal=geometry.temporal_compression,
             # An automatic mask was dilated when it was found.

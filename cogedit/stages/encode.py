@@ -63,16 +63,16 @@ def encode(
         def make() -> Mapping[str, Tensor]:
             with claimed.wait("starting PyTorch"):  # with diffusers: seconds, the first time
                 from cogedit.models.device import memory_guard
-                from cogedit.models.vae import encode_frames, num_encoder_calls, to_model_range
+                from cogedit.models.vae import encode_pixels, num_encoder_calls
 
-            pixels = read_artifact(source, "frames").tensors["frames"]
+            pixels = read_artifact(source, "frames").tensors.slices("frames")
             shape = latent_shape_of(record.frames, checkpoint.geometry)
             with use_session(session) as owner:
                 vae, way = owner.vae(shape, settings, "encode", run=claimed)
-                frames = to_model_range(pixels, vae.dtype)
-                num_calls = num_encoder_calls(vae, frames.shape)
+                num_frames, *size, channels = pixels.shape
+                num_calls = num_encoder_calls(vae, (num_frames, channels, *size))
                 with memory_guard("encoding"), claimed.counting("encoding", num_calls) as done:
-                    latents = encode_frames(vae, frames, by_frame=way.by_frame, on_call=done)
+                    latents = encode_pixels(vae, pixels, by_frame=way.by_frame, on_call=done)
                     return {"latents": latents.cpu()}
 
         return find_or_make(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from cogedit.artifacts import (
     LatentsRecord,
+    Pieces,
     TrajectoryRecord,
     Unfinished,
     content_key,
@@ -107,7 +108,7 @@ def invert(
         record = workspace.as_kept(record, output=output)
         _notify_of_windows(record, settings, run)
 
-        def make() -> Mapping[str, Tensor]:
+        def make() -> Mapping[str, Tensor | Pieces]:
             place = place_of(record, output=output, workspace=workspace)
             return _invert(
                 read_artifact(source, "latents").tensors["latents"],
@@ -173,7 +174,7 @@ def _invert(
     settings: Settings,
     run: Run,
     session: Session,
-) -> Mapping[str, Tensor]:
+) -> Mapping[str, Tensor | Pieces]:
     """Invert latents [B, F', C', H', W'] as the record says; an interrupted inversion resumes."""
     import torch
 
@@ -192,7 +193,7 @@ def _invert(
     shape = latent_shape(z0)
     names = _STATES[inversion.inverse]
     loop = ResumableLoop(unfinished, names=names, shape=tuple(z0.shape), keep_all=True, run=run)
-    steps = [state.info for state in loop.done]
+    steps = list(loop.infos)
     sizes, windows = TransformerSizes.of(checkpoint.transformer_config), record.windows
     work = inversion_work(inversion, sizes, shape, windows)
     with memory_guard("inverting"):
@@ -219,10 +220,11 @@ def _invert(
                 windows=windows,
                 done=loop.done,
                 on_state=loop.save,
+                read_back=loop.read_back,
                 on_step=report,
                 on_window=shown.window,
             )
-    stopwatch.note(notes, [content_key(record)], steps=steps, is_whole=not loop.done)
+    stopwatch.note(notes, [content_key(record)], steps=steps, is_whole=not loop.infos)
     run.notify(_quality(float(inverted.noise.std()), steps))
     for step in steps:
         if step.residual is not None:
@@ -230,7 +232,7 @@ def _invert(
                 f"timestep {step.timestep}: residual {step.residual:.1e}, {step.num_calls} calls"
             )
     return {
-        "trajectory": inverted.samples,
+        "trajectory": loop.read_back().pieces(z0.shape),
         "latents": inverted.latents,
         "timesteps": torch.tensor(inverted.timesteps),
     }
@@ -265,7 +267,8 @@ def check_inversion(
     from cogedit.models.device import memory_guard
     from cogedit.models.loading import alphas_cumprod
     from cogedit.models.sampling import edit_latents
-    from cogedit.models.vae import decode_latents, to_levels
+    from cogedit.models.vae import decode_pieces, to_levels
+    from cogedit.models.vae_tiles import TensorFile
     from cogedit.stages.trajectory import open_trajectory
 
     trajectory, run = Path(trajectory), run or Run()
@@ -300,12 +303,17 @@ def check_inversion(
         del transformer  # the VAE may need its memory
         vae, way = owner.vae(shape, settings, "decode", run=run)
         pad = record.num_pad_frames
+        file, decoded = TensorFile(trajectory.parent), []
         with memory_guard("decoding", hint="use --decode-tiling"):
-            resampled, round_trip = (
-                map(to_levels, decode_latents(vae, latents[:, pad:], by_frame=way.by_frame))
-                for latents in (samples[-1], inverted.latents)
-            )
+            for latents in (samples[-1], inverted.latents):
+                pieces = decode_pieces(
+                    vae, latents[:, pad:], by_frame=way.by_frame, folder=trajectory.parent
+                )
+                decoded.append([file.put(piece) for piece in pieces])
         similarity = psnr(
-            (frame.numpy() for frame in resampled), (frame.numpy() for frame in round_trip)
+            *(
+                (level.numpy() for piece in kept for level in to_levels(file.get(piece)))
+                for kept in decoded
+            )
         )
     return InversionCheck(similarity, float(inverted.noise.std()))

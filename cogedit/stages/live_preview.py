@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cogedit.artifacts import TrajectoryRecord
@@ -26,20 +28,20 @@ _AT_MOST = 4
 class LivePreview:
     """Paints the middle frame of edits after each step, in colours fitted to the source's frames.
 
-    The frames are [F, H, W, 3] uint8, the trajectory is that of the one source.
+    The frames are [H, W, 3] uint8 each, the trajectory is that of the one source.
     """
 
     def __init__(
         self,
         reference: Trajectory,
-        frames: Tensor,
+        frames: Iterable[NDArray[np.uint8]],
         schedule: Schedule,
         *,
         num_pad_frames: int,
         show: Callable[[RGBPicture], None],
     ) -> None:
         clean = reference.latents[0, num_pad_frames:].cpu()
-        self._colors = fit_colors(clean, frames)
+        self._colors = fit_colors(clean, map(torch.from_numpy, frames))
         self._middle = num_pad_frames + len(clean) // 2
         self._source = reference.latents[:, self._middle].cpu()
         self._schedule = schedule

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cogedit.artifacts import FramesRecord
+from cogedit.artifacts import FramesRecord, Pieces
 from cogedit.config import Settings, check_settings
 from cogedit.media.clip import ResizePlan, check_size, plan_clip, plan_resize
 from cogedit.media.facts import VideoFacts
@@ -49,22 +50,26 @@ def load(
     check_output(output, inputs=[video], run=run)
 
     def make(clip: Clip, *, fall_back: bool) -> Written[FramesRecord]:
-        def read() -> Mapping[str, Tensor]:
+        indices, resize = clip.record.frame_indices, clip.resize
+
+        def frames() -> Iterator[Tensor]:
             import torch
 
-            with run.wait("reading the frames"):
-                frames = read_clip(
-                    video,
-                    clip.facts,
-                    indices=clip.record.frame_indices,
-                    resize=clip.resize,
-                    fall_back=fall_back,
-                )
-            return {"frames": torch.from_numpy(frames)}
+            read = read_clip(video, clip.facts, indices=indices, resize=resize, fall_back=fall_back)
+            with run.wait("reading the frames"), closing(read):
+                for frame in read:
+                    yield torch.tensor(frame)
+
+        shape = (len(indices), resize.height, resize.width, 3)
+
+        def make_frames() -> Mapping[str, Pieces]:
+            return {"frames": Pieces("uint8", shape, frames)}
 
         workspace = workspace_for(video, settings)
         with claim(output, run) as claimed:
-            return find_or_make(clip.record, read, output=output, workspace=workspace, run=claimed)
+            return find_or_make(
+                clip.record, make_frames, output=output, workspace=workspace, run=claimed
+            )
 
     try:
         # The record names the reader: where decord fails, the clip is chosen again for ffmpeg.

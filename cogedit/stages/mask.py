@@ -13,6 +13,7 @@ from cogedit.config import Settings
 from cogedit.errors import UsageError, VideoError
 from cogedit.media.masks import GivenMask, open_mask
 from cogedit.media.recipe_comment import find_comment
+from cogedit.media.stream import Frame, FrameStream
 from cogedit.media.writer import write_video
 
 _COMMENT = "cogedit: automatic mask of edit"
@@ -43,18 +44,24 @@ def is_mask_video(path: Path) -> bool:
 def show_mask(edit: Path) -> tuple[Path, float]:
     """Write the mask of an edit as NAME-mask.mp4; return it and the share of pixels it covers."""
     artifact = read_artifact(edit, "edit")
-    mask = artifact.tensors["mask"].numpy()
-    path = place_of_mask(edit)
+    mask = artifact.tensors.slices("mask")
+    path, shares = place_of_mask(edit), []
+
+    def gray() -> Iterator[Frame]:
+        for frame in mask:
+            shares.append(float(frame.float().mean()))
+            yield (255 * frame[..., None]).expand(-1, -1, 3).numpy()
+
     with in_use(path.parent):
-        gray = np.repeat(255 * mask[..., None], 3, axis=-1)
         comment = f"{_COMMENT} {content_key(artifact.record)}"
-        write_video(gray, path, fps=frames_record(artifact.record).fps, comment=comment)
-    return path, float(mask.mean())
+        stream = FrameStream(gray(), *mask.shape)
+        write_video(stream, path, fps=frames_record(artifact.record).fps, comment=comment)
+    return path, sum(shares) / len(shares)
 
 
 def mask_weights(edit: Path, feather: int) -> Iterator[NDArray[np.float32]]:
     """How much of each pixel of an edit is shown under its mask, [H, W], frame by frame."""
     from cogedit.diffusion.latent_mask import feather_mask
 
-    mask = read_artifact(edit, "edit").tensors["mask"]
-    return (feather_mask(frame, feather)[0].numpy() for frame in mask[:, None])
+    mask = read_artifact(edit, "edit").tensors.slices("mask")
+    return (feather_mask(frame[None], feather)[0].numpy() for frame in mask)

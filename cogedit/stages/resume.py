@@ -11,6 +11,7 @@ from typing import Self
 from torch import Tensor
 
 from cogedit.artifacts import (
+    SavedSteps,
     StepRecord,
     Unfinished,
     forget_steps,
@@ -38,7 +39,8 @@ class ResumableLoop:
         keep_all: Whether the result holds every step; else the newest two are kept.
 
     Attributes:
-        done: The steps of an earlier run, from the first on, or the last alone.
+        infos: The steps of an earlier run, from the first on, or the last alone.
+        done: The last of them, with what the loop goes on from.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class ResumableLoop:
         run: Run,
     ) -> None:
         self._unfinished = unfinished
+        self._names = names
         self._run = run
         self._keep_all = keep_all
         root, makes = unfinished.root, unfinished.makes
@@ -61,7 +64,8 @@ class ResumableLoop:
             else:
                 last = read_last_step(root, makes=makes, names=names, shape=shape)
                 steps = [] if last is None else [last]
-        self.done = [StepState(step.record.info, step.tensors) for step in steps]
+        self.infos = [step.record.info for step in steps]
+        self.done = [StepState(step.record.info, step.tensors) for step in steps if step.tensors]
         self._last = steps[-1].record if steps else None
         self._pending: Future[StepRecord] | None = None
         if self._last is not None:
@@ -89,6 +93,17 @@ class ResumableLoop:
         record = StepRecord(self._unfinished.makes, state.info, before)
         self._pending = self._thread.submit(self._write, tensors, record)
         self._run.cancellation.check(f"after step {state.info.index + 1} of {state.info.total}")
+
+    def read_back(self) -> SavedSteps:
+        """Wait for the last step, and return what all of them collect; it stays on disk.
+
+        Raises:
+            ValueError: Not every step is kept, or there is none.
+        """
+        self._wait()
+        if not self._keep_all or self._last is None:
+            raise ValueError("not every step is on disk")
+        return SavedSteps(self._unfinished.root, self._last, self._names[0])
 
     def _write(self, tensors: Mapping[str, Tensor], record: StepRecord) -> StepRecord:
         written = write_step(self._unfinished.root, tensors, record)

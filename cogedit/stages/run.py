@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, cast
 from cogedit.artifacts import (
     DeviceType,
     FramesRecord,
+    Pieces,
     Record,
     Unfinished,
     Workspace,
@@ -151,7 +152,7 @@ def workspace_for(source: Path, settings: Settings) -> Workspace:
 
 def find_or_make(
     record: RecordT,
-    make: Callable[[], Mapping[str, Tensor]],
+    make: Callable[[], Mapping[str, Tensor | Pieces] | Mapping[str, Pieces]],
     *,
     output: Path | None,
     workspace: Workspace,
@@ -195,14 +196,19 @@ def find_or_make(
             import torch  # noqa: F401  (seconds, the first time)
         with memory_expected(f"the {record.kind}"):
             tensors = make()
-        record = _made_on(record, device)
-        try:
-            with run.wait(f"writing {path.name}"):
-                written = _write(path, tensors, record, scratch=unfinished.root, over=over)
-        except UsageError as error:
-            if not isinstance(error.__cause__, FileExistsError):
+            record = _made_on(record, device)
+            try:
+                with run.wait(f"writing {path.name}"):
+                    written = _write(path, tensors, record, scratch=unfinished.root, over=over)
+            except UsageError as error:
+                if not isinstance(error.__cause__, FileExistsError):
+                    raise
+                return _taken(path, tensors, record, workspace=workspace, reused=reused)
+            except StorageError:
+                # Where locks do nothing, another process may have finished it, and its steps went.
+                if (existing := reused()) is not None:
+                    return existing
                 raise
-            return _taken(path, tensors, record, workspace=workspace, reused=reused)
         unfinished.remove_steps()
     run.notify(f"wrote {path} ({show_size(path.stat().st_size)})")
     return Written(path, written, reused=False)
@@ -230,7 +236,12 @@ def place_of(record: Record, *, output: Path | None, workspace: Workspace) -> Pa
 
 
 def _write(
-    path: Path, tensors: Mapping[str, Tensor], record: RecordT, *, scratch: Path, over: Over
+    path: Path,
+    tensors: Mapping[str, Tensor | Pieces],
+    record: RecordT,
+    *,
+    scratch: Path,
+    over: Over,
 ) -> RecordT:
     """Write an artifact by way of the folder in which it is made."""
     try:
@@ -245,7 +256,7 @@ def _write(
 
 def _taken(
     path: Path,
-    tensors: Mapping[str, Tensor],
+    tensors: Mapping[str, Tensor | Pieces],
     record: RecordT,
     *,
     workspace: Workspace,

@@ -194,7 +194,7 @@ class Session:
         from cogedit.models.device import memory_guard, resolve_device
         from cogedit.models.loading import load_vae
         from cogedit.models.placement import MemoryEstimate
-        from cogedit.models.vae import use_tiles
+        from cogedit.models.vae_tiles import use_tiles
 
         checkpoint, device = checkpoint_for(settings), resolve_device(settings.device)
 

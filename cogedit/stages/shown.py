@@ -69,8 +69,9 @@ def _show_source(
     frames = frames_record(recipe.record)
     if recipe.size == "source" and source is not None:
         return _at_source_size(frames, _own_frames(source))
-    clip = source_frames(artifact, frames, settings, otherwise="or name another --size").numpy()
-    return FrameStream(clip, *clip.shape[:3])
+    clip = source_frames(artifact, frames, settings, otherwise="or name another --size")
+    size = frames.settings
+    return FrameStream(clip, len(clip), size.height, size.width)
 
 
 def _own_frames(source: FoundSource) -> Iterator[Frame]:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
+
+import numpy as np
+from numpy.typing import NDArray
 
 from cogedit.artifacts import (
     EditRecord,
     FramesRecord,
     Record,
+    Slices,
     TrajectoryRecord,
     Workspace,
     frames_record,
@@ -129,8 +134,30 @@ def keeps_time(frames: FramesRecord) -> bool:
     return even and frames.fps == frames.source.fps / step
 
 
-def source_frames(artifact: Path, record: Record, settings: Settings, *, otherwise: str) -> Tensor:
-    """Read the clip that an artifact was made of, uint8 [F, H, W, 3], from its workspace.
+class FramesOnDisk(Sequence[NDArray[np.uint8]]):
+    """The frames of a clip, or of its mask, each uint8 [H, W, ...] and read when it is needed."""
+
+    def __init__(self, frames: Slices) -> None:
+        self._frames = frames
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    @overload
+    def __getitem__(self, index: int) -> NDArray[np.uint8]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[NDArray[np.uint8]]: ...
+    def __getitem__(self, index: int | slice) -> NDArray[np.uint8] | list[NDArray[np.uint8]]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        frame: NDArray[np.uint8] = self._frames[index].numpy()
+        return frame
+
+
+def source_frames(
+    artifact: Path, record: Record, settings: Settings, *, otherwise: str
+) -> FramesOnDisk:
+    """Open the clip that an artifact was made of, uint8 [H, W, 3] each, in its workspace.
 
     ArtifactError if it does not exist, or differs from what the artifact was made of; the hint says
     what would do otherwise.
@@ -138,7 +165,7 @@ def source_frames(artifact: Path, record: Record, settings: Settings, *, otherwi
     path = artifact
     if sniff_kind(artifact) != "frames":
         path = _find_frames(workspace_for(artifact, settings), record, otherwise=otherwise)
-    return read_artifact(path, "frames").tensors["frames"]
+    return FramesOnDisk(read_artifact(path, "frames").tensors.slices("frames"))
 
 
 def source_latents(

@@ -16,7 +16,7 @@ from cogedit.types import WindowPlan
 
 
 def open_trajectory(path: Path, checkpoint: Checkpoint) -> tuple[TrajectoryRecord, Trajectory]:
-    """Read the trajectory of a checkpoint's inversion, and its record.
+    """Open the trajectory of a checkpoint's inversion, and its record; it is read by timestep.
 
     Raises:
         ArtifactError: It is no trajectory, damaged, or has other timesteps than its settings visit.
@@ -24,7 +24,8 @@ def open_trajectory(path: Path, checkpoint: Checkpoint) -> tuple[TrajectoryRecor
     artifact = read_artifact(path, "trajectory")
     record, tensors = artifact.record, artifact.tensors
     timesteps = tuple(int(t) for t in tensors["timesteps"])
-    trajectory = Trajectory(tensors["trajectory"], tensors["latents"], timesteps, record.windows)
+    samples = tensors.slices("trajectory")
+    trajectory = Trajectory(samples, tensors["latents"], timesteps, record.windows)
     expected = inversion_schedule(record.settings, alphas_cumprod(checkpoint)).timesteps
     if timesteps != expected[::-1]:
         raise ArtifactMismatch(

@@ -9,9 +9,6 @@ from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from cogedit.artifacts import (
     EditRecord,
     FramesRecord,
@@ -39,7 +36,7 @@ from cogedit.stages.decode import decode
 from cogedit.stages.recipe import read_recipe
 from cogedit.stages.run import Exported, Run, check_absent, check_output, claim
 from cogedit.stages.session import Session, use_session
-from cogedit.stages.source import resize_plan
+from cogedit.stages.source import FramesOnDisk, resize_plan
 from cogedit.tools.captions import distinctions
 from cogedit.types import ComparisonLayout
 
@@ -274,9 +271,9 @@ def _frames(
     The model decodes one clip at a time: in `folder` each waits for the others.
     """
     if item.facts is None:
-        clip: Sequence[Frame] | NDArray[np.uint8]
+        clip: Sequence[Frame]
         if isinstance(item.record, FramesRecord):
-            clip = read_artifact(item.path, "frames").tensors["frames"].numpy()
+            clip = FramesOnDisk(read_artifact(item.path, "frames").tensors.slices("frames"))
         else:
             clip = FrameFile(decoded(item.path), folder)
         yield from (clip[number] for number in numbers)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from cogedit.artifacts import (
+    SavedSteps,
     Step,
     StepRecord,
     Unfinished,
@@ -119,11 +120,29 @@ def pipe(folder):
     os.mkfifo(path(folder, 3))
 
 
-def test_earlier_steps_keep_what_is_collected(tmp_path):
+def test_earlier_steps_are_checked_and_let_go(tmp_path):
     written = write_chain(tmp_path, 5)
     found = read_steps(tmp_path, makes=MAKES, names=NAMES, shape=SHAPE, num_whole=2)
     assert [step.record for step in found] == [step.record for step in written]
-    assert [{*step.tensors} for step in found] == [{"sample"}] * 3 + [{*NAMES}] * 2
+    assert [{*step.tensors} for step in found] == [set()] * 3 + [{*NAMES}] * 2
+
+
+def test_what_every_step_collects_is_read_from_disk(tmp_path):
+    written = write_chain(tmp_path, 4)
+    samples = [step.tensors["sample"] for step in read(tmp_path)]
+    saved = SavedSteps(tmp_path, written[-1].record, "sample")
+    assert len(saved) == 4
+    assert torch.equal(saved[-1], samples[-1])
+    assert torch.equal(torch.stack(list(saved)), torch.stack(samples))
+
+
+@pytest.mark.parametrize("damage", [truncate, remove, foreign, swap, of_another_machine])
+def test_steps_that_changed_meanwhile_are_not_read(tmp_path, damage):
+    folder = tmp_path / "steps"
+    saved = SavedSteps(folder, write_chain(folder, 5)[-1].record, "sample")
+    damage(folder)
+    with pytest.raises(StorageError, match="steps"):
+        list(saved)
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,10 @@ INDICES = tuple(range(0, 18, 2))
 def read(given, *, width=64, height=48, mode="stretch", indices=INDICES, source=SOURCE):
     settings = LoadSettings(width=width, height=height, resize_mode=mode)
     resize = plan_resize(source.width, source.height, settings=settings)
-    mask = read_mask(open_mask(given), source, indices=indices, resize=resize)
+    packed = read_mask(open_mask(given), source, indices=indices, resize=resize)
+    mask = np.stack(list(packed))
+    assert packed.shape == mask.shape
+    assert packed.num_white == mask.sum()
     assert mask.shape == (len(indices), height, width)
     assert mask.dtype == np.uint8
     assert set(np.unique(mask)) <= {0, 1}

@@ -24,8 +24,12 @@ def load(path, *, reader=None, fall_back=True, **settings):
     wanted = LoadSettings(**settings)
     plan = plan_clip(identify(path, facts), wanted)
     resize = plan_resize(facts.width, facts.height, settings=wanted)
-    frames = read_clip(path, facts, indices=plan.indices, resize=resize, fall_back=fall_back)
+    frames = read_all(path, facts, indices=plan.indices, resize=resize, fall_back=fall_back)
     return frames, plan
+
+
+def read_all(*args, **options):
+    return np.stack(list(read_clip(*args, **options)))
 
 
 @pytest.mark.parametrize("reader", ["decord", "ffmpeg"])
@@ -101,7 +105,7 @@ def test_count_is_checked_against_the_probe(clips, reader):
     settings = LoadSettings(width=64, height=48, max_num_frames=65)
     resize = plan_resize(64, 48, settings=settings)
     with pytest.raises(VideoError, match=r"frame 50.*70 frames"):
-        read_clip(
+        read_all(
             path, facts, indices=plan_clip(identify(path, facts), settings).indices, resize=resize
         )
 
@@ -115,7 +119,7 @@ def test_damaged_content_is_a_video_error(clips, tmp_path, reader):
     settings = LoadSettings(width=64, height=48)
     resize = plan_resize(64, 48, settings=settings)
     with pytest.raises(VideoError, match="frame 0"):
-        read_clip(
+        read_all(
             broken, facts, indices=plan_clip(identify(path, facts), settings).indices, resize=resize
         )
 
@@ -264,4 +268,4 @@ def test_frames_that_are_not_there_are_not_repeated(clips, tmp_path):
     facts = dataclasses.replace(promised, timing=timing, reader="decord")
     resize = plan_resize(192, 128, settings=LoadSettings(width=192, height=128))
     with pytest.raises(DecordFailed):
-        read_clip(source, facts, indices=range(57), resize=resize, fall_back=False)
+        read_all(source, facts, indices=range(57), resize=resize, fall_back=False)

@@ -38,8 +38,9 @@ from cogedit.models.loading import alphas_cumprod, load_transformer, load_vae
 from cogedit.models.placement import on_device, place, store_weights
 from cogedit.models.rotary import image_rotary_emb
 from cogedit.models.sampling import edit_latents, invert_latents
-from cogedit.models.vae import decode_latents, decode_pieces, encode_frames, use_tiles
+from cogedit.models.vae import decode_latents, decode_pieces, encode_frames
 from cogedit.models.vae_cost import WAYS, VAESizes, vae_bytes
+from cogedit.models.vae_tiles import use_tiles
 from cogedit.types import InvertSettings, ReconstructSettings, TransformerSettings
 
 pytestmark = pytest.mark.gpu
@@ -337,7 +338,7 @@ def test_an_inversion_and_an_edit_agree_with_the_cpus(inverse):
             alphas_cumprod=alphas_cumprod(checkpoint),
             embeds=embeds,
         )
-        assert trajectory.samples.device.type == "cpu"  # where they wait, and take no GPU memory
+        assert trajectory.noise.device.type == "cpu"  # where they wait, and take no GPU memory
         edits = edit_latents(
             transformer,
             trajectory,

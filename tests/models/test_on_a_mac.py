@@ -42,7 +42,9 @@ def edited(checkpoint, device, edit):
     samples = edit_latents(transformer, trajectory, [edit], **options)
     # The same from a trajectory that is on the device.
     there = Trajectory(
-        trajectory.samples.to(device), trajectory.latents.to(device), trajectory.timesteps
+        torch.stack([trajectory.at(t) for t in trajectory.timesteps]).to(device),
+        trajectory.latents.to(device),
+        trajectory.timesteps,
     )
     again = edit_latents(transformer, there, [edit], **options)
     assert torch.equal(again[-1].cpu(), samples[-1])

@@ -14,12 +14,13 @@ from cogedit.models.vae import (
     decode_latents,
     decode_pieces,
     encode_frames,
+    encode_pixels,
     num_decoder_calls,
     num_encoder_calls,
     to_model_range,
     to_pixels,
-    use_tiles,
 )
+from cogedit.models.vae_tiles import use_tiles
 from cogedit.shapes import model_dir
 
 
@@ -117,15 +118,38 @@ def test_pieces_are_the_whole_decoding(vae, num_latent_frames):
     assert torch.equal(decode_latents(vae, latents), whole)
 
 
-def test_tiles_come_as_one_piece(vae):
+def test_tiles_are_joined_piece_by_piece(vae, tmp_path):
     tiled = deepcopy(vae)
     tiled.enable_tiling(tile_sample_min_height=32, tile_sample_min_width=32)
-    latents = torch.randn(1, 3, 16, 8, 8, generator=torch.Generator().manual_seed(2))
+    latents = torch.randn(1, 5, 16, 8, 8, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         whole = tiled.decode(latents.movedim(1, 2) / 0.7).sample[0].movedim(1, 0)
-        [piece] = decode_pieces(tiled, latents)
-    assert torch.equal(piece, whole)
+        pieces = list(decode_pieces(tiled, latents, folder=tmp_path))
+    assert [len(piece) for piece in pieces] == [9, 8]
+    assert torch.equal(torch.cat(pieces), whole)
     assert not torch.equal(decode_latents(vae, latents), whole)
+
+
+@pytest.mark.parametrize("is_tiled", [False, True])
+@pytest.mark.parametrize("num_frames", [1, 5, 9, 17])
+def test_encoding_in_pieces_is_that_of_the_whole_clip(vae, num_frames, is_tiled):
+    vae = deepcopy(vae)
+    if is_tiled:
+        vae.enable_tiling(tile_sample_min_height=32, tile_sample_min_width=32)
+    pixels = torch.randint(0, 256, (num_frames, 48, 72, 3), dtype=torch.uint8)
+    frames = to_model_range(pixels)
+    with torch.no_grad():
+        whole = vae.encode(frames.movedim(0, 1)[None]).latent_dist.mode().movedim(1, 2) * 0.7
+    assert torch.equal(encode_frames(vae, frames), whole)
+    assert torch.equal(encode_pixels(vae, pixels), whole)
+
+
+def test_two_clips_may_be_decoded_side_by_side(vae):
+    first, second = torch.randn(2, 1, 4, 16, 4, 6, generator=torch.Generator().manual_seed(2))
+    pairs = zip(*(decode_pieces(vae, latents) for latents in (first, second)), strict=True)
+    pieces = [torch.cat(parts) for parts in zip(*pairs, strict=True)]
+    assert torch.equal(pieces[0], decode_latents(vae, first))
+    assert torch.equal(pieces[1], decode_latents(vae, second))
 
 
 @pytest.mark.parametrize("num_frames", [1, 9, 17])

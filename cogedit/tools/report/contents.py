@@ -34,6 +34,7 @@ from cogedit.stages.model import check_same_model, checkpoint_for
 from cogedit.stages.pass_times import read_notes
 from cogedit.stages.run import Run
 from cogedit.stages.session import Session
+from cogedit.stages.source import FramesOnDisk
 from cogedit.tools.captions import describe_model, describe_settings, distinctions
 from cogedit.tools.report import measure
 from cogedit.tools.report.measure import Clip as Frames
@@ -183,6 +184,7 @@ class Reporter:
         self._settings = replace(settings, export=export)
         self._session = session
         self._checkpoint = checkpoint_for(settings)
+        self._workspace = workspace
         self._notes = read_notes(workspace)
         self._movies = movies
         self._left_out = left_out
@@ -230,8 +232,7 @@ class Reporter:
         path = files.find(files.frames)
         if path is not None:
             with self._leaving_out(path):
-                pixels: NDArray[np.uint8] = read_artifact(path, "frames").tensors["frames"].numpy()
-                return pixels
+                return FramesOnDisk(read_artifact(path, "frames").tensors.slices("frames"))
         return None
 
     def _round_trip(self, files: ClipFiles) -> Frames | None:
@@ -249,7 +250,7 @@ class Reporter:
 
     def _kept(self, decoded: FrameStream) -> FrameFile:
         """Keep decoded frames, which are read for every figure."""
-        return FrameFile(decoded, self._movies.folder)
+        return FrameFile(decoded, self._workspace)
 
     def _inversion(self, record: TrajectoryRecord, files: ClipFiles) -> Inversion:
         note = self._notes.get(content_key(record))
@@ -258,7 +259,7 @@ class Reporter:
         if path is not None:
             with self._leaving_out(path):
                 check_same_model(path.name, record, self._checkpoint)
-                noise = read_artifact(path, "trajectory").tensors["trajectory"][-1]
+                noise = read_artifact(path, "trajectory").tensors.slices("trajectory")[-1]
                 figures.insert(0, measure.noise_figure(noise))
         facts = _with_value(describe_settings(record.settings))
         facts["model"] = describe_model(record.model)
@@ -268,7 +269,7 @@ class Reporter:
         stream = decode(path, self._settings, session=self._session, run=Run())
         made = shown = self._kept(stream)
         tensors = read_artifact(path, "edit").tensors
-        mask = tensors["mask"].numpy() if record.has_mask else None
+        mask = FramesOnDisk(tensors.slices("mask")) if record.has_mask else None
         if mask is not None and source is not None:
             laid = lay_over(made, source.round_trip, mask)
             shown = self._kept(replace(made.stream, frames=laid))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-Clip = Sequence[Frame] | NDArray[np.uint8]
+Clip = Sequence[Frame]
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def measure_edit(
     source: Source | None,
     *,
     shown: Clip,
-    mask: NDArray[np.uint8] | None,
+    mask: Sequence[NDArray[np.uint8]] | None,
 ) -> list[Figure]:
     """Measure an edit; the names are the same for every edit.
 
@@ -78,16 +78,16 @@ def measure_edit(
         clip: The frames of the edit as the model made it, uint8 [H, W, 3].
         source: What it is measured against; None where that is gone.
         shown: The edit as it is shown, with the source outside the mask.
-        mask: [F, H, W], 0 where the source is kept; None without a mask.
+        mask: Frames [H, W], 0 where the source is kept; None without a mask.
     """
     all_psnr = all_ssim = warp = outside_psnr = outside_ssim = math.nan
     if source is not None:
         expected = source.round_trip
         all_psnr, all_ssim = psnr(shown, expected), ssim(shown, expected)
         warp = warp_error(shown, source.flow)
-        if mask is not None and (mask == 0).any():
-            outside_psnr = psnr(clip, expected, where=mask == 0)
-            outside_ssim = ssim(clip, expected, where=mask == 0)
+        if mask is not None and any((frame == 0).any() for frame in mask):
+            outside_psnr = psnr(clip, expected, where=(frame == 0 for frame in mask))
+            outside_ssim = ssim(clip, expected, where=(frame == 0 for frame in mask))
     against = "source after the VAE, over all pixels that are shown"
     own_error = None if source is None else _number(source.warp_error)
     own = f"; the source's own is {own_error}" if own_error else ""
