@@ -90,7 +90,7 @@ def _stage_rows(record: Record) -> list[tuple[str, str]]:
             (
                 "windows",
                 f"of {windows.length} latent frames, which overlap by {windows.overlap} and move "
-                f"by {windows.shift} at every other timestep",
+                f"by {windows.shift} at about every other timestep",
             )
         )
     if isinstance(record, EditRecord) and record.mask is not None:
