@@ -50,6 +50,8 @@ from cogedit.progress import RGBPicture, ShowStep, Step
 if TYPE_CHECKING:
     from torch import Tensor
 
+    Tensors = Mapping[str, Tensor | Pieces]
+
 RecordT = TypeVar("RecordT", bound=Record)
 RecordT_co = TypeVar("RecordT_co", bound=Record, covariant=True)
 
@@ -152,7 +154,7 @@ def workspace_for(source: Path, settings: Settings) -> Workspace:
 
 def find_or_make(
     record: RecordT,
-    make: Callable[[], Mapping[str, Tensor | Pieces] | Mapping[str, Pieces]],
+    make: Callable[[], Tensors],
     *,
     output: Path | None,
     workspace: Workspace,
@@ -235,14 +237,7 @@ def place_of(record: Record, *, output: Path | None, workspace: Workspace) -> Pa
     return workspace.path_for(record) if output is None else output
 
 
-def _write(
-    path: Path,
-    tensors: Mapping[str, Tensor | Pieces],
-    record: RecordT,
-    *,
-    scratch: Path,
-    over: Over,
-) -> RecordT:
+def _write(path: Path, tensors: Tensors, record: RecordT, *, scratch: Path, over: Over) -> RecordT:
     """Write an artifact by way of the folder in which it is made."""
     try:
         return write_artifact(path, tensors, record, scratch=scratch, over=over)
@@ -256,7 +251,7 @@ def _write(
 
 def _taken(
     path: Path,
-    tensors: Mapping[str, Tensor | Pieces],
+    tensors: Tensors,
     record: RecordT,
     *,
     workspace: Workspace,

@@ -346,6 +346,26 @@ def test_a_pass_that_was_killed_between_its_edits_gives_the_rest_of_them(
     assert not list(workspace.glob(f"*{UNFINISHED_SUFFIX}"))
 
 
+def test_steps_that_went_when_another_process_had_finished(clip, inverted, monkeypatch):
+    """Where locks do nothing, two processes make one artifact in one folder."""
+    workspace, other = inverted
+    options = {"save_trajectory": True}
+    whole = edit(clip[0], other, PROMPTS[:1], **options)
+    write = write_artifact
+
+    def beaten(path, *args, **kwargs):
+        if path.name.startswith("edit"):
+            shutil.copy(other / path.name, path)
+            for step in workspace.glob(f"*{UNFINISHED_SUFFIX}/*.safetensors"):
+                step.unlink()
+        return write(path, *args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(run_module, "write_artifact", beaten)
+        assert edit(clip[0], workspace, PROMPTS[:1], **options) == whole
+    assert not list(workspace.glob(f"*{UNFINISHED_SUFFIX}"))
+
+
 def test_another_command_does_not_go_on_with_a_pass_of_more_edits(clip, inverted):
     workspace, _ = inverted
     stopped_edit(clip[0], workspace, PROMPTS[:2], 2)
