@@ -24,6 +24,8 @@ from typing import Annotated, Literal, TypeVar, Union, cast, get_args, get_origi
 import msgspec
 from msgspec import Meta
 
+from cogedit.clip_times import RATE_WORDS, rate_text, time_text
+
 T = TypeVar("T")
 
 _MOST = 10**9
@@ -49,6 +51,25 @@ Layers = Annotated[
 ]
 FrameRate = Annotated[
     Fraction, Meta(description="a number such as 24, 23.976 or 30000/1001, at most 1000")
+]
+# In text: records keep what was said beside the frames that it stands for.
+Time = Annotated[
+    str,
+    Meta(
+        pattern=r"\A(\d{1,18}(\.\d{1,9})?|\d{1,9}f)\Z",
+        description="a time such as 12.5, 1:02.5 or 00:01:02.500, or a frame such as 300f",
+        extra={"read": time_text},
+    ),
+]
+ClipRate = Annotated[
+    str,
+    Meta(
+        pattern=r"\A(model|source|spread|[1-9]\d{0,17}(/[1-9]\d{0,17})?)\Z",
+        description="model, source, spread, or a number such as 8, 23.976 or 30000/1001, at most "
+        "1000",
+        examples=list(RATE_WORDS),
+        extra={"read": rate_text},
+    ),
 ]
 Color = Annotated[
     str,
@@ -92,15 +113,18 @@ def setting(
     unit: str = "",
     metavar: str = "",
     default_text: str = "",
+    none_text: str = "auto",
     is_later: bool = False,
 ) -> T:
     """Declare a field as a setting: what it does, in sentences without its default.
 
     `metavar` stands for the value in help texts, and follows from the type where it is left out;
-    `default_text` is the default in words, needed where it is None; `is_later` is as in `later`.
+    `default_text` is the default in words, needed where it is None; `none_text` is the word that
+    stands for None; `is_later` is as in `later`.
     """
     described = {"group": group, "text": text, "unit": unit, "metavar": metavar}
-    metadata = {"setting": described | {"default_text": default_text}, "is_later": is_later}
+    described |= {"default_text": default_text, "none_text": none_text}
+    metadata = {"setting": described, "is_later": is_later}
     field: T = dataclasses.field(default=default, metadata=metadata)
     return field
 
@@ -120,13 +144,14 @@ class Setting:
 
     key: str  # dotted, the same in TOML files, variables and error messages
     hint: object  # type of its value, with the range; None aside
-    optional: bool  # whether None is a value, written "auto"
+    optional: bool  # whether None is a value
     default: object
     group: str
     text: str
     unit: str
     metavar: str
     default_text: str
+    none_text: str  # the word for None
 
     @property
     def type(self) -> object:
@@ -143,7 +168,7 @@ class Setting:
     @property
     def expected(self) -> str:
         """Which values are allowed, in words."""
-        auto = ", or auto" if self.has_auto else ""
+        auto = f", or {self.none_text}" if self.has_auto else ""
         if get_origin(self.type) is Literal:
             return "one of " + ", ".join(self.choices) + auto
         if self._range.description is not None:
@@ -158,7 +183,7 @@ class Setting:
 
     @property
     def has_auto(self) -> bool:
-        """Whether "auto" stands for None; for text it is text like any other."""
+        """Whether a word stands for None; for text it is text like any other."""
         return self.optional and self.type not in (str, Path)
 
     @property
@@ -173,8 +198,13 @@ class Setting:
         Raises:
             ValueError: It is of another type or out of range; `expected` says what is allowed.
         """
-        if self.optional and (value is None or (value == "auto" and self.has_auto)):
+        if self.optional and (value is None or (value == self.none_text and self.has_auto)):
             return None
+        if (read := (self._range.extra or {}).get("read")) is not None:
+            try:
+                value = read(value)
+            except ValueError as error:
+                raise ValueError(self.expected) from error
         is_window = get_origin(self.type) is tuple
         is_union = get_origin(self.type) in (Union, UnionType)  # of a number and a pair
         if is_window or (is_union and isinstance(value, str) and ":" in value):
@@ -221,6 +251,8 @@ def _settings_of(record_type: type[object], table: str = "") -> Iterator[Setting
 
 def flag_name(key: str) -> str:
     """The flag of a dotted key, where no other setting of the command has its name."""
+    if key == "reconstruct.start":  # `--start` is where a clip begins
+        return "--start-from"
     return "--" + key.rpartition(".")[2].replace("_", "-")
 
 

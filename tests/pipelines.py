@@ -126,6 +126,7 @@ def settings_of(video, **flags):
         "device": "cpu",
         "workspace": video.parent / "clip.cogedit",
         "load.max_num_frames": 9,
+        "load.frame_rate": "spread",
         "load.resize_mode": "stretch",
         "invert.num_inference_steps": 3,
         "reconstruct.guidance_scale": 1.0,

@@ -26,7 +26,7 @@ from unittest.mock import patch
 
 OUT = "out.txt"
 LOG = "log.txt"
-SIZE = ("--width", "64", "--height", "64", "--max-num-frames", "9")
+SIZE = ("--width", "64", "--height", "64", "--max-num-frames", "9", "--frame-rate", "spread")
 
 HANGS = 1200.0
 """Seconds after which a process is given up: far more than any needs on a busy machine."""

@@ -412,7 +412,7 @@ def test_an_installed_package_finds_its_own_presets(tmp_path: Path) -> None:
     package = tmp_path / "cogedit"
     package.mkdir()
     source = presets_folder().parent / "cogedit"
-    for name in ("errors.py", "places.py", "schema.py"):
+    for name in ("errors.py", "places.py", "schema.py", "clip_times.py"):
         shutil.copy(source / name, package / name)
     for name in ("config", "types"):
         shutil.copytree(source / name, package / name)

@@ -35,7 +35,7 @@ def folder(tmp_path_factory):
     )
     (folder / "cogedit.toml").write_text(
         f'model = "{TINY_PIPELINE}"\ndtype = "fp32"\n'
-        "[load]\nmax_num_frames = 9\n[invert]\nnum_inference_steps = 3\n"
+        "[load]\nmax_num_frames = 9\nframe_rate = 'spread'\n[invert]\nnum_inference_steps = 3\n"
     )
     return folder
 

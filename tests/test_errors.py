@@ -14,7 +14,7 @@ from videos import ffmpeg, make_video
 from cogedit.cli import app, main
 from cogedit.errors import ModelError
 
-SMALL = (*TINY_MODEL, "--max-num-frames", "9")
+SMALL = (*TINY_MODEL, "--max-num-frames", "9", "--frame-rate", "spread")
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def inverted(tmp_path_factory):
     """A folder with a video and everything up to its trajectory."""
     folder = tmp_path_factory.mktemp("inverted")
     video = make_video(folder / "clip.mp4", width=176, height=144, num_frames=12)
-    return tiny_artifacts(video, {"load.max_num_frames": 9})
+    return tiny_artifacts(video, {"load.max_num_frames": 9, "load.frame_rate": "spread"})
 
 
 @pytest.fixture
@@ -157,7 +157,18 @@ def test_nan_in_the_model(fail, tmp_path, inverted):
     shutil.copy(inverted["video"], tmp_path / "clip.mp4")
     result = CliRunner().invoke(
         app,
-        ["invert", "clip.mp4", "--model", str(folder), "--device", "cpu", "--max-num-frames", "9"],
+        [
+            "invert",
+            "clip.mp4",
+            "--model",
+            str(folder),
+            "--device",
+            "cpu",
+            "--max-num-frames",
+            "9",
+            "--frame-rate",
+            "spread",
+        ],
     )
     assert result.exit_code == 8
     assert "timestep 19" in result.stderr

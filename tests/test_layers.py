@@ -17,7 +17,7 @@ import cogedit
 PACKAGE = Path(cogedit.__file__).parent
 
 LEAVES = {"errors", "types", "sources", "progress", "cancellation", "schema", "places", "disk"}
-LEAVES |= {"version"}
+LEAVES |= {"version", "clip_times"}
 COMPUTING = {"models", "media", "artifacts", "config", "diffusion"}
 
 ROOMS = {
@@ -26,14 +26,16 @@ ROOMS = {
     "sources": {"types", "schema"},
     "progress": set(),
     "cancellation": {"errors"},
-    "schema": set(),
+    "schema": {"clip_times"},
+    "clip_times": set(),
     "places": set(),
     "version": set(),
     "disk": set(),
     "diffusion": {"types", "progress", "errors"},
     "models": {"diffusion", "types", "progress", "errors", "disk"},
-    "media": {"types", "sources", "errors", "places", "disk"},
-    "artifacts": {"types", "sources", "progress", "schema", "errors", "version", "disk"},
+    "media": {"types", "sources", "clip_times", "errors", "places", "disk"},
+    "artifacts": {"types", "sources", "clip_times", "schema", "errors", "disk"}
+    | {"progress", "version"},
     "config": {"types", "schema", "errors", "places"},
     "stages": COMPUTING | LEAVES,
     "tools": {"stages"} | COMPUTING | LEAVES,

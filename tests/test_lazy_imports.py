@@ -30,7 +30,7 @@ except SystemExit as done:
 """
 
 SETTINGS = {
-    "load": ["--width", "96", "--height", "64", "--max-num-frames", "9"],
+    "load": ["--width", "96", "--height", "64", "--max-num-frames", "9", "--frame-rate", "spread"],
     "invert": ["--num-inference-steps", "2"],
 }
 
@@ -119,6 +119,7 @@ def workspace(tmp_path_factory):
         "load.width": 96,
         "load.height": 64,
         "load.max_num_frames": 9,
+        "load.frame_rate": "spread",
         "reconstruct.guidance_scale": 1.0,
     }
     settings = tiny_settings(video, flags)

@@ -14,11 +14,12 @@ from typing import Literal
 
 from cogedit.artifacts.atomic import show, temporary_files
 from cogedit.artifacts.locks import unused
-from cogedit.artifacts.records import EditRecord, Record
+from cogedit.artifacts.records import EditRecord, Record, frames_record
 from cogedit.artifacts.steps import newest_step
 from cogedit.artifacts.store import SUFFIX, is_artifact_file, read_record, verify_artifact
 from cogedit.artifacts.unfinished import UNFINISHED_SUFFIX, Unfinished
 from cogedit.artifacts.workspace import FOLDER_SUFFIX
+from cogedit.clip_times import show_time
 from cogedit.disk import is_regular
 from cogedit.errors import ArtifactError, ArtifactNewer, CogeditError, StorageError
 from cogedit.types import ArtifactKind
@@ -233,4 +234,7 @@ def _about(record: Record) -> str:
     if isinstance(record, EditRecord):
         return record.settings.prompt
     tensor = next(tensor for tensor in record.tensors if tensor.name == record.kind)
-    return f"{tensor.name} {list(tensor.shape)} {tensor.dtype}"
+    frames = frames_record(record)
+    first, end = map(show_time, frames.span)
+    shape = f"{tensor.name} {list(tensor.shape)} {tensor.dtype}"
+    return f"{shape}, {first} to {end} of {frames.source.name}"

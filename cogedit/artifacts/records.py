@@ -18,6 +18,7 @@ from typing import Annotated, ClassVar, Literal, TypeVar, cast
 from msgspec import Meta
 
 from cogedit.artifacts.codec import Json, JsonText, canonical_text, decode_record, encode_record
+from cogedit.clip_times import RATE_WORDS
 from cogedit.errors import ArtifactError
 from cogedit.schema import Count, Positive, later
 from cogedit.sources import Digest, MaskSource, ResizeBox, SourceVideo
@@ -74,6 +75,8 @@ class FramesRecord:
     """A clip: the frames of a video that were chosen, at the size they are edited in.
 
     Its tensor is `frames` [F, H, W, 3] uint8 RGB. Tensors of a record are empty until written.
+    The settings hold the seconds as they were asked for; those that were taken follow from the
+    indices, since frame k of the source is shown from k / `source.fps` on.
     """
 
     kind: ClassVar[ArtifactKind] = "frames"
@@ -81,11 +84,32 @@ class FramesRecord:
 
     source: SourceVideo
     settings: LoadSettings
-    frame_indices: Annotated[tuple[Count, ...], Meta(min_length=1)]  # in the source, ascending
+    # F numbers of frames in the source, ascending; only the extra ones may repeat the last.
+    frame_indices: Annotated[tuple[Count, ...], Meta(min_length=1)]
     fps: Fraction  # of the clip, exact
     box: ResizeBox
+    # Of the last of them, how many nobody asked for: the VAE takes 8n + 1 frames. No export has
+    # them.
+    num_extra_frames: Count = later(0)
     cogedit_version: str = __version__
     tensors: tuple[TensorRecord, ...] = ()
+
+    @property
+    def num_frames(self) -> int:
+        """How many frames of the clip are shown: those without the extra ones."""
+        return len(self.frame_indices) - self.num_extra_frames
+
+    @property
+    def shown_indices(self) -> tuple[int, ...]:
+        """Numbers in the source of the frames that are shown."""
+        return self.frame_indices[: self.num_frames]
+
+    @property
+    def span(self) -> tuple[Fraction, Fraction]:
+        """When the shown frames begin and end in the source, in seconds after its first frame."""
+        source, indices = self.source, self.shown_indices
+        end = min(indices[-1] / source.fps + 1 / self.fps, source.num_frames / source.fps)
+        return indices[0] / source.fps, end
 
 
 @dataclass(frozen=True)
@@ -173,7 +197,8 @@ def content_key(record: Record) -> str:
     """What identifies an artifact before it is made: sha256 in hex of its record.
 
     The record's own tensor digests are left out, since they are known only afterwards; those of
-    its parents are in. So is what a model is called and where it ran: its digest says which it is.
+    its parents are in. So is what a model is called and where it ran: its digest says which it is;
+    and how the seconds of a clip were asked for, since its frames are named one by one.
     Two artifacts with one key are interchangeable.
 
     Raises:
@@ -186,18 +211,25 @@ def content_key(record: Record) -> str:
 _PROVENANCE = frozenset({"id", "revision", "device", "torch"})
 """Fields of a model that are in no content key."""
 
+_ASKED = ("start", "end", "duration")
+"""Settings of a clip that are in none; nor is a rate in a word, `source` or `spread`."""
+
 
 def _without_provenance(value: Json) -> Json:
-    """A record as JSON without its models' provenance.
+    """A record as JSON without its models' provenance, and the seconds that were asked for.
 
     A model of 0.1.0 keeps its name: artifacts that exist keep their keys.
     """
     if not isinstance(value, dict):
         return value
     kept = dict(value)
-    for parent in ("latents", "trajectory"):
+    for parent in ("frames", "latents", "trajectory"):
         if parent in kept:
             kept[parent] = _without_provenance(kept[parent])
+    settings = kept.get("settings")
+    if "frame_indices" in kept and isinstance(settings, dict):
+        asked = {*_ASKED, *(["frame_rate"] if settings.get("frame_rate") in RATE_WORDS else [])}
+        kept["settings"] = {key: item for key, item in settings.items() if key not in asked}
     model = kept.get("model")
     if isinstance(model, dict) and "torch" in model:
         kept["model"] = {key: item for key, item in model.items() if key not in _PROVENANCE}
@@ -286,8 +318,14 @@ def check_meaning(record: Record) -> None:
 
 
 def _check_frame_indices(frames: FramesRecord) -> None:
-    if any(after <= before for before, after in pairwise(frames.frame_indices)):
-        raise ArtifactError("frame_indices are not ascending")
+    if frames.num_frames < 1:
+        raise ArtifactError(
+            f"num_extra_frames is {frames.num_extra_frames}, expected less than the "
+            f"{len(frames.frame_indices)} frame_indices"
+        )
+    for number, (before, after) in enumerate(pairwise(frames.frame_indices), 1):
+        if after < before or (after == before and number < frames.num_frames):
+            raise ArtifactError("frame_indices are not ascending")
     if frames.frame_indices[-1] >= frames.source.num_frames:
         raise ArtifactError(
             f"the last frame index is {frames.frame_indices[-1]}, expected less than "

@@ -177,7 +177,9 @@ def setting_option(key: str, flag: str, *, is_hidden: bool = False) -> object:
     if setting.type is bool:
         value_type, flag = bool, f"{flag}/--no-{flag[2:]}"
     elif get_origin(setting.type) is Literal:
-        value_type = Literal[("auto", *setting.choices) if setting.has_auto else setting.choices]
+        value_type = Literal[
+            (setting.none_text, *setting.choices) if setting.has_auto else setting.choices
+        ]
     elif key == "model":
         words = _known_models
     elif setting.choices:

@@ -176,9 +176,14 @@ def with_options(
                 jsonl=values.pop("jsonl"),
                 thumbnail=Thumbnail() if values.pop("preview", False) else None,
             )
+            said = {flag.key: value for flag, value in given if value is not None}
+            names = {flag.key: flag.name for flag, value in given if value is not None}
+            if said.get("load.start") in ("random", "inverted"):  # until 0.1.0 it was the noise
+                said["reconstruct.start"] = said.pop("load.start")
+                names["reconstruct.start"] = names.pop("load.start")
             call = Call(
-                flags={flag.key: value for flag, value in given if value is not None},
-                names={flag.key: flag.name for flag, value in given if value is not None},
+                flags=said,
+                names=names,
                 tables=tables,
                 config=values.pop("config", None),
                 force=values.pop("force", False),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cogedit.artifacts import EditRecord, Record, TrajectoryRecord, chain_of, frames_record
 from cogedit.cli.flags import flag_for
-from cogedit.config import Settings
+from cogedit.config import Settings, all_settings
 from cogedit.errors import UsageError
 from cogedit.schema import show_value
 from cogedit.types import ArtifactKind
@@ -64,7 +64,7 @@ def check_repeated(
     again = shlex.join([*words, *_option(key, given, tables=[command])])
     tiles = "; --decode-tiling decodes in tiles" if key == "encode.vae_tiling" else ""
     raise UsageError(
-        f"{flag} is {_text(given)}, but {source} was made with {_text(made)}",
+        f"{flag} is {_text(key, given)}, but {source} was made with {_text(key, made)}",
         hint=f"leave {flag} out, or make another with the same flags: {again}{tiles}",
     )
 
@@ -73,8 +73,8 @@ def _option(key: str, value: object, *, tables: list[str]) -> list[str]:
     flag = flag_for(key, tables)
     if isinstance(value, bool):
         return [flag if value else f"--no-{flag[2:]}"]
-    return [flag, _text(value)]
+    return [flag, _text(key, value)]
 
 
-def _text(value: object) -> str:
-    return "auto" if value is None else show_value(value)
+def _text(key: str, value: object) -> str:
+    return all_settings()[key].none_text if value is None else show_value(value)

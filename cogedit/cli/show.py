@@ -22,6 +22,7 @@ from cogedit.artifacts import (
     verify_artifact,
 )
 from cogedit.cli.tables import show_rows
+from cogedit.clip_times import show_time
 from cogedit.config import plain_value
 from cogedit.stages.recipe import read_recipe
 
@@ -74,13 +75,20 @@ def show_file(path: Path, *, json_output: bool) -> None:
 
 def _stage_rows(record: Record) -> list[tuple[str, str]]:
     if isinstance(record, FramesRecord):
-        source, indices = record.source, record.frame_indices
+        source, indices = record.source, record.shown_indices
+        first, end = map(show_time, record.span)
+        extra = record.num_extra_frames
+        added = f", {extra} more were added at the end to reach 8n + 1" if extra else ""
         return [
             ("source", f"{source.name}, {source.num_frames} frames, read by {source.reader}"),
             ("source size", f"{source.width}x{source.height}, {source.fps} fps"),
             ("source sha256", source.sha256),
             ("load", _settings(record.settings)),
-            ("clip", f"{len(indices)} frames, {indices[0]} to {indices[-1]}, {record.fps} fps"),
+            ("seconds", f"{first} to {end} of {show_time(source.num_frames / source.fps)}"),
+            (
+                "clip",
+                f"{len(indices)} frames, {indices[0]} to {indices[-1]}, {record.fps} fps{added}",
+            ),
         ]
     stage = {"latents": "encode", "trajectory": "invert", "edit": "reconstruct"}[record.kind]
     rows = [(stage, _settings(record.settings)), (f"{stage} model", _model(record.model))]

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import typer
@@ -23,6 +24,7 @@ from rich.text import Text
 from cogedit.artifacts.atomic import show_size
 from cogedit.cli.progress import duration
 from cogedit.cli.screen import Screen, printable
+from cogedit.clip_times import show_time
 from cogedit.version import __version__
 
 if TYPE_CHECKING:
@@ -73,6 +75,8 @@ def show_estimate(screen: Screen, command: str, estimate: Estimate) -> None:
         return
     shape = "x".join(map(str, estimate.latent_shape))
     size = f"{estimate.num_frames} frames of {estimate.width}x{estimate.height}"
+    span = (Fraction(estimate.start_seconds), Fraction(estimate.end_seconds))
+    size += f", {' to '.join(map(show_time, span))} of its source"
     windows = ""
     if estimate.windows is not None:
         windows = f" in {estimate.num_windows} or more windows of {estimate.windows.length}"

@@ -35,8 +35,9 @@ def settings_toml(resolved: ResolvedSettings, *, origins: bool = False) -> str:
         if first != table:
             table = first
             lines += ["", f"[{table}]"]
-        line = f"{name} = {_toml(value)}"
-        if value is None and not all_settings()[key].has_auto:
+        described = all_settings()[key]
+        line = f"{name} = {_toml(described.none_text if value is None else value)}"
+        if value is None and not described.has_auto:
             line = f"# {name} is not set"
         if origins:
             line = f"{line:<{_COMMENT_COLUMN}}  # {_one_line(resolved.origins[key])}"
@@ -45,9 +46,8 @@ def settings_toml(resolved: ResolvedSettings, *, origins: bool = False) -> str:
 
 
 def _toml(value: object) -> str:
-    plain = "auto" if value is None else plain_value(value)
     # JSON's escapes are TOML's; U+007F alone is allowed as it is in JSON and not in TOML.
-    return json.dumps(plain, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return json.dumps(plain_value(value), ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _one_line(text: str) -> str:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+from cogedit.clip_times import ClipTime, parse_time, show_time
 from cogedit.errors import UsageError, VideoError
+from cogedit.media.timing import TIME_TOLERANCE, Timing, even_timing
 from cogedit.sources import ResizeBox, SourceVideo
 from cogedit.types import LoadSettings
 
 # A frame of 30000x1 pixels, cropped to a clip's shape, would be scaled to gigabytes first.
 _MAX_SCALED_PIXELS = 8192 * 8192
+
+_TIMES = ("start", "end", "duration")
+_SKIPS = ("skip_frames_start", "skip_frames_end")
 
 
 @dataclass(frozen=True)
@@ -19,7 +26,8 @@ class ClipPlan:
 
     indices: tuple[int, ...]  # frames of the source, evenly spaced, 8n + 1 of them
     fps: Fraction  # the source's over the step, so that the clip plays at real speed
-    notes: tuple[str, ...]  # what was left out and why, one phrase each
+    num_extra: int  # of the last of them, how many were only added to reach 8n + 1
+    notes: tuple[str, ...]  # which seconds were taken and how to take others, one phrase each
 
 
 @dataclass(frozen=True)
@@ -52,35 +60,138 @@ class ResizePlan:
         return tuple(notes)
 
 
-def plan_clip(source: SourceVideo, settings: LoadSettings) -> ClipPlan:
+def plan_clip(
+    source: SourceVideo,
+    settings: LoadSettings,
+    *,
+    timing: Timing | None = None,
+    model_rate: Fraction | None = None,
+) -> ClipPlan:
     """Choose the frames of a clip.
 
-    The skipped ends are removed first. The rest is taken whole if it fits into `max_num_frames`
-    and no step is given; otherwise every step-th frame is, up to `max_num_frames`, where the step
-    is `frame_sample_step` or the largest that still yields that many. The count is then rounded
-    down to 8n + 1: the VAE packs 4 frames into a latent and returns another count for an even
-    number of latents. Raises `VideoError` where the skipped ends leave nothing.
+    From where it begins, every step-th frame is taken, until it has `max_num_frames` or ends. The
+    step is `frame_sample_step`, or with `frame_rate` "model" the one that comes nearest to the rate
+    that the model was trained at, otherwise 1.
+
+    The VAE packs 4 frames into a latent and takes 8n + 1 of them: those that are missing are the
+    next ones of the source, and where it has none the last one again. With "spread" the step is the
+    largest that still yields `max_num_frames`, and the count is rounded down to 8n + 1, as in the
+    upstream script.
+
+    Args:
+        source: The video.
+        settings: Which frames are wanted.
+        timing: When its stored frames are shown; None is one after the other at its rate.
+        model_rate: Frames per second that the model was trained at; None takes every frame.
+
+    Raises:
+        UsageError: The seconds end before they begin, or are given in two ways.
+        VideoError: The video has no frame there.
     """
-    start = min(settings.skip_frames_start, source.num_frames)
-    end = max(0, source.num_frames - settings.skip_frames_end)
-    available = end - start
-    if available <= 0:
-        raise VideoError(
-            f"no frame is left of {source.name}: it has {source.num_frames}, skipping "
-            f"{settings.skip_frames_start} at the start and {settings.skip_frames_end} at the end",
-            hint="skip fewer frames",
-        )
-    step = settings.frame_sample_step
-    if step is None:
-        step = max(1, available // settings.max_num_frames)
-    sampled = range(start, end, step)
-    chosen = sampled[: settings.max_num_frames]
-    kept = chosen[: 8 * ((len(chosen) - 1) // 8) + 1]
+    timing = timing or even_timing(source.num_frames, source.fps)
+    span = find_span(source, settings, timing=timing)
+    step = settings.frame_sample_step or 1
+    if settings.frame_rate == "spread":
+        step = settings.frame_sample_step or max(1, len(span) // (settings.max_num_frames or 1))
+    elif settings.frame_rate == "model" and settings.frame_sample_step is None and model_rate:
+        step = nearest_step(source.fps, model_rate)
+    chosen = span[::step][: settings.max_num_frames]
+    num_extra = -(len(chosen) - 1) % 8
+    if settings.frame_rate == "spread":
+        chosen, num_extra = chosen[: 8 * ((len(chosen) - 1) // 8) + 1], 0
+    beyond = range(chosen[-1] + step, source.num_frames, step)[:num_extra]
+    taken = (*chosen, *beyond)
     return ClipPlan(
-        indices=tuple(kept),
+        indices=(*taken, *taken[-1:] * (num_extra - len(beyond))),
         fps=source.fps / step,
-        notes=_clip_notes(step, num_sampled=len(sampled), num_chosen=len(chosen), kept=len(kept)),
+        num_extra=num_extra,
+        notes=(
+            _seconds_note(source, settings, span, chosen),
+            *_extra_notes(num_extra, num_beyond=len(beyond), num_chosen=len(chosen)),
+        ),
     )
+
+
+def find_span(source: SourceVideo, settings: LoadSettings, *, timing: Timing) -> range:
+    """The frames among which a clip's are chosen: those of the seconds that were asked for.
+
+    A clip begins with the frame that is on the screen then, and the frame that appears at its end
+    is the first after it. Arguments and errors are those of `plan_clip`.
+    """
+    check_times(settings)
+    total, lasts = source.num_frames, show_time(source.num_frames / source.fps)
+    if (settings.start, settings.end, settings.duration) == (None, None, None):
+        first = settings.skip_frames_start
+        end = total - settings.skip_frames_end
+        if first >= end:
+            raise VideoError(
+                f"no frame is left of {source.name}: it has {total}, skipping "
+                f"{settings.skip_frames_start} at the start and {settings.skip_frames_end} at the "
+                "end",
+                hint="skip fewer frames",
+            )
+        return range(first, end)
+    grid = source.fps if source.is_resampled else None
+    start = parse_time(settings.start or 0)
+    first = _on_screen(start, timing, grid)
+    if first >= total or start.at(timing.rate) >= total / source.fps:
+        raise VideoError(
+            f"{source.name} has no --start {settings.start}: it lasts {lasts} ({total} frames at "
+            f"{float(source.fps):.6g} fps)",
+            hint="begin earlier",
+        )
+    end = total
+    if settings.duration is not None:
+        length = parse_time(settings.duration)
+        if length.frame is not None:
+            end = first + _first_from(length, timing, grid)
+        else:
+            at = ClipTime(seconds=start.at(timing.rate) + length.at(timing.rate))
+            end = _first_from(at, timing, grid)
+    elif settings.end is not None:
+        stop = parse_time(settings.end)
+        if stop.at(timing.rate) <= start.at(timing.rate):
+            raise UsageError(
+                f"--end {settings.end} is not after --start {settings.start or 0}",
+                hint="end later, or say how long with --duration",
+            )
+        end = _first_from(stop, timing, grid)
+    return range(first, min(max(first + 1, end), total))
+
+
+def check_times(settings: LoadSettings) -> None:
+    """Raise `UsageError` where the seconds of a clip are given in two ways, or are none."""
+    skips = [f"--{name.replace('_', '-')}" for name in _SKIPS if getattr(settings, name)]
+    times = [f"--{name}" for name in _TIMES if getattr(settings, name) is not None]
+    if skips and times:
+        raise UsageError(
+            f"{times[0]} and {skips[0]} both say which part of the video is taken",
+            hint=f"give {times[0]} in frames, such as {times[0]} 300f, and leave {skips[0]} out",
+        )
+    if settings.end is not None and settings.duration is not None:
+        raise UsageError("--end and --duration both say where the clip ends", hint="give one")
+    if settings.duration is not None and parse_time(settings.duration).at(Fraction(1)) == 0:
+        raise UsageError(f"--duration is {settings.duration}, expected more than 0")
+
+
+def nearest_step(fps: Fraction, rate: Fraction) -> int:
+    """The step at which a video of `fps` comes nearest to a rate, in frames per second."""
+    below = max(1, fps // rate)
+    return min(below, below + 1, key=lambda step: abs(fps / step - rate))
+
+
+def _on_screen(time: ClipTime, timing: Timing, grid: Fraction | None) -> int:
+    """The number of the frame that is shown at a time; frames of it are those of the video."""
+    if grid is not None:
+        return math.floor((time.at(timing.rate) + TIME_TOLERANCE) * grid)
+    return timing.on_screen(time.at(timing.rate)) if time.frame is None else time.frame
+
+
+def _first_from(time: ClipTime, timing: Timing, grid: Fraction | None) -> int:
+    """The number of the first frame that appears at a time or later."""
+    if grid is not None:
+        return math.ceil((time.at(timing.rate) - TIME_TOLERANCE) * grid)
+    return timing.first_from(time.at(timing.rate)) if time.frame is None else time.frame
 
 
 def plan_resize(source_width: int, source_height: int, *, settings: LoadSettings) -> ResizePlan:
@@ -132,17 +243,42 @@ def _round_ratio(numerator: int, denominator: int) -> int:
     return (2 * numerator + denominator) // (2 * denominator)
 
 
-def _clip_notes(step: int, *, num_sampled: int, num_chosen: int, kept: int) -> tuple[str, ...]:
-    notes = []
-    if step > 1:
-        notes.append(f"took every {_ordinal(step)} frame")
-    if num_sampled > num_chosen:
-        frames = _count(num_sampled - num_chosen)
-        notes.append(f"left out {frames} at the end beyond the {num_chosen} that fit")
-    if num_chosen > kept:
-        frames = _count(num_chosen - kept)
-        notes.append(f"dropped {frames} to reach {kept} = 8*{(kept - 1) // 8}+1")
-    return tuple(notes)
+def _seconds_note(
+    source: SourceVideo, settings: LoadSettings, span: range, chosen: Sequence[int]
+) -> str:
+    """Say which seconds were taken at which rate, and how to take others."""
+    step = chosen.step if isinstance(chosen, range) else 1
+    fps = source.fps
+    end = min(chosen[-1] + step, source.num_frames)
+    times = [show_time(place / fps) for place in (chosen[0], end, source.num_frames)]
+    rate = f"every {_ordinal(step)} frame, " if step > 1 else ""
+    text = (
+        f"{source.name}: {times[0]} to {times[1]} of {times[2]} at {float(fps / step):.4g} fps "
+        f"({rate}{_count(len(chosen))})"
+    )
+    is_short = chosen[-1] + step < span.stop
+    others = ["--max-num-frames all takes all"] if is_short else []
+    if is_short and settings.end is None and settings.duration is None and settings.start is None:
+        others.insert(0, "--start and --end choose others")
+    if step > 1 and settings.frame_sample_step is None:
+        others.append("--frame-rate source takes every frame")
+    asked = settings.end or settings.duration
+    if asked is not None and is_short:
+        text += f", before {'--end' if settings.end else 'the end of --duration'} {asked}"
+    elif asked is not None and span.stop == source.num_frames:
+        text += ", where the video ends"
+    return "; ".join([text, ", ".join(others)]) if others else text
+
+
+def _extra_notes(num_extra: int, *, num_beyond: int, num_chosen: int) -> Iterator[str]:
+    """Say which frames were added for the VAE."""
+    if not num_extra:
+        return
+    again = f", {num_extra - num_beyond} of them the last one again"
+    yield (
+        f"added {_count(num_extra)} at the end to reach {num_chosen + num_extra} = 8n + 1"
+        f"{again if num_extra > num_beyond else ''}; no video shows them"
+    )
 
 
 def _count(frames: int) -> str:

@@ -36,6 +36,9 @@ class VideoFacts:
     grid: Fraction | None = None  # frames are taken at this even rate; None takes those stored
     is_untimed: bool = False  # its frames carry no times, and its rate may be chosen
     is_assumed: bool = False  # ... and nobody has
+    # Timestamps of the keyframes, where it is read from one as from the start; otherwise empty.
+    keyframes: tuple[int, ...] = ()
+    is_sampled: bool = False  # of its pictures only the first was looked at
     own_notes: tuple[str, ...] = ()  # about the files of pictures
 
     @property

@@ -94,6 +94,7 @@ class PacketTable:
     num_discarded: int  # packets that an edit list takes out of the presentation
     num_unanchored: int  # packets that precede the first keyframe, in the file or when shown
     last_duration: int  # ticks for which the last packet is shown; 0 where it is not known
+    keyframes: tuple[int, ...]  # timestamps of those that are keyframes, ascending
 
 
 def parse_header(stderr: str) -> InputHeader:
@@ -197,6 +198,7 @@ def parse_framecrc(text: str) -> PacketTable:
         num_discarded=len(packets) - len(shown),
         num_unanchored=_count_unanchored(packets, column),
         last_duration=shown[-1][2] if shown else 0,
+        keyframes=tuple(packet[column] for packet in shown if packet[3] & _FLAG_KEY),
     )
 
 

@@ -36,6 +36,7 @@ def filter_chain(
     width: int,
     height: int,
     scaling: Literal["bicubic", "bilinear"] = "bicubic",
+    first_pts: int | None = None,
 ) -> str:
     """The filters for some frames of a video, as ffmpeg's -vf takes them.
 
@@ -45,14 +46,18 @@ def filter_chain(
         width: Of the frames that come out, in pixels.
         height: Likewise.
         scaling: How pixels are scaled.
+        first_pts: Timestamp of the first of them where decoding begins at another picture than the
+            first, and what precedes it is dropped; None counts all pictures.
     """
     # The scale filter changes nothing but the pixel format where the size is right already; it
     # makes pixels square, and keeps a stream that changes its size from shifting the bytes.
     last = [f"scale={width}:{height}:flags={scaling}", "format=rgb24"]
-    return ",".join([*picture_filters(facts, indices), *last])
+    return ",".join([*picture_filters(facts, indices, first_pts), *last])
 
 
-def picture_filters(facts: VideoFacts, indices: Sequence[int] | None = None) -> list[str]:
+def picture_filters(
+    facts: VideoFacts, indices: Sequence[int] | None = None, first_pts: int | None = None
+) -> list[str]:
     """The filters before a frame is scaled and has its pixel format; `indices` None are all."""
     pictures = facts.pictures
     chain = [f"setparams={pictures.filled_tags}"] if pictures.filled_tags else []
@@ -63,6 +68,9 @@ def picture_filters(facts: VideoFacts, indices: Sequence[int] | None = None) -> 
         fields = [] if pictures.has_flagged_fields else [f"setfield={pictures.field_order}"]
         # It looks at the frames before and after, so it comes before the choice.
         chain += [*fields, "bwdif=mode=send_frame:deint=interlaced"]
+    if indices is not None and first_pts is not None:
+        chain.append(rf"select=gte(pts\,{first_pts})")
+        indices = [index - indices[0] for index in indices]
     if indices is not None:
         chain.append(f"select={_select_expression(indices)}")
     if pictures.is_hdr:

@@ -85,7 +85,12 @@ class Pictures:
 
 
 def look_at_pictures(
-    path: Path, header: InputHeader, *, codec: str, size: tuple[int, int]
+    path: Path,
+    header: InputHeader,
+    *,
+    codec: str,
+    size: tuple[int, int],
+    only_first: bool = False,
 ) -> Pictures:
     """Decode the keyframes of a video and see what they are.
 
@@ -94,6 +99,7 @@ def look_at_pictures(
         header: What ffmpeg prints of it.
         codec: ffmpeg's name of it.
         size: Width and height, upright, to assume where nothing can be decoded.
+        only_first: Decode one; `keeps_size` looks at some of the others.
 
     Raises:
         VideoError: It changes its size and is turned or mirrored, its alpha needs a decoder that
@@ -101,7 +107,8 @@ def look_at_pictures(
     """
     decoder = _ALPHA_DECODERS.get(codec, "") if header.has_alpha_beside else ""
     before = ["-c:v", decoder] if decoder else []
-    result = _decode(path, ["-skip_frame", "nokey", *before], header.stream, _SHOW)
+    count = 1 if only_first else None
+    result = _decode(path, ["-skip_frame", "nokey", *before], header.stream, _SHOW, count=count)
     if _SHOWN.search(result.stderr) is None:
         # Not every file that can be read has a keyframe.
         result = _decode(path, before, header.stream, _SHOW, count=1)
@@ -133,6 +140,31 @@ def look_at_pictures(
         decoder=decoder if has_alpha else "",
         size_changes=_size_changes(shown),
     )
+
+
+def keeps_size(
+    path: Path,
+    pictures: Pictures,
+    stream: str,
+    *,
+    before: Sequence[str],
+    first_pts: int,
+    count: int,
+) -> bool:
+    """Whether some keyframes are of the size of the pictures that were looked at.
+
+    Args:
+        path: The video.
+        pictures: What is known of it.
+        stream: ffmpeg's name of its stream.
+        before: Options of ffmpeg that begin at the first of the keyframes, or at an earlier one.
+        first_pts: Its timestamp.
+        count: How many there are.
+    """
+    show = rf"sidedata=mode=delete,select=gte(pts\,{first_pts}),showinfo=checksum=0"
+    result = _decode(path, ["-skip_frame", "nokey", *before], stream, show, count=count)
+    size = str(pictures.width), str(pictures.height)
+    return all((m["width"], m["height"]) == size for m in _SHOWN.finditer(result.stderr))
 
 
 def can_be_transparent(pixel_format: str) -> bool:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from functools import lru_cache
@@ -42,7 +44,8 @@ from cogedit.media.packets import (
     too_large,
     unreadable,
 )
-from cogedit.media.picture_format import Pictures, look_at_pictures
+from cogedit.media.picture_format import Pictures, keeps_size, look_at_pictures
+from cogedit.media.seek import CODECS, seek_options
 from cogedit.media.timing import even_timing, find_timing, snap_rate
 from cogedit.sources import Reader, SourceVideo
 from cogedit.types import LoadSettings
@@ -51,6 +54,9 @@ from cogedit.types import LoadSettings
 # with packed B-frames, a transport stream cut mid-picture) only decoding tells.
 _COUNTED_BY_PACKETS = {"h264", "hevc", "vp9", "av1", "mpeg4"}
 _INDEXED_CONTAINERS = {"mov", "matroska"}
+MANY_KEYFRAMES = 32
+"""A video with more is looked at where it is read: each takes a hundredth of a second."""
+
 _DECORD_CODECS = {"h264", "hevc", "vp8", "vp9", "mpeg4"}
 _DECORD_PIXEL_FORMATS = {"yuv420p", "yuvj420p"}
 
@@ -82,6 +88,7 @@ def probe_facts(
     frame_rate: Fraction | None = None,
     fps: Fraction | None = None,
     with_decord: bool = True,
+    thorough: bool = False,
 ) -> VideoFacts:
     """Determine the properties of a video file, and how its frames are taken.
 
@@ -90,6 +97,8 @@ def probe_facts(
         frame_rate: Frames per second to take it at; None is its own rate.
         fps: Frames per second of a source whose frames carry no times; others keep their own.
         with_decord: Whether decord may read it where it is exact.
+        thorough: Whether to look at all keyframes of a long video, and not at its first alone:
+            `changes_size_within` says where that is needed.
 
     Raises:
         VideoError: The file is missing, empty, not a video, without images, a playlist, or beyond
@@ -97,7 +106,7 @@ def probe_facts(
         UsageError: `frame_rate` is given for frames without times.
         StorageError: The file may not be read.
     """
-    facts = probe_stored(path, fps=fps, with_decord=with_decord)
+    facts = probe_stored(path, fps=fps, with_decord=with_decord, thorough=thorough)
     if facts.is_untimed and frame_rate not in (None, facts.fps):
         raise UsageError(
             f"--frame-rate takes frames by their times, and those of {path} carry none",
@@ -110,7 +119,8 @@ def probe_facts(
 
 def probe_as_recorded(path: Path, source: SourceVideo, settings: LoadSettings) -> VideoFacts:
     """`probe_facts`, with the frames taken as they were for a record. Raises the same."""
-    facts = probe_stored(path, fps=source.fps).read_as(source, settings)
+    facts = probe_stored(path, fps=source.fps, thorough=source.changes_size)
+    facts = facts.read_as(source, settings)
     return _on_grid(path, facts, source.fps) if source.is_resampled else facts
 
 
@@ -128,8 +138,33 @@ def _on_grid(path: Path, facts: VideoFacts, rate: Fraction) -> VideoFacts:
     return replace(facts, grid=rate, reader=reader)
 
 
+def changes_size_within(path: Path, facts: VideoFacts, indices: Sequence[int]) -> bool:
+    """Whether the pictures of a clip may be of another size than the first of a long video."""
+    if not facts.is_sampled:
+        return False
+    if not facts.keyframes:
+        return True
+    shown = range(facts.num_frames) if facts.grid is None else facts.timing.shown(facts.grid)
+    first, last = (facts.timing.timestamps[shown[index]] for index in (indices[0], indices[-1]))
+    begin = max(0, bisect_right(facts.keyframes, first) - 1)
+    count = bisect_right(facts.keyframes, last) - begin
+    first = facts.keyframes[begin]
+    return not keeps_size(
+        path,
+        facts.pictures,
+        facts.stream,
+        before=seek_options(first * facts.timing.time_base),
+        first_pts=first,
+        count=count,
+    )
+
+
 def probe_stored(
-    path: Path, *, fps: Fraction | None = None, with_decord: bool = True
+    path: Path,
+    *,
+    fps: Fraction | None = None,
+    with_decord: bool = True,
+    thorough: bool = False,
 ) -> VideoFacts:
     """`probe_facts` with the frames taken as they are stored, one by one. Raises the same.
 
@@ -138,14 +173,16 @@ def probe_stored(
     if not are_images(path):
         check_file(path)
     facts = facts_of_images(path)
-    facts = facts or _facts(path, file_state(path), find_ffmpeg(), with_decord)
+    facts = facts or _facts(path, file_state(path), find_ffmpeg(), with_decord, thorough)
     if fps is None or not facts.is_untimed:
         return facts
     return replace(facts, timing=even_timing(facts.num_frames, fps), is_assumed=False)
 
 
 @lru_cache(maxsize=512)
-def _facts(path: Path, state: FileState, executable: str, with_decord: bool) -> VideoFacts:
+def _facts(
+    path: Path, state: FileState, executable: str, with_decord: bool, thorough: bool
+) -> VideoFacts:
     result = run_packet_list(path, "0:V:0")
     header = parse_header(result.stderr)
     if result.returncode == 0 and header.stream != "0:V:0":
@@ -156,7 +193,6 @@ def _facts(path: Path, state: FileState, executable: str, with_decord: bool) -> 
     packets = parse_packets(path, result)
     _check_bounds(path, packets)
     rotation = _rotation(path, header)
-    pictures = _look(path, header, packets)
     is_damaged = has_error(result.stderr)
     frames, num_packets = packets, len(packets.timestamps)
     is_whole = _is_whole(header, packets) and not is_damaged
@@ -165,6 +201,10 @@ def _facts(path: Path, state: FileState, executable: str, with_decord: bool) -> 
     num_frames = len(frames.timestamps)
     if num_frames == num_packets:
         frames = packets
+    is_listed = is_whole and num_frames == num_packets
+    can_seek = is_listed and packets.codec in CODECS
+    is_sampled = can_seek and not thorough and len(packets.keyframes) > MANY_KEYFRAMES
+    pictures = _look(path, header, packets, only_first=is_sampled)
     timing = find_timing(
         frames.timestamps,
         frames.time_base,
@@ -176,9 +216,10 @@ def _facts(path: Path, state: FileState, executable: str, with_decord: bool) -> 
         steps = [after - before for before, after in pairwise(packets.timestamps)]
         timing = even_timing(num_frames, snap_rate(1 / (mode(steps) * packets.time_base)))
     reader: Reader = "ffmpeg-tonemap" if pictures.is_hdr else "ffmpeg"
-    is_exact = is_whole and num_frames == num_packets and _is_utf8(path) and with_decord
+    is_exact = is_listed and _is_utf8(path) and with_decord
     if is_exact and _decord_is_exact(header, packets, pictures):
         reader = "decord"
+    seekable = packets.keyframes if can_seek else ()
     width, height = _displayed_size(pictures, packets.sample_aspect_ratio, rotation)
     return VideoFacts(
         codec=packets.codec,
@@ -197,6 +238,9 @@ def _facts(path: Path, state: FileState, executable: str, with_decord: bool) -> 
         reader=reader,
         is_untimed=is_raw,
         is_assumed=is_raw,
+        # A size that changes, and what lies under transparency, depend on what came before.
+        keyframes=() if pictures.size_changes or pictures.has_alpha else seekable,
+        is_sampled=is_sampled,
     )
 
 
@@ -235,7 +279,7 @@ def _check_bounds(path: Path, packets: PacketTable) -> None:
         )
 
 
-def _look(path: Path, header: InputHeader, packets: PacketTable) -> Pictures:
+def _look(path: Path, header: InputHeader, packets: PacketTable, *, only_first: bool) -> Pictures:
     """Look at the pictures, and refuse what is not read right."""
     if header.has_alpha_stream:
         raise VideoError(
@@ -244,7 +288,9 @@ def _look(path: Path, header: InputHeader, packets: PacketTable) -> Pictures:
         )
     size = (packets.width, packets.height)
     upright = size if header.clockwise % 180 == 0 else (size[1], size[0])
-    pictures = look_at_pictures(path, header, codec=packets.codec, size=upright)
+    pictures = look_at_pictures(
+        path, header, codec=packets.codec, size=upright, only_first=only_first
+    )
     if pictures.size_changes and header.has_display_matrix:
         other = pictures.size_changes[0]
         raise VideoError(

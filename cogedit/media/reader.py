@@ -1,9 +1,10 @@
 """Frames of a video file as arrays, by decord or by ffmpeg, one at a time.
 
-Both decode the file from its first frame on: seeking is where decoders differ. They return the same
-bytes wherever the probe chooses decord. Both run as processes of their own with a bound on the time
-for one frame: where decord hangs, crashes or counts otherwise, ffmpeg reads on, and a file that
-ffmpeg cannot read ends as an error message.
+Both decode the file from its first frame on: seeking is where decoders differ. Where ffmpeg is
+proven to give the same frames after a seek (`cogedit.media.seek`), it reads from there. They return
+the same bytes wherever the probe chooses decord. Both run as processes of their own with a bound on
+the time for one frame: where decord hangs, crashes or counts otherwise, ffmpeg reads on, and a file
+that ffmpeg cannot read ends as an error message.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
@@ -33,6 +35,7 @@ from cogedit.media.images import are_images, find_images, read_image
 from cogedit.media.packets import count_frames
 from cogedit.media.pipe import ProcessPipe
 from cogedit.media.probe import probe_stored
+from cogedit.media.seek import find_seek, seek_options
 
 Frames = NDArray[np.uint8]
 
@@ -162,11 +165,9 @@ def _read_frames(stream: _Stream, indices: Sequence[int]) -> Generator[Frames, N
     count, last = facts.num_frames, indices[-1]
     if last >= count:
         raise VideoError(f"{stream.path} has {count} frames, expected frame {last} in it")
-    if facts.grid is None:
-        yield from _read_stored(stream, indices)
-        return
-    shown = facts.timing.shown(facts.grid)
-    counts = Counter(shown[index] for index in indices)  # in ascending order, as `indices` are
+    shown = range(count) if facts.grid is None else facts.timing.shown(facts.grid)
+    # In ascending order, as `indices` are; a clip's last frame may be repeated.
+    counts = Counter(shown[index] for index in indices)
     with closing(_read_stored(stream, list(counts))) as frames:
         for frame, repeats in zip(frames, counts.values(), strict=True):
             for _ in range(repeats):
@@ -178,6 +179,17 @@ def _read_stored(stream: _Stream, numbers: Sequence[int]) -> Generator[Frames, N
     if stream.facts.reader == "pillow":
         yield from _read_by_pillow(stream, numbers)
         return
+    seconds = find_seek(stream.path, stream.facts, numbers[0])
+    if seconds is not None:
+        num_read = 0
+        try:
+            with closing(_read_by_ffmpeg(stream, numbers, seek=seconds)) as frames:
+                for frame in frames:
+                    yield frame
+                    num_read += 1
+            return
+        except VideoError:  # it landed elsewhere: what was read is right by its timestamps
+            numbers = numbers[num_read:]
     if stream.facts.reader != "decord":
         yield from _read_by_ffmpeg(stream, numbers)
         return
@@ -237,17 +249,23 @@ def _reported(messages: str) -> str | None:
         return None
 
 
-def _read_by_ffmpeg(stream: _Stream, indices: Sequence[int]) -> Generator[Frames, None, None]:
+def _read_by_ffmpeg(
+    stream: _Stream, indices: Sequence[int], *, seek: Fraction | None = None
+) -> Generator[Frames, None, None]:
+    """Read frames from the start, or from the keyframe at a time in seconds."""
     width, height = stream.width, stream.height
+    facts = stream.facts
+    first_pts = None if seek is None else facts.timing.timestamps[indices[0]]
     filters = filter_chain(
-        stream.facts, indices, width=width, height=height, scaling=stream.scaling
+        facts, indices, width=width, height=height, scaling=stream.scaling, first_pts=first_pts
     )
     args = [
         # Not several frames at once: ffmpeg 9 then reads other pixels of Theora from run to run.
         *("-thread_type", "slice"),
-        *input_options(stream.facts),
+        *input_options(facts),
+        *([] if seek is None else seek_options(seek)),
         *input_args(stream.path),
-        *("-map", stream.facts.stream, "-vf", filters, "-fps_mode", "passthrough"),
+        *("-map", facts.stream, "-vf", filters, "-fps_mode", "passthrough"),
         *("-frames:v", str(len(indices)), "-f", "rawvideo", "-"),
     ]
     frame_bytes = width * height * 3

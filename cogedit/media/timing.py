@@ -9,6 +9,7 @@ exact fraction is the one that explains them.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -20,6 +21,9 @@ _NOMINAL = (
     *(Fraction(rate * 1000, 1001) for rate in (15, 24, 30, 48, 60, 120, 240)),
     Fraction(25, 2),
 )
+TIME_TOLERANCE = Fraction(1, 2000)
+"""Seconds by which a time that is written with three decimals may be off."""
+
 _CLOCK = Fraction(1, 1000)  # seconds: the coarsest clock of a container of today, and of remuxes
 
 
@@ -58,6 +62,23 @@ class Timing:
             place = min(end, self._first_place(timestamp - self.timestamps[0], grid))
             numbers += [number] * (place - len(numbers))
         return (*numbers, *[len(self.timestamps) - 1] * (end - len(numbers)))
+
+    def on_screen(self, seconds: Fraction) -> int:
+        """The number of the frame that is on the screen `seconds` after the first one appeared."""
+        return max(0, bisect_right(self.timestamps, self._ticks(seconds) + self._tolerance) - 1)
+
+    def first_from(self, seconds: Fraction) -> int:
+        """The number of the first frame that appears `seconds` after the first one, or later."""
+        return bisect_left(self.timestamps, self._ticks(seconds) - self._tolerance)
+
+    def _ticks(self, seconds: Fraction) -> Fraction:
+        return self.timestamps[0] + seconds / self.time_base
+
+    @property
+    def _tolerance(self) -> Fraction:
+        """By how many ticks a time may be off: people and containers write milliseconds."""
+        half_frame = 1 / (2 * self.rate * self.time_base)
+        return min(half_frame, max(self.inaccuracy, TIME_TOLERANCE / self.time_base))
 
     def _grid(self, rate: Fraction, inaccuracy: Fraction) -> tuple[int, int, int]:
         """Places per tick, and by how many places a frame may be late, over one denominator."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 
 from cogedit.errors import UsageError
 from cogedit.models.configs import Config, TransformerConfig, VAEConfig, check_config
@@ -10,6 +11,9 @@ from cogedit.types import WindowPlan
 
 _POSITION_GRID_15 = (300, 300)
 _TRAINED_15 = (96, 170)
+
+TRAINED_FPS, TRAINED_FPS_15 = Fraction(8), Fraction(16)
+"""Frames per second of the clips that CogVideoX 1.0 and 1.5 were trained on, as published."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,11 @@ class Geometry:
             num_layers=transformer["num_layers"],
             latent_channels=vae["latent_channels"],
         )
+
+    @property
+    def fps(self) -> Fraction:
+        """Frames per second of the clips that the model was trained on."""
+        return TRAINED_FPS if self.patch_size_t is None else TRAINED_FPS_15
 
     @property
     def size_multiple(self) -> int:

@@ -67,7 +67,7 @@ def decode(source: Path, settings: Settings, *, session: Session, run: Run) -> F
         else:
             latents = artifact.tensors.slices("trajectory")[-1]  # the clean: `decode_source`
         latents = latents[:, num_pad_frames(record) :]
-        return _stream(source, latents, settings, session=session, run=run)
+        return _stream(source, record, latents, settings, session=session, run=run)
     edit = Artifact(record, artifact.tensors)
     own: Clip = []
     if export.align_edges or composite == "source":
@@ -83,7 +83,7 @@ def decode(source: Path, settings: Settings, *, session: Session, run: Run) -> F
         shown = _edit_stream(source, edit, settings, session=session, run=run)
     if composite == "none":
         return shown
-    mask = FramesOnDisk(edit.tensors.slices("mask"))
+    mask = FramesOnDisk(edit.tensors.slices("mask"), shown.num_frames)
     return replace(shown, frames=lay_over(shown.frames, own, mask, feather=export.feather))
 
 
@@ -107,7 +107,8 @@ def decode_source(
     artifact = read_artifact(trajectory, "trajectory")
     check_same_model(str(trajectory), artifact.record, checkpoint_for(settings))
     latents = artifact.tensors["latents"][:, artifact.record.num_pad_frames :]
-    return _stream(trajectory, latents, settings, session=session, run=run)
+    record = artifact.record
+    return _stream(trajectory, record, latents, settings, session=session, run=run)
 
 
 def composite_for(record: Record, export: ExportSettings) -> Composite:
@@ -202,7 +203,7 @@ def _round_trip(
             otherwise = otherwise_use(settings.export)
             clean = source_latents(source, record, settings, otherwise=otherwise)
         doing = "decoding the source"
-        decoded = _stream(source, clean, settings, session=session, run=run, doing=doing)
+        decoded = _stream(source, record, clean, settings, session=session, run=run, doing=doing)
         return FrameFile(decoded, source.parent)
 
     # A decoder of another dtype or with tiles gives other pixels.
@@ -214,11 +215,12 @@ def _edit_stream(
     source: Path, edit: Artifact[EditRecord], settings: Settings, *, session: Session, run: Run
 ) -> FrameStream:
     latents = edit.tensors["latents"][:, num_pad_frames(edit.record) :]
-    return _stream(source, latents, settings, session=session, run=run)
+    return _stream(source, edit.record, latents, settings, session=session, run=run)
 
 
 def _stream(
     source: Path,
+    record: Record,
     latents: Tensor,
     settings: Settings,
     *,
@@ -226,7 +228,10 @@ def _stream(
     run: Run,
     doing: str = "decoding",
 ) -> FrameStream:
-    """Decode latents [1, F', C', H', W'] of an artifact; the VAE is loaded before the first."""
+    """Decode latents [1, F', C', H', W'] of an artifact to the frames that are shown of it.
+
+    The VAE is loaded before the first.
+    """
     with run.wait("starting PyTorch"):  # with diffusers: seconds, the first time
         from cogedit.models.device import memory_guard
         from cogedit.models.vae import decode_pixels, num_decoded_frames, num_decoder_calls
@@ -234,17 +239,20 @@ def _stream(
     vae, way = session.vae(latent_shape(latents), settings, "decode", run=run)
     hint = _when_out_of_memory(source, settings, is_tiled=way.in_tiles)
     num_calls = num_decoder_calls(vae, latents.shape)
+    num_frames = num_decoded_frames(vae, latents.shape[1]) - frames_record(record).num_extra_frames
 
     def frames() -> Iterator[Frame]:
+        left = num_frames
         with memory_guard("decoding", hint=hint), run.counting(doing, num_calls) as done:
             for piece in decode_pixels(
                 vae, latents, by_frame=way.by_frame, on_call=done, folder=source.parent
             ):
-                yield from piece.numpy()
+                yield from piece.numpy()[:left]
+                left = max(0, left - len(piece))
 
     scale = checkpoint_for(settings).geometry.spatial_compression
     height, width = (scale * side for side in latents.shape[-2:])
-    return FrameStream(frames(), num_decoded_frames(vae, latents.shape[1]), height, width)
+    return FrameStream(frames(), num_frames, height, width)
 
 
 def _when_out_of_memory(source: Path, settings: Settings, *, is_tiled: bool) -> str:

@@ -22,14 +22,13 @@ from cogedit.config import Settings
 from cogedit.disk import Over, state_of
 from cogedit.errors import UsageError, VideoError
 from cogedit.media.encoding import Encoding, plan_encoding
-from cogedit.media.probe import probe_facts
 from cogedit.media.recipe_comment import find_comment
 from cogedit.media.restore import needs_own_frames
 from cogedit.media.sound import choose_audio
 from cogedit.media.stream import FrameStream
 from cogedit.media.writer import AudioSource, write_video
 from cogedit.stages.decode import composite_for
-from cogedit.stages.load import check_size_of_clip, choose_clip
+from cogedit.stages.load import find_clip
 from cogedit.stages.model import checkpoint_for, dtype_for, latent_shape_of
 from cogedit.stages.recipe import Recipe
 from cogedit.stages.replacing import check_not_source, in_the_way, place_of_source
@@ -223,24 +222,25 @@ def check_export(
         if output is not None:
             check_not_source(output, record)
         return
-    facts = probe_facts(video, frame_rate=settings.load.frame_rate, fps=settings.load.fps)
-    check_size_of_clip(settings)
+    with (run or Run()).wait(f"looking at {video.name}"):
+        clip = find_clip(video, settings)
+    frames, facts = clip.record, clip.facts
     if options.splice:
-        clip = choose_clip(video, settings, run=Run())
-        spliced(Recipe(clip.record, clip.record.fps, encoding), options)
-        check_source(clip.facts, encoding, options)
+        spliced(Recipe(frames, frames.fps, encoding), options)
+        check_source(facts, encoding, options)
         return
-    size = facts if options.size == "source" else settings.load
-    encoding.check_frames(size.width, size.height, fps=options.fps or facts.fps)
+    size = frames.source if options.size == "source" else frames.settings
+    encoding.check_frames(size.width, size.height, fps=options.fps or frames.fps)
     if options.sound and encoding.has_audio and facts.audio_tracks:
+        first, end = frames.span
         suffix = encoding.suffix if output is None else output.suffix
         audio = choose_audio(
             video,
             facts.audio_tracks,
             wanted=options.audio_track,
             suffix=suffix,
-            start=facts.start,
-            duration=facts.num_frames / facts.fps,
+            start=facts.start + first,
+            duration=end - first,
         )
         if run is not None and isinstance(audio, str):
             run.notify(f"exported without audio: {audio}")

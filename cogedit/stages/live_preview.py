@@ -82,7 +82,8 @@ def with_preview(
     if run.preview is None:
         return on_state
     try:
-        frames = source_frames(path, record, settings, otherwise="or go without a preview")
+        otherwise = "or go without a preview"
+        frames = source_frames(path, record, settings, otherwise=otherwise, with_extra=True)
     except ArtifactError as error:
         run.notify(f"no preview: {error.message}")
         return on_state

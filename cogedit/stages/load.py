@@ -5,17 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cogedit.artifacts import FramesRecord, Pieces
-from cogedit.config import Settings, check_settings
-from cogedit.media.clip import ResizePlan, check_size, plan_clip, plan_resize
+from cogedit.clip_times import rate_text, resampling_rate, time_text
+from cogedit.config import Settings, check_settings, preset_for_model
+from cogedit.errors import ModelError
+from cogedit.media.clip import ResizePlan, check_size, check_times, plan_clip, plan_resize
 from cogedit.media.facts import VideoFacts
-from cogedit.media.probe import identify, probe_facts
+from cogedit.media.probe import changes_size_within, identify, probe_facts
 from cogedit.media.reader import DecordFailed, read_clip
 from cogedit.models.checkpoint import NotCachedError, find_checkpoint
+from cogedit.models.geometry import TRAINED_FPS, TRAINED_FPS_15
 from cogedit.stages.run import Run, Written, check_output, claim, find_or_make, workspace_for
+from cogedit.types import LoadSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,6 +33,7 @@ class Clip:
     record: FramesRecord
     facts: VideoFacts
     resize: ResizePlan
+    notes: tuple[str, ...]  # for the user, one sentence each
 
 
 def load(
@@ -82,33 +88,83 @@ def load(
 
 def choose_clip(video: Path, settings: Settings, *, run: Run, with_decord: bool = True) -> Clip:
     """Choose frames and size of a clip, and say which; errors are those of `load`."""
-    check_settings(settings.load)
-    rate = settings.load.frame_rate
     with run.wait(f"looking at {video.name}"):
-        facts = probe_facts(
-            video, frame_rate=rate, fps=settings.load.fps, with_decord=with_decord
-        ).read_with(settings.load)
-        check_size_of_clip(settings)
-        source = identify(video, facts)
-    clip = plan_clip(source, settings.load)
-    resize = plan_resize(source.width, source.height, settings=settings.load)
-    run.notify(
-        f"{source.name}: {source.num_frames} frames of {source.width}x{source.height} at "
-        f"{float(source.fps):.6g} fps, read by {source.reader}; clip: {len(clip.indices)} frames "
-        f"of {settings.load.width}x{settings.load.height} at {float(clip.fps):.6g} fps"
-    )
-    if settings.load.fps is not None and not facts.is_untimed:
-        run.notify(f"--fps changes nothing: {source.name} says how fast it plays")
-    for note in (*facts.notes, *clip.notes, *resize.notes):
+        clip = find_clip(video, settings, with_decord=with_decord)
+    for note in clip.notes:
         run.notify(note)
+    return clip
+
+
+def find_clip(
+    video: Path, settings: Settings, *, with_decord: bool = True, thorough: bool = False
+) -> Clip:
+    """`choose_clip` without a word; `thorough` is that of `probe_facts`."""
+    wanted = check_settings(settings.load)
+    check_times(wanted)
+    rate = resampling_rate(wanted.frame_rate)
+    facts = probe_facts(
+        video, frame_rate=rate, fps=wanted.fps, with_decord=with_decord, thorough=thorough
+    )
+    facts = facts.read_with(wanted)
+    check_size_of_clip(settings)
+    source = identify(video, facts)
+    # Of a rate that is only assumed, no frame is left out.
+    by_model = wanted.frame_rate == "model" and not facts.is_assumed
+    model_rate = rate_of(settings) if by_model else None
+    clip = plan_clip(source, wanted, timing=facts.timing, model_rate=model_rate)
+    if changes_size_within(video, facts, clip.indices):
+        return find_clip(video, settings, with_decord=with_decord, thorough=True)
+    resize = plan_resize(source.width, source.height, settings=wanted)
+    notes = [
+        f"{source.name}: {source.num_frames} frames of {source.width}x{source.height} at "
+        f"{float(source.fps):.6g} fps, read by {source.reader}; the clip is "
+        f"{wanted.width}x{wanted.height}"
+    ]
+    if wanted.fps is not None and not facts.is_untimed:
+        notes.append(f"--fps changes nothing: {source.name} says how fast it plays")
     record = FramesRecord(
         source=source,
-        settings=replace(settings.load, fps=None),  # it is the source's
+        settings=_recorded(wanted),
         frame_indices=clip.indices,
         fps=clip.fps,
         box=resize.box,
+        num_extra_frames=clip.num_extra,
     )
-    return Clip(record, facts, resize)
+    return Clip(record, facts, resize, (*notes, *facts.notes, *clip.notes, *resize.notes))
+
+
+def _recorded(settings: LoadSettings) -> LoadSettings:
+    """The settings as a record has them; `fps` is the source's there."""
+
+    def text(time: str | None) -> str | None:
+        return None if time is None else time_text(time)
+
+    return replace(
+        settings,
+        fps=None,
+        frame_rate=rate_text(settings.frame_rate),
+        start=text(settings.start),
+        end=text(settings.end),
+        duration=text(settings.duration),
+    )
+
+
+def rate_of(settings: Settings) -> Fraction:
+    """Frames per second at which the model was trained.
+
+    Raises:
+        ModelError: It is a Hub model that is not here and that no preset describes.
+    """
+    try:
+        return find_checkpoint(settings.model, settings.revision, download=False).geometry.fps
+    except NotCachedError as error:
+        preset = preset_for_model(settings.model)
+        if preset is not None:
+            return TRAINED_FPS_15 if preset == "cogvideox-1.5-5b" else TRAINED_FPS
+        raise ModelError(
+            f"{error.message}, and at which rate it takes frames is not known without it",
+            hint=f"{error.hint}, or give --frame-rate source or --frame-sample-step",
+        ) from error
 
 
 def check_size_of_clip(settings: Settings) -> None:

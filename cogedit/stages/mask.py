@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -44,18 +45,18 @@ def is_mask_video(path: Path) -> bool:
 def show_mask(edit: Path) -> tuple[Path, float]:
     """Write the mask of an edit as NAME-mask.mp4; return it and the share of pixels it covers."""
     artifact = read_artifact(edit, "edit")
-    mask = artifact.tensors.slices("mask")
+    mask, frames = artifact.tensors.slices("mask"), frames_record(artifact.record)
     path, shares = place_of_mask(edit), []
 
     def gray() -> Iterator[Frame]:
-        for frame in mask:
+        for frame in islice(mask, frames.num_frames):
             shares.append(float(frame.float().mean()))
             yield (255 * frame[..., None]).expand(-1, -1, 3).numpy()
 
     with in_use(path.parent):
         comment = f"{_COMMENT} {content_key(artifact.record)}"
-        stream = FrameStream(gray(), *mask.shape)
-        write_video(stream, path, fps=frames_record(artifact.record).fps, comment=comment)
+        stream = FrameStream(gray(), frames.num_frames, *mask.shape[1:])
+        write_video(stream, path, fps=frames.fps, comment=comment)
     return path, sum(shares) / len(shares)
 
 
@@ -63,5 +64,7 @@ def mask_weights(edit: Path, feather: int) -> Iterator[NDArray[np.float32]]:
     """How much of each pixel of an edit is shown under its mask, [H, W], frame by frame."""
     from cogedit.diffusion.latent_mask import feather_mask
 
-    mask = read_artifact(edit, "edit").tensors.slices("mask")
-    return (feather_mask(frame[None], feather)[0].numpy() for frame in mask)
+    artifact = read_artifact(edit, "edit")
+    mask, num_frames = artifact.tensors.slices("mask"), frames_record(artifact.record).num_frames
+    shown = islice(mask, num_frames)
+    return (feather_mask(frame[None], feather)[0].numpy() for frame in shown)

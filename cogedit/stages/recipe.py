@@ -113,12 +113,17 @@ def read_recipe(path: Path) -> FoundRecipe:
 
 
 def _with_short_indices(value: dict[str, object]) -> dict[str, object]:
-    """Write evenly spaced frame indices as first:end:step; metadata has little room."""
+    """Write evenly spaced frame indices as first:end:step; metadata has little room.
+
+    A last one that is repeated follows as xN, N times.
+    """
     indices = value.get("frame_indices")
     if isinstance(indices, list) and len(indices) > 1:
-        step = indices[1] - indices[0]
-        if indices == list(range(indices[0], indices[-1] + 1, step)):
-            return value | {"frame_indices": f"{indices[0]}:{indices[-1] + 1}:{step}"}
+        step, last = indices[1] - indices[0] or 1, indices[-1]
+        again = indices.count(last) - 1
+        if indices == [*range(indices[0], last + 1, step), *[last] * again]:
+            short = f"{indices[0]}:{last + 1}:{step}"
+            return value | {"frame_indices": f"{short}x{again}" if again else short}
     return value
 
 
@@ -129,11 +134,12 @@ def _with_long_indices(value: Json) -> Json:
     changed = {key: _with_long_indices(item) for key, item in value.items()}
     short = changed.get("frame_indices")
     if isinstance(short, str):
+        spaced, _, times = short.partition("x")
         try:
-            indices = range(*(int(part) for part in short.split(":")))
-            count = len(indices)
+            indices = range(*(int(part) for part in spaced.split(":")))
+            count, again = len(indices), int(times or 0)
         except (TypeError, ValueError, OverflowError) as error:
             raise ArtifactDamaged(f"the recipe has the frame indices {short!r}") from error
-        if count <= _MAX_INDICES:
-            changed["frame_indices"] = list(indices)
+        if 0 < count <= _MAX_INDICES and 0 <= again <= _MAX_INDICES:
+            changed["frame_indices"] = [*indices, *[indices[-1]] * again]
     return changed

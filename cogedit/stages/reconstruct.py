@@ -224,7 +224,7 @@ def _notify_of_no_effect(options: Sequence[ReconstructSettings], run: Run) -> No
     """Say that a seed or a prompt has no effect: the edit is not what it may seem to be."""
     fixed = [edit for edit in options if not edit.draws_noise]
     if {edit.seed for edit in fixed} - {ReconstructSettings.seed}:
-        remedy = "--start random" if fixed[0].method == "flow" else "--start-noise 0.3"
+        remedy = "--start-from random" if fixed[0].method == "flow" else "--start-noise 0.3"
         run.notify(
             "the seed has no effect: the edit starts from the source's own noise "
             f"({remedy} adds noise that depends on the seed)"

@@ -75,12 +75,12 @@ def _show_source(
 
 
 def _own_frames(source: FoundSource) -> Iterator[Frame]:
-    return iterate_frames(source.path, source.facts, indices=source.frames.frame_indices)
+    return iterate_frames(source.path, source.facts, indices=source.frames.shown_indices)
 
 
 def _at_source_size(frames: FramesRecord, made: Iterable[Frame]) -> FrameStream:
     size = frames.source
-    return FrameStream(made, len(frames.frame_indices), size.height, size.width)
+    return FrameStream(made, frames.num_frames, size.height, size.width)
 
 
 def _counted(shown: FrameStream, run: Run) -> FrameStream:

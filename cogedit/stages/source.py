@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
@@ -27,7 +27,7 @@ from cogedit.artifacts import (
 )
 from cogedit.config import Settings
 from cogedit.errors import ArtifactError, ArtifactMismatch, UsageError, VideoError
-from cogedit.media.clip import ResizePlan
+from cogedit.media.clip import ResizePlan, plan_clip
 from cogedit.media.facts import VideoFacts
 from cogedit.media.files import check_file
 from cogedit.media.images import are_images, digest_of
@@ -55,7 +55,7 @@ class FoundSource:
         frames = self.frames
         # Audio and video of a file need not begin together.
         start = self.facts.start + frames.frame_indices[0] / frames.source.fps
-        duration = len(frames.frame_indices) / frames.fps
+        duration = frames.num_frames / frames.fps
         if not self.facts.audio_tracks:
             return f"{self.path} has no audio track"
         return choose_audio(
@@ -128,20 +128,23 @@ def resize_plan(frames: FramesRecord) -> ResizePlan:
 
 def keeps_time(frames: FramesRecord) -> bool:
     """Whether a clip's frames are evenly spaced in the source and play as long as there."""
-    indices = frames.frame_indices
+    indices = frames.shown_indices
     step = indices[1] - indices[0] if len(indices) > 1 else 1
     even = indices == tuple(range(indices[0], indices[-1] + 1, step))
     return even and frames.fps == frames.source.fps / step
 
 
 class FramesOnDisk(Sequence[NDArray[np.uint8]]):
-    """The frames of a clip, or of its mask, each uint8 [H, W, ...] and read when it is needed."""
+    """The frames of a clip, or of its mask, each uint8 [H, W, ...] and read when it is needed.
 
-    def __init__(self, frames: Slices) -> None:
-        self._frames = frames
+    `count` leaves out those after it: the extra ones, that no video shows.
+    """
+
+    def __init__(self, frames: Slices, count: int | None = None) -> None:
+        self._frames, self._count = frames, len(frames) if count is None else count
 
     def __len__(self) -> int:
-        return len(self._frames)
+        return self._count
 
     @overload
     def __getitem__(self, index: int) -> NDArray[np.uint8]: ...
@@ -150,14 +153,21 @@ class FramesOnDisk(Sequence[NDArray[np.uint8]]):
     def __getitem__(self, index: int | slice) -> NDArray[np.uint8] | list[NDArray[np.uint8]]:
         if isinstance(index, slice):
             return [self[number] for number in range(*index.indices(len(self)))]
-        frame: NDArray[np.uint8] = self._frames[index].numpy()
+        frame: NDArray[np.uint8] = self._frames[range(len(self))[index]].numpy()
         return frame
 
 
 def source_frames(
-    artifact: Path, record: Record, settings: Settings, *, otherwise: str
+    artifact: Path,
+    record: Record,
+    settings: Settings,
+    *,
+    otherwise: str,
+    with_extra: bool = False,
 ) -> FramesOnDisk:
     """Open the clip that an artifact was made of, uint8 [H, W, 3] each, in its workspace.
+
+    The extra frames, which the VAE wants and nobody is shown, are there on demand.
 
     ArtifactError if it does not exist, or differs from what the artifact was made of; the hint says
     what would do otherwise.
@@ -165,7 +175,8 @@ def source_frames(
     path = artifact
     if sniff_kind(artifact) != "frames":
         path = _find_frames(workspace_for(artifact, settings), record, otherwise=otherwise)
-    return FramesOnDisk(read_artifact(path, "frames").tensors.slices("frames"))
+    count = None if with_extra else frames_record(record).num_frames
+    return FramesOnDisk(read_artifact(path, "frames").tensors.slices("frames"), count)
 
 
 def source_latents(
@@ -244,8 +255,16 @@ def _load_command(frames: FramesRecord, workspace: Path) -> str:
     words = ["cogedit", "load", frames.source.place, "--workspace", str(workspace)]
     if frames.source.is_untimed:
         words += ["--fps", str(frames.source.fps)]
-    for field in fields(frames.settings):
-        value: object = getattr(frames.settings, field.name)
+    settings = frames.settings
+    if settings.max_num_frames is None:
+        words += ["--max-num-frames", "all"]
+    # Versions that spread frames over the video, unless they were told otherwise, said nothing.
+    spread = replace(settings, frame_rate="spread")
+    is_spread = plan_clip(frames.source, spread).indices == frames.frame_indices
+    if settings.frame_rate == "model" and is_spread:
+        settings = spread
+    for field in fields(settings):
+        value: object = getattr(settings, field.name)
         flag = f"--{field.name.replace('_', '-')}"
         if isinstance(value, bool):
             words += [flag] * value

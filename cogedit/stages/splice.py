@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from cogedit.artifacts import FramesRecord, frames_record
+from cogedit.clip_times import resampling_rate
 from cogedit.disk import Over
 from cogedit.errors import UsageError
 from cogedit.media.encoding import Encoding
@@ -47,9 +48,8 @@ def spliced(recipe: Recipe, options: ExportSettings) -> Recipe:
 
 def _check_rate(frames: FramesRecord) -> None:
     """Refuse a clip that leaves out frames of its source."""
-    source, indices = frames.source, frames.frame_indices
-    asked = frames.settings.frame_rate
-    if source.is_resampled and asked is not None:
+    source, indices = frames.source, frames.shown_indices
+    if source.is_resampled and resampling_rate(frames.settings.frame_rate) is not None:
         found = f"it was taken at {float(source.fps):.6g} fps, whatever the source has"
     elif any(after != before + 1 for before, after in pairwise(indices)):
         found = f"it has {float(frames.fps):.6g} of its {float(source.fps):.6g} fps"
@@ -129,7 +129,7 @@ def write_whole(
 
 def stored_numbers(source: FoundSource) -> Sequence[int]:
     """The stored frame that each frame of a clip is of; one that is held may come repeatedly."""
-    indices, facts = source.frames.frame_indices, source.facts
+    indices, facts = source.frames.shown_indices, source.facts
     if facts.grid is None:
         return indices
     stored = facts.timing.shown(facts.grid)

@@ -152,7 +152,7 @@ def open_input(path: Path, *, fps: Fraction | None = None) -> Input:
     if sniff_kind(path) is not None:
         record = read_record(path)
         clip = frames_record(record)
-        indices = tuple(range(len(clip.frame_indices)))
+        indices = tuple(range(clip.num_frames))
         return Input(
             path, record, None, indices, clip.fps, clip.settings.width, clip.settings.height
         )
@@ -188,7 +188,7 @@ def cut_sources(inputs: Sequence[Input]) -> list[Input]:
                 item,
                 record=frames,
                 facts=probe_as_recorded(item.path, frames.source, frames.settings),
-                indices=frames.frame_indices,
+                indices=frames.shown_indices,
                 fps=frames.fps,
                 width=width,
                 height=height,
@@ -273,7 +273,8 @@ def _frames(
     if item.facts is None:
         clip: Sequence[Frame]
         if isinstance(item.record, FramesRecord):
-            clip = FramesOnDisk(read_artifact(item.path, "frames").tensors.slices("frames"))
+            frames = read_artifact(item.path, "frames").tensors.slices("frames")
+            clip = FramesOnDisk(frames, item.record.num_frames)
         else:
             clip = FrameFile(decoded(item.path), folder)
         yield from (clip[number] for number in numbers)

@@ -95,6 +95,7 @@ class Estimate:
 
     Attributes:
         num_frames, width, height: Of the clip.
+        start_seconds, end_seconds: When it begins and ends in its source.
         latent_shape: Latent frames, height and width, padding included.
         windows: Over the latent frames; None is one pass over them all.
         num_windows: Least number of windows of a model call.
@@ -116,6 +117,8 @@ class Estimate:
     num_frames: int
     width: int
     height: int
+    start_seconds: float
+    end_seconds: float
     latent_shape: LatentShape
     windows: WindowPlan | None
     num_windows: int
@@ -345,6 +348,8 @@ class _Cost:
             num_frames=len(self._frames.frame_indices),
             width=self._frames.settings.width,
             height=self._frames.settings.height,
+            start_seconds=float(self._frames.span[0]),
+            end_seconds=float(self._frames.span[1]),
             latent_shape=shape,
             windows=self._windows,
             num_windows=num_windows(shape, self._windows, 0),

@@ -80,7 +80,7 @@ def parse_grid(vary: Sequence[str]) -> tuple[Cell, ...]:
     texts: dict[str, str] = {}
     for text in vary:
         name, equals, values = text.partition("=")
-        key = _field(name.strip())
+        key = _field(name.strip().replace("start-from", "start"))
         if not equals or not values.strip(","):
             raise UsageError(f"--vary {text} has no values", hint=f"--vary {name}=VALUE,VALUE")
         if key in texts:

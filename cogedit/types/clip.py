@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cogedit.schema import Color, Count, FrameRate, Positive, setting
+from cogedit.schema import ClipRate, Color, Count, FrameRate, Positive, Time, setting
 from cogedit.types.words import ResizeMode
 
 
@@ -18,21 +18,50 @@ class LoadSettings:
     height: Positive = setting(
         480, "Clip", "Height of the clip.", unit="pixels", default_text="the model's own"
     )
-    max_num_frames: Positive = setting(
+    max_num_frames: Positive | None = setting(
         49,
         "Clip",
-        "Maximum length of the clip; its number of frames is rounded down to 8n + 1.",
+        "Maximum length of the clip; all takes every frame of the chosen seconds.",
         unit="frames",
+        metavar="N|all",
         default_text="the model's own",
+        none_text="all",
+    )
+    start: Time | None = setting(
+        None,
+        "Clip",
+        "Where the clip begins: a time such as 12.5 or 1:02.5, or a frame such as 300f.",
+        metavar="TIME",
+        default_text="the beginning of the video",
+        is_later=True,
+    )
+    end: Time | None = setting(
+        None,
+        "Clip",
+        "Where the clip ends; the frame that begins then is the first after it.",
+        metavar="TIME",
+        default_text="where it has --max-num-frames, or the video ends",
+        is_later=True,
+    )
+    duration: Time | None = setting(
+        None,
+        "Clip",
+        "How long the clip is, in place of --end.",
+        metavar="TIME",
+        default_text="as --end",
+        is_later=True,
     )
     skip_frames_start: Count = setting(
-        0, "Clip", "Frames to skip at the start of the video.", unit="frames"
+        0, "Clip", "Frames to skip at the start of the video, in place of --start.", unit="frames"
     )
     skip_frames_end: Count = setting(
-        0, "Clip", "Frames to skip at the end of the video.", unit="frames"
+        0, "Clip", "Frames to skip at the end of the video, in place of --end.", unit="frames"
     )
     frame_sample_step: Positive | None = setting(
-        None, "Clip", "Take every n-th frame.", default_text="frames spread evenly over the video"
+        None,
+        "Clip",
+        "Take every n-th frame.",
+        default_text="the one that comes nearest to the model's rate, otherwise 1",
     )
     resize_mode: ResizeMode = setting(
         "crop",
@@ -49,12 +78,13 @@ class LoadSettings:
     deinterlace: bool = setting(
         False, "Clip", "Make whole frames of an interlaced video's two fields.", is_later=True
     )
-    frame_rate: FrameRate | None = setting(
-        None,
+    frame_rate: ClipRate = setting(
+        "model",
         "Clip",
-        "Rate at which frames of the video are taken: at each time the one that a player shows.",
-        unit="frames per second",
-        default_text="the video's own, or where it varies, the one that most frames follow",
+        "Rate at which frames are taken: every n-th, so that it comes nearest to the rate that the "
+        "model was trained at (model), every frame (source), as many as the clip holds, spread "
+        "evenly over the video (spread), or at N per second those that a player shows then.",
+        metavar="model|source|spread|N",
         is_later=True,
     )
     fps: FrameRate | None = setting(

@@ -69,7 +69,7 @@ class ReconstructSettings:
         None,
         "Attention to the source",
         "Share of random noise in the variance of the start: 0 is inverted, 1 is random.",
-        default_text="that of --start",
+        default_text="that of --start-from",
     )
     start_step: Count = setting(
         0, "Attention to the source", "Number of the noisiest steps to skip.", unit="steps"

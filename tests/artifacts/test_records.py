@@ -132,8 +132,14 @@ def _changed(value: object, hint: object) -> object:
     return "0" * 64 if len(value) == 64 else value + "x"
 
 
-ONE_OF_A_FEW = {"rotation": 90, "background": "white", "windows": WindowPlan(13, 4, 4)}
+ONE_OF_A_FEW = {"rotation": 90, "background": "white", "frame_rate": "24"}
+ONE_OF_A_FEW |= {"windows": WindowPlan(13, 4, 4)}
 """Another value of fields that take few, or a record."""
+
+AS_ASKED = {
+    f"edit.trajectory.latents.frames.settings.{name}" for name in ("start", "end", "duration")
+}
+"""Fields that say in another way which frames there are."""
 
 
 def _variants(record: Any, where: str) -> Iterator[tuple[str, Any]]:
@@ -153,9 +159,51 @@ def test_every_field_of_the_chain_changes_the_key(chain: Any) -> None:
     edit = chain.records["edit"]
     keys = {"edit": content_key(edit)}
     for path, variant in _variants(edit, "edit"):
-        keys[path] = content_key(variant)
+        if path in AS_ASKED:
+            assert content_key(variant) == keys["edit"], path
+            assert record_text(variant) != record_text(edit), path
+        else:
+            keys[path] = content_key(variant)
     assert len(keys) >= 60
     assert len(set(keys.values())) == len(keys)
+
+
+@pytest.mark.parametrize("word", ["source", "spread"])
+def test_a_rate_in_a_word_is_in_no_key(chain: Any, word: str) -> None:
+    """Which frames it stands for is in the record; those of 0.1.0 say no word."""
+    frames: FramesRecord = chain.records["frames"]
+    settings = dataclasses.replace(frames.settings, frame_rate=word)
+    asked = dataclasses.replace(frames, settings=settings)
+    assert content_key(asked) == content_key(frames)
+    latents = dataclasses.replace(chain.records["latents"], frames=asked)
+    assert content_key(latents) == content_key(chain.records["latents"])
+
+
+def test_extra_frames_are_not_shown(chain: Any) -> None:
+    frames: FramesRecord = chain.records["frames"]
+    assert (frames.num_frames, frames.shown_indices) == (9, frames.frame_indices)
+    indices = (0, 2, 4, 6, 8, 10, 12, 14, 14)
+    extra = dataclasses.replace(frames, frame_indices=indices, num_extra_frames=3)
+    assert (extra.num_frames, extra.shown_indices) == (6, (0, 2, 4, 6, 8, 10))
+    assert extra.span == (0, 12 / frames.source.fps)
+    value = parse_json(record_text(extra))
+    assert record_from_json(value, "frames") == extra
+    assert content_key(extra) != content_key(dataclasses.replace(frames, frame_indices=indices))
+
+
+@pytest.mark.parametrize(
+    ("indices", "extra"),
+    [([0, 2, 2], None), ([0, 2, 2, 4], 1), ([0, 2, 1], 1), ([0, 2, 4], 3), ([0], 1)],
+)
+def test_extra_frames_without_meaning_are_refused(
+    chain: Any, indices: list[int], extra: int | None
+) -> None:
+    value = parse_json(record_text(chain.records["frames"]))
+    assert isinstance(value, dict)
+    value |= {"frame_indices": [*indices]}
+    value |= {} if extra is None else {"num_extra_frames": extra}
+    with pytest.raises(ArtifactError, match=r"frame_indices"):
+        record_from_json(value, "frames")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Options are declared once, and none of the settings lacks one."""
 
+import json
 import re
 from pathlib import Path
 
@@ -133,3 +134,17 @@ def test_what_the_embedded_model_knows_is_said_where_nobody_chose_it(tmp_path, m
     monkeypatch.setattr("cogedit.stages.settings.cuda_present", lambda: False)
     result = CliRunner().invoke(app, ["load", str(tmp_path / "no.mp4")])
     assert "model shapes, which knows moving shapes only: this machine has no CUDA" in result.stderr
+
+
+def test_start_is_a_time_and_its_words_of_0_1_0_are_still_the_noise(tmp_path):
+    def origins(*flags):
+        args = ["config", "show", "--json", *flags]
+        result = CliRunner().invoke(app, args, env={"COLUMNS": "200"})
+        assert result.exit_code == 0, result.output
+        shown = json.loads(result.stdout)
+        found = shown.get("settings", shown)
+        return [found[key]["value"] for key in ("load.start", "reconstruct.start")]
+
+    assert origins("--start", "1:02.5") == ["62.5", "inverted"]
+    assert origins("--start", "random") == [None, "random"]
+    assert origins("--start-from", "random", "--start", "3") == ["3", "random"]

@@ -9,7 +9,16 @@ from videos import make_video
 from cogedit.cli import app
 
 SAME = ["--model", "shapes", "--device", "cpu", "--width", "64", "--height", "64"]
-SAME += ["--max-num-frames", "9", "--num-inference-steps", "2", "--inversion-iterations", "1"]
+SAME += [
+    "--max-num-frames",
+    "9",
+    "--frame-rate",
+    "spread",
+    "--num-inference-steps",
+    "2",
+    "--inversion-iterations",
+    "1",
+]
 SAME += ["--source-prompt", "a red square", "--guidance-steps", "0:1", "--seed", "3"]
 SAME += ["--no-vae-tiling", "--crf", "20", "--compile"]
 

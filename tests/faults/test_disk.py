@@ -29,7 +29,7 @@ from cogedit.cli import app
 pytestmark = pytest.mark.faults
 
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EACCES)
-CLIP = ("--width", "96", "--height", "64", "--max-num-frames", "9")
+CLIP = ("--width", "96", "--height", "64", "--max-num-frames", "9", "--frame-rate", "spread")
 
 
 def run(*args: object) -> Result:
@@ -124,7 +124,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A video and its artifacts, which the tests start from."""
     folder = tmp_path_factory.mktemp("made")
     video = make(folder / "clip.mp4", *H264)
-    flags = {"load.width": 96, "load.height": 64, "load.max_num_frames": 9}
+    flags = {
+        "load.width": 96,
+        "load.height": 64,
+        "load.max_num_frames": 9,
+        "load.frame_rate": "spread",
+    }
     return tiny_artifacts(video, flags)
 
 

@@ -31,7 +31,7 @@ from cogedit.tools.batch_plan import plan_batch
 pytestmark = pytest.mark.faults
 
 WEIGHTS = safetensors.torch.save({"weight": torch.zeros(8)}, metadata={"format": "pt"})
-SIZE = {"load.width": 96, "load.height": 64, "load.max_num_frames": 9}
+SIZE = {"load.width": 96, "load.height": 64, "load.max_num_frames": 9, "load.frame_rate": "spread"}
 
 
 def run(*args: object) -> Result:

@@ -79,7 +79,7 @@ def wrong_frames(result: Result, case: Good) -> str | None:
     frames = frames_of(result)
     found = frame_numbers(frames)
     expected = list(case.numbers)
-    expected = expected[: 8 * ((len(expected) - 1) // 8) + 1]
+    expected += expected[-1:] * (-(len(expected) - 1) % 8)  # the VAE takes 8n + 1
     if case.is_damaged:
         if not found or any(b < a for a, b in pairwise(found)):
             return f"frames {found}"

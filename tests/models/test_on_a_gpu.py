@@ -385,7 +385,7 @@ def test_an_inversion_that_is_killed_goes_on(tmp_path):
     """Through the command line; bit for bit, as one that nothing stopped."""
     make_video(tmp_path / "clip.mp4", width=96, height=64, num_frames=9)
     model = ["--model", str(TINY_PIPELINE), "--device", "cuda", "--dtype", "bf16"]
-    size = ["--width", "96", "--height", "64", "--max-num-frames", "9"]
+    size = ["--width", "96", "--height", "64", "--max-num-frames", "9", "--frame-rate", "spread"]
     command = ["invert", "clip.mp4", *model, *size, "--num-inference-steps", "200", "--jsonl"]
     (tmp_path / processes.LOG).touch()
     killed = processes.start([*command, "--workspace", "killed"], tmp_path)

@@ -259,7 +259,16 @@ def test_rows_of_a_batch_are_each_shown_as_they_say(edited, tmp_path):
     listed = tmp_path / "edits.jsonl"
     listed.write_text("".join(json.dumps(row) + "\n" for row in rows))
     flags = ["--model", str(TINY_PIPELINE), "--dtype", "fp32", "--device", "cpu"]
-    flags += ["--workspace", str(plain.parent), "--max-num-frames", "9", "--resize-mode", "stretch"]
+    flags += [
+        "--workspace",
+        str(plain.parent),
+        "--max-num-frames",
+        "9",
+        "--frame-rate",
+        "spread",
+        "--resize-mode",
+        "stretch",
+    ]
     flags += ["--num-inference-steps", "3", "--guidance-scale", "1", "--lossless"]
     done = CliRunner().invoke(app, ["batch", str(listed), *flags])
     assert done.exit_code == 0, done.output

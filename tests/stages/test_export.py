@@ -35,6 +35,7 @@ def settings_of(source, **flags):
         "dtype": "fp32",
         "device": "cpu",
         "load.max_num_frames": 9,
+        "load.frame_rate": "spread",
         "invert.num_inference_steps": 2,
         "reconstruct.guidance_scale": 1.0,
     }
@@ -341,7 +342,7 @@ def test_an_edit_is_refused_before_it_is_computed(here, options, named):
 def test_edit_takes_the_same_options(here):
     make_video(here / "clip.mp4", width=176, height=144, num_frames=12, sound=True)
     options = ["--codec", "h265", "--size", "source", "--with-source", "--num-inference-steps", "2"]
-    size = ["--width", "96", "--height", "64", "--max-num-frames", "9"]
+    size = ["--width", "96", "--height", "64", "--max-num-frames", "9", "--frame-rate", "spread"]
     command = ["edit", "clip.mp4", "-p", "a dog", "-p", "a cat", "-o", "edits"]
     done = CliRunner().invoke(app, [*command, *TINY_MODEL, *size, *options, "--json"])
     assert done.exit_code == 0, done.stderr

@@ -336,7 +336,7 @@ def test_a_mask_that_does_not_fit_is_refused_before_the_inversion(tmp_path, monk
     monkeypatch.chdir(tmp_path)
     make_video(tmp_path / "clip.mp4", width=176, height=144, num_frames=12)
     arguments = ["edit", "clip.mp4", "-p", "x", "--mask", "0,0,999,9", *TINY_MODEL]
-    done = CliRunner().invoke(app, [*arguments, "--max-num-frames", "9"])
+    done = CliRunner().invoke(app, [*arguments, "--max-num-frames", "9", "--frame-rate", "spread"])
     assert done.exit_code == 2
     assert "0,0,999,9" in done.stderr
     kinds = {path.name.partition("-")[0] for path in (tmp_path / "clip.cogedit").iterdir()}
@@ -346,7 +346,16 @@ def test_a_mask_that_does_not_fit_is_refused_before_the_inversion(tmp_path, monk
 def test_the_commands(inverted, monkeypatch):
     folder, _ = inverted
     monkeypatch.chdir(folder)
-    given = ["--max-num-frames", "9", "--resize-mode", "stretch", "--num-inference-steps", "3"]
+    given = [
+        "--max-num-frames",
+        "9",
+        "--frame-rate",
+        "spread",
+        "--resize-mode",
+        "stretch",
+        "--num-inference-steps",
+        "3",
+    ]
     arguments = ["edit", "clip.mp4", "-p", PROMPT, "--mask", "half.png", *TINY_MODEL, *given]
     done = CliRunner().invoke(app, [*arguments, "--composite", "source", "--feather", "2"])
     assert done.exit_code == 0, done.stderr

@@ -18,7 +18,12 @@ def video(tmp_path_factory):
 
 
 def settings_for(video, **flags):
-    size = {"load.width": WIDTH, "load.height": HEIGHT, "load.max_num_frames": NUM_FRAMES}
+    size = {
+        "load.width": WIDTH,
+        "load.height": HEIGHT,
+        "load.max_num_frames": NUM_FRAMES,
+        "load.frame_rate": "spread",
+    }
     return settings_of(video, dtype="bf16", **size, **flags)
 
 

@@ -62,6 +62,7 @@ def settings_of(video, workspace, **flags):
         "dtype": "fp32",
         "device": "cpu",
         "load.max_num_frames": 9,
+        "load.frame_rate": "spread",
         "invert.num_inference_steps": STEPS,
         "workspace": workspace,
     }

@@ -33,6 +33,7 @@ FLAGS = {
     "load.width": 96,
     "load.height": 64,
     "load.max_num_frames": 9,
+    "load.frame_rate": "spread",
     "invert.num_inference_steps": 2,
     "reconstruct.guidance_scale": 1.0,
 }

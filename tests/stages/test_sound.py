@@ -19,7 +19,12 @@ CLIPS = Path(__file__).parent.parent / "data" / "clips"
 
 
 def settings_of(source, **flags):
-    given = {"model": str(GOLDEN_PIPELINE), "device": "cpu", "load.max_num_frames": 25}
+    given = {
+        "model": str(GOLDEN_PIPELINE),
+        "device": "cpu",
+        "load.max_num_frames": 25,
+        "load.frame_rate": "spread",
+    }
     dotted = {key.replace("__", "."): value for key, value in flags.items()}
     return cogedit.settings_for(source, given | dotted, environ={}).settings
 
@@ -102,7 +107,9 @@ def test_sound_and_pictures_that_do_not_start_together_stay_together(tmp_path, s
     sound = ["-itsoffset", str(late_audio), "-f", "lavfi", "-i", f"aevalsrc='{wave}':d=3:s=48000"]
     coded = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-c:a", "aac"]
     ffmpeg(*pictures, *sound, "-map", "0:v", "-map", "1:a", *coded, video)
-    settings = settings_of(video, workspace=tmp_path / "w", load__max_num_frames=49)
+    settings = settings_of(
+        video, workspace=tmp_path / "w", load__max_num_frames=49, load__frame_rate="spread"
+    )
     frames = cogedit.load(video, settings).path
     made = cogedit.export(
         frames, settings_of(frames), output=tmp_path / "out.mp4", source_video=video

@@ -48,6 +48,7 @@ def settings_of(source, model, config=None, **flags):
         "dtype": "fp32",
         "device": "cpu",
         "load.max_num_frames": 9,
+        "load.frame_rate": "spread",
         "invert.num_inference_steps": 4,
     }
     dotted = {key.replace("__", "."): value for key, value in flags.items()}
@@ -511,7 +512,12 @@ def test_a_model_that_is_nowhere_is_no_reason_to_guess_a_size(video):
     with pytest.raises(ModelError, match="what size of clip it takes is not known") as caught:
         cogedit.settings_for(video, {"model": "somebody/fine-tune"}, environ={})
     assert "or give --width, --height and --max-num-frames" in caught.value.hint
-    size = {"load.width": 64, "load.height": 64, "load.max_num_frames": 9}
+    size = {
+        "load.width": 64,
+        "load.height": 64,
+        "load.max_num_frames": 9,
+        "load.frame_rate": "spread",
+    }
     assert cogedit.settings_for(video, {"model": "somebody/fine-tune"} | size, environ={})
 
 
@@ -529,7 +535,12 @@ def test_the_recipe_of_a_clip_does_not_grow_with_it(tmp_path, monkeypatch):
     """A list of 30,000 frame numbers does not fit into a video's metadata."""
     monkeypatch.chdir(tmp_path)
     video = make_video(tmp_path / "clip.mp4", width=32, height=32, num_frames=65)
-    size = {"load__width": 32, "load__height": 32, "load__max_num_frames": 65}
+    size = {
+        "load__width": 32,
+        "load__height": 32,
+        "load__max_num_frames": 65,
+        "load__frame_rate": "spread",
+    }
     settings = settings_of(video, TINY_PIPELINE, **size)
     frames = cogedit.load(video, settings)
     exported = cogedit.export(frames.path, settings)

@@ -43,6 +43,7 @@ def settings_of(video, workspace, model=TINY_PIPELINE, **flags):
         "dtype": "fp32",
         "device": "cpu",
         "load.max_num_frames": 17,
+        "load.frame_rate": "source",
         "invert.num_inference_steps": STEPS,
         "workspace": workspace,
     }
@@ -165,7 +166,8 @@ def test_windows_are_shown(video, inverted, tmp_path):
     shown = CliRunner().invoke(app, ["inspect", str(inverted)])
     assert shown.exit_code == 0
     assert re.search(r"windows +of 3 latent frames.* overlap by 1 .* move by 1 ", shown.stdout)
-    flags = [*TINY_MODEL, "--max-num-frames", "17", "--dry-run", "--workspace", str(tmp_path)]
+    flags = [*TINY_MODEL, "--max-num-frames", "17", "--frame-rate", "source", "--dry-run"]
+    flags += ["--workspace", str(tmp_path)]
     dry = CliRunner().invoke(app, ["invert", str(video), *flags])
     assert dry.exit_code == 0, dry.output
     assert re.search(r"latents 5x\d+x\d+ in 2 or more windows of 3, ", dry.stdout)

@@ -23,7 +23,7 @@ from cogedit.models.vae_cost import WAYS, VAESizes, vae_bytes
 from cogedit.stages.recipe import read_recipe
 
 SHAPE = (3, 8, 12)
-SIZE = {"load.width": 96, "load.height": 64, "load.max_num_frames": 9}
+SIZE = {"load.width": 96, "load.height": 64, "load.max_num_frames": 9, "load.frame_rate": "spread"}
 MODEL = ["--model", str(GOLDEN_PIPELINE), "--dtype", "fp32", "--device", "cpu"]
 WHOLE, BY_FRAME, TILES, TILES_BY_FRAME = WAYS
 

@@ -241,6 +241,7 @@ def edited(tmp_path_factory):
             source,
             workspace=folder / "w",
             load__max_num_frames=9,
+            load__frame_rate="spread",
             invert__num_inference_steps=2,
             reconstruct__guidance_scale=1.0,
             reconstruct__start="random",
@@ -302,7 +303,12 @@ def test_captions_name_what_differs_in_the_inversion(edited):
 
 def test_two_models_are_refused(edited, pipeline_2b, here):
     folder, edits = edited
-    small = settings_of(folder / "clip.mp4", model=str(pipeline_2b), load__max_num_frames=9)
+    small = settings_of(
+        folder / "clip.mp4",
+        model=str(pipeline_2b),
+        load__max_num_frames=9,
+        load__frame_rate="spread",
+    )
     other = cogedit.encode(folder / "clip.mp4", small).path
     with pytest.raises((ArtifactMismatch, UsageError)):
         compare(edits[0], other)

@@ -12,7 +12,7 @@ from cogedit.artifacts import read_artifact
 from cogedit.cli import app
 from cogedit.errors import CogeditError, UsageError
 
-SMALL = ["--width", "96", "--height", "64", "--max-num-frames", "9"]
+SMALL = ["--width", "96", "--height", "64", "--max-num-frames", "9", "--frame-rate", "spread"]
 FLAGS = {
     "model": str(TINY_PIPELINE),
     "device": "cpu",
@@ -20,6 +20,7 @@ FLAGS = {
     "load.width": 96,
     "load.height": 64,
     "load.max_num_frames": 9,
+    "load.frame_rate": "spread",
     "invert.num_inference_steps": 4,
 }
 

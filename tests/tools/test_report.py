@@ -37,6 +37,7 @@ def made(tmp_path_factory):
         "load.width": 96,
         "load.height": 64,
         "load.max_num_frames": 9,
+        "load.frame_rate": "spread",
         "invert.num_inference_steps": 4,
         "reconstruct.guidance_scale": 1.0,
         "reconstruct.start": "random",

@@ -24,6 +24,7 @@ from cogedit.artifacts import (
     read_artifact,
     read_record,
 )
+from cogedit.clip_times import show_time
 from cogedit.config import Settings
 from cogedit.errors import ArtifactError, CogeditError
 from cogedit.media.encoding import Encoding
@@ -232,7 +233,8 @@ class Reporter:
         path = files.find(files.frames)
         if path is not None:
             with self._leaving_out(path):
-                return FramesOnDisk(read_artifact(path, "frames").tensors.slices("frames"))
+                frames = read_artifact(path, "frames").tensors.slices("frames")
+                return FramesOnDisk(frames, files.frames.num_frames)
         return None
 
     def _round_trip(self, files: ClipFiles) -> Frames | None:
@@ -269,7 +271,7 @@ class Reporter:
         stream = decode(path, self._settings, session=self._session, run=Run())
         made = shown = self._kept(stream)
         tensors = read_artifact(path, "edit").tensors
-        mask = FramesOnDisk(tensors.slices("mask")) if record.has_mask else None
+        mask = FramesOnDisk(tensors.slices("mask"), len(made)) if record.has_mask else None
         if mask is not None and source is not None:
             laid = lay_over(made, source.round_trip, mask)
             shown = self._kept(replace(made.stream, frames=laid))
@@ -301,12 +303,14 @@ class Reporter:
 
 
 def _clip_facts(frames: FramesRecord) -> Facts:
-    source, indices, settings = frames.source, frames.frame_indices, frames.settings
+    source, indices, settings = frames.source, frames.shown_indices, frames.settings
+    first, end = map(show_time, frames.span)
     size = f"{settings.width}x{settings.height} ({settings.resize_mode})"
     return {
         "Video": source.name,
         "Its size": f"{source.width}x{source.height}, {float(source.fps):.6g} fps",
         "Clip": f"{len(indices)} frames, {indices[0]} to {indices[-1]} of {source.num_frames}",
+        "Seconds": f"{first} to {end} of {show_time(source.num_frames / source.fps)}",
         "Clip size": f"{size}, {float(frames.fps):.6g} fps",
         "sha256": source.sha256[:16],
     }
