@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-RATE_WORDS = ("model", "source", "spread")
+RATE_WORDS = ("model", "source", "spread", "sparse")
 
 # Digits are bounded: Fraction("1e999999999") would take the machine down.
 _SECONDS = re.compile(r"(?:(?:(\d{1,6}):)?(\d{1,9}):)?(\d{1,9}(?:\.\d{1,9})?|\.\d{1,9})")

@@ -64,9 +64,9 @@ Time = Annotated[
 ClipRate = Annotated[
     str,
     Meta(
-        pattern=r"\A(model|source|spread|[1-9]\d{0,17}(/[1-9]\d{0,17})?)\Z",
-        description="model, source, spread, or a number such as 8, 23.976 or 30000/1001, at most "
-        "1000",
+        pattern=r"\A(model|source|spread|sparse|[1-9]\d{0,17}(/[1-9]\d{0,17})?)\Z",
+        description="model, source, spread, sparse, or a number such as 8, 23.976 or 30000/1001, "
+        "at most 1000",
         examples=list(RATE_WORDS),
         extra={"read": rate_text},
     ),

@@ -105,16 +105,20 @@ class Call:
         from cogedit.cli.repeated import check_repeated
         from cogedit.config import TABLES
         from cogedit.stages import settings_for
-        from cogedit.stages.settings import settle_rate
+        from cogedit.stages.settings import settle_every_frame, settle_rate
 
         kind = None if source is None else sniff_kind(source)
         past = () if kind is None else _STAGES_BEHIND[kind]
         flags = self.flags if "invert" in past else self.flags_of_all
         if source is not None and "export" in self.tables:
             flags = settle_rate(source, flags)
+            if "load" not in self.tables:
+                flags = settle_every_frame(source, flags)
         resolved = settings_for(source, flags, config=self.config)
         idle = []
         for key, name in self.names.items():
+            if key not in flags:  # it was settled to mean another setting
+                continue
             stage = key.partition(".")[0]
             if source is not None and stage in past:
                 check_repeated(source, read_record(source), key, resolved.settings, flag=name)

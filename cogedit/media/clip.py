@@ -16,6 +16,9 @@ from cogedit.types import LoadSettings
 # A frame of 30000x1 pixels, cropped to a clip's shape, would be scaled to gigabytes first.
 _MAX_SCALED_PIXELS = 8192 * 8192
 
+SPARSE_SECONDS = Fraction(1, 2)
+"""How far apart frames may be for what lies between them to be told from them, as a rule."""
+
 _TIMES = ("start", "end", "duration")
 _SKIPS = ("skip_frames_start", "skip_frames_end")
 
@@ -71,7 +74,8 @@ def plan_clip(
 
     From where it begins, every step-th frame is taken, until it has `max_num_frames` or ends. The
     step is `frame_sample_step`, or with `frame_rate` "model" the one that comes nearest to the rate
-    that the model was trained at, otherwise 1.
+    that the model was trained at, otherwise 1. With "sparse" it is the smallest that reaches the
+    end, at most `SPARSE_SECONDS`.
 
     The VAE packs 4 frames into a latent and takes 8n + 1 of them: those that are missing are the
     next ones of the source, and where it has none the last one again. With "spread" the step is the
@@ -93,6 +97,11 @@ def plan_clip(
     step = settings.frame_sample_step or 1
     if settings.frame_rate == "spread":
         step = settings.frame_sample_step or max(1, len(span) // (settings.max_num_frames or 1))
+    elif settings.frame_rate == "sparse" and settings.frame_sample_step is None:
+        most = max(1, math.floor(source.fps * SPARSE_SECONDS))
+        step = most
+        if settings.max_num_frames is not None:
+            step = min(most, -(-len(span) // settings.max_num_frames))
     elif settings.frame_rate == "model" and settings.frame_sample_step is None and model_rate:
         step = nearest_step(source.fps, model_rate)
     chosen = span[::step][: settings.max_num_frames]

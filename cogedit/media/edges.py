@@ -177,26 +177,10 @@ def measure_moments(
         yield Moments(means, radius, bars)
 
 
-def fit_changes(
-    edited: Iterable[Frames],
-    round_trip: Iterable[Frames],
-    source: Iterable[Frames],
-    *,
-    radius: int,
-    window: tuple[slice, slice] = (slice(None), slice(None)),
-    device: torch.device | str = "cpu",
-) -> Iterator[Change]:
-    """Fit the changes of an edit to its source, frame by frame; arguments of `measure_moments`."""
-    moments = measure_moments(
-        edited, round_trip, source, radius=radius, window=window, device=device
-    )
-    return (one.fit() for one in moments)
-
-
 def align_edges(edited: Frames, round_trip: Frames, source: Frames, *, radius: int) -> Frames:
-    """Show an edit [F, H, W, 3] with the edges of its source; the arguments of `fit_changes`."""
-    changes = fit_changes(edited, round_trip, source, radius=radius)
-    return np.stack([change.on(own) for change, own in zip(changes, source, strict=True)])
+    """Show an edit [F, H, W, 3] with the edges of its source; as `measure_moments` has them."""
+    moments = measure_moments(edited, round_trip, source, radius=radius)
+    return np.stack([one.fit().on(own) for one, own in zip(moments, source, strict=True)])
 
 
 def _window_means(planes: Tensor, radius: int) -> Tensor:

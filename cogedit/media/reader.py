@@ -78,12 +78,19 @@ def read_clip(
 
 
 def iterate_frames(
-    path: Path, facts: VideoFacts, *, indices: Sequence[int]
+    path: Path,
+    facts: VideoFacts,
+    *,
+    indices: Sequence[int],
+    size: tuple[int, int] | None = None,
 ) -> Generator[Frames, None, None]:
-    """Read frames of a video one at a time, at its own size: uint8 RGB [height, width, 3] each.
+    """Read frames of a video one at a time: uint8 RGB [height, width, 3] each.
 
-    Arguments and errors are those of `read_clip`.
+    They have the video's own size, or are scaled to another `size`, width and height, as fast as
+    the reader can. Arguments and errors are those of `read_clip`.
     """
+    if size is not None:
+        return _read_frames(_Stream(path, facts, *size, "bilinear"), indices)
     return _read_frames(_Stream(path, facts, facts.width, facts.height), indices)
 
 

@@ -24,13 +24,20 @@ from cogedit.artifacts import (
 )
 from cogedit.config import Settings
 from cogedit.errors import UsageError
-from cogedit.media.edges import Change, fit_changes
+from cogedit.media.edges import Change, Moments, measure_moments
+from cogedit.media.restore import image_window
 from cogedit.media.stream import Frame, FrameFile, FrameStream
 from cogedit.models.cost import latent_shape
 from cogedit.stages.model import check_same_model, checkpoint_for, dtype_for
 from cogedit.stages.run import Run
 from cogedit.stages.session import Session
-from cogedit.stages.source import FramesOnDisk, otherwise_use, source_frames, source_latents
+from cogedit.stages.source import (
+    FramesOnDisk,
+    otherwise_use,
+    resize_plan,
+    source_frames,
+    source_latents,
+)
 from cogedit.types import Composite, ExportSettings
 
 if TYPE_CHECKING:
@@ -75,8 +82,8 @@ def decode(source: Path, settings: Settings, *, session: Session, run: Run) -> F
     if composite == "decode":
         own = _round_trip(source, edit, settings, session=session, run=run)
     if export.align_edges:
-        changes = _changes(source, edit, own, settings, session=session, run=run)
-        aligned = (change.on(frame) for change, frame in zip(changes, own, strict=True))
+        moments = _moments(source, edit, own, settings, session=session, run=run)
+        aligned = (one.fit().on(frame) for one, frame in zip(moments, own, strict=True))
         size = frames_record(record).settings
         shown = FrameStream(aligned, len(own), size.height, size.width)
     else:
@@ -94,10 +101,21 @@ def decode_changes(
 
     Errors are those of `decode`, before the first frame.
     """
+    _, moments = decode_moments(source, settings, session=session, run=run)
+    return (one.fit() for one in moments)
+
+
+def decode_moments(
+    source: Path, settings: Settings, *, session: Session, run: Run
+) -> tuple[Clip, Iterator[Moments]]:
+    """Decode what an edit changed, frame by frame, as fits need it; with the source's own frames.
+
+    Errors are those of `decode`, before the first frame.
+    """
     artifact = _read(source, settings)
     edit = Artifact(cast(EditRecord, artifact.record), artifact.tensors)
     own = _source_frames(source, edit.record, settings)
-    return _changes(source, edit, own, settings, session=session, run=run)
+    return own, _moments(source, edit, own, settings, session=session, run=run)
 
 
 def decode_source(
@@ -167,7 +185,7 @@ def _source_frames(source: Path, record: EditRecord, settings: Settings) -> Clip
     return source_frames(source, record, settings, otherwise=otherwise_use(settings.export))
 
 
-def _changes(
+def _moments(
     source: Path,
     edit: Artifact[EditRecord],
     own: Iterable[Frame],
@@ -175,19 +193,20 @@ def _changes(
     *,
     session: Session,
     run: Run,
-) -> Iterator[Change]:
-    """Iterate over the changes of an edit; what can be missing is found before the first."""
+) -> Iterator[Moments]:
+    """Measure the changes of an edit; what can be missing is found before the first."""
+    from cogedit.models.device import resolve_device
+
     round_trip = _round_trip(source, edit, settings, session=session, run=run)
     edited = _edit_stream(source, edit, settings, session=session, run=run)
-    box = frames_record(edit.record).box
-    image = (slice(None), slice(None))
-    if box.mode == "pad":
-        image = (
-            slice(box.top, box.top + box.scaled_height),
-            slice(box.left, box.left + box.scaled_width),
-        )
-    radius = settings.export.align_edges
-    return fit_changes(edited.frames, round_trip, own, radius=radius, window=image)
+    return measure_moments(
+        edited.frames,
+        round_trip,
+        own,
+        radius=settings.export.align_edges,
+        window=image_window(resize_plan(frames_record(edit.record))),
+        device=resolve_device(settings.device),
+    )
 
 
 def _round_trip(

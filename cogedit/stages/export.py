@@ -10,6 +10,8 @@ from pathlib import Path
 from cogedit.artifacts import (
     EditRecord,
     FramesRecord,
+    LatentsRecord,
+    TrajectoryRecord,
     content_key,
     frames_record,
     in_use,
@@ -28,6 +30,7 @@ from cogedit.media.sound import choose_audio
 from cogedit.media.stream import FrameStream
 from cogedit.media.writer import AudioSource, write_video
 from cogedit.stages.decode import composite_for
+from cogedit.stages.full_rate import check_every_frame, frame_numbers, takes_every_frame
 from cogedit.stages.load import find_clip
 from cogedit.stages.model import checkpoint_for, dtype_for, latent_shape_of
 from cogedit.stages.recipe import Recipe
@@ -161,11 +164,16 @@ def _job(
     check_output(output, inputs=[source, *read], run=run, is_folder=encoding.codec == "png")
     record = read_record(source)
     frames = frames_record(record)
+    every_frame = takes_every_frame(record, options)
+    if options.every_frame and isinstance(record, LatentsRecord | TrajectoryRecord):
+        run.notify("--every-frame changes nothing: only edits are shown on other frames")
+    rate = frames.source.fps if every_frame else frames.fps
     recipe = Recipe(
         record,
-        options.fps or frames.fps,
+        options.fps or rate,
         encoding,
         size=options.size,
+        every_frame=every_frame,
         sound=options.sound and encoding.has_audio and frames.source.has_audio,
         audio_track=options.audio_track,
         composite=composite_for(record, options),
@@ -179,7 +187,7 @@ def _job(
     if options.splice:
         recipe = spliced(recipe, options)
     silent = None
-    if recipe.sound and not recipe.splice and not (recipe.fps == frames.fps and keeps_time(frames)):
+    if recipe.sound and not recipe.splice and not (recipe.fps == rate and keeps_time(frames)):
         silent = f"at {float(recipe.fps):.6g} fps the clip does not keep the source's time"
         recipe = replace(recipe, sound=False)
     _check_size(recipe)
@@ -211,6 +219,10 @@ def check_export(
         place = workspace_for(video, settings).root / video.name
         found = find_source(frames, place, source_video)
         recipe = Recipe(record, options.fps or frames.fps, encoding, size=options.size)
+        if takes_every_frame(frames, options):
+            check_every_frame(options)
+            _require(found, frames, "--every-frame")
+            recipe = replace(recipe, every_frame=True)
         if options.splice:
             recipe = spliced(recipe, options)
             check_source(_require(found, frames, "--splice").facts, encoding, options)
@@ -225,8 +237,11 @@ def check_export(
     with (run or Run()).wait(f"looking at {video.name}"):
         clip = find_clip(video, settings)
     frames, facts = clip.record, clip.facts
+    every_frame = takes_every_frame(frames, options)
+    if every_frame:
+        check_every_frame(options)
     if options.splice:
-        spliced(Recipe(frames, frames.fps, encoding), options)
+        spliced(Recipe(frames, frames.fps, encoding, every_frame=every_frame), options)
         check_source(facts, encoding, options)
         return
     size = frames.source if options.size == "source" else frames.settings
@@ -266,10 +281,11 @@ def _export(job: _Job, source_video: Path | None, session: Session | None) -> Ex
         or needs_own_frames(resize_plan(frames))
     )
     found: FoundSource | str = ""
-    if needs_source or recipe.sound or source_video is not None:
+    if needs_source or recipe.every_frame or recipe.sound or source_video is not None:
         found = find_source(frames, job.artifact, source_video)
-    if needs_source:
-        _require(found, frames, "--splice" if recipe.splice else "--size source")
+    if needs_source or recipe.every_frame:
+        flag = "--every-frame" if recipe.every_frame else "--size source"
+        _require(found, frames, "--splice" if recipe.splice else flag)
     audio = _audio_of(found, job) if recipe.sound and not recipe.splice else None
     silent = audio if isinstance(audio, str) else None
     if silent is not None:
@@ -356,7 +372,9 @@ def _audio_of(found: FoundSource | str, job: _Job) -> AudioSource | str:
         return f"{found} (--source VIDEO names it)"
     if found.facts.grid is None and not found.facts.timing.is_constant:
         return f"the frame rate of {found.path} varies, and its frames were taken one by one"
-    return found.audio(job.settings.export, job.path.suffix)
+    frames, numbers = found.frames, frame_numbers(found.frames)
+    duration = len(numbers) / frames.source.fps if job.recipe.every_frame else None
+    return found.audio(job.settings.export, job.path.suffix, duration=duration)
 
 
 def _exists(job: _Job) -> bool:

@@ -31,6 +31,7 @@ class Recipe:
         composite: What is shown outside the mask; "none" where there is none.
         feather: Width in pixels of the transition; 0 without a composite.
         align_edges: Radius in pixels within which an edit's edges are the source's; 0 is off.
+        every_frame: Whether frames of the source are shown that are none of the clip's.
         dtype: What the VAE decodes in; None where nothing is decoded.
         decode_tiling: Whether it decodes in tiles; None where nothing is decoded, or where that
             follows from the memory that will be free.
@@ -47,6 +48,7 @@ class Recipe:
     composite: Composite = "none"
     feather: int = 0
     align_edges: int = 0
+    every_frame: bool = False
     dtype: DType | None = None
     decode_tiling: bool | None = None
     splice: bool = False
@@ -71,6 +73,8 @@ class Recipe:
             options["audio_track"] = self.audio_track
         if self.splice:
             options |= {"splice": True, "crossfade": self.crossfade}
+        if self.every_frame:
+            options["every_frame"] = True
         record = json.loads(record_text(self.record), object_hook=_with_short_indices)
         recipe = {"cogedit": record, "content_key": content_key(self.record), "export": options}
         return json.dumps(recipe, sort_keys=True, separators=(",", ":"))

@@ -106,6 +106,19 @@ def settle_rate(source: Path, flags: Mapping[str, object]) -> Mapping[str, objec
     return flags
 
 
+def settle_every_frame(source: Path, flags: Mapping[str, object]) -> Mapping[str, object]:
+    """Settle what `--frame-rate source` says where a command writes a video of an artifact.
+
+    Of a clip that was taken at that rate it may be said again; of any other it means the export.
+    """
+    if flags.get("load.frame_rate") != "source" or sniff_kind(source) is None:
+        return flags
+    if frames_record(read_record(source)).settings.frame_rate == "source":
+        return flags
+    others = {key: value for key, value in flags.items() if key != "load.frame_rate"}
+    return {"export.every_frame": True, **others}
+
+
 def chosen_model(resolved: ResolvedSettings) -> str | None:
     """Say which model was chosen where nobody named one; None where somebody did."""
     origin = resolved.origins["model"]

@@ -13,6 +13,7 @@ from cogedit.media.reader import iterate_frames
 from cogedit.media.restore import restore_frames
 from cogedit.media.stream import Frame, FrameStream
 from cogedit.stages.decode import decode, decode_changes
+from cogedit.stages.full_rate import show_every_frame
 from cogedit.stages.mask import mask_weights
 from cogedit.stages.recipe import Recipe
 from cogedit.stages.run import Run
@@ -42,6 +43,8 @@ def show(
     Raises:
         CogeditError: As `decode` and `iterate_frames`.
     """
+    if recipe.every_frame and source is not None:
+        return show_every_frame(artifact, recipe, settings, source=source, session=session, run=run)
     if isinstance(recipe.record, FramesRecord):
         return _counted(_show_source(artifact, recipe, settings, source), run)
     if recipe.size == "clip":

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
@@ -50,12 +51,16 @@ class FoundSource:
     facts: VideoFacts
     frames: FramesRecord
 
-    def audio(self, export: ExportSettings, suffix: str) -> AudioSource | str:
-        """The audio of the clip for a file of this suffix, or why there is none."""
+    def audio(
+        self, export: ExportSettings, suffix: str, *, duration: Fraction | None = None
+    ) -> AudioSource | str:
+        """The audio of the clip for a file of this suffix, or why there is none.
+
+        It lasts as long as the clip, or another `duration` in seconds.
+        """
         frames = self.frames
         # Audio and video of a file need not begin together.
         start = self.facts.start + frames.frame_indices[0] / frames.source.fps
-        duration = frames.num_frames / frames.fps
         if not self.facts.audio_tracks:
             return f"{self.path} has no audio track"
         return choose_audio(
@@ -64,7 +69,7 @@ class FoundSource:
             wanted=export.audio_track,
             suffix=suffix,
             start=start,
-            duration=duration,
+            duration=duration or frames.num_frames / frames.fps,
         )
 
 

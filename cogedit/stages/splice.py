@@ -19,6 +19,7 @@ from cogedit.media.sound import WholeAudio, choose_whole_audio
 from cogedit.media.splice import write_splice
 from cogedit.media.stream import Frame, FrameStream
 from cogedit.progress import ShowStep
+from cogedit.stages.full_rate import frame_numbers
 from cogedit.stages.recipe import Recipe
 from cogedit.stages.run import Run
 from cogedit.stages.source import FoundSource
@@ -42,7 +43,8 @@ def spliced(recipe: Recipe, options: ExportSettings) -> Recipe:
             f"--splice keeps the source's {float(source.fps):.6g} fps, and --fps is {options.fps}",
             hint="leave one out",
         )
-    _check_rate(frames)
+    if not recipe.every_frame:
+        _check_rate(frames)
     return replace(recipe, splice=True, crossfade=options.crossfade, size="source", fps=source.fps)
 
 
@@ -96,7 +98,7 @@ def write_whole(
         CogeditError: As `write_splice`.
     """
     facts = replace(source.facts, grid=None)
-    numbers = stored_numbers(source)
+    numbers = stored_numbers(source, every_frame=recipe.every_frame)
     if facts.pictures.is_hdr:
         run.notify(f"{source.path} is HDR: the whole video is written tone mapped to BT.709")
     total, num_clip = len(facts.timing.timestamps), numbers[-1] + 1 - numbers[0]
@@ -127,9 +129,13 @@ def write_whole(
     return f"{total} frames at {float(facts.fps):.6g} fps, {clip}"
 
 
-def stored_numbers(source: FoundSource) -> Sequence[int]:
-    """The stored frame that each frame of a clip is of; one that is held may come repeatedly."""
-    indices, facts = source.frames.shown_indices, source.facts
+def stored_numbers(source: FoundSource, *, every_frame: bool = False) -> Sequence[int]:
+    """The stored frame that each frame of a clip is of; one that is held may come repeatedly.
+
+    With `every_frame`, those between the clip's own are among them.
+    """
+    frames, facts = source.frames, source.facts
+    indices = frame_numbers(frames) if every_frame else frames.shown_indices
     if facts.grid is None:
         return indices
     stored = facts.timing.shown(facts.grid)

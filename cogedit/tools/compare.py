@@ -33,6 +33,7 @@ from cogedit.media.reader import iterate_frames, resize_frame
 from cogedit.media.stream import Frame, FrameFile, FrameStream
 from cogedit.media.writer import save_png, write_video
 from cogedit.stages.decode import decode
+from cogedit.stages.full_rate import frame_numbers
 from cogedit.stages.recipe import read_recipe
 from cogedit.stages.run import Exported, Run, check_absent, check_output, claim
 from cogedit.stages.session import Session, use_session
@@ -50,11 +51,12 @@ class Input:
     path: Path
     record: Record | None  # None for a video that cogedit did not write
     facts: VideoFacts | None  # what is known of a video; None for an artifact
-    indices: tuple[int, ...]  # frames of the file that make the clip
+    indices: Sequence[int]  # frames of the file that make the clip
     fps: Fraction
     width: int
     height: int
     resize: ResizePlan | None = None  # how its frames become the clip's, if the sizes differ
+    every_frame: bool = False  # whether it shows every frame of its source, not the clip's alone
 
 
 def compare(
@@ -158,12 +160,23 @@ def open_input(path: Path, *, fps: Fraction | None = None) -> Input:
         )
     facts = probe_facts(path, fps=fps)
     shown: Record | None = None
+    every_frame = False
     with suppress(ArtifactError):  # not an export of cogedit
         recipe = read_recipe(path)
         # A whole video with a clip in it is no clip.
         shown = None if recipe.options.get("splice") else recipe.record
+        every_frame = recipe.options.get("every_frame") is True
     indices = tuple(range(facts.num_frames))
-    return Input(path, shown, facts, indices, facts.fps, facts.width, facts.height)
+    return Input(
+        path,
+        shown,
+        facts,
+        indices,
+        facts.fps,
+        facts.width,
+        facts.height,
+        every_frame=every_frame,
+    )
 
 
 def cut_sources(inputs: Sequence[Input]) -> list[Input]:
@@ -188,8 +201,8 @@ def cut_sources(inputs: Sequence[Input]) -> list[Input]:
                 item,
                 record=frames,
                 facts=probe_as_recorded(item.path, frames.source, frames.settings),
-                indices=frames.shown_indices,
-                fps=frames.fps,
+                indices=frame_numbers(frames) if clip.every_frame else frames.shown_indices,
+                fps=frames.source.fps if clip.every_frame else frames.fps,
                 width=width,
                 height=height,
                 resize=resize,

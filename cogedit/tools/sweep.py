@@ -195,7 +195,7 @@ def _decoded(
     """
     if settings.export.align_edges:
         run.notify("a sweep shows edits as the model made them, without --align-edges")
-    settings = replace(settings, export=replace(settings.export, align_edges=0))
+    settings = replace(settings, export=replace(settings.export, align_edges=0, every_frame=False))
     frames, figures = [], []
     folder, silent = trajectory.parent, Run()
     decoded = decode_source(trajectory, settings, session=session, run=silent)

@@ -83,8 +83,9 @@ class LoadSettings:
         "Clip",
         "Rate at which frames are taken: every n-th, so that it comes nearest to the rate that the "
         "model was trained at (model), every frame (source), as many as the clip holds, spread "
-        "evenly over the video (spread), or at N per second those that a player shows then.",
-        metavar="model|source|spread|N",
+        "evenly over the video (spread), these at most half a second apart (sparse, for "
+        "--every-frame), or at N per second those that a player shows then.",
+        metavar="model|source|spread|sparse|N",
         is_later=True,
     )
     fps: FrameRate | None = setting(

@@ -81,3 +81,10 @@ class ExportSettings:
         unit="frames",
         is_later=True,
     )
+    every_frame: bool = setting(
+        False,
+        "Video",
+        "Show every frame of the source, from the first of the clip to its last, and not those "
+        "alone that were edited: for other colors and light, with --align-edges.",
+        is_later=True,
+    )

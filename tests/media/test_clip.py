@@ -108,6 +108,25 @@ def test_upstream_spreads_and_rounds_down():
         assert (list(made.indices), made.num_extra) == (expected, 0)
 
 
+@pytest.mark.parametrize(
+    ("total", "fps", "most", "step"),
+    [
+        (40, "25", 49, 1),  # no longer than the clip
+        (50, "25", 49, 2),  # the smallest step that reaches the end
+        (400, "25", 49, 9),
+        (5000, "25", 49, 12),  # at most half a second
+        (5000, "30000/1001", 49, 14),
+        (5000, "1", 49, 1),
+        (400, "25", None, 12),
+    ],
+)
+def test_sparse_frames_reach_the_end_or_are_half_a_second_apart(total, fps, most, step):
+    made = plan(total, fps, rate=8, frame_rate="sparse", max_num_frames=most)
+    shown = made.indices[: len(made.indices) - made.num_extra]
+    assert shown == tuple(range(0, total, step))[:most]
+    assert made.fps == Fraction(fps) / step
+
+
 def test_skips_and_step():
     made = plan(60, skip_frames_start=10, skip_frames_end=5, frame_sample_step=3, max_num_frames=9)
     assert made.indices == tuple(range(10, 35, 3))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cogedit.media.clip import plan_resize
-from cogedit.media.edges import fit_changes
+from cogedit.media.edges import measure_moments
 from cogedit.media.metrics import psnr
 from cogedit.media.reader import resize_frame
 from cogedit.media.restore import needs_own_frames, restore_frames
@@ -91,8 +91,8 @@ def test_a_change_is_laid_over_the_source_s_detail(mode):
     )
     resize = plan(width, height, mode)
     source, edited = resize_frame(own, resize), resize_frame(right, resize)
-    [change] = fit_changes([edited], [source], [source], radius=8)
-    [aligned] = restore_frames([change], resize, own=[own])
+    [moments] = measure_moments([edited], [source], [source], radius=8)
+    [aligned] = restore_frames([moments.fit()], resize, own=[own])
     below = [own] if needs_own_frames(resize) else None
     [plain] = restore_frames([edited], resize, own=below)
     edge = (abs(np.hypot(y - 100, x - 160) - 40) < 6)[..., None] & np.ones(3, bool)
@@ -101,6 +101,6 @@ def test_a_change_is_laid_over_the_source_s_detail(mode):
 
 
 def test_a_change_needs_the_source():
-    [change] = fit_changes(*np.zeros((3, 1, 64, 96, 3), np.uint8), radius=2)
+    [moments] = measure_moments(*np.zeros((3, 1, 64, 96, 3), np.uint8), radius=2)
     with pytest.raises(ValueError, match="own frames are needed"):
-        list(restore_frames([change], plan(177, 131, "stretch")))
+        list(restore_frames([moments.fit()], plan(177, 131, "stretch")))

@@ -181,7 +181,7 @@ class Reporter:
         session: Session,
     ) -> None:
         # Shown and measured is what the model made; masks are composited here.
-        export = replace(settings.export, composite="none", align_edges=0)
+        export = replace(settings.export, composite="none", align_edges=0, every_frame=False)
         self._settings = replace(settings, export=export)
         self._session = session
         self._checkpoint = checkpoint_for(settings)

@@ -1,0 +1,260 @@
+"""Every frame of a source, shown with the edit of some of them: for colour and light."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cogedit.artifacts import EditRecord, FramesRecord, Record, frames_record, read_artifact
+from cogedit.clip_times import resampling_rate, show_time
+from cogedit.config import Settings
+from cogedit.errors import UsageError
+from cogedit.media.between import Blend, LeaveOneOut, blend_changes, decibels, plan_blends
+from cogedit.media.clip import ResizePlan
+from cogedit.media.cuts import SIZE, find_cuts
+from cogedit.media.edges import Change
+from cogedit.media.reader import iterate_frames, resize_frame
+from cogedit.media.restore import restore_frames
+from cogedit.media.stream import Frame, FrameStream
+from cogedit.stages.decode import decode_moments, lay_over
+from cogedit.stages.recipe import Recipe
+from cogedit.stages.run import Run
+from cogedit.stages.session import Session
+from cogedit.stages.source import FoundSource, FramesOnDisk, resize_plan
+from cogedit.types import ExportSettings
+
+_WEAK = 36.0
+"""dB to an edit of the frame itself; below, the difference can be seen."""
+
+_MOST_TOLD = 3
+
+
+def frame_numbers(frames: FramesRecord) -> range:
+    """The frames of the source that a clip's time holds: up to the end of its last one."""
+    shown = frames.shown_indices
+    step = math.ceil(frames.source.fps / frames.fps)
+    return range(shown[0], min(frames.source.num_frames, shown[-1] + step))
+
+
+def takes_every_frame(record: Record, export: ExportSettings) -> bool:
+    """Whether an export shows frames of the source that are none of the clip's.
+
+    Raises `UsageError` where that is wanted and cannot be.
+    """
+    frames = frames_record(record)
+    if not export.every_frame or not isinstance(record, EditRecord | FramesRecord):
+        return False
+    asked = frames.settings.frame_rate
+    if resampling_rate(asked) is not None:
+        raise UsageError(
+            f"the clip was taken at {asked} fps as a player shows it (--frame-rate {asked}), and "
+            "--every-frame needs one of every n-th frame",
+            hint="take it with --frame-rate sparse or --frame-sample-step N",
+        )
+    if frames.fps >= frames.source.fps:
+        return False
+    if isinstance(record, EditRecord):
+        check_every_frame(export)
+    return True
+
+
+def check_every_frame(export: ExportSettings) -> None:
+    """Raise `UsageError` where frames between edited ones have nothing to be made of."""
+    if export.every_frame and not export.align_edges:
+        raise UsageError(
+            "--every-frame fits changes of color and light to frames that were not edited, and "
+            "edges are not aligned",
+            hint="add --align-edges 16, or leave it out (--no-every-frame)",
+        )
+
+
+def show_every_frame(
+    artifact: Path,
+    recipe: Recipe,
+    settings: Settings,
+    *,
+    source: FoundSource,
+    session: Session,
+    run: Run,
+) -> FrameStream:
+    """Compute the frames of a source from the first to the last of a clip, as its recipe says.
+
+    At the end it says how well the frames between edited ones could be predicted. Arguments and
+    errors are those of `show`; the numbers of the frames are `frame_numbers`.
+    """
+    frames = source.frames
+    size = frames.source if recipe.size == "source" else frames.settings
+    numbers = frame_numbers(frames)
+    if isinstance(recipe.record, FramesRecord):
+        clip = _own_frames(source, recipe, numbers)
+    else:
+        clip = _edited_frames(artifact, recipe, settings, source, session=session, run=run)
+    return FrameStream(clip, len(numbers), size.height, size.width)
+
+
+def _own_frames(source: FoundSource, recipe: Recipe, numbers: range) -> Iterator[Frame]:
+    """The source's frames themselves, at the size of the export."""
+    resize = resize_plan(source.frames)
+    with closing(iterate_frames(source.path, source.facts, indices=numbers)) as own:
+        for frame in own:
+            yield frame if recipe.size == "source" else resize_frame(frame, resize)
+
+
+def _edited_frames(
+    artifact: Path,
+    recipe: Recipe,
+    settings: Settings,
+    source: FoundSource,
+    *,
+    session: Session,
+    run: Run,
+) -> Iterator[Frame]:
+    """Prepare what can fail before the first frame, and return the frames."""
+    numbers = frame_numbers(source.frames)
+    edited = source.frames.shown_indices
+    clip, moments = decode_moments(artifact, settings, session=session, run=run)
+    with run.wait("looking for cuts"):
+        pictures = _pictures(source, numbers)
+        cuts = tuple(numbers[0] + cut for cut in find_cuts(pictures))
+    left_out = LeaveOneOut(edited, pictures, cuts)
+    blends = plan_blends(edited, numbers.stop, cuts)
+    watched = left_out.watch(moments, clip)
+    changes = blend_changes(blends, watched)
+    masks = _Masks(artifact, recipe) if recipe.composite == "source" else None
+    report = _Report(source.frames, blends, left_out)
+
+    def frames() -> Iterator[Frame]:
+        own = iterate_frames(source.path, source.facts, indices=numbers)
+        resize = resize_plan(source.frames)
+        with closing(own):
+            for blend, change, frame in zip(blends, changes, own, strict=True):
+                yield _shown(
+                    change,
+                    frame,
+                    resize,
+                    blend=blend,
+                    masks=masks,
+                    at_source_size=recipe.size == "source",
+                )
+        for note in report.notes():
+            run.notify(note)
+
+    return frames()
+
+
+def _pictures(source: FoundSource, numbers: range) -> list[Frame]:
+    """Small pictures of frames: 6 MB a minute."""
+    with closing(iterate_frames(source.path, source.facts, indices=numbers, size=SIZE)) as small:
+        return list(small)
+
+
+class _Masks:
+    """The masks of an edit; between two edited frames, what the mask of either shows."""
+
+    def __init__(self, edit: Path, recipe: Recipe) -> None:
+        self._masks = FramesOnDisk(read_artifact(edit, "edit").tensors.slices("mask"))
+        self.feather = recipe.feather
+
+    def at(self, blend: Blend) -> NDArray[np.uint8]:
+        """The mask [H, W] of a frame."""
+        both: NDArray[np.uint8] = np.maximum(self._masks[blend.before], self._masks[blend.after])
+        return both
+
+    def weight_at(self, blend: Blend) -> NDArray[np.float32]:
+        """How much of each pixel of a frame is shown, [H, W]."""
+        import torch
+
+        from cogedit.diffusion.latent_mask import feather_mask
+
+        mask = torch.from_numpy(self.at(blend)[None])
+        weight: NDArray[np.float32] = feather_mask(mask, self.feather)[0].numpy()
+        return weight
+
+
+def _shown(
+    change: Change,
+    own: Frame,
+    resize: ResizePlan,
+    *,
+    blend: Blend,
+    masks: _Masks | None,
+    at_source_size: bool,
+) -> Frame:
+    """One frame of the source with the change of its own, outside the mask without."""
+    if at_source_size:
+        weights = None if masks is None else [masks.weight_at(blend)]
+        [shown] = restore_frames([change], resize, own=[own], weights=weights)
+        return shown
+    small = resize_frame(own, resize)
+    shown = change.on(small)
+    if masks is not None:
+        [shown] = lay_over([shown], [small], [masks.at(blend)], feather=masks.feather)
+    return shown
+
+
+@dataclass(frozen=True)
+class _Report:
+    """What is said about the frames between, once all were shown."""
+
+    frames: FramesRecord
+    blends: Sequence[Blend]
+    left_out: LeaveOneOut
+
+    def notes(self) -> Iterator[str]:
+        """Sentences, those that say little first."""
+        cuts = self.left_out.cuts
+        if cuts:
+            yield (
+                f"{_count(len(cuts), 'cut')} found, at {', '.join(map(self._time, cuts[:10]))}"
+                f"{' and later' if len(cuts) > 10 else ''}: no frame is fitted across one"
+            )
+        error = self.left_out.expected(self.blends)
+        if math.isnan(error):
+            yield "too few frames were edited to say how good those between are"
+            return
+        yield (
+            f"the frames between differ by {decibels(error):.1f} dB from what they would be had "
+            "they been edited themselves: each edited frame was left out and predicted from those "
+            "beside it"
+        )
+        weak = sorted(self._weak_parts())
+        if weak:
+            parts = [
+                f"from {self._time(first)} to {self._time(end)} ({decibels(error):.1f} dB)"
+                for error, first, end in sorted(weak[-_MOST_TOLD:], key=lambda part: part[1])
+            ]
+            yield (
+                f"weak {', '.join(parts)}: fast motion, a thing that enters, or light that "
+                "changes; more frames help there: --frame-rate model with --start and --end, "
+                "or --frame-sample-step N"
+            )
+
+    def _weak_parts(self) -> Iterator[tuple[float, int, int]]:
+        """The error of each weak part, its first frame and the first after it."""
+        gaps = [[*gap] for _, gap in groupby(self.blends, key=self._gap)]
+        errors = [self.left_out.expected(gap) for gap in gaps]
+        marked = zip(gaps, errors, strict=True)
+        for is_weak, part in groupby(marked, key=lambda pair: decibels(pair[1]) < _WEAK):
+            together = [blend for gap, _ in part for blend in gap]
+            if is_weak:
+                error = self.left_out.expected(together)
+                yield error, together[0].frame, together[-1].frame + 1
+
+    def _gap(self, blend: Blend) -> int:
+        """The place of the edited frame before a frame, whatever it is shown by."""
+        return bisect_right(self.left_out.edited, blend.frame)
+
+    def _time(self, frame: int) -> str:
+        return show_time(frame / self.frames.source.fps)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
