@@ -42,7 +42,8 @@ def edited(tmp_path_factory):
 
 
 def settings_for(video, **flags):
-    return settings_of(video, **{"load__frame_sample_step": STEP, **flags})
+    usual = {"load__frame_rate": "model", "load__frame_sample_step": STEP}
+    return settings_of(video, **usual | flags)
 
 
 def every_frame(video, artifact, output, *, size="clip", run=None, **flags):
