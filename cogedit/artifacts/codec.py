@@ -32,6 +32,7 @@ _RETIRED = {
 """Fields of earlier versions, with the reason why only their neutral value is read."""
 
 _FRACTION = re.compile(r"[1-9][0-9]{0,17}(/[1-9][0-9]{0,17})?")
+_write = json.JSONEncoder(sort_keys=True, allow_nan=False, separators=(",", ":")).encode
 _SCALARS = frozenset({type(None), bool, int, float, str})
 
 
@@ -61,7 +62,7 @@ def canonical_json(value: Mapping[str, object]) -> JsonText:
 def canonical_text(value: object) -> str:
     """The one JSON text of an encoded record. Raises `ArtifactError` as `canonical_json` does."""
     try:
-        return json.dumps(value, sort_keys=True, allow_nan=False, separators=(",", ":"))
+        return _write(value)
     except (TypeError, ValueError, RecursionError) as error:
         raise ArtifactError(f"a value cannot be recorded as JSON: {error}") from error
 
@@ -135,7 +136,8 @@ def _plain(value: object) -> Json:
     if type(value) in _SCALARS:
         return cast(Json, value)
     if isinstance(value, tuple):
-        return [_plain(item) for item in value]
+        # Most are numbers, of which a clip has many.
+        return [item if type(item) in _SCALARS else _plain(item) for item in value]
     if isinstance(value, JsonText):
         return parse_json(value)
     if isinstance(value, Fraction):

@@ -89,7 +89,9 @@ class Meter:
             )
         weights, vae = vae_parameters * item_size, VAESizes.of(model.vae)
         for direction in get_args(Direction):
-            working = vae_bytes(vae, shape, direction, VAEWay(), item_size=item_size)
+            working = vae_bytes(
+                vae, shape, direction, VAEWay(), item_size=item_size, device=dry["device"]
+            )
             self._bytes[direction] = weights + working
 
     def row(self, stage: Stage, seen: Observed) -> Row:

@@ -39,7 +39,7 @@ _SHOWN_COLOURS = re.compile(
 _FIELD_ORDERS = {"T": "tff", "B": "bff"}
 
 _HAS_ALPHA = re.compile(r"yuva|gbrap|rgba|bgra|argb|abgr|ya\d|ayuv|vuya|uyva|pal8")
-_IS_YUV = re.compile(r"yuva?\d|nv\d|p[024]1|uyvy|yuyv|yvyu|y2\d\d|xv\d|v30x|vuy|vyu|ayuv|uyva")
+_IS_YUV = re.compile(r"yuv[aj]?\d|nv\d|p[024]1|uyvy|yuyv|yvyu|y2\d\d|xv\d|v30x|vuy|vyu|ayuv|uyva")
 # VP8 and VP9 keep their alpha beside the picture, where ffmpeg's own decoders do not look.
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
@@ -133,7 +133,7 @@ def look_at_pictures(
         height=size[1],
         pixel_format=pixel_format,
         tags=tags,
-        filled_tags=_fill_tags(seen, tags, pixel_format, size=stored),
+        filled_tags=_fill_tags(seen, tags, pixel_format, codec=codec, size=stored),
         field_order=_FIELD_ORDERS[fields[0]] if fields else header.field_order,
         has_flagged_fields=bool(fields),
         has_alpha=has_alpha,
@@ -193,17 +193,17 @@ def _colours(text: str) -> ColourTags:
 
 
 def _fill_tags(
-    seen: ColourTags, tags: ColourTags, pixel_format: str, *, size: tuple[int, int]
+    seen: ColourTags, tags: ColourTags, pixel_format: str, *, codec: str, size: tuple[int, int]
 ) -> str:
     """What to tell ffmpeg of the colours: what only the container says, or else what is usual.
 
     HDR is BT.2020. YCbCr of HD size is BT.709, as players take it; ffmpeg takes it for BT.601, as
-    it does smaller pictures, which are.
+    it does smaller pictures and JPEG's, which are.
     """
     is_yuv = _IS_YUV.match(pixel_format) is not None
     if tags.transfer in _HDR_TRANSFERS:
         wanted = tags.or_else(ColourTags(matrix="bt2020nc" if is_yuv else "", primaries="bt2020"))
-    elif is_yuv and (size[0] >= 1280 or size[1] >= 720):
+    elif is_yuv and codec != "mjpeg" and (size[0] >= 1280 or size[1] >= 720):
         wanted = ColourTags(matrix=tags.matrix or "bt709", range=tags.range)
     else:
         # What else a tag says of SDR is not used.

@@ -109,21 +109,14 @@ def _found_in(folder: Path) -> tuple[str, str] | None:
         return "is a LoRA adapter", mend
     if any(folder.glob("*.gguf")):
         return "holds GGUF weights, which are not read", EXAMPLE
-    if any(folder.glob("mp_rank_*.pt")) or any(folder.glob("*/mp_rank_*.pt")):
-        return _SAT
-    if any(folder.glob("*/*/mp_rank_*.pt")):
-        return _SAT
-    if "Transformer3D" in str(_class_of(folder / "config.json")):
+    if any(any(folder.glob(f"{above}mp_rank_*.pt")) for above in ("", "*/", "*/*/")):
+        mend = "convert them with that repository's tools/convert_weight_sat2hf.py"
+        return "holds weights in the format of the CogVideo repository (SAT)", mend
+    if "Transformer3D" in str(_config(folder / "config.json").get("_class_name")):
         return "is a transformer alone, without T5 and VAE", _replaced("; it becomes transformer/")
     if next(folder.iterdir(), None) is None:
         return "is an empty folder", EXAMPLE
     return None
-
-
-_SAT = (
-    "holds weights in the format of the CogVideo repository (SAT)",
-    "convert them with that repository's tools/convert_weight_sat2hf.py",
-)
 
 
 def other_weights(folder: Path, stems: dict[str, str]) -> tuple[str, str] | None:
@@ -148,12 +141,11 @@ def other_weights(folder: Path, stems: dict[str, str]) -> tuple[str, str] | None
         indices = [*single.parent.glob(f"{stem}.safetensors.index.*.json")]
         renamed += [(path, index) for path in indices[:1]] or [(p, single) for p in variants[:1]]
         pickled += sorted(single.parent.glob("*.bin"))
-    if renamed:
-        moves = [shlex.join(["mv", str(old), str(new)]) for old, new in renamed]
-        return _place(renamed[0][0], folder), " && ".join(moves)
-    if pickled:
-        return _place(pickled[0], folder), _convert(folder)
-    return None
+    if not renamed and not pickled:
+        return None
+    moves = [shlex.join(["mv", str(old), str(new)]) for old, new in renamed]
+    first = renamed[0][0] if renamed else pickled[0]
+    return first.relative_to(folder).as_posix(), " && ".join(moves) or _convert(folder)
 
 
 def _convert(folder: Path) -> str:
@@ -179,14 +171,6 @@ def _by_folder(folder: Path) -> str:
 
 def _replaced(also: str) -> str:
     return f"`hf download {PUBLISHED[1]} --local-dir DIR` brings a pipeline{also}, then --model DIR"
-
-
-def _place(path: Path, folder: Path) -> str:
-    return path.relative_to(folder).as_posix()
-
-
-def _class_of(file: Path) -> object:
-    return _config(file).get("_class_name")
 
 
 def _config(file: Path) -> Config:

@@ -25,6 +25,7 @@ with quiet_imports():
         CogVideoXResnetBlock3D,
         CogVideoXSpatialNorm3D,
     )
+    from diffusers.models.upsampling import CogVideoXUpsample3D
 
 
 @contextmanager
@@ -39,6 +40,7 @@ def saving_memory(part: nn.Module, *, by_frame: bool) -> Iterator[None]:
         CogVideoXResnetBlock3D: _residual,
         CogVideoXSpatialNorm3D: _normalize,
         CogVideoXCausalConv3d: _convolve,
+        CogVideoXUpsample3D: _upsample,
     }
     hooks = [part.register_forward_hook(_let_caches_go)]
     changed: list[nn.Module] = []
@@ -144,6 +146,28 @@ def _convolve(
         outputs[:, :, index] = frame[:, :, 0]
         del window, frame
     return cast(Tensor, outputs), past
+
+
+def _upsample(up: CogVideoXUpsample3D, inputs: Tensor) -> Tensor:
+    """Double the size of frames [B, C, F, H, W], and their number where the level does.
+
+    The convolution is over each frame alone, so a frame that stands twice is convolved once.
+    """
+    batch, _, num_frames, height, width = inputs.shape
+    doubles = up.compress_time and num_frames > 1
+    alone = num_frames % 2 if doubles else 0
+    first = 0
+    outputs = None
+    for index in range(num_frames):
+        frame = up.conv(functional.interpolate(inputs[:, :, index], scale_factor=2.0))
+        if outputs is None:
+            total = 2 * num_frames - alone if doubles else num_frames
+            outputs = frame.new_empty(batch, frame.shape[1], total, 2 * height, 2 * width)
+        last = first + (2 if doubles and index >= alone else 1)
+        outputs[:, :, first:last] = frame[:, :, None]
+        first = last
+        del frame
+    return cast(Tensor, outputs)
 
 
 def _normalize(

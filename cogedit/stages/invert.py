@@ -44,7 +44,7 @@ from cogedit.stages.run import (
     workspace_for,
 )
 from cogedit.stages.session import Session, use_session
-from cogedit.types import InverseStep
+from cogedit.types import InverseStep, InvertSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -134,6 +134,14 @@ def check_inversion_settings(settings: Settings, checkpoint: Checkpoint) -> None
     checkpoint.geometry.window_plan(0, settings.invert.window_overlap)
 
 
+def check_levels(settings: InvertSettings, checkpoint: Checkpoint) -> None:
+    """Refuse levels that the model's noise table does not have; imports torch."""
+    from cogedit.models.loading import alphas_cumprod
+    from cogedit.models.sampling import inversion_schedule
+
+    inversion_schedule(settings, alphas_cumprod(checkpoint))
+
+
 def trajectory_record(
     latents: LatentsRecord, checkpoint: Checkpoint, *, settings: Settings
 ) -> TrajectoryRecord:
@@ -185,6 +193,7 @@ def _invert(
     from cogedit.stages.resume import ResumableLoop
 
     inversion, checkpoint = record.settings, checkpoint_for(settings)
+    check_levels(inversion, checkpoint)
     device = resolve_device(settings.device)
     # CogVideoX 1.5 packs two latent frames into a token. As in its image-to-video training, an odd
     # clip is completed by its first latent frame, which stands for a single video frame.

@@ -1,4 +1,4 @@
-"""What an export may replace: an earlier export of the same, and by force what the user named."""
+"""What an output may replace: an earlier one of the same, and by force what the user named."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from cogedit.artifacts import EditRecord, FramesRecord, Record, frames_record
 from cogedit.errors import ArtifactError, UsageError, VideoError
 from cogedit.media.files import file_digest
+from cogedit.media.images import SUFFIXES, are_images, folder_of
 from cogedit.stages.recipe import read_recipe
 
 
@@ -46,3 +47,26 @@ def in_the_way(path: Path, what: str, artifact: Path | None = None) -> UsageErro
     if artifact is not None:  # what is made already is not lost
         hint += f"; {artifact} is whole: cogedit export {shlex.quote(str(artifact))} -o FILE"
     return UsageError(f"{path} exists and is no export of {what}", hint=hint)
+
+
+def is_replaced(file: Path, output: Path) -> bool:
+    """Whether a file lies where an output will: it is that file, or in that folder.
+
+    Nor does a picture become one of those that a run reads.
+    """
+    try:
+        if are_images(file) and output.suffix.lower() in SUFFIXES:
+            return output.parent.resolve() == folder_of(file).resolve()
+        if not output.exists():
+            return False
+        if file.exists():
+            return output.samefile(file) or output.resolve() in file.resolve().parents
+        # A pattern of images, such as frames/%04d.png, is in a folder that exists.
+        return output.resolve() == file.parent.resolve()
+    except (OSError, ValueError):  # a text that is no file name, such as a mask's box
+        return False
+
+
+def is_of_a_model(folder: Path) -> bool:
+    """Whether a folder is a part of a model, such as its transformer, wherever that lies."""
+    return (folder.parent / "model_index.json").exists() and any(folder.glob("*config.json"))

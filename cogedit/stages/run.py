@@ -43,9 +43,10 @@ from cogedit.errors import (
     UsageError,
     memory_expected,
 )
-from cogedit.media.images import SUFFIXES, are_images, folder_of
+from cogedit.media.images import are_images, folder_of
 from cogedit.places import find_elsewhere
 from cogedit.progress import RGBPicture, ShowStep, Step
+from cogedit.stages.replacing import is_of_a_model, is_replaced
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -312,8 +313,10 @@ def check_output(
         "what the run starts from": inputs,
         "a file that the run reads": (*run.inputs, CONFIG_FILE),
     }
+    if output.is_file() and is_of_a_model(output.absolute().parent):
+        raise UsageError(f"{output} is a file of a model", hint="choose another -o")
     for what, files in read.items():
-        if any(name is not None and _is_replaced(Path(name), output) for name in files):
+        if any(name is not None and is_replaced(Path(name), output) for name in files):
             raise UsageError(f"{output} is {what}", hint="choose another -o")
     if is_folder:
         from cogedit.media.writer import check_image_folder  # brings NumPy
@@ -325,24 +328,6 @@ def check_absent(output: Path, run: Run) -> None:
     """Refuse to replace an output without force, where no artifact tells whether it is the same."""
     if output.exists() and not run.force:
         raise UsageError(f"{output} exists", hint="choose another -o, or replace it with --force")
-
-
-def _is_replaced(file: Path, output: Path) -> bool:
-    """Whether a file lies where an output will: it is that file, or in that folder.
-
-    Nor does a picture become one of those that a run reads.
-    """
-    try:
-        if are_images(file) and output.suffix.lower() in SUFFIXES:
-            return output.parent.resolve() == folder_of(file).resolve()
-        if not output.exists():
-            return False
-        if file.exists():
-            return output.samefile(file) or output.resolve() in file.resolve().parents
-        # A pattern of images, such as frames/%04d.png, is in a folder that exists.
-        return output.resolve() == file.parent.resolve()
-    except (OSError, ValueError):  # a text that is no file name, such as a mask's box
-        return False
 
 
 @contextmanager

@@ -249,6 +249,7 @@ class Session:
             direction,
             weights=part_bytes(checkpoint, "vae", dtype),
             item_size=ITEM_SIZE[dtype],
+            device=device.type,
             tiling=settings.encode.vae_tiling if direction == "encode" else settings.decode_tiling,
         )
         whole = plan(usable=2**63).whole_bytes

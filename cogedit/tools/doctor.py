@@ -30,7 +30,7 @@ from cogedit.media.probe import decord_version
 from cogedit.models.checkpoint import EMBEDDED, find_checkpoint
 from cogedit.models.hub import hub_cache
 from cogedit.models.quiet import quiet_imports
-from cogedit.models.vae_cost import Direction
+from cogedit.models.vae_cost import ON_CUDA, Direction
 from cogedit.stages.model import suitable_dtype
 from cogedit.stages.settings import known_models, model_of_machine
 from cogedit.tools.memory_table import PresetMemory, memory_of_presets
@@ -246,6 +246,8 @@ def describe_computing(device: str, dtype: DType) -> Iterator[Finding]:
     with contextlib.suppress(RuntimeError):  # a GPU that `torch_devices` could not ask either
         kernel = native_lse(torch.device(device), DTYPES[dtype])
         yield Finding("attention", _WEIGHTED[kernel])
+    if device.startswith("cuda"):
+        yield Finding("VAE memory", ON_CUDA)
     if device == "mps":
         yield Finding(
             "not on mps",
@@ -279,18 +281,19 @@ def fit(need: PresetMemory, device: Device) -> Finding:
         found = f"does not fit: about {show_size(need.resident_bytes)} for {clip}"
         return Finding.of_error(name, found, error)
     try:
-        vae = describe_vae(need, device.free_bytes)
+        vae = describe_vae(need, device)
     except DeviceMemoryError as too_much:
         return Finding.of_error(name, f"does not fit as it is: the VAE, for {clip}", too_much)
     return Finding(name, f"{how}: about {show_size(least)} for {clip}; VAE: {vae}")
 
 
-def describe_vae(need: PresetMemory, free: int) -> str:
-    """Say how the VAE of a preset runs in so much memory; DeviceMemoryError if it does not fit."""
+def describe_vae(need: PresetMemory, device: Device) -> str:
+    """Say how the VAE of a preset runs on a device; DeviceMemoryError if it does not fit."""
     from cogedit.models.placement import RESERVE
 
-    usable = int(free * (1 - RESERVE))
-    plans = {how: need.plan_vae(how, usable) for how in get_args(Direction)}
+    usable = int(device.free_bytes * (1 - RESERVE))
+    kind = device.name.partition(":")[0]
+    plans = {how: need.plan_vae(how, usable, kind) for how in get_args(Direction)}
     return ", ".join(
         f"{how} {plan.way} ({show_size(plan.num_bytes)})" for how, plan in plans.items()
     )

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 from cogedit.artifacts import (
     FramesRecord,
@@ -19,7 +20,6 @@ from cogedit.artifacts import (
     sniff_kind,
 )
 from cogedit.config import Settings
-from cogedit.errors import DeviceMemoryError
 from cogedit.media.masks import check_mask
 from cogedit.models.checkpoint import Checkpoint, find_checkpoint
 from cogedit.models.cost import (
@@ -36,21 +36,20 @@ from cogedit.models.cost import (
     trajectory_bytes,
     window_shape,
 )
-from cogedit.models.vae_cost import WAYS, Direction, VAESizes, vae_bytes
+from cogedit.models.vae_cost import Direction
 from cogedit.stages.encode import latents_record
-from cogedit.stages.invert import check_inversion_settings, trajectory_record
+from cogedit.stages.invert import check_inversion_settings, check_levels, trajectory_record
 from cogedit.stages.load import choose_clip
 from cogedit.stages.mask import take_mask
 from cogedit.stages.model import (
     check_same_model,
     dtype_for,
-    latent_shape_of,
     transformer_record,
     weights_for,
 )
 from cogedit.stages.reconstruct import check_edits, edit_record, edits_together, levels_of
 from cogedit.stages.run import Run, workspace_for
-from cogedit.stages.session import Session
+from cogedit.tools.vae_estimate import VAEEstimate, estimate_vae
 from cogedit.types import InvertSettings, ReconstructSettings, WindowPlan
 
 
@@ -72,21 +71,6 @@ class StageEstimate:
     work: Work
     disk_bytes: int
     seconds: float = 0.0
-
-
-@dataclass(frozen=True)
-class VAEEstimate:
-    """What encoding or decoding would take.
-
-    Attributes:
-        way: How the VAE would run, such as "at once" or "frame by frame".
-        num_bytes: Its memory on the device, its weights among it.
-        problem: Why it cannot run, with what helps; None where it can.
-    """
-
-    way: str
-    num_bytes: int
-    problem: str | None = None
 
 
 @dataclass(frozen=True)
@@ -261,6 +245,7 @@ class _Cost:
     def inversion(self, settings: InvertSettings, *, reused: bool) -> StageEstimate:
         if reused:
             return StageEstimate("invert", 1, 1, Work(), 0)
+        check_levels(settings, self._checkpoint)
         work = inversion_work(settings, self._sizes, self._shape, self._windows)
         return StageEstimate("invert", 0, 1, work, self.trajectory_bytes(settings))
 
@@ -295,18 +280,6 @@ class _Cost:
         # With a mask it holds a byte for each pixel, and the source's latents.
         return size + (self._samples_bytes(1) + self._pixels if has_mask else 0)
 
-    def vae(self, direction: Direction) -> VAEEstimate:
-        """Say how the VAE would run in the memory that is free now."""
-        shape = latent_shape_of(self._frames, self._checkpoint.geometry)
-        try:
-            plan = Session().plan_vae(shape, self._settings, direction)
-        except DeviceMemoryError as error:
-            sizes = VAESizes.of(self._checkpoint.vae_config)
-            size = ITEM_SIZE[dtype_for(self._settings)]
-            least = vae_bytes(sizes, shape, direction, WAYS[-1], item_size=size)
-            return VAEEstimate("does not fit", least, str(error))
-        return VAEEstimate(str(plan.way), plan.num_bytes)
-
     def total(
         self, stages: Sequence[StageEstimate], *, earlier_bytes: int, samples_bytes: int
     ) -> Estimate:
@@ -338,7 +311,10 @@ class _Cost:
             item_size=ITEM_SIZE[dtype],
             device=device.type,
         )
-        encode, decode = self.vae("encode"), self.vae("decode")
+        encode, decode = (
+            estimate_vae(direction, self._frames, self._checkpoint, settings)
+            for direction in get_args(Direction)
+        )
         vae_activations = max(encode.num_bytes, decode.num_bytes)
         vae_activations -= part_bytes(self._checkpoint, "vae", dtype)
         return Estimate(

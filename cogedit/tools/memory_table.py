@@ -85,8 +85,12 @@ class PresetMemory:
     offloaded_bytes: int
     latent_shape: LatentShape
 
-    def plan_vae(self, direction: Direction, usable: int) -> VAEPlan:
-        """Choose how the VAE runs in so much memory; DeviceMemoryError if no way fits."""
+    def plan_vae(self, direction: Direction, usable: int, device: str) -> VAEPlan:
+        """Choose how the VAE runs in so much memory of a kind of device.
+
+        Raises:
+            DeviceMemoryError: No way fits.
+        """
         size = ITEM_SIZE[self.settings.dtype or "bf16"]
         encodes = direction == "encode"
         return plan_vae(
@@ -96,6 +100,7 @@ class PresetMemory:
             weights=_VAE_PARAMETERS * size,
             usable=usable,
             item_size=size,
+            device=device,
             tiling=self.settings.encode.vae_tiling if encodes else self.settings.decode_tiling,
         )
 

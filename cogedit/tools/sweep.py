@@ -141,6 +141,7 @@ def sweep(
     given = take_mask(mask, settings)
     with claim(output, run) as run, use_session(session) as owner:
         expect_prompts(grid, owner)
+        owner.expect_decoding()
         source = trajectory_for(source, settings, mask=given, run=run, session=owner)
         edits = make_edits(source, grid, settings, mask=given, run=run, session=owner)
         frames, figures = _decoded(edits, source, settings, session=owner, run=run)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -129,6 +130,7 @@ def test_the_requested_device():
 def test_what_a_device_attends_with(device, capability, said, monkeypatch):
     monkeypatch.setattr("torch.cuda.get_device_capability", lambda _: capability)
     findings = {finding.name: finding for finding in doctor.describe_computing(device, "bf16")}
+    assert ("VAE memory" in findings) == device.startswith("cuda")
     assert findings["dtype"].found == "bf16"
     assert said in findings["attention"].found
     assert not any(finding.problem for finding in findings.values())
@@ -163,6 +165,33 @@ def test_what_fits_into_a_device():
     without = doctor.fit(need, Device("cpu", "a processor", 16 * 10**9, 12 * 10**9))
     assert without.exit_code == 6
     assert "14.6 GB" in without.problem
+
+
+@pytest.mark.parametrize(
+    ("name", "gigabytes", "encode", "decode"),
+    [
+        ("cuda:0", 8, "frame by frame", "in tiles"),
+        ("cuda:0", 12, "at once", "frame by frame"),
+        ("cuda:0", 16, "at once", "at once"),
+        ("cpu", 64, "at once", "at once"),
+    ],
+)
+def test_how_the_vae_runs_on_a_device(name, gigabytes, encode, decode):
+    [need] = [need for need in memory_of_presets() if need.preset == "cogvideox-5b"]
+    device = Device(name, "a device", 10**11, gigabytes * 10**9)
+    found = doctor.fit(need, device)
+    assert found.problem is None
+    assert re.search(rf"encode {encode} \(.* GB\), decode {decode} \(.* GB\)", found.found)
+    # A CUDA device is allowed more than is counted.
+    shown = [float(size) for size in re.findall(r"\(([\d.]+) GB\)", found.found)]
+    assert (shown[0] > 7.1) == (name == "cuda:0" and encode == "at once")
+
+
+def test_a_vae_that_does_not_fit_is_a_problem_with_what_helps():
+    [need] = [need for need in memory_of_presets() if need.preset == "cogvideox-1.5-5b"]
+    found = doctor.fit(need, Device("cuda:0", "a card", 12 * 10**9, 12 * 10**9))
+    assert found.exit_code == 6
+    assert "--vae-tiling" in found.hint
 
 
 @pytest.mark.parametrize("model", sorted(PUBLISHED))

@@ -195,6 +195,7 @@ from cogedit.cli.screen import Screen, handle_errors
 from cogedit.errors import Interrupted
 from cogedit.cancellation import Cancellation
 from cogedit.progress import RGBPicture, StepInfo
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background ignore it
 stop, screen = Cancellation(), Screen(thumbnail=Thumbnail())
 with (
     handle_errors(screen, cancellation=stop),

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from corpus import H264, make
 from pipelines import TINY_MODEL, TINY_PIPELINE, tiny_artifacts
+from soak import take_turns
 from typer.testing import CliRunner, Result
 
 from cogedit.artifacts import content_key, read_record
@@ -55,6 +56,7 @@ def place(made: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     return tmp_path
 
 
+TOML_NUMBERS = ("9" * 5000, "0x" + "f" * 5000, "[" * 3000 + "]" * 3000)
 NO_PATHS = ("a\0b", "\ud800x", "~nosuchuser/x", "x" * 5000, "gone/x", "/dev/zero", "pipe")
 
 PATHS: list[tuple[str, ...]] = [
@@ -82,12 +84,13 @@ PATHS: list[tuple[str, ...]] = [
 
 
 def test_paths_that_no_file_has(place: Path, score: Any) -> None:
+    """Two paths for each command, which take turns; in the soak all of them."""
     os.mkfifo("pipe")
     os.mkfifo("pipe.csv")
     os.mkfifo("pipe.png")
     with score("argument: path") as cases:
-        for command in PATHS:
-            for path in NO_PATHS:
+        for number, command in enumerate(PATHS):
+            for path in take_turns(NO_PATHS, number, 2):
                 result = run(*(part.format(path) for part in command))
                 # A missing folder for artifacts is made.
                 codes = (0, *CODES) if "--workspace" in command and path == "gone/x" else CODES
@@ -96,12 +99,16 @@ def test_paths_that_no_file_has(place: Path, score: Any) -> None:
 
 
 def test_numbers_of_hundreds_of_digits(place: Path, score: Any) -> None:
+    """One of each kind for each setting, which take turns; in the soak all of them."""
+    numbers = [
+        key
+        for key, setting in all_settings().items()
+        if setting.type in (int, float) or "Fraction" in str(setting.type)
+    ]
     with score("argument: number") as cases:
-        for key, setting in all_settings().items():
-            if setting.type not in (int, float) and "Fraction" not in str(setting.type):
-                continue
+        for number, key in enumerate(numbers):
             table, _, name = key.rpartition(".")
-            for digits in ("9" * 400, "-" + "9" * 5000):
+            for digits in take_turns(("9" * 400, "-" + "9" * 5000), number, 1):
                 flag = flag_name(key) if table != "invert" else f"--{name.replace('_', '-')}"
                 command = "invert" if table == "invert" else "config show"
                 source = ["clip.mp4"] if command == "invert" else []
@@ -109,7 +116,7 @@ def test_numbers_of_hundreds_of_digits(place: Path, score: Any) -> None:
                     command, source = "invert", ["clip.mp4"]
                 good, said = refused(run(*command.split(), *source, f"{flag}={digits}"), 2)
                 cases.case(good and len(said) < 1000, f"{flag}: {said:.300}")
-            for value in ("9" * 5000, "0x" + "f" * 5000, "[" * 3000 + "]" * 3000):
+            for value in take_turns(TOML_NUMBERS, number, 1):
                 header = f"[{table}]\n" if table else ""
                 Path("x.toml").write_text(f"{header}{name} = {value}\n")
                 good, said = refused(run("config", "show", "--config", "x.toml"), 2)

@@ -222,15 +222,18 @@ def here(
     for number in range(3):
         Image.new("RGB", (96, 64)).save(f"frames/frame-{number:04d}.png")
     Path("linked").symlink_to("frames")
+    shutil.copytree(TINY_PIPELINE, "model")
     return tmp_path
 
 
 RUN = ("--num-inference-steps", "2", *TINY_MODEL, "--workspace", "work")
+MODEL_FILE = "model/vae/diffusion_pytorch_model.safetensors"
 OUTPUTS = {
     "load over the configuration": "load video.mp4 -o cogedit.toml",
     "load over --config": "load video.mp4 --config mine.toml -o mine.toml",
     "reconstruct over its mask": "reconstruct t.safetensors -p x --mask mask.png -o mask.png",
     "reconstruct --auto-mask": "reconstruct t.safetensors -p x --auto-mask -o auto.safetensors",
+    "reconstruct over weights": f"reconstruct t.safetensors -p x -o {MODEL_FILE}",
     "edit over its mask": "edit t.safetensors -p x --mask mask.mp4 -o mask.mp4",
     "edit over the source of a trajectory": "edit t.safetensors -p x -o video.mp4",
     "edit --with-source": "edit t.safetensors -p x --with-source -o out.mp4",

@@ -13,6 +13,7 @@ import processes
 import pytest
 from corpus import H264, make
 from pipelines import TINY_MODEL, tiny_settings
+from soak import take_turns
 from typer.testing import CliRunner, Result
 
 import cogedit
@@ -101,7 +102,10 @@ def test_prompts_of_a_whole_edit(
 
 
 def test_other_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, score: Any) -> None:
-    """Whatever argument is wrong, its text has no effect on the terminal."""
+    """Whatever argument is wrong, its text has no effect on the terminal.
+
+    Two texts for each argument, which take turns; in the soak all of them.
+    """
     monkeypatch.chdir(tmp_path)
     places: list[list[str]] = [
         ["load", "{}"],
@@ -120,8 +124,8 @@ def test_other_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, score:
         ["{}"],
     ]
     with score("text: other argument") as cases:
-        for place in places:
-            for text in TEXTS[:7]:
+        for number, place in enumerate(places):
+            for text in take_turns(TEXTS[:7], number, 2):
                 result = run(*(part.format(*[text] * 2) for part in place))
                 said = f"{place} {text!r:.40}: {result.exit_code} {result.output!r:.600}"
                 cases.case(result.exit_code in (2, 3, 4, 5, 7), f"{said} {result.exception!r}")

@@ -251,6 +251,8 @@ def test_hd_without_tags_is_bt709():
         ("portrait.mp4", "320x720", BT709.format("yuv420p"), X264, "colorspace=bt709"),
         ("vp9.webm", "1280x720", BT709.format("yuv420p"), ("-c:v", "libvpx-vp9", "-b:v", "4M"),
          "colorspace=bt709"),
+        ("full.mp4", "1280x720", "scale=out_color_matrix=bt709:out_range=pc,format=yuvj420p,"
+         "setparams=colorspace=unknown", ("-c:v", "libx264", "-crf", "8"), "colorspace=bt709"),
         ("sd.mp4", "320x192", BT601.format("yuv420p"), X264, ""),
         ("rgb.mkv", "1280x720", "format=gbrp", ("-c:v", "ffv1"), ""),
         ("jpeg.mkv", "1280x720", "format=yuvj420p", ("-c:v", "mjpeg", "-q:v", "1"), ""),

@@ -56,7 +56,8 @@ def held(vae, size, direction, way):
             # Its frames go to host memory, which there is none of beside meta.
             for piece in decode_pieces(vae, latents, by_frame=way.by_frame):
                 assert piece.shape[1:] == (3, *size[1:])
-    return live.peak, vae_bytes(VAESizes.of(dict(vae.config)), shape, direction, way, item_size=2)
+    sizes = VAESizes.of(dict(vae.config))
+    return live.peak, vae_bytes(sizes, shape, direction, way, item_size=2, device="cpu")
 
 
 @pytest.mark.parametrize("direction", ["encode", "decode"])
@@ -83,20 +84,36 @@ def test_the_count_is_what_it_holds_in_tiles(direction, way):
 
 @pytest.mark.parametrize("direction", ["encode", "decode"])
 @pytest.mark.parametrize("way", WAYS[:2])
-# Where channels are as few as a picture's, what is counted of them alone is less of the whole.
-@pytest.mark.parametrize(("name", "within"), [("tiny", 0.35), ("shapes", 0.2)])
-def test_the_count_follows_the_channels_of_a_small_vae(name, within, direction, way):
+@pytest.mark.parametrize("name", ["tiny", "shapes"])
+def test_the_count_follows_the_channels_of_a_small_vae(name, direction, way):
     most, counted = held(vae_on_meta(tiny_configs()[name]), (17, 64, 96), direction, way)
-    assert counted == pytest.approx(most, rel=within)
+    assert counted == pytest.approx(most, rel=0.2)
 
 
-def test_each_way_needs_less_than_the_one_before():
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_each_way_needs_less_than_the_one_before(device):
     sizes = VAESizes.of(VAE)
     for shape in ((13, 60, 90), (22, 96, 170)):
         for direction in ("encode", "decode"):
-            needs = [vae_bytes(sizes, shape, direction, way, item_size=2) for way in WAYS]
+            needs = [
+                vae_bytes(sizes, shape, direction, way, item_size=2, device=device) for way in WAYS
+            ]
             assert needs == sorted(needs, reverse=True)
             assert needs[-1] < needs[0] / 3
+
+
+def test_cuda_is_allowed_what_an_encode_reserved_on_an_h200():
+    """9.96 GB for 49 frames of 720x480 in bf16: 0.43 of weights, 0.10 of a clip now in host memory."""
+    sizes, shape = VAESizes.of(VAE), (13, 60, 90)
+    counted = vae_bytes(sizes, shape, "encode", WAYS[0], item_size=2, device="cuda")
+    assert 9.43e9 <= counted < 1.03 * 9.43e9
+    for direction in ("encode", "decode"):
+        for way in WAYS:
+            here, there = (
+                vae_bytes(sizes, shape, direction, way, item_size=2, device=device)
+                for device in ("cpu", "cuda")
+            )
+            assert here < there
 
 
 @pytest.fixture(scope="module")

@@ -115,6 +115,24 @@ def test_a_midpoint_inversion_and_the_edits_of_it(video):
         cogedit.reconstruct(written.path, [PROMPT], flow)
 
 
+@pytest.mark.parametrize(
+    "levels",
+    [
+        {"inverse": "midpoint", "num_inference_steps": 1000},
+        {"num_inference_steps": 1000, "low_levels": 1},
+    ],
+)
+def test_levels_that_the_model_lacks_are_refused_before_it_is_loaded(video, levels):
+    settings = settings_of(video, TINY_PIPELINE)
+    settings = replace(settings, invert=replace(settings.invert, **levels))
+    source, told = cogedit.encode(video, settings).path, []
+    with pytest.raises(UsageError):
+        cogedit.invert(source, settings, run=cogedit.Run(notify=told.append))
+    assert told == []
+    with pytest.raises(UsageError):
+        cogedit.estimate(source, settings)
+
+
 @pytest.mark.parametrize("guidance", [1, 6])
 def test_upstream_reconstruction_through_the_stage(golden, video, tmp_path, monkeypatch, guidance):
     """The stage draws its own noise; given the golden noise, it gives the golden edit."""

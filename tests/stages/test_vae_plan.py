@@ -1,8 +1,10 @@
 """How the VAE runs follows from the memory that is free, is said, and is refused in time."""
 
+import json
 import re
 import shlex
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -15,11 +17,13 @@ from videos import make_video
 import cogedit
 from cogedit.artifacts import read_record
 from cogedit.cli import app
+from cogedit.cli.screen import Screen
+from cogedit.cli.tables import show_estimate
 from cogedit.errors import DeviceMemoryError
 from cogedit.models import placement
 from cogedit.models.checkpoint import find_checkpoint
 from cogedit.models.cost import part_bytes
-from cogedit.models.vae_cost import WAYS, VAESizes, vae_bytes
+from cogedit.models.vae_cost import ON_CUDA, WAYS, VAESizes, vae_bytes
 from cogedit.stages.recipe import read_recipe
 
 SHAPE = (3, 8, 12)
@@ -41,7 +45,7 @@ def needs(direction, way):
     """Free memory in which a way of the tiny VAE just fits, in float32."""
     checkpoint = find_checkpoint(str(GOLDEN_PIPELINE))
     sizes = VAESizes.of(checkpoint.vae_config)
-    beside = vae_bytes(sizes, SHAPE, direction, way, item_size=4)
+    beside = vae_bytes(sizes, SHAPE, direction, way, item_size=4, device="cpu")
     weights = part_bytes(checkpoint, "vae", "fp32")
     return int((weights + beside) / (1 - placement.RESERVE)) + 2
 
@@ -79,6 +83,32 @@ def test_the_fastest_way_that_fits_is_taken_and_said(video, latents, tmp_path, m
     assert cogedit.export(latents, settings, output=tmp_path / "tight.mkv").reused
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_a_dry_run_says_how_the_vae_would_run(video, tmp_path, monkeypatch, way):
+    only(monkeypatch, needs("decode", way))
+    args = ["edit", video, "-p", "a cat", *flags_of(tmp_path / "w"), "--dry-run"]
+    shown = invoke(*args)
+    assert shown.exit_code == 0, shown.stderr
+    [row] = [line for line in shown.stdout.splitlines() if line.startswith("VAE")]
+    assert f"decode {way}, " in row
+    found = json.loads(invoke(*args, "--json").stdout)["decode"]
+    assert (found["way"], found["problem"]) == (str(way), None)
+    assert found["num_bytes"] <= needs("decode", way)
+
+
+def test_a_dry_run_says_that_the_vae_does_not_fit(video, tmp_path, monkeypatch, capsys):
+    settings = settings_for(video, tmp_path / "w", decode_tiling=False)
+    only(monkeypatch, needs("decode", TILES))
+    found = cogedit.estimate(video, settings, prompts=["a cat"])
+    assert "GB" in found.decode.problem
+    show_estimate(Screen(), "edit", found)
+    [row] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("VAE")]
+    assert found.decode.problem in row
+    assert ON_CUDA not in row
+    show_estimate(Screen(), "edit", replace(found, device="cuda"))
+    assert ON_CUDA in capsys.readouterr().out
+
+
 def test_what_is_asked_for_is_done(video, latents, tmp_path, monkeypatch):
     for tiling in (True, False):
         settings = settings_for(video, tmp_path / "w", decode_tiling=tiling)
@@ -104,17 +134,22 @@ def test_encoding_in_tiles_is_asked_for_and_never_chosen(video, tmp_path, monkey
     assert cogedit.encode(video, tiled).record.settings.vae_tiling is True
 
 
-def test_an_inversion_that_could_not_be_decoded_is_not_begun(video, tmp_path, monkeypatch):
+@pytest.mark.parametrize("call", [cogedit.edit, partial(cogedit.sweep, vary=["seed=1"])])
+def test_an_inversion_that_could_not_be_decoded_is_not_begun(call, video, tmp_path, monkeypatch):
     work = tmp_path / "w"
     settings = settings_for(video, work, decode_tiling=False)
     cogedit.encode(video, settings)
     only(monkeypatch, needs("decode", TILES))
     with pytest.raises(DeviceMemoryError) as caught:
-        cogedit.edit(video, "a cat", settings)
+        call(video, "a cat", settings)
     assert caught.value.exit_code == 6
     assert not list(work.glob("trajectory-*"))
-    # Nor is an edit that exists refused, which is only decoded where its video is missing.
-    monkeypatch.undo()
+
+
+def test_an_edit_that_exists_is_decoded_only_where_its_video_is_missing(
+    video, tmp_path, monkeypatch
+):
+    settings = settings_for(video, tmp_path / "w", decode_tiling=False)
     made = cogedit.edit(video, "a cat", settings)
     only(monkeypatch, 0)
     assert [one.path for one in cogedit.edit(video, "a cat", settings)] == [made[0].path]
