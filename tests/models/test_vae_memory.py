@@ -105,7 +105,7 @@ def test_each_way_needs_less_than_the_one_before(device):
 
 
 def test_cuda_is_allowed_what_an_encode_reserved_on_an_h200():
-    """9.96 GB at 49 frames of 720x480 in bf16: 0.43 of weights, 0.1 of a clip now in host memory."""
+    """9.96 GB at 49 frames of 720x480 in bf16: 0.43 are weights, 0.1 a clip now on the host."""
     sizes, shape = VAESizes.of(VAE), (13, 60, 90)
     counted = vae_bytes(sizes, shape, "encode", WAYS[0], item_size=2, device="cuda")
     assert 9.43e9 <= counted < 1.03 * 9.43e9
