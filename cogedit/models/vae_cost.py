@@ -273,7 +273,7 @@ def _decoder_tensors(level: _Level, *, by_frame: bool, latent_channels: int) -> 
 
 def _encoder_tensors(level: _Level, *, by_frame: bool) -> tuple[int, int]:
     c_in, c = level.channels_in, level.channels
-    within = (c_in + 3 * c) * level.values + 2 * c * level.frame
+    within = (c_in + 3 * c + 3) * level.values + 2 * c * level.frame  # with the piece's pixels
     if by_frame:
         return 0, within
     padded = c * (level.num_frames + 2) * level.frame
