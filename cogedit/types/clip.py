@@ -85,7 +85,7 @@ class LoadSettings:
         "model was trained at (model), every frame (source), as many as the clip holds, spread "
         "evenly over the video (spread), these at most half a second apart (sparse, for "
         "--every-frame), or at N per second those that a player shows then.",
-        metavar="model|source|spread|sparse|N",
+        metavar="RATE",
         is_later=True,
     )
     fps: FrameRate | None = setting(
