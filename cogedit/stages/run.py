@@ -198,20 +198,22 @@ def find_or_make(
         with run.wait("starting PyTorch"):
             import torch  # noqa: F401  (seconds, the first time)
         with memory_expected(f"the {record.kind}"):
-            tensors = make()
-            record = _made_on(record, device)
             try:
-                with run.wait(f"writing {path.name}"):
-                    written = _write(path, tensors, record, scratch=unfinished.root, over=over)
-            except UsageError as error:
-                if not isinstance(error.__cause__, FileExistsError):
-                    raise
-                return _taken(path, tensors, record, workspace=workspace, reused=reused)
+                tensors = make()
+                record = _made_on(record, device)
+                try:
+                    with run.wait(f"writing {path.name}"):
+                        written = _write(path, tensors, record, scratch=unfinished.root, over=over)
+                except UsageError as error:
+                    if not isinstance(error.__cause__, FileExistsError):
+                        raise
+                    return _taken(path, tensors, record, workspace=workspace, reused=reused)
             except StorageError:
                 # Where locks do nothing, another process may have finished it, and its steps went.
-                if (existing := reused()) is not None:
-                    return existing
-                raise
+                if (existing := reused()) is None:
+                    raise
+                unfinished.remove_steps()
+                return existing
         unfinished.remove_steps()
     run.notify(f"wrote {path} ({show_size(path.stat().st_size)})")
     return Written(path, written, reused=False)
