@@ -221,8 +221,8 @@ class _Report:
             yield "too few frames were edited to say how good those between are"
             return
         yield (
-            f"the frames between differ by {decibels(error):.1f} dB from what they would be had "
-            "they been edited themselves: each edited frame was left out and predicted from those "
+            f"the frames between reach {decibels(error):.1f} dB to what they would be, had they "
+            "been edited themselves: each edited frame was left out and predicted from those "
             "beside it"
         )
         weak = sorted(self._weak_parts())

@@ -111,7 +111,7 @@ def test_it_says_where_a_cut_is_and_how_good_the_frames_between_are(edited, tmp_
     every_frame(video, plain, tmp_path / "all.mkv", run=cogedit.Run(notify=said.append))
     told = "\n".join(said)
     assert "1 cut found, at 0:00.56" in told
-    assert "the frames between differ by" in told
+    assert "the frames between reach" in told
     assert "wrote" in told
     assert f"({NUM_FRAMES} frames at 25 fps, with the source's audio)" in told
 
