@@ -91,6 +91,9 @@ class FramesRecord:
     # Of the last of them, how many nobody asked for: the VAE takes 8n + 1 frames. No export has
     # them.
     num_extra_frames: Count = later(0)
+    # Number in the source of the first frame after the seconds that were asked for, where they end
+    # before the next frame would have been taken; frames between are shown up to it.
+    end_frame: Count | None = later(None)
     cogedit_version: str = __version__
     tensors: tuple[TensorRecord, ...] = ()
 

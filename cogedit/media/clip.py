@@ -30,6 +30,7 @@ class ClipPlan:
     indices: tuple[int, ...]  # frames of the source, evenly spaced, 8n + 1 of them
     fps: Fraction  # the source's over the step, so that the clip plays at real speed
     num_extra: int  # of the last of them, how many were only added to reach 8n + 1
+    end: int | None  # the first frame after its time, where that is cut off by --end or --duration
     notes: tuple[str, ...]  # which seconds were taken and how to take others, one phrase each
 
 
@@ -110,12 +111,15 @@ def plan_clip(
         chosen, num_extra = chosen[: 8 * ((len(chosen) - 1) // 8) + 1], 0
     beyond = range(chosen[-1] + step, source.num_frames, step)[:num_extra]
     taken = (*chosen, *beyond)
+    whole = min(chosen[-1] + step, source.num_frames)  # if its last frame is shown a whole step
+    is_cut = (settings.end or settings.duration) is not None and span.stop < whole
     return ClipPlan(
         indices=(*taken, *taken[-1:] * (num_extra - len(beyond))),
         fps=source.fps / step,
         num_extra=num_extra,
+        end=span.stop if is_cut else None,
         notes=(
-            _seconds_note(source, settings, span, chosen),
+            _seconds_note(source, settings, span, chosen, whole=whole),
             *_extra_notes(num_extra, num_beyond=len(beyond), num_chosen=len(chosen)),
         ),
     )
@@ -253,13 +257,12 @@ def _round_ratio(numerator: int, denominator: int) -> int:
 
 
 def _seconds_note(
-    source: SourceVideo, settings: LoadSettings, span: range, chosen: Sequence[int]
+    source: SourceVideo, settings: LoadSettings, span: range, chosen: Sequence[int], *, whole: int
 ) -> str:
     """Say which seconds were taken at which rate, and how to take others."""
     step = chosen.step if isinstance(chosen, range) else 1
     fps = source.fps
-    end = min(chosen[-1] + step, source.num_frames)
-    times = [show_time(place / fps) for place in (chosen[0], end, source.num_frames)]
+    times = [show_time(place / fps) for place in (chosen[0], whole, source.num_frames)]
     rate = f"every {_ordinal(step)} frame, " if step > 1 else ""
     text = (
         f"{source.name}: {times[0]} to {times[1]} of {times[2]} at {float(fps / step):.4g} fps "

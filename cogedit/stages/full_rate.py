@@ -38,10 +38,14 @@ _MOST_TOLD = 3
 
 
 def frame_numbers(frames: FramesRecord) -> range:
-    """The frames of the source that a clip's time holds: up to the end of its last one."""
+    """The frames of the source that a clip's time holds: up to the end of its last one.
+
+    Where the clip was to end before that (`--end`), none lies beyond.
+    """
     shown = frames.shown_indices
     step = math.ceil(frames.source.fps / frames.fps)
-    return range(shown[0], min(frames.source.num_frames, shown[-1] + step))
+    ends = [frames.source.num_frames, shown[-1] + step]
+    return range(shown[0], min(ends if frames.end_frame is None else [*ends, frames.end_frame]))
 
 
 def takes_every_frame(record: Record, export: ExportSettings) -> bool:

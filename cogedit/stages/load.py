@@ -129,6 +129,7 @@ def find_clip(
         fps=clip.fps,
         box=resize.box,
         num_extra_frames=clip.num_extra,
+        end_frame=clip.end,
     )
     return Clip(record, facts, resize, (*notes, *facts.notes, *clip.notes, *resize.notes))
 

@@ -127,6 +127,23 @@ def test_sparse_frames_reach_the_end_or_are_half_a_second_apart(total, fps, most
     assert made.fps == Fraction(fps) / step
 
 
+@pytest.mark.parametrize(
+    ("times", "end"),
+    [
+        ({"start": "3", "end": "9"}, 225),  # where frame 231 would be the next
+        ({"start": "3", "duration": "150f"}, 225),
+        ({"start": "3", "end": "231f"}, None),  # a whole step ends there
+        ({"start": "3", "end": "9", "max_num_frames": 5}, None),  # it ends sooner
+        ({"start": "3", "end": "99"}, None),  # the video does
+        ({"skip_frames_end": 775}, None),  # as in records of 0.1.0
+        ({}, None),
+    ],
+)
+def test_where_the_seconds_end_before_the_next_frame_is_kept(times, end):
+    settings = {"max_num_frames": None, "frame_sample_step": 12} | times
+    assert plan(1000, **settings).end == end
+
+
 def test_skips_and_step():
     made = plan(60, skip_frames_start=10, skip_frames_end=5, frame_sample_step=3, max_num_frames=9)
     assert made.indices == tuple(range(10, 35, 3))
