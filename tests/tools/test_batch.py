@@ -17,7 +17,7 @@ from cogedit.cli import app
 from cogedit.config import read_batch
 from cogedit.errors import ConfigError, Interrupted, NumericalError, UsageError
 from cogedit.stages.reconstruct import make_edits
-from cogedit.tools import batch as batch_module
+from cogedit.tools import batch_group
 from cogedit.tools.batch import RESULTS, batch
 from cogedit.tools.batch_plan import plan_batch
 
@@ -410,7 +410,7 @@ def test_an_edit_that_fails_in_company_fails_alone(folder, monkeypatch):
             raise NumericalError("NaN at step 1")
         return make(source, asked, settings, **how)
 
-    monkeypatch.setattr(batch_module, "make_edits", failing)
+    monkeypatch.setattr(batch_group, "make_edits", failing)
     done = batch(edits)
     assert [one.status for one in done] == ["written", "failed", "written"]
     assert (done[1].exit_code, done[1].error) == (8, "NaN at step 1")

@@ -1,0 +1,188 @@
+"""A group of a batch: edits that share an inversion, made together by any process."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from cogedit.artifacts import EditRecord
+from cogedit.artifacts.locks import MAX_FOLDERS
+from cogedit.errors import CogeditError, Interrupted, memory_expected
+from cogedit.media.masks import GivenMask
+from cogedit.progress import ShowStep
+from cogedit.stages.edit import check_edit, export_edit, names_video
+from cogedit.stages.mask import take_mask
+from cogedit.stages.reconstruct import make_edits, trajectory_for
+from cogedit.stages.replacing import check_replaceable
+from cogedit.stages.run import Exported, Run, Written, claim
+from cogedit.stages.session import Session
+from cogedit.tools.batch_plan import BatchEdit
+
+
+@dataclass(frozen=True)
+class BatchResult:
+    """The outcome of an edit: a line of `results.jsonl`.
+
+    Attributes:
+        row: "row 3 of edits.csv".
+        video: The video.
+        prompt: What the edit shows.
+        status: "written", "reused" (it existed) or "failed".
+        path: The edited video; None where it failed.
+        exit_code: What the edit alone would have ended with.
+        error: The error with its hint; None without one.
+    """
+
+    row: str
+    video: str
+    prompt: str
+    status: Literal["written", "reused", "failed"]
+    path: str | None
+    exit_code: int = 0
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Edits that share the inversion and the source's rows: what a process makes at a time.
+
+    It can be pickled: another process needs nothing else to make it.
+
+    Attributes:
+        edits: The edits, with all their settings.
+        numbers: Their places in the batch, "3-5".
+        total: How many edits the batch has.
+    """
+
+    edits: tuple[BatchEdit, ...]
+    numbers: str
+    total: int
+
+
+def groups_of(edits: Sequence[BatchEdit]) -> list[Group]:
+    """Put the edits together that share an inversion, in the order of their first ones."""
+    found: dict[object, list[BatchEdit]] = {}
+    for edit in edits:
+        found.setdefault(edit.group, []).append(edit)
+    groups, last = [], 0
+    for together in found.values():
+        first, last = last + 1, last + len(together)
+        numbers = f"{first}" if first == last else f"{first}-{last}"
+        groups.append(Group(tuple(together), numbers, len(edits)))
+    return groups
+
+
+def make_group(group: Group, *, run: Run, session: Session) -> Iterator[BatchResult]:
+    """Make the edits of a group as their outcomes are requested; yield the outcome of each.
+
+    An edit that fails is an outcome. Outcomes are neither written down nor reported here.
+
+    Raises:
+        Interrupted: A stop was requested.
+    """
+    ready: list[BatchEdit] = []
+    with contextlib.ExitStack() as claims:
+        for edit in group.edits:
+            try:
+                _check(edit, run)
+                few = len(ready) < MAX_FOLDERS  # of more, the export itself claims each
+                named = edit.output if names_video(edit.output) and few else None
+                run = claims.enter_context(claim(named, run))
+                ready.append(edit)
+            except CogeditError as error:
+                yield result_of(edit, error)
+        if ready:
+            run.notify(f"{group.numbers} of {group.total}: {ready[0].video}")
+            yield from _made(ready, _counting(run, f"{group.numbers}/{group.total}"), session)
+
+
+def result_of(edit: BatchEdit, outcome: Exported | CogeditError) -> BatchResult:
+    """Describe what became of an edit."""
+    result = BatchResult(edit.where, str(edit.video), edit.prompt, "failed", None)
+    if isinstance(outcome, CogeditError):
+        return replace(result, exit_code=outcome.exit_code, error=str(outcome))
+    status: Literal["reused", "written"] = "reused" if outcome.reused else "written"
+    return replace(result, status=status, path=str(outcome.path))
+
+
+def _check(edit: BatchEdit, run: Run) -> None:
+    check_edit(edit.video, edit.settings, mask=edit.mask, output=edit.output, run=run)
+    if edit.output is not None and names_video(edit.output) and not run.force:
+        check_replaceable(edit.output, edit.prompt)
+
+
+def _made(ready: Sequence[BatchEdit], run: Run, session: Session) -> Iterator[BatchResult]:
+    """Make edits that were checked, and whose outputs no other process writes meanwhile."""
+    video, settings = ready[0].video, ready[0].settings
+    try:
+        mask = take_mask(ready[0].mask, settings)
+        trajectory = trajectory_for(video, settings, mask=mask, run=run, session=session)
+    except Interrupted:
+        raise
+    except CogeditError as error:
+        yield from (result_of(edit, error) for edit in ready)
+        return
+    for edit, made in _edited(ready, trajectory, mask=mask, run=run, session=session):
+        outcome = made if isinstance(made, CogeditError) else _exported(edit, made, run, session)
+        yield result_of(edit, outcome)
+
+
+def _edited(
+    edits: Sequence[BatchEdit],
+    trajectory: Path,
+    *,
+    mask: GivenMask | None,
+    run: Run,
+    session: Session,
+) -> Iterator[tuple[BatchEdit, Written[EditRecord] | CogeditError]]:
+    """Yield edits as they are made: all together, or one by one where that fails."""
+    try:
+        with memory_expected("these edits"):
+            written = make_edits(
+                trajectory,
+                [edit.reconstruct for edit in edits],
+                edits[0].settings,
+                mask=mask,
+                run=run,
+                session=session,
+            )
+    except Interrupted:
+        raise
+    except CogeditError as error:
+        if len(edits) == 1:
+            yield edits[0], error
+            return
+        run.notify(f"together they fail ({error.message}); trying one by one")
+        for edit in edits:
+            yield from _edited([edit], trajectory, mask=mask, run=run, session=session)
+    else:
+        yield from zip(edits, written, strict=True)
+
+
+def _exported(
+    edit: BatchEdit, made: Written[EditRecord], run: Run, session: Session
+) -> Exported | CogeditError:
+    try:
+        with memory_expected("this video"):
+            return export_edit(
+                made, edit.video, edit.settings, output=edit.output, run=run, session=session
+            )
+    except Interrupted:
+        raise
+    except CogeditError as error:
+        return error
+
+
+def _counting(run: Run, numbers: str) -> Run:
+    """Return a run whose progress starts with the numbers of its edits."""
+
+    @contextmanager
+    def progress(doing: str, total: int) -> Iterator[ShowStep]:
+        with run.progress(f"{numbers} {doing}", total) as on_step:
+            yield on_step
+
+    return replace(run, progress=progress)
