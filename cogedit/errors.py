@@ -12,6 +12,7 @@ CogeditError              1   (never raised itself; an uncaught exception is a b
 ├── ModelError            5   the checkpoint is missing, gated, incomplete or of another kind
 ├── DeviceMemoryError     6   the device, or the machine itself, ran out of memory
 ├── StorageError          7   disk full, folder missing, permission denied
+│   └── LeaseLost         7   ... or another process goes on with the work of this one
 ├── NumericalError        8   NaN or Inf in the latents
 ├── BatchError           10   part of a batch failed
 └── Interrupted         130   stopped by the user
@@ -100,6 +101,10 @@ class StorageError(CogeditError):
     """A file could not be read or written: disk full, folder missing, permission denied."""
 
     exit_code = 7
+
+
+class LeaseLost(StorageError):
+    """This process was silent for so long that another one has taken its work over."""
 
 
 class NumericalError(CogeditError):

@@ -61,7 +61,6 @@ OWNERS = {
     "safetensors": {"artifacts"},
     "decord": {"media"},
     "imageio_ffmpeg": {"media"},
-    "filelock": {"artifacts"},
     "typer": {"cli"},
     "rich": {"cli", "lab"},
     "tomllib": {"config"},

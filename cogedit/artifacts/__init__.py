@@ -7,13 +7,8 @@ from cogedit.artifacts.atomic import atomic_write, show_size
 from cogedit.artifacts.codec import Json, JsonText, canonical_json, parse_json
 from cogedit.artifacts.journal import append_line, check_journal, read_lines
 from cogedit.artifacts.layout import record_of
-from cogedit.artifacts.locks import (
-    in_use,
-    keep_in_use,
-    keeping_in_use,
-    unused,
-    writing_alone,
-)
+from cogedit.artifacts.leases import writing_alone
+from cogedit.artifacts.locks import in_use, keep_in_use, keeping_in_use, unused
 from cogedit.artifacts.records import (
     DeviceType,
     EditRecord,

@@ -6,13 +6,13 @@ import contextlib
 import os
 import re
 import stat
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from cogedit.artifacts.atomic import show, temporary_files
+from cogedit.artifacts.leases import are_held, file_system_time, is_lease
 from cogedit.artifacts.locks import unused
 from cogedit.artifacts.records import EditRecord, Record, frames_record
 from cogedit.artifacts.steps import newest_step
@@ -118,17 +118,24 @@ def prune(
     in_use: list[Path] = []
     for folder in folders:
         with unused(folder) as free:
-            if free is False:
+            if free is False or are_held(_leases(folder)):
                 in_use.append(folder)
                 continue
             for entry in filter(wanted, survey(folder, verify=verify)):
                 if entry.state in _NOT_OURS or entry.path.is_symlink():
                     continue
-                if free is None and time.time() - entry.modified < IDLE_SECONDS:
+                if free is None and _is_recent(entry, folder):
                     recent.append(entry)
                 elif dry_run or _remove(entry.path):
                     removed.append(entry)
     return Pruned(tuple(removed), tuple(in_use), tuple(recent))
+
+
+def _is_recent(entry: Entry, folder: Path) -> bool:
+    try:
+        return file_system_time(folder) - entry.modified < IDLE_SECONDS
+    except OSError:  # nothing can be removed there either
+        return True
 
 
 def _remove(path: Path) -> bool:
@@ -205,9 +212,14 @@ def _temporary(path: Path) -> Entry | None:
 
 
 def _exports(folder: Path) -> list[Path]:
-    """The videos, and the folders of nothing but images, that were being written in a folder."""
+    """What writes to a folder left there: videos, folders of nothing but images, and leases."""
     found = [path for path in folder.glob(".cogedit-*") if _EXPORT.fullmatch(path.name)]
-    return [path for path in found if is_regular(path) or _is_image_folder(path)]
+    return [p for p in found if is_regular(p) or is_lease(p) or _is_image_folder(p)]
+
+
+def _leases(folder: Path) -> list[Path]:
+    """Where leases are in a folder: of artifacts in the making, and of outputs."""
+    return [*folder.glob(f"*{UNFINISHED_SUFFIX}/lease"), *folder.glob(".cogedit-*.lease")]
 
 
 def _is_image_folder(path: Path) -> bool:

@@ -1,70 +1,26 @@
-"""Locks between processes. They save work; nothing is correct only because of them.
+"""Marks on folders that processes use, so that `cache prune` takes nothing from under them.
 
-Some network and FUSE file systems have no locks, or locks that everyone gets at once. Files are
-therefore written whole under names of their own content: without a lock two processes make the same
-bytes twice, and that is all.
+They are locks of the system on the folders themselves: any number of processes holds one, it ends
+with its process, leaves no file behind and works in folders that are only read. On some network and
+FUSE file systems there are no locks, or everyone gets them, or they are seen on one machine only.
+So `prune` also asks for leases, which a command has while it makes or writes something, and where
+locks tell nothing, for the time of the last change. What is removed too early is made again.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from filelock import FileLock
 
 if sys.platform != "win32":
     import fcntl
 
-POLL_INTERVAL = 0.2
-"""Seconds between two attempts to get a lock."""
-
 MAX_FOLDERS = 32
 """Folders that one command keeps in use at a time: a process may open 256 files on some systems."""
-
-
-def acquire(path: Path, *, waiting: Callable[[], None] | None) -> FileLock | None:
-    """Take a lock that no other process holds. It ends with the process, however that ends.
-
-    Its folder is made as often as needed: the process that holds the lock removes it when it is
-    done. `waiting` is called once if another process holds it.
-
-    Returns:
-        The lock, to be released; None where the file system has none.
-
-    Raises:
-        BlockingIOError: Another process holds it, and `waiting` is None.
-        OSError: The folder cannot be made.
-    """
-    from filelock import FileLock, Timeout  # imports asyncio, a quarter of a second
-
-    # A marker file in place of a lock, filelock's own substitute, would outlive a killed process.
-    lock = FileLock(path, fallback_to_soft=False)
-    is_waiting = False
-    while True:
-        path.parent.mkdir(exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            if waiting is None:
-                raise BlockingIOError(f"{path} is locked") from error
-            if not is_waiting:
-                waiting()
-                is_waiting = True
-            time.sleep(POLL_INTERVAL)
-        except FileNotFoundError:
-            continue  # the folder was removed between the two lines
-        except (OSError, NotImplementedError):
-            return None
-        else:
-            return lock
 
 
 @contextlib.contextmanager
@@ -130,32 +86,6 @@ def _mark(folder: Path) -> int | None:
             # Waits for a process that removes leftovers, which takes no time.
             fcntl.flock(descriptor, fcntl.LOCK_SH)
     return descriptor
-
-
-@contextlib.contextmanager
-def writing_alone(path: Path) -> Iterator[bool | None]:
-    """Keep other processes from writing a file while the block runs, if none writes it now.
-
-    Yields True if no other process does, False if one does, and None where there are no locks. The
-    lock is a file beside it, which is removed with the lock.
-    """
-    name = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
-    lock_file = path.parent / f".cogedit-{name}.lock"
-    try:
-        lock = acquire(lock_file, waiting=None)
-    except BlockingIOError:
-        yield False
-        return
-    except OSError:
-        lock = None
-    try:
-        yield None if lock is None else True
-    finally:
-        if lock is not None:
-            # Removed while locked: whoever opened it before notices that it is gone.
-            with contextlib.suppress(OSError):
-                lock_file.unlink()
-            lock.release()
 
 
 @contextlib.contextmanager

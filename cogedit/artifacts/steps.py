@@ -92,8 +92,8 @@ def write_step(folder: Path, tensors: Mapping[str, torch.Tensor], record: StepRe
         except OSError as error:
             raise storage_error(folder, error, "write") from error
         except StorageError as error:
-            # Where locks do nothing, another process may finish the same artifact and remove the
-            # folder meanwhile.
+            # A process that took it over may finish the same artifact and remove the folder
+            # meanwhile.
             if attempt + 1 == _ATTEMPTS or not isinstance(error.__cause__, FileNotFoundError):
                 raise
     raise AssertionError("the last attempt returns or raises")

@@ -1,6 +1,6 @@
 """Artifacts in the making: a folder beside each, which is removed when the artifact is complete.
 
-It holds the lock of the process that makes the artifact, the finished steps, and the file itself
+It holds the lease of the process that makes the artifact, the finished steps, and the file itself
 until it is whole. A killed process leaves the folder behind; the next one that makes the same
 artifact resumes from it and removes it.
 
@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cogedit.artifacts.atomic import show, storage_error, temporary_files
-from cogedit.artifacts.locks import acquire
+from cogedit.artifacts.leases import acquire, is_lease, is_lost
 from cogedit.artifacts.steps import newest_step, step_files
 from cogedit.disk import is_regular
-from cogedit.errors import StorageError
+from cogedit.errors import LeaseLost, StorageError
 from cogedit.types import ArtifactKind
 
 UNFINISHED_SUFFIX = ".unfinished"
@@ -49,9 +49,9 @@ class Unfinished:
 
     @contextlib.contextmanager
     def alone(self, *, waiting: Callable[[], None] | None) -> Iterator[None]:
-        """Make the folder and be the only process in it, where the file system has locks.
+        """Make the folder and be the only process in it.
 
-        When the block ends, however it ends, steps stay; the lock and half-written files go.
+        When the block ends, however it ends, steps stay; the lease and half-written files go.
 
         Args:
             waiting: Called once if another process is in it; None does not wait.
@@ -65,9 +65,8 @@ class Unfinished:
                 f"cannot write {show(self.root)}: it is a link, expected a folder of cogedit",
                 hint=f"remove the link: rm {shlex.quote(show(self.root))}",
             )
-        lock_file = self.root / "lock"
         try:
-            lock = acquire(lock_file, waiting=waiting)
+            lease = acquire(self._lease, waiting=waiting)
         except BlockingIOError:
             raise
         except OSError as error:
@@ -75,18 +74,24 @@ class Unfinished:
         try:
             yield
         finally:
-            # Removed while locked: a process that waits for it notices and makes a new one.
-            locks = [lock_file] if _is_lock(lock_file) else []
-            _unlink([*temporary_files(self.root), *locks])
+            if not lease.is_lost:
+                _unlink([*temporary_files(self.root), *_earlier_locks(self.root)])
+            lease.release()
             with contextlib.suppress(OSError):  # steps are in it, or another process is
                 self.root.rmdir()
-            if lock is not None:
-                lock.release()
+
+    def check_alone(self) -> None:
+        """Raise `LeaseLost` inside of `alone` if another process has taken the folder over."""
+        if is_lost(self._lease):
+            raise LeaseLost(
+                f"another process goes on in {show(self.root)}: this one was silent for too long",
+                hint="the same command waits for it",
+            )
 
     def remove_steps(self) -> None:
-        """Remove the steps, once the artifact is complete."""
+        """Remove the steps, once the artifact is complete, unless they are another process's."""
         # From the last to the first, so that what is left is always a chain.
-        if not self.root.is_symlink():
+        if not self.root.is_symlink() and not is_lost(self._lease):
             _unlink(step_files(self.root))
 
     def clear(self) -> bool:
@@ -100,9 +105,14 @@ class Unfinished:
 
     def holds_other_files(self) -> bool:
         """Whether something in the folder is not cogedit's, so that the folder stays."""
-        ours = {*step_files(self.root), *temporary_files(self.root)}
-        found = {path for path in self.root.iterdir() if path.name != "lock" or not _is_lock(path)}
-        return not found <= ours
+        ours = {*step_files(self.root), *temporary_files(self.root), *_earlier_locks(self.root)}
+        if is_lease(self._lease):
+            ours.add(self._lease)
+        return not {*self.root.iterdir()} <= ours
+
+    @property
+    def _lease(self) -> Path:
+        return self.root / "lease"
 
 
 def made_together(folder: Path, kind: ArtifactKind) -> list[Unfinished]:
@@ -112,9 +122,10 @@ def made_together(folder: Path, kind: ArtifactKind) -> list[Unfinished]:
     return [Unfinished(root, step.makes) for root, step in steps if step is not None]
 
 
-def _is_lock(path: Path) -> bool:
-    """Whether a file that is called a lock is one: nothing was ever written into it."""
-    return is_regular(path) and path.stat().st_size == 0
+def _earlier_locks(root: Path) -> list[Path]:
+    """The lock that a killed cogedit 0.1.0 left, into which nothing was ever written."""
+    lock = root / "lock"
+    return [lock] if is_regular(lock) and lock.stat().st_size == 0 else []
 
 
 def _unlink(paths: Iterable[Path]) -> None:

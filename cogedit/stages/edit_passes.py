@@ -101,7 +101,7 @@ class EditPasses:
         if key not in self._made:
             unfinished = self._together(key)
             alone: AbstractContextManager[None] = nullcontext()
-            if len(unfinished.makes) > 1:  # of a single one the caller holds the lock
+            if len(unfinished.makes) > 1:  # of a single one the caller holds the lease
                 waiting = partial(notify_waiting, unfinished.root, self._run)
                 alone = unfinished.alone(waiting=waiting)
             with alone:

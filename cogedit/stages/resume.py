@@ -21,7 +21,7 @@ from cogedit.artifacts import (
 )
 from cogedit.artifacts.tensor_file import on_cpu
 from cogedit.diffusion.state import StepState
-from cogedit.errors import CogeditError, Interrupted
+from cogedit.errors import CogeditError, Interrupted, LeaseLost
 from cogedit.stages.run import Run
 
 
@@ -106,6 +106,7 @@ class ResumableLoop:
         return SavedSteps(self._unfinished.root, self._last, self._names[0])
 
     def _write(self, tensors: Mapping[str, Tensor], record: StepRecord) -> StepRecord:
+        self._unfinished.check_alone()  # else two chains would mix, which may differ in rounding
         written = write_step(self._unfinished.root, tensors, record)
         if not self._keep_all:
             forget_steps(self._unfinished.root, before=record.info.index - 1)
@@ -130,7 +131,8 @@ class ResumableLoop:
                 raise failed from error
         finally:
             self._open.__exit__(kind, error, trace)
-        failed_in_loop = isinstance(error, Exception) and not isinstance(error, Interrupted)
+        told_elsewhere = isinstance(error, Interrupted | LeaseLost)
+        failed_in_loop = isinstance(error, Exception) and not told_elsewhere
         if failed_in_loop and self._last is not None:
             kept = f"{self._count} of {self._last.info.total} steps are kept"
             self._run.notify(f"{kept}; the same command goes on from there")

@@ -39,6 +39,7 @@ from cogedit.disk import Over
 from cogedit.errors import (
     ArtifactDamaged,
     ArtifactError,
+    LeaseLost,
     StorageError,
     UsageError,
     memory_expected,
@@ -90,8 +91,7 @@ class Run:
         preview: Shown images of the edits after each of their steps; None where nobody looks.
         cancellation: Lets a signal, or another thread, stop a long loop after its step.
         is_earlier: Whether this is a stage before the one that was asked for.
-        inputs: Files that the run reads besides those that a stage is given, such as a batch file;
-            no output replaces one.
+        inputs: More files that the run reads, such as a batch file; no output replaces one.
         claims: Outputs that no other command writes meanwhile (`claim`).
     """
 
@@ -173,15 +173,7 @@ def find_or_make(
     """
     path = place_of(record, output=output, workspace=workspace)
     unfinished = Unfinished.of(path.parent, record.kind, [content_key(record)])
-
-    def reused() -> Written[RecordT] | None:
-        with run.wait(f"checking {path.name}"):
-            if run.force or find(record, output=output, workspace=workspace) is None:
-                return None
-        # Of an earlier stage, --force would not recompute it.
-        run.notify(f"reused {path}" if run.is_earlier else f"reused {path} (--force recomputes it)")
-        return Written(path, cast(RecordT, read_record(path)), reused=True)
-
+    reused = partial(_reused, record, output=output, workspace=workspace, run=run)
     if output is None:
         workspace.create()
     keep_in_use(path.parent)
@@ -190,31 +182,62 @@ def find_or_make(
         return existing
     check_output(path, inputs=map(workspace.path_for, chain_of(record)[:-1]), run=run)
 
-    with in_use(path.parent), unfinished.alone(waiting=partial(notify_waiting, path, run)):
-        if (existing := reused()) is not None:  # another process made it meanwhile
-            unfinished.remove_steps()
-            return existing
-        over: Over = "anything" if output is None or run.force else None
-        with run.wait("starting PyTorch"):
-            import torch  # noqa: F401  (seconds, the first time)
-        with memory_expected(f"the {record.kind}"):
-            try:
-                tensors = make()
-                record = _made_on(record, device)
-                try:
-                    with run.wait(f"writing {path.name}"):
-                        written = _write(path, tensors, record, scratch=unfinished.root, over=over)
-                except UsageError as error:
-                    if not isinstance(error.__cause__, FileExistsError):
-                        raise
-                    return _taken(path, tensors, record, workspace=workspace, reused=reused)
-            except StorageError:
-                # Where locks do nothing, another process may have finished it, and its steps went.
-                if (existing := reused()) is None:
-                    raise
+    while True:
+        try:
+            with in_use(path.parent), unfinished.alone(waiting=partial(notify_waiting, path, run)):
+                if (written := reused()) is None:  # else another process made it meanwhile
+                    try:
+                        written = _make(
+                            record, make, output=output, workspace=workspace, run=run, device=device
+                        )
+                    except StorageError:
+                        # A process that took it over may have finished it, and its steps went.
+                        if (written := reused()) is None:
+                            raise
                 unfinished.remove_steps()
-                return existing
-        unfinished.remove_steps()
+                return written
+        except LeaseLost:  # the process that goes on is ahead of this one
+            continue
+
+
+def _reused(
+    record: RecordT, *, output: Path | None, workspace: Workspace, run: Run
+) -> Written[RecordT] | None:
+    """Return the artifact of a record if it exists and is not to be made anew."""
+    path = place_of(record, output=output, workspace=workspace)
+    with run.wait(f"checking {path.name}"):
+        if run.force or find(record, output=output, workspace=workspace) is None:
+            return None
+    # Of an earlier stage, --force would not recompute it.
+    run.notify(f"reused {path}" if run.is_earlier else f"reused {path} (--force recomputes it)")
+    return Written(path, cast(RecordT, read_record(path)), reused=True)
+
+
+def _make(
+    record: RecordT,
+    make: Callable[[], Tensors],
+    *,
+    output: Path | None,
+    workspace: Workspace,
+    run: Run,
+    device: str,
+) -> Written[RecordT]:
+    """Make an artifact where no other process does, and write it."""
+    path = place_of(record, output=output, workspace=workspace)
+    scratch = Unfinished.of(path.parent, record.kind, [content_key(record)]).root
+    with run.wait("starting PyTorch"):
+        import torch  # noqa: F401  (seconds, the first time)
+    with memory_expected(f"the {record.kind}"):
+        tensors = make()
+        record = _made_on(record, device)
+        over: Over = "anything" if output is None or run.force else None
+        try:
+            with run.wait(f"writing {path.name}"):
+                written = _write(path, tensors, record, scratch=scratch, over=over)
+        except UsageError as error:
+            if not isinstance(error.__cause__, FileExistsError):
+                raise
+            return _taken(path, tensors, record, workspace=workspace, run=run)
     run.notify(f"wrote {path} ({show_size(path.stat().st_size)})")
     return Written(path, written, reused=False)
 
@@ -245,27 +268,21 @@ def _write(path: Path, tensors: Tensors, record: RecordT, *, scratch: Path, over
     try:
         return write_artifact(path, tensors, record, scratch=scratch, over=over)
     except StorageError as error:
-        # Where locks do nothing, another process may finish the same artifact and remove the
-        # folder meanwhile.
+        # A process that took it over may finish the same artifact and remove the folder meanwhile.
         if not isinstance(error.__cause__, FileNotFoundError):
             raise
         return write_artifact(path, tensors, record, over=over)
 
 
 def _taken(
-    path: Path,
-    tensors: Tensors,
-    record: RecordT,
-    *,
-    workspace: Workspace,
-    reused: Callable[[], Written[RecordT] | None],
+    path: Path, tensors: Tensors, record: RecordT, *, workspace: Workspace, run: Run
 ) -> Written[RecordT]:
     """Return what another process wrote to an output meanwhile, if it is this very artifact.
 
     What was made is kept in the workspace otherwise, and the UsageError says where.
     """
     with contextlib.suppress(ArtifactError, UsageError):
-        if (existing := reused()) is not None:
+        if (existing := _reused(record, output=path, workspace=workspace, run=run)) is not None:
             return existing
     workspace.create()
     kept = workspace.path_for(record)
@@ -296,11 +313,7 @@ def find(record: Record, *, output: Path | None, workspace: Workspace) -> Path |
 
 
 def check_output(
-    output: Path | None,
-    *,
-    inputs: Iterable[Path | str | None],
-    run: Run,
-    is_folder: bool = False,
+    output: Path | None, *, inputs: Iterable[Path | str | None], run: Run, is_folder: bool = False
 ) -> None:
     """Make sure, before any stage runs, that a result can be written where the user wants it.
 
@@ -334,7 +347,7 @@ def check_absent(output: Path, run: Run) -> None:
 
 @contextmanager
 def claim(output: Path | None, run: Run) -> Iterator[Run]:
-    """Keep other commands from writing an output while the block runs, where there are locks.
+    """Keep other commands from writing an output while the block runs.
 
     Yields the run that holds the claim, for the stages inside of the block.
 
@@ -346,7 +359,7 @@ def claim(output: Path | None, run: Run) -> Iterator[Run]:
         return
     place = output.absolute()
     with in_use(place.parent), writing_alone(place) as alone:
-        if alone is False and not run.force:
+        if not alone and not run.force:
             raise UsageError(
                 f"another process is writing {output}", hint="choose another -o, or wait for it"
             )

@@ -24,7 +24,7 @@ from cogedit.artifacts import (
     write_step,
 )
 from cogedit.artifacts.locks import MAX_FOLDERS
-from cogedit.errors import StorageError
+from cogedit.errors import LeaseLost, StorageError
 from cogedit.progress import StepInfo
 
 SHAPE = (1, 3, 4, 2, 2)
@@ -181,7 +181,7 @@ def test_steps_of_something_else_are_not_taken(tmp_path, other):
 
 
 def test_a_folder_that_goes_while_a_step_is_written_comes_back(tmp_path, monkeypatch):
-    """Where locks do nothing, another process may finish and remove it."""
+    """A process that has taken it over may finish and remove it."""
     folder = tmp_path / "steps"
     replace, removed = os.replace, []
 
@@ -245,7 +245,7 @@ def test_only_steps_stay(unfinished):
     with unfinished.alone(waiting=never):
         write_chain(unfinished.root, 2)
         (unfinished.root / ".00ff00ff00ff00ff.tmp").write_bytes(b"half a file")
-        assert (unfinished.root / "lock").exists()
+        assert (unfinished.root / "lease").exists()
     assert sorted(p.name for p in unfinished.root.iterdir()) == [
         "0001.safetensors",
         "0002.safetensors",
@@ -279,6 +279,29 @@ def test_the_next_one_waits_and_is_told(unfinished):
     assert not unfinished.root.exists()
 
 
+def test_the_lock_of_an_earlier_version_goes(unfinished):
+    unfinished.root.mkdir()
+    (unfinished.root / "lock").touch()
+    assert not unfinished.holds_other_files()
+    assert unfinished.clear()
+
+
+def test_who_lost_the_folder_leaves_it_alone(unfinished):
+    with unfinished.alone(waiting=never):
+        unfinished.check_alone()
+        write_chain(unfinished.root, 2)
+        [file] = (unfinished.root / "lease").iterdir()
+        file.rename(file.with_name(f"{'0' * 16}.1.1.{'0' * 16}"))
+        (unfinished.root / ".00ff00ff00ff00ff.tmp").write_bytes(b"half a file")
+        with pytest.raises(LeaseLost, match="trajectory-0123"):
+            unfinished.check_alone()
+        unfinished.remove_steps()
+    assert len(read(unfinished.root)) == 2
+    assert len(list(unfinished.root.iterdir())) == 4
+    with pytest.raises(BlockingIOError), unfinished.alone(waiting=None):
+        pass
+
+
 def test_steps_in_use_are_not_cleared(unfinished):
     write_chain(unfinished.root, 2)
     with unfinished.alone(waiting=never):
@@ -287,18 +310,6 @@ def test_steps_in_use_are_not_cleared(unfinished):
     assert unfinished.clear()
     assert not unfinished.root.exists()
     assert unfinished.clear()
-
-
-def test_without_locks_work_goes_on(unfinished, monkeypatch):
-    import filelock
-
-    def refuse(self, *args, **kwargs):
-        raise OSError(38, "Function not implemented")
-
-    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
-    with unfinished.alone(waiting=never), unfinished.alone(waiting=never):
-        write_chain(unfinished.root, 1)
-    assert len(read(unfinished.root)) == 1
 
 
 def test_a_folder_knows_whether_it_is_used(tmp_path, monkeypatch):

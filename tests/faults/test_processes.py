@@ -1,4 +1,4 @@
-"""Several processes on one workspace: no torn read, and no work done twice where locks work."""
+"""Several processes on one workspace: no torn read, and no work done twice."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from soak import SOAK
 from videos import make_video
 
 from cogedit.artifacts import UNFINISHED_SUFFIX, verify_artifact
+from cogedit.artifacts.leases import SILENCE
 from cogedit.errors import ArtifactError
 
 pytestmark = pytest.mark.faults
@@ -32,23 +33,38 @@ def no_locks() -> None:
     """Locks that everyone gets at once, as on some network file systems."""
     import fcntl
 
-    import filelock
-
     fcntl.flock = lambda descriptor, operation: None  # type: ignore[assignment]
-    filelock.FileLock.acquire = lambda self, **options: None  # type: ignore[assignment,method-assign]
-    filelock.FileLock.release = lambda self, **options: None  # type: ignore[assignment,method-assign]
 
 
-def stop_after_five_steps() -> None:
-    """Stop this process, which then holds its lock, with five steps on the disk."""
+def no_leases() -> None:
+    """Leases that everyone gets at once, as if each process had been silent for too long."""
+    from cogedit.artifacts.leases import Lease
+
+    Lease.take = lambda self: True  # type: ignore[method-assign]
+
+
+def stop_after(step: int) -> None:
+    """Stop this process, which then holds its lease, with so many steps on the disk."""
     replace = os.replace
 
     def stopping(source: str | Path, target: str | Path) -> None:
         replace(source, target)
-        if Path(target).name == "0005.safetensors":
+        if Path(target).name == f"{step:04}.safetensors":
             os.kill(os.getpid(), signal.SIGSTOP)
 
     os.replace = stopping  # type: ignore[assignment]
+
+
+def stop_after_five_steps() -> None:
+    stop_after(5)
+
+
+def watch_shortly_and_stop_after_twelve_steps() -> None:
+    """A silent holder need not be watched for long; what has taken over from it stops as well."""
+    from cogedit.artifacts import leases
+
+    leases.HEARTBEAT = 0.05
+    stop_after(12)
 
 
 @pytest.fixture(scope="module")
@@ -93,12 +109,12 @@ def wrote(place: Path) -> bool:
     return not output["reused"]
 
 
-@pytest.mark.parametrize("prepare", [None, no_locks], ids=["locks", "no-locks"])
+@pytest.mark.parametrize("prepare", [None, no_locks, no_leases])
 def test_four_processes_and_a_reader(
     whole: Path, tmp_path: Path, score: Any, prepare: Callable[[], None] | None
 ) -> None:
-    kind = "locks" if prepare is None else "locks that do nothing"
-    with score(f"four processes, {kind}: torn reads") as cases:
+    kind = f", {prepare.__name__.replace('_', ' ')}" if prepare else ""
+    with score(f"four processes{kind}: torn reads") as cases:
         for number in range(ROUNDS):
             folder = tmp_path / f"round-{number}"
             places = fresh(whole, folder)
@@ -116,31 +132,52 @@ def test_four_processes_and_a_reader(
             cases.case(results(folder / "w") == results(whole / "w"), "the results differ")
             left = sorted(path.name for path in (folder / "w").glob(f"*{UNFINISHED_SUFFIX}"))
             cases.case(not left, f"left behind: {left}")
-            if prepare is None:
+            if prepare is not no_leases:
                 writers = [place for place in places if wrote(place)]
                 cases.case(len(writers) == 1, f"the trajectory was made {len(writers)} times")
+
+
+def steps(folder: Path) -> int:
+    return len(list((folder / "w").glob(f"trajectory-*{UNFINISHED_SUFFIX}/0*.safetensors")))
+
+
+def waiting(place: Path) -> bool:
+    """Whether the command that runs here waits for another."""
+    log = place / processes.LOG
+    return log.exists() and "w/trajectory" in log.read_text()
 
 
 def test_when_the_holder_is_killed_the_others_go_on(whole: Path, tmp_path: Path) -> None:
     places = fresh(whole, tmp_path)
     holder = processes.start(COMMAND, places[0], prepare=stop_after_five_steps)
-
-    def steps() -> int:
-        return len(list((tmp_path / "w").glob(f"trajectory-*{UNFINISHED_SUFFIX}/0*.safetensors")))
-
-    assert processes.wait_for(holder, lambda: steps() == 5)
+    assert processes.wait_for(holder, lambda: steps(tmp_path) == 5)
     others = [processes.start(COMMAND, place) for place in places[1:]]
-
-    def waiting() -> bool:
-        logs = [place / processes.LOG for place in places[1:]]
-        said = [path.read_text() if path.exists() else "" for path in logs]
-        return all("w/trajectory" in text for text in said)
-
-    assert processes.wait_for(holder, waiting)
+    assert processes.wait_for(holder, lambda: all(map(waiting, places[1:])))
     processes.send(holder, signal.SIGKILL)
     assert processes.finish(holder) == -signal.SIGKILL
     assert [processes.finish(process) for process in others] == [0, 0, 0]
     [writer] = [place for place in places[1:] if wrote(place)]
     assert "going on after step 5 of" in processes.log(writer)
+    assert results(tmp_path / "w") == results(whole / "w")
+    assert not list((tmp_path / "w").glob(f"*{UNFINISHED_SUFFIX}"))
+
+
+def test_a_stopped_holder_that_comes_back_does_no_harm(whole: Path, tmp_path: Path) -> None:
+    """It writes nothing into the chain of the process that has taken over, and waits for it."""
+    places = fresh(whole, tmp_path)
+    holder = processes.start(COMMAND, places[0], prepare=stop_after_five_steps)
+    assert processes.wait_for(holder, lambda: steps(tmp_path) == 5)
+    [file] = (tmp_path / "w").glob(f"*{UNFINISHED_SUFFIX}/lease/*")
+    silent = file.stat().st_mtime - 2 * SILENCE
+    os.utime(file, (silent, silent))
+    other = processes.start(COMMAND, places[1], prepare=watch_shortly_and_stop_after_twelve_steps)
+    assert processes.wait_for(other, lambda: steps(tmp_path) == 12)
+    assert "going on after step 5 of" in processes.log(places[1])
+    processes.send(holder, signal.SIGCONT)
+    assert processes.wait_for(holder, lambda: waiting(places[0]))
+    assert steps(tmp_path) == 12
+    processes.send(other, signal.SIGCONT)
+    assert [processes.finish(holder), processes.finish(other)] == [0, 0]
+    assert [wrote(place) for place in places[:2]] == [False, True]
     assert results(tmp_path / "w") == results(whole / "w")
     assert not list((tmp_path / "w").glob(f"*{UNFINISHED_SUFFIX}"))

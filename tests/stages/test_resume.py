@@ -348,7 +348,7 @@ def test_a_pass_that_was_killed_between_its_edits_gives_the_rest_of_them(
 
 
 def test_steps_that_went_when_another_process_had_finished(clip, inverted, monkeypatch):
-    """Where locks do nothing, two processes make one artifact in one folder."""
+    """Where a lease was lost, two processes make one artifact in one folder."""
     workspace, other = inverted
     options = {"save_trajectory": True}
     whole = edit(clip[0], other, PROMPTS[:1], **options)

@@ -1,0 +1,273 @@
+"""Leases: what one process does at a time, on any file system that processes share.
+
+A lease is a folder with one empty file in it, which is named after the holder. To make a folder
+succeeds for one process alone on every file system; locks do not: those of GPFS, and of NFS with
+local locking, are seen on one machine only. The holder touches its file every 30 seconds.
+
+A lease whose holder has ended is taken over: at once where the holder ran on this machine, and
+elsewhere after three minutes of silence by the clock of the file system, which stamps the file and
+a folder beside it that is touched to compare. The clocks of the machines are not asked. A takeover
+removes the file of that one holder, so of several processes that try it one gets the lease.
+
+A holder that was stopped for so long, and comes back, finds its file gone. A lost lease costs work
+that is done twice, and never a wrong file: files are written whole, under names of their content,
+and in a folder that it has lost a process removes and writes nothing more (`is_lost`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import hashlib
+import os
+import platform
+import re
+import secrets
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from cogedit.artifacts.atomic import storage_error
+
+HEARTBEAT = 30.0
+"""Seconds between two touches."""
+
+SILENCE = 180.0
+"""Seconds without a touch after which a holder on another machine counts as dead."""
+
+FIRST_POLL, LONGEST_POLL = 0.05, 2.0
+"""Seconds between two attempts to get a lease."""
+
+_HOLDER = re.compile(r"([0-9a-f]{16})\.(\d{1,9})\.(\d{1,18})\.[0-9a-f]{16}")
+"""Machine, process, when that started, and what makes every lease another."""
+
+_held: dict[Path, Lease] = {}
+_watched: dict[str, tuple[float, float]] = {}  # file: its stamp, and since when it is known
+
+
+class Lease:
+    """A lease that this process took."""
+
+    def __init__(self, path: Path) -> None:
+        pid = os.getpid()
+        name = f"{_machine()}.{pid}.{_start_of(pid) or 0}.{secrets.token_hex(8)}"
+        self._path, self._file = path, path / name
+        self._is_released = threading.Event()
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether another process has taken it over."""
+        try:
+            self._file.stat()
+        except FileNotFoundError:
+            return True
+        except OSError:  # a disk that does not answer now
+            return False
+        return False
+
+    def take(self) -> bool:
+        """Take it if no process has it. Raises `OSError` where the system refuses."""
+        try:
+            self._path.mkdir()
+        except FileExistsError:
+            return False
+        try:
+            os.close(os.open(self._file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+            # Between the two lines another process may have taken the empty folder for a leftover.
+            if [*self._path.iterdir()] == [self._file]:
+                threading.Thread(
+                    target=_keep, args=(self._file, self._is_released), name="lease", daemon=True
+                ).start()
+                _held[self._path] = self
+                return True
+        except FileNotFoundError:
+            return False
+        except BaseException:
+            self.release()
+            raise
+        self.release()
+        return False
+
+    def release(self) -> None:
+        """Give it back; one that was lost is left to the process that has it."""
+        self._is_released.set()
+        if _held.get(self._path) is self:
+            del _held[self._path]
+        with contextlib.suppress(OSError):
+            self._file.unlink()
+        with contextlib.suppress(OSError):  # it is another's
+            self._path.rmdir()
+
+
+def acquire(path: Path, *, waiting: Callable[[], None] | None) -> Lease:
+    """Take the lease of this path, to be released.
+
+    The folder that it lies in is made as often as needed: the process that holds the lease may
+    remove it when it is done. `waiting` is called once if another process holds the lease.
+
+    Raises:
+        BlockingIOError: Another process holds it, and `waiting` is None.
+        OSError: The system refuses, or something else is at this path.
+    """
+    pause = FIRST_POLL
+    while True:
+        path.parent.mkdir(exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # gone since that line
+            lease = Lease(path)
+            if lease.take():
+                return lease
+            if _take_from_the_dead(path):
+                continue
+        if waiting is None:
+            raise BlockingIOError(f"{path} is held by another process")
+        if pause == FIRST_POLL:
+            waiting()
+        time.sleep(pause)
+        pause = min(1.5 * pause, LONGEST_POLL)
+
+
+def is_lost(path: Path) -> bool:
+    """Whether this process took the lease of a path, and another process has it by now."""
+    lease = _held.get(path)
+    return lease is not None and lease.is_lost
+
+
+@contextlib.contextmanager
+def writing_alone(path: Path) -> Iterator[bool]:
+    """Keep other processes from writing a file while the block runs, if none writes it now.
+
+    Yields whether no other process does. Raises `StorageError` where the folder cannot be written.
+    """
+    try:
+        lease = acquire(lease_of(path), waiting=None)
+    except BlockingIOError:
+        yield False
+        return
+    except OSError as error:
+        raise storage_error(path, error, "write") from error
+    try:
+        yield True
+    finally:
+        lease.release()
+
+
+def lease_of(path: Path) -> Path:
+    """The lease of whoever writes a file, beside it."""
+    name = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
+    return path.parent / f".cogedit-{name}.lease"
+
+
+def is_lease(path: Path) -> bool:
+    """Whether a folder is a lease, of whomever: there is nothing else in it."""
+    if path.is_symlink() or not path.is_dir():
+        return False
+    with contextlib.suppress(FileNotFoundError):  # given back since that line
+        return all(_HOLDER.fullmatch(file.name) for file in path.iterdir())
+    return False
+
+
+def are_held(leases: Iterable[Path]) -> bool:
+    """Whether a process that is at work, on any machine, holds one of these leases."""
+    for path in filter(is_lease, leases):
+        with contextlib.suppress(OSError):
+            now = file_system_time(path.parent)
+            if not all(_has_ended(file) or _is_silent(file, now) for file in path.iterdir()):
+                return True
+    return False
+
+
+def file_system_time(folder: Path) -> float:
+    """What time it is for the file system of a folder, which is touched to find out."""
+    os.utime(folder)
+    return folder.stat().st_mtime
+
+
+def _keep(file: Path, is_released: threading.Event) -> None:
+    """Touch the file of a holder until it is released or lost."""
+    while not is_released.wait(HEARTBEAT):
+        try:
+            os.utime(file)
+        except FileNotFoundError:
+            return
+        except OSError:  # a disk that does not answer now
+            continue
+
+
+def _take_from_the_dead(path: Path) -> bool:
+    """Remove a lease whose holder has ended or is silent, or an empty one; whether it is gone."""
+    if path.is_symlink():
+        raise FileExistsError(errno.EEXIST, "a link is in the place of a folder of cogedit")
+    # First the time: whoever is stopped between the two must not see silence.
+    now = file_system_time(path.parent)
+    for file in path.iterdir():
+        if not _HOLDER.fullmatch(file.name):
+            raise FileExistsError(errno.EEXIST, f"it holds {file.name}, which is not cogedit's")
+        if not _has_ended(file) and not (_is_silent(file, now) and _stands_still(file)):
+            return False
+        file.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # another process was faster
+        path.rmdir()
+    return not path.exists()
+
+
+def _is_silent(file: Path, now: float) -> bool:
+    return abs(now - file.stat().st_mtime) > SILENCE
+
+
+def _stands_still(file: Path) -> bool:
+    """Whether the stamp of a silent holder has not changed for longer than between two touches.
+
+    On file systems that stamp by the clocks of their clients, as SMB and Lustre do, a holder with a
+    wrong clock may seem silent; but its stamp moves.
+    """
+    stamp = file.stat().st_mtime
+    known, since = _watched.get(file.name, (None, 0.0))
+    if known != stamp:
+        _watched[file.name] = stamp, time.monotonic()
+        return False
+    return time.monotonic() - since > 1.5 * HEARTBEAT
+
+
+def _has_ended(file: Path) -> bool:
+    """Whether the holder is a process of this machine that runs no more."""
+    found = _HOLDER.fullmatch(file.name)
+    if found is None or found[1] != _machine():
+        return False
+    pid = int(found[2])
+    if sys.platform == "win32":  # where the call below would interrupt it
+        import psutil
+
+        return not psutil.pid_exists(pid)
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # of another user
+        pass
+    return _start_of(pid) not in (None, int(found[3]))
+
+
+@functools.cache
+def _machine() -> str:
+    """Stands for this machine since it was started, and the container that counts its processes."""
+    known = [platform.node()]
+    with contextlib.suppress(OSError):
+        known.append(Path("/proc/sys/kernel/random/boot_id").read_text())
+        known.append(str(Path("/proc/self/ns/pid").readlink()))
+    return hashlib.sha256("\n".join(known).encode()).hexdigest()[:16]
+
+
+def _start_of(pid: int) -> int | None:
+    """When a process started, in ticks since the machine did; None where the system does not say.
+
+    It is 0 of one that has ended and is still listed. Another process may get its number later.
+    """
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return None
+    state, *fields = text.rpartition(")")[2].split()
+    return 0 if state in "ZX" else int(fields[18])

@@ -1,0 +1,218 @@
+"""Leases: one process at a time, whatever locks and clocks do, and nothing is left behind."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+
+import pytest
+
+from cogedit.artifacts import leases
+from cogedit.artifacts.leases import acquire, are_held, is_lease, is_lost, writing_alone
+from cogedit.errors import StorageError
+
+HOLDER = """
+import platform, sys
+from pathlib import Path
+platform.node = lambda node=platform.node(): node + sys.argv[2]
+from cogedit.artifacts.leases import acquire, is_lost
+path = Path(sys.argv[1])
+lease = acquire(path, waiting=None)
+print("held", flush=True)
+sys.stdin.readline()
+print(is_lost(path))
+lease.release()
+"""
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "lease"
+
+
+@contextmanager
+def another_process(path, *, elsewhere=False):
+    """A process that holds the lease, here or on a machine of another name."""
+    command = [sys.executable, "-c", HOLDER, str(path), "-elsewhere" if elsewhere else ""]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as process:
+        assert process.stdout.readline() == "held\n"
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def age(path, seconds):
+    """Let the holder of a lease seem to have been silent for so long."""
+    [file] = path.iterdir()
+    stamp = file.stat().st_mtime - seconds
+    os.utime(file, (stamp, stamp))
+
+
+def taken(path):
+    """Take the lease if it can be had, on the second look at the latest."""
+    for _ in range(2):
+        with contextlib.suppress(BlockingIOError):
+            return acquire(path, waiting=None)
+        time.sleep(2 * leases.HEARTBEAT if leases.HEARTBEAT < 1 else 0)
+    return None
+
+
+def leave_dead(path, lease):
+    """Leave a lease as a process that was killed."""
+    [file] = path.iterdir()
+    machine, _, _, random = file.name.split(".")
+    dead = f"{machine}.{os.getpid()}.1.{random}"  # of a process that had this number before
+    file.rename(file.with_name(dead))
+    lease.release()
+
+
+def is_free(path):
+    lease = taken(path)
+    if lease is not None:
+        lease.release()
+    return lease is not None
+
+
+@pytest.fixture
+def short_watch(monkeypatch):
+    """A silent holder need not be watched for long."""
+    monkeypatch.setattr(leases, "HEARTBEAT", 0.01)
+
+
+def test_it_is_held_by_one_and_leaves_nothing(path):
+    lease = acquire(path, waiting=None)
+    assert is_lease(path)
+    assert are_held([path])
+    assert not is_lost(path)
+    with pytest.raises(BlockingIOError):
+        acquire(path, waiting=None)
+    lease.release()
+    assert not path.exists()
+    assert not are_held([path])
+    assert is_free(path)
+    assert not list(path.parent.iterdir())
+
+
+def test_a_process_that_was_killed_holds_nothing(path):
+    with another_process(path) as process:
+        assert not is_free(path)
+        process.kill()
+        process.wait()
+        assert is_lease(path)
+        assert not are_held([path])
+        assert is_free(path)
+
+
+def test_a_process_that_was_killed_and_is_not_reaped_holds_nothing(path):
+    with another_process(path) as process:
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert is_free(path)
+
+
+def test_a_killed_process_of_another_machine_holds_it_for_three_minutes(path, short_watch):
+    with another_process(path, elsewhere=True) as process:
+        process.kill()
+        process.wait()
+    age(path, leases.SILENCE / 2)
+    assert are_held([path])
+    assert not is_free(path)
+    age(path, leases.SILENCE)
+    assert not are_held([path])
+    assert is_free(path)
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_stopped_process_that_comes_back_finds_it_lost(path, short_watch, elsewhere):
+    with another_process(path, elsewhere=elsewhere) as process:
+        process.send_signal(signal.SIGSTOP)
+        assert not is_free(path), "nothing is taken from who is silent for a moment"
+        age(path, 2 * leases.SILENCE)
+        lease = taken(path)
+        process.send_signal(signal.SIGCONT)
+        said, _ = process.communicate("\n")
+        assert (said, process.returncode) == ("True\n", 0)
+        assert not lease.is_lost, "and gives nothing back that is another's"
+        lease.release()
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_clocks_an_hour_apart(path, short_watch, monkeypatch, hours):
+    """This machine's clock is not asked, and a stamp by another's wrong clock still moves."""
+    late = time.time() + 3600 * hours
+    monkeypatch.setattr(time, "time", lambda: late)
+    with another_process(path, elsewhere=True) as process:
+        assert not is_free(path)
+        age(path, leases.SILENCE / 2)
+        assert not is_free(path)
+        for _ in range(5):
+            age(path, -3600 * hours)
+            assert not are_held([path]), "by its stamp it is silent"
+            with pytest.raises(BlockingIOError):
+                acquire(path, waiting=None)
+        process.kill()
+        process.wait()
+        assert is_free(path)
+
+
+def test_of_many_one_holds_it(path, monkeypatch):
+    """Also where all of them find it as a killed process left it."""
+    monkeypatch.setattr(leases, "FIRST_POLL", 0.001)
+    monkeypatch.setattr(leases, "LONGEST_POLL", 0.004)
+    inside, most, count = [], [], 25
+    begin = threading.Barrier(4)
+
+    def work(number):
+        begin.wait()
+        for _ in range(count):
+            lease = acquire(path, waiting=lambda: None)
+            inside.append(number)
+            most.append(len(inside))
+            inside.remove(number)
+            leave_dead(path, lease) if number % 2 else lease.release()
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1] * (4 * count)
+    assert is_free(path)
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "link"])
+def test_what_is_not_a_lease_stays(path, kind):
+    other = path.parent / "other"
+    other.mkdir()
+    (other / "notes.txt").write_bytes(b"mine")
+    match kind:
+        case "file":
+            path.write_bytes(b"mine")
+        case "folder":
+            other.rename(path)
+        case "link":
+            path.symlink_to(other)
+    before = sorted(path.parent.rglob("*"))
+    assert not is_lease(path)
+    with pytest.raises(OSError, match=r"Not a directory|not cogedit's|link"):
+        acquire(path, waiting=None)
+    assert sorted(path.parent.rglob("*")) == before
+
+
+def test_an_output_is_written_by_one(tmp_path):
+    output = tmp_path / "out.mp4"
+    with writing_alone(output) as alone:
+        assert alone
+        with writing_alone(output) as second, writing_alone(tmp_path / "other.mp4") as other:
+            assert (second, other) == (False, True)
+        [left] = tmp_path.iterdir()
+        assert is_lease(left)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(StorageError, match="out"), writing_alone(tmp_path / "a/b/out.mp4"):
+        pass
