@@ -14,6 +14,7 @@ CogeditError              1   (never raised itself; an uncaught exception is a b
 ├── StorageError          7   disk full, folder missing, permission denied
 │   └── LeaseLost         7   ... or another process goes on with the work of this one
 ├── NumericalError        8   NaN or Inf in the latents
+├── WorkerDied            9   processes that make an edit keep dying
 ├── BatchError           10   part of a batch failed
 └── Interrupted         130   stopped by the user
     └── Terminated      143   ... by SIGTERM, as schedulers do
@@ -111,6 +112,12 @@ class NumericalError(CogeditError):
     """NaN or Inf appeared in the latents."""
 
     exit_code = 8
+
+
+class WorkerDied(CogeditError):
+    """Processes that make an edit died before it was done, one after the other."""
+
+    exit_code = 9
 
 
 class BatchError(CogeditError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from PIL import Image
 from rich.color import Color
@@ -14,6 +14,7 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     Task,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
 )
@@ -65,6 +66,38 @@ class _Bar(Progress):
 
     show_notes: Callable[[], None] | None = None
     below: tuple[RenderableType, ...] = ()
+    closing: ExitStack
+
+    @classmethod
+    def opened(cls, notes: Notes, thumbnail: Thumbnail | None) -> _Bar:
+        """Open a bar on the screen, which is closed when its last loop leaves."""
+        whole = Column(no_wrap=True)
+        console = Console(stderr=True)
+        bar = cls(
+            TextColumn("{task.description}", markup=False, table_column=whole),
+            BarColumn(bar_width=None, table_column=Column(min_width=5, max_width=30, ratio=1)),
+            _Count(table_column=whole),
+            TextColumn("{task.fields[rate]}", style="progress.data.speed", table_column=whole),
+            TimeElapsedColumn(table_column=whole),
+            TextColumn("{task.fields[left]}", style="progress.remaining", table_column=whole),
+            TextColumn("{task.fields[memory]}", style="progress.filesize", table_column=whole),
+            console=console,
+        )
+        show = notes.shown_by(lambda text: console.out(text, highlight=False))
+        bar.closing = ExitStack()
+        bar.show_notes = bar.closing.enter_context(show)
+        bar.below = () if thumbnail is None else (_HalfBlocks(thumbnail),)
+        bar.closing.callback(setattr, notes, "bar", None)
+        bar.closing.enter_context(bar)
+        notes.bar = bar
+        return bar
+
+    def leave(self, task: TaskID) -> None:
+        """End a loop: its line goes, or with the last one the bar does."""
+        if len(self.tasks) > 1:
+            self.remove_task(task)
+        else:
+            self.closing.close()
 
     def get_renderables(self) -> Iterator[RenderableType]:
         if self.show_notes is None:
@@ -90,52 +123,40 @@ def bar_progress(
     """Show a bar with step, rate, time left and, on a CUDA device, memory.
 
     Notes are shown above it as they come, the thumbnail below it until the loop ends. The bar stays
-    on the screen, except for encoding and writing, which end with a sentence anyway.
+    on the screen, except for encoding and writing, which end with a sentence anyway. A loop that
+    begins while others run is one more line of their bar.
     """
-    whole = Column(no_wrap=True)
-    console = Console(stderr=True)
-    bar = _Bar(
-        TextColumn("{task.description}", markup=False, table_column=whole),
-        BarColumn(bar_width=None, table_column=Column(min_width=5, max_width=30, ratio=1)),
-        _Count(table_column=whole),
-        TextColumn("{task.fields[rate]}", style="progress.data.speed", table_column=whole),
-        TimeElapsedColumn(table_column=whole),
-        TextColumn("{task.fields[left]}", style="progress.remaining", table_column=whole),
-        TextColumn("{task.fields[memory]}", style="progress.filesize", table_column=whole),
-        console=console,
-    )
+    bar = notes.bar if isinstance(notes.bar, _Bar) else _Bar.opened(notes, thumbnail)
+    console = bar.console
     length = max(12, min(40, console.width - _OTHER_COLUMNS))
 
     def cut(length: int) -> str:
         return doing if len(doing) <= length else f"{doing[: length - 1]}…"
 
-    with notes.shown_by(lambda text: console.out(text, highlight=False)) as show_notes:
-        bar.show_notes = show_notes
-        bar.below = () if thumbnail is None else (_HalfBlocks(thumbnail),)
-        with bar:
-            task = bar.add_task(cut(length), total=total, rate="", left="", memory="", window="")
-            pace = Pace()
+    task = bar.add_task(cut(length), total=total, rate="", left="", memory="", window="")
+    pace = Pace()
 
-            def on_step(info: Step) -> None:
-                if isinstance(info, WindowInfo):
-                    if console.width >= _FOR_WINDOWS:
-                        text = f", window {info.window + 1}/{info.num_windows}"
-                        short = cut(max(9, length - len(text)))
-                        bar.update(task, description=short, window=text)
-                    return
-                per_step, left = pace.after(info)
-                bar.live.transient = not isinstance(info, StepInfo)
-                bar.update(
-                    task,
-                    completed=info.index + 1,
-                    rate=rate(per_step),
-                    left=f"+ {duration(left)} left",
-                    memory=memory_text(),
-                )
+    def on_step(info: Step) -> None:
+        if isinstance(info, WindowInfo):
+            if console.width >= _FOR_WINDOWS:
+                text = f", window {info.window + 1}/{info.num_windows}"
+                short = cut(max(9, length - len(text)))
+                bar.update(task, description=short, window=text)
+            return
+        per_step, left = pace.after(info)
+        bar.live.transient = not isinstance(info, StepInfo)
+        bar.update(
+            task,
+            completed=info.index + 1,
+            rate=rate(per_step),
+            left=f"+ {duration(left)} left",
+            memory=memory_text(),
+        )
 
-            try:
-                yield on_step
-                bar.update(task, completed=total, description=cut(length), window="")
-            finally:
-                if thumbnail is not None:
-                    thumbnail.show(None)
+    try:
+        yield on_step
+        bar.update(task, completed=total, description=cut(length), window="")
+    finally:
+        if thumbnail is not None:
+            thumbnail.show(None)
+        bar.leave(task)

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from cogedit.progress import RGBPicture, ShowStep, Step
 
 PLAIN_INTERVAL = 30.0
@@ -35,6 +37,7 @@ class Notes:
     """
 
     def __init__(self) -> None:
+        self.bar: Progress | None = None  # of which every loop that is running is a line
         self._has_bar = False
         self._waiting: deque[str] = deque()  # its methods are safe in a signal handler
 

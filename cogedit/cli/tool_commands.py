@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,7 +13,7 @@ import typer
 from cogedit.cli.arguments import DryRun, Mask, Prompts, Trajectory, argument, option, output_option
 from cogedit.cli.defaults import newest_artifact, settings_without_model
 from cogedit.cli.options import Call, with_options
-from cogedit.errors import BatchError
+from cogedit.errors import BatchError, UsageError
 from cogedit.version import __version__
 
 
@@ -112,6 +113,15 @@ def batch(
         ),
     ] = None,
     fail_fast: Annotated[bool, option("--fail-fast", text="Stop at the first failure.")] = False,
+    workers: Annotated[
+        str | None,
+        option(
+            "--workers",
+            metavar="N|auto",
+            text="Make several edits at a time, each in a process with a GPU of its own; auto: one "
+            "for each GPU.",
+        ),
+    ] = None,
     dry_run: DryRun = False,
 ) -> None:
     """Make every edit that a file lists: EDITS -> one mp4 each, results.jsonl.
@@ -121,8 +131,10 @@ def batch(
     from cogedit.cli.tables import show_batch_plans
     from cogedit.config import read_batch
     from cogedit.tools.batch import batch
+    from cogedit.tools.batch_local import start_local
     from cogedit.tools.batch_plan import plan_batch, preview_batch
 
+    start = None if workers is None else partial(start_local, number=_number_of(workers))
     rows = read_batch(edits)
     read = dict.fromkeys(Path(name) for name in (edits, *(row.config for row in rows)) if name)
     run = replace(call.run, inputs=(*call.run.inputs, *read))
@@ -133,7 +145,7 @@ def batch(
         if num_failing := sum(plan.error is not None for plan in plans):
             raise BatchError(f"{num_failing} of {len(plans)} edits would fail")
         return
-    done = batch(planned, results=results, fail_fast=fail_fast, run=run)
+    done = batch(planned, results=results, fail_fast=fail_fast, start=start, run=run)
     if call.screen.json_output:
         typer.echo(json.dumps({"command": "batch", "outputs": [asdict(edit) for edit in done]}))
     else:
@@ -145,6 +157,15 @@ def batch(
             + (f", {left} were not started" if left else ""),
             hint="run the same command again to retry these; the others are reused",
         )
+
+
+def _number_of(workers: str) -> int | None:
+    """Read a number of workers; None is as many as there is room for."""
+    if workers == "auto":
+        return None
+    if not workers.isdecimal() or int(workers) < 1:
+        raise UsageError(f"--workers is {workers}, expected auto or a number from 1")
+    return int(workers)
 
 
 @with_options(

@@ -12,27 +12,29 @@ from pathlib import Path
 
 
 def cuda_present() -> bool:
-    """Return whether torch would find a CUDA device, without importing it.
+    """Return whether torch would find a CUDA device, without importing it."""
+    return num_cuda_devices() > 0
+
+
+def num_cuda_devices() -> int:
+    """Return how many CUDA devices torch would find, without importing it.
 
     The driver is asked, and the name of torch's build: a CPU build finds none in any case.
     """
     try:
         if version("torch").endswith("+cpu"):
-            return False
+            return 0
     except PackageNotFoundError:
-        return False
+        return 0
 
     library = "nvcuda.dll" if os.name == "nt" else "libcuda.so.1"
     try:
         driver = ctypes.CDLL(library)
     except OSError:
-        return False
+        return 0
     count = ctypes.c_int(0)
-    return (
-        driver.cuInit(0) == 0
-        and driver.cuDeviceGetCount(ctypes.byref(count)) == 0
-        and count.value > 0
-    )
+    found = driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0
+    return count.value if found else 0
 
 
 @functools.cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from cogedit.errors import CogeditError
 from cogedit.stages.reconstruct import expect_prompts
 from cogedit.stages.run import Run, check_output, workspace_for
 from cogedit.stages.session import Session, use_session
+from cogedit.tools.batch_driver import Job, Start, drive, ending
 from cogedit.tools.batch_group import BatchResult, groups_of, make_group
 from cogedit.tools.batch_plan import BatchEdit
 
@@ -27,6 +28,7 @@ def batch(
     *,
     results: Path | None = None,
     fail_fast: bool = False,
+    start: Start | None = None,
     run: Run | None = None,
     session: Session | None = None,
 ) -> list[BatchResult]:
@@ -41,8 +43,10 @@ def batch(
         results: Where a line is appended for each edit when it is done; None is `results.jsonl`
             in `settings.workspace`, if all have the same one, else in the current directory.
         fail_fast: End with the first failure.
+        start: Starts workers that make the edits (`start_local`, `start_ray`); None makes them in
+            this process.
         run: How to run; None is silent.
-        session: Holds the loaded model; None loads it for this call.
+        session: Holds the loaded model, without workers; None loads it for this call.
 
     Returns:
         The outcomes of the edits, in the order in which they were done.
@@ -64,14 +68,34 @@ def batch(
         for edit in edits[: MAX_FOLDERS - 1]:
             with contextlib.suppress(CogeditError):  # told when its turn comes
                 keep_in_use(workspace_for(edit.video, edit.settings).root)
-        expect_prompts([edit.reconstruct for edit in edits], owner)
         done = _Results(len(edits), path, run)
-        for group in groups_of(edits):
-            for result in make_group(group, run=run, session=owner):
+        with contextlib.closing(_made(edits, start, run, owner)) as made:
+            for result in made:
                 done.add(result)
                 if result.status == "failed" and fail_fast:
-                    return done.all
+                    break
     return done.all
+
+
+def _made(
+    edits: Sequence[BatchEdit], start: Start | None, run: Run, session: Session
+) -> Generator[BatchResult, None, None]:
+    """Make the edits as their outcomes are requested, here or by workers."""
+    groups, options = groups_of(edits), tuple(edit.reconstruct for edit in edits)
+    if start is None:
+        expect_prompts(options, session)
+        for group in groups:
+            yield from make_group(group, run=run, session=session)
+        return
+    job = Job(
+        Path.cwd(),
+        options=options,
+        force=run.force,
+        inputs=run.inputs,
+        has_preview=run.preview is not None,
+    )
+    with ending(start(job, edits)) as workers:
+        yield from drive(groups, workers, run)
 
 
 def _place_of_results(edits: Sequence[BatchEdit]) -> Path:

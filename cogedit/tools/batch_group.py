@@ -178,11 +178,16 @@ def _exported(
 
 
 def _counting(run: Run, numbers: str) -> Run:
-    """Return a run whose progress starts with the numbers of its edits."""
+    """Return a run whose reports start with the numbers of its edits."""
 
     @contextmanager
     def progress(doing: str, total: int) -> Iterator[ShowStep]:
         with run.progress(f"{numbers} {doing}", total) as on_step:
             yield on_step
 
-    return replace(run, progress=progress)
+    return replace(
+        run,
+        progress=progress,
+        notify=lambda text: run.notify(f"{numbers} {text}"),
+        detail=lambda text: run.detail(f"{numbers} {text}"),
+    )

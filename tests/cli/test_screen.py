@@ -379,3 +379,21 @@ def test_a_terminal_shows_what_is_waited_for_and_that_time_passes():
     assert re.search(rb"placing T5 0:0\d", shown)
     lines = re.sub(rb"[^\n]*\r\x1b\[K", b"", shown).split(b"\r\n")
     assert lines == [b"a note", b"the end", b""]
+
+
+def test_loops_at_once_are_lines_of_one_bar():
+    from cogedit.cli.bar import bar_progress
+
+    notes = Notes()
+    first, second = (bar_progress(f"{n}/2 inverting", 4, notes=notes) for n in (1, 2))
+    first.__enter__()(Step(0, 4))
+    second.__enter__()(Step(2, 4))
+    bar = notes.bar
+    lines = [(task.description, task.completed) for task in bar.tasks]
+    assert lines == [("1/2 inverting", 1), ("2/2 inverting", 3)]
+    first.__exit__(None, None, None)
+    assert [task.description for task in bar.tasks] == ["2/2 inverting"]
+    assert notes.put("a note")
+    second.__exit__(None, None, None)
+    assert not notes.put("a note without a bar")
+    assert notes.bar is None

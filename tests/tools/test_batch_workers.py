@@ -1,0 +1,187 @@
+"""Workers: they make what one process makes, and outlive each other."""
+
+import contextlib
+import json
+import signal
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import workers
+from pipelines import TINY_MODEL, TINY_PIPELINE
+from typer.testing import CliRunner
+from videos import make_video
+
+import cogedit
+from cogedit.cli import app
+from cogedit.config import Settings, read_batch
+from cogedit.errors import Interrupted, Terminated, UsageError, WorkerDied
+from cogedit.tools import batch_local
+from cogedit.tools.batch import RESULTS, batch
+from cogedit.tools.batch_driver import MAX_RETRIES, Job, drive, ending
+from cogedit.tools.batch_group import groups_of
+from cogedit.tools.batch_local import LocalWorkers, start_local
+from cogedit.tools.batch_plan import BatchEdit, plan_batch
+
+FLAGS = {
+    "model": str(TINY_PIPELINE),
+    "dtype": "fp32",
+    "device": "cpu",
+    "invert.num_inference_steps": 4,
+    "reconstruct.num_inference_steps": 4,
+    "load.max_num_frames": 1,
+}
+
+
+def edits_of(*clips, settings=None):
+    """Edits whose groups are the clips; a clip is its prompts."""
+    return [
+        BatchEdit(f"row {row}", Path(f"{row}.mp4"), prompt, None, None, settings or Settings())
+        for row, prompts in enumerate(clips)
+        for prompt in prompts
+    ]
+
+
+def driven(edits, make, *, number=2, run=None):
+    """The outcomes of edits under local workers, as they come."""
+    environments = [{"OMP_NUM_THREADS": "1"}] * number
+    with ending(LocalWorkers(Job(Path.cwd(), make=make), environments)) as started:
+        yield from drive(groups_of(edits), started, run or cogedit.Run())
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def artifacts(folder):
+    """The bytes of all artifacts and videos; journals have times in them."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.glob("*.cogedit/*")
+        if path.suffix in (".safetensors", ".mp4")
+    }
+
+
+@pytest.mark.slow
+def test_workers_make_the_bytes_of_one_process_though_one_is_killed(tmp_path, monkeypatch):
+    for name in ("alone", "together"):
+        (tmp_path / name).mkdir()
+        for number, clip in enumerate("abc"):
+            make_video(
+                tmp_path / name / f"{clip}.mp4", width=64, height=64, num_frames=9, fps=8 + number
+            )
+        rows = [f'{{"video": "{clip}.mp4", "prompt": ["x", "y"]}}\n' for clip in "abc"]
+        (tmp_path / name / "edits.jsonl").write_text("".join(rows))
+    monkeypatch.chdir(tmp_path / "alone")
+    alone = batch(plan_batch(read_batch("edits.jsonl"), FLAGS))
+    monkeypatch.chdir(tmp_path / "together")
+    said = []
+    environments = [{"OMP_NUM_THREADS": "1"}] * 2
+
+    def start(job, edits):
+        return LocalWorkers(
+            Job(job.folder, job.options, make=workers.make_killed_once), environments
+        )
+
+    run = cogedit.Run(notify=said.append)
+    done = batch(plan_batch(read_batch("edits.jsonl"), FLAGS), start=start, run=run)
+    assert sum("goes to another worker" in text for text in said) == 1
+    assert Path(workers.KILLED).exists()
+    assert artifacts(Path.cwd()) == artifacts(tmp_path / "alone")
+    assert Counter(done) == Counter(alone)
+    lines = Path(RESULTS).read_text().splitlines()
+    assert Counter(map(str, map(json.loads, lines))) == Counter(
+        map(str, map(json.loads, (tmp_path / "alone" / RESULTS).read_text().splitlines()))
+    )
+    assert {*Counter(Path(workers.WRITES).read_text().split()).values()} == {1}
+    assert sum("going on after step" in text for text in said) == 1
+
+
+@pytest.mark.parametrize(
+    ("num_gpus", "number", "threads", "gpus"),
+    [(0, 2, {"3"}, {""}), (2, None, {"8"}, {"3", "GPU-5"})],
+)
+def test_workers_run_side_by_side_each_with_its_share(
+    folder, monkeypatch, num_gpus, number, threads, gpus
+):
+    monkeypatch.setattr(batch_local, "num_cuda_devices", lambda: num_gpus)
+    monkeypatch.setattr(batch_local, "num_cpus", lambda: 6)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if num_gpus:
+        monkeypatch.setenv("OMP_NUM_THREADS", "8")
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-5")
+    job, edits = Job(folder, make=workers.make_together), edits_of("x", "y")
+    with ending(start_local(job, edits, number=number)) as started:
+        done = [*drive(groups_of(edits), started, cogedit.Run())]
+    assert len(done) == 2
+    found = [{*values} for values in zip(*(one.path.split(":") for one in done), strict=True)]
+    assert found[:2] == [threads, gpus]
+    assert len(found[2]) == 2  # processes
+
+
+def test_more_workers_than_gpus_are_refused(folder, monkeypatch):
+    monkeypatch.setattr(batch_local, "num_cuda_devices", lambda: 2)
+    with pytest.raises(UsageError, match="3"):
+        start_local(Job(folder), edits_of("x"), number=3)
+    with pytest.raises(UsageError, match="cuda:1"):
+        start_local(Job(folder), edits_of("x", settings=Settings(device="cuda:1")), number=2)
+
+
+def test_a_group_that_kills_its_workers_fails_and_the_others_are_made(folder):
+    said = []
+    run = cogedit.Run(notify=said.append)
+    edits = edits_of("x", ["y", "kill", "z"], "w")
+    done = {(one.row, one.prompt): one for one in driven(edits, workers.make_nothing, run=run)}
+    assert len(done) == 5
+    failed = {key for key, one in done.items() if one.status == "failed"}
+    assert failed == {("row 1", "kill"), ("row 1", "z")}
+    assert {done[key].exit_code for key in failed} == {WorkerDied.exit_code}
+    assert f"signal {signal.SIGKILL:d}" in done["row 1", "kill"].error
+    assert sum("another worker" in text for text in said) == MAX_RETRIES
+
+
+def test_workers_that_cannot_start_end_the_batch(folder):
+    started = LocalWorkers(Job(folder), [{"PYTHONHOME": "/nowhere", "PYTHONPATH": "/nowhere"}])
+    with pytest.raises(WorkerDied), ending(started):
+        [*drive(groups_of(edits_of("x")), started, cogedit.Run())]
+
+
+def test_a_bug_in_a_worker_ends_the_batch_with_its_traceback(folder):
+    with pytest.raises(RuntimeError, match="make_nothing"):
+        [*driven(edits_of("x", ["break"]), workers.make_nothing)]
+
+
+@pytest.mark.parametrize(
+    ("signum", "error"), [(signal.SIGINT, Interrupted), (signal.SIGTERM, Terminated)]
+)
+def test_every_worker_ends_after_its_step(folder, signum, error):
+    running = set()
+
+    @contextlib.contextmanager
+    def progress(doing, total):
+        running.add(doing)
+
+        def on_step(step):
+            if len(running) == 2:
+                run.cancellation.request(signum)
+
+        yield on_step
+        running.remove(doing)
+
+    run = cogedit.Run(progress=progress)
+    with pytest.raises(error):
+        [*driven(edits_of("x", "y", "z"), workers.make_endlessly, run=run)]
+    assert not running
+    assert {path.name for path in folder.iterdir()} == {"ended-1", "ended-2"}
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "two", "1.5"])
+def test_a_number_of_workers_is_auto_or_from_1(folder, number):
+    (folder / "edits.jsonl").write_text('{"video": "a.mp4", "prompt": "x"}')
+    args = ["batch", "edits.jsonl", *TINY_MODEL, f"--workers={number}"]
+    shown = CliRunner().invoke(app, args)
+    assert shown.exit_code == 2
+    assert number in shown.stderr

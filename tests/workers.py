@@ -1,0 +1,84 @@
+"""How worker processes make groups in tests; imported there, so it imports little."""
+
+import os
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+from unittest.mock import patch
+
+from cogedit.artifacts import write_artifact
+from cogedit.progress import Step
+from cogedit.tools.batch_group import BatchResult, make_group
+
+WRITES = "writes.txt"
+"""Names of the artifacts that `make_killed_once` wrote, in the current directory."""
+KILLED = "killed.txt"
+
+
+def make_nothing(group, *, run, session):
+    """Every edit is made at once; its path says with which threads and GPU, and by whom."""
+    run.notify(f"{group.numbers} begins")
+    seen = [os.environ.get(name, "") for name in ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")]
+    for edit in group.edits:
+        if edit.prompt == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if edit.prompt == "break":
+            raise ZeroDivisionError("what no stage foresaw")
+        path = ":".join([*seen, str(os.getpid())])
+        yield BatchResult(edit.where, str(edit.video), edit.prompt, "written", path)
+
+
+def make_together(group, *, run, session):
+    """Groups 1 and 2 go on when both are there."""
+    Path(f"here-{group.numbers}").touch()
+    while not all(Path(f"here-{number}").exists() for number in (1, 2)):
+        time.sleep(0.01)
+    yield from make_nothing(group, run=run, session=session)
+
+
+def make_endlessly(group, *, run, session):
+    """A loop that only a request to stop ends."""
+    with run.progress(group.numbers, 10**9) as on_step, run.cancellation.between_steps():
+        for number in range(10**9):
+            on_step(Step(number, 10**9))
+            time.sleep(0.01)
+            if run.cancellation.signum is not None:
+                Path(f"ended-{group.numbers}").touch()
+            run.cancellation.check(f"after step {number}")
+    yield from make_nothing(group, run=run, session=session)
+
+
+def make_killed_once(group, *, run, session):
+    """The real thing, which notes what it writes, and is killed once after an inversion's step."""
+
+    def noted(path, *args, **kwargs):
+        record = write_artifact(path, *args, **kwargs)
+        with Path(WRITES).open("a") as file:
+            file.write(f"{Path(path).name}\n")
+        return record
+
+    class Deadly:
+        def __init__(self, doing, total):
+            self.loop = run.progress(doing, total)
+            self.doing = doing
+
+        def __enter__(self):
+            show = self.loop.__enter__()
+
+            def on_step(step):
+                show(step)
+                self.die(step)
+
+            return on_step
+
+        def __exit__(self, *error):
+            return self.loop.__exit__(*error)
+
+        def die(self, step):
+            if "invert" in self.doing and step.index == 2 and not Path(KILLED).exists():
+                Path(KILLED).touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    with patch("cogedit.stages.run.write_artifact", noted):
+        yield from make_group(group, run=replace(run, progress=Deadly), session=session)
