@@ -249,11 +249,16 @@ def _settings_of(record_type: type[object], table: str = "") -> Iterator[Setting
             yield made
 
 
+_FLAGS = {
+    "reconstruct.start": "--start-from",  # `--start` is where a clip begins
+    "transformer_file": "--transformer",  # `transformer` is a table
+    "vae_file": "--vae",
+}
+
+
 def flag_name(key: str) -> str:
     """The flag of a dotted key, where no other setting of the command has its name."""
-    if key == "reconstruct.start":  # `--start` is where a clip begins
-        return "--start-from"
-    return "--" + key.rpartition(".")[2].replace("_", "-")
+    return _FLAGS.get(key) or "--" + key.rpartition(".")[2].replace("_", "-")
 
 
 def plain_value(value: object) -> object:

@@ -56,8 +56,8 @@ class TensorRecord:
 class ModelRecord:
     """Which model made an artifact, and where.
 
-    What it is called, the device and torch's version are provenance: they say where the numbers
-    come from and are in no content key. Devices and versions agree to rounding.
+    What it and its files are called, the device and torch's version are provenance: they say where
+    the numbers come from and are in no content key. Devices and versions agree to rounding.
     """
 
     id: str  # Hub id, or the folder's name for a local model (never an absolute path)
@@ -68,6 +68,8 @@ class ModelRecord:
     weights: Weights | None = None  # type of the stored weights where it is not `dtype`
     device: DeviceType | None = later(None)  # that it computed on; None before it has
     torch: str | None = later(None)  # version; None in records of cogedit 0.1.0, whose keys differ
+    transformer: str | None = later(None)  # name of the file that it is in, if that is its own
+    vae: str | None = later(None)  # likewise
 
 
 @dataclass(frozen=True)
@@ -211,7 +213,7 @@ def content_key(record: Record) -> str:
     return hashlib.sha256(canonical_text(value).encode("ascii")).hexdigest()
 
 
-_PROVENANCE = frozenset({"id", "revision", "device", "torch"})
+_PROVENANCE = frozenset({"id", "revision", "device", "torch", "transformer", "vae"})
 """Fields of a model that are in no content key."""
 
 _ASKED = ("start", "end", "duration")

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from cogedit.errors import UsageError, shown
 from cogedit.schema import Device, Name, Setting, setting, settings_of
@@ -63,6 +63,20 @@ class Settings:
         metavar="REV",
         default_text="its main branch",
     )
+    transformer_file: Path | None = setting(
+        None,
+        "Model",
+        "One safetensors file with the transformer, in place of the model's own.",
+        metavar="FILE",
+        default_text="the model's",
+    )
+    vae_file: Path | None = setting(
+        None,
+        "Model",
+        "One safetensors file with the VAE, likewise.",
+        metavar="FILE",
+        default_text="the model's",
+    )
     dtype: DType | None = setting(
         None,
         "Model",
@@ -74,7 +88,7 @@ class Settings:
         "Model",
         "Type in which the transformer's weights are stored: bf16, fp8 or int8 (which needs "
         "torchao). 8 bits need less memory and change results.",
-        default_text="as --dtype",
+        default_text="as the file of --transformer has them, otherwise as --dtype",
     )
     offload: Offload = setting(
         "auto",
@@ -109,6 +123,15 @@ class Settings:
     reconstruct: ReconstructSettings = field(default_factory=lambda: ReconstructSettings(prompt=""))
     export: ExportSettings = field(default_factory=ExportSettings)
     transformer: TransformerSettings = field(default_factory=TransformerSettings)
+
+    @property
+    def files(self) -> tuple[tuple[Literal["transformer", "vae"], Path], ...]:
+        """Parts of the model that are files of their own."""
+        transformer, vae = self.transformer_file, self.vae_file
+        return (
+            *((("transformer", transformer),) if transformer is not None else ()),
+            *((("vae", vae),) if vae is not None else ()),
+        )
 
     def reconstruct_with(self, prompt: str) -> ReconstructSettings:
         """The `reconstruct` table under this prompt."""

@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cogedit.errors import ModelError, StorageError, plain
@@ -22,7 +22,7 @@ from cogedit.models.configs import (
     check_config,
     decode_config,
 )
-from cogedit.models.folder import FolderState, digest_of, state_of
+from cogedit.models.folder import FolderState, digest_of, state_of, state_of_file
 from cogedit.models.geometry import Geometry
 from cogedit.models.hub import (
     cached_folder,
@@ -42,6 +42,7 @@ from cogedit.models.mistaken import (
     other_weights,
     single_file,
 )
+from cogedit.models.single_file import Files, PartFile, read_part, transformer_config
 from cogedit.models.weights import WeightFile
 from cogedit.types import DType
 
@@ -84,6 +85,7 @@ class Checkpoint:
         geometry: Sizes that it imposes on a clip.
         num_parameters: Weights of each component, by the names of `COMPONENTS`.
         stored_dtype: Number format of most of the transformer's weights.
+        files: Parts that are files of their own, outside of the folder.
     """
 
     id: str
@@ -97,10 +99,11 @@ class Checkpoint:
     vae_config: Config
     num_parameters: Mapping[str, int]
     stored_dtype: DType
+    files: Mapping[str, PartFile] = field(default_factory=dict)
 
 
 def find_checkpoint(
-    model: str, revision: str | None = None, *, download: bool = True
+    model: str, revision: str | None = None, *, files: Files = (), download: bool = True
 ) -> Checkpoint:
     """Find a model by the name of an embedded one, a local folder or a Hub id, and check it.
 
@@ -110,6 +113,7 @@ def find_checkpoint(
     Args:
         model: "shapes", a folder in diffusers format, or "owner/name".
         revision: Branch, tag or commit of a Hub model; None is the main branch.
+        files: Parts that are taken from a file of their own; the pipeline's may be missing.
         download: Whether a Hub model that is not in the cache may be downloaded.
 
     Raises:
@@ -118,14 +122,14 @@ def find_checkpoint(
         StorageError: Its files cannot be read, or a download cannot be written.
     """
     if _held is None:
-        return _find(model, revision, download=download)
-    key = model, revision, download
+        return _find(model, revision, files, download=download)
+    key = model, revision, files, download
     if key not in _held:
-        _held[key] = _find(model, revision, download=download)
+        _held[key] = _find(model, revision, files, download=download)
     return _held[key]
 
 
-_held: dict[tuple[str, str | None, bool], Checkpoint] | None = None
+_held: dict[tuple[str, str | None, Files, bool], Checkpoint] | None = None
 
 
 @contextmanager
@@ -139,9 +143,9 @@ def looked_up_once() -> Iterator[None]:
         _held = before
 
 
-def _find(model: str, revision: str | None, *, download: bool) -> Checkpoint:
+def _find(model: str, revision: str | None, files: Files, *, download: bool) -> Checkpoint:
     if model in EMBEDDED:
-        return _checked(model, EMBEDDED[model], None, mend="install cogedit again")
+        return _checked(model, EMBEDDED[model], None, files, mend="install cogedit again")
     folder = Path(model)
     with suppress(RuntimeError):  # of a user that this machine does not have
         folder = folder.expanduser()
@@ -151,25 +155,27 @@ def _find(model: str, revision: str | None, *, download: bool) -> Checkpoint:
                 f"{model} is a local folder and has no revisions; found --revision {revision}",
                 hint="leave --revision out, or give a Hub id",
             )
-        return _checked_folder(folder)
+        return _checked_folder(folder, files)
     if folder.exists():
         raise single_file(model, folder)
     if not _HUB_ID.fullmatch(model):
         raise no_such_model(model, [*EMBEDDED])
-    return _find_on_hub(model, revision, may_download=download)
+    return _find_on_hub(model, revision, files, may_download=download)
 
 
-def _checked_folder(folder: Path) -> Checkpoint:
+def _checked_folder(folder: Path, files: Files) -> Checkpoint:
     """Check a local folder; one of the Hub's cache has a Hub id and a commit."""
     resolved = folder.resolve()
     named = snapshot_id(folder) if resolved.parent.name == "snapshots" else None
     if named is not None:
-        return _checked(named[0], folder, named[1], mend=fetch_command(*named))
+        return _checked(named[0], folder, named[1], files, mend=fetch_command(*named))
     check_is_pipeline(resolved.name, folder)
-    return _checked(resolved.name, folder, None, mend="copy the folder again")
+    return _checked(resolved.name, folder, None, files, mend="copy the folder again")
 
 
-def _find_on_hub(model: str, revision: str | None, *, may_download: bool) -> Checkpoint:
+def _find_on_hub(
+    model: str, revision: str | None, files: Files, *, may_download: bool
+) -> Checkpoint:
     from huggingface_hub.errors import HFValidationError
 
     fetch = fetch_command(model, revision)
@@ -180,39 +186,43 @@ def _find_on_hub(model: str, revision: str | None, *, may_download: bool) -> Che
     incomplete: ModelError | None = None
     if cached is not None:
         try:
-            return _checked(model, cached, cached.name, mend=fetch)
+            return _checked(model, cached, cached.name, files, mend=fetch)
         except _Incomplete as error:
             incomplete = error
     other = other_owner(model)
     folder = None if other is None else cached_folder(other, revision)
     if other is not None and folder is not None:
         with suppress(_Incomplete):
-            return _checked(other, folder, folder.name, mend=fetch_command(other, revision))
+            return _checked(other, folder, folder.name, files, mend=fetch_command(other, revision))
     if incomplete is not None and (is_offline() or not may_download):
         raise NotCachedError(incomplete.message, hint=incomplete.hint) from incomplete
     if is_offline() or not may_download:
         message, hint = why_not_cached(model, revision)
         raise NotCachedError(message, hint=hint)
-    fetched = download(model, revision)
-    return _checked(model, fetched, fetched.name, mend=fetch)
+    fetched = download(model, revision, without=[part for part, _ in files])
+    return _checked(model, fetched, fetched.name, files, mend=fetch)
 
 
-_known: dict[tuple[str, Path, str | None, FolderState], Checkpoint] = {}
+_known: dict[tuple[str, Path, str | None, Files, FolderState], Checkpoint] = {}
 """Pipelines that this process has checked, by the state of their files."""
 
 
-def _checked(name: str, folder: Path, revision: str | None, *, mend: str) -> Checkpoint:
+def _checked(
+    name: str, folder: Path, revision: str | None, files: Files, *, mend: str
+) -> Checkpoint:
     """Check and describe a pipeline folder; once per process, as long as no file of it changes."""
     if not folder.is_dir():
         raise ModelError(f"The folder of model {name} is missing", hint=mend)
-    key = name, folder, revision, state_of(folder, name, mend=mend)
+    state = (*state_of(folder, name, mend=mend), *(state_of_file(path) for _, path in files))
+    key = name, folder, revision, files, state
     if key not in _known:
-        _known[key] = _check(name, folder, revision, mend=mend)
+        _known[key] = _check(name, folder, revision, files, mend=mend)
     return _known[key]
 
 
-def _check(name: str, folder: Path, revision: str | None, *, mend: str) -> Checkpoint:
+def _check(name: str, folder: Path, revision: str | None, files: Files, *, mend: str) -> Checkpoint:
     """Check a pipeline folder file by file and describe it."""
+    parts: dict[str, PartFile] = {part: read_part(path, part) for part, path in files}
     try:
         index = _read_config(folder, "model_index.json", name, mend)
         check_kind(name, index)
@@ -225,7 +235,10 @@ def _check(name: str, folder: Path, revision: str | None, *, mend: str) -> Check
                     f"{name} has {component} = {plain(found)}; expected {class_name}",
                     hint=EXAMPLE,
                 )
-            weights[component] = _weight_files(folder, component, stem, name, mend)
+            if component in parts:
+                weights[component] = [parts[component].weights]
+            else:
+                weights[component] = _weight_files(folder, component, stem, name, mend)
         vocabularies = [folder / "tokenizer" / file for file in VOCABULARIES]
         if not any(path.is_file() and path.stat().st_size for path in vocabularies):
             raise _Incomplete(
@@ -239,7 +252,15 @@ def _check(name: str, folder: Path, revision: str | None, *, mend: str) -> Check
         tokenizer: Config = {}
         if (folder / _TOKENIZER).is_file():
             tokenizer = _read_config(folder, _TOKENIZER, name, mend)
-        digest = digest_of(folder, [file for files in weights.values() for file in files])
+        if "transformer" in parts:
+            configs["transformer"] = transformer_config(
+                parts["transformer"],
+                configs["transformer"],
+                text_width=configs["text_encoder"].get("d_model"),
+            )
+        own = {part: (configs[part], file.weights) for part, file in parts.items()}
+        in_folder = [file for part, some in weights.items() if part not in parts for file in some]
+        digest = digest_of(folder, in_folder, own)
     except OSError as error:
         raise StorageError(f"The files of model {name} cannot be read: {error}") from error
     try:
@@ -265,6 +286,7 @@ def _check(name: str, folder: Path, revision: str | None, *, mend: str) -> Check
             for component, files in weights.items()
         },
         stored_dtype=_stored_dtype(weights["transformer"]),
+        files=parts,
     )
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import stat
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from cogedit.errors import ModelError
+from cogedit.models.configs import Config
 from cogedit.models.weights import WeightFile
 
 FOLDERS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
@@ -52,15 +55,36 @@ def _file_state(
     return entry.path, status.st_size, status.st_mtime_ns, status.st_ino
 
 
-def digest_of(folder: Path, weights: list[WeightFile]) -> str:
-    """Hash every configuration file whole, and a sample of every weight tensor."""
+def state_of_file(path: Path) -> tuple[str, int, int, int]:
+    """The same of a single file; of one that is not there, zeros."""
+    with suppress(OSError):
+        status = path.stat()
+        return str(path), status.st_size, status.st_mtime_ns, status.st_ino
+    return str(path), 0, 0, 0
+
+
+def digest_of(
+    folder: Path, weights: list[WeightFile], others: Mapping[str, tuple[Config, WeightFile]]
+) -> str:
+    """Hash every configuration file whole, and a sample of every weight tensor.
+
+    Args:
+        folder: Of the pipeline.
+        weights: Its weight files.
+        others: By part, configuration and weights of what is not in its folder.
+    """
     digest = hashlib.sha256()
-    for path in (path for part in FOLDERS for path in sorted((folder / part).glob("*"))):
+    folders = [part for part in FOLDERS if part not in others]
+    for path in (path for part in folders for path in sorted((folder / part).glob("*"))):
         if path.suffix in _READ_WHOLE and path.is_file():
             digest.update(f"{path.relative_to(folder).as_posix()}\n".encode())
             digest.update(hashlib.sha256(path.read_bytes()).digest())
     for weight_file in weights:
         digest.update(f"{weight_file.path.relative_to(folder).as_posix()}\n".encode())
+        for sample in weight_file.sample():
+            digest.update(sample)
+    for part, (config, weight_file) in sorted(others.items()):
+        digest.update(f"{part}\n{json.dumps(config, sort_keys=True)}\n".encode())
         for sample in weight_file.sample():
             digest.update(sample)
     return digest.hexdigest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 from cogedit.errors import ModelError, StorageError
@@ -108,8 +109,10 @@ def why_not_cached(model: str, revision: str | None) -> tuple[str, str]:
     return f"{model} is not in the local cache{at}{offline}", fetch_command(model, revision)
 
 
-def download(model: str, revision: str | None) -> Path:
+def download(model: str, revision: str | None, *, without: Collection[str] = ()) -> Path:
     """Download what is missing of a model and return its folder in the cache.
+
+    Of the parts in `without`, no weights are fetched.
 
     Raises:
         ModelError: There is no such model or revision, it is gated, or the Hub cannot be reached.
@@ -125,7 +128,10 @@ def download(model: str, revision: str | None) -> Path:
     wanted = [f"{folder}/*{suffix}" for folder in FOLDERS for suffix in _SUFFIXES]
     try:
         folder = snapshot_download(
-            model, revision=revision, allow_patterns=["model_index.json", *wanted]
+            model,
+            revision=revision,
+            allow_patterns=["model_index.json", *wanted],
+            ignore_patterns=[f"{part}/*.safetensors" for part in without],
         )
     except GatedRepoError as error:
         raise ModelError(

@@ -73,10 +73,12 @@ def no_such_model(model: str, embedded: Sequence[str]) -> ModelError:
 def single_file(model: str, file: Path) -> ModelError:
     """Return the error for a model that is a file."""
     pipeline = next((up for up in (file.parent, file.parent.parent) if _is_pipeline(up)), None)
-    part = "; its weights go into transformer/" if file.suffix == ".safetensors" else ""
+    hint = _replaced("") if pipeline is None else _by_folder(pipeline)
+    if pipeline is None and file.suffix == ".safetensors":
+        hint = f"a transformer: --model {PUBLISHED[1]} --transformer {shlex.quote(model)}"
     return ModelError(
-        f"The model {model} is a file; expected a folder in diffusers format",
-        hint=_replaced(part) if pipeline is None else _by_folder(pipeline),
+        f"The model {model} is a file; expected a folder in diffusers format, or a Hub id",
+        hint=hint,
     )
 
 

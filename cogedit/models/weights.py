@@ -70,6 +70,11 @@ class WeightFile:
         return cls(path, header, tuple((data + begin, data + end) for begin, end in spans))
 
     @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of each tensor, by its name."""
+        return {name: entry.shape for name, entry in _entries(self.header).items()}
+
+    @property
     def num_parameters(self) -> int:
         """Numbers in all tensors of the file together."""
         return sum(self.dtypes.values())
@@ -78,7 +83,7 @@ class WeightFile:
     def dtypes(self) -> Counter[str]:
         """How many numbers are stored in each dtype, by its name in the file ("BF16")."""
         counts: Counter[str] = Counter()
-        for entry in _entries(self.header):
+        for entry in _entries(self.header).values():
             counts[entry.dtype] += math.prod(entry.shape)
         return counts
 
@@ -105,20 +110,20 @@ class _Entry(msgspec.Struct):
     data_offsets: tuple[Count, Count]
 
 
-def _entries(header: bytes) -> list[_Entry]:
-    """Return the tensors of a header; ValueError or RecursionError if it is none."""
+def _entries(header: bytes) -> dict[str, _Entry]:
+    """Return the tensors of a header by name; ValueError or RecursionError if it is none."""
     found = msgspec.json.decode(header, type=dict[str, msgspec.Raw])
-    return [
-        msgspec.json.decode(entry, type=_Entry)
+    return {
+        name: msgspec.json.decode(entry, type=_Entry)
         for name, entry in found.items()
         if name != _METADATA
-    ]
+    }
 
 
 def _spans(header: bytes) -> list[tuple[int, int]]:
     """Return each tensor's place in the data; ValueError at a gap or a shape of another size."""
     spans: list[tuple[int, int]] = []
-    for entry in sorted(_entries(header), key=lambda entry: entry.data_offsets):
+    for entry in sorted(_entries(header).values(), key=lambda entry: entry.data_offsets):
         begin, end = entry.data_offsets
         if begin != (spans[-1][1] if spans else 0):
             raise ValueError("gap or overlap")

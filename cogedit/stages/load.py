@@ -17,8 +17,9 @@ from cogedit.media.clip import ResizePlan, check_size, check_times, plan_clip, p
 from cogedit.media.facts import VideoFacts
 from cogedit.media.probe import changes_size_within, identify, probe_facts
 from cogedit.media.reader import DecordFailed, read_clip
-from cogedit.models.checkpoint import NotCachedError, find_checkpoint
+from cogedit.models.checkpoint import NotCachedError
 from cogedit.models.geometry import TRAINED_FPS, TRAINED_FPS_15
+from cogedit.stages.model import checkpoint_for
 from cogedit.stages.run import Run, Written, check_output, claim, find_or_make, workspace_for
 from cogedit.types import LoadSettings
 
@@ -157,7 +158,7 @@ def rate_of(settings: Settings) -> Fraction:
         ModelError: It is a Hub model that is not here and that no preset describes.
     """
     try:
-        return find_checkpoint(settings.model, settings.revision, download=False).geometry.fps
+        return checkpoint_for(settings, download=False).geometry.fps
     except NotCachedError as error:
         preset = preset_for_model(settings.model)
         if preset is not None:
@@ -171,7 +172,7 @@ def rate_of(settings: Settings) -> Fraction:
 def check_size_of_clip(settings: Settings) -> None:
     """Check the size against the model, if its files are here; `encode` checks in any case."""
     try:
-        checkpoint = find_checkpoint(settings.model, settings.revision, download=False)
+        checkpoint = checkpoint_for(settings, download=False)
     except NotCachedError:
         return
     multiple = checkpoint.geometry.size_multiple

@@ -32,9 +32,11 @@ _MANY_WEIGHTS = 2**28
 """Weights that take a gigabyte in fp32, which is not worth rounding for on a CPU."""
 
 
-def checkpoint_for(settings: Settings) -> Checkpoint:
-    """Find the checkpoint that the settings name; a Hub model is downloaded if need be."""
-    return find_checkpoint(settings.model, settings.revision)
+def checkpoint_for(settings: Settings, *, download: bool = True) -> Checkpoint:
+    """Find the checkpoint that the settings name; errors are those of `find_checkpoint`."""
+    return find_checkpoint(
+        settings.model, settings.revision, files=settings.files, download=download
+    )
 
 
 def model_record(checkpoint: Checkpoint, settings: Settings) -> ModelRecord:
@@ -45,6 +47,8 @@ def model_record(checkpoint: Checkpoint, settings: Settings) -> ModelRecord:
         digest=checkpoint.digest,
         dtype=dtype_for(settings),
         torch=version("torch"),
+        transformer=None if settings.transformer_file is None else settings.transformer_file.name,
+        vae=None if settings.vae_file is None else settings.vae_file.name,
     )
 
 
@@ -84,8 +88,16 @@ def check_transformer(settings: Settings) -> None:
 
 
 def weights_for(settings: Settings) -> Weights | None:
-    """Return the format that the transformer's weights are stored in; None is the run's dtype."""
-    return None if settings.weights == dtype_for(settings) else settings.weights
+    """Return the format that the transformer's weights are stored in; None is the run's dtype.
+
+    Those of a file in 8 bits stay as they are, where the device knows such numbers.
+    """
+    weights = settings.weights
+    if weights is None and settings.transformer_file is not None:
+        file = checkpoint_for(settings).files["transformer"]
+        if file.is_fp8 and _device_type(settings.device) != "mps":
+            weights = "fp8"
+    return None if weights == dtype_for(settings) else weights
 
 
 def dtype_for(settings: Settings) -> DType:
@@ -149,7 +161,8 @@ def check_same_model(
         f"{name} was made with model {found} ({made_by.digest[:12]}); "
         f"this run uses {expected} ({checkpoint.digest[:12]})"
         f"{_scheduler_change(record, checkpoint)}",
-        hint="name the same --model and --revision, or invert the video again with this one",
+        hint="name the same --model, --revision, --transformer and --vae, or invert the video "
+        "again with this one",
     )
 
 

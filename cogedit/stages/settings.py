@@ -19,9 +19,10 @@ from cogedit.config import (
 )
 from cogedit.errors import ModelError, StorageError, VideoError
 from cogedit.media.probe import probe_facts
-from cogedit.models.checkpoint import EMBEDDED, NotCachedError, find_checkpoint
+from cogedit.models.checkpoint import EMBEDDED, NotCachedError
 from cogedit.models.hardware import cuda_present
 from cogedit.models.hub import other_owner
+from cogedit.stages.model import checkpoint_for
 
 Inferred = Mapping[str, Mapping[str, object]]
 """What nobody gave: by origin, values by dotted key."""
@@ -74,7 +75,7 @@ def settings_for(
     model = resolved.settings.model
     inferred: Inferred = {}
     if is_artifact and path is not None:
-        inferred = _from_artifact(path, model)
+        inferred = _from_artifact(path, resolved.settings)
     if model == "auto" and not any("model" in values for values in inferred.values()):
         inferred = {**inferred, **_from_machine()}
     if inferred:
@@ -134,7 +135,7 @@ def found_as(settings: Settings) -> str | None:
     if other_owner(settings.model) is None:
         return None
     try:
-        found = find_checkpoint(settings.model, settings.revision, download=False).id
+        found = checkpoint_for(settings, download=False).id
     except (ModelError, StorageError):  # it shows when it is needed
         return None
     if found != other_owner(settings.model):
@@ -151,16 +152,23 @@ def known_models() -> list[str]:
     return [*EMBEDDED, *dict.fromkeys(model for model in of_presets if model != "auto")]
 
 
-def _from_artifact(path: Path, model: str) -> Inferred:
+def _from_artifact(path: Path, settings: Settings) -> Inferred:
     """Take model, dtype and weights from what made an artifact; of frames, no model did."""
     record = read_record(path)
     if isinstance(record, FramesRecord):
         return {}
     made_by = record.model
+    given = {part for part, _ in settings.files}
+    for part, name in (("transformer", made_by.transformer), ("vae", made_by.vae)):
+        if name is not None and part not in given:
+            raise ModelError(
+                f"{path} was made with the {part} of {name}, whose folder it does not know",
+                hint=f"name the file with --{part} FILE",
+            )
     values: dict[str, object] = {"dtype": made_by.dtype}
     if made_by.weights is not None:
         values["weights"] = made_by.weights
-    if model == "auto":
+    if settings.model == "auto":
         values |= _named_again(made_by, path)
     return {f"artifact {path.name}": values}
 
@@ -200,7 +208,7 @@ def _from_checkpoint(resolved: ResolvedSettings) -> Inferred:
     if all(resolved.origins[key] != "default" for key in keys):
         return {}
     try:
-        geometry = find_checkpoint(settings.model, settings.revision, download=False).geometry
+        geometry = checkpoint_for(settings, download=False).geometry
     except NotCachedError as error:
         raise ModelError(
             f"{error.message}, and what size of clip it takes is not known without it",

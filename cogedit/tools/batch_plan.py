@@ -10,11 +10,11 @@ from pathlib import Path
 from cogedit.artifacts import TrajectoryRecord, sniff_kind
 from cogedit.config import BatchRow, ResolvedSettings, Settings
 from cogedit.errors import CogeditError, Interrupted, StorageError, UsageError, VideoError
-from cogedit.models.checkpoint import find_checkpoint, looked_up_once
+from cogedit.models.checkpoint import looked_up_once
 from cogedit.stages.edit import check_edit, names_video, place_of_video
 from cogedit.stages.export import is_exported
 from cogedit.stages.mask import take_mask
-from cogedit.stages.model import transformer_record
+from cogedit.stages.model import checkpoint_for, transformer_record
 from cogedit.stages.reconstruct import check_edits, edit_record
 from cogedit.stages.replacing import check_replaceable
 from cogedit.stages.run import Run, workspace_for
@@ -139,7 +139,7 @@ def _checked(row: BatchRow, video: Path, settings: Settings, run: Run) -> list[B
         BatchEdit(row.where, video, prompt, row.output, row.mask, settings)
         for prompt in row.prompts
     ]
-    checkpoint = find_checkpoint(settings.model, settings.revision, download=False)
+    checkpoint = checkpoint_for(settings, download=False)
     num_levels = settings.invert.num_levels
     check_edits([edit.reconstruct for edit in edits], checkpoint, num_levels=num_levels)
     try:
@@ -212,7 +212,7 @@ def _preview(plan: BatchPlan, edit: BatchEdit, run: Run) -> BatchPlan:
     video, settings = edit.video, edit.settings
     check_edit(video, settings, mask=edit.mask, output=edit.output, run=run)
     mask = take_mask(edit.mask, settings)
-    checkpoint = find_checkpoint(settings.model, settings.revision, download=False)
+    checkpoint = checkpoint_for(settings, download=False)
     workspace = workspace_for(video, settings)
     quiet = replace(run, notify=run.detail)
     trajectory = follow(video, settings, checkpoint, workspace=workspace, run=quiet)[-1]

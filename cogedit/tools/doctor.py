@@ -30,6 +30,7 @@ from cogedit.media.probe import decord_version
 from cogedit.models.checkpoint import EMBEDDED, find_checkpoint
 from cogedit.models.hub import hub_cache
 from cogedit.models.quiet import quiet_imports
+from cogedit.models.single_file import Files
 from cogedit.models.vae_cost import ON_CUDA, Direction
 from cogedit.stages.model import suitable_dtype
 from cogedit.stages.settings import known_models, model_of_machine
@@ -155,7 +156,7 @@ def diagnose(settings: Settings) -> Diagnosis:
     cache = hub_cache()
     free = shutil.disk_usage(_nearest_folder(cache)).free
     findings.append(Finding("cache", f"{show_size(free)} free in {cache}"))
-    findings.append(check_model(model, settings.revision))
+    findings.append(check_model(model, settings.revision, settings.files))
     others = tuple(check_model(name, None) for name in known_models() if name != model)
     own_preset = f"preset {preset_for_model(model)}"
     findings += [replace(preset, name="memory") for preset in presets if preset.name == own_preset]
@@ -169,7 +170,7 @@ def _dtype_of(settings: Settings, model: str, device: Device, broken: AbstractSe
         return settings.dtype
     with contextlib.suppress(ModelError, StorageError):
         if not broken & {"numpy", "huggingface_hub"}:
-            found = find_checkpoint(model, settings.revision, download=False)
+            found = find_checkpoint(model, settings.revision, files=settings.files, download=False)
             return suitable_dtype(found, kind)
     return "fp32" if kind == "cpu" else "bf16"
 
@@ -330,14 +331,14 @@ def _nearest_folder(path: Path) -> Path:
     return next(folder for folder in (path, *path.parents) if folder.is_dir())
 
 
-def check_model(model: str, revision: str | None) -> Finding:
+def check_model(model: str, revision: str | None, files: Files = ()) -> Finding:
     """Check that the files of a model are complete; the hint of a missing one fetches it."""
-    name = f"model {model}"
+    name = " with ".join([f"model {model}", *(path.name for _, path in files)])
     try:
-        checkpoint = find_checkpoint(model, revision, download=False)
+        checkpoint = find_checkpoint(model, revision, files=files, download=False)
     except (ModelError, StorageError) as error:
         return Finding.of_error(name, "missing or incomplete", error)
-    if model in EMBEDDED:
+    if model in EMBEDDED and not files:
         return Finding(name, "built in, complete")
     at = "" if checkpoint.revision is None else f" at {checkpoint.revision[:12]}"
     return Finding(name, f"complete{at}")

@@ -21,7 +21,7 @@ from cogedit.artifacts import (
 )
 from cogedit.config import Settings
 from cogedit.media.masks import check_mask
-from cogedit.models.checkpoint import Checkpoint, find_checkpoint
+from cogedit.models.checkpoint import Checkpoint
 from cogedit.models.cost import (
     ITEM_SIZE,
     LatentShape,
@@ -43,6 +43,7 @@ from cogedit.stages.load import choose_clip
 from cogedit.stages.mask import take_mask
 from cogedit.stages.model import (
     check_same_model,
+    checkpoint_for,
     dtype_for,
     transformer_record,
     weights_for,
@@ -154,7 +155,7 @@ def estimate(
         CogeditError: As the run, where that can be known beforehand.
     """
     source, run = Path(source), run or Run()
-    checkpoint = find_checkpoint(settings.model, settings.revision, download=False)
+    checkpoint = checkpoint_for(settings, download=False)
     # The same prompt twice is one edit.
     edits = [settings.reconstruct_with(prompt) for prompt in dict.fromkeys(prompts or ())]
     if prompts is None:

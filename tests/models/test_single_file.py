@@ -1,0 +1,286 @@
+"""A transformer or a VAE in one file, over a pipeline that has all the rest."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKLCogVideoX, CogVideoXTransformer3DModel
+from pipelines import make_2b_like, make_5b_like, make_15_like, make_pipeline
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
+from videos import make_video
+
+from cogedit.artifacts import read_artifact, read_record
+from cogedit.cli import app
+from cogedit.errors import ModelError
+from cogedit.models.checkpoint import find_checkpoint
+from cogedit.models.loading import load_transformer, load_vae
+from cogedit.models.placement import store_weights
+
+CPU = torch.device("cpu")
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture(scope="module", params=[make_2b_like, make_5b_like, make_15_like])
+def kind(request, tmp_path_factory):
+    """A pipeline, its transformer in a file, and the pipeline without the weights of it."""
+    home = tmp_path_factory.mktemp("kind")
+    whole = request.param(home / "whole")
+    return whole, *apart(whole, home)
+
+
+def apart(whole, home):
+    file = home / "mine.safetensors"
+    shutil.copy(whole / "transformer" / WEIGHTS, file)
+    base = home / "base"
+    shutil.copytree(whole, base)
+    (base / "transformer" / WEIGHTS).unlink()
+    return file, base
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    whole = make_5b_like(tmp_path / "whole")
+    return whole, *apart(whole, tmp_path)
+
+
+def loaded(checkpoint, dtype=torch.float32):
+    return load_transformer(checkpoint, device=CPU, dtype=dtype)
+
+
+def inputs(config):
+    generator = torch.Generator().manual_seed(1)
+    tokens, text = config["max_text_seq_length"], config["text_embed_dim"]
+    shape = (2, 2, config["in_channels"], config["sample_height"], config["sample_width"])
+    rotary = None
+    if config["use_rotary_positional_embeddings"]:
+        patches = (shape[1] // (config["patch_size_t"] or 1)) * (shape[3] // 2) * (shape[4] // 2)
+        angles = torch.randn(patches, config["attention_head_dim"], generator=generator)
+        rotary = angles.cos(), angles.sin()
+    return {
+        "hidden_states": torch.randn(shape, generator=generator),
+        "encoder_hidden_states": torch.randn(2, tokens, text, generator=generator),
+        "timestep": torch.tensor([500, 500]),
+        "image_rotary_emb": rotary,
+        "return_dict": False,
+    }
+
+
+@torch.no_grad()
+def predict(transformer):
+    return transformer(**inputs(transformer.config))[0]
+
+
+@pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_file_is_the_folder_that_it_was_made_from(kind, tmp_path, prefix, dtype):
+    whole, file, base = kind
+    named = {prefix + name: tensor for name, tensor in load_file(file).items()}
+    save_file(named, tmp_path / "named.safetensors")
+    own = find_checkpoint(str(whole))
+    found = find_checkpoint(str(base), files=(("transformer", tmp_path / "named.safetensors"),))
+    assert found.geometry == own.geometry
+    assert found.num_parameters == own.num_parameters
+    assert found.digest != own.digest
+    expected, made = loaded(own, dtype), loaded(found, dtype)
+    parts = zip(
+        [*expected.named_parameters(), *expected.named_buffers()],
+        [*made.named_parameters(), *made.named_buffers()],
+        strict=True,
+    )
+    for (name, tensor), (same, other) in parts:
+        assert name == same
+        assert torch.equal(tensor, other), name
+    if dtype is torch.float32:
+        assert torch.equal(predict(expected), predict(made))
+
+
+def test_the_shapes_say_which_transformer_it_is(tiny, tmp_path):
+    _, _, base = tiny
+    sizes = {"num_attention_heads": 3, "attention_head_dim": 64, "num_layers": 3}
+    with torch.random.fork_rng():
+        made = CogVideoXTransformer3DModel(
+            **sizes,
+            in_channels=16,
+            text_embed_dim=32,
+            time_embed_dim=24,
+            patch_size_t=2,
+            patch_bias=False,
+            ofs_embed_dim=8,
+            use_rotary_positional_embeddings=True,
+            max_text_seq_length=16,
+        )
+    save_file(made.state_dict(), tmp_path / "other.safetensors")
+    found = find_checkpoint(str(base), files=(("transformer", tmp_path / "other.safetensors"),))
+    for name in (*sizes, "time_embed_dim", "patch_size_t", "ofs_embed_dim"):
+        assert found.transformer_config[name] == made.config[name], name
+    assert loaded(found).state_dict().keys() == made.state_dict().keys()
+
+
+@pytest.mark.parametrize(
+    ("channels", "learned", "names"),
+    [(32, False, "I2V"), (33, False, "inpainting"), (32, True, "I2V")],
+)
+def test_a_transformer_of_another_task_is_refused_by_its_kind(
+    tiny, tmp_path, channels, learned, names
+):
+    whole, _, base = tiny
+    config = json.loads((whole / "transformer" / "config.json").read_text())
+    config |= {"in_channels": channels, "use_learned_positional_embeddings": learned}
+    with torch.random.fork_rng():
+        made = CogVideoXTransformer3DModel.from_config(config)
+    save_file(made.state_dict(), tmp_path / "other.safetensors")
+    with pytest.raises(ModelError, match=names):
+        find_checkpoint(str(base), files=(("transformer", tmp_path / "other.safetensors"),))
+
+
+def test_the_pipeline_is_that_of_the_file(tiny, tmp_path):
+    _, file, base = tiny
+    config = base / "transformer" / "config.json"
+    sizes = {"num_attention_heads": 48, "attention_head_dim": 64}
+    config.write_text(json.dumps(json.loads(config.read_text()) | sizes))
+    wide = {
+        name: torch.zeros(1920, *tensor.shape[1:]) if name == "patch_embed.proj.weight" else tensor
+        for name, tensor in load_file(file).items()
+    }
+    save_file(wide, tmp_path / "2b.safetensors")
+    with pytest.raises(ModelError, match=r"CogVideoX-2B.*CogVideoX-5B"):
+        find_checkpoint(str(base), files=(("transformer", tmp_path / "2b.safetensors"),))
+
+
+def in_fp8(state):
+    """As such files are: matrices in 8 bits, everything else in bf16."""
+    return {
+        name: tensor.to(torch.float8_e4m3fn if tensor.dim() == 2 else torch.bfloat16)
+        for name, tensor in state.items()
+    }
+
+
+def test_8_bits_compute_as_diffusers_layerwise_casting_does(tiny, tmp_path):
+    whole, file, base = tiny
+    save_file(in_fp8(load_file(file)), tmp_path / "fp8.safetensors")
+    found = find_checkpoint(str(base), files=(("transformer", tmp_path / "fp8.safetensors"),))
+    assert found.files["transformer"].is_fp8
+    ours = loaded(found)
+    store_weights(ours, "fp8")
+    theirs = CogVideoXTransformer3DModel.from_pretrained(whole / "transformer")
+    theirs.load_state_dict({n: t.float() for n, t in in_fp8(theirs.state_dict()).items()})
+    theirs.enable_layerwise_casting(torch.float8_e4m3fn, compute_dtype=torch.float32)
+    assert torch.allclose(predict(ours), predict(theirs.eval()), rtol=0, atol=1e-5)
+
+
+def test_a_vae_in_a_file(tiny, tmp_path):
+    whole, _, _ = tiny
+    file = tmp_path / "vae.safetensors"
+    shutil.copy(whole / "vae" / WEIGHTS, file)
+    found = find_checkpoint(str(whole), files=(("vae", file),))
+    made = load_vae(found, device=CPU, dtype=torch.float32).state_dict()
+    expected = AutoencoderKLCogVideoX.from_pretrained(whole / "vae").state_dict()
+    assert made.keys() == expected.keys()
+    assert all(torch.equal(made[name], tensor) for name, tensor in expected.items())
+
+
+def lora(state):
+    return {"transformer.transformer_blocks.0.attn1.to_q.lora_A.weight": torch.ones(4, 32)}
+
+
+def quantized(state):
+    return state | {"transformer_blocks.0.attn1.to_q.weight": torch.ones(32, 18, dtype=torch.uint8)}
+
+
+def without(state):
+    return {name: t for name, t in state.items() if name != "transformer_blocks.1.ff.net.2.bias"}
+
+
+def vae(state):
+    return {"encoder.conv_in.conv.weight": torch.ones(2, 3, 3, 3, 3)}
+
+
+def other_text(state):
+    return state | {"patch_embed.text_proj.weight": torch.ones(32, 48)}
+
+
+@pytest.mark.parametrize(
+    ("changed", "names"),
+    [
+        (lora, "LoRA"),
+        (quantized, "quantized"),
+        (without, r"transformer_blocks\.1\.ff\.net\.2\.bias"),
+        (vae, "vae weights"),
+        (other_text, "width 48"),
+        (lambda state: {"model.weight": torch.ones(2)}, "another model"),
+    ],
+)
+def test_what_is_no_transformer_is_refused_by_what_it_is(tiny, tmp_path, changed, names):
+    _, file, base = tiny
+    save_file(changed(load_file(file)), tmp_path / "other.safetensors")
+    with pytest.raises(ModelError, match=names):
+        find_checkpoint(str(base), files=(("transformer", tmp_path / "other.safetensors"),))
+
+
+@pytest.mark.parametrize(
+    ("content", "names"),
+    [
+        (b"GGUF\3\0\0\0", "GGUF"),
+        (b"PK\3\4", "pickled"),
+        (b"\0" * 100, "safetensors"),
+        (None, "does not exist"),
+    ],
+)
+def test_what_is_no_safetensors_file_is_refused(tiny, tmp_path, content, names):
+    _, _, base = tiny
+    file = tmp_path / "some.file"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(ModelError, match=names):
+        find_checkpoint(str(base), files=(("transformer", file),))
+
+
+def test_weights_of_no_cogvideox_are_refused_when_it_is_loaded(tiny, tmp_path):
+    _, file, base = tiny
+    more = load_file(file) | {"local_facial_extractor.weight": torch.ones(2)}
+    save_file(more, tmp_path / "more.safetensors")
+    found = find_checkpoint(str(base), files=(("transformer", tmp_path / "more.safetensors"),))
+    with pytest.raises(ModelError, match="local_facial_extractor"):
+        loaded(found)
+
+
+def test_the_commands_run_on_files(tmp_path):
+    whole = make_pipeline(
+        tmp_path / "whole", sample_width=12, use_rotary_positional_embeddings=True
+    )
+    file, base = apart(whole, tmp_path)
+    save_file(in_fp8(load_file(file)), tmp_path / "fp8.safetensors")
+    video = make_video(tmp_path / "clip.mp4", width=96, height=64, num_frames=9)
+    usual = ["--dtype", "fp32", "--device", "cpu", "--num-inference-steps", "2"]
+
+    def run(*words):
+        done = CliRunner().invoke(app, [*map(str, words)])
+        return done.exit_code, done.stdout.split()[-1:], done.stderr
+
+    def invert(workspace, *words):
+        code, made, said = run("invert", video, *usual, "--workspace", workspace, *words)
+        assert code == 0, said
+        return Path(made[0])
+
+    own = invert(tmp_path / "own", "--model", whole)
+    model = ["--model", base, "--transformer", file]
+    made = invert(tmp_path / "made", *model)
+    tensors = [read_artifact(name, "trajectory").tensors for name in (own, made)]
+    assert torch.equal(tensors[0]["trajectory"], tensors[1]["trajectory"])
+    assert read_record(made).model.transformer == "mine.safetensors"
+
+    edit = ["reconstruct", made, "-p", "a cat", *usual[:4]]
+    code, _, said = run(*edit, "--model", base)
+    assert code == ModelError.exit_code
+    assert "mine.safetensors" in said
+    code, written, said = run(*edit, *model)
+    assert code == 0, said
+    assert run("export", written[0], *model, "-o", tmp_path / "out.mp4")[0] == 0
+
+    stored = invert(
+        tmp_path / "fp8", "--model", base, "--transformer", tmp_path / "fp8.safetensors"
+    )
+    assert read_record(stored).model.weights == "fp8"
