@@ -127,7 +127,7 @@ def transformer_config(file: PartFile, base: Config, *, text_width: object) -> C
     of_file, of_base = _PUBLISHED.get((width, temporal)), _published(base)
     if of_file is not None and of_base is not None and of_file != of_base:
         raise ModelError(
-            f"The transformer {file.path} is of {of_file}, and the pipeline of {of_base}, whose VAE "
+            f"The transformer {file.path} is of {of_file}, the pipeline of {of_base}, whose VAE "
             "or noise levels are others",
             hint=f"name a pipeline of {of_file} with --model",
         )
