@@ -137,7 +137,7 @@ def test_parts_alone_are_named(folder, tmp_path, refused):
     assert "transformer" in error.message
     assert "hf download" in error.hint
     file = shutil.copy(folder / TRANSFORMER, tmp_path / "single.safetensors")
-    assert "hf download" in refused(find_checkpoint, str(file)).hint
+    assert f"--transformer {file}" in refused(find_checkpoint, str(file)).hint
 
 
 @pytest.mark.parametrize(
