@@ -6,14 +6,17 @@ import torch
 from diffusers import AutoencoderKLCogVideoX
 from torch import Tensor
 
+from cogedit.lab import world
 from cogedit.lab.edit_metrics import Levels
-from cogedit.lab.world import Frames
 from cogedit.models.vae import decode_latents, encode_frames, to_levels, to_model_range
 
 
-def encode_clip(vae: AutoencoderKLCogVideoX, frames: Frames) -> Tensor:
-    """Encode [F, H, W, 3] uint8 to latents [1, F', C, H', W'] float32 on the CPU."""
-    return encode_frames(vae, to_model_range(torch.from_numpy(frames))).cpu()
+def encode_clip(vae: AutoencoderKLCogVideoX, frames: world.Frames) -> Tensor:
+    """Encode [F, H, W, 3] uint8 to latents [1, F', C, H', W'] float32 on the CPU.
+
+    A clip longer than those of the VAE's training is encoded as clips of that length.
+    """
+    return encode_frames(vae, to_model_range(torch.from_numpy(frames)), span=world.NUM_FRAMES).cpu()
 
 
 def decode_clip(vae: AutoencoderKLCogVideoX, latents: Tensor) -> Levels:
@@ -21,6 +24,6 @@ def decode_clip(vae: AutoencoderKLCogVideoX, latents: Tensor) -> Levels:
     return to_levels(decode_latents(vae, latents)).permute(0, 2, 3, 1).numpy()
 
 
-def round_trip(vae: AutoencoderKLCogVideoX, frames: Frames) -> Levels:
+def round_trip(vae: AutoencoderKLCogVideoX, frames: world.Frames) -> Levels:
     """Encode and decode a clip: the best that an edit of this VAE's latents can be."""
     return decode_clip(vae, encode_clip(vae, frames))

@@ -32,6 +32,7 @@ def encode_frames(
     vae: AutoencoderKLCogVideoX,
     frames: Tensor,
     *,
+    span: int = 0,
     by_frame: bool = False,
     on_call: Callable[[], None] | None = None,
 ) -> Tensor:
@@ -41,18 +42,24 @@ def encode_frames(
     scaling factor. F = 8n + 1: other counts do not come back with their own length. With tiling the
     result differs; `by_frame` needs less memory for the same result (`saving_memory`). `on_call` is
     called after each of the `num_encoder_calls` of the encoder.
+
+    A clip of more than `span` frames (4n + 1; 0 is any number) is encoded as clips of so many, each
+    from the last frame of the one before it, which has that frame's latents. A VAE gives other
+    latents far from a clip's first frame than near it, and a transformer that was trained on clips
+    of `span` frames has never seen those.
     """
 
     def read(part: slice, rows: slice, columns: slice) -> Tensor:
         return frames[part, :, rows, columns]
 
-    return _encode(vae, tuple(frames.shape), read, by_frame=by_frame, on_call=on_call)
+    return _encode(vae, tuple(frames.shape), read, span=span, by_frame=by_frame, on_call=on_call)
 
 
 def encode_pixels(
     vae: AutoencoderKLCogVideoX,
     pixels: Pixels,
     *,
+    span: int = 0,
     by_frame: bool = False,
     on_call: Callable[[], None] | None = None,
 ) -> Tensor:
@@ -63,7 +70,7 @@ def encode_pixels(
         return to_model_range(pixels[part][:, rows, columns], vae.dtype)
 
     size = (num_frames, channels, height, width)
-    return _encode(vae, size, read, by_frame=by_frame, on_call=on_call)
+    return _encode(vae, size, read, span=span, by_frame=by_frame, on_call=on_call)
 
 
 def _encode(
@@ -71,6 +78,7 @@ def _encode(
     size: tuple[int, ...],
     read: Callable[[slice, slice, slice], Tensor],
     *,
+    span: int,
     by_frame: bool,
     on_call: Callable[[], None] | None,
 ) -> Tensor:
@@ -79,14 +87,20 @@ def _encode(
     The encoder is causal, as the decoder is (`decode_pieces`), and these are the pieces of
     `AutoencoderKLCogVideoX.encode`; one of them is on the device at a time.
     """
-    lengths = _piece_lengths(size[0], int(vae.num_sample_frames_batch_size))
+    spans = _spans(size[0], span)
 
     def encode_part(rows: slice, columns: slice) -> Tensor:
-        conv_cache, encoded = None, []
-        for first, last in pairwise(accumulate(lengths, initial=0)):
-            piece = read(slice(first, last), rows, columns).movedim(0, 1).unsqueeze(0)
-            piece, conv_cache = vae.encoder(piece.to(vae.device, vae.dtype), conv_cache=conv_cache)
-            encoded.append(piece if vae.quant_conv is None else vae.quant_conv(piece))
+        encoded = []
+        for start, end in spans:
+            lengths = _piece_lengths(end - start, int(vae.num_sample_frames_batch_size))
+            conv_cache = None
+            for first, last in pairwise(accumulate(lengths, initial=start)):
+                piece = read(slice(first, last), rows, columns).movedim(0, 1).unsqueeze(0)
+                piece = piece.to(vae.device, vae.dtype)
+                piece, conv_cache = vae.encoder(piece, conv_cache=conv_cache)
+                piece = piece if vae.quant_conv is None else vae.quant_conv(piece)
+                # The latent frame of the shared frame is the span's before.
+                encoded.append(piece[:, :, 1:] if first == start > 0 else piece)
         return torch.cat(encoded, dim=2)
 
     tiles = Tiles.of_frames(vae, size[2:])
@@ -199,6 +213,14 @@ def decode_pieces(
         )
     for piece in joined:
         yield piece[0].movedim(1, 0)
+
+
+def _spans(num_frames: int, span: int) -> list[tuple[int, int]]:
+    """Cut a clip into spans, first frame and end each; neighbours share a frame."""
+    if not 0 < span < num_frames:
+        return [(0, num_frames)]
+    starts = range(0, num_frames - 1, span - 1)
+    return [(start, min(start + span, num_frames)) for start in starts]
 
 
 def _piece_lengths(num_frames: int, size: int) -> list[int]:

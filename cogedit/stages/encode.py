@@ -72,7 +72,9 @@ def encode(
                 num_frames, *size, channels = pixels.shape
                 num_calls = num_encoder_calls(vae, (num_frames, channels, *size))
                 with memory_guard("encoding"), claimed.counting("encoding", num_calls) as done:
-                    latents = encode_pixels(vae, pixels, by_frame=way.by_frame, on_call=done)
+                    latents = encode_pixels(
+                        vae, pixels, span=record.span, by_frame=way.by_frame, on_call=done
+                    )
                     return {"latents": latents.cpu()}
 
         return find_or_make(
@@ -92,5 +94,8 @@ def latents_record(
     size = frames.settings
     check_size(size.width, size.height, multiple=checkpoint.geometry.size_multiple)
     return LatentsRecord(
-        frames=frames, model=model_record(checkpoint, settings), settings=settings.encode
+        frames=frames,
+        model=model_record(checkpoint, settings),
+        settings=settings.encode,
+        span=checkpoint.geometry.encoding_span(len(frames.frame_indices)),
     )

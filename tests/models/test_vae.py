@@ -144,6 +144,26 @@ def test_encoding_in_pieces_is_that_of_the_whole_clip(vae, num_frames, is_tiled)
     assert torch.equal(encode_pixels(vae, pixels), whole)
 
 
+@pytest.mark.parametrize(
+    ("num_frames", "span", "spans"),
+    [
+        (33, 9, [(0, 9), (8, 17), (16, 25), (24, 33)]),
+        (25, 17, [(0, 17), (16, 25)]),
+        (17, 17, [(0, 17)]),
+    ],
+)
+def test_spans_of_a_long_clip_are_encoded_as_clips_of_their_own(vae, num_frames, span, spans):
+    pixels = torch.randint(0, 256, (num_frames, 48, 72, 3), dtype=torch.uint8)
+    frames, told = to_model_range(pixels), []
+    first, *others = (encode_frames(vae, frames[start:end]) for start, end in spans)
+    expected = torch.cat([first, *(latents[:, 1:] for latents in others)], dim=1)
+    found = encode_frames(vae, frames, span=span, on_call=lambda: told.append(None))
+    assert torch.equal(found, expected)
+    assert found.shape[1] == geometry(vae).num_latent_frames(num_frames)
+    assert torch.equal(encode_pixels(vae, pixels, span=span), expected)
+    assert len(told) == num_encoder_calls(vae, (num_frames, 3, 48, 72))
+
+
 def test_two_clips_may_be_decoded_side_by_side(vae):
     first, second = torch.randn(2, 1, 4, 16, 4, 6, generator=torch.Generator().manual_seed(2))
     pairs = zip(*(decode_pieces(vae, latents) for latents in (first, second)), strict=True)

@@ -77,6 +77,19 @@ def test_a_long_clip_is_inverted_in_windows(inverted):
     assert read_artifact(inverted, "trajectory").tensors["latents"].shape[1] == 5
 
 
+def test_a_long_clip_is_encoded_as_clips_of_the_models_length(video, inverted, tmp_path):
+    record = read_record(inverted, "trajectory").latents
+    assert record.span == 9
+    assert "as clips of 9 frames" in CliRunner().invoke(app, ["inspect", str(inverted)]).output
+    latents = read_artifact(inverted, "trajectory").tensors["latents"]
+    flags = {"load__start": "8f", "load__max_num_frames": 9}
+    second = cogedit.encode(video, settings_of(video, tmp_path, **flags)).path
+    assert read_record(second, "latents").span == 0
+    assert "span" not in record_text(read_record(second, "latents"))
+    own = read_artifact(second, "latents").tensors["latents"]
+    assert torch.equal(latents[:, 3:], own[:, 1:])
+
+
 def test_another_overlap_is_another_trajectory(video, inverted, tmp_path):
     record = read_record(inverted, "trajectory")
     told = settings_of(video, inverted.parent, invert__window_overlap=1)
