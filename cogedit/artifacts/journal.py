@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cogedit.artifacts.atomic import show, storage_error
+from cogedit.artifacts.leases import acquire, lease_of
 from cogedit.errors import StorageError, UsageError
 
 _SAFE = sum(getattr(os, f"O_{name}", 0) for name in ("NOFOLLOW", "NONBLOCK", "CLOEXEC", "BINARY"))
@@ -25,13 +26,15 @@ _READ_BYTES = 10**8  # of a file that is no journal of ours there may be any num
 def append_line(path: Path, line: bytes) -> None:
     """Append a line, which ends without a newline here, and have it on the disk.
 
-    What a full disk left of an earlier line is closed first, so that it spoils no other.
+    What a full disk left of an earlier line is closed first, so that it spoils no other. Several
+    processes may append to one file, each when its turn comes: between machines the file systems do
+    not see to that.
 
     Raises:
         StorageError: The system refuses, or `path` is a link or no regular file.
     """
     try:
-        with _opened(path, os.O_RDWR | os.O_APPEND | os.O_CREAT) as descriptor:
+        with _in_turn(path), _opened(path, os.O_RDWR | os.O_APPEND | os.O_CREAT) as descriptor:
             rest = memoryview(line + b"\n" if _ends_whole(descriptor) else b"\n" + line + b"\n")
             while rest:
                 rest = rest[os.write(descriptor, rest) :]
@@ -40,10 +43,14 @@ def append_line(path: Path, line: bytes) -> None:
         raise storage_error(path, error, "write") from error
 
 
-def read_lines(path: Path) -> list[bytes]:
-    """Read the lines of a file; some may be cut short. Raises `StorageError` as `append_line`."""
+def read_lines(path: Path, *, begin: int = 0) -> list[bytes]:
+    """Read the lines of a file; some may be cut short. Raises `StorageError` as `append_line`.
+
+    `begin` is where in the file the first of them begins.
+    """
     try:
         with _opened(path, os.O_RDONLY) as descriptor, os.fdopen(os.dup(descriptor), "rb") as file:
+            file.seek(begin)
             return file.read(_READ_BYTES).split(b"\n")
     except OSError as error:
         raise storage_error(path, error, "read") from error
@@ -75,6 +82,18 @@ def check_journal(path: Path, is_ours: Callable[[bytes], bool], *, holds: str) -
         raise UsageError(
             f"{show(path)} exists and does not hold {holds}", hint="name another file, or a new one"
         )
+
+
+@contextlib.contextmanager
+def _in_turn(path: Path) -> Iterator[None]:
+    lease = None
+    with contextlib.suppress(OSError):  # a file may be written where nothing new can be made
+        lease = acquire(lease_of(path), waiting=lambda: None)
+    try:
+        yield
+    finally:
+        if lease is not None:
+            lease.release()
 
 
 @contextlib.contextmanager

@@ -17,8 +17,9 @@ from cogedit.stages.reconstruct import expect_prompts
 from cogedit.stages.run import Run, check_output, workspace_for
 from cogedit.stages.session import Session, use_session
 from cogedit.tools.batch_driver import Job, Start, drive, ending
-from cogedit.tools.batch_group import BatchResult, groups_of, make_group
+from cogedit.tools.batch_group import BatchResult, groups_of
 from cogedit.tools.batch_plan import BatchEdit
+from cogedit.tools.batch_shared import Heard, SharedList, make_shared
 
 RESULTS = "results.jsonl"
 
@@ -36,7 +37,8 @@ def batch(
 
     Edits of one video under the same settings but those of the edit itself share the inversion,
     the model and, under settings that differ in the prompt and the seed alone, the rows of the
-    source. What exists is reused.
+    source. What exists is reused. Several processes may be given the same edits and `results`:
+    each makes some of them, and returns the outcomes of all.
 
     Args:
         edits: As `plan_batch` returns them.
@@ -69,23 +71,25 @@ def batch(
             with contextlib.suppress(CogeditError):  # told when its turn comes
                 keep_in_use(workspace_for(edit.video, edit.settings).root)
         done = _Results(len(edits), path, run)
-        with contextlib.closing(_made(edits, start, run, owner)) as made:
-            for result in made:
-                done.add(result)
+        with (
+            contextlib.closing(SharedList(groups_of(edits), path, force=run.force)) as shared,
+            contextlib.closing(_made(edits, shared, start, run, owner)) as made,
+        ):
+            for outcome in made:
+                result = done.add(outcome)
                 if result.status == "failed" and fail_fast:
                     break
     return done.all
 
 
 def _made(
-    edits: Sequence[BatchEdit], start: Start | None, run: Run, session: Session
-) -> Generator[BatchResult, None, None]:
+    edits: Sequence[BatchEdit], shared: SharedList, start: Start | None, run: Run, session: Session
+) -> Generator[BatchResult | Heard, None, None]:
     """Make the edits as their outcomes are requested, here or by workers."""
-    groups, options = groups_of(edits), tuple(edit.reconstruct for edit in edits)
+    options = tuple(edit.reconstruct for edit in edits)
     if start is None:
         expect_prompts(options, session)
-        for group in groups:
-            yield from make_group(group, run=run, session=session)
+        yield from make_shared(shared, run=run, session=session)
         return
     job = Job(
         Path.cwd(),
@@ -95,7 +99,7 @@ def _made(
         has_preview=run.preview is not None,
     )
     with ending(start(job, edits)) as workers:
-        yield from drive(groups, workers, run)
+        yield from drive(shared, workers, run)
 
 
 def _place_of_results(edits: Sequence[BatchEdit]) -> Path:
@@ -137,9 +141,13 @@ class _Results:
         self._path = path
         self._run = run
 
-    def add(self, result: BatchResult) -> None:
-        """Append an outcome to the file, and report it."""
+    def add(self, outcome: BatchResult | Heard) -> BatchResult:
+        """Append an outcome to the file, unless another process has, and report it."""
+        result = outcome.result if isinstance(outcome, Heard) else outcome
         self.all.append(result)
-        append_line(self._path, _line(result))
+        if result is outcome:
+            append_line(self._path, _line(result))
+        status = result.status if result is outcome else f"{result.status} by another process"
         detail = result.path if result.error is None else f"{result.row}: {result.error}"
-        self._run.notify(f"{len(self.all)} of {self._total} {result.status}: {detail}")
+        self._run.notify(f"{len(self.all)} of {self._total} {status}: {detail}")
+        return result

@@ -26,6 +26,7 @@ from cogedit.stages.run import Run
 from cogedit.stages.session import Session, use_session
 from cogedit.tools.batch_group import BatchResult, Group, make_group, result_of
 from cogedit.tools.batch_plan import BatchEdit
+from cogedit.tools.batch_shared import Heard, SharedList
 from cogedit.types import ReconstructSettings
 
 MAX_RETRIES = 3
@@ -211,30 +212,33 @@ def work(job: Job, groups: Iterable[Group], tell: Tell, cancellation: Cancellati
         tell(Broken(RuntimeError(f"in a worker:\n{traceback.format_exc()}")))
 
 
-def drive(groups: Sequence[Group], workers: Workers, run: Run) -> Iterator[BatchResult]:
+def drive(shared: SharedList, workers: Workers, run: Run) -> Iterator[BatchResult | Heard]:
     """Hand the groups of a batch to workers; yield the outcomes as they come.
 
     A group whose worker died goes back into the queue without the edits that have an outcome, and
-    the next worker goes on from the steps on disk. After `MAX_RETRIES` its edits fail.
+    the next worker goes on from the steps on disk. After `MAX_RETRIES` its edits fail. Other
+    processes may share the list, with workers or without.
 
     Raises:
         Interrupted: A stop was requested, and every worker has ended after its step.
         WorkerDied: Workers die before they have begun.
     """
-    queue, busy, idle = deque(groups), dict[int, Group](), set[int]()
+    queue, busy, idle = deque[Group](), dict[int, Group](), set[int]()
     deaths, shown, is_stopping = Counter[str](), _Shown(run), False
     with run.cancellation.between_steps(), run.wait("waiting for the workers"):
-        while busy or (queue and not is_stopping):
-            while queue and idle and not is_stopping:
+        while busy or (not is_stopping and (queue or not shared.is_empty)):
+            while idle and not is_stopping and (group := _next(queue, shared)) is not None:
                 worker = idle.pop()
-                busy[worker] = queue.popleft()
-                workers.give(worker, busy[worker])
+                busy[worker] = group
+                workers.give(worker, group)
+            yield from shared.heard()
             for worker, event in workers.events():
                 if isinstance(event, BatchResult):
                     busy[worker] = _without(busy[worker], event)
                     yield event
                 elif isinstance(event, Ready):
-                    busy.pop(worker, None)
+                    if (group := busy.pop(worker, None)) is not None:
+                        shared.give_back(group)
                     idle.add(worker)
                     deaths[""] = 0
                 elif isinstance(event, Broken):
@@ -246,13 +250,18 @@ def drive(groups: Sequence[Group], workers: Workers, run: Run) -> Iterator[Batch
                     if is_stopping:
                         continue
                     yield from _put_back(left, event.why, queue, deaths, run)
-                    if queue and not idle:
+                    if (queue or not shared.is_empty) and not idle:
                         workers.renew(worker)
                 else:
                     shown.show(worker, event)
             if run.cancellation.signum is not None and not is_stopping:
                 is_stopping = True
                 workers.stop(run.cancellation.signum)
+
+
+def _next(queue: deque[Group], shared: SharedList) -> Group | None:
+    """The next group: one that a worker left, or one that no process has."""
+    return queue.popleft() if queue else shared.take()
 
 
 def _without(group: Group, result: BatchResult) -> Group:

@@ -35,6 +35,7 @@ class BatchResult:
         path: The edited video; None where it failed.
         exit_code: What the edit alone would have ended with.
         error: The error with its hint; None without one.
+        key: Stands for the edit with all its settings (`BatchEdit.key`).
     """
 
     row: str
@@ -44,6 +45,7 @@ class BatchResult:
     path: str | None
     exit_code: int = 0
     error: str | None = None
+    key: str | None = None
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def make_group(group: Group, *, run: Run, session: Session) -> Iterator[BatchRes
 
 def result_of(edit: BatchEdit, outcome: Exported | CogeditError) -> BatchResult:
     """Describe what became of an edit."""
-    result = BatchResult(edit.where, str(edit.video), edit.prompt, "failed", None)
+    result = BatchResult(edit.where, str(edit.video), edit.prompt, "failed", None, key=edit.key)
     if isinstance(outcome, CogeditError):
         return replace(result, exit_code=outcome.exit_code, error=str(outcome))
     status: Literal["reused", "written"] = "reused" if outcome.reused else "written"

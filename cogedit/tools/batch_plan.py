@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -47,6 +48,13 @@ class BatchEdit:
         )
         # All edits of one call have an automatic mask, or none has.
         return self.video.resolve(), self.mask, self.settings.reconstruct.auto_mask, shared
+
+    @property
+    def key(self) -> str:
+        """Stands for this edit of this list in any process, wherever that computes."""
+        settings = replace(self.settings, device="auto", offload="auto", cache=None)
+        edit = replace(self, video=self.video.resolve(), settings=settings)
+        return hashlib.sha256(repr(edit).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)

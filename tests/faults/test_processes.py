@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -181,3 +182,104 @@ def test_a_stopped_holder_that_comes_back_does_no_harm(whole: Path, tmp_path: Pa
     assert [wrote(place) for place in places[:2]] == [False, True]
     assert results(tmp_path / "w") == results(whole / "w")
     assert not list((tmp_path / "w").glob(f"*{UNFINISHED_SUFFIX}"))
+
+
+# --- a list that processes share --------------------------------------------------------------
+
+CLIPS = 6
+BATCH = ["batch", "edits.csv", "--workspace", "w", *TINY_MODEL, *processes.SIZE]
+BATCH += ["--num-inference-steps", "12"]
+
+
+def log_writes() -> None:
+    """Write down every file that gets its name here."""
+    replace, link = os.replace, os.link
+
+    def naming(move: Callable[[str | Path, str | Path], None]) -> Callable[..., None]:
+        def moving(source: str | Path, target: str | Path) -> None:
+            move(source, target)
+            with Path("writes.txt").open("a") as file:
+                file.write(f"{Path(target).name}\n")
+
+        return moving
+
+    os.replace, os.link = naming(replace), naming(link)  # type: ignore[assignment]
+
+
+def log_writes_and_stop_after_five_steps() -> None:
+    log_writes()
+    stop_after(5)
+
+
+@pytest.fixture(scope="module")
+def list_of_clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A list of two edits of each clip, and what one process makes of it."""
+    folder = tmp_path_factory.mktemp("list")
+    for number in range(CLIPS):
+        make_video(folder / f"{number}.mp4", width=64, height=64, num_frames=9, fps=f"{8 + number}")
+    rows = [f"{number}.mp4,a {prompt}" for number in range(CLIPS) for prompt in ("cat", "dog")]
+    (folder / "edits.csv").write_text("\n".join(["video,prompt", *rows]))
+    assert processes.run(BATCH, folder) == 0, processes.log(folder)
+    return folder
+
+
+def start_batch(whole: Path, folder: Path, number: int, prepare: processes.Prepare) -> Any:
+    """Start one of the processes, in a folder of its own with the list and the workspace."""
+    place = folder / f"{number}"
+    place.mkdir(parents=True)
+    (folder / "w").mkdir(exist_ok=True)
+    for path in (*whole.glob("*.mp4"), whole / "edits.csv", folder / "w"):
+        (place / path.name).symlink_to(path)
+    return processes.start(BATCH, place, prepare=prepare)
+
+
+def check_shared(whole: Path, folder: Path, cases: Any) -> None:
+    """Everything is there, each artifact and video was written once, and nothing else is left."""
+    made = {path.name: path.read_bytes() for path in (whole / "w").glob("*-*")}
+    found = {path.name: path.read_bytes() for path in (folder / "w").glob("*-*")}
+    cases.case(found == made, "the results differ")
+    lines = [path.read_text().splitlines() for path in folder.glob("*/writes.txt")]
+    count = Counter(name for names in lines for name in names)
+    cases.case(all(count[name] == 1 for name in made), f"written more than once: {count}")
+    told = [json.loads(line) for line in (folder / "w/results.jsonl").read_text().splitlines()]
+    written = Counter(one["key"] for one in told if one["status"] == "written")
+    cases.case([*written.values()] == [1] * 2 * CLIPS, f"results: {told}")
+    cases.case({one["status"] for one in told} <= {"written", "reused"}, f"results: {told}")
+    left = {path.name for path in (folder / "w").iterdir()} - {*made}
+    cases.case(left == {"results.jsonl", "runs.jsonl"}, f"left behind: {left}")
+
+
+def test_four_processes_share_a_list(list_of_clips: Path, tmp_path: Path, score: Any) -> None:
+    with score("four processes share a list") as cases:
+        for number in range(ROUNDS):
+            folder = tmp_path / f"{number}"
+            running = [start_batch(list_of_clips, folder, n, log_writes) for n in range(PROCESSES)]
+            codes = [processes.finish(process) for process in running]
+            said = [processes.log(folder / f"{n}") for n in range(PROCESSES)]
+            cases.case(codes == [0] * PROCESSES, f"exit codes {codes}: {said}")
+            outputs = {(folder / f"{n}" / processes.OUT).read_text() for n in range(PROCESSES)}
+            shown = [sorted(text.splitlines()) for text in outputs]
+            cases.case(all(len({*one}) == 2 * CLIPS for one in shown), f"outputs {shown}")
+            check_shared(list_of_clips, folder, cases)
+
+
+def test_a_group_whose_process_is_killed_is_finished_by_another(
+    list_of_clips: Path, tmp_path: Path, score: Any
+) -> None:
+    with score("a process that shares a list is killed") as cases:
+        dead = start_batch(list_of_clips, tmp_path, 0, log_writes_and_stop_after_five_steps)
+        assert processes.wait_for(dead, lambda: steps(tmp_path) == 5)
+        other = start_batch(list_of_clips, tmp_path, 1, log_writes)
+        told = tmp_path / "w" / "results.jsonl"
+
+        def others_are_done() -> bool:
+            return told.exists() and len(told.read_text().splitlines()) == 2 * (CLIPS - 1)
+
+        assert processes.wait_for(other, others_are_done)
+        cases.case(steps(tmp_path) == 5, "what another process holds comes last")
+        processes.send(dead, signal.SIGKILL)
+        assert processes.finish(dead) == -signal.SIGKILL
+        assert processes.finish(other) == 0, processes.log(tmp_path / "1")
+        said = processes.log(tmp_path / "1")
+        cases.case("going on after step 5 of" in said, said)
+        check_shared(list_of_clips, tmp_path, cases)

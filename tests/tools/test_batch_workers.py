@@ -4,6 +4,7 @@ import contextlib
 import json
 import signal
 from collections import Counter
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -13,15 +14,17 @@ from typer.testing import CliRunner
 from videos import make_video
 
 import cogedit
+from cogedit.artifacts import append_line
 from cogedit.cli import app
 from cogedit.config import Settings, read_batch
 from cogedit.errors import Interrupted, Terminated, UsageError, WorkerDied
 from cogedit.tools import batch_local
 from cogedit.tools.batch import RESULTS, batch
 from cogedit.tools.batch_driver import MAX_RETRIES, Job, drive, ending
-from cogedit.tools.batch_group import groups_of
+from cogedit.tools.batch_group import BatchResult, groups_of
 from cogedit.tools.batch_local import LocalWorkers, start_local
 from cogedit.tools.batch_plan import BatchEdit, plan_batch
+from cogedit.tools.batch_shared import Heard, SharedList
 
 FLAGS = {
     "model": str(TINY_PIPELINE),
@@ -46,7 +49,12 @@ def driven(edits, make, *, number=2, run=None):
     """The outcomes of edits under local workers, as they come."""
     environments = [{"OMP_NUM_THREADS": "1"}] * number
     with ending(LocalWorkers(Job(Path.cwd(), make=make), environments)) as started:
-        yield from drive(groups_of(edits), started, run or cogedit.Run())
+        yield from drive(listed(edits), started, run or cogedit.Run())
+
+
+def listed(edits):
+    """The list of some edits, which nobody shares."""
+    return SharedList(groups_of(edits), Path(RESULTS), force=False)
 
 
 @pytest.fixture
@@ -62,6 +70,11 @@ def artifacts(folder):
         for path in folder.glob("*.cogedit/*")
         if path.suffix in (".safetensors", ".mp4")
     }
+
+
+def elsewhere(result):
+    """A result without its key, in which the folder is."""
+    return replace(result, key=None)
 
 
 @pytest.mark.slow
@@ -90,11 +103,9 @@ def test_workers_make_the_bytes_of_one_process_though_one_is_killed(tmp_path, mo
     assert sum("goes to another worker" in text for text in said) == 1
     assert Path(workers.KILLED).exists()
     assert artifacts(Path.cwd()) == artifacts(tmp_path / "alone")
-    assert Counter(done) == Counter(alone)
-    lines = Path(RESULTS).read_text().splitlines()
-    assert Counter(map(str, map(json.loads, lines))) == Counter(
-        map(str, map(json.loads, (tmp_path / "alone" / RESULTS).read_text().splitlines()))
-    )
+    assert Counter(map(elsewhere, done)) == Counter(map(elsewhere, alone))
+    lines = map(json.loads, Path(RESULTS).read_text().splitlines())
+    assert Counter(BatchResult(**line) for line in lines) == Counter(done)
     assert {*Counter(Path(workers.WRITES).read_text().split()).values()} == {1}
     assert sum("going on after step" in text for text in said) == 1
 
@@ -115,7 +126,7 @@ def test_workers_run_side_by_side_each_with_its_share(
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-5")
     job, edits = Job(folder, make=workers.make_together), edits_of("x", "y")
     with ending(start_local(job, edits, number=number)) as started:
-        done = [*drive(groups_of(edits), started, cogedit.Run())]
+        done = [*drive(listed(edits), started, cogedit.Run())]
     assert len(done) == 2
     found = [{*values} for values in zip(*(one.path.split(":") for one in done), strict=True)]
     assert found[:2] == [threads, gpus]
@@ -143,10 +154,23 @@ def test_a_group_that_kills_its_workers_fails_and_the_others_are_made(folder):
     assert sum("another worker" in text for text in said) == MAX_RETRIES
 
 
+def test_what_another_process_holds_comes_last(folder):
+    edits = edits_of("x", "y", "z")
+    other = listed(edits)
+    held = other.take()
+    outcomes = driven(edits, workers.make_nothing)
+    assert {next(outcomes).row, next(outcomes).row} == {"row 1", "row 2"}
+    made = BatchResult("row 0", "0.mp4", "x", "written", "0-x.mp4", key=edits[0].key)
+    append_line(Path(RESULTS), json.dumps(asdict(made)).encode())
+    other.give_back(held)
+    assert [*outcomes] == [Heard(made)]
+    assert [path.name for path in folder.iterdir()] == [RESULTS]
+
+
 def test_workers_that_cannot_start_end_the_batch(folder):
     started = LocalWorkers(Job(folder), [{"PYTHONHOME": "/nowhere", "PYTHONPATH": "/nowhere"}])
     with pytest.raises(WorkerDied), ending(started):
-        [*drive(groups_of(edits_of("x")), started, cogedit.Run())]
+        [*drive(listed(edits_of("x")), started, cogedit.Run())]
 
 
 def test_a_bug_in_a_worker_ends_the_batch_with_its_traceback(folder):

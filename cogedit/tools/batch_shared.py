@@ -1,0 +1,135 @@
+"""A batch that several processes run at once, on one machine or on many: each makes some groups.
+
+What they share is the file of results. Whoever makes a group holds a lease beside it, and a group
+of which every edit got its line from another process since this one began is done. Nothing else
+travels between them: a process that dies is missed by its lease, and another goes on from the steps
+that are on disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import deque
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from cogedit.artifacts import read_lines, writing_alone
+from cogedit.stages.run import Run
+from cogedit.stages.session import Session
+from cogedit.tools.batch_group import BatchResult, Group, make_group
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0
+"""Seconds between two looks at what other processes hold."""
+
+
+@dataclass(frozen=True)
+class Heard:
+    """An outcome that another process has written down."""
+
+    result: BatchResult
+
+
+class SharedList:
+    """The groups of a batch that are left for this process, or for others.
+
+    Args:
+        groups: All groups.
+        results: The file of results, which need not exist.
+        force: Whether what existed is made anew: then it does not count that another process
+            reused an edit.
+    """
+
+    def __init__(self, groups: Sequence[Group], results: Path, *, force: bool) -> None:
+        self._left = deque(groups)
+        self._leases: dict[str, contextlib.ExitStack] = {}
+        self._results = results
+        self._force = force
+        self._begin = results.stat().st_size if results.exists() else 0
+        self._told: dict[str, BatchResult] = {}
+        self._done: list[Heard] = []
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no group is left that nobody has made, as far as this process knows."""
+        return not self._left
+
+    def take(self) -> Group | None:
+        """Take the next group that no process has; None where others have all that are left."""
+        for _ in range(len(self._left)):
+            group = self._left.popleft()
+            with contextlib.ExitStack() as stack:
+                name = f"{self._results.name} {group.edits[0].key}"
+                alone = stack.enter_context(writing_alone(self._results.with_name(name)))
+                # Read after that: who made it wrote its results before it gave the lease back.
+                outcomes = self._outcomes(group)
+                if outcomes is not None:
+                    self._done += map(Heard, outcomes)
+                elif alone:
+                    self._leases[group.numbers] = stack.pop_all()
+                    return group
+                else:
+                    self._left.append(group)
+        return None
+
+    def give_back(self, group: Group) -> None:
+        """Let others see that a group is made, whose outcomes are written down, or is not."""
+        self._leases.pop(group.numbers).close()
+
+    def heard(self) -> list[Heard]:
+        """Return the outcomes of groups that turned out to be made by others."""
+        heard, self._done = self._done, []
+        return heard
+
+    def close(self) -> None:
+        """Give back every group."""
+        while self._leases:
+            self._leases.popitem()[1].close()
+
+    def _outcomes(self, group: Group) -> list[BatchResult] | None:
+        """What other processes made of a group; None if it lacks an edit."""
+        self._listen()
+        found = [self._told.get(edit.key) for edit in group.edits]
+        return None if None in found else [one for one in found if one is not None]
+
+    def _listen(self) -> None:
+        """Read what was written down since the last time."""
+        if not self._results.exists():
+            return
+        *lines, _ = read_lines(self._results, begin=self._begin)  # the last may be half a line
+        self._begin += sum(len(line) + 1 for line in lines)
+        for line in lines:
+            with contextlib.suppress(msgspec.MsgspecError):
+                result = msgspec.json.decode(line.decode(errors="replace"), type=BatchResult)
+                if result.key is not None and not (self._force and result.status == "reused"):
+                    self._told[result.key] = result
+
+
+def make_shared(
+    shared: SharedList, *, run: Run, session: Session
+) -> Generator[BatchResult | Heard, None, None]:
+    """Make the groups that no other process makes, and wait for what the others do.
+
+    Raises:
+        Interrupted: A stop was requested.
+    """
+    pause = FIRST_PAUSE
+    with contextlib.ExitStack() as waiting:
+        while not shared.is_empty:
+            group, heard = shared.take(), shared.heard()
+            yield from heard
+            if group is not None or heard:
+                waiting.close()
+                pause = FIRST_PAUSE
+            if group is not None:
+                yield from make_group(group, run=run, session=session)
+                shared.give_back(group)
+            elif not shared.is_empty:
+                if pause == FIRST_PAUSE:
+                    run.notify("other processes make the rest; waiting for them")
+                    waiting.enter_context(run.wait("waiting for other processes"))
+                time.sleep(pause)
+                pause = min(1.5 * pause, LONGEST_PAUSE)

@@ -1,0 +1,126 @@
+"""Processes that share a list: each makes what nobody else does, and hears what the others made."""
+
+import contextlib
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from cogedit.artifacts import append_line
+from cogedit.config import Settings
+from cogedit.tools.batch_group import BatchResult, groups_of
+from cogedit.tools.batch_plan import BatchEdit
+from cogedit.tools.batch_shared import Heard, SharedList
+
+EDITS = [
+    BatchEdit(f"row {number} of e.csv", Path(f"{clip}.mp4"), prompt, None, None, Settings())
+    for number, (clip, prompt) in enumerate([("a", "x"), ("a", "y"), ("b", "x"), ("c", "x")])
+]
+A, B, C = groups_of(EDITS)
+
+
+@pytest.fixture
+def results(tmp_path):
+    return tmp_path / "results.jsonl"
+
+
+@pytest.fixture
+def shared(results):
+    """Makes lists of a process each, which give back what they hold."""
+    with contextlib.ExitStack() as stack:
+
+        def make(*, force=False):
+            one = SharedList([A, B, C], results, force=force)
+            return stack.enter_context(contextlib.closing(one))
+
+        yield make
+
+
+def write_down(results, group, **fields):
+    """What a process writes when it has made a group."""
+    done = [
+        BatchResult(edit.where, str(edit.video), edit.prompt, "written", "x.mp4", key=edit.key)
+        for edit in group.edits
+    ]
+    done = [replace(one, **fields) for one in done]
+    for one in done:
+        append_line(results, json.dumps(asdict(one)).encode())
+    return [Heard(one) for one in done]
+
+
+def test_each_takes_what_nobody_has_and_hears_of_the_rest(results, shared):
+    first, second = shared(), shared()
+    assert [first.take(), second.take()] == [A, B]
+    of_a = write_down(results, A)
+    first.give_back(A)
+    assert first.take() == C, "what is held comes last"
+    assert second.take() is None
+    assert second.heard() == of_a
+    of_b, of_c = write_down(results, B), write_down(results, C)
+    first.give_back(C)
+    second.give_back(B)
+    assert [first.take(), second.take()] == [None, None]
+    assert [first.heard(), second.heard()] == [of_b, of_c]
+    assert first.is_empty
+    assert second.is_empty
+    assert [path.name for path in results.parent.iterdir()] == [results.name]
+
+
+def test_a_group_of_which_a_line_is_missing_is_taken_over(results, shared):
+    dead, other = shared(), shared()
+    assert dead.take() == A
+    write_down(results, replace(A, edits=A.edits[:1]))
+    assert [other.take(), other.take(), other.take()] == [B, C, None]
+    assert not other.is_empty
+    dead.close()
+    assert other.take() == A
+    assert other.is_empty
+
+
+@pytest.mark.parametrize(
+    ("fields", "force", "is_done"),
+    [
+        ({}, False, True),
+        ({}, True, True),
+        ({"status": "failed", "path": None, "error": "broken"}, False, True),
+        ({"status": "reused"}, False, True),
+        ({"status": "reused"}, True, False),
+        ({"key": "0" * 16}, False, False),
+        ({"key": None}, False, False),
+    ],
+)
+def test_what_counts_as_done_elsewhere(results, shared, fields, force, is_done):
+    one = shared(force=force)
+    heard = write_down(results, A, **fields)
+    assert one.take() == (B if is_done else A)
+    assert one.heard() == (heard if is_done else [])
+
+
+def test_what_was_written_before_is_of_another_run(results, shared):
+    write_down(results, A)
+    with results.open("ab") as file:
+        file.write(b'{"row": "half a li')
+    one = shared()
+    of_b = write_down(results, B)
+    assert [one.take(), one.take()] == [A, C]
+    assert one.heard() == of_b
+
+
+def test_an_edit_is_the_same_wherever_it_is_computed(tmp_path, monkeypatch):
+    edit = EDITS[0]
+    here = replace(edit.settings, device="cuda:1", offload="group", cache=tmp_path)
+    assert replace(edit, settings=here).key == edit.key
+    others = [
+        replace(edit, settings=replace(edit.settings, dtype="fp16")),
+        replace(edit, prompt="z"),
+        replace(edit, output=Path("o.mp4")),
+        replace(edit, where="row 9 of e.csv"),
+    ]
+    assert len({edit.key, *(other.key for other in others)}) == 5
+    (tmp_path / "sub").mkdir()
+    absolute = replace(edit, video=Path("a.mp4").resolve())
+    monkeypatch.chdir(tmp_path / "sub")
+    assert absolute.key != edit.key
+    monkeypatch.chdir(tmp_path)
+    assert replace(edit, video=Path("sub/../a.mp4")).key == edit.key
