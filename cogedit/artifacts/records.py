@@ -127,7 +127,6 @@ class LatentsRecord:
     frames: FramesRecord
     model: ModelRecord
     settings: EncodeSettings
-    span: Count = later(0)  # frames that were encoded as a clip of their own; 0 is all of them
     cogedit_version: str = __version__
     tensors: tuple[TensorRecord, ...] = ()
 

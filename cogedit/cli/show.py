@@ -12,7 +12,6 @@ import typer
 from cogedit.artifacts import (
     EditRecord,
     FramesRecord,
-    LatentsRecord,
     ModelRecord,
     Record,
     TrajectoryRecord,
@@ -93,8 +92,6 @@ def _stage_rows(record: Record) -> list[tuple[str, str]]:
         ]
     stage = {"latents": "encode", "trajectory": "invert", "edit": "reconstruct"}[record.kind]
     rows = [(stage, _settings(record.settings)), (f"{stage} model", _model(record.model))]
-    if isinstance(record, LatentsRecord) and record.span:
-        rows.append(("encoded", f"as clips of {record.span} frames, neighbours sharing one"))
     if isinstance(record, TrajectoryRecord) and record.windows is not None:
         windows = record.windows
         rows.append(

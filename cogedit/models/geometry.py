@@ -85,14 +85,6 @@ class Geometry:
         """Return how many latent frames must be added for the temporal patch to divide them."""
         return -num_latent_frames % (self.patch_size_t or 1)
 
-    def encoding_span(self, num_frames: int) -> int:
-        """Return how many of a clip's frames are encoded as a clip of their own; 0 is all of them.
-
-        They are as many as the model's own clips have, of 8n + 1 frames as every clip.
-        """
-        own = max(1, (self.num_frames - 1) // 8) * 8 + 1
-        return own if num_frames > own else 0
-
     def window_plan(self, num_latent_frames: int, overlap: int | None) -> WindowPlan | None:
         """Choose the windows over a clip of so many latent frames, pad frames included.
 

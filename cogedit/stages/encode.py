@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,12 +17,14 @@ from cogedit.artifacts import (
     sniff_kind,
 )
 from cogedit.config import Settings
+from cogedit.errors import UsageError
 from cogedit.media.clip import check_size
 from cogedit.models.checkpoint import Checkpoint
 from cogedit.stages.load import load
 from cogedit.stages.model import checkpoint_for, latent_shape_of, model_record
 from cogedit.stages.run import Run, Written, check_output, claim, find_or_make, workspace_for
 from cogedit.stages.session import Session, use_session
+from cogedit.types import EncodeSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,7 +76,11 @@ def encode(
                 num_calls = num_encoder_calls(vae, (num_frames, channels, *size))
                 with memory_guard("encoding"), claimed.counting("encoding", num_calls) as done:
                     latents = encode_pixels(
-                        vae, pixels, span=record.span, by_frame=way.by_frame, on_call=done
+                        vae,
+                        pixels,
+                        span=record.settings.vae_span or 0,
+                        by_frame=way.by_frame,
+                        on_call=done,
                     )
                     return {"latents": latents.cpu()}
 
@@ -90,12 +97,22 @@ def encode(
 def latents_record(
     frames: FramesRecord, checkpoint: Checkpoint, *, settings: Settings
 ) -> LatentsRecord:
-    """Describe the latents of a clip; UsageError if its size does not suit the model."""
+    """Describe the latents of a clip; UsageError if its size or span does not suit the model."""
     size = frames.settings
     check_size(size.width, size.height, multiple=checkpoint.geometry.size_multiple)
     return LatentsRecord(
         frames=frames,
         model=model_record(checkpoint, settings),
-        settings=settings.encode,
-        span=checkpoint.geometry.encoding_span(len(frames.frame_indices)),
+        settings=_encoding(len(frames.frame_indices), settings.encode),
     )
+
+
+def _encoding(num_frames: int, settings: EncodeSettings) -> EncodeSettings:
+    """The settings of a clip of so many frames; UsageError for a span that no clip can have."""
+    if settings.vae_span is not None and settings.vae_span % 8 != 1:
+        raise UsageError(
+            f"--vae-span is {settings.vae_span}, expected 8n + 1 frames such as 9, 17 or 49"
+        )
+    if num_frames <= (settings.vae_span or num_frames):
+        return replace(settings, vae_span=None)
+    return settings

@@ -32,6 +32,8 @@ _NO_CONFIG = Path(__file__).parent
 
 LARGE_MODEL = "zai-org/CogVideoX-5b"
 SMALL_MODEL = "shapes"
+EMBEDDED_FRAMES = 9
+"""Frames of the clips of the embedded model, and of those that its VAE was trained on."""
 
 
 def settings_for(
@@ -79,6 +81,10 @@ def settings_for(
     if model == "auto" and not any("model" in values for values in inferred.values()):
         inferred = {**inferred, **_from_machine()}
     if inferred:
+        resolved = resolve(inferred=inferred)
+    if resolved.settings.model in EMBEDDED:  # its VAE was trained on clips of the model's length
+        span = {"encode.vae_span": EMBEDDED_FRAMES}
+        inferred = {**inferred, f"the VAE of {resolved.settings.model}": span}
         resolved = resolve(inferred=inferred)
     if is_artifact:  # only a run that starts from the video chooses a clip
         return resolved

@@ -106,3 +106,13 @@ class EncodeSettings:
         "Speed and memory",
         "Encode in overlapping tiles: less memory, slightly different latents.",
     )
+    vae_span: Positive | None = setting(
+        None,
+        "Clip",
+        "Frames that the VAE encodes as a clip of their own, each from the last frame of the one "
+        "before: for a VAE that knows short clips only.",
+        unit="frames",
+        default_text="all; 9 for the embedded model",
+        none_text="all",
+        is_later=True,
+    )

@@ -77,17 +77,28 @@ def test_a_long_clip_is_inverted_in_windows(inverted):
     assert read_artifact(inverted, "trajectory").tensors["latents"].shape[1] == 5
 
 
-def test_a_long_clip_is_encoded_as_clips_of_the_models_length(video, inverted, tmp_path):
-    record = read_record(inverted, "trajectory").latents
-    assert record.span == 9
-    assert "as clips of 9 frames" in CliRunner().invoke(app, ["inspect", str(inverted)]).output
-    latents = read_artifact(inverted, "trajectory").tensors["latents"]
-    flags = {"load__start": "8f", "load__max_num_frames": 9}
-    second = cogedit.encode(video, settings_of(video, tmp_path, **flags)).path
-    assert read_record(second, "latents").span == 0
-    assert "span" not in record_text(read_record(second, "latents"))
-    own = read_artifact(second, "latents").tensors["latents"]
+def test_a_long_clip_is_encoded_as_clips_of_a_span(video, tmp_path):
+    flags = {"encode__vae_span": 9}
+    long = cogedit.encode(video, settings_of(video, tmp_path, **flags)).path
+    assert read_record(long, "latents").settings.vae_span == 9
+    assert "vae_span = 9" in CliRunner().invoke(app, ["inspect", str(long)]).output
+    part = settings_of(video, tmp_path, load__start="8f", load__max_num_frames=9, **flags)
+    second = cogedit.encode(video, part).path
+    assert "vae_span" not in record_text(read_record(second, "latents"))
+    own, latents = (read_artifact(path, "latents").tensors["latents"] for path in (second, long))
     assert torch.equal(latents[:, 3:], own[:, 1:])
+
+
+def test_the_span_is_that_of_a_clip(video, tmp_path):
+    with pytest.raises(UsageError, match="--vae-span is 8"):
+        cogedit.encode(video, settings_of(video, tmp_path, encode__vae_span=8))
+
+
+def test_the_embedded_model_encodes_in_spans_of_its_clips(video, tmp_path):
+    assert settings_of(video, tmp_path, "shapes").encode.vae_span == 9
+    assert settings_of(video, tmp_path).encode.vae_span is None
+    asked = settings_of(video, tmp_path, "shapes", encode__vae_span=17)
+    assert asked.encode.vae_span == 17
 
 
 def test_another_overlap_is_another_trajectory(video, inverted, tmp_path):
