@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cogedit.config import preset_names, presets_folder, resolve_settings
 from cogedit.errors import UsageError
+from cogedit.lab.cases import EDIT_KINDS, EditKind
 from cogedit.types import InvertSettings, ReconstructSettings, WindowPlan
 
 STEPS = 50
@@ -45,6 +46,7 @@ class Configuration:
         exact_mask: Give each edit its exact mask, which the world knows. Outside it, as with
             `reconstruct.auto_mask`, the source's round trip is put back.
         align_edges: Let edges follow the source's own frames, within this radius in pixels.
+        kinds: The kinds of edit that it is meant for.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Configuration:
     reconstruct: ReconstructSettings = field(default_factory=lambda: ReconstructSettings(prompt=""))
     exact_mask: bool = False
     align_edges: int = 0
+    kinds: tuple[EditKind, ...] = EDIT_KINDS
 
     def with_steps(self, num_inference_steps: int) -> Configuration:
         """Return the same configuration with another number of steps in place of 50.
@@ -69,7 +72,9 @@ class Configuration:
         )
 
 
-_UPSTREAM_INVERSION = Inversion(InvertSettings(guidance_scale=6.0, inverse="upstream"))
+_LEVELS = InvertSettings(num_inference_steps=STEPS, inverse="consistent", low_levels=0)
+_ACCURATE = Inversion(_LEVELS)
+_UPSTREAM_INVERSION = Inversion(replace(_LEVELS, guidance_scale=6.0, inverse="upstream"))
 UPSTREAM_EDIT = ReconstructSettings(
     prompt="",
     guidance_scale=6.0,
@@ -142,11 +147,11 @@ BUILT_IN: dict[str, Configuration] = {
     for configuration in (
         Configuration("upstream", _UPSTREAM_INVERSION, UPSTREAM_EDIT),
         Configuration("default"),
-        Configuration("accurate-upstream", Inversion(), UPSTREAM_EDIT),
-        Configuration("shared", Inversion(), _SHARED),
-        Configuration("shared-half", Inversion(), _SHARED_HALF),
+        Configuration("accurate-upstream", _ACCURATE, UPSTREAM_EDIT),
+        Configuration("shared", _ACCURATE, _SHARED),
+        Configuration("shared-half", _ACCURATE, _SHARED_HALF),
         Configuration(
-            "shared-half-guided", Inversion(), replace(_SHARED_HALF, guidance_steps=(0.0, 0.5))
+            "shared-half-guided", _ACCURATE, replace(_SHARED_HALF, guidance_steps=(0.0, 0.5))
         ),
         Configuration("fast", Inversion(InvertSettings(num_inference_steps=25)), _FAST),
         *(_control(name, changes) for name, changes in _CONTROLS.items()),
@@ -168,12 +173,17 @@ def find_configuration(name: str) -> Configuration:
         name: A built-in one, a preset of `configs/`, or a TOML file as for `--config`. Presets and
             files are read for the tables `invert` and `reconstruct` and for `export.align_edges`.
             With `@caption` appended, each clip is inverted under its own caption, as with
-            `--source-prompt`; with `@mask`, each edit gets its exact mask.
+            `--source-prompt`; with `@mask`, each edit gets its exact mask; with `=color,same` at
+            the end, it is run for these kinds of edit alone.
 
     Raises:
         ConfigError: The file cannot be read, or a value in it is out of range.
-        UsageError: There is no such configuration.
+        UsageError: There is no such configuration, or no such kind of edit.
     """
+    head, equals, tail = name.rpartition("=")
+    kinds = tuple(kind for kind in EDIT_KINDS if kind in tail.split(","))
+    if equals and len(kinds) == len(tail.split(",")):
+        return replace(find_configuration(head), kinds=kinds)
     if name.endswith(_CAPTION):
         found = find_configuration(name.removesuffix(_CAPTION))
         inversion = replace(found.inversion, under_caption=True)

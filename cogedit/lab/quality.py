@@ -88,9 +88,9 @@ class Evaluation:
         self._draw = draw
         self._configurations = configurations
         self._num_images = num_images
-        names = [CEILING, FLOOR, *(configuration.name for configuration in configurations)]
         self.edits: dict[EditKind, dict[str, list[EditFigures]]] = {
-            kind: {name: [] for name in names} for kind in kinds
+            kind: {name: [] for name in (CEILING, FLOOR, *names_of(configurations, kind))}
+            for kind in kinds
         }
         self.inversions: dict[Inversion, list[InversionFigures]] = {
             configuration.inversion: [] for configuration in configurations
@@ -116,8 +116,10 @@ class Evaluation:
         cache: dict[tuple[Configuration, EditKind], tuple[list[Levels], Tensor | None]] = {}
         for configuration in self._configurations:
             # Rows that differ only in their export share the edit.
-            edit = replace(configuration, name="", align_edges=0)
+            edit = replace(configuration, name="", align_edges=0, kinds=EDIT_KINDS)
             for kind, right in answers.items():
+                if kind not in configuration.kinds:
+                    continue
                 if (edit, kind) not in cache:
                     trajectory = trajectories[edit.inversion]
                     cache[edit, kind] = self._edit(edit, trajectory, right, captions)
@@ -127,7 +129,7 @@ class Evaluation:
                 borders = self._borders(edit.inversion, num_frames=len(right[0].source_round_trip))
                 self._add(kind, configuration.name, clips, right, borders=borders)
                 exported[kind].append(clips)
-            notify(f"  {configuration.name}: {len(seeds)} clips, {len(self.edits)} kinds")
+            notify(f"  {configuration.name}: {len(seeds)} clips")
         for kind, right in answers.items():
             self._keep_images(kind, right, exported[kind])
 
@@ -223,6 +225,11 @@ class Evaluation:
             self.images[kind].append(row)
 
 
+def names_of(configurations: Sequence[Configuration], kind: EditKind) -> list[str]:
+    """Return the rows that are run for a kind of edit."""
+    return [one.name for one in configurations if kind in one.kinds]
+
+
 def window_borders(plan: WindowPlan, num_frames: int, *, temporal: int) -> tuple[int, ...]:
     """Return the frames of a clip that lie in other windows than the frame before.
 
@@ -262,7 +269,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help=f"another row: one of {', '.join(n for n in BUILT_IN if n not in ALWAYS)}, a preset "
         "or a TOML file; with @caption appended, clips are inverted under their captions, with "
-        "@mask, each edit gets its exact mask; may be repeated",
+        "@mask, each edit gets its exact mask; =KIND,KIND at the end is for these kinds alone; "
+        "may be repeated",
     )
     add("--pictures", type=int, default=8, help="clips on the contact sheets (default 8, 0: none)")
     return parser
@@ -330,9 +338,9 @@ def evaluate(options: argparse.Namespace) -> None:
         record = quality_record(evaluation.edits, evaluation.inversions, configurations)
         num_clips = seeds.stop - options.seed_offset
         write_json(paths[0], {"run": facts | {"num_clips": num_clips}} | record)
-    names = [configuration.name for configuration in configurations]
     for kind, rows in evaluation.images.items():
         if rows:
+            names = names_of(configurations, kind)
             paths.append(options.output / f"quality-{kind}.png")
             save_png(draw_sheet(["source", "right answer", *names], rows, zoom=4), paths[-1])
     tables = quality_tables(evaluation.edits, evaluation.inversions, configurations)

@@ -72,13 +72,13 @@ def read_quality(path: Path, rows: Mapping[str, str]) -> Quality:
 
     Args:
         path: A `quality.json`.
-        rows: For each row of the other table, its row in that file.
+        rows: For each row of the other table, its row in that file. One that was not run for every
+            kind of edit is left out.
 
     Raises:
-        UsageError: The file cannot be read, is of another kind, or lacks a row.
+        UsageError: The file cannot be read, is of another kind, or has none of the rows.
     """
-    names = " ".join(f"--configuration {name}" for name in dict.fromkeys(rows.values()))
-    hint = f"`python -m cogedit.lab.quality {names}` writes one"
+    hint = "`python -m cogedit.lab.quality` writes one"
     try:
         edits = json.loads(path.read_text(encoding="utf-8"))["edits"]
         edits.pop("same", None)  # asks for nothing that could be seen
@@ -88,11 +88,14 @@ def read_quality(path: Path, rows: Mapping[str, str]) -> Quality:
                 for kind, of in edits.items()
             }
             for row, name in rows.items()
+            if all(name in of for of in edits.values())
         }
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror or error}", hint=hint) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"{path} lacks the quality of a row: {error!r}", hint=hint) from error
+        raise UsageError(f"{path} has no quality of edits: {error!r}", hint=hint) from error
     if not edits:
         raise UsageError(f"{path} has no edits that ask for a change", hint=hint)
+    if not quality:
+        raise UsageError(f"{path} has none of {', '.join(rows.values())}", hint=hint)
     return quality

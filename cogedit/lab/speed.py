@@ -102,13 +102,13 @@ def full_size_table(costs: Costs, quality: Quality | None = None) -> Table:
             name,
             *(f"{costs[name, n] / 1e15:.1f}" for n in counts),
             *(f"{costs[names[0], n] / costs[name, n]:.2f}" for n in counts),
-            *(_quality_cells(quality[name]) if quality else ()),
+            *(_quality_cells(quality[name]) if quality and name in quality else ()),
         )
         for name in names
     ]
     heads = ["row", *(f"PFLOP, N = {n}" for n in counts), *(f"fewer, N = {n}" for n in counts)]
     if quality:
-        heads += [*(f"{kind} edits" for kind in quality[names[0]]), "all kinds"]
+        heads += [*(f"{kind} edits" for kind in next(iter(quality.values()))), "all kinds"]
     return make_table("CogVideoX-5B, counted", heads, rows)
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from cogedit.errors import ConfigError, UsageError
+from cogedit.lab.cases import EDIT_KINDS
 from cogedit.lab.configurations import (
     BUILT_IN,
     Configuration,
@@ -57,6 +58,14 @@ def test_a_row_may_be_given_the_exact_mask():
     assert masked.exact_mask
     assert masked.inversion.under_caption
     assert masked.reconstruct == plain.reconstruct
+
+
+def test_a_row_may_be_for_some_kinds_of_edit():
+    told = find_configuration("recolor@caption=color,same")
+    assert told.kinds == ("color", "same")
+    assert replace(told, kinds=EDIT_KINDS) == find_configuration("recolor@caption")
+    with pytest.raises(UsageError, match="recolor=colour"):
+        find_configuration("recolor=colour")
 
 
 def test_fast_is_the_fast_preset(tmp_path):

@@ -23,13 +23,13 @@ def test_a_run_from_end_to_end(world_pipeline, tmp_path, capsys):
     code, found = run(
         tmp_path / "bench",
         *("--model", str(world_pipeline), "--clips", "2", "--steps", "2", "--seed-offset", "7"),
-        *("--kind", "color", "same", "--configuration", "shared-half", "--pictures", "1"),
+        *("--kind", "color", "same", "--configuration", "shared-half=color", "--pictures", "1"),
     )
     assert code == 0
     rows = [CEILING, FLOOR, "upstream", "default", "shared-half"]
     assert list(found["edits"]) == ["color", "same"]
-    for kind in found["edits"]:
-        assert list(found["edits"][kind]) == rows
+    assert list(found["edits"]["color"]) == rows
+    assert list(found["edits"]["same"]) == rows[:-1]
     ceiling = found["edits"]["color"][CEILING]
     assert ceiling["round_trip_psnr"]["clips"] == [MAX_PSNR, MAX_PSNR]
     assert found["edits"]["same"][FLOOR] == found["edits"]["same"][CEILING]
