@@ -115,16 +115,20 @@ def setting(
     default_text: str = "",
     none_text: str = "auto",
     is_later: bool = False,
+    earlier: object = None,
 ) -> T:
     """Declare a field as a setting: what it does, in sentences without its default.
 
     `metavar` stands for the value in help texts, and follows from the type where it is left out;
     `default_text` is the default in words, needed where it is None; `none_text` is the word that
-    stands for None; `is_later` is as in `later`.
+    stands for None; `is_later` is as in `later`, with `earlier` for the value of earlier records
+    where that is another than the default.
     """
     described = {"group": group, "text": text, "unit": unit, "metavar": metavar}
     described |= {"default_text": default_text, "none_text": none_text}
-    metadata = {"setting": described, "is_later": is_later}
+    metadata: dict[str, object] = {"setting": described}
+    if is_later:
+        metadata["earlier"] = default if earlier is None else earlier
     field: T = dataclasses.field(default=default, metadata=metadata)
     return field
 
@@ -134,7 +138,7 @@ def later(default: T) -> T:
 
     So an earlier record is a whole record still, with the same text and the same content key.
     """
-    field: T = dataclasses.field(default=default, metadata={"is_later": True})
+    field: T = dataclasses.field(default=default, metadata={"earlier": default})
     return field
 
 

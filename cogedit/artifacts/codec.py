@@ -17,7 +17,7 @@ import re
 import reprlib
 from collections.abc import Mapping
 from fractions import Fraction
-from typing import TypeVar, cast
+from typing import TypeVar, cast, get_type_hints
 
 import msgspec
 
@@ -113,6 +113,7 @@ def decode_record(value: Json, record_type: type[RecordT], text: str | None = No
 
 def _convert(value: Json, record_type: type[RecordT]) -> RecordT:
     try:
+        value = _completed(value, record_type)
         return msgspec.convert(value, record_type, dec_hook=_read_custom)
     except msgspec.ValidationError as error:
         problem, _, path = str(error).partition(" - at `$")
@@ -160,8 +161,29 @@ def _fields(
     """Return a record's fields, its constants, and the defaults that are not written."""
     fields = dataclasses.fields(record_type)  # type: ignore[arg-type]
     constants = cast(Mapping[str, Json], getattr(record_type, "json_constants", {}))
-    later = {field.name: field.default for field in fields if field.metadata.get("is_later")}
+    later = {one.name: one.metadata["earlier"] for one in fields if "earlier" in one.metadata}
     return tuple(field.name for field in fields), constants, later
+
+
+def _completed(value: Json, record_type: type[object]) -> Json:
+    """Write what an earlier record leaves out, where that is not what is done unasked today."""
+    if not isinstance(value, dict):
+        return value
+    missing, inner = _missing(record_type)
+    found = {name: _completed(value[name], kind) for name, kind in inner.items() if name in value}
+    return {**missing, **value, **found}
+
+
+@functools.cache
+def _missing(record_type: type[object]) -> tuple[Mapping[str, Json], Mapping[str, type[object]]]:
+    """Return the values that earlier records stand for and no default says, and inner records."""
+    fields, hints = dataclasses.fields(record_type), get_type_hints(record_type)  # type: ignore[arg-type]
+    missing = {
+        one.name: cast(Json, one.metadata["earlier"])
+        for one in fields
+        if one.metadata.get("earlier", one.default) != one.default
+    }
+    return missing, {n: h for n, h in hints.items() if dataclasses.is_dataclass(h)}
 
 
 def _difference(found: Json, written: Json, where: str) -> str:

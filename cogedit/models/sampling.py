@@ -18,6 +18,7 @@ from cogedit.diffusion.schedule import Schedule
 from cogedit.diffusion.state import OnState, StepState
 from cogedit.diffusion.trajectory import Samples, Trajectory
 from cogedit.diffusion.windows import OnWindow
+from cogedit.errors import UsageError
 from cogedit.models.attention import Injection
 from cogedit.models.denoiser import Denoiser
 from cogedit.models.forward import run_rows
@@ -46,8 +47,10 @@ def inversion_schedule(settings: InvertSettings, alphas_cumprod: Tensor) -> Sche
     Raises:
         UsageError: The settings ask for levels that the table does not have.
     """
-    schedule = Schedule.trailing(alphas_cumprod, settings.num_inference_steps)
-    schedule = schedule.with_low_levels(settings.low_levels)
+    count, low = settings.num_inference_steps, settings.num_low_levels
+    if low >= count:
+        raise UsageError(f"low_levels is {low}; it must be less than the {count} inference steps")
+    schedule = Schedule.trailing(alphas_cumprod, count - low).with_low_levels(low)
     return schedule.midpoints() if settings.inverse == "midpoint" else schedule
 
 

@@ -149,10 +149,12 @@ def trajectory_record(
     geometry, num_latent_frames = checkpoint.geometry, latents.tensors[0].shape[1]
     num_pad_frames = geometry.num_pad_frames(num_latent_frames)
     overlap = settings.invert.window_overlap
+    # It says what is done: the overlap is in the windows, and low levels are a number.
+    done = replace(settings.invert, window_overlap=None, low_levels=settings.invert.num_low_levels)
     return TrajectoryRecord(
         latents=latents,
         model=transformer_record(checkpoint, settings),
-        settings=replace(settings.invert, window_overlap=None),  # it is in the windows
+        settings=done,
         scheduler=scheduler_record(checkpoint),
         num_pad_frames=num_pad_frames,
         windows=geometry.window_plan(num_latent_frames + num_pad_frames, overlap),

@@ -51,13 +51,16 @@ class InvertSettings:
         "residual falls below 1e-3.",
         metavar="K|auto",
     )
-    low_levels: Annotated[int, Meta(ge=0, le=10)] = setting(
-        0,
+    low_levels: Annotated[int, Meta(ge=0, le=10)] | None = setting(
+        None,
         "Inversion",
-        "Timesteps below the first, one model call each. The first step turns the sample farthest: "
-        "two more carry most of its error away.",
-        unit="levels",
+        "How many of the timesteps lie next to the clean clip, where a step turns the sample "
+        "farthest: two carry most of its error away.",
+        unit="steps",
+        default_text="2 of 20 steps and more, 1 of 12 and more, none of fewer or with --inverse "
+        "upstream",
         is_later=True,
+        earlier=0,
     )
     window_overlap: Count | None = setting(
         None,
@@ -73,7 +76,16 @@ class InvertSettings:
     def num_levels(self) -> int:
         """Number of timesteps that the inversion visits, and the edits of its trajectory."""
         # Of a midpoint inversion, the noise is one more, at which the model is not asked.
-        return self.num_inference_steps + self.low_levels + (self.inverse == "midpoint")
+        return self.num_inference_steps + (self.inverse == "midpoint")
+
+    @property
+    def num_low_levels(self) -> int:
+        """How many of the timesteps lie below the even ones, also where nobody said."""
+        if self.low_levels is not None:
+            return self.low_levels
+        if self.inverse == "upstream":
+            return 0
+        return 2 if self.num_inference_steps >= 20 else int(self.num_inference_steps >= 12)
 
     @property
     def resampling(self) -> ReconstructSettings:
