@@ -66,7 +66,7 @@ def test_precedence_and_origins(resolve: Resolve) -> None:
     variable = "COGEDIT_RECONSTRUCT_GUIDANCE_SCALE"
     toml = "config = 'upstream'\n[reconstruct]\nguidance_scale = 3.0\n"
     steps = [
-        (resolve(), 4.0, "default"),
+        (resolve(), 5.0, "default"),
         (resolve(config="upstream"), 6.0, "preset upstream"),
         (resolve(toml=toml), 3.0, "cogedit.toml"),
         (resolve(toml=toml, environ={variable: "2.5"}), 2.5, f"environment variable {variable}"),
@@ -307,7 +307,9 @@ def test_shipped_presets(resolve: Resolve) -> None:
 
 def test_upstream_preset(resolve: Resolve) -> None:
     settings = resolve(config="upstream").settings
-    assert settings.invert == InvertSettings(guidance_scale=6.0, inverse="upstream")
+    assert settings.invert == InvertSettings(
+        guidance_scale=6.0, num_inference_steps=50, inverse="upstream"
+    )
     assert settings.reconstruct_with("x") == replace(UPSTREAM_EDIT, prompt="x")
     assert settings.load.resize_mode == "stretch"
     assert settings.model == "auto"
@@ -328,10 +330,14 @@ def test_presets_of_how_far_an_edit_goes(resolve: Resolve) -> None:
     ends = [one.reconstruct.injection_steps[1] for one in (faithful, balanced, bold)]
     assert ends == sorted(ends, reverse=True)
     assert balanced.reconstruct_with("x") == ReconstructSettings("x")
-    # `fast` is `balanced` in fewer steps, guided a little more for that, and nothing else.
-    fewer = {"num_inference_steps": 18, "solver": "dpm++2m", "guidance_scale": 4.5}
-    assert replace(balanced.reconstruct_with("x"), **fewer) == fast.reconstruct_with("x")
-    assert fast.invert == InvertSettings(num_inference_steps=25)
+    # `fast` is `balanced` in fewer steps, guided more for that, and nothing else.
+    fewer = {"num_inference_steps": 12, "solver": "dpm++2m"}
+    guided = {
+        name: getattr(fast.reconstruct, name) for name in ("guidance_scale", "guidance_steps")
+    }
+    assert fast.reconstruct.guidance_scale > balanced.reconstruct.guidance_scale
+    assert replace(balanced.reconstruct_with("x"), **fewer, **guided) == fast.reconstruct_with("x")
+    assert fast.invert == InvertSettings(num_inference_steps=13)
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ class Configuration:
         )
 
 
-_LEVELS = InvertSettings(num_inference_steps=STEPS, inverse="consistent", low_levels=0)
+_LEVELS = InvertSettings(num_inference_steps=STEPS, inverse="consistent", low_levels=None)
 _ACCURATE = Inversion(_LEVELS)
 _UPSTREAM_INVERSION = Inversion(replace(_LEVELS, guidance_scale=6.0, inverse="upstream"))
 UPSTREAM_EDIT = ReconstructSettings(
@@ -96,25 +96,27 @@ _SHARED_HALF = replace(_SHARED, injection_steps=(0.0, 0.5))
 _BALANCED = replace(
     _SHARED,
     start="inverted",
-    guidance_scale=4.0,
+    guidance_scale=5.0,
+    injection_strength=(1.0, 0.2),
     injection_tokens="own-text",
-    injection_steps=(0.0, 0.6),
-    guidance_steps=(0.1, 0.9),
+    guidance_steps=(0.1, 0.8),
 )
-_FAST = replace(_BALANCED, num_inference_steps=18, solver="dpm++2m", guidance_scale=4.5)
-_UNDER_CAPTION = Inversion(under_caption=True)
+_UNDER_CAPTION = Inversion(
+    replace(_LEVELS, num_inference_steps=24, low_levels=None), under_caption=True
+)
 
 # Each is `balanced` under the source's caption with one setting changed, and what goes with it.
 _CONTROLS: dict[str, dict[str, object]] = {
     "no-injection": {"injection_strength": 0.0},
     "half-strength": {"injection_strength": 0.5},
     "first-third": {"injection_steps": (0.0, 0.33)},
-    "all-steps": {"injection_steps": (0.0, 1.0)},
+    "sixty-percent": {"injection_strength": 1.0, "injection_steps": (0.0, 0.6)},
+    "full-strength": {"injection_strength": 1.0},
     "later-layers": {"injection_layers": (1, None)},
     "double-strength": {"injection_strength": 2.0},
     "all-tokens": {"injection_tokens": "all"},
     "image-tokens": {"injection_tokens": "image"},
-    "queries-keys": {"injection_mode": "queries-keys"},
+    "queries-keys": {"injection_mode": "queries-keys", "injection_strength": 1.0},
     "edit-reference": {"reference_prompt": "edit"},
     "two-references": {"reference_rows": "two", "reference_prompt": "edit"},
     "source-side": {"unconditional": "source", "guidance_scale": 2.0},
@@ -153,7 +155,6 @@ BUILT_IN: dict[str, Configuration] = {
         Configuration(
             "shared-half-guided", _ACCURATE, replace(_SHARED_HALF, guidance_steps=(0.0, 0.5))
         ),
-        Configuration("fast", Inversion(InvertSettings(num_inference_steps=25)), _FAST),
         *(_control(name, changes) for name, changes in _CONTROLS.items()),
         replace(_control("exact-mask", {}), exact_mask=True),
     )

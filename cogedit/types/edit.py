@@ -38,10 +38,10 @@ class ReconstructSettings:
         metavar="PROMPT",
     )
     guidance_scale: Guidance = setting(
-        4.0, "Edit", "How strongly guidance pulls the edit towards the prompt; 1 turns it off."
+        5.0, "Edit", "How strongly guidance pulls the edit towards the prompt; 1 turns it off."
     )
     guidance_steps: Window = setting(
-        (0.1, 0.9), "Edit", "Part of the steps with guidance, such as 0.0:0.8."
+        (0.1, 0.8), "Edit", "Part of the steps with guidance, such as 0.0:0.8."
     )
     source_guidance_scale: Guidance = setting(
         1.0, "Edit", "Guidance of the source's prediction with --method flow; 1 turns it off."
@@ -75,7 +75,7 @@ class ReconstructSettings:
         0, "Attention to the source", "Number of the noisiest steps to skip.", unit="steps"
     )
     injection_strength: Strength = setting(
-        1.0,
+        (1.0, 0.2),
         "Attention to the source",
         "Weight of the source's tokens in attention relative to the edit's own: 0 is off, 1 is "
         "equal, 2 is double, which keeps outlines and needs more guidance. 2:0 falls from 2 to 0 "
@@ -95,7 +95,7 @@ class ReconstructSettings:
         "text (all), or its image and the edit's own text a second time (own-text).",
     )
     injection_steps: Window = setting(
-        (0.0, 0.6),
+        (0.0, 1.0),
         "Attention to the source",
         "Part of the steps with attention to the source, such as 0.0:0.5.",
     )

@@ -35,7 +35,7 @@ class InvertSettings:
         1.0, "Inversion", "Guidance of the inversion; 1 turns it off."
     )
     num_inference_steps: NumSteps = setting(
-        50, "Inversion", "Number of timesteps from the clean latents to noise.", unit="steps"
+        24, "Inversion", "Number of timesteps from the clean latents to noise.", unit="steps"
     )
     inverse: InverseStep = setting(
         "consistent",

@@ -7,13 +7,12 @@ import pytest
 import torch
 from torch.nn import functional
 
-from cogedit.lab.jobs import Job, job_flops, job_work, make_jobs, run_job
+from cogedit.lab.jobs import job_flops, job_work, make_jobs, run_job
 from cogedit.lab.measure import StepClock, count_flops, time_in_turns
 from cogedit.lab.random_model import SIZES, Size, random_inputs, random_transformer
 from cogedit.lab.speed import main
 from cogedit.lab.steps import measure_steps, steps_of
 from cogedit.progress import StepInfo
-from cogedit.types import InvertSettings, ReconstructSettings
 
 CPU = torch.device("cpu")
 TINY = Size(2, 2, 32, 8, 16, (2, 8, 8))
@@ -22,8 +21,8 @@ TARGETS = {
     "shared": (1.40, 2.00, 2.15),
     "shared-half": (1.74, 2.43, 2.60),
     "shared-half-guided": (1.98, 2.93, 3.18),
-    "default": (1.76, 2.53, 2.73),
-    "fast": (4.0, 6.0, 6.5),
+    "default": (3.15, 4.6, 5.0),
+    "fast": (6.0, 8.8, 9.5),
 }
 
 
@@ -86,9 +85,6 @@ def test_the_rows_reach_their_targets_on_5b():
         for count, target in zip((1, 4, 8), TARGETS[job.name], strict=True):
             fewer = job_flops(upstream, count) / job_flops(job, count)
             assert fewer > target - 0.005, (job.name, count)  # as they are written, to two decimals
-    default = Job("default", InvertSettings(), ReconstructSettings(prompt=""))
-    for count in (1, 4, 8):
-        assert job_flops(rows[-1], count) < job_flops(default, count) / 2
 
 
 def test_upstream_on_5b_is_what_is_known_of_it():
@@ -96,11 +92,11 @@ def test_upstream_on_5b_is_what_is_known_of_it():
 
 
 def test_fewer_steps_keep_their_proportions(jobs):
-    assert [job.invert.num_inference_steps for job in jobs.values()] == [4] * 6 + [2]
+    assert [job.invert.num_inference_steps for job in jobs.values()] == [4] * 5 + [2] * 2
     assert jobs["fast"].reconstruct.num_inference_steps == 1
     fast = make_jobs(50)[-1]
-    assert fast.invert.num_inference_steps == 25
-    assert fast.reconstruct.num_inference_steps == 18
+    assert fast.invert.num_inference_steps == 13
+    assert fast.reconstruct.num_inference_steps == 12
 
 
 @pytest.mark.parametrize("count", [1, 3])

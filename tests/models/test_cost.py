@@ -37,6 +37,7 @@ from cogedit.types import InvertSettings, ReconstructSettings, WindowPlan
 TERA = 1e12
 SIZES_5B = TransformerSizes.of(COGVIDEOX_5B)
 CLIP_5B = (13, 60, 90)
+FIFTY = InvertSettings(num_inference_steps=50)
 SHARED = {"reference_rows": "one", "reference_prompt": "inversion"}
 
 
@@ -60,11 +61,11 @@ WINDOWS_5B = WindowPlan(13, 4, 4)
 def test_windows_cost_in_proportion_to_the_length(num_frames, ratio):
     """Of one pass over the whole clip, whose attention grows with the square of its length."""
     shape = ((num_frames - 1) // 4 + 1, *CLIP_5B[1:])
-    invert = partial(inversion_work, InvertSettings(), SIZES_5B, shape)
+    invert = partial(inversion_work, FIFTY, SIZES_5B, shape)
     assert invert(WINDOWS_5B).flops.total / invert().flops.total == pytest.approx(ratio, rel=0.1)
     # An edit that attends to its source has more attention to spare.
     asked = [replace(UPSTREAM_EDIT, prompt="a fox")]
-    edit = partial(edit_work, asked, InvertSettings(), SIZES_5B, shape)
+    edit = partial(edit_work, asked, FIFTY, SIZES_5B, shape)
     assert edit(WINDOWS_5B).flops.total / edit().flops.total < 1.1 * ratio
 
 
@@ -72,9 +73,9 @@ def test_windows_are_counted_as_an_inversion_meets_them():
     shape = (49, *CLIP_5B[1:])
     table = forward_scheduler().alphas_cumprod
     for settings in (
-        InvertSettings(),
-        InvertSettings(num_inference_steps=25, low_levels=2),
-        InvertSettings(inverse="midpoint"),
+        FIFTY,
+        InvertSettings(num_inference_steps=27, low_levels=2),
+        InvertSettings(num_inference_steps=50, inverse="midpoint"),
     ):
         met = [
             len(window_starts(WINDOWS_5B, 49, moved=moves_windows(t)))
@@ -88,7 +89,7 @@ def test_windows_are_counted_as_an_inversion_meets_them():
 
 def test_memory_is_that_of_one_window():
     def needed(shape, windows):
-        work = inversion_work(InvertSettings(), SIZES_5B, shape, windows)
+        work = inversion_work(FIFTY, SIZES_5B, shape, windows)
         seen = window_shape(shape, windows)
         return activation_bytes(SIZES_5B, seen, work, item_size=2, device="cuda")
 
@@ -110,7 +111,7 @@ def test_the_upstream_job():
 
 
 def job_flops(num_prompts, inversion=None, **changes):
-    inversion = inversion or InvertSettings()
+    inversion = inversion or FIFTY
     asked = [
         replace(UPSTREAM_EDIT, prompt=f"edit {number}", **changes) for number in range(num_prompts)
     ]
@@ -131,7 +132,7 @@ def job_flops(num_prompts, inversion=None, **changes):
     ],
 )
 def test_savings_over_the_upstream_script(changes, ratios):
-    prompt = InvertSettings(prompt="what the clip shows")
+    prompt = replace(FIFTY, prompt="what the clip shows")
     for num_prompts, ratio in zip((1, 4, 8), ratios, strict=True):
         found = upstream_flops(num_prompts) / job_flops(num_prompts, prompt, **changes)
         # Our inversion takes one call more than it has levels.
@@ -151,14 +152,14 @@ def test_savings_over_the_upstream_script(changes, ratios):
 )
 def test_rows_of_a_step(changes, rows):
     asked = [replace(UPSTREAM_EDIT, prompt=text, **changes) for text in ("a", "b")]
-    work = edit_work(asked, InvertSettings(), SIZES_5B, CLIP_5B)
+    work = edit_work(asked, FIFTY, SIZES_5B, CLIP_5B)
     assert (work.calls, work.max_rows, work.rows) == (50, rows, 50 * rows)
 
 
 def test_fewer_steps_windows_and_layers():
     def work(**changes):
         asked = [replace(UPSTREAM_EDIT, prompt="a", **changes)]
-        return edit_work(asked, InvertSettings(), SIZES_5B, CLIP_5B)
+        return edit_work(asked, FIFTY, SIZES_5B, CLIP_5B)
 
     assert work(num_inference_steps=20).calls == 20
     assert work(num_inference_steps=20, start_step=5).calls == 15
@@ -184,7 +185,7 @@ def test_fewer_steps_windows_and_layers():
     ],
 )
 def test_calls_of_an_inversion(changes, calls, rows):
-    work = inversion_work(InvertSettings(**changes), SIZES_5B, CLIP_5B)
+    work = inversion_work(replace(FIFTY, **changes), SIZES_5B, CLIP_5B)
     assert (work.calls, work.rows) == (calls, rows)
 
 
@@ -311,7 +312,8 @@ def test_an_edit_against_the_counter(golden_model, changes, num_prompts):
 def test_a_probe_against_the_counter(golden_model, num_together):
     transformer, sizes, checkpoint = golden_model
     inversion = InvertSettings(num_inference_steps=4)
-    asked = short_edit(ReconstructSettings("a", injection_strength=(2.0, 0.5)), 4)
+    settings = ReconstructSettings("a", injection_strength=(2.0, 0.5), injection_steps=(0.0, 0.6))
+    asked = short_edit(settings, 4)
     samples = torch.randn(
         4, 1, SHAPE[0], 16, *SHAPE[1:], generator=torch.Generator().manual_seed(1)
     )
