@@ -57,8 +57,7 @@ class InvertSettings:
         "How many of the timesteps lie next to the clean clip, where a step turns the sample "
         "farthest: two carry most of its error away.",
         unit="steps",
-        default_text="2 of 20 steps and more, 1 of 12 and more, none of fewer or with --inverse "
-        "upstream",
+        default_text="2 of 20 steps or more, 1 of 12 or more, otherwise and for upstream none",
         is_later=True,
         earlier=0,
     )

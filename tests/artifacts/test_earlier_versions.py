@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from cogedit.artifacts import content_key, parse_json, record_of, record_text
+from cogedit.artifacts import TrajectoryRecord, content_key, parse_json, record_of, record_text
 from cogedit.artifacts.codec import decode_record
 from cogedit.artifacts.embeds import EmbedsRecord
 from cogedit.artifacts.layout import decode_header, encode_header
@@ -38,6 +38,8 @@ def test_a_record_is_read_and_keeps_its_key(stored: dict[str, Any]) -> None:
         header = encode_header(record)
         assert hashlib.sha256(header).hexdigest() == stored["header"]
         assert decode_header(header) == record
+    if isinstance(record, TrajectoryRecord):
+        assert record.settings.num_low_levels == 0  # unasked, there are two today
 
 
 def test_a_setting_that_is_no_more_is_refused_where_it_was_used() -> None:

@@ -83,6 +83,34 @@ def test_a_later_field_leaves_earlier_records_as_they_are() -> None:
         decode_record({"width": 3, "track": None}, Now)
 
 
+@dataclasses.dataclass(frozen=True)
+class Since:
+    """The same with a field that has another value unasked than in records that lack it."""
+
+    width: int
+    levels: int | None = setting(None, "Clip", "Of them.", is_later=True, earlier=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Holder:
+    """A record in a record."""
+
+    inner: Since
+
+
+def test_what_earlier_records_lack_need_not_be_the_default() -> None:
+    earlier = encode_record(Before(3))
+    assert encode_record(Since(3, levels=0)) == earlier
+    assert decode_record(earlier, Since) == Since(3, levels=0)
+    assert decode_record({"inner": earlier}, Holder) == Holder(Since(3, levels=0))
+    for levels in (None, 2):
+        encoded = encode_record(Since(3, levels=levels))
+        assert encoded != earlier
+        assert decode_record(encoded, Since) == Since(3, levels=levels)
+    with pytest.raises(ArtifactError):
+        decode_record({"width": 3, "levels": 0}, Since)
+
+
 def test_a_strength_is_written_as_a_number_or_as_two() -> None:
     def encoded(strength: float | tuple[float, ...]) -> Any:
         return encode_record(ReconstructSettings("a fox", injection_strength=strength))
