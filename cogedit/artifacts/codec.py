@@ -169,7 +169,7 @@ def _completed(value: Json, record_type: type[object]) -> Json:
     """Write what an earlier record leaves out, where that is not what is done unasked today."""
     if not isinstance(value, dict):
         return value
-    missing, inner = _missing(record_type)
+    missing, inner = _missing(record_type)  # type: ignore[arg-type]
     found = {name: _completed(value[name], kind) for name, kind in inner.items() if name in value}
     return {**missing, **value, **found}
 
@@ -183,7 +183,8 @@ def _missing(record_type: type[object]) -> tuple[Mapping[str, Json], Mapping[str
         for one in fields
         if one.metadata.get("earlier", one.default) != one.default
     }
-    return missing, {n: h for n, h in hints.items() if dataclasses.is_dataclass(h)}
+    inner = {n: h for n, h in hints.items() if isinstance(h, type) and dataclasses.is_dataclass(h)}
+    return missing, inner
 
 
 def _difference(found: Json, written: Json, where: str) -> str:

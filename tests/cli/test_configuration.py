@@ -83,7 +83,7 @@ def test_json_has_the_same(here):
     assert found["preset"] == "cogvideox-5b"
     assert list(found["settings"]) == list(all_settings())
     assert found["settings"]["load.width"] == {"value": 720, "origin": "preset cogvideox-5b"}
-    assert found["settings"]["reconstruct.guidance_steps"]["value"] == "0.1:0.9"
+    assert found["settings"]["reconstruct.guidance_steps"]["value"] == "0.1:0.8"
 
 
 @pytest.mark.parametrize(

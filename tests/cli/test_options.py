@@ -96,7 +96,7 @@ def test_help_says_what_each_option_does(command):
 
 def test_defaults_are_shown():
     shown = " ".join(help_of("edit").replace("│", " ").split())
-    for text in ("Default: 42.", "Default: 0.1:0.9.", "Default: 0:END.", "Default: yes."):
+    for text in ("Default: 42.", "Default: 0.1:0.8.", "Default: 0:END.", "Default: yes."):
         assert text in shown
 
 

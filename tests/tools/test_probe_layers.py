@@ -38,12 +38,12 @@ def test_a_table_and_json_of_the_layers(folder):
     assert kinds(folder) == ["frames", "latents", "trajectory"]
     assert found["layers"] == [0, 1]
     assert found["num_steps"] == 4
-    assert len(found["levels"]) == 2
+    assert len(found["levels"]) == 3
     for level in found["levels"]:
         assert len(level["changes"]) == 2
         assert all(change > 0 for change in (level["whole"], *level["changes"]))
     means = [
-        sum(pair) / 2 for pair in zip(*(one["changes"] for one in found["levels"]), strict=True)
+        sum(level) / 3 for level in zip(*(one["changes"] for one in found["levels"]), strict=True)
     ]
     assert found["means"] == pytest.approx(means)
     events = [json.loads(line) for line in first.stderr.splitlines()]
