@@ -6,6 +6,7 @@ So a shell loop may pass the same flags to every stage.
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 from cogedit.artifacts import EditRecord, Record, TrajectoryRecord, chain_of, frames_record
@@ -48,6 +49,10 @@ def check_repeated(
     if isinstance(link, TrajectoryRecord) and key == "invert.window_overlap":
         # It is recorded with the windows, where a clip has several.
         made = given if given is None or link.windows is None else link.windows.overlap
+    if isinstance(link, TrajectoryRecord) and key == "invert.low_levels":
+        # Those of an inversion in so many steps.
+        asked = replace(link.settings, low_levels=settings.invert.low_levels)
+        given, made = asked.num_low_levels, link.settings.num_low_levels
     if isinstance(link, EditRecord):
         # A record keeps neither a number of steps that is the inversion's, nor a seed without use.
         if key == "reconstruct.num_inference_steps":

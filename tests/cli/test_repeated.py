@@ -50,9 +50,9 @@ def test_the_same_flags_go_to_every_stage(tmp_path):
         ("frames", ["--width", "16", "--height", "8", "--frame-sample-step", "2"]),
         ("trajectory", ["--width", "16", "--inversion-steps", "5", "--resize-mode", "crop"]),
         ("edit", ["--inversion-steps", "5", "--num-inference-steps", "5", "--solver", "ddim"]),
-        ("edit", ["--num-inference-steps", "auto", "--guidance-scale", "4.0", "--seed", "7"]),
+        ("edit", ["--num-inference-steps", "auto", "--guidance-scale", "5.0", "--seed", "7"]),
         ("edit", ["--injection-layers", "0:end", "--no-auto-mask"]),
-        ("trajectory", ["--seed", "7"]),
+        ("trajectory", ["--seed", "7", "--low-levels", "auto"]),
     ],
 )
 def test_a_repeated_value_is_accepted(chain, kind, flags):
