@@ -102,11 +102,17 @@ class Lease:
             self._path.rmdir()
 
 
-def acquire(path: Path, *, waiting: Callable[[], None] | None) -> Lease:
+def acquire(path: Path, *, waiting: Callable[[], None] | None, is_watched: bool = True) -> Lease:
     """Take the lease of this path, to be released.
 
     The folder that it lies in is made as often as needed: the process that holds the lease may
-    remove it when it is done. `waiting` is called once if another process holds the lease.
+    remove it when it is done.
+
+    Args:
+        path: Where the lease is.
+        waiting: Called once if another process holds it; None does not wait.
+        is_watched: Whether a silent holder is watched before it counts as dead (`_stands_still`).
+            Without waiting that takes several attempts.
 
     Raises:
         BlockingIOError: Another process holds it, and `waiting` is None.
@@ -119,7 +125,7 @@ def acquire(path: Path, *, waiting: Callable[[], None] | None) -> Lease:
             lease = Lease(path)
             if lease.take():
                 return lease
-            if _take_from_the_dead(path):
+            if _take_from_the_dead(path, is_watched=is_watched):
                 continue
         if waiting is None:
             raise BlockingIOError(f"{path} is held by another process")
@@ -196,7 +202,7 @@ def _keep(file: Path, is_released: threading.Event) -> None:
             continue
 
 
-def _take_from_the_dead(path: Path) -> bool:
+def _take_from_the_dead(path: Path, *, is_watched: bool) -> bool:
     """Remove a lease whose holder has ended or is silent, or an empty one; whether it is gone."""
     if path.is_symlink():
         raise FileExistsError(errno.EEXIST, "a link is in the place of a folder of cogedit")
@@ -205,7 +211,8 @@ def _take_from_the_dead(path: Path) -> bool:
     for file in path.iterdir():
         if not _HOLDER.fullmatch(file.name):
             raise FileExistsError(errno.EEXIST, f"it holds {file.name}, which is not cogedit's")
-        if not _has_ended(file) and not (_is_silent(file, now) and _stands_still(file)):
+        is_dead = _is_silent(file, now) and (not is_watched or _stands_still(file))
+        if not is_dead and not _has_ended(file):
             return False
         file.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # another process was faster

@@ -66,7 +66,7 @@ class Unfinished:
                 hint=f"remove the link: rm {shlex.quote(show(self.root))}",
             )
         try:
-            lease = acquire(self._lease, waiting=waiting)
+            lease = acquire(self._lease, waiting=waiting, is_watched=waiting is not None)
         except BlockingIOError:
             raise
         except OSError as error:

@@ -144,6 +144,21 @@ def test_prune_leaves_a_workspace_alone_where_a_process_works(folder):
     assert states() == ["leftover"] * 5 + UNTOUCHED
 
 
+@pytest.mark.parametrize("place", [".cogedit-0123456789abcdef.lease", "{}/lease"])
+def test_prune_leaves_a_workspace_alone_where_another_machine_works(folder, place):
+    """Which no lock on the folder tells here. A lease whose holder is silent for long goes."""
+    [unfinished] = folder.glob("trajectory-*.unfinished")
+    lease = folder / place.format(unfinished.name)
+    lease.mkdir()
+    holder = lease / f"{'0' * 16}.1.1.{'0' * 16}"
+    holder.touch()
+    assert json.loads(cache("prune", "--json").stdout)["in_use"] == ["clip.cogedit"]
+    os.utime(holder, (0, 0))
+    cache("prune", "--unfinished")
+    assert not lease.exists()
+    assert states() == ["whole"] * 4
+
+
 def test_prune_leaves_a_file_alone_while_it_is_written(folder):
     with atomic_write(folder / "new.json") as file:
         file.write(b"half")
