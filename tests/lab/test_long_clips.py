@@ -4,8 +4,10 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from cogedit.lab import world
+from cogedit.lab.batch_pipeline import BatchPipeline
 from cogedit.lab.cases import make_case
 from cogedit.lab.edit_metrics import border_ratio
 from cogedit.lab.long_clips import CUT, cut_case, main, make_ways
@@ -57,6 +59,16 @@ def test_ways_are_every_overlap_moved_and_not(world_pipeline):
         "overlap-1-unmoved": WindowPlan(3, 1, 0),
         "overlap-2": WindowPlan(3, 2, 0),
     }
+
+
+def test_a_long_clip_is_encoded_in_spans_of_nine_frames(world_pipeline):
+    """As `encode` does with the embedded model."""
+    pipeline = BatchPipeline(
+        find_checkpoint(str(world_pipeline)), device=torch.device("cpu"), dtype=torch.float32
+    )
+    frames = world.render(make_case(3, "color", num_frames=17).source)
+    long, second = (pipeline.encode([clip]) for clip in (frames, frames[8:]))
+    assert torch.equal(long[:, 3:], second[:, 1:])
 
 
 def test_a_cut_clip_is_the_middle_of_the_long_one():
