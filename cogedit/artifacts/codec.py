@@ -134,17 +134,19 @@ def _read_custom(kind: type[object], value: object) -> object:
 
 def _plain(value: object) -> Json:
     """A record's values as JSON has them, its constants beside its fields."""
-    if type(value) in _SCALARS:
+    kind = type(value)
+    if kind in _SCALARS:
         return cast(Json, value)
-    if isinstance(value, tuple):
+    if kind is tuple:
         # Most are numbers, of which a clip has many.
-        return [item if type(item) in _SCALARS else _plain(item) for item in value]
-    if isinstance(value, JsonText):
-        return parse_json(value)
-    if isinstance(value, Fraction):
+        items = cast("tuple[object, ...]", value)
+        return [cast(Json, item) if type(item) in _SCALARS else _plain(item) for item in items]
+    if kind is JsonText:
+        return parse_json(cast(JsonText, value))
+    if kind is Fraction:
         return str(value)
-    if dataclasses.is_dataclass(value):
-        names, constants, later = _fields(type(value))  # type: ignore[arg-type]
+    if dataclasses.is_dataclass(kind):
+        names, constants, later = _fields(kind)
         plain = dict(constants)
         for name in names:
             item = getattr(value, name)

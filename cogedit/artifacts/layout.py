@@ -54,6 +54,7 @@ MAX_HEADER_BYTES = 16 * 2**20
 
 ITEM_SIZE: dict[TensorDType, int] = {"uint8": 1, "float32": 4, "int64": 8}
 _CODE: dict[TensorDType, str] = {"uint8": "U8", "float32": "F32", "int64": "I64"}
+_write = json.JSONEncoder(separators=(",", ":")).encode
 
 
 @dataclass(frozen=True)
@@ -191,7 +192,7 @@ def header_bytes(key: str, text: str, tensors: tuple[TensorRecord, ...]) -> byte
             "data_offsets": [begin, end],
         }
         begin = end
-    body = json.dumps(header, separators=(",", ":"), ensure_ascii=True).encode("ascii")
+    body = _write(header).encode("ascii")
     body += b" " * (-len(body) % 8)
     if len(body) > MAX_HEADER_BYTES:
         raise ArtifactError(

@@ -245,8 +245,12 @@ def report_unprinted(problem: OSError, screen: Screen) -> int:
 
 def printable(text: str) -> str:
     """Show control characters by their code: a name must not move the cursor or add a line."""
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    return (
+        text
+        if text.isprintable()
+        else "".join(
+            char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+        )
     )
 
 
