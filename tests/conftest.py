@@ -65,6 +65,13 @@ def chain(tmp_path_factory) -> Chain:
 
 
 @pytest.fixture
+def here(tmp_path, monkeypatch) -> Path:
+    """An empty folder, which is the current one."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
 def listing() -> Callable[[Path], dict[str, bytes]]:
     """Every file of a folder, hidden ones too, with its bytes."""
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from videos import ffmpeg
+from videos import ffmpeg, write_once
 
 NUM_FRAMES = 33
 WIDTH, HEIGHT = 96, 64
@@ -44,8 +44,8 @@ def make(
 ) -> Path:
     """Write the pattern as `path`; `before` are further inputs and their options."""
     source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "{}x{}".format(*size), "-r", "25"]
-    ffmpeg(*source, "-i", "-", *before, *options, path, stdin=pattern(*size, num_frames))
-    return path
+    stdin = pattern(*size, num_frames)
+    return write_once(path, *source, "-i", "-", *before, *options, stdin=stdin)
 
 
 def frame_numbers(frames: np.ndarray) -> list[int]:

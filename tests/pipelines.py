@@ -135,6 +135,20 @@ def settings_of(video, **flags):
     return cogedit.settings_for(video, given | dotted, environ={}, cwd=video.parent).settings
 
 
+def settings_here(source, **flags):
+    """Settings of the tiny pipeline as a command would take them: 9 frames, 2 steps."""
+    given = {
+        "model": str(TINY_PIPELINE),
+        "dtype": "fp32",
+        "device": "cpu",
+        "load.max_num_frames": 9,
+        "invert.num_inference_steps": 2,
+        "reconstruct.guidance_scale": 1.0,
+    }
+    dotted = {key.replace("__", "."): value for key, value in flags.items()}
+    return cogedit.settings_for(source, given | dotted, environ={}).settings
+
+
 def decode(artifact, settings):
     """All frames that an artifact shows, [F, H, W, 3]."""
     return _all_frames(stages.decode.decode, artifact, settings)

@@ -1,5 +1,6 @@
 """Small real videos, made by ffmpeg while the tests run."""
 
+import hashlib
 import subprocess
 from fractions import Fraction
 from pathlib import Path
@@ -24,6 +25,19 @@ def ffmpeg(*args: str | Path, stdin: bytes = b"") -> bytes:
     return done.stdout
 
 
+_MADE: dict[tuple[object, ...], bytes] = {}
+
+
+def write_once(path: Path, *args: str, stdin: bytes = b"") -> Path:
+    """Write a video by ffmpeg; what was written before with these arguments is copied."""
+    key = (path.suffix, *args, hashlib.sha256(stdin).digest())
+    if key not in _MADE:
+        ffmpeg(*args, path, stdin=stdin)
+        _MADE[key] = path.read_bytes()
+    path.write_bytes(_MADE[key])
+    return path
+
+
 def make_video(
     path: Path,
     *,
@@ -40,8 +54,8 @@ def make_video(
     picture += f",scale={width}:{height}"
     seconds = float(num_frames / Fraction(fps))
     tone = ["-f", "lavfi", "-i", f"sine=d={seconds:.6f}", "-c:a", "aac"] if sound else []
-    ffmpeg("-f", "lavfi", "-i", picture, *tone, "-frames:v", str(num_frames), *options, path)
-    return path
+    made = ["-f", "lavfi", "-i", picture, *tone, "-frames:v", str(num_frames), *options]
+    return write_once(path, *made)
 
 
 def make_counter(
@@ -55,8 +69,7 @@ def make_counter(
     levels = (16 + GRAY_STEP * np.arange(num_frames)).astype(np.uint8)
     frames = np.broadcast_to(levels[:, None, None, None], (num_frames, 48, 64, 3))
     source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "64x48", "-r", fps, "-i", "-"]
-    ffmpeg(*source, "-crf", "8", *options, path, stdin=frames.tobytes())
-    return path
+    return write_once(path, *source, "-crf", "8", *options, stdin=frames.tobytes())
 
 
 def read_counter(frames: np.ndarray) -> list[int]:

@@ -20,11 +20,11 @@ from cogedit.errors import UsageError
 from cogedit.media.between import Blend, LeaveOneOut, blend_changes, decibels, plan_blends
 from cogedit.media.clip import ResizePlan
 from cogedit.media.cuts import SIZE, find_cuts
-from cogedit.media.edges import Change
+from cogedit.media.edges import Change, Moments
 from cogedit.media.reader import iterate_frames, resize_frame
 from cogedit.media.restore import restore_frames
 from cogedit.media.stream import Frame, FrameStream
-from cogedit.stages.decode import decode_moments, lay_over
+from cogedit.stages.decode import Clip, decode_moments, lay_over
 from cogedit.stages.recipe import Recipe
 from cogedit.stages.run import Run
 from cogedit.stages.session import Session
@@ -100,7 +100,8 @@ def show_every_frame(
     if isinstance(recipe.record, FramesRecord):
         clip = _own_frames(source, recipe, numbers)
     else:
-        clip = _edited_frames(artifact, recipe, settings, source, session=session, run=run)
+        decoded = decode_moments(artifact, settings, session=session, run=run)
+        clip = _edited_frames(artifact, recipe, source, decoded, run=run)
     return FrameStream(clip, len(numbers), size.height, size.width)
 
 
@@ -115,16 +116,15 @@ def _own_frames(source: FoundSource, recipe: Recipe, numbers: range) -> Iterator
 def _edited_frames(
     artifact: Path,
     recipe: Recipe,
-    settings: Settings,
     source: FoundSource,
+    decoded: tuple[Clip, Iterator[Moments]],
     *,
-    session: Session,
     run: Run,
 ) -> Iterator[Frame]:
     """Prepare what can fail before the first frame, and return the frames."""
     numbers = frame_numbers(source.frames)
     edited = source.frames.shown_indices
-    clip, moments = decode_moments(artifact, settings, session=session, run=run)
+    clip, moments = decoded
     with run.wait("looking for cuts"):
         pictures = _pictures(source, numbers)
         cuts = tuple(numbers[0] + cut for cut in find_cuts(pictures))

@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from pipelines import TINY_MODEL, TINY_PIPELINE
+from pipelines import TINY_MODEL, settings_here
 from typer.testing import CliRunner
 from videos import ffmpeg, make_counter, make_video, read_back, read_counter
 
@@ -16,25 +16,8 @@ from cogedit.media.probe import probe_stored
 from cogedit.stages.recipe import read_recipe
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def settings_of(source, **flags):
-    given = {
-        "model": str(TINY_PIPELINE),
-        "dtype": "fp32",
-        "device": "cpu",
-        "load.max_num_frames": 9,
-        "load.frame_sample_step": 1,
-        "export.splice": True,
-        "invert.num_inference_steps": 2,
-        "reconstruct.guidance_scale": 1.0,
-    }
-    dotted = {key.replace("__", "."): value for key, value in flags.items()}
-    return cogedit.settings_for(source, given | dotted, environ={}).settings
+    return settings_here(source, **{"load__frame_sample_step": 1, "export__splice": True} | flags)
 
 
 def export(artifact, output=None, *, source_video=None, with_source=False, **flags):

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
-from pipelines import TINY_MODEL, TINY_PIPELINE
+from pipelines import TINY_MODEL, settings_here
 from typer.testing import CliRunner
 from videos import ffmpeg, make_video, read_back
 
@@ -23,24 +23,8 @@ FPS = Fraction(30000, 1001)
 PROMPT = "a blue cat running in snow"
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def settings_of(source, **flags):
-    given = {
-        "model": str(TINY_PIPELINE),
-        "dtype": "fp32",
-        "device": "cpu",
-        "load.max_num_frames": 9,
-        "load.frame_rate": "spread",
-        "invert.num_inference_steps": 2,
-        "reconstruct.guidance_scale": 1.0,
-    }
-    dotted = {key.replace("__", "."): value for key, value in flags.items()}
-    return cogedit.settings_for(source, given | dotted, environ={}).settings
+    return settings_here(source, **{"load__frame_rate": "spread"} | flags)
 
 
 def load(video, **flags):

@@ -38,12 +38,6 @@ def video(path, seed, *, fps=FPS, **shape):
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
 def two(here):
     return video(here / "a.mkv", 1), video(here / "b.mkv", 2)
 
