@@ -19,11 +19,17 @@ os.environ["XDG_CACHE_HOME"] = CACHE.name
 from chains import Chain, make_chain  # noqa: E402
 from pipelines import GOLDEN, GOLDEN_PIPELINE, make_2b_like, make_5b_like, make_15_like  # noqa: E402
 
-# The collector then passes over what the libraries keep anyway: a third of a second each time.
-gc.collect()
-gc.freeze()
-
 PROMPT = "a blue cat running in snow"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_collections():
+    """Let the collector pass over what libraries and pytest keep anyway.
+
+    Every session that ends collects: a tenth of a second or more each time.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
