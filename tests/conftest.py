@@ -2,6 +2,7 @@
 
 import gc
 import os
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Prompt embeddings of the tests stay out of the user's cache.
 CACHE = tempfile.TemporaryDirectory(prefix="cogedit-tests-")
 os.environ["XDG_CACHE_HOME"] = CACHE.name
+# ffmpeg reads all videos but those of tests that ask for `decord`: the frames are the same, and
+# the process that imports decord takes five times as long.
+sys.modules["decord"] = None  # type: ignore[assignment]
 
 from chains import Chain, make_chain  # noqa: E402
 from pipelines import GOLDEN, GOLDEN_PIPELINE, make_2b_like, make_5b_like, make_15_like  # noqa: E402
@@ -30,6 +34,14 @@ def short_collections():
     """
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="module")
+def decord():
+    """Let decord read what it reads as ffmpeg does, as in a user's process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delitem(sys.modules, "decord")
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import importlib
 import pkgutil
+import sys
 
 import pipelines  # noqa: F401
 import processes  # noqa: F401
@@ -16,6 +17,7 @@ from transformers import AutoTokenizer, T5EncoderModel  # noqa: F401
 import cogedit
 
 torch.set_num_threads(1)
+sys.modules["decord"] = None  # type: ignore[assignment]  # as in `conftest`
 for module in pkgutil.walk_packages(cogedit.__path__, "cogedit."):
     if not module.name.startswith(("cogedit.lab", "cogedit.__main__")):
         importlib.import_module(module.name)

@@ -9,6 +9,8 @@ import pytest
 from pipelines import TINY_PIPELINE, tiny_settings
 from videos import make_video
 
+pytestmark = pytest.mark.usefixtures("decord")
+
 HEAVY = {"torch", "diffusers", "transformers", "decord"}
 NOT_FOR_HELP = {"cogedit.stages", "cogedit.artifacts"}
 NOT_FOR_HELP |= {"numpy", "safetensors", "huggingface_hub", "PIL"}

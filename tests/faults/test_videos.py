@@ -34,7 +34,7 @@ from videos import ffmpeg
 from cogedit.artifacts import read_artifact
 from cogedit.cli import app
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("decord")]
 
 MAX_BYTES = 2 * 2**30
 

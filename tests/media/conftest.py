@@ -2,6 +2,11 @@ import pytest
 from videos import ffmpeg, make_counter, make_video
 
 
+@pytest.fixture(scope="module", autouse=True)
+def with_decord(decord):
+    """Both readers are under test."""
+
+
 @pytest.fixture(scope="session")
 def clips(tmp_path_factory):
     """A folder of small videos, made once."""

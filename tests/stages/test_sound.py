@@ -9,7 +9,6 @@ from pipelines import GOLDEN_PIPELINE
 from videos import ffmpeg, make_video
 
 import cogedit
-from cogedit.artifacts import read_record
 from cogedit.errors import UsageError
 from cogedit.media import reader
 from cogedit.media.probe import probe_facts
@@ -155,10 +154,13 @@ def test_sound_that_begins_after_the_clip_is_not_early(tmp_path):
         assert begins == pytest.approx(0.25, abs=0.03)
 
 
-def test_the_record_names_the_reader_that_read(tmp_path, monkeypatch):
+def test_the_record_names_the_reader_that_read(tmp_path, monkeypatch, decord):
+    video = make_video(tmp_path / "clip.mp4", width=96, height=64)
+    first = cogedit.load(video, settings_of(video, workspace=tmp_path / "v")).record
+    assert first.source.reader == "decord"
     child = tmp_path / "child.py"
     child.write_text("raise SystemExit(3)")
     monkeypatch.setattr(reader, "DECORD_PROGRAM", child)
-    video = make_video(tmp_path / "clip.mp4", width=96, height=64)
-    frames = cogedit.load(video, settings_of(video, workspace=tmp_path / "w")).path
-    assert read_record(frames).source.reader == "ffmpeg"
+    again = cogedit.load(video, settings_of(video, workspace=tmp_path / "w")).record
+    assert again.source.reader == "ffmpeg"
+    assert again.tensors == first.tensors
