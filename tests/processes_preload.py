@@ -1,5 +1,6 @@
 """What the server of `processes` imports once: the package, and the libraries that it uses late."""
 
+import gc
 import importlib
 import pkgutil
 import sys
@@ -21,3 +22,6 @@ sys.modules["decord"] = None  # type: ignore[assignment]  # as in `conftest`
 for module in pkgutil.walk_packages(cogedit.__path__, "cogedit."):
     if not module.name.startswith(("cogedit.lab", "cogedit.__main__")):
         importlib.import_module(module.name)
+# Every command collects a few times: not what it has from here.
+gc.collect()
+gc.freeze()
