@@ -64,6 +64,11 @@ TURNED = {
 CUT = {"cut.mp4": "edit list at the start", "hdr.mp4": "hdr pq"}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def with_decord():
+    """ffmpeg alone reads: that decord gives the same frames is shown by `test_reader`."""
+
+
 def write(path: Path) -> Path:
     kinds = SOUGHT | FROM_THE_START
     if path.name in kinds:

@@ -21,6 +21,11 @@ RED = (200, 40, 40)
 FIRST, COUNT = 10, 8
 
 
+@pytest.fixture(scope="module", autouse=True)
+def with_decord():
+    """ffmpeg alone reads: that decord gives the same frames is shown by `test_reader`."""
+
+
 def splice(source, output, *, codec=None, lossless=False, first=FIRST, count=COUNT, **more):
     """Put red frames into a video, and return the probes of both."""
     facts = probe_stored(source)
