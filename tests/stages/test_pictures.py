@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from cogedit.artifacts import frames_record, read_artifact, read_record
 from cogedit.cli import app
 
-MODEL = ["--model", "shapes", "--device", "cpu"]
+MODEL = ["--dtype", "fp32", "--device", "cpu"]
 STEPS = ["--num-inference-steps", "2"]
 
 
@@ -39,7 +39,8 @@ def make_pictures(folder, *, count=9, size=(64, 64), name="f{}.png", colour=None
 
 
 @pytest.fixture
-def work(tmp_path):
+def work(tmp_path, monkeypatch, pipeline_5b):
+    monkeypatch.setenv("COGEDIT_MODEL", str(pipeline_5b))
     make_pictures(tmp_path / "frames", count=11)
     return tmp_path
 
