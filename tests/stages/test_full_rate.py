@@ -1,6 +1,7 @@
 """`--every-frame` through the stages: which frames an export shows, and what it says of them."""
 
 from fractions import Fraction
+from functools import cache
 
 import numpy as np
 import pytest
@@ -55,15 +56,29 @@ def every_frame(video, artifact, output, *, size="clip", run=None, **flags):
     return read_back(output, width=width, height=height), probe_facts(output)
 
 
+@pytest.fixture(scope="module")
+def exported(edited, tmp_path_factory):
+    """Every frame of the edit without a mask, by size: its frames, facts, file and notes."""
+    video, plain, _ = edited
+    folder = tmp_path_factory.mktemp("exported")
+
+    @cache
+    def at(size):
+        said, output = [], folder / f"{size}.mkv"
+        run = cogedit.Run(notify=said.append)
+        return *every_frame(video, plain, output, size=size, run=run), output, "\n".join(said)
+
+    return at
+
+
 def own_frames(video):
     return read_back(video, width=176, height=144)
 
 
 @pytest.mark.parametrize("size", ["clip", "source"])
-def test_every_frame_is_shown_at_the_source_s_rate_with_its_sound(edited, tmp_path, size):
+def test_every_frame_is_shown_at_the_source_s_rate_with_its_sound(edited, exported, tmp_path, size):
     video, plain, _ = edited
-    output = tmp_path / "all.mkv"
-    shown, facts = every_frame(video, plain, output, size=size)
+    shown, facts, output, _ = exported(size)
     assert (len(shown), facts.fps, facts.num_frames) == (NUM_FRAMES, 25, NUM_FRAMES)
     assert facts.audio_codec == "aac"
     # At the edited frames it is what an export of these alone shows.
@@ -72,10 +87,9 @@ def test_every_frame_is_shown_at_the_source_s_rate_with_its_sound(edited, tmp_pa
     assert read_recipe(output).options["every_frame"] is True
 
 
-def test_the_frames_between_have_the_source_s_own_detail(edited, tmp_path):
-    video, plain, _ = edited
-    shown, _ = every_frame(video, plain, tmp_path / "all.mkv", size="source")
-    own = own_frames(video)
+def test_the_frames_between_have_the_source_s_own_detail(edited, exported):
+    shown, *_ = exported("source")
+    own = own_frames(edited[0])
 
     def likeness(clip, other):
         rough = (frames[:, :, 1:].astype(float) - frames[:, :, :-1] for frames in (clip, other))
@@ -105,11 +119,8 @@ def test_outside_the_mask_every_frame_is_the_source_s(edited, tmp_path, size):
     assert np.abs(shown[:, inside].astype(int) - own[:, inside]).mean() > 1
 
 
-def test_it_says_where_a_cut_is_and_how_good_the_frames_between_are(edited, tmp_path):
-    video, plain, _ = edited
-    said = []
-    every_frame(video, plain, tmp_path / "all.mkv", run=cogedit.Run(notify=said.append))
-    told = "\n".join(said)
+def test_it_says_where_a_cut_is_and_how_good_the_frames_between_are(exported):
+    *_, told = exported("clip")
     assert "1 cut found, at 0:00.56" in told
     assert "the frames between reach" in told
     assert "wrote" in told
@@ -205,10 +216,9 @@ def test_recolor_shows_every_frame_of_a_longer_video_unasked(edited, tmp_path):
     assert clip.shown_indices == tuple(range(0, NUM_FRAMES, STEP))
 
 
-def test_it_is_compared_with_every_frame_of_its_source(edited, tmp_path):
-    video, plain, _ = edited
-    shown, sheet = tmp_path / "all.mkv", tmp_path / "both.mkv"
-    every_frame(video, plain, shown, size="source")
+def test_it_is_compared_with_every_frame_of_its_source(edited, exported, tmp_path):
+    video, sheet = edited[0], tmp_path / "both.mkv"
+    _, _, shown, _ = exported("source")
     settings = settings_for(video, export__lossless=True)
     cogedit.compare([video, shown], settings, output=sheet)
     assert probe_facts(sheet).num_frames == NUM_FRAMES

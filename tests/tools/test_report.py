@@ -153,15 +153,15 @@ def test_without_its_source_an_edit_still_shows_it_outside_the_mask(made, tmp_pa
     assert np.array_equal(np.asarray(picture), expected[0])
 
 
-@pytest.mark.parametrize("radius", [0, 8])
-def test_it_says_that_edges_are_not_aligned(made, tmp_path, radius):
+def test_it_says_that_edges_are_not_aligned(made, page, tmp_path):
     config = tmp_path / "own.toml"
-    config.write_text(f"[export]\nalign_edges = {radius}\n")
+    config.write_text("[export]\nalign_edges = 8\n")
     path = tmp_path / "report.html"
     result = report(made[0], "-o", path, "--config", config)
     assert result.exit_code == 0, result.output
-    assert ("align-edges 8" in result.stderr) == bool(radius)
-    assert ("align-edges 8" in path.read_text()) == bool(radius)
+    assert "align-edges 8" in result.stderr
+    assert "align-edges 8" in path.read_text()
+    assert "align-edges 8" not in page.read_text()
 
 
 def test_edits_under_one_prompt_are_told_apart(made, tmp_path):
@@ -268,12 +268,18 @@ def test_the_videos_are_the_clips(made, page):
     assert np.array_equal(np.asarray(picture), clip[0])
 
 
-def test_videos_beside_the_page(made, tmp_path):
-    path = tmp_path / "my page.html"
+@pytest.fixture(scope="module")
+def beside(made, tmp_path_factory):
+    """The page with its videos beside it."""
+    path = tmp_path_factory.mktemp("beside") / "my page.html"
     assert report(made[0], "-o", path, "--beside").exit_code == 0
-    sources = [a["src"] for a in Reader(path.read_text()).all("video")]
+    return path
+
+
+def test_videos_beside_the_page(beside):
+    sources = [a["src"] for a in Reader(beside.read_text()).all("video")]
     assert set(sources) == {
-        f"my%20page-videos/{file.name}" for file in (tmp_path / "my page-videos").iterdir()
+        f"my%20page-videos/{file.name}" for file in beside.with_name("my page-videos").iterdir()
     }
     assert len(set(sources)) == 3
 
@@ -471,11 +477,9 @@ def test_source_and_edit_play_together(shown):
     assert shown.run(times) == pytest.approx([7.5 / 8] * 2)
 
 
-def test_videos_beside_the_page_play(made, chromium, tmp_path):
-    path = tmp_path / "report.html"
-    assert report(made[0], "-o", path, "--beside").exit_code == 0
+def test_videos_beside_the_page_play(beside, chromium):
     chromium.errors.clear()
-    chromium.open(path)
+    chromium.open(beside)
     chromium.wait(READY)
     assert chromium.errors == []
 
