@@ -353,10 +353,9 @@ def test_check_of_an_inversion(video, request, name):
     assert 0.1 < good.std < 3
 
 
-@pytest.mark.parametrize("name", ["pipeline_2b", "pipeline_15", "pipeline_5b"])
-def test_inversion_round_trips_when_injection_is_off(video, request, name):
-    model = request.getfixturevalue(name)
-    assert round_trip_error(video, model, invert__inversion_iterations=8) < 0.02
+def test_inversion_round_trips_when_injection_is_off(video, pipeline_15):
+    """Padded; the inversions of the other models are checked above, and compared below."""
+    assert round_trip_error(video, pipeline_15, invert__inversion_iterations=8) < 0.02
 
 
 def test_2b_round_trips_as_well_as_5b(video, pipeline_2b, pipeline_5b):
