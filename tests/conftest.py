@@ -16,9 +16,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Prompt embeddings of the tests stay out of the user's cache.
 CACHE = tempfile.TemporaryDirectory(prefix="cogedit-tests-")
 os.environ["XDG_CACHE_HOME"] = CACHE.name
-# ffmpeg reads all videos but those of tests that ask for `decord`: the frames are the same, and
-# the process that imports decord takes five times as long.
+# Here and in processes of their own, tests read by ffmpeg: see `decord`.
 sys.modules["decord"] = None  # type: ignore[assignment]
+WITHOUT_DECORD = str(Path(__file__).with_name("without_decord"))
+PLACES = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+PLACES = [place for place in PLACES if place not in ("", WITHOUT_DECORD)]
+os.environ["PYTHONPATH"] = os.pathsep.join([WITHOUT_DECORD, *PLACES])
 
 from chains import Chain, make_chain  # noqa: E402
 from pipelines import GOLDEN, GOLDEN_PIPELINE, make_2b_like, make_5b_like, make_15_like  # noqa: E402
@@ -38,9 +41,13 @@ def short_collections():
 
 @pytest.fixture(scope="module")
 def decord():
-    """Let decord read what it reads as ffmpeg does, as in a user's process."""
+    """Let decord read what it reads as ffmpeg does, as for a user.
+
+    Other tests read by ffmpeg alone: the process that imports decord takes five times as long.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.delitem(sys.modules, "decord")
+        patch.setenv("PYTHONPATH", os.pathsep.join(PLACES))
         yield
 
 
