@@ -243,10 +243,7 @@ def test_a_process_of_its_own_that_is_killed(whole: Whole, tmp_path: Path, score
             folder = tmp_path / stage
             folder.mkdir()
             shutil.copy(whole.folder / "clip.mp4", folder)
-            program = (
-                "import sys; sys.modules['decord'] = None; from cogedit.cli import main; main()"
-            )
-            arguments = [sys.executable, "-c", program, *COMMAND]
+            arguments = [sys.executable, "-m", "cogedit", *COMMAND]
             with subprocess.Popen(arguments, cwd=folder, stderr=subprocess.DEVNULL) as process:
                 while not made(folder, before(stage) or "") and process.poll() is None:
                     time.sleep(0.01)
