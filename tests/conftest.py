@@ -22,6 +22,7 @@ WITHOUT_DECORD = str(Path(__file__).with_name("without_decord"))
 PLACES = os.environ.get("PYTHONPATH", "").split(os.pathsep)
 PLACES = [place for place in PLACES if place not in ("", WITHOUT_DECORD)]
 os.environ["PYTHONPATH"] = os.pathsep.join([WITHOUT_DECORD, *PLACES])
+sys.path = [WITHOUT_DECORD, *(place for place in sys.path if place != WITHOUT_DECORD)]
 
 from chains import Chain, make_chain  # noqa: E402
 from pipelines import GOLDEN, GOLDEN_PIPELINE, make_2b_like, make_5b_like, make_15_like  # noqa: E402
@@ -48,6 +49,7 @@ def decord():
     with pytest.MonkeyPatch.context() as patch:
         patch.delitem(sys.modules, "decord")
         patch.setenv("PYTHONPATH", os.pathsep.join(PLACES))
+        patch.setattr(sys, "path", [place for place in sys.path if place != WITHOUT_DECORD])
         yield
 
 
