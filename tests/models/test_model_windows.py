@@ -124,6 +124,7 @@ def test_an_edit_with_guidance_injection_and_mask(
         negative_prompt="blurred",
         guidance_scale=3.0,
         guidance_steps=(0.0, 0.7),
+        injection_strength=1.0,
         injection_steps=(0.0, 0.5),
         num_inference_steps=steps,
     )
@@ -154,7 +155,12 @@ def test_an_edit_with_guidance_injection_and_mask(
 
 def test_a_flow(transformer, model, latents, inverted, edit):
     settings = ReconstructSettings(
-        "a fox", method="flow", guidance_scale=3.0, guidance_steps=(0.0, 1.0)
+        "a fox",
+        method="flow",
+        guidance_scale=3.0,
+        guidance_steps=(0.0, 1.0),
+        injection_strength=1.0,
+        injection_steps=(0.0, 0.6),
     )
     schedule = visited(inverted, model)
     options = {"guidance_scale": 3.0, "injection": Injection.of(settings, 1.0)}

@@ -226,7 +226,7 @@ def test_inspect_shows_settings_as_their_toml_has_them(made, kind):
     if kind == "edit":
         assert "vae_tiling = false" in shown
         assert "auto_mask = false" in shown
-        assert 'guidance_steps = "0.1:0.9"' in shown
+        assert 'guidance_steps = "0.1:0.8"' in shown
         assert "mask_dilation" not in shown
     told = json.loads(CliRunner().invoke(app, ["inspect", str(path), "--json"]).stdout)
     assert told["record"] == json.loads(record_text(read_record(path)))
