@@ -331,8 +331,10 @@ def check_that_graphs_stay(transformer):
 def test_a_compiled_block_is_the_same_and_its_graphs_stay(load, monkeypatch, weights, compiler):
     """No graph break; the end of the injection's or guidance's window needs no new graph."""
     from torch._dynamo.utils import counters
+    from torch._inductor import config
 
     monkeypatch.setattr("cogedit.models.forward.COMPILER", compiler)
+    monkeypatch.setattr(config, "compile_threads", 1)  # no processes that each import torch
     transformer = load("5b")
     if weights is not None:
         transformer = deepcopy(transformer)
