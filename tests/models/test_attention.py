@@ -59,7 +59,8 @@ def test_a_row_beside_its_equal_attends_as_it_did(tokens, keeps, strength):
 @pytest.mark.parametrize(
     ("changes", "needed"),
     [
-        ({}, False),
+        ({}, True),
+        ({"injection_strength": 1.0}, False),
         ({"injection_strength": 0.0}, False),
         ({"injection_strength": 0.5}, True),
         ({"injection_strength": (1.0, 0.0)}, True),
