@@ -171,7 +171,7 @@ def test_nan_in_the_model(fail, tmp_path, inverted):
         ],
     )
     assert result.exit_code == 8
-    assert "timestep 19" in result.stderr
+    assert "step 1 (timestep" in result.stderr
     assert not list(tmp_path.glob("clip.cogedit/trajectory-*"))
 
 
