@@ -10,7 +10,7 @@ from diffusers.models.embeddings import apply_rotary_emb
 from torch import Tensor
 
 from cogedit.models.attention import Injection
-from cogedit.models.forward import References
+from cogedit.models.forward import CallOptions
 from cogedit.models.rows import Row, RowPlan
 
 
@@ -98,7 +98,7 @@ def written_out(
 
 def references_of(
     reference_of: Sequence[int], num_rows: int, injection: Injection, *, velocity: bool = False
-) -> References:
+) -> CallOptions:
     """What a call hands to the layers, for rows whose samples and prompts do not matter."""
     row, num_edits = Row(0, 0), len(reference_of)
     plan = RowPlan(

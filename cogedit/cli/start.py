@@ -15,12 +15,29 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    """Run the command line and exit.
+    """Run the command line and exit. Of several processes that torchrun starts, the first runs it.
 
     Neither a terminal that goes away nor a stream that is closed or full ends it. Where a file or a
     device took no more of the result, the exit code says so.
     """
     _listen()
+    ranks = int(os.environ.get("WORLD_SIZE", "1")) if "TORCHELASTIC_RUN_ID" in os.environ else 1
+    if ranks == 1:
+        _run()
+        return
+    from cogedit.stages.helpers import follow, release
+
+    if os.environ["RANK"] != "0":
+        follow()
+        return
+    os.environ["COGEDIT_TRANSFORMER_GPUS"] = str(ranks)
+    try:
+        _run()
+    finally:
+        release()
+
+
+def _run() -> None:
     from cogedit.cli.streams import make_lasting
 
     stdout = make_lasting()

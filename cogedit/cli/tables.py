@@ -106,6 +106,8 @@ def show_estimate(screen: Screen, command: str, estimate: Estimate) -> None:
         on_device = f"about {show_size(estimate.memory_bytes)} on {estimate.device}, {host}"
         rows.append(("memory", host if estimate.device == "cpu" else on_device))
         note = "by a probe of this device; without loading, T5 and VAE"
+        if estimate.num_gpus > 1:
+            note = f"{estimate.num_gpus} GPUs, {note}, and what passes between them"
         rows.append(("time", f"about {duration(estimate.seconds)} ({note})"))
     show_rows(rows)
 

@@ -15,13 +15,16 @@ places of windows: a dry run counts them without it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from cogedit.types import WindowPlan
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+Ask = Callable[[Iterable[tuple["Tensor", ...]]], Iterable[Sequence["Tensor"]]]
+"""Answers windows in their order, of each the same frames of all samples: `partial(starmap, f)`."""
 
 OnWindow = Callable[[int, int], None]
 """Called after each window of a model call with how many are done, and of how many."""
@@ -71,7 +74,7 @@ def window_weights(plan: WindowPlan, num_frames: int, starts: Sequence[int]) -> 
 
 
 def over_windows(
-    model: Callable[..., Sequence[Tensor]],
+    ask: Ask,
     *samples: Tensor,
     timestep: int,
     plan: WindowPlan | None,
@@ -83,7 +86,7 @@ def over_windows(
     the model is asked once and its answer is returned as it is.
 
     Args:
-        model: Velocities, [B, F, C, H, W] each, of the same frames of all samples.
+        ask: Velocities, [B, F, C, H, W] each, of windows of the samples.
         samples: [B, F, C, H, W] each, with the same F.
         timestep: Which the samples are of.
         plan: The windows; None is one pass over the whole clip.
@@ -94,14 +97,17 @@ def over_windows(
     """
     num_frames = samples[0].shape[1]
     if plan is None or num_frames <= plan.length:
-        return model(*samples)
+        [answer] = ask([samples])
+        return answer
     starts = window_starts(plan, num_frames, moved=moves_windows(timestep))
+    answers = ask(
+        tuple(sample[:, start : start + plan.length] for sample in samples) for start in starts
+    )
     joined: list[Tensor] = []
-    for number, (start, weights) in enumerate(
-        zip(starts, window_weights(plan, num_frames, starts), strict=True), 1
+    for number, (start, weights, parts) in enumerate(
+        zip(starts, window_weights(plan, num_frames, starts), answers, strict=True), 1
     ):
         end = start + plan.length
-        parts = model(*(sample[:, start:end] for sample in samples))
         if not joined:
             joined = [v.new_zeros(v.shape[0], num_frames, *v.shape[2:]) for v in parts]
         share = parts[0].new_tensor(weights)[:, None, None, None]

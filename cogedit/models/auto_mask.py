@@ -12,6 +12,7 @@ from cogedit.diffusion.latent_mask import difference_mask
 from cogedit.diffusion.trajectory import Trajectory
 from cogedit.models.denoiser import Denoiser
 from cogedit.models.forward import run_rows
+from cogedit.models.ranks import Ranks
 from cogedit.models.rows import EditPrompts
 from cogedit.types import ReconstructSettings, TransformerSettings
 
@@ -35,6 +36,7 @@ def find_masks(
     inversion_prompts: Sequence[str],
     embeds: Mapping[str, Tensor],
     options: TransformerSettings | None = None,
+    ranks: Ranks | None = None,
 ) -> Tensor:
     """Find where each edit has something to change, from the source's own trajectory.
 
@@ -53,7 +55,8 @@ def find_masks(
 
     def denoiser(prompts: Iterable[str]) -> Denoiser:
         indices = [EditPrompts(bank.index(prompt), None, 0, 0) for prompt in prompts]
-        return Denoiser(transformer, embeds=table, prompts=indices, windows=reference.windows)
+        windows = reference.windows
+        return Denoiser(transformer, embeds=table, prompts=indices, windows=windows, ranks=ranks)
 
     edit, source = denoiser(clip.prompt for clip in settings), denoiser(inversion_prompts)
     differences: list[Tensor] = []

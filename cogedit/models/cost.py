@@ -34,6 +34,7 @@ from cogedit.models.rows import (
     prompt_bank,
     rows_at_a_time,
 )
+from cogedit.models.split import ALONE, Division
 from cogedit.types import DType, InvertSettings, ReconstructSettings, Weights, WindowPlan
 
 if TYPE_CHECKING:
@@ -120,7 +121,8 @@ class Flops:
 class Work:
     """Calls of the transformer, their rows, those of the largest, and their operations.
 
-    `injected` says whether rows of some call attend to reference rows.
+    `injected` says whether rows of some call attend to reference rows, `by_others` how many of the
+    operations other ranks do while the busiest is at work.
     """
 
     calls: int = 0
@@ -128,6 +130,12 @@ class Work:
     max_rows: int = 0
     injected: bool = False
     flops: Flops = Flops()
+    by_others: Flops = Flops()
+
+    @property
+    def busiest(self) -> Flops:
+        """Operations of the busiest rank, after which it is done."""
+        return self.flops + self.by_others * -1
 
     def __add__(self, other: Work) -> Work:
         return Work(
@@ -136,13 +144,14 @@ class Work:
             max(self.max_rows, other.max_rows),
             self.injected or other.injected,
             self.flops + other.flops,
+            self.by_others + other.by_others,
         )
 
     def __mul__(self, times: int) -> Work:
         if times == 0:
             return Work()
-        calls, rows = times * self.calls, times * self.rows
-        return Work(calls, rows, self.max_rows, self.injected, self.flops * times)
+        calls, rows, flops = times * self.calls, times * self.rows, self.flops * times
+        return Work(calls, rows, self.max_rows, self.injected, flops, self.by_others * times)
 
 
 def latent_shape(latents: Tensor) -> LatentShape:
@@ -226,6 +235,7 @@ def inversion_work(
     sizes: TransformerSizes,
     shape: LatentShape,
     windows: WindowPlan | None = None,
+    division: Division = ALONE,
 ) -> Work:
     """Count an inversion; with "auto" iterations, which follow from the residual, at least this."""
     prompts = EditPrompts(1 if settings.prompt else 0, 0, 0, 0)
@@ -233,8 +243,9 @@ def inversion_work(
     calls = settings.num_levels
     if settings.inverse == "consistent":
         calls = calls * (settings.inversion_iterations or 1) + 1
-    seen = sum(num_windows(shape, windows, call) for call in range(calls))
-    return call_work(plan, sizes, window_shape(shape, windows)) * seen
+    counts = [num_windows(shape, windows, call) for call in range(calls)]
+    seen = window_shape(shape, windows)
+    return division.of(plan, call_work(plan, sizes, seen), counts, sizes, seen)
 
 
 def edit_steps(
@@ -243,6 +254,7 @@ def edit_steps(
     sizes: TransformerSizes,
     shape: LatentShape,
     windows: WindowPlan | None = None,
+    division: Division = ALONE,
 ) -> Iterator[Work]:
     """Count each step of edits that are denoised together, which differ in prompt and seed."""
     settings = edits[0]
@@ -265,11 +277,14 @@ def edit_steps(
             reference_velocity=velocity,
         )
         strength = strengths.get(step, 0.0)
-        work = call_work(plan, sizes, seen, injection=settings, strength=strength)
+        counts = [num_windows(shape, windows, step)]
+        call = call_work(plan, sizes, seen, injection=settings, strength=strength)
+        work = division.of(plan, call, counts, sizes, seen)
         if settings.method == "flow" and not plan.reference_velocity:
             source = plan_rows([prompts[0]], guided=step in source_guided, referenced=False)
-            work += call_work(source, sizes, seen)
-        yield work * num_windows(shape, windows, step)
+            call = call_work(source, sizes, seen)
+            work += division.of(source, call, counts, sizes, seen)
+        yield work
 
 
 def edit_work(
@@ -278,16 +293,19 @@ def edit_work(
     sizes: TransformerSizes,
     shape: LatentShape,
     windows: WindowPlan | None = None,
+    division: Division = ALONE,
 ) -> Work:
     """Count the edits of one clip that are denoised together, and their automatic masks."""
-    work = sum(edit_steps(edits, inversion, sizes, shape, windows), Work())
+    work = sum(edit_steps(edits, inversion, sizes, shape, windows, division), Work())
     if edits[0].auto_mask:
         from cogedit.models.auto_mask import mask_levels
 
         plain = plan_rows([EditPrompts(0, None, 0, 0)], guided=False, referenced=False)
-        levels = mask_levels(range(inversion.num_levels))
-        seen = sum(num_windows(shape, windows, call) for call in range(len(levels)))
-        work += call_work(plain, sizes, window_shape(shape, windows)) * (2 * seen * len(edits))
+        levels = len(mask_levels(range(inversion.num_levels)))
+        counts = [num_windows(shape, windows, call) for call in range(levels)]
+        seen = window_shape(shape, windows)
+        call = call_work(plain, sizes, seen) * (2 * len(edits))
+        work += division.of(plain, call, counts, sizes, seen)
     return work
 
 

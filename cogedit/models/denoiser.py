@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from cogedit.diffusion.windows import OnWindow, over_windows
 from cogedit.models.attention import Injection
-from cogedit.models.forward import References, runs_rows
-from cogedit.models.rotary import image_rotary_emb
+from cogedit.models.ranks import Ranks
+from cogedit.models.row_model import RowCall, RowModel
 from cogedit.models.rows import EditPrompts, RowPlan, plan_rows
+from cogedit.models.sharing import predict_windows
 from cogedit.types import WindowPlan
 
 if TYPE_CHECKING:
@@ -47,6 +46,7 @@ class Denoiser:
         reference_velocity: Whether a caller wants the velocity that the reference rows predict.
         windows: What the transformer sees at a time; None is whole clips.
         on_window: Called after each window.
+        ranks: Processes that compute with this one, and have the same transformer.
 
     Raises:
         UsageError: The injection's window holds no layer of this model.
@@ -65,6 +65,7 @@ class Denoiser:
         reference_velocity: bool = False,
         windows: WindowPlan | None = None,
         on_window: OnWindow | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         if injection is not None:
             injection.window(len(transformer.transformer_blocks))
@@ -78,9 +79,8 @@ class Denoiser:
         self._reference_velocity = reference_velocity
         self._windows = windows
         self._on_window = on_window
-        self._rotary = lru_cache(maxsize=1)(
-            lambda *shape: image_rotary_emb(transformer, shape)  # once per run, not per step
-        )
+        self._ranks = ranks
+        self._model = RowModel(transformer)
 
     def __call__(
         self, sample: Tensor, timestep: int, reference: Tensor | None = None
@@ -90,8 +90,23 @@ class Denoiser:
         The reference is x*_t, one per source, [S, F, C, H, W]; None runs the edit rows alone. In
         windows, an edit row attends to the same frames of its source.
         """
+        plan = plan_rows(
+            self._prompts,
+            guided=self._is_guided(timestep),
+            referenced=reference is not None,
+            reference_velocity=self._reference_velocity,
+        )
+
+        def ask(windows: Iterable[tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...]]:
+            call, embeds = self._call(plan, timestep), self._embeds[plan.prompts]
+            if self._ranks is None:
+                rows: Iterable[Tensor] = (self._model(call, embeds, *window) for window in windows)
+            else:
+                rows = predict_windows(self._ranks, self._model, call, embeds, list(windows))
+            return (self._joined(plan, v, timestep) for v in rows)
+
         velocities = over_windows(
-            partial(self._predict, timestep),
+            ask,
             *([sample] if reference is None else [sample, reference]),
             timestep=timestep,
             plan=self._windows,
@@ -99,22 +114,13 @@ class Denoiser:
         )
         return Prediction(*velocities)
 
-    def _predict(
-        self, timestep: int, sample: Tensor, reference: Tensor | None = None
-    ) -> tuple[Tensor, ...]:
-        """Predict v of each edit, and of its source if that was wanted, in one call."""
-        has_guidance = self.guidance_scale != 1 and (
-            self._guided is None or timestep in self._guided
-        )
-        plan = plan_rows(
-            self._prompts,
-            guided=has_guidance,
-            referenced=reference is not None,
-            reference_velocity=self._reference_velocity,
-        )
-        v = self.rows(plan, sample, timestep, reference)
+    def _is_guided(self, timestep: int) -> bool:
+        return self.guidance_scale != 1 and (self._guided is None or timestep in self._guided)
+
+    def _joined(self, plan: RowPlan, v: Tensor, timestep: int) -> tuple[Tensor, ...]:
+        """Make v of each edit, and of its source if that was wanted, of v of all rows."""
         edit = v[list(plan.conditional)]
-        if has_guidance:
+        if self._is_guided(timestep):
             # Classifier-free guidance (arXiv 2207.12598, equation 6), as diffusers scales it.
             unconditional = v[list(plan.unconditional)]
             edit = unconditional + self.guidance_scale * (edit - unconditional)
@@ -124,29 +130,14 @@ class Denoiser:
         self, plan: RowPlan, sample: Tensor, timestep: int, reference: Tensor | None = None
     ) -> Tensor:
         """Predict v of each row of a plan in one call, without guidance, as in `__call__`."""
-        rows = [sample[[row.sample for row in plan.edits]]]
-        references: References | None = None
-        if reference is not None:
-            rows.append(reference[[row.sample for row in plan.references]].to(sample.device))
-            if self._injection is not None:
-                if not runs_rows(self.transformer):  # diffusers would only log that it is ignored
-                    raise ValueError("a denoiser with an injection needs `run_rows` around it")
-                injection = self._injection
-                if self._strengths is not None:
-                    injection = replace(injection, strength=self._strengths[timestep])
-                references = {"plan": plan, "injection": injection}
-        device = self.transformer.device
-        with torch.no_grad():
-            v: Tensor = self.transformer(
-                hidden_states=torch.cat(rows).to(device, self.transformer.dtype),
-                encoder_hidden_states=self._embeds[plan.prompts],
-                # One for all rows: time embedding and modulation are computed once per layer.
-                timestep=torch.full((1,), timestep, device=device),
-                image_rotary_emb=self._rotary(sample.shape[1], *sample.shape[3:]),
-                attention_kwargs=references,
-                return_dict=False,
-            )[0]
-        return v.to(sample)
+        samples = [sample] if reference is None else [sample, reference]
+        return self._model(self._call(plan, timestep), self._embeds[plan.prompts], *samples)
+
+    def _call(self, plan: RowPlan, timestep: int) -> RowCall:
+        injection = self._injection if plan.references else None
+        if injection is not None and self._strengths is not None:
+            injection = replace(injection, strength=self._strengths[timestep])
+        return RowCall(plan, timestep, injection)
 
     def velocity(self, sample: Tensor, timestep: int) -> Tensor:
         """Predict v of samples [B, F, C, H, W] without a reference, as an inversion wants it."""

@@ -9,6 +9,8 @@ the same order. The plan of a call's rows comes with the call, through the trans
 - a reference row stops after the last layer with injection, where it gives its keys and values and
   nothing else, unless the plan asks for the velocity that it predicts.
 
+Of several processes each runs the chunks that hold a row of its part, and leaves the others.
+
 `CogVideoXTransformer3DModel.forward` stays in charge of patches, positions, the time embedding and
 the output, so all variants of the model go through, and hooks around a block (offloading) meet one
 call of it per step.
@@ -38,6 +40,7 @@ from cogedit.models.attention import (
 )
 from cogedit.models.kernels import attention
 from cogedit.models.rows import RowPlan, rows_at_a_time
+from cogedit.models.ulysses import Part, Team
 from cogedit.types import TransformerSettings
 
 COMPILER = "inductor"
@@ -47,11 +50,15 @@ Gates = tuple[Tensor, Tensor]
 Norm = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor, Tensor]]
 
 
-class References(TypedDict):
-    """What a call with reference rows hands to every layer, as its `attention_kwargs`."""
+class CallOptions(TypedDict, total=False):
+    """What a call hands to every layer, as its `attention_kwargs`.
+
+    `plan` and `injection` come with reference rows, `part` where other processes compute, too.
+    """
 
     plan: RowPlan
     injection: Injection
+    part: Part
 
 
 class Block(Protocol):
@@ -114,6 +121,17 @@ class _State:
     text: Tensor
     temb: Tensor
     rotary: Rotary | None
+    part: Part | None
+
+    @property
+    def team(self) -> Team | None:
+        """Who else has tokens of these rows."""
+        return None if self.part is None else self.part.team
+
+    @property
+    def text_length(self) -> int:
+        """Tokens of a row's text in attention."""
+        return self.text.shape[1] if self.team is None else self.team.num_text
 
     def of(self, rows: slice | list[int]) -> tuple[Tensor, Tensor]:
         """Return image and text of some rows."""
@@ -142,18 +160,37 @@ class Layer:
         encoder_hidden_states: Tensor,
         temb: Tensor,
         image_rotary_emb: Rotary | None = None,
-        attention_kwargs: References | None = None,
+        attention_kwargs: CallOptions | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Run the layer on image tokens [rows, S, D] and text tokens [rows, L, D], edits first.
 
-        The signature is that of the block. Without `attention_kwargs` every row attends to itself
-        alone. Rows that are done come back as they were.
+        The signature is that of the block. Without a plan every row attends to itself alone. Rows
+        that are done come back as they were. Layers pass a team's own tokens to each other.
         """
-        state = _State(*self._owned(hidden_states, encoder_hidden_states), temb, image_rotary_emb)
-        if attention_kwargs is None:
-            self._run_alone(range(len(hidden_states)), state)
-            return state.image, state.text
-        plan, injection = attention_kwargs["plan"], attention_kwargs["injection"]
+        options = attention_kwargs or {}
+        part = options.get("part")
+        team = None if part is None else part.team
+        image, text, rotary = hidden_states, encoder_hidden_states, image_rotary_emb
+        if team is not None:
+            rotary = team.own_rotary(rotary)
+        if team is not None and self._number == 0:
+            image, text = team.own(image), team.own(text)
+        state = _State(*self._owned(image, text), temb, rotary, part)
+        self._run(options, state)
+        if team is not None and self._number == self._num_layers - 1:
+            return team.whole(state.image), state.text
+        return state.image, state.text
+
+    def chunk_size(self, num_tokens: int, device: torch.device) -> int:
+        """Return how many rows of so many tokens run at a time."""
+        return rows_at_a_time(self._settings.max_rows, num_tokens=num_tokens, device=device.type)
+
+    def _run(self, options: CallOptions, state: _State) -> None:
+        """Run the rows that this layer has to."""
+        if "plan" not in options:
+            self._run_alone(range(len(state.image)), state)
+            return
+        plan, injection = options["plan"], options["injection"]
         window = injection.window(self._num_layers)
         if self._number in window and injection.strength > 0:
             self._run_with_references(plan, injection, state)
@@ -162,7 +199,6 @@ class Layer:
             self._run_alone([*plan.running(self._number), *references], state)
         else:
             self._run_alone(plan.running(self._number), state)
-        return state.image, state.text
 
     def _run_alone(self, rows: Sequence[int], state: _State) -> None:
         """Run rows that attend to themselves alone."""
@@ -197,7 +233,7 @@ class Layer:
                     references,
                     targets,
                     injection=injection,
-                    text_length=state.text.shape[1],
+                    text_length=state.text_length,
                     backend=self._settings.attention_backend,
                 )
                 self._second_half(edits, state, attended, gates)
@@ -209,19 +245,23 @@ class Layer:
         image, text = state.of(_index(rows))
         norm_image, norm_text, *_ = self._block.norm1(image, text, state.temb)
         tokens = torch.cat([norm_text, norm_image], dim=1)
-        return project_reference(
+        own = project_reference(
             self._block.attn1, tokens, text.shape[1], state.rotary, mode=injection.mode
         )
+        return own if state.team is None else state.team.to_heads(own)
 
     def _first_half(self, rows: Sequence[int], state: _State) -> tuple[Heads, Gates]:
         image, text = state.of(_index(rows))
         self._mark(image, text)
-        return self._before(self._block, image, text, state.temb, state.rotary)
+        own, gates = self._before(self._block, image, text, state.temb, state.rotary)
+        return (own if state.team is None else state.team.to_heads(own)), gates
 
     def _second_half(
         self, rows: Sequence[int], state: _State, attended: Tensor, gates: Gates
     ) -> None:
         """Finish some rows and put them back among the others."""
+        if state.team is not None:
+            attended = state.team.to_tokens(attended)
         index = _index(rows)
         image, text = state.of(index)
         self._mark(image, text, attended)
@@ -251,12 +291,12 @@ class Layer:
         return image.contiguous(), text.contiguous()
 
     def _chunks(self, rows: Sequence[int], state: _State) -> Iterator[Sequence[int]]:
-        tokens = state.image.shape[1] + state.text.shape[1]
-        size = rows_at_a_time(
-            self._settings.max_rows, num_tokens=tokens, device=state.image.device.type
-        )
+        """Yield rows that run at a time, of those that this process computes."""
+        size = self.chunk_size(state.image.shape[1] + state.text.shape[1], state.image.device)
         for first in range(0, len(rows), size):
-            yield rows[first : first + size]
+            chunk = rows[first : first + size]
+            if state.part is None or not state.part.rows.isdisjoint(chunk):
+                yield chunk
 
 
 def _index(rows: Sequence[int]) -> slice | list[int]:
@@ -309,8 +349,19 @@ def _compiler_errors() -> Iterator[None]:
 
 def runs_rows(transformer: nn.Module) -> bool:
     """Whether `run_rows` is around a transformer."""
+    return isinstance(_first_forward(transformer), Layer)
+
+
+def chunk_size(transformer: nn.Module, num_tokens: int) -> int:
+    """Return how many rows of so many tokens a layer runs at a time, inside of `run_rows`."""
+    layer = _first_forward(transformer)
+    return cast(Layer, layer).chunk_size(num_tokens, cast(torch.device, transformer.device))
+
+
+def _first_forward(transformer: nn.Module) -> object:
+    """Return what the first block computes with; None is the method of its class."""
     holder, name = _own_forward(cast(nn.ModuleList, transformer.transformer_blocks)[0])
-    return isinstance(vars(holder).get(name), Layer)
+    return vars(holder).get(name)
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from cogedit.errors import UsageError
 from cogedit.models.attention import Injection
 from cogedit.models.denoiser import Denoiser
 from cogedit.models.forward import run_rows
+from cogedit.models.ranks import Ranks
 from cogedit.models.rows import (
     EditPrompts,
     edit_prompts,
@@ -68,6 +69,7 @@ def invert_latents(
     windows: WindowPlan | None = None,
     on_step: OnStep | None = None,
     on_window: OnWindow | None = None,
+    ranks: Ranks | None = None,
 ) -> Trajectory:
     """Invert clips z0, [B, F, C, H, W] float32 on the transformer's device.
 
@@ -90,6 +92,7 @@ def invert_latents(
         guidance_scale=shared.guidance_scale,
         windows=windows,
         on_window=on_window,
+        ranks=ranks,
     )
     if shared.inverse == "upstream":
         states = invert_upstream(denoiser.velocity, latents, schedule, done=done)
@@ -131,6 +134,7 @@ def edit_latents(
     on_state: OnState | None = None,
     on_step: OnStep | None = None,
     on_window: OnWindow | None = None,
+    ranks: Ranks | None = None,
 ) -> Tensor:
     """Make N edits together, as their settings say: of one clip, or each of a clip of its own.
 
@@ -154,6 +158,7 @@ def edit_latents(
         on_state: Called after every step with what a later run continues from.
         on_step: Called after every step.
         on_window: Called after each window of a model call.
+        ranks: Processes that compute with this one, and have the same transformer.
 
     Returns:
         The samples after each step, in host memory, [S, N, F, C, H, W] float32; the last are clean.
@@ -191,6 +196,7 @@ def edit_latents(
         reference_velocity=needs_reference_velocity(shared),
         windows=reference.windows,
         on_window=on_window,
+        ranks=ranks,
     )
     if shared.method == "flow":
         z0 = reference.latents.to(device)
@@ -207,6 +213,7 @@ def edit_latents(
             guided=guided,
             windows=reference.windows,
             on_window=on_window,
+            ranks=ranks,
         )
         states = flow_edit(
             _flow_model(model, _of_each_edit(source_model.velocity, sources), strengths),

@@ -182,6 +182,7 @@ class EditPasses:
                 on_state=on_state,
                 on_step=shown.step,
                 on_window=shown.window,
+                ranks=self._session.ranks,
             )
         stopwatch.note(self._notes, unfinished.makes, is_whole=not loop.infos)
         made: list[Mapping[str, Tensor | Pieces]] = []
@@ -220,6 +221,7 @@ class EditPasses:
                 inversion_prompts=[self._record.settings.prompt],
                 embeds=embeds,
                 options=self._settings.transformer,
+                ranks=self._session.ranks,
             )
         if not mask.any():
             raise UsageError(

@@ -234,6 +234,7 @@ def _invert(
                 read_back=loop.read_back,
                 on_step=report,
                 on_window=shown.window,
+                ranks=session.ranks,
             )
     stopwatch.note(notes, [content_key(record)], steps=steps, is_whole=not loop.infos)
     run.notify(_quality(float(inverted.noise.std()), steps))
@@ -310,6 +311,7 @@ def check_inversion(
                 keep_steps=False,
                 on_step=shown.step,
                 on_window=shown.window,
+                ranks=owner.ranks,
             )
         del transformer  # the VAE may need its memory
         vae, way = owner.vae(shape, settings, "decode", run=run)

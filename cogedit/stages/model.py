@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 from dataclasses import replace
 from importlib.metadata import version
@@ -21,11 +22,11 @@ from cogedit.artifacts import (
     frames_record,
 )
 from cogedit.config import Settings, check_settings
-from cogedit.errors import ArtifactMismatch
+from cogedit.errors import ArtifactMismatch, UsageError
 from cogedit.models.checkpoint import EMBEDDED, Checkpoint, find_checkpoint
 from cogedit.models.cost import LatentShape
 from cogedit.models.geometry import Geometry
-from cogedit.models.hardware import cpu_computes_bf16, cuda_present
+from cogedit.models.hardware import cpu_computes_bf16, cuda_present, num_cuda_devices
 from cogedit.types import INEXACT_BACKENDS, DType, Weights
 
 _MANY_WEIGHTS = 2**28
@@ -66,6 +67,7 @@ def transformer_record(checkpoint: Checkpoint, settings: Settings) -> ModelRecor
 def check_transformer(settings: Settings) -> None:
     """Refuse, before any stage runs, an attention kernel or weight format that is not available."""
     check_settings(settings.transformer)
+    check_gpus(settings)
     weights = weights_for(settings)
     if weights is not None:
         from cogedit.models.device import resolve_device
@@ -87,6 +89,26 @@ def check_transformer(settings: Settings) -> None:
     )
 
 
+def check_gpus(settings: Settings) -> None:
+    """Refuse more GPUs than there are; on a CPU, if it was named, they are processes."""
+    count = settings.transformer.gpus
+    if count == 1 or settings.device == "cpu":
+        return
+    if ":" in settings.device:
+        raise UsageError(
+            f"--device {settings.device} is one GPU, and --gpus is {count}",
+            hint="leave --device out; CUDA_VISIBLE_DEVICES chooses among GPUs",
+        )
+    here = num_cuda_devices() if device_type(settings.device) == "cuda" else 0
+    # torchrun starts processes on several machines, too, and says how many are on this one.
+    wanted = int(os.environ.get("LOCAL_WORLD_SIZE", count))
+    if here < wanted:
+        raise UsageError(
+            f"--gpus is {count}, and this machine has {here} CUDA devices",
+            hint=f"--gpus {here}" if here > 1 else "leave --gpus out",
+        )
+
+
 def weights_for(settings: Settings) -> Weights | None:
     """Return the format that the transformer's weights are stored in; None is the run's dtype.
 
@@ -95,7 +117,7 @@ def weights_for(settings: Settings) -> Weights | None:
     weights = settings.weights
     if weights is None and settings.transformer_file is not None:
         file = checkpoint_for(settings).files["transformer"]
-        if file.is_fp8 and _device_type(settings.device) != "mps":
+        if file.is_fp8 and device_type(settings.device) != "mps":
             weights = "fp8"
     return None if weights == dtype_for(settings) else weights
 
@@ -104,7 +126,7 @@ def dtype_for(settings: Settings) -> DType:
     """Return the number format of a run: the one that was set, else what suits the weights."""
     if settings.dtype is not None:
         return settings.dtype
-    return suitable_dtype(checkpoint_for(settings), _device_type(settings.device))
+    return suitable_dtype(checkpoint_for(settings), device_type(settings.device))
 
 
 def suitable_dtype(checkpoint: Checkpoint, device: DeviceType) -> DType:
@@ -131,14 +153,14 @@ def dtype_note(settings: Settings) -> str | None:
         return None
     if stored == "fp32":
         why = "more than this GPU needs"
-    elif _device_type(settings.device) == "cpu":
+    elif device_type(settings.device) == "cpu":
         why = "slow on this CPU"
     else:
         why = "in which this model overflows"
     return f"the weights are {stored}, {why}: the model runs in {dtype} (--dtype chooses another)"
 
 
-def _device_type(device: str) -> DeviceType:
+def device_type(device: str) -> DeviceType:
     """Return the type of a device without torch; "auto" as `resolve_device` would choose it."""
     if device != "auto":
         return cast("DeviceType", device.partition(":")[0])

@@ -26,6 +26,7 @@ from cogedit.models.cost import (
     window_shape,
 )
 from cogedit.models.vae_cost import Direction, VAEPlan, VAESizes, VAEWay, plan_vae
+from cogedit.stages.helpers import Helpers, Pass
 from cogedit.stages.model import checkpoint_for, dtype_for, dtype_note, weights_for
 from cogedit.stages.model_part import BESIDE_T5, LABELS, Part, PartName, free_memory_of
 from cogedit.stages.prompts import PromptCache, embeds_record
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from cogedit.media.stream import FrameFile
     from cogedit.models.placement import MemoryEstimate
     from cogedit.models.prompts import PromptEmbeds
+    from cogedit.models.ranks import Ranks
 
     _Loaded = tuple[object, nn.Module]
 
@@ -64,6 +66,12 @@ class Session:
         self._decodes = False
         self._source: tuple[Hashable, FrameFile] | None = None
         self._said: set[str] = set()
+        self._helpers = Helpers()
+
+    @property
+    def ranks(self) -> Ranks | None:
+        """The processes that compute with this one, while the transformer is had."""
+        return self._helpers.ranks
 
     def __enter__(self) -> Self:
         return self
@@ -77,6 +85,7 @@ class Session:
         self._expected.clear()
         self._decodes = False
         self._source = None
+        self._helpers.close()
         self._release(*self._parts)
 
     def expect_prompts(self, prompts: Sequence[str]) -> None:
@@ -167,21 +176,22 @@ class Session:
                 store_weights(transformer, stored)
             return transformer, transformer
 
-        with memory_guard("loading the transformer"):
-            part = self._part("transformer", load, checkpoint, device, settings, run=run)
-            activations = activation_bytes(
-                TransformerSizes.of(checkpoint.transformer_config),
-                window_shape(shape, windows),
-                work,
-                max_rows=settings.transformer.max_rows,
-                item_size=ITEM_SIZE[dtype_for(settings)],
-                device=device.type,
-            )
-            estimate = MemoryEstimate.of(part.weights, activations)
-            offload = self._place("transformer", estimate, settings, run=run)
-        transformer = cast("CogVideoXTransformer3DModel", part.model)
-        with on_device(transformer, device, offload=offload):
-            yield transformer
+        with self._helpers.beside(Pass(work, shape, settings, windows)):
+            with memory_guard("loading the transformer"):
+                part = self._part("transformer", load, checkpoint, device, settings, run=run)
+                activations = activation_bytes(
+                    TransformerSizes.of(checkpoint.transformer_config),
+                    window_shape(shape, windows),
+                    work,
+                    max_rows=settings.transformer.max_rows,
+                    item_size=ITEM_SIZE[dtype_for(settings)],
+                    device=device.type,
+                )
+                estimate = MemoryEstimate.of(part.weights, activations)
+                offload = self._place("transformer", estimate, settings, run=run)
+            transformer = cast("CogVideoXTransformer3DModel", part.model)
+            with on_device(transformer, device, offload=offload):
+                yield transformer
 
     def vae(
         self, shape: LatentShape, settings: Settings, direction: Direction, *, run: Run

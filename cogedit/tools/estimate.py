@@ -36,14 +36,17 @@ from cogedit.models.cost import (
     trajectory_bytes,
     window_shape,
 )
+from cogedit.models.split import Division
 from cogedit.models.vae_cost import Direction
 from cogedit.stages.encode import latents_record
 from cogedit.stages.invert import check_inversion_settings, check_levels, trajectory_record
 from cogedit.stages.load import choose_clip
 from cogedit.stages.mask import take_mask
 from cogedit.stages.model import (
+    check_gpus,
     check_same_model,
     checkpoint_for,
+    device_type,
     dtype_for,
     transformer_record,
     weights_for,
@@ -63,7 +66,7 @@ class StageEstimate:
         artifacts: How many it would return.
         work: Calls, rows and operations of the transformer.
         disk_bytes: Size of the artifacts that it would write, without their headers.
-        seconds: Time of the transformer, by a measurement of the device.
+        seconds: Time of the transformer, on the busiest device, by a measurement of one.
     """
 
     name: str
@@ -79,6 +82,7 @@ class Estimate:
     """What a run would take.
 
     Attributes:
+        num_gpus: How many compute together; memory is that of each.
         num_frames, width, height: Of the clip.
         start_seconds, end_seconds: When it begins and ends in its source.
         latent_shape: Latent frames, height and width, padding included.
@@ -98,6 +102,7 @@ class Estimate:
 
     model: str
     device: str
+    num_gpus: int
     dtype: str
     num_frames: int
     width: int
@@ -155,6 +160,7 @@ def estimate(
         CogeditError: As the run, where that can be known beforehand.
     """
     source, run = Path(source), run or Run()
+    check_gpus(settings)
     checkpoint = checkpoint_for(settings, download=False)
     # The same prompt twice is one edit.
     edits = [settings.reconstruct_with(prompt) for prompt in dict.fromkeys(prompts or ())]
@@ -216,6 +222,8 @@ class _Cost:
         self._settings = settings
         self._frames = frames
         self._sizes = TransformerSizes.of(checkpoint.transformer_config)
+        device = device_type(settings.device)
+        self._division = Division(settings.transformer.gpus, settings.transformer.max_rows, device)
         geometry, size = checkpoint.geometry, frames.settings
         count = geometry.num_latent_frames(len(frames.frame_indices))
         self._shape: LatentShape = (
@@ -247,7 +255,7 @@ class _Cost:
         if reused:
             return StageEstimate("invert", 1, 1, Work(), 0)
         check_levels(settings, self._checkpoint)
-        work = inversion_work(settings, self._sizes, self._shape, self._windows)
+        work = inversion_work(settings, self._sizes, self._shape, self._windows, self._division)
         return StageEstimate("invert", 0, 1, work, self.trajectory_bytes(settings))
 
     def trajectory_bytes(self, settings: InvertSettings) -> int:
@@ -264,7 +272,9 @@ class _Cost:
         together, work = self.edits_together, Work()
         for first in range(0, len(missing), together):
             chunk = missing[first : first + together]
-            work += edit_work(chunk, inversion, self._sizes, self._shape, self._windows)
+            work += edit_work(
+                chunk, inversion, self._sizes, self._shape, self._windows, self._division
+            )
         return work
 
     def edit_bytes(
@@ -301,7 +311,7 @@ class _Cost:
                 speed = measure_speed(
                     sizes, num_tokens=num_tokens, device=device, dtype=DTYPES[dtype]
                 )
-            stages = [replace(stage, seconds=speed.seconds(stage.work.flops)) for stage in stages]
+            stages = [replace(stage, seconds=speed.seconds(stage.work.busiest)) for stage in stages]
         parameters = self._checkpoint.num_parameters
         weights = parameters["transformer"] * ITEM_SIZE[weights_for(settings) or dtype]
         activations = activation_bytes(
@@ -321,6 +331,7 @@ class _Cost:
         return Estimate(
             model=self._checkpoint.id,
             device=device.type,
+            num_gpus=settings.transformer.gpus,
             dtype=dtype,
             num_frames=len(self._frames.frame_indices),
             width=self._frames.settings.width,

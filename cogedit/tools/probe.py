@@ -126,6 +126,7 @@ def probe_layers(
                     options=settings.transformer,
                     on_step=shown.step,
                     on_window=shown.window,
+                    ranks=owner.ranks,
                 )
             schedule = Schedule((), tuple(range(num_steps)))
             with run.progress("probing layers", len(probed_steps(edit, schedule))) as on_step:

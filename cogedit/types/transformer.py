@@ -32,3 +32,9 @@ class TransformerSettings:
         "Speed and memory",
         "Compile the transformer's blocks: a slow first step, then faster ones.",
     )
+    gpus: Positive = setting(
+        1,
+        "Speed and memory",
+        "GPUs of this machine that compute one clip together; torchrun sets it.",
+        metavar="N",
+    )

@@ -1,6 +1,7 @@
 """Windows over a long clip: where they lie, what they weigh, and the one field that they make."""
 
-from itertools import groupby, pairwise
+from functools import partial
+from itertools import groupby, pairwise, starmap
 
 import pytest
 import torch
@@ -89,7 +90,8 @@ def test_windows_change_sides_again_and_again_on_every_usual_schedule(levels, lo
 
 
 def asked(model, x, timestep, plan=OF_SHAPES):
-    [v] = over_windows(lambda part: (model(part, timestep),), x, timestep=timestep, plan=plan)
+    ask = partial(starmap, lambda part: (model(part, timestep),))
+    [v] = over_windows(ask, x, timestep=timestep, plan=plan)
     return v
 
 
@@ -109,7 +111,11 @@ def test_windows_are_joined_by_their_weights():
         return part, part.mean(dim=1, keepdim=True).expand_as(part)
 
     same, means = over_windows(
-        model, x, timestep=0, plan=OF_SHAPES, on_window=lambda *count: told.append(count)
+        partial(starmap, model),
+        x,
+        timestep=0,
+        plan=OF_SHAPES,
+        on_window=lambda *count: told.append(count),
     )
     first, second = x[:, :3].mean(dim=1), x[:, 2:].mean(dim=1)
     assert torch.allclose(same, x)
@@ -142,7 +148,7 @@ def test_an_inversion_and_its_resampling_meet_the_same_windows(steps):
             return (mean_over_time(schedule)(part, timestep),)
 
         shares = []
-        [v] = over_windows(noted, x, timestep=timestep, plan=OF_SHAPES)
+        [v] = over_windows(partial(starmap, noted), x, timestep=timestep, plan=OF_SHAPES)
         # Which windows there were is read off the samples that the model was given.
         starts = [
             next(k for k in range(7) if torch.equal(x[:, k : k + 3], part)) for part in shares

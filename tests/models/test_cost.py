@@ -32,6 +32,7 @@ from cogedit.models.layer_probe import probe_levels, probe_work, short_edit
 from cogedit.models.loading import alphas_cumprod, load_text_encoder, load_transformer
 from cogedit.models.rows import rows_at_a_time
 from cogedit.models.sampling import edit_latents, inversion_schedule, invert_latents
+from cogedit.models.split import Division
 from cogedit.types import InvertSettings, ReconstructSettings, WindowPlan
 
 TERA = 1e12
@@ -85,6 +86,34 @@ def test_windows_are_counted_as_an_inversion_meets_them():
         counted = inversion_work(settings, SIZES_5B, shape, WINDOWS_5B)
         # The first step asks twice; the noise of a midpoint inversion is not asked about.
         assert counted.calls == pytest.approx(sum(met), abs=8)
+
+
+@pytest.mark.parametrize(
+    ("num_ranks", "inversion", "edit"),
+    [
+        (1, 1, 1),
+        # The rows of a reference are computed twice, tokens that are shared only once.
+        (2, 1 / 2, 2 / 3),
+        (8, 1 / 8, 2 / 3 / 4),
+        (9, 1 / 8, 2 / 3 / 4),
+    ],
+)
+def test_several_ranks_are_done_when_the_busiest_is(num_ranks, inversion, edit):
+    division = Division(num_ranks, device="cuda")
+    inverting = InvertSettings()
+    always = {"injection_steps": (0.0, 1.0), "guidance_steps": (0.0, 1.0)}
+    editing = ReconstructSettings("a fox", injection_strength=1.0, **always, **SHARED)
+    works = [
+        (inversion, inversion_work(inverting, SIZES_5B, CLIP_5B, None, division)),
+        (edit, edit_work([editing], inverting, SIZES_5B, CLIP_5B, None, division)),
+    ]
+    for share, work in works:
+        assert work.busiest.total == pytest.approx(share * work.flops.total)
+    # A long clip of 4 and 5 windows.
+    work = inversion_work(inverting, SIZES_5B, (40, 60, 90), WINDOWS_5B, Division(2, device="cuda"))
+    counts = [len(window_starts(WINDOWS_5B, 40, moved=moved)) for moved in (False, True)]
+    assert counts == [4, 5]
+    assert work.busiest.total / work.flops.total == pytest.approx((2 + 3) / (4 + 5), abs=0.01)
 
 
 def test_memory_is_that_of_one_window():

@@ -160,6 +160,19 @@ def test_the_command_prints_an_estimate_and_writes_nothing(video, tmp_path, comm
     assert files(tmp_path) == before
 
 
+def test_an_estimate_for_several_gpus(video):
+    settings = {n: settings_with(video, **{"transformer.gpus": n}) for n in (1, 2)}
+    alone, two = (cogedit.estimate(video, settings[n]) for n in (1, 2))
+    assert (alone.num_gpus, two.num_gpus) == (1, 2)
+    [one], [divided] = alone.stages, two.stages
+    assert divided.work.flops == one.work.flops == one.work.busiest
+    assert divided.work.busiest.total == one.work.flops.total / 2
+    args = ["invert", str(video), *TINY_MODEL, *SMALL, "--dry-run", "--gpus"]
+    assert "2 GPUs" in CliRunner().invoke(app, [*args, "2"]).stdout
+    refused = CliRunner().invoke(app, [*args, "2", "--device", "cuda:1"])
+    assert (refused.exit_code, refused.stdout) == (2, "")
+
+
 def test_a_model_that_is_not_here_is_not_downloaded(video):
     shown = CliRunner().invoke(
         app, ["invert", str(video), "--model", "zai-org/CogVideoX-5b", "--dry-run"]

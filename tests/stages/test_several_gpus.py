@@ -1,0 +1,293 @@
+"""One clip on several ranks, which on a CPU are processes: the same results as in one process."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from dataclasses import replace
+
+import processes
+import psutil
+import pytest
+import torch
+from pipelines import TINY_MODEL, TINY_PIPELINE
+from videos import make_video
+
+import cogedit
+from cogedit.artifacts import UNFINISHED_SUFFIX, newest_step, read_artifact, read_record
+from cogedit.errors import DeviceMemoryError, Interrupted, ModelError, UsageError
+from cogedit.progress import StepInfo
+from cogedit.stages import Session
+
+STEPS = 4
+SHORT = {"load.max_num_frames": 9, "load.width": 80, "load.height": 48}
+"""One window: 45 tokens of the image, which do not divide by 2."""
+LONG = {"load.max_num_frames": 17}
+"""Two windows or three."""
+ROWS = {"transformer.max_rows": 1}
+"""Rows one by one, as a large clip has them; the tiny one would have all in one chunk."""
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory):
+    return make_video(
+        tmp_path_factory.mktemp("gpus") / "clip.mp4", width=80, height=48, num_frames=17
+    )
+
+
+@pytest.fixture(scope="module")
+def session():
+    """One that keeps its second process from test to test."""
+    with Session() as kept:
+        yield kept
+
+
+def settings_of(video, workspace, *flags, gpus=1, model=TINY_PIPELINE):
+    given = {
+        "model": str(model),
+        "dtype": "fp32",
+        "device": "cpu",
+        "load.frame_rate": "source",
+        "invert.num_inference_steps": STEPS,
+        "workspace": workspace,
+        "transformer.gpus": gpus,
+    }
+    for more in flags:
+        given |= more
+    return cogedit.settings_for(video, given, environ={}).settings
+
+
+@pytest.fixture
+def both(video, session, tmp_path):
+    """Makes artifacts in one process and in two; returns their tensors, of the same name."""
+
+    def make(stage, kind, name, *flags):
+        found = []
+        for gpus in (1, 2):
+            folder = tmp_path / str(gpus)
+            made = stage(settings_of(video, folder, *flags, gpus=gpus), session)
+            assert not any(written.reused for written in made)
+            found.append([(w.path.name, read_artifact(w.path, kind).tensors[name]) for w in made])
+        names, tensors = ([[pair[k] for pair in one] for one in found] for k in (0, 1))
+        assert names[0] == names[1]
+        return [torch.stack(one) for one in tensors]
+
+    return make
+
+
+def inversion(video):
+    return lambda settings, session: [cogedit.invert(video, settings, session=session)]
+
+
+def edits(video):
+    return lambda settings, session: cogedit.reconstruct(
+        video, ["a fox", "a dog"], settings, session=session
+    )
+
+
+def test_the_windows_of_an_inversion(video, both):
+    one, two = both(inversion(video), "trajectory", "trajectory", LONG)
+    assert torch.equal(one, two)
+
+
+def test_the_tokens_of_the_one_row_of_an_inversion(video, both):
+    one, two = both(inversion(video), "trajectory", "trajectory", SHORT)
+    assert torch.allclose(one, two, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {},
+        {"reconstruct.injection_strength": 0.5, "reconstruct.injection_layers": (1, None)},
+        {"reconstruct.method": "flow", "reconstruct.reference_prompt": "inversion"},
+    ],
+)
+def test_rows_of_edits_with_their_references(video, both, flags):
+    one, two = both(edits(video), "edit", "latents", SHORT, ROWS, flags)
+    assert torch.equal(one, two)
+
+
+def test_windows_and_rows_of_edits_under_an_automatic_mask(video, both):
+    flags = {"reconstruct.auto_mask": True}
+    one, two = both(edits(video), "edit", "latents", LONG, ROWS, flags)
+    assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"reconstruct.injection_tokens": "own-text", "reconstruct.injection_strength": 0.5},
+        {"reconstruct.injection_mode": "queries-keys"},
+    ],
+)
+def test_the_tokens_of_rows_that_run_at_once(video, both, flags):
+    one, two = both(edits(video), "edit", "latents", SHORT, flags)
+    assert torch.allclose(one, two, atol=1e-5)
+
+
+class Killed(BaseException):
+    """What no stage catches."""
+
+
+def doing(after, act):
+    """A run that acts after a step."""
+
+    @contextmanager
+    def progress(doing, total):
+        def on_step(info):
+            if isinstance(info, StepInfo) and info.index + 1 == after:
+                act(run)
+
+        yield on_step
+
+    run = cogedit.Run(progress=progress)
+    return run
+
+
+def kill(run):
+    raise Killed
+
+
+def stop(run):
+    run.cancellation.request(signal.SIGINT)
+
+
+def kept(workspace):
+    [folder] = workspace.glob(f"*{UNFINISHED_SUFFIX}")
+    return newest_step(folder).info.index + 1
+
+
+@pytest.mark.parametrize(
+    ("numbers", "act", "error"), [((1, 2), stop, Interrupted), ((2, 1), kill, Killed)]
+)
+def test_another_number_of_ranks_goes_on(video, session, tmp_path, numbers, act, error):
+    whole = cogedit.invert(video, settings_of(video, tmp_path / "one", LONG), session=session).path
+    first, second = (settings_of(video, tmp_path / "w", LONG, gpus=gpus) for gpus in numbers)
+    with pytest.raises(error):
+        cogedit.invert(video, first, run=doing(2, act), session=session)
+    assert kept(tmp_path / "w") >= 1
+    assert cogedit.invert(video, second, session=session).path.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("flags", "found"),
+    [
+        ({"device": "cuda:0"}, "cuda:0 is one GPU"),
+        ({"device": "mps"}, "--gpus is 2.*0 CUDA devices"),
+    ],
+)
+def test_more_gpus_than_there_are_are_refused(video, tmp_path, flags, found):
+    with pytest.raises(UsageError, match=found):
+        cogedit.invert(video, settings_of(video, tmp_path / "w", SHORT, flags, gpus=2))
+    assert not list(tmp_path.glob("w/*.safetensors"))
+
+
+def others():
+    """The other ranks of this process."""
+    return [p for p in psutil.Process().children() if p.cmdline()[-2:] == ["-m", "cogedit"]]
+
+
+@pytest.mark.slow
+def test_a_rank_that_fails_ends_all_with_its_error(video, session, tmp_path, monkeypatch):
+    here, there = (shutil.copytree(TINY_PIPELINE, tmp_path / name / "model") for name in "ab")
+    session.close()
+    assert not others()
+    monkeypatch.chdir(here.parent)
+    settings = settings_of(video, tmp_path / "w", LONG, gpus=2, model="model")
+    whole = cogedit.invert(video, settings, session=session).path.read_bytes()
+    with pytest.raises(UsageError, match="several GPUs already"), Session() as second:
+        cogedit.invert(video, settings, run=cogedit.Run(force=True), session=second)
+    assert len(others()) == 1
+    (here / "transformer" / "config.json").unlink()
+    monkeypatch.chdir(there.parent)  # where the other process is not
+    with pytest.raises(ModelError, match=r"transformer.* \(rank 1\)") as raised:
+        cogedit.invert(video, settings, run=cogedit.Run(force=True), session=session)
+    assert raised.value.exit_code == 5
+
+    def end_the_other(run):
+        [other] = others()
+        other.kill()
+        other.wait()
+
+    elsewhere = replace(settings, workspace=tmp_path / "killed")
+    with pytest.raises(DeviceMemoryError):
+        cogedit.invert(video, elsewhere, run=doing(2, end_the_other), session=session)
+    assert kept(tmp_path / "killed") == 2
+    assert cogedit.invert(video, elsewhere, session=session).path.read_bytes() == whole
+    session.close()
+    assert not others()
+
+
+STUCK = """
+import time
+from torch.distributed import TCPStore
+from cogedit.errors import DeviceMemoryError
+from cogedit.models.ranks import Ranks
+store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+ranks = Ranks(store, 0, 1)
+with ranks.calling(), ranks.sharing_tokens():
+    ranks.fail(DeviceMemoryError("no memory", hint="take less"))
+    time.sleep(1e6)
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_waits_for_a_failed_rank_for_ever_ends_with_its_error(tmp_path):
+    stuck = processes.start(STUCK, tmp_path)
+    assert processes.finish(stuck) == DeviceMemoryError.exit_code
+    assert processes.log(tmp_path) == "error: no memory (rank 0) (take less)\n"
+
+
+COMMAND = ["invert", "clip.mp4", "--workspace", "w", *TINY_MODEL, "--frame-rate", "source"]
+COMMAND += ["--max-num-frames", "17", "--num-inference-steps", "40"]
+
+
+@pytest.fixture
+def folder(video, tmp_path):
+    shutil.copy(video, tmp_path)
+    return tmp_path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143)])
+def test_a_command_that_ends_early_takes_the_other_ranks_along(folder, signum, code):
+    started = processes.start([*COMMAND, "--gpus", "2"], folder)
+    steps = folder / "w"
+    assert processes.wait_for(started, lambda: any(steps.glob(f"*{UNFINISHED_SUFFIX}/0003*")))
+    [other] = psutil.Process(started.pid).children()
+    processes.send(started, signum)
+    assert processes.finish(started) == code
+    other.wait(60)
+    assert "Traceback" not in processes.log(folder)
+    assert kept(steps) >= 2
+    done = processes.cogedit(*COMMAND, cwd=folder)
+    made = folder / done.stdout.strip()
+    alone = processes.cogedit(*COMMAND, "--workspace", "alone", cwd=folder)
+    assert made.read_bytes() == (folder / alone.stdout.strip()).read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("args", "code"),
+    [([*COMMAND[:-1], "3"], 0), (["--version"], 0), ([*COMMAND, "--gpus", "3"], 1)],
+)
+def test_torchrun_starts_the_same(folder, args, code):
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [sys.executable, *torchrun, "-m", "cogedit", *args],
+        cwd=folder,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=processes.HANGS,
+    )
+    assert done.returncode == code, done.stderr
+    if args == ["--version"]:
+        assert done.stdout.count("cogedit") == 1
+    elif code == 0:
+        assert read_record(folder / done.stdout.strip(), "trajectory").windows is not None
+    else:
+        assert "torchrun started 2 processes" in done.stderr
