@@ -57,7 +57,7 @@ class InvertSettings:
         "How many of the timesteps lie next to the clean clip, where a step turns the sample "
         "farthest: two carry most of its error away.",
         unit="steps",
-        default_text="2 of 20 steps or more, 1 of 12 or more, otherwise and for upstream none",
+        default_text="2 of 20 to 150 steps, 1 of 12 to 19, otherwise and for upstream none",
         is_later=True,
         earlier=0,
     )
@@ -82,7 +82,8 @@ class InvertSettings:
         """How many of the timesteps lie below the even ones, also where nobody said."""
         if self.low_levels is not None:
             return self.low_levels
-        if self.inverse == "upstream":
+        # Of more, the lowest even one is next to the clean clip, and leaves no room below it.
+        if self.inverse == "upstream" or self.num_inference_steps > 150:
             return 0
         return 2 if self.num_inference_steps >= 20 else int(self.num_inference_steps >= 12)
 

@@ -8,6 +8,7 @@ from schedules import forward_scheduler
 
 from cogedit.diffusion.schedule import CLEAN, Schedule
 from cogedit.errors import UsageError
+from cogedit.types import InvertSettings
 
 
 def test_every_step_count_that_the_scheduler_gets_right_is_the_schedulers():
@@ -55,6 +56,15 @@ def test_low_levels_halve_the_first_angle():
     for t, s in low.denoising_steps()[-3:-1]:
         assert low.angle(s) == pytest.approx(low.angle(t) / 2, rel=0.05)
     assert schedule.with_low_levels(0) == schedule
+
+
+@pytest.mark.parametrize("snr_shift_scale", [1.0, 3.0])
+def test_there_is_room_for_the_low_levels_that_nobody_asked_for(snr_shift_scale):
+    alphas_cumprod = forward_scheduler(snr_shift_scale).alphas_cumprod
+    for steps in range(2, 1001):
+        low = InvertSettings(num_inference_steps=steps).num_low_levels
+        schedule = Schedule.trailing(alphas_cumprod, steps - low).with_low_levels(low)
+        assert len(set(schedule.timesteps)) == steps
 
 
 def test_low_levels_end_where_no_timestep_is_left():

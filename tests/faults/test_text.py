@@ -170,6 +170,10 @@ FORBIDDEN_CALLS = {
 }  # fmt: skip
 
 
+BETWEEN_OWN_PROCESSES = {"batch_local.py": ["pickle"]}
+"""What a batch and its workers tell each other, over pipes of their own; no file, and no text."""
+
+
 def _name(node: ast.expr) -> str:
     if isinstance(node, ast.Attribute):
         return f"{_name(node.value)}.{node.attr}"
@@ -207,6 +211,9 @@ def test_nothing_runs_what_a_text_or_a_file_says(score: Any) -> None:
                 for finding in _findings(ast.parse(path.read_text()))
                 if not any(part in finding for part in bare)
             ]
+            allowed = BETWEEN_OWN_PROCESSES.get(path.name, [])
+            assert set(allowed) <= set(found), "what is no longer done needs no leave"
+            found = [finding for finding in found if finding not in allowed]
             cases.case(not found, f"{path.name}: {found}")
     tree = ast.parse("import pickle\nsubprocess.run(x, shell=True)\neval(x)\nA.from_pretrained(b)")
     assert len(_findings(tree)) == 4

@@ -334,7 +334,6 @@ def test_a_compiled_block_is_the_same_and_its_graphs_stay(load, monkeypatch, wei
     from torch._inductor import config
 
     monkeypatch.setattr("cogedit.models.forward.COMPILER", compiler)
-    monkeypatch.setattr(config, "compile_threads", 1)  # no processes that each import torch
     transformer = load("5b")
     if weights is not None:
         transformer = deepcopy(transformer)
@@ -344,7 +343,8 @@ def test_a_compiled_block_is_the_same_and_its_graphs_stay(load, monkeypatch, wei
     torch._dynamo.reset()
     counters.clear()
     settings = TransformerSettings(compile=True)
-    with run_rows(transformer, settings):
+    one_thread = config.patch(compile_threads=1)  # no processes that each import torch
+    with one_thread, run_rows(transformer, settings):
         found = forward(transformer, 7, references_of(ATTENDING, 7, Injection()))
         if compiler == "eager":  # the graphs are the same ones, whatever compiles them
             check_that_graphs_stay(transformer)
