@@ -65,6 +65,7 @@ OWNERS = {
     "rich": {"cli", "lab"},
     "tomllib": {"config"},
     "jinja2": {"tools"},
+    "ray": {"tools"},
 }
 """Library: the rooms that may import it."""
 

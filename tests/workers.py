@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
@@ -12,7 +13,7 @@ from cogedit.progress import Step
 from cogedit.tools.batch_group import BatchResult, make_group
 
 WRITES = "writes.txt"
-"""Names of the artifacts that `make_killed_once` wrote, in the current directory."""
+"""Names of the artifacts that `make_noted` wrote, in the current directory."""
 KILLED = "killed.txt"
 
 
@@ -49,8 +50,17 @@ def make_endlessly(group, *, run, session):
     yield from make_nothing(group, run=run, session=session)
 
 
-def make_killed_once(group, *, run, session):
-    """The real thing, which notes what it writes, and is killed once after an inversion's step."""
+def make_stuck(group, *, run, session):
+    """A step that never ends."""
+    with run.progress(str(os.getpid()), 1) as on_step:
+        on_step(Step(0, 1))
+        while True:
+            time.sleep(1)
+    yield from make_nothing(group, run=run, session=session)
+
+
+def make_noted(group, *, run, session):
+    """The real thing, which notes what it writes."""
 
     def noted(path, *args, **kwargs):
         record = write_artifact(path, *args, **kwargs)
@@ -58,27 +68,23 @@ def make_killed_once(group, *, run, session):
             file.write(f"{Path(path).name}\n")
         return record
 
-    class Deadly:
-        def __init__(self, doing, total):
-            self.loop = run.progress(doing, total)
-            self.doing = doing
+    with patch("cogedit.stages.run.write_artifact", noted):
+        yield from make_group(group, run=run, session=session)
 
-        def __enter__(self):
-            show = self.loop.__enter__()
+
+def make_killed_once(group, *, run, session):
+    """As `make_noted`, and once killed in the middle of an inversion."""
+
+    @contextmanager
+    def progress(doing, total):
+        with run.progress(doing, total) as show:
 
             def on_step(step):
                 show(step)
-                self.die(step)
+                if "invert" in doing and step.index == 2 and not Path(KILLED).exists():
+                    Path(KILLED).touch()
+                    os.kill(os.getpid(), signal.SIGKILL)
 
-            return on_step
+            yield on_step
 
-        def __exit__(self, *error):
-            return self.loop.__exit__(*error)
-
-        def die(self, step):
-            if "invert" in self.doing and step.index == 2 and not Path(KILLED).exists():
-                Path(KILLED).touch()
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    with patch("cogedit.stages.run.write_artifact", noted):
-        yield from make_group(group, run=replace(run, progress=Deadly), session=session)
+    yield from make_noted(group, run=replace(run, progress=progress), session=session)

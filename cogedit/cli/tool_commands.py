@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -15,6 +15,9 @@ from cogedit.cli.defaults import newest_artifact, settings_without_model
 from cogedit.cli.options import Call, with_options
 from cogedit.errors import BatchError, UsageError
 from cogedit.version import __version__
+
+if TYPE_CHECKING:
+    from cogedit.tools.batch_driver import Start
 
 
 @with_options("load", "encode", "invert", "reconstruct", "transformer")
@@ -122,6 +125,19 @@ def batch(
             "for each GPU.",
         ),
     ] = None,
+    engine: Annotated[
+        Literal["local", "ray"],
+        option("--engine", text="Where the workers are: local, or ray (a Ray cluster)."),
+    ] = "local",
+    address: Annotated[
+        str | None,
+        option(
+            "--address",
+            metavar="HOST:PORT",
+            text="The head of the Ray cluster. Default: the cluster of this machine, or this "
+            "machine alone.",
+        ),
+    ] = None,
     dry_run: DryRun = False,
 ) -> None:
     """Make every edit that a file lists: EDITS -> one mp4 each, results.jsonl.
@@ -131,10 +147,9 @@ def batch(
     from cogedit.cli.tables import show_batch_plans
     from cogedit.config import read_batch
     from cogedit.tools.batch import batch
-    from cogedit.tools.batch_local import start_local
     from cogedit.tools.batch_plan import plan_batch, preview_batch
 
-    start = None if workers is None else partial(start_local, number=_number_of(workers))
+    start = _start_of(workers, engine, address)
     rows = read_batch(edits)
     read = dict.fromkeys(Path(name) for name in (edits, *(row.config for row in rows)) if name)
     run = replace(call.run, inputs=(*call.run.inputs, *read))
@@ -159,13 +174,22 @@ def batch(
         )
 
 
-def _number_of(workers: str) -> int | None:
-    """Read a number of workers; None is as many as there is room for."""
-    if workers == "auto":
-        return None
-    if not workers.isdecimal() or int(workers) < 1:
+def _start_of(workers: str | None, engine: str, address: str | None) -> Start | None:
+    """Choose what starts the workers of a batch; None makes the edits in this process."""
+    from cogedit.tools.batch_local import start_local
+    from cogedit.tools.batch_ray import start_ray
+
+    if workers in (None, "auto"):
+        number = None
+    elif workers.isdecimal() and int(workers) >= 1:
+        number = int(workers)
+    else:
         raise UsageError(f"--workers is {workers}, expected auto or a number from 1")
-    return int(workers)
+    if engine == "ray":
+        return partial(start_ray, number=number, address=address)
+    if address is not None:
+        raise UsageError("--address is of a Ray cluster", hint="add --engine ray")
+    return None if workers is None else partial(start_local, number=number)
 
 
 @with_options(

@@ -135,6 +135,22 @@ def random_inputs(
     )
 
 
+_T5 = T5Config(
+    d_model=SIZES["5b"].text_embed_dim,
+    d_ff=10240,
+    num_layers=24,
+    num_heads=64,
+    feed_forward_proj="gated-gelu",
+)
+
+
+def count_weights() -> int:
+    """Count the weights of CogVideoX-5B's transformer and T5, which every GPU loads."""
+    with torch.device("meta"):
+        models = (CogVideoXTransformer3DModel(**SIZES["5b"].config), T5EncoderModel(_T5))
+    return sum(weight.numel() for model in models for weight in model.parameters())
+
+
 @cache
 def count_vae_and_t5() -> tuple[int, int, int]:
     """Count operations of CogVideoX-5B around its transformer, at 49 frames of 480x720.
@@ -146,13 +162,6 @@ def count_vae_and_t5() -> tuple[int, int, int]:
     """
     size = SIZES["5b"]
     frames, height, width = size.latent_shape
-    t5_config = T5Config(
-        d_model=size.text_embed_dim,
-        d_ff=10240,
-        num_layers=24,
-        num_heads=64,
-        feed_forward_proj="gated-gelu",
-    )
     with torch.device("meta"), torch.no_grad():
         vae = AutoencoderKLCogVideoX(
             down_block_types=("CogVideoXDownBlock3D",) * 4,
@@ -161,7 +170,7 @@ def count_vae_and_t5() -> tuple[int, int, int]:
             latent_channels=16,
             layers_per_block=3,
         )
-        t5 = T5EncoderModel(t5_config)
+        t5 = T5EncoderModel(_T5)
         clip = torch.empty(1, 3, 4 * (frames - 1) + 1, 8 * height, 8 * width)
         # All frames in one call: as many operations as in calls of a few, counted sooner.
         vae.num_sample_frames_batch_size, vae.num_latent_frames_batch_size = clip.shape[2], frames

@@ -328,8 +328,12 @@ def ending(workers: Workers) -> Iterator[Workers]:
     try:
         try:
             yield workers
-        finally:
+        except KeyboardInterrupt:
+            raise
+        except BaseException:
             workers.close()
+            raise
+        workers.close()
     except KeyboardInterrupt:
         workers.kill()
         raise

@@ -19,7 +19,7 @@ from cogedit.cancellation import Cancellation
 from cogedit.errors import UsageError
 from cogedit.models.hardware import num_cuda_devices
 from cogedit.tools.batch_driver import Event, Gone, Job, on_gpus, work
-from cogedit.tools.batch_group import Group
+from cogedit.tools.batch_group import Group, groups_of
 from cogedit.tools.batch_plan import BatchEdit
 
 
@@ -125,14 +125,15 @@ def start_local(job: Job, edits: Sequence[BatchEdit], *, number: int | None) -> 
     """
     num_gpus = num_cuda_devices() if on_gpus(edits) else 0
     number = number or max(1, num_gpus)
-    if not num_gpus:
-        shared = {"OMP_NUM_THREADS": str(max(1, num_cpus() // number)), **_threads()}
-        return LocalWorkers(job, [shared] * number)
-    if number > num_gpus:
+    if num_gpus and number > num_gpus:
         raise UsageError(
             f"--workers is {number}, and this machine has {num_gpus} GPUs: each worker needs one",
             hint="--workers auto starts one for each",
         )
+    number = min(number, len(groups_of(edits)))
+    if not num_gpus:
+        shared = {"OMP_NUM_THREADS": str(max(1, num_cpus() // number)), **_threads()}
+        return LocalWorkers(job, [shared] * number)
     seen = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = seen.split(",") if seen else [str(index) for index in range(num_gpus)]
     return LocalWorkers(job, [{"CUDA_VISIBLE_DEVICES": name} for name in names[:number]])

@@ -2,9 +2,12 @@
 
 import re
 import shlex
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 from typer import Exit
 from typer._click.exceptions import MissingParameter, NoArgsIsHelpError, NoSuchOption
 from typer.main import get_command
@@ -140,6 +143,36 @@ def test_python_that_is_shown_uses_names_that_are_there(page):
         if language == "python":
             compile(body, page.name, "exec")
             assert set(re.findall(r"\bcogedit\.(\w+)", body)) <= set(cogedit.__all__)
+
+
+SCRIPTS = [
+    pytest.param(language, body, id=f"{page.stem}: {language}")
+    for page in TEXTS
+    for language, body in FENCE.findall(page.read_text())
+    if language in ("bash", "yaml")
+]
+
+
+@pytest.mark.parametrize(("language", "body"), SCRIPTS)
+def test_scripts_for_clusters_are_sound(language, body, tmp_path):
+    if language == "bash":
+        (tmp_path / "job.sh").write_text(body)
+        subprocess.run([shutil.which("bash"), "-n", tmp_path / "job.sh"], check=True)
+        commands = body
+    else:
+        job = yaml.safe_load(body)
+        cluster = job["spec"]["rayClusterSpec"]
+        groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+        mounted = {
+            mount["mountPath"]
+            for group in groups
+            for container in group["template"]["spec"]["containers"]
+            for mount in container["volumeMounts"]
+        }
+        assert (job["kind"], len(mounted)) == ("RayJob", 1)
+        commands = job["spec"]["entrypoint"].replace('"', "")
+    [(args, is_whole)] = commands_of(f"```sh\n{commands}\n```")
+    parse(args, is_whole=is_whole)
 
 
 def test_the_readme_is_short():

@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import psutil
 import pytest
 import workers
 from pipelines import TINY_MODEL, TINY_PIPELINE
@@ -82,9 +83,8 @@ def test_workers_make_the_bytes_of_one_process_though_one_is_killed(tmp_path, mo
     for name in ("alone", "together"):
         (tmp_path / name).mkdir()
         for number, clip in enumerate("abc"):
-            make_video(
-                tmp_path / name / f"{clip}.mp4", width=64, height=64, num_frames=9, fps=8 + number
-            )
+            path = tmp_path / name / f"{clip}.mp4"
+            make_video(path, width=64, height=64, num_frames=9, fps=8 + number)
         rows = [f'{{"video": "{clip}.mp4", "prompt": ["x", "y"]}}\n' for clip in "abc"]
         (tmp_path / name / "edits.jsonl").write_text("".join(rows))
     monkeypatch.chdir(tmp_path / "alone")
@@ -200,6 +200,23 @@ def test_every_worker_ends_after_its_step(folder, signum, error):
         [*driven(edits_of("x", "y", "z"), workers.make_endlessly, run=run)]
     assert not running
     assert {path.name for path in folder.iterdir()} == {"ended-1", "ended-2"}
+
+
+def test_a_second_signal_ends_every_worker_at_once(folder):
+    seen = set()
+
+    @contextlib.contextmanager
+    def progress(doing, total):
+        def on_step(step):
+            seen.add(int(doing))
+            if len(seen) == 2:
+                raise KeyboardInterrupt  # as the handler of the second signal
+
+        yield on_step
+
+    with pytest.raises(KeyboardInterrupt):
+        [*driven(edits_of("x", "y"), workers.make_stuck, run=cogedit.Run(progress=progress))]
+    assert not [pid for pid in seen if psutil.pid_exists(pid)]
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "two", "1.5"])

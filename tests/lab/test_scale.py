@@ -1,0 +1,26 @@
+"""The driver over groups of nothing, and the plan of many clips."""
+
+import pytest
+
+from cogedit.lab import scale
+
+
+def test_every_group_of_nothing_has_its_line():
+    found = scale.measure_driver(40, 2)
+    assert found.num_lines == 40
+    assert found.seconds > 0
+
+
+def test_the_plan_counts_what_a_clip_takes():
+    one, four = scale.Clip.of(1), scale.Clip.of(4)
+    # The trajectory alone is 225 MB, as steps and as a whole.
+    assert one.written > 2 * 225e6
+    assert four.flops / one.flops == pytest.approx(477 / 173, rel=0.05)  # measured on an H200
+    assert four.written - one.written == 3 * 51 * 4 * 16 * 13 * 60 * 90
+
+
+def test_tables_are_printed(capsys):
+    assert scale.main(["--groups", "6", "--workers", "1", "--gpus", "8", "64"]) == 0
+    printed = capsys.readouterr().out
+    assert "1000 clips" in printed
+    assert "results.jsonl" in printed

@@ -1,0 +1,194 @@
+"""A Ray cluster of two nodes on this machine: what it makes, and what becomes of a lost node."""
+
+import contextlib
+import json
+import os
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import workers
+from hub import fill_cache
+from pipelines import TINY_MODEL, TINY_PIPELINE
+from typer.testing import CliRunner
+from videos import make_video
+
+import cogedit
+from cogedit.cli import app
+from cogedit.config import Settings, read_batch
+from cogedit.errors import Interrupted, ModelError, StorageError, UsageError
+from cogedit.tools.batch import RESULTS, batch
+from cogedit.tools.batch_driver import Job, drive, ending
+from cogedit.tools.batch_group import groups_of
+from cogedit.tools.batch_nodes import missing_here, needed_for
+from cogedit.tools.batch_plan import BatchEdit, plan_batch
+from cogedit.tools.batch_ray import start_ray
+from cogedit.tools.batch_shared import SharedList
+
+# Ray leaves sockets and processes to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+FLAGS = {
+    "model": str(TINY_PIPELINE),
+    "dtype": "fp32",
+    "device": "cpu",
+    "invert.num_inference_steps": 4,
+    "reconstruct.num_inference_steps": 4,
+}
+
+
+def edits_of(number, **settings):
+    """So many edits of a clip each."""
+    named = Settings(**{"model": str(TINY_PIPELINE), **settings})
+    return [
+        BatchEdit(f"row {row}", Path(f"{row}.mp4"), "x", None, None, named) for row in range(number)
+    ]
+
+
+def test_a_machine_shows_what_it_does_not_have(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    edits = [replace(edit, output=tmp_path / "out" / "a.mp4") for edit in edits_of(2)]
+    for edit in edits:
+        edit.video.write_bytes(b"video")
+    with needed_for(edits) as needed:
+        assert missing_here(needed) == []
+        [nonce] = tmp_path.glob(".cogedit-*")
+        edits[1].video.write_bytes(b"another")
+        [error] = missing_here(needed)
+        assert isinstance(error, StorageError)
+        assert str(edits[1].video) in error.message
+        edits[1].video.unlink()
+        nonce.unlink()
+        [error] = missing_here(needed)
+        assert isinstance(error, StorageError)
+        assert str(tmp_path) in error.hint
+        [(name, revision, digest)] = needed.models
+        other = replace(needed, nonces=(), videos=(), models=((name, revision, digest[::-1]),))
+        [error] = missing_here(other)
+        assert isinstance(error, ModelError)
+    assert not [*tmp_path.glob(".cogedit-*")]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """A cluster of two nodes with a CPU each, of which the second has no models of the Hub."""
+    from ray.cluster_utils import Cluster
+
+    cache = tmp_path_factory.mktemp("hub")
+    fill_cache(cache, "owner/tiny", TINY_PIPELINE)
+    path = os.pathsep.join(filter(None, sys.path))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", path)
+        patch.setenv("HF_HUB_CACHE", str(cache))
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        # On a busy machine nothing is given up for lost, and nothing starves.
+        patch.setenv("RAY_health_check_timeout_ms", "600000")
+        patch.setenv("RAY_worker_niceness", "0")
+        patch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+        node = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
+        cluster = Cluster(initialize_head=True, head_node_args=node)
+        cluster.add_node(**node, env_vars={"HF_HUB_CACHE": str(cache / "none")})
+        yield cluster
+        cluster.shutdown()
+
+
+@pytest.mark.slow
+def test_a_node_without_the_model_is_named(cluster, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    how = {"number": None, "address": cluster.address}
+    with pytest.raises(ModelError, match=r"node .* has no owner/tiny"):
+        start_ray(Job(tmp_path), edits_of(2, model="owner/tiny"), **how)
+    with pytest.raises(UsageError, match="ray://"):
+        start_ray(Job(tmp_path), edits_of(1), number=None, address="ray://host:10001")
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.slow
+def test_every_actor_ends_after_its_step(cluster, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    running = set()
+
+    @contextlib.contextmanager
+    def progress(doing, total):
+        running.add(doing)
+
+        def on_step(step):
+            if len(running) == 2:
+                run.cancellation.request()
+
+        yield on_step
+
+    run, edits = cogedit.Run(progress=progress), edits_of(3)
+    job = Job(tmp_path, make=workers.make_endlessly)
+    started = start_ray(job, edits, number=None, address=cluster.address)
+    with pytest.raises(Interrupted), ending(started):
+        [*drive(SharedList(groups_of(edits), Path(RESULTS), force=False), started, run)]
+    assert {path.name for path in tmp_path.iterdir()} == {"ended-1", "ended-2"}
+
+
+def artifacts(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.glob("*.cogedit/*")
+        if path.suffix in (".safetensors", ".mp4")
+    }
+
+
+def elsewhere(result):
+    """An outcome without what tells it from that of the same edit in another folder."""
+    return replace(result, key=None)
+
+
+@pytest.mark.slow
+def test_24_edits_survive_a_node(cluster, tmp_path, monkeypatch):
+    clips = "abcdefgh"
+    for name in ("alone", "together"):
+        (tmp_path / name).mkdir()
+        for number, clip in enumerate(clips):
+            path = tmp_path / name / f"{clip}.mp4"
+            make_video(path, width=64, height=64, num_frames=9, fps=8 + number)
+        rows = [f'{{"video": "{clip}.mp4", "prompt": ["x", "y", "z"]}}\n' for clip in clips]
+        (tmp_path / name / "edits.jsonl").write_text("".join(rows))
+    monkeypatch.chdir(tmp_path / "alone")
+    alone = batch(plan_batch(read_batch("edits.jsonl"), FLAGS))
+    monkeypatch.chdir(tmp_path / "together")
+    said = []
+
+    def notify(text):
+        said.append(text)
+        if "6 of 24" in text and cluster.worker_nodes:
+            [node] = cluster.worker_nodes
+            cluster.remove_node(node, allow_graceful=False)
+
+    def start(job, edits):
+        job = replace(job, make=workers.make_noted)
+        return start_ray(job, edits, number=None, address=cluster.address)
+
+    edits = plan_batch(read_batch("edits.jsonl"), FLAGS)
+    done = batch(edits, start=start, run=cogedit.Run(notify=notify))
+    assert not cluster.worker_nodes
+    assert sum("goes to another worker" in text for text in said) == 1, said
+    assert Counter(map(elsewhere, done)) == Counter(map(elsewhere, alone))
+    assert len(Path(RESULTS).read_text().splitlines()) == 24
+    assert artifacts(Path.cwd()) == artifacts(tmp_path / "alone")
+    assert max(Counter(Path(workers.WRITES).read_text().split()).values()) == 1
+
+
+@pytest.mark.slow
+def test_without_an_address_ray_starts_here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_video(tmp_path / "a.mp4", width=64, height=64, num_frames=9)
+    (tmp_path / "edits.jsonl").write_text('{"video": "a.mp4", "prompt": "x"}')
+    args = [*TINY_MODEL, "--num-inference-steps", "2", "--engine", "ray", "--json"]
+    shown = CliRunner().invoke(app, ["batch", "edits.jsonl", *args])
+    assert shown.exit_code == 0, shown.stderr
+    assert [one["status"] for one in json.loads(shown.stdout)["outputs"]] == ["written"]
+
+
+def test_an_address_is_for_ray(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shown = CliRunner().invoke(app, ["batch", "-", "--address", "host:6379"], input="")
+    assert shown.exit_code == 2
+    assert "--engine ray" in shown.stderr
