@@ -144,6 +144,7 @@ _T5 = T5Config(
 )
 
 
+@cache
 def count_weights() -> int:
     """Count the weights of CogVideoX-5B's transformer and T5, which every GPU loads."""
     with torch.device("meta"):

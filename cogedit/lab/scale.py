@@ -23,8 +23,6 @@ from pathlib import Path
 import psutil
 
 from cogedit.config import Settings
-from cogedit.lab.jobs import job_flops, make_jobs
-from cogedit.lab.random_model import SIZES, count_weights
 from cogedit.lab.report import run_command
 from cogedit.lab.tables import make_table, print_report
 from cogedit.models.cost import trajectory_bytes
@@ -82,6 +80,9 @@ class Clip:
     @classmethod
     def of(cls, num_prompts: int) -> Clip:
         """Count a clip and its edits, under the default settings."""
+        from cogedit.lab.jobs import job_flops, make_jobs  # bring torch, which no worker needs
+        from cogedit.lab.random_model import SIZES
+
         size = SIZES["5b"]
         [job] = [job for job in make_jobs(NUM_STEPS) if job.name == "default"]
         frames, height, width = size.latent_shape
@@ -132,6 +133,8 @@ def measure_hashing(num_bytes: int = 2**26) -> float:
 
 def plan_row(options: Namespace, clip: Clip, num_gpus: int, *, driver: float) -> list[str]:
     """Return a row of the plan: what all clips take on so many GPUs."""
+    from cogedit.lab.random_model import count_weights
+
     seconds = clip.flops / (options.tflops * 10**12)
     load = 2 * count_weights() * num_gpus / (options.disk * GB)  # bf16, all GPUs at once
     traffic = (clip.written + clip.read) / seconds * num_gpus
