@@ -104,6 +104,9 @@ def make_nothing(group: Group, *, run: Run, session: Session) -> Iterator[BatchR
 
 def measure_driver(num_groups: int, num_workers: int) -> Overhead:
     """Drive groups that do nothing, from the first outcome to the last."""
+    # Under `python -m` the function here belongs to __main__, which no worker can import.
+    from cogedit.lab.scale import make_nothing
+
     edits = [
         BatchEdit(f"row {row}", Path(f"{row}.mp4"), "a prompt", None, None, Settings(device="cpu"))
         for row in range(1, num_groups + 1)
@@ -191,7 +194,7 @@ def run_scale(options: Namespace) -> None:
 
 
 def _feeds(options: Namespace, clip: Clip, seconds: float) -> float:
-    return options.disk * GB * seconds / (clip.written + clip.read)
+    return float(options.disk * GB * seconds / (clip.written + clip.read))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
