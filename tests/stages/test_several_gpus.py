@@ -256,7 +256,9 @@ def folder(video, tmp_path):
 def test_a_command_that_ends_early_takes_the_other_ranks_along(folder, signum, code):
     started = processes.start([*COMMAND, "--gpus", "2"], folder)
     steps = folder / "w"
-    assert processes.wait_for(started, lambda: any(steps.glob(f"*{UNFINISHED_SUFFIX}/0003*")))
+    assert processes.wait_for(
+        started, lambda: any(steps.glob(f"trajectory-*{UNFINISHED_SUFFIX}/0003*"))
+    )
     [other] = psutil.Process(started.pid).children()
     processes.send(started, signum)
     assert processes.finish(started) == code
