@@ -13,7 +13,9 @@ from pathlib import Path
 from cogedit.artifacts.atomic import storage_error
 from cogedit.errors import CogeditError, ModelError, StorageError
 from cogedit.models.checkpoint import find_checkpoint, looked_up_once
+from cogedit.models.single_file import Files
 from cogedit.stages.edit import names_video
+from cogedit.stages.model import checkpoint_for
 from cogedit.tools.batch_plan import BatchEdit
 
 _ATTEMPTS = 10
@@ -28,13 +30,13 @@ class Needed:
         folder: The current directory of the batch.
         nonces: Files that were written for this, and what is in them.
         videos: Videos and masks, and their sizes.
-        models: Name, revision and digest of each model.
+        models: Name, revision, files of its own and digest of each model.
     """
 
     folder: str
     nonces: tuple[tuple[str, str], ...]
     videos: tuple[tuple[str, int], ...]
-    models: tuple[tuple[str, str | None, str], ...]
+    models: tuple[tuple[str, str | None, Files, str], ...]
 
 
 @contextmanager
@@ -51,8 +53,15 @@ def needed_for(edits: Sequence[BatchEdit]) -> Iterator[Needed]:
     nonces = {place / name: secrets.token_hex(16) for place in places}
     read = {Path(name).absolute() for edit in edits for name in (edit.video, edit.mask) if name}
     with looked_up_once():
-        named = {(edit.settings.model, edit.settings.revision) for edit in edits}
-        models = {(*name, find_checkpoint(*name, download=False).digest) for name in named}
+        models = {
+            (
+                edit.settings.model,
+                edit.settings.revision,
+                tuple((part, path.absolute()) for part, path in edit.settings.files),
+                checkpoint_for(edit.settings, download=False).digest,
+            )
+            for edit in edits
+        }
     try:
         for path, text in nonces.items():
             try:
@@ -82,9 +91,9 @@ def missing_here(needed: Needed) -> list[CogeditError]:
         missing.append(StorageError(f"does not see {unseen[0]}{more}", hint=hint))
     with suppress(OSError):
         os.chdir(needed.folder)
-    for name, revision, digest in needed.models:
+    for name, revision, files, digest in needed.models:
         try:
-            found = find_checkpoint(name, revision, download=False).digest
+            found = find_checkpoint(name, revision, files=files, download=False).digest
         except CogeditError as error:
             missing.append(ModelError(f"has no {name}: {error.message}", hint=error.hint))
             continue

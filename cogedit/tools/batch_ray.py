@@ -238,14 +238,15 @@ def _check_nodes(needed: Needed, kind: str) -> None:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    look, asked = ray.remote(num_cpus=0, max_retries=0)(_look(needed)), {}
+    look = ray.remote(num_cpus=0, max_retries=0)(_look(needed))
+    asked: list[tuple[str, ObjectRef]] = []  # a machine may be several nodes, of one name
     for node in ray.nodes():
         if node["Alive"] and node["Resources"].get(kind, 0) >= 1:
             strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             name = f"node {node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
-            asked[name] = look.options(scheduling_strategy=strategy).remote(__version__)
+            asked.append((name, look.options(scheduling_strategy=strategy).remote(__version__)))
     problems: list[tuple[str, CogeditError]] = []
-    for name, ref in asked.items():
+    for name, ref in asked:
         try:
             answer: list[CogeditError] | str | None = ray.get(ref)
         except ray.exceptions.RayError as error:

@@ -170,7 +170,7 @@ FORBIDDEN_CALLS = {
 }  # fmt: skip
 
 
-BETWEEN_OWN_PROCESSES = {"batch_local.py": ["pickle"]}
+BETWEEN_OWN_PROCESSES = {"batch_local.py": ["pickle"], "batch_ray.py": ["pickle"]}
 """What a batch and its workers tell each other, over pipes of their own; no file, and no text."""
 
 

@@ -66,8 +66,8 @@ def test_a_machine_shows_what_it_does_not_have(tmp_path, monkeypatch):
         [error] = missing_here(needed)
         assert isinstance(error, StorageError)
         assert str(tmp_path) in error.hint
-        [(name, revision, digest)] = needed.models
-        other = replace(needed, nonces=(), videos=(), models=((name, revision, digest[::-1]),))
+        [(*named, digest)] = needed.models
+        other = replace(needed, nonces=(), videos=(), models=((*named, digest[::-1]),))
         [error] = missing_here(other)
         assert isinstance(error, ModelError)
     assert not [*tmp_path.glob(".cogedit-*")]
