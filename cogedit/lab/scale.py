@@ -3,7 +3,7 @@
 The driver hands groups that do nothing to real worker processes, through leases and
 `results.jsonl` as in every batch: seconds for each group, its memory, the lines that were written.
 
-The plan counts CogVideoX-5B (49 frames of 480x720, 50 steps, the default settings): operations by
+The plan counts CogVideoX-5B (49 frames of 480x720, the default settings): operations by
 the formulas of the estimate, over the speed that a GPU sustains; the weights that every GPU reads;
 what goes to and from the disk that all share; and which of GPUs, disk and driver is the first that
 the others wait for. The speeds of GPU and disk are options; that of hashing is measured here.
@@ -34,7 +34,9 @@ from cogedit.tools.batch_group import BatchResult, Group, result_of
 from cogedit.tools.batch_local import start_local
 from cogedit.tools.batch_plan import BatchEdit
 
-NUM_STEPS = 50
+UPSTREAM_STEPS = 50
+"""Of the CogVideo script, beside which the default settings take as many as they say."""
+
 GB = 10**9
 
 LEGEND = (
@@ -84,15 +86,16 @@ class Clip:
         from cogedit.lab.random_model import SIZES
 
         size = SIZES["5b"]
-        [job] = [job for job in make_jobs(NUM_STEPS) if job.name == "default"]
+        [job] = [job for job in make_jobs(UPSTREAM_STEPS) if job.name == "default"]
+        levels = job.invert.num_levels
         frames, height, width = size.latent_shape
         pixels = 3 * (4 * (frames - 1) + 1) * 8 * height * 8 * width
         sample = trajectory_bytes(0, size.latent_shape, channels=16)
-        trajectory = trajectory_bytes(NUM_STEPS, size.latent_shape, channels=16)
+        trajectory = trajectory_bytes(levels, size.latent_shape, channels=16)
         kept = pixels + sample + trajectory + num_prompts * sample
-        steps = NUM_STEPS * (1 + num_prompts) * sample
+        steps = levels * (1 + num_prompts) * sample
         # Of the steps of the inversion, which become the trajectory, all are read again.
-        read = pixels + sample + NUM_STEPS * sample + trajectory + num_prompts * sample
+        read = pixels + sample + levels * sample + trajectory + num_prompts * sample
         return cls(job_flops(job, num_prompts), kept + steps, read)
 
 
