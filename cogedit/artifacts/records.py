@@ -71,6 +71,12 @@ class ModelRecord:
     transformer: str | None = later(None)  # name of the file that it is in, if that is its own
     vae: str | None = later(None)  # likewise
 
+    @property
+    def and_files(self) -> str:
+        """Its files of their own, as they follow its name in a sentence; empty without any."""
+        files = (file for file in (self.transformer, self.vae) if file is not None)
+        return "".join(f" with {file}" for file in files)
+
 
 @dataclass(frozen=True)
 class FramesRecord:

@@ -113,8 +113,7 @@ def _model(model: ModelRecord) -> str:
     weights = f" (weights in {model.weights})" if model.weights is not None else ""
     device = f" on {model.device}" if model.device is not None else ""
     torch = f", torch {model.torch}" if model.torch is not None else ""
-    files = "".join(f" with {file}" for file in (model.transformer, model.vae) if file is not None)
-    name = f"{model.id}{revision}{files}, digest {model.digest[:12]}"
+    name = f"{model.id}{revision}{model.and_files}, digest {model.digest[:12]}"
     return f"{name}, in {model.dtype}{weights}{device}{torch}"
 
 

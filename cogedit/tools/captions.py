@@ -38,8 +38,7 @@ def describe_settings(settings: ReconstructSettings | InvertSettings) -> dict[st
 def describe_model(model: ModelRecord) -> str:
     """Name a model and the dtype that it computed in."""
     at = "" if model.revision is None else f" at {model.revision[:12]}"
-    files = "".join(f" with {file}" for file in (model.transformer, model.vae) if file is not None)
-    return f"{model.id}{at}{files}, {model.dtype}"
+    return f"{model.id}{at}{model.and_files}, {model.dtype}"
 
 
 def describe_edit(record: EditRecord) -> dict[str, str]:
