@@ -88,3 +88,17 @@ def make_killed_once(group, *, run, session):
             yield on_step
 
     yield from make_noted(group, run=replace(run, progress=progress), session=session)
+
+
+def artifacts(folder):
+    """The bytes of all artifacts and videos; journals have times in them."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.glob("*.cogedit/*")
+        if path.suffix in (".safetensors", ".mp4")
+    }
+
+
+def elsewhere(result):
+    """A result without its key, in which the folder is."""
+    return replace(result, key=None)

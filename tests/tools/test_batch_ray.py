@@ -133,19 +133,6 @@ def test_every_actor_ends_after_its_step(cluster, tmp_path, monkeypatch):
     assert {path.name for path in tmp_path.iterdir()} == {"ended-1", "ended-2"}
 
 
-def artifacts(folder):
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in folder.glob("*.cogedit/*")
-        if path.suffix in (".safetensors", ".mp4")
-    }
-
-
-def elsewhere(result):
-    """An outcome without what tells it from that of the same edit in another folder."""
-    return replace(result, key=None)
-
-
 @pytest.mark.slow
 def test_24_edits_survive_a_node(cluster, tmp_path, monkeypatch):
     clips = "abcdefgh"
@@ -175,9 +162,9 @@ def test_24_edits_survive_a_node(cluster, tmp_path, monkeypatch):
     done = batch(edits, start=start, run=cogedit.Run(notify=notify))
     assert not cluster.worker_nodes
     assert sum("goes to another worker" in text for text in said) == 1, said
-    assert Counter(map(elsewhere, done)) == Counter(map(elsewhere, alone))
+    assert Counter(map(workers.elsewhere, done)) == Counter(map(workers.elsewhere, alone))
     assert len(Path(RESULTS).read_text().splitlines()) == 24
-    assert artifacts(Path.cwd()) == artifacts(tmp_path / "alone")
+    assert workers.artifacts(Path.cwd()) == workers.artifacts(tmp_path / "alone")
     assert max(Counter(Path(workers.WRITES).read_text().split()).values()) == 1
 
 

@@ -4,7 +4,7 @@ import contextlib
 import json
 import signal
 from collections import Counter
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import psutil
@@ -64,20 +64,6 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def artifacts(folder):
-    """The bytes of all artifacts and videos; journals have times in them."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in folder.glob("*.cogedit/*")
-        if path.suffix in (".safetensors", ".mp4")
-    }
-
-
-def elsewhere(result):
-    """A result without its key, in which the folder is."""
-    return replace(result, key=None)
-
-
 @pytest.mark.slow
 def test_workers_make_the_bytes_of_one_process_though_one_is_killed(tmp_path, monkeypatch):
     for name in ("alone", "together"):
@@ -102,8 +88,8 @@ def test_workers_make_the_bytes_of_one_process_though_one_is_killed(tmp_path, mo
     done = batch(plan_batch(read_batch("edits.jsonl"), FLAGS), start=start, run=run)
     assert sum("goes to another worker" in text for text in said) == 1
     assert Path(workers.KILLED).exists()
-    assert artifacts(Path.cwd()) == artifacts(tmp_path / "alone")
-    assert Counter(map(elsewhere, done)) == Counter(map(elsewhere, alone))
+    assert workers.artifacts(Path.cwd()) == workers.artifacts(tmp_path / "alone")
+    assert Counter(map(workers.elsewhere, done)) == Counter(map(workers.elsewhere, alone))
     lines = map(json.loads, Path(RESULTS).read_text().splitlines())
     assert Counter(BatchResult(**line) for line in lines) == Counter(done)
     assert {*Counter(Path(workers.WRITES).read_text().split()).values()} == {1}
