@@ -14,7 +14,7 @@ import functools
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -163,6 +163,11 @@ class Setting:
         return get_args(self.hint)[0] if get_origin(self.hint) is Annotated else self.hint
 
     @property
+    def is_list(self) -> bool:
+        """Whether it takes any number of values; its `read` (in `Meta.extra`) reads each."""
+        return get_origin(self.type) is tuple and get_args(self.type)[-1] is Ellipsis
+
+    @property
     def choices(self) -> tuple[str, ...]:
         """The words that it takes; empty where it takes other values too."""
         if get_origin(self.type) is Literal:
@@ -197,11 +202,14 @@ class Setting:
     def read(self, value: object, *, is_text: bool) -> object:
         """Read a value as a user writes it, in TOML, a variable, a flag or Python.
 
-        With `is_text`, text stands for numbers, as in a variable; in TOML "6" is no number.
+        With `is_text`, text stands for numbers, as in a variable; in TOML "6" is no number. Text
+        stands for a list too: its values with semicolons between them, or "none" of them.
 
         Raises:
             ValueError: It is of another type or out of range; `expected` says what is allowed.
         """
+        if self.is_list:
+            return self._read_list(value)
         if self.optional and (value is None or (value == self.none_text and self.has_auto)):
             return None
         if (read := (self._range.extra or {}).get("read")) is not None:
@@ -226,6 +234,16 @@ class Setting:
         if is_union and isinstance(found, tuple) and found[0] == found[1]:
             return cast(object, found[0])
         return cast(object, found)
+
+    def _read_list(self, value: object) -> object:
+        items = [*map(str.strip, value.split(";"))] if isinstance(value, str) else value
+        read = cast("Callable[[object], object]", (self._range.extra or {})["read"])
+        try:
+            if not isinstance(items, list | tuple):
+                raise ValueError("no list")  # noqa: TRY004
+            return () if [*items] == ["none"] else tuple(map(read, items))
+        except ValueError as error:
+            raise ValueError(self.expected) from error
 
 
 @functools.cache
@@ -268,6 +286,8 @@ def flag_name(key: str) -> str:
 def plain_value(value: object) -> object:
     """A setting's value as JSON and TOML have it; None is "auto" or "not set"."""
     if isinstance(value, tuple):
+        if not any(item is None or isinstance(item, int | float) for item in value):
+            return [str(item) for item in value]  # of a list; what follows is a window
         return ":".join("END" if item is None else str(item) for item in value)
     if isinstance(value, Fraction | Path):
         return str(value)
@@ -278,7 +298,10 @@ def show_value(value: object) -> str:
     """A value in a sentence."""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{value:g}" if isinstance(value, float) else str(plain_value(value))
+    plain = plain_value(value)
+    if isinstance(plain, list):
+        return "; ".join(plain) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(plain)
 
 
 def path_of(text: str | Path) -> Path:

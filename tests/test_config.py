@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -24,11 +24,14 @@ from cogedit.config import (
 )
 from cogedit.errors import ConfigError, UsageError
 from cogedit.lab.configurations import UPSTREAM_EDIT
+from cogedit.schema import plain_value, setting, settings_of
 from cogedit.types import (
     EncodeSettings,
     ExportSettings,
     InvertSettings,
     LoadSettings,
+    LoraFile,
+    Loras,
     ReconstructSettings,
 )
 
@@ -436,3 +439,39 @@ def test_an_installed_package_finds_its_own_presets(tmp_path: Path) -> None:
         check=True,
     )
     assert done.stdout.split("\n")[:-1] == [str(package / "configs"), *preset_names()]
+
+
+@dataclass(frozen=True)
+class WithList:
+    loras: Loras = setting((), "Model", "Some files.", default_text="none")
+
+
+@pytest.mark.parametrize(
+    ("given", "files"),
+    [
+        ("a.safetensors", [("a.safetensors", 1.0)]),
+        ("a.safetensors:0.8", [("a.safetensors", 0.8)]),
+        (["a:-1e-1", "b b:2"], [("a", -0.1), ("b b", 2.0)]),
+        ("a:0.5; b", [("a", 0.5), ("b", 1.0)]),
+        (["a;b"], [("a;b", 1.0)]),
+        ("C:\\loras\\x.safetensors", [("C:\\loras\\x.safetensors", 1.0)]),
+        ("C:\\x.safetensors:0.5", [("C:\\x.safetensors", 0.5)]),
+        ("a:nan", [("a:nan", 1.0)]),
+        ("a:1:1", [("a:1", 1.0)]),
+        ("none", []),
+        ([], []),
+    ],
+)
+def test_a_list_of_files_with_scales(given: object, files: list[tuple[str, float]]) -> None:
+    [described] = settings_of(WithList)
+    found = tuple(LoraFile(Path(name), scale) for name, scale in files)
+    assert described.read(given, is_text=True) == found
+    assert described.read(plain_value(found), is_text=False) == found
+    assert plain_value(found) == [f"{name}:{scale}" for name, scale in files]
+
+
+@pytest.mark.parametrize("given", ["", ":0.5", [""], [1.0], 3, {"a": 1}, "a;;b"])
+def test_what_is_no_list_of_files(given: object) -> None:
+    [described] = settings_of(WithList)
+    with pytest.raises(ValueError, match="FILE:SCALE"):
+        described.read(given, is_text=True)

@@ -176,6 +176,8 @@ def setting_option(key: str, flag: str, *, is_hidden: bool = False) -> object:
     words: Callable[[], Collection[str]] | None = None
     if setting.type is bool:
         value_type, flag = bool, f"{flag}/--no-{flag[2:]}"
+    elif setting.is_list:
+        value_type = list[str]
     elif get_origin(setting.type) is Literal:
         value_type = Literal[
             (setting.none_text, *setting.choices) if setting.has_auto else setting.choices

@@ -180,8 +180,9 @@ def with_options(
                 jsonl=values.pop("jsonl"),
                 thumbnail=Thumbnail() if values.pop("preview", False) else None,
             )
-            said = {flag.key: value for flag, value in given if value is not None}
-            names = {flag.key: flag.name for flag, value in given if value is not None}
+            given = [(flag, value) for flag, value in given if value not in (None, [])]
+            said = {flag.key: value for flag, value in given}
+            names = {flag.key: flag.name for flag, _ in given}
             if said.get("load.start") in ("random", "inverted"):  # until 0.1.0 it was the noise
                 said["reconstruct.start"] = said.pop("load.start")
                 names["reconstruct.start"] = names.pop("load.start")

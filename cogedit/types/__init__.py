@@ -14,6 +14,8 @@ from cogedit.types.export import ExportSettings
 from cogedit.types.inversion import InvertSettings, WindowPlan
 from cogedit.types.transformer import (
     INEXACT_BACKENDS,
+    LoraFile,
+    Loras,
     TransformerSettings,
 )
 from cogedit.types.words import (
@@ -50,6 +52,8 @@ __all__ = [
     "InverseStep",
     "InvertSettings",
     "LoadSettings",
+    "LoraFile",
+    "Loras",
     "Method",
     "Offload",
     "ReconstructSettings",

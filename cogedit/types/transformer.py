@@ -2,13 +2,58 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
 
-from cogedit.schema import Positive, setting
+from msgspec import Meta
+
+from cogedit.schema import Positive, path_of, setting
 from cogedit.types.words import AttentionBackend
 
 INEXACT_BACKENDS: frozenset[AttentionBackend] = frozenset({"sage"})
 """Kernels that compute in fewer bits than the model; an artifact's record names them."""
+
+
+@dataclass(frozen=True)
+class LoraFile:
+    """A LoRA that is added to the transformer's weights, and how much of it; 1 is as trained."""
+
+    path: Path
+    scale: float = 1.0
+
+    def __str__(self) -> str:
+        """Write it as it is read."""
+        return f"{self.path}:{self.scale}"
+
+    @classmethod
+    def read(cls, value: object) -> LoraFile:
+        """Read FILE or FILE:SCALE; a scale is what follows the last colon and is a finite number.
+
+        Raises:
+            ValueError: It names no file.
+        """
+        if isinstance(value, LoraFile):
+            return value
+        if not isinstance(value, str | Path) or not str(value):
+            raise ValueError("no file is named")
+        file, colon, number = str(value).rpartition(":")
+        try:
+            scale = float(number) if colon else math.nan
+        except ValueError:
+            scale = math.nan
+        if not math.isfinite(scale):
+            return cls(path_of(value))
+        if not file:
+            raise ValueError("no file is named")
+        return cls(path_of(file), scale)
+
+
+Loras = Annotated[
+    tuple[LoraFile, ...],
+    Meta(description="FILE or FILE:SCALE, or none", extra={"read": LoraFile.read}),
+]
 
 
 @dataclass(frozen=True)
