@@ -1,5 +1,6 @@
 """Small CogVideoX pipelines with real diffusers classes and random weights, saved to a folder."""
 
+import json
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -41,17 +42,23 @@ VAE = {
 """A tenth of the work of the golden one: no number of it is stored."""
 
 
-def make_pipeline(folder, *, snr_shift_scale=1.0, **transformer):
+def make_pipeline(folder, *, snr_shift_scale=1.0, invert_scale_latents=False, **transformer):
     """Write a pipeline with the golden texts, and a VAE and transformer of random weights."""
     golden = shutil.ignore_patterns("transformer", "vae", "scheduler")
     shutil.copytree(GOLDEN_PIPELINE, folder, ignore=golden)
     with torch.random.fork_rng():
         torch.manual_seed(5)
         model = CogVideoXTransformer3DModel(**(TRANSFORMER | transformer))
-        vae = AutoencoderKLCogVideoX(**VAE)
+        vae = AutoencoderKLCogVideoX(**VAE, invert_scale_latents=invert_scale_latents)
+        if model.config.use_learned_positional_embeddings:  # unlike those that it would compute
+            model.patch_embed.pos_embedding += torch.randn(model.patch_embed.pos_embedding.shape)
     model.save_pretrained(folder / "transformer")
     vae.save_pretrained(folder / "vae")
     forward_scheduler(snr_shift_scale).save_pretrained(folder / "scheduler")
+    if model.config.in_channels == 2 * VAE["latent_channels"]:
+        index = json.loads((folder / "model_index.json").read_text())
+        index["_class_name"] = "CogVideoXImageToVideoPipeline"
+        (folder / "model_index.json").write_text(json.dumps(index))
     return folder
 
 
@@ -74,6 +81,31 @@ def make_15_like(folder):
     """Rotary positions and two latent frames to a token."""
     return make_pipeline(
         folder, use_rotary_positional_embeddings=True, patch_size_t=2, patch_bias=False
+    )
+
+
+def make_i2v_like(folder):
+    """5B's, from a first frame, with learned positions: for 9 frames of 64x96 alone."""
+    return make_pipeline(
+        folder,
+        in_channels=32,
+        sample_width=12,
+        use_rotary_positional_embeddings=True,
+        use_learned_positional_embeddings=True,
+    )
+
+
+def make_15_i2v_like(folder):
+    """1.5's, from a first frame, which its VAE scales the other way, with an offset embedding."""
+    return make_pipeline(
+        folder,
+        invert_scale_latents=True,
+        in_channels=32,
+        sample_width=12,
+        use_rotary_positional_embeddings=True,
+        patch_size_t=2,
+        patch_bias=False,
+        ofs_embed_dim=16,
     )
 
 

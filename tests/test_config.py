@@ -291,7 +291,8 @@ def test_good_records_pass() -> None:
 
 
 def test_shipped_presets(resolve: Resolve) -> None:
-    models = ["cogvideox-1.5-5b", "cogvideox-2b", "cogvideox-5b"]
+    models = ["cogvideox-1.5-5b", "cogvideox-1.5-5b-i2v", "cogvideox-2b", "cogvideox-5b"]
+    models.append("cogvideox-5b-i2v")
     ours = ["faithful", "fast", "recolor", "upstream"]
     assert preset_names() == ["balanced", "bold", *models, *ours]
     assert (presets_folder() / "upstream.toml").is_file()
@@ -299,6 +300,8 @@ def test_shipped_presets(resolve: Resolve) -> None:
         "cogvideox-5b": ("zai-org/CogVideoX-5b", None, 720, 480, 49, "crop"),
         "cogvideox-2b": ("zai-org/CogVideoX-2b", None, 720, 480, 49, "crop"),
         "cogvideox-1.5-5b": ("zai-org/CogVideoX1.5-5B", None, 1360, 768, 81, "crop"),
+        "cogvideox-5b-i2v": ("zai-org/CogVideoX-5b-I2V", None, 720, 480, 49, "crop"),
+        "cogvideox-1.5-5b-i2v": ("zai-org/CogVideoX1.5-5B-I2V", None, 1360, 768, 81, "crop"),
     }
     for name, values in expected.items():
         settings = resolve(config=name).settings
@@ -349,7 +352,8 @@ def test_presets_of_how_far_an_edit_goes(resolve: Resolve) -> None:
         ("THUDM/CogVideoX-5b", "cogvideox-5b"),
         ("THUDM/CogVideoX1.5-5B", "cogvideox-1.5-5b"),
         ("/models/CogVideoX-2b/", "cogvideox-2b"),
-        ("zai-org/CogVideoX-5b-I2V", None),
+        ("THUDM/CogVideoX-5b-I2V", "cogvideox-5b-i2v"),
+        ("zai-org/CogVideoX-5b-Other", None),
         ("auto", None),
     ],
 )

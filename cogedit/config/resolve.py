@@ -140,6 +140,8 @@ def preset_for_model(model: str) -> str | None:
         "cogvideox-2b": "cogvideox-2b",
         "cogvideox-5b": "cogvideox-5b",
         "cogvideox1.5-5b": "cogvideox-1.5-5b",
+        "cogvideox-5b-i2v": "cogvideox-5b-i2v",
+        "cogvideox1.5-5b-i2v": "cogvideox-1.5-5b-i2v",
     }
     return presets.get(name)
 

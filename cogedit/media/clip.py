@@ -237,20 +237,6 @@ def plan_resize(source_width: int, source_height: int, *, settings: LoadSettings
     return ResizePlan(source_width, source_height, box, width, height)
 
 
-def check_size(width: int, height: int, *, multiple: int) -> None:
-    """Raise `UsageError`, with the nearest sizes, unless both are multiples of `multiple`."""
-    for name, value in (("width", width), ("height", height)):
-        if value > 0 and value % multiple == 0:
-            continue
-        below = max(multiple, value // multiple * multiple)
-        above = max(multiple, -(-value // multiple) * multiple)
-        nearest = " or ".join(str(size) for size in sorted({below, above}))
-        raise UsageError(
-            f"{name} {value} does not suit this model: it must be a multiple of {multiple}; "
-            f"nearest: {nearest}"
-        )
-
-
 def _round_ratio(numerator: int, denominator: int) -> int:
     # round() of a float goes to even at a half; this goes up, always.
     return (2 * numerator + denominator) // (2 * denominator)

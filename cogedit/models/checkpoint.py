@@ -75,7 +75,7 @@ class _Incomplete(ModelError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A complete CogVideoX text-to-video pipeline on disk.
+    """A complete CogVideoX pipeline on disk, from text or from a first frame to video.
 
     Attributes:
         id: Hub id, name of an embedded model, or name of the local folder.
@@ -101,6 +101,11 @@ class Checkpoint:
     stored_dtype: DType
     files: Mapping[str, PartFile] = field(default_factory=dict)
 
+    @property
+    def takes_first_frame(self) -> bool:
+        """Whether its transformer takes a clip's first frame beside its latents."""
+        return self.geometry.takes_first_frame
+
 
 def find_checkpoint(
     model: str, revision: str | None = None, *, files: Files = (), download: bool = True
@@ -118,7 +123,7 @@ def find_checkpoint(
 
     Raises:
         NotCachedError: A Hub model is not cached and may not be downloaded.
-        ModelError: Missing, gated, incomplete, or not a CogVideoX text-to-video pipeline.
+        ModelError: Missing, gated, incomplete, or not a CogVideoX pipeline that edits videos.
         StorageError: Its files cannot be read, or a download cannot be written.
     """
     if _held is None:
@@ -270,7 +275,13 @@ def _check(name: str, folder: Path, revision: str | None, files: Files, *, mend:
         check_config(TokenizerConfig, tokenizer, _TOKENIZER)
     except ModelError as error:
         raise ModelError(f"{name} is damaged: {error.message}", hint=mend) from error
-    check_channels(name, configs["transformer"], latent_channels=geometry.latent_channels)
+    check_channels(
+        name,
+        index,
+        configs["transformer"],
+        latent_channels=geometry.latent_channels,
+        file=parts["transformer"].path if "transformer" in parts else None,
+    )
     return Checkpoint(
         name,
         folder,

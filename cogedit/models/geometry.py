@@ -28,6 +28,10 @@ class Geometry:
         height: Pixels that the model was trained at; so is `width`.
         num_frames: Frames that the model was trained at.
         max_text_seq_length: Tokens of a prompt; shorter ones are padded to it.
+        num_layers: Of the transformer.
+        latent_channels: Channels of a clip's latents.
+        takes_first_frame: Whether the transformer takes as many channels again, for a first frame.
+        has_fixed_size: Whether its positions were learned, for clips of the size above alone.
     """
 
     spatial_compression: int
@@ -40,6 +44,8 @@ class Geometry:
     max_text_seq_length: int
     num_layers: int
     latent_channels: int
+    takes_first_frame: bool
+    has_fixed_size: bool
 
     @classmethod
     def of(cls, vae_config: Config, transformer_config: Config) -> Geometry:
@@ -65,6 +71,8 @@ class Geometry:
             max_text_seq_length=transformer["max_text_seq_length"],
             num_layers=transformer["num_layers"],
             latent_channels=vae["latent_channels"],
+            takes_first_frame=transformer["in_channels"] == 2 * vae["latent_channels"],
+            has_fixed_size=transformer.get("use_learned_positional_embeddings", False),
         )
 
     @property
@@ -76,6 +84,42 @@ class Geometry:
     def size_multiple(self) -> int:
         """Width and height of a clip must be multiples of this many pixels."""
         return self.spatial_compression * self.patch_size
+
+    def check_clip(self, width: int, height: int, num_frames: int) -> None:
+        """Refuse a clip, of so many frames and pixels, that the model cannot take.
+
+        Raises:
+            UsageError: A side is no multiple of a token's; the model has learned positions for
+                clips of another size; or it takes a first frame, and the clip needs a second
+                window, which has none.
+        """
+        for name, value in (("width", width), ("height", height)):
+            multiple = self.size_multiple
+            if value > 0 and value % multiple == 0:
+                continue
+            below = max(multiple, value // multiple * multiple)
+            above = max(multiple, -(-value // multiple) * multiple)
+            nearest = " or ".join(str(size) for size in sorted({below, above}))
+            raise UsageError(
+                f"{name} {value} does not suit this model: it must be a multiple of {multiple}; "
+                f"nearest: {nearest}"
+            )
+        own = self.width, self.height, self.num_frames
+        if self.has_fixed_size and (width, height, num_frames) != own:
+            raise UsageError(
+                f"the clip has {num_frames} frames of {width}x{height}; this model takes "
+                f"{self.num_frames} frames of {self.width}x{self.height} alone, for which it has "
+                "learned positions",
+                hint="leave --width, --height and --max-num-frames out; --frame-rate source takes "
+                "more frames of a short video",
+            )
+        count = self.num_latent_frames(num_frames)
+        if self.takes_first_frame and self.window_plan(count + self.num_pad_frames(count), None):
+            raise UsageError(
+                f"the clip has {num_frames} frames; this model takes {self.num_frames} at most: it "
+                "begins with the first frame of a clip, and a later window has none",
+                hint=f"--max-num-frames {self.num_frames}, or a text-to-video model",
+            )
 
     def num_latent_frames(self, num_frames: int) -> int:
         """Return how many latent frames the causal VAE makes of `num_frames` = 8n + 1 frames."""

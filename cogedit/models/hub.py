@@ -10,8 +10,14 @@ from pathlib import Path
 from cogedit.errors import ModelError, StorageError
 from cogedit.models.folder import FOLDERS
 
-PUBLISHED = ("zai-org/CogVideoX-2b", "zai-org/CogVideoX-5b", "zai-org/CogVideoX1.5-5B")
-"""The text-to-video models of CogVideoX's authors."""
+PUBLISHED = (
+    "zai-org/CogVideoX-2b",
+    "zai-org/CogVideoX-5b",
+    "zai-org/CogVideoX1.5-5B",
+    "zai-org/CogVideoX-5b-I2V",
+    "zai-org/CogVideoX1.5-5B-I2V",
+)
+"""The models of CogVideoX's authors: from text to video, then from a first frame."""
 
 _OWNERS = ("zai-org", "THUDM")
 """One owner, under the name of today and the former one; the Hub leads from one to the other."""

@@ -1,4 +1,4 @@
-"""What people name, or have, in place of a text-to-video pipeline, and what mends it."""
+"""What people name, or have, in place of a pipeline that edits videos, and what mends it."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ EXAMPLE = "for example --model zai-org/CogVideoX-5b"
 TEXT_TO_VIDEO = ("CogVideoXPipeline", "CogVideoXVideoToVideoPipeline")
 """Classes of pipelines whose parts are those of text to video."""
 
+IMAGE_TO_VIDEO = "CogVideoXImageToVideoPipeline"
+"""Class of pipelines whose transformer takes a first frame, too."""
+
 _KINDS = {
-    "CogVideoXImageToVideoPipeline": "an image-to-video model (I2V)",
     "CogVideoXFunControlPipeline": "a control model (Fun)",
     "CogVideoX_Fun_Pipeline_Control": "a control model (Fun)",
     "CogVideoX_Fun_Pipeline_Inpaint": "an inpainting model (Fun)",
@@ -29,32 +31,51 @@ _PARTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
 def check_kind(name: str, index: Config) -> None:
     """Refuse a pipeline of another class, by its kind."""
     found = index.get("_class_name")
-    if found not in TEXT_TO_VIDEO:
+    if found not in (*TEXT_TO_VIDEO, IMAGE_TO_VIDEO):
         kind = _KINDS.get(found) if isinstance(found, str) else None
         also = "" if kind is None else f" ({plain(found)})"
         raise ModelError(
             f"{name} is {kind or f'a {plain(found)}'}{also}; expected a CogVideoXPipeline "
-            "(text to video)",
+            f"(text to video) or a {IMAGE_TO_VIDEO}",
             hint=EXAMPLE,
         )
 
 
-def check_channels(name: str, transformer: Config, *, latent_channels: int) -> None:
-    """Refuse a transformer that takes or makes other channels than those of the VAE's latents.
+def check_channels(
+    name: str, index: Config, transformer: Config, *, latent_channels: int, file: Path | None
+) -> None:
+    """Refuse a transformer of other channels than one of its pipeline's kind has.
 
     Models that also take an image or a video have them stacked on the latents' channels.
+
+    Args:
+        name: Of the pipeline.
+        index: Its `model_index.json`.
+        transformer: The transformer's configuration.
+        latent_channels: Of the pipeline's VAE.
+        file: Where the transformer is from, if not from the pipeline.
     """
     takes, makes = transformer["in_channels"], transformer["out_channels"]
-    if takes == makes == latent_channels:
+    from_image = index.get("_class_name") == IMAGE_TO_VIDEO
+    expected = 2 * latent_channels if from_image else latent_channels
+    if takes == expected and makes == latent_channels:
         return
     kind = {
-        2 * latent_channels: "an image-to-video (I2V) or control model",
-        2 * latent_channels + 1: "an inpainting model (Fun)",
-    }.get(takes if isinstance(takes, int) else 0, "of another VAE, or a control model")
+        latent_channels: "of a text-to-video model",
+        2 * latent_channels: "of an image-to-video (I2V) or control model",
+        2 * latent_channels + 1: "of an inpainting model (Fun)",
+    }.get(takes if isinstance(takes, int) else 0, "of another VAE, or of a control model")
+    where = f"The transformer of {name}" if file is None else f"The transformer {file}"
+    hint = EXAMPLE
+    if takes in (latent_channels, 2 * latent_channels):
+        model = PUBLISHED[1 if transformer.get("patch_size_t") is None else 2]
+        model += "-I2V" if takes != latent_channels else ""
+        hint = f"name a pipeline of its kind: --model {model}"
+        hint += "" if file is None else f" --transformer {shlex.quote(str(file))}"
     raise ModelError(
-        f"The transformer of {name} is {kind}: it takes {takes} channels and makes {makes}; "
-        f"expected {latent_channels}, those of its VAE (text to video)",
-        hint=EXAMPLE,
+        f"{where} is {kind}: it takes {takes} channels and makes {makes}; expected {expected} and "
+        f"{latent_channels}, as {name} is {'image' if from_image else 'text'} to video",
+        hint=hint,
     )
 
 
@@ -157,7 +178,7 @@ def _convert(folder: Path) -> str:
     dtype = "bfloat16" if config.get("use_rotary_positional_embeddings") else "float16"
     old, new = str(folder), f"{folder}-safetensors"
     program = (
-        f"import torch, diffusers; diffusers.CogVideoXPipeline.from_pretrained({old!r}, "
+        f"import torch, diffusers; diffusers.DiffusionPipeline.from_pretrained({old!r}, "
         f"use_safetensors=False, dtype=torch.{dtype}).save_pretrained({new!r})"
     )
     return f"{shlex.join(['python', '-c', program])}, then {_by_folder(Path(new))}"

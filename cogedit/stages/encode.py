@@ -18,7 +18,6 @@ from cogedit.artifacts import (
 )
 from cogedit.config import Settings
 from cogedit.errors import UsageError
-from cogedit.media.clip import check_size
 from cogedit.models.checkpoint import Checkpoint
 from cogedit.stages.load import load
 from cogedit.stages.model import checkpoint_for, latent_shape_of, model_record
@@ -99,7 +98,7 @@ def latents_record(
 ) -> LatentsRecord:
     """Describe the latents of a clip; UsageError if its size or span does not suit the model."""
     size = frames.settings
-    check_size(size.width, size.height, multiple=checkpoint.geometry.size_multiple)
+    checkpoint.geometry.check_clip(size.width, size.height, len(frames.frame_indices))
     return LatentsRecord(
         frames=frames,
         model=model_record(checkpoint, settings),

@@ -13,7 +13,7 @@ from cogedit.artifacts import FramesRecord, Pieces
 from cogedit.clip_times import rate_text, resampling_rate, time_text
 from cogedit.config import Settings, check_settings, preset_for_model
 from cogedit.errors import ModelError
-from cogedit.media.clip import ResizePlan, check_size, check_times, plan_clip, plan_resize
+from cogedit.media.clip import ResizePlan, check_times, plan_clip, plan_resize
 from cogedit.media.facts import VideoFacts
 from cogedit.media.probe import changes_size_within, identify, probe_facts
 from cogedit.media.reader import DecordFailed, read_clip
@@ -107,7 +107,6 @@ def find_clip(
         video, frame_rate=rate, fps=wanted.fps, with_decord=with_decord, thorough=thorough
     )
     facts = facts.read_with(wanted)
-    check_size_of_clip(settings)
     source = identify(video, facts)
     # Of a rate that is only assumed, no frame is left out.
     by_model = wanted.frame_rate == "model" and not facts.is_assumed
@@ -115,6 +114,7 @@ def find_clip(
     clip = plan_clip(source, wanted, timing=facts.timing, model_rate=model_rate)
     if changes_size_within(video, facts, clip.indices):
         return find_clip(video, settings, with_decord=with_decord, thorough=True)
+    _check_clip(settings, len(clip.indices))
     resize = plan_resize(source.width, source.height, settings=wanted)
     notes = [
         f"{source.name}: {source.num_frames} frames of {source.width}x{source.height} at "
@@ -162,18 +162,17 @@ def rate_of(settings: Settings) -> Fraction:
     except NotCachedError as error:
         preset = preset_for_model(settings.model)
         if preset is not None:
-            return TRAINED_FPS_15 if preset == "cogvideox-1.5-5b" else TRAINED_FPS
+            return TRAINED_FPS_15 if "1.5" in preset else TRAINED_FPS
         raise ModelError(
             f"{error.message}, and at which rate it takes frames is not known without it",
             hint=f"{error.hint}, or give --frame-rate source or --frame-sample-step",
         ) from error
 
 
-def check_size_of_clip(settings: Settings) -> None:
-    """Check the size against the model, if its files are here; `encode` checks in any case."""
+def _check_clip(settings: Settings, num_frames: int) -> None:
+    """Check a clip against the model, if its files are here; `encode` checks in any case."""
     try:
         checkpoint = checkpoint_for(settings, download=False)
     except NotCachedError:
         return
-    multiple = checkpoint.geometry.size_multiple
-    check_size(settings.load.width, settings.load.height, multiple=multiple)
+    checkpoint.geometry.check_clip(settings.load.width, settings.load.height, num_frames)

@@ -239,7 +239,7 @@ class _Cost:
 
     def _samples_bytes(self, count: int) -> int:
         """Size of `count` samples of the clip's latents in float32."""
-        return trajectory_bytes(count - 1, self._shape, channels=self._sizes.in_channels)
+        return trajectory_bytes(count - 1, self._shape, channels=self._sizes.out_channels)
 
     @property
     def _pixels(self) -> int:
@@ -265,7 +265,7 @@ class _Cost:
     @property
     def edits_together(self) -> int:
         """How many edits the run would denoise together."""
-        return edits_together(math.prod(self._shape) * self._sizes.in_channels)
+        return edits_together(math.prod(self._shape) * self._sizes.out_channels)
 
     def edits(self, missing: Sequence[ReconstructSettings], inversion: InvertSettings) -> Work:
         """Count edits, as many at a time as the run would denoise together."""

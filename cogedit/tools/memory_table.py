@@ -64,7 +64,7 @@ PUBLISHED = {
     "zai-org/CogVideoX-5b": PublishedModel(_SIZES_5B, 5_570_283_072, (13, 60, 90)),
     "zai-org/CogVideoX1.5-5B": PublishedModel(_SIZES_1_5, 5_570_676_352, (22, 96, 170)),
 }
-"""The models of the presets."""
+"""The models of the presets, but for those that take a first frame, which are as large as these."""
 
 
 @dataclass(frozen=True)

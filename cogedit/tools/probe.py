@@ -180,7 +180,7 @@ def estimate_probe(
 
 
 def _num_together(sizes: TransformerSizes, shape: LatentShape, windows: WindowPlan | None) -> int:
-    return edits_together(math.prod(window_shape(shape, windows)) * sizes.in_channels)
+    return edits_together(math.prod(window_shape(shape, windows)) * sizes.out_channels)
 
 
 def _num_steps(edit: ReconstructSettings, inversion: InvertSettings) -> int:

@@ -4,7 +4,7 @@ from fractions import Fraction
 import pytest
 
 from cogedit.errors import UsageError, VideoError
-from cogedit.media.clip import check_size, find_span, nearest_step, plan_clip, plan_resize
+from cogedit.media.clip import find_span, nearest_step, plan_clip, plan_resize
 from cogedit.media.timing import Timing, even_timing, find_timing
 from cogedit.sources import SourceVideo
 from cogedit.types import LoadSettings
@@ -267,12 +267,3 @@ def test_extreme_shape_is_not_scaled_to_gigabytes():
     with pytest.raises(UsageError, match="30000x2"):
         plan_resize(30000, 2, settings=LoadSettings())
     assert plan_resize(30000, 2, settings=LoadSettings(resize_mode="pad")).box.scaled_height == 1
-
-
-def test_check_size_names_the_nearest():
-    check_size(720, 480, multiple=16)
-    with pytest.raises(UsageError) as caught:
-        check_size(721, 480, multiple=16)
-    assert all(number in caught.value.message for number in ("721", "16", "720", "736"))
-    with pytest.raises(UsageError, match=r"height 5 .*16$"):
-        check_size(720, 5, multiple=16)

@@ -157,7 +157,7 @@ def test_two_sets_of_weights_are_refused(folder, refused):
 # --- another model --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["CogVideoXImageToVideoPipeline", "WanPipeline", None])
+@pytest.mark.parametrize("name", ["CogVideoXFunControlPipeline", "WanPipeline", None])
 def test_another_pipeline_is_refused(folder, refused, name):
     edit_json(folder / "model_index.json", _class_name=name)
     message = refused(find_checkpoint, str(folder)).message

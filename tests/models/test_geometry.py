@@ -3,6 +3,7 @@
 import pytest
 from published import COGVIDEOX_5B
 
+from cogedit.errors import UsageError
 from cogedit.models.geometry import Geometry
 
 VAE = {
@@ -16,6 +17,8 @@ COGVIDEOX_15 = COGVIDEOX_5B | {
     "sample_width": 170,
     "sample_frames": 81,
 }
+
+FROM_IMAGE = {"in_channels": 32, "use_learned_positional_embeddings": True}
 
 
 @pytest.mark.parametrize("config", [COGVIDEOX_5B, COGVIDEOX_5B | {"patch_size_t": None}])
@@ -87,3 +90,36 @@ def test_a_missing_value_is_named(refused):
 def test_a_vae_without_blocks_is_refused(refused, channels):
     error = refused(Geometry.of, VAE | {"block_out_channels": channels}, COGVIDEOX_5B)
     assert "block_out_channels" in error.message
+
+
+# --- clips that a model takes ---------------------------------------------------------------------
+
+
+def test_a_side_must_be_a_multiple_and_the_nearest_are_named():
+    geometry = Geometry.of(VAE, COGVIDEOX_5B)
+    geometry.check_clip(720, 480, 49)
+    with pytest.raises(UsageError) as caught:
+        geometry.check_clip(721, 480, 49)
+    assert all(number in caught.value.message for number in ("721", "16", "720", "736"))
+    with pytest.raises(UsageError, match=r"height 5 .*16$"):
+        geometry.check_clip(720, 5, 49)
+
+
+@pytest.mark.parametrize("clip", [(736, 480, 49), (480, 720, 49), (720, 480, 41), (720, 480, 57)])
+def test_learned_positions_are_for_one_size(clip):
+    Geometry.of(VAE, COGVIDEOX_5B).check_clip(*clip)
+    geometry = Geometry.of(VAE, COGVIDEOX_5B | FROM_IMAGE)
+    geometry.check_clip(720, 480, 49)
+    with pytest.raises(UsageError) as caught:
+        geometry.check_clip(*clip)
+    width, height, num_frames = clip
+    assert f"{num_frames} frames of {width}x{height}" in caught.value.message
+    assert "49 frames of 720x480" in caught.value.message
+
+
+def test_a_model_that_takes_a_first_frame_takes_one_window():
+    Geometry.of(VAE, COGVIDEOX_15).check_clip(1360, 768, 89)
+    geometry = Geometry.of(VAE, COGVIDEOX_15 | {"in_channels": 32})
+    geometry.check_clip(1360, 768, 81)
+    with pytest.raises(UsageError, match=r"89 frames.* 81 "):
+        geometry.check_clip(1360, 768, 89)

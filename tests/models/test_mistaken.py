@@ -47,7 +47,6 @@ def named_by(error):
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
-        ("CogVideoXImageToVideoPipeline", "I2V"),
         ("CogVideoXFunControlPipeline", "control"),
         ("CogVideoX_Fun_Pipeline_Inpaint", "inpainting"),
     ],
@@ -66,6 +65,15 @@ def test_a_transformer_of_other_channels_is_refused_by_its_kind(folder, refused,
     assert kind in error.message
     assert f" {channels} channels" in error.message
     assert "expected 16" in error.message
+
+
+def test_an_image_to_video_pipeline_takes_twice_the_channels(folder, refused):
+    edit_json(folder / "model_index.json", _class_name="CogVideoXImageToVideoPipeline")
+    error = refused(find_checkpoint, str(folder))
+    assert "text-to-video" in error.message
+    assert "16 channels" in error.message
+    assert "expected 32" in error.message
+    assert named_by(error) == ("zai-org/CogVideoX-5b", None)
 
 
 def test_a_video_to_video_pipeline_has_the_same_parts(folder):

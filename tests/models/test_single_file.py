@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import AutoencoderKLCogVideoX, CogVideoXTransformer3DModel
-from pipelines import make_2b_like, make_5b_like, make_15_like, make_pipeline
+from pipelines import (
+    make_2b_like,
+    make_5b_like,
+    make_15_i2v_like,
+    make_15_like,
+    make_i2v_like,
+    make_pipeline,
+)
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 from videos import make_video
@@ -23,10 +30,13 @@ CPU = torch.device("cpu")
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
-@pytest.fixture(scope="module", params=[make_2b_like, make_5b_like, make_15_like])
+@pytest.fixture(
+    scope="module",
+    params=[make_2b_like, make_5b_like, make_15_like, make_i2v_like, make_15_i2v_like],
+)
 def kind(request, tmp_path_factory):
     """A pipeline, its transformer in a file, and the pipeline without the weights of it."""
-    home = tmp_path_factory.mktemp("kind")
+    home = tmp_path_factory.mktemp(request.param.__name__)
     whole = request.param(home / "whole")
     return whole, *apart(whole, home)
 
@@ -64,6 +74,7 @@ def inputs(config):
         "encoder_hidden_states": torch.randn(2, tokens, text, generator=generator),
         "timestep": torch.tensor([500, 500]),
         "image_rotary_emb": rotary,
+        "ofs": None if config["ofs_embed_dim"] is None else torch.tensor([2.0]),
         "return_dict": False,
     }
 
@@ -84,6 +95,7 @@ def test_a_file_is_the_folder_that_it_was_made_from(kind, tmp_path, prefix, dtyp
     assert found.geometry == own.geometry
     assert found.num_parameters == own.num_parameters
     assert found.digest != own.digest
+    assert found.takes_first_frame == own.takes_first_frame == ("i2v" in whole.parent.name)
     expected, made = loaded(own, dtype), loaded(found, dtype)
     parts = zip(
         [*expected.named_parameters(), *expected.named_buffers()],
@@ -120,11 +132,15 @@ def test_the_shapes_say_which_transformer_it_is(tiny, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("channels", "learned", "names"),
-    [(32, False, "I2V"), (33, False, "inpainting"), (32, True, "I2V")],
+    ("channels", "learned", "names", "mends"),
+    [
+        (32, False, "I2V", "CogVideoX-5b-I2V"),
+        (33, False, "inpainting", "CogVideoX-5b"),
+        (32, True, "I2V", "CogVideoX-5b-I2V"),
+    ],
 )
 def test_a_transformer_of_another_task_is_refused_by_its_kind(
-    tiny, tmp_path, channels, learned, names
+    tiny, tmp_path, channels, learned, names, mends
 ):
     whole, _, base = tiny
     config = json.loads((whole / "transformer" / "config.json").read_text())
@@ -132,8 +148,18 @@ def test_a_transformer_of_another_task_is_refused_by_its_kind(
     with torch.random.fork_rng():
         made = CogVideoXTransformer3DModel.from_config(config)
     save_file(made.state_dict(), tmp_path / "other.safetensors")
-    with pytest.raises(ModelError, match=names):
+    with pytest.raises(ModelError, match=f"other.safetensors.*{names}") as caught:
         find_checkpoint(str(base), files=(("transformer", tmp_path / "other.safetensors"),))
+    words = caught.value.hint.split()
+    assert words[words.index("--model") + 1] == f"zai-org/{mends}"
+
+
+def test_a_text_to_video_transformer_is_refused_over_an_image_to_video_pipeline(tiny, tmp_path):
+    _, file, _ = tiny
+    _, base = apart(make_i2v_like(tmp_path / "i2v"), tmp_path / "i2v")
+    with pytest.raises(ModelError, match=f"{file.name}.*text-to-video.*expected 32") as caught:
+        find_checkpoint(str(base), files=(("transformer", file),))
+    assert f"--model zai-org/CogVideoX-5b --transformer {file}" in caught.value.hint
 
 
 def test_the_pipeline_is_that_of_the_file(tiny, tmp_path):
