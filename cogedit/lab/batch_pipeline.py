@@ -26,6 +26,7 @@ from cogedit.lab.edit_metrics import Answer, Levels, to_frames
 from cogedit.media import edges
 from cogedit.models.auto_mask import find_masks
 from cogedit.models.checkpoint import Checkpoint
+from cogedit.models.first_frame import encode_first_frame, make_condition
 from cogedit.models.loading import alphas_cumprod, load_text_encoder, load_transformer, load_vae
 from cogedit.models.prompts import embed_prompts
 from cogedit.models.sampling import Embeds, edit_latents, invert_latents
@@ -68,7 +69,29 @@ class BatchPipeline:
         """Decode latents [N, F', C, H', W']: one [F, H, W, 3] of levels in 0..255 per clip."""
         return [decode_clip(self._vae, clip) for clip in latents.unsqueeze(1)]
 
-    def invert(self, latents: Tensor, inversion: Inversion, captions: Sequence[str]) -> Trajectory:
+    def condition(self, clips: Sequence[world.Frames]) -> Tensor | None:
+        """Encode the first frame of each clip: [N, F', C, H', W'] on the CPU.
+
+        None for a model that takes none.
+        """
+        geometry = self.checkpoint.geometry
+        if not geometry.takes_first_frame:
+            return None
+        pixels = [torch.from_numpy(clip[:1]) for clip in clips]
+        return make_condition(
+            torch.cat([encode_first_frame(self._vae, frame).cpu() for frame in pixels]),
+            num_latent_frames=geometry.num_latent_frames(world.NUM_FRAMES),
+            num_pad_frames=0,
+        )
+
+    def invert(
+        self,
+        latents: Tensor,
+        inversion: Inversion,
+        captions: Sequence[str],
+        *,
+        condition: Tensor | None = None,
+    ) -> Trajectory:
         """Invert clean latents [N, F', C, H', W'] as the stage does; one trajectory on the CPU."""
         prompts = inversion.prompts(captions)
         return invert_latents(
@@ -77,16 +100,30 @@ class BatchPipeline:
             [replace(inversion.settings, prompt=prompt) for prompt in prompts],
             alphas_cumprod=self._alphas_cumprod,
             embeds=self._embed(["", *prompts]),
+            condition=condition,
             windows=inversion.windows,
         )
 
     def resample(
-        self, trajectory: Trajectory, inversion: Inversion, captions: Sequence[str]
+        self,
+        trajectory: Trajectory,
+        inversion: Inversion,
+        captions: Sequence[str],
+        *,
+        condition: Tensor | None = None,
     ) -> Tensor:
         """Sample from the inverted noise under the inversion's prompts, at guidance 1."""
         plain, prompts = inversion.settings.resampling, inversion.prompts(captions)
         seeds = [plain.seed] * len(prompts)
-        return self.edit(trajectory, plain, prompts=prompts, inversion_prompts=prompts, seeds=seeds)
+        return self.edit(
+            trajectory,
+            plain,
+            prompts=prompts,
+            inversion_prompts=prompts,
+            seeds=seeds,
+            condition=condition,
+            reference_condition=condition,
+        )
 
     def edit(
         self,
@@ -96,6 +133,8 @@ class BatchPipeline:
         prompts: Sequence[str],
         inversion_prompts: Sequence[str],
         seeds: Sequence[int],
+        condition: Tensor | None = None,
+        reference_condition: Tensor | None = None,
         masks: Tensor | None = None,
     ) -> Tensor:
         """Edit clips as the stage does.
@@ -106,6 +145,8 @@ class BatchPipeline:
             prompts: One per edit.
             inversion_prompts: The prompt under which each clip was inverted.
             seeds: Of each clip's start noise.
+            condition: First frames of the edits, from `condition`.
+            reference_condition: Those of the clips, under which they were inverted.
             masks: Pixels of each clip that may change, [N, F, H, W] uint8; those of `find_masks`
                 where `settings.auto_mask` is set.
 
@@ -125,6 +166,8 @@ class BatchPipeline:
             inversion_prompts=inversion_prompts,
             alphas_cumprod=self._alphas_cumprod,
             embeds=self._embed([*prompts, *inversion_prompts, settings.negative_prompt]),
+            condition=condition,
+            reference_condition=reference_condition,
             mask=None if masks is None else self._pool(masks, dilation),
         )
         return samples[-1].cpu()
@@ -136,6 +179,8 @@ class BatchPipeline:
         *,
         prompts: Sequence[str],
         inversion_prompts: Sequence[str],
+        condition: Tensor | None = None,
+        reference_condition: Tensor | None = None,
     ) -> Tensor:
         """Find the mask of each edit as the stage does: [N, F, H, W] uint8, 1 is to change."""
         found = find_masks(
@@ -144,6 +189,8 @@ class BatchPipeline:
             [replace(settings, prompt=prompt) for prompt in prompts],
             inversion_prompts=inversion_prompts,
             embeds=self._embed([*prompts, *inversion_prompts]),
+            condition=condition,
+            reference_condition=reference_condition,
         )
         geometry = self.checkpoint.geometry
         spatial, temporal = geometry.spatial_compression, geometry.temporal_compression

@@ -35,6 +35,8 @@ def find_masks(
     *,
     inversion_prompts: Sequence[str],
     embeds: Mapping[str, Tensor],
+    condition: Tensor | None = None,
+    reference_condition: Tensor | None = None,
     options: TransformerSettings | None = None,
     ranks: Ranks | None = None,
 ) -> Tensor:
@@ -44,21 +46,28 @@ def find_masks(
     injection, which would take the edit's prompt out of its attention.
 
     The reference holds the trajectories of B clips; settings and inversion prompts are one per
-    clip; embeddings are [1, L, D] by prompt.
+    clip; embeddings are [1, L, D] by prompt. Conditions are as for `edit_latents`: each prediction
+    is under its own first frame.
 
     Returns:
         [B, F, 1, H, W] float32 on the CPU, 1 where the edit may change the source; all 0 for a clip
-        whose two prompts are equal.
+        whose two prompts and first frames are equal.
     """
     bank = list(dict.fromkeys([*(clip.prompt for clip in settings), *inversion_prompts]))
     table = torch.cat([embeds[prompt] for prompt in bank])
 
-    def denoiser(prompts: Iterable[str]) -> Denoiser:
-        indices = [EditPrompts(bank.index(prompt), None, 0, 0) for prompt in prompts]
-        windows = reference.windows
-        return Denoiser(transformer, embeds=table, prompts=indices, windows=windows, ranks=ranks)
+    def denoiser(prompts: Iterable[str], condition: Tensor | None) -> Denoiser:
+        return Denoiser(
+            transformer,
+            embeds=table,
+            prompts=[EditPrompts(bank.index(prompt), None, 0, 0) for prompt in prompts],
+            condition=condition,
+            windows=reference.windows,
+            ranks=ranks,
+        )
 
-    edit, source = denoiser(clip.prompt for clip in settings), denoiser(inversion_prompts)
+    edit = denoiser((clip.prompt for clip in settings), condition)
+    source = denoiser(inversion_prompts, reference_condition)
     differences: list[Tensor] = []
     with run_rows(transformer, options):
         for t in mask_levels(reference.timesteps):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cogedit.diffusion.windows import OnWindow, over_windows
 from cogedit.models.attention import Injection
+from cogedit.models.first_frame import with_condition
 from cogedit.models.ranks import Ranks
 from cogedit.models.row_model import RowCall, RowModel
 from cogedit.models.rows import EditPrompts, RowPlan, plan_rows
@@ -38,6 +39,9 @@ class Denoiser:
         transformer: Inside `run_rows` if there is an injection.
         embeds: Embeddings of the run's prompts, [K, L, D].
         prompts: The prompts of each edit, as indices into `embeds`.
+        condition: First frames of the edits, [1 or B, F, C, H, W] from `make_condition`, for a
+            transformer that takes them; both sides of guidance have the same.
+        reference_condition: Those of the sources, [1 or S, F, C, H, W].
         guidance_scale: 1 means no guidance.
         guided: Timesteps with guidance; None is all of them.
         injection: How edit rows attend to references; None where there are no references, or the
@@ -58,6 +62,8 @@ class Denoiser:
         *,
         embeds: Tensor,
         prompts: Sequence[EditPrompts],
+        condition: Tensor | None = None,
+        reference_condition: Tensor | None = None,
         guidance_scale: float = 1.0,
         guided: frozenset[int] | None = None,
         injection: Injection | None = None,
@@ -73,6 +79,8 @@ class Denoiser:
         self.guidance_scale = guidance_scale
         self._embeds = embeds.to(transformer.device, transformer.dtype)
         self._prompts = tuple(prompts)
+        self._condition = condition
+        self._reference_condition = reference_condition
         self._guided = guided
         self._injection = injection
         self._strengths = strengths
@@ -107,7 +115,7 @@ class Denoiser:
 
         velocities = over_windows(
             ask,
-            *([sample] if reference is None else [sample, reference]),
+            *self._conditioned(sample, reference),
             timestep=timestep,
             plan=self._windows,
             on_window=self._on_window,
@@ -130,8 +138,15 @@ class Denoiser:
         self, plan: RowPlan, sample: Tensor, timestep: int, reference: Tensor | None = None
     ) -> Tensor:
         """Predict v of each row of a plan in one call, without guidance, as in `__call__`."""
-        samples = [sample] if reference is None else [sample, reference]
+        samples = self._conditioned(sample, reference)
         return self._model(self._call(plan, timestep), self._embeds[plan.prompts], *samples)
+
+    def _conditioned(self, sample: Tensor, reference: Tensor | None) -> list[Tensor]:
+        """Return what the transformer sees of samples: with first frames, where it takes them."""
+        samples = [with_condition(sample, self._condition)]
+        if reference is not None:
+            samples.append(with_condition(reference, self._reference_condition))
+        return samples
 
     def _call(self, plan: RowPlan, timestep: int) -> RowCall:
         injection = self._injection if plan.references else None

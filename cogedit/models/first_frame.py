@@ -32,6 +32,16 @@ def encode_first_frame(vae: AutoencoderKLCogVideoX, pixels: Tensor) -> Tensor:
     return latents
 
 
+def with_condition(samples: Tensor, condition: Tensor | None) -> Tensor:
+    """Put conditions, [1 or B, F, C, H, W], below samples [B, F, C, H, W]: [B, F, 2 C, H, W].
+
+    None is of a model that takes no first frame, whose samples stay as they are.
+    """
+    if condition is None:
+        return samples
+    return torch.cat([samples, condition.to(samples).expand_as(samples)], dim=2)
+
+
 def make_condition(first: Tensor, *, num_latent_frames: int, num_pad_frames: int) -> Tensor:
     """Make the condition of a clip, [B, pad + F', C, H', W'], of its first frame's latents.
 

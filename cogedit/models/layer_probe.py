@@ -100,6 +100,8 @@ def probe_levels(
     alphas_cumprod: Tensor,
     embeds: Mapping[str, Tensor],
     num_together: int,
+    condition: Tensor | None = None,
+    reference_condition: Tensor | None = None,
     options: TransformerSettings | None = None,
     on_step: OnStep | None = None,
 ) -> list[ProbedLevel]:
@@ -114,6 +116,8 @@ def probe_levels(
         alphas_cumprod: The forward scheduler's table, [T].
         embeds: Embeddings of its prompts and of the inversion's.
         num_together: How many samples may be denoised together.
+        condition: First frame of the edit, as for `edit_latents`.
+        reference_condition: That of the clip.
         options: How the transformer runs.
         on_step: Called after each level.
 
@@ -136,6 +140,8 @@ def probe_levels(
         transformer,
         embeds=torch.cat([embeds[prompt] for prompt in bank]),
         prompts=[prompts],
+        condition=condition,
+        reference_condition=reference_condition,
         injection=Injection.of(settings, 1.0),
         strengths=strengths,
     )

@@ -18,6 +18,12 @@ from cogedit.models.ulysses import Part
 if TYPE_CHECKING:
     from diffusers import CogVideoXTransformer3DModel
 
+OFFSET = 2.0
+"""What a transformer with an offset embedding is given (CogVideoX 1.5 from a first frame).
+
+`CogVideoXImageToVideoPipeline` of diffusers gives the same.
+"""
+
 
 @dataclass(frozen=True)
 class RowCall:
@@ -55,6 +61,11 @@ class RowModel:
         """Heads of an attention."""
         return int(self._transformer.config.num_attention_heads)
 
+    @property
+    def num_channels(self) -> int:
+        """Channels of a velocity: of a sample, but for those of its condition."""
+        return int(self._transformer.config.out_channels)
+
     def num_image_tokens(self, shape: torch.Size) -> int:
         """Return the tokens of a sample's image; its shape is [B, F, C, H, W]."""
         config = self._transformer.config
@@ -78,6 +89,8 @@ class RowModel:
     ) -> Tensor:
         """Predict v of each row, without guidance, in the dtype of the sample and on its device.
 
+        A transformer that takes a first frame has samples of 2 C channels (`with_condition`).
+
         Args:
             call: Which rows.
             embeds: The prompt of each, [rows, L, D].
@@ -97,12 +110,14 @@ class RowModel:
         if options and not runs_rows(self._transformer):  # diffusers would log that it ignores them
             raise ValueError("a denoiser with an injection needs `run_rows` around it")
         transformer, device = self._transformer, self.device
+        has_offset = bool(transformer.config.ofs_embed_dim)
         with torch.no_grad():
             v: Tensor = transformer(
                 hidden_states=torch.cat(rows).to(device, transformer.dtype),
                 encoder_hidden_states=embeds,
                 # One for all rows: time embedding and modulation are computed once per layer.
                 timestep=torch.full((1,), call.timestep, device=device),
+                ofs=torch.full((1,), OFFSET, device=device) if has_offset else None,
                 image_rotary_emb=self._rotary(sample.shape[1], *sample.shape[3:]),
                 attention_kwargs=options or None,
                 return_dict=False,

@@ -62,6 +62,7 @@ def invert_latents(
     *,
     alphas_cumprod: Tensor,
     embeds: Embeds,
+    condition: Tensor | None = None,
     done: Sequence[StepState] = (),
     on_state: OnState | None = None,
     read_back: Callable[[], Samples] | None = None,
@@ -78,6 +79,8 @@ def invert_latents(
     `done` are the steps of an earlier run of the same inversion, from the first on. What `on_state`
     has saved `read_back` gives again: then no step is kept in memory, and `done` may be the last
     two. The windows are those of all edits of the trajectory; None is one pass over the whole clip.
+    The condition is the clips' own, [1 or B, F, C, H, W], for a transformer that takes their first
+    frames (`make_condition`).
     """
     shared = settings[0]
     schedule = inversion_schedule(shared, alphas_cumprod)
@@ -89,6 +92,7 @@ def invert_latents(
             EditPrompts(bank.index(clip.prompt), 0, 0, 0, source=number)
             for number, clip in enumerate(settings)
         ],
+        condition=condition,
         guidance_scale=shared.guidance_scale,
         windows=windows,
         on_window=on_window,
@@ -127,6 +131,8 @@ def edit_latents(
     inversion_prompts: Sequence[str],
     alphas_cumprod: Tensor,
     embeds: Embeds,
+    condition: Tensor | None = None,
+    reference_condition: Tensor | None = None,
     mask: Tensor | None = None,
     options: TransformerSettings | None = None,
     keep_steps: bool = True,
@@ -149,6 +155,9 @@ def edit_latents(
         inversion_prompts: The prompt that the clip of each edit was inverted under.
         alphas_cumprod: The forward scheduler's table, [T].
         embeds: Embeddings of all prompts, negative prompts and inversion prompts.
+        condition: First frames of the edits, [1 or N, F, C, H, W] from `make_condition`, for a
+            transformer that takes them.
+        reference_condition: Those that the reference's clips were inverted under, [1 or N, ...].
         mask: 1 where the edit may change the source, [F, 1, H, W] for all edits or
             [N, F, 1, H, W]; None is everywhere.
         options: How the transformer runs.
@@ -189,6 +198,8 @@ def edit_latents(
         transformer,
         embeds=table,
         prompts=prompts,
+        condition=condition,
+        reference_condition=reference_condition,
         guidance_scale=shared.guidance_scale,
         guided=guided,
         injection=Injection.of(shared, max(strengths.values(), default=0.0)),
@@ -202,13 +213,17 @@ def edit_latents(
         z0 = reference.latents.to(device)
         fresh = noised_source(z0, schedule, seeds=seeds)
         # v of the sources, each under its own prompt and once however many edits it has.
+        once = list(dict.fromkeys(sources))
+        source_condition = reference_condition
+        if source_condition is not None and len(source_condition) > 1:
+            source_condition = source_condition[once]
         source_model = Denoiser(
             transformer,
             embeds=table,
             prompts=[
-                replace(prompts[i], conditional=bank.index(inversion_prompts[i]))
-                for i in dict.fromkeys(sources)
+                replace(prompts[i], conditional=bank.index(inversion_prompts[i])) for i in once
             ],
+            condition=source_condition,
             guidance_scale=shared.source_guidance_scale,
             guided=guided,
             windows=reference.windows,

@@ -39,7 +39,8 @@ def predict_windows(
     windows = [[sample.to(model.device) for sample in window] for window in windows]
     shape = windows[0][0].shape
     shared = SharedCall(call, len(windows), model.rows_at_a_time(embeds.shape[1], shape))
-    velocities = [windows[0][0].new_empty(call.plan.num_rows, *shape[1:]) for _ in windows]
+    image = shape[1], model.num_channels, *shape[3:]
+    velocities = [windows[0][0].new_empty(call.plan.num_rows, *image) for _ in windows]
     with ranks.calling():
         ranks.tell(shared, embeds, *(sample for window in windows for sample in window))
         split = _split(ranks, model, shared)
@@ -50,7 +51,7 @@ def predict_windows(
                     answer = _compute(ranks, model, shared, split, embeds, windows)
                     wait_for(model.device)
             else:
-                empty = windows[0][0].new_empty(count, *shape[1:])
+                empty = windows[0][0].new_empty(count, *image)
                 answer = ranks.take(team * split.degree, empty)
             rows = iter(answer)
             for share in shares:

@@ -106,7 +106,8 @@ def test_a_file_is_the_folder_that_it_was_made_from(kind, tmp_path, prefix, dtyp
         assert name == same
         assert torch.equal(tensor, other), name
     if dtype is torch.float32:
-        assert torch.equal(predict(expected), predict(made))
+        # Kernels may round otherwise where the file begins at another place in memory.
+        assert torch.allclose(predict(expected), predict(made), rtol=0, atol=1e-5)
 
 
 def test_the_shapes_say_which_transformer_it_is(tiny, tmp_path):
