@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from cogedit.models.configs import Config
+from cogedit.models.mistaken import IMAGE_TO_VIDEO, TEXT_TO_VIDEO
 
 _VERSION = {"_diffusers_version": "0.30.0.dev0"}
 _TRANSFORMER: Config = {
@@ -151,8 +152,9 @@ class Published:
 
     def files(self) -> dict[str, Config]:
         """Return its configuration files, by their path in its folder; the tokenizer's is apart."""
+        from_image = self.transformer["in_channels"] != self.transformer["out_channels"]
         index = {
-            "_class_name": "CogVideoXPipeline",
+            "_class_name": IMAGE_TO_VIDEO if from_image else TEXT_TO_VIDEO[0],
             **_VERSION,
             "scheduler": ["diffusers", self.scheduler["_class_name"]],
             "text_encoder": ["transformers", "T5EncoderModel"],
@@ -242,3 +244,23 @@ MODELS = {
     ),
 }
 """By the names that a command line gives them."""
+
+
+def _from_image(model: Published, name: str, vae: Config, **transformer: object) -> Published:
+    """The image-to-video model that was trained on from a text-to-video model."""
+    changed = {**model.transformer, "in_channels": 32, **transformer}
+    return replace(model, name=name, transformer=changed, vae={**model.vae, **vae})
+
+
+_LEARNED = {"use_learned_positional_embeddings": True}
+MODELS |= {
+    "5b-i2v": _from_image(MODELS["5b"], "CogVideoX-5b-I2V", {}, **_LEARNED),
+    "1.5-i2v": _from_image(
+        MODELS["1.5"],
+        "CogVideoX1.5-5B-I2V",
+        {"invert_scale_latents": True},
+        ofs_embed_dim=512,
+        max_text_seq_length=226,
+    ),
+    "tiny-i2v": _from_image(MODELS["tiny"], "CogVideoX-tiny-I2V", {}, **_LEARNED),
+}

@@ -36,6 +36,14 @@ def test_it_is_found_and_computes(tmp_path):
     assert len({tuple(weight.tolist()) for weight in weights}) == len(weights)
 
 
+def test_a_model_that_takes_a_first_frame(tmp_path):
+    checkpoint = find_checkpoint(str(make_checkpoint(MODELS["tiny-i2v"], tmp_path)))
+    assert checkpoint.takes_first_frame
+    assert checkpoint.geometry.has_fixed_size
+    transformer = load_transformer(checkpoint, device=CPU, dtype=torch.float32)
+    assert transformer.config.in_channels == 32
+
+
 def test_a_second_call_takes_what_is_there(tmp_path):
     folder = make_checkpoint(MODELS["tiny"], tmp_path)
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
