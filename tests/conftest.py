@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 
 torch.set_num_threads(1)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Also in processes that tests start: two threads of each worker's would wait for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Prompt embeddings of the tests stay out of the user's cache.
 CACHE = tempfile.TemporaryDirectory(prefix="cogedit-tests-")
 os.environ["XDG_CACHE_HOME"] = CACHE.name
