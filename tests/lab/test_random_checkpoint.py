@@ -8,7 +8,9 @@ from cogedit.lab import random_checkpoint
 from cogedit.lab.published import MODELS
 from cogedit.lab.random_checkpoint import make_checkpoint
 from cogedit.models.checkpoint import find_checkpoint
+from cogedit.models.geometry import Geometry
 from cogedit.models.loading import load_text_encoder, load_transformer, load_vae
+from cogedit.models.mistaken import check_kind
 from cogedit.models.prompts import embed_prompts
 from cogedit.tools.memory_table import PUBLISHED
 
@@ -36,12 +38,14 @@ def test_it_is_found_and_computes(tmp_path):
     assert len({tuple(weight.tolist()) for weight in weights}) == len(weights)
 
 
-def test_a_model_that_takes_a_first_frame(tmp_path):
-    checkpoint = find_checkpoint(str(make_checkpoint(MODELS["tiny-i2v"], tmp_path)))
-    assert checkpoint.takes_first_frame
-    assert checkpoint.geometry.has_fixed_size
-    transformer = load_transformer(checkpoint, device=CPU, dtype=torch.float32)
-    assert transformer.config.in_channels == 32
+@pytest.mark.parametrize("name", ["5b-i2v", "1.5-i2v", "tiny-i2v"])
+def test_models_that_take_a_first_frame(name):
+    model = MODELS[name]
+    check_kind(name, model.files()["model_index.json"])
+    geometry = Geometry.of(model.vae, model.transformer)
+    assert geometry.takes_first_frame
+    assert (geometry.width, geometry.height, geometry.num_frames) == model.size
+    assert geometry.has_fixed_size == (name != "1.5-i2v")
 
 
 def test_a_second_call_takes_what_is_there(tmp_path):

@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 import torch
-from pipelines import GOLDEN_PIPELINE
+from pipelines import GOLDEN_PIPELINE, make_15_i2v_like
 from published import COGVIDEOX_5B
 from schedules import forward_scheduler
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
@@ -293,6 +293,27 @@ def test_an_inversion_against_the_counter(golden_model, changes):
         )
 
     assert inversion_work(asked, sizes, SHAPE).flops.total == pytest.approx(counted(run), rel=0.01)
+
+
+def test_the_channels_of_a_first_frame_are_counted(tmp_path):
+    checkpoint = find_checkpoint(str(make_15_i2v_like(tmp_path / "tiny")))
+    transformer = load_transformer(checkpoint, device=torch.device("cpu"), dtype=torch.float32)
+    asked, sizes = InvertSettings(num_inference_steps=2), checkpoint.transformer_config
+    shape = (4, *SHAPE[1:])
+    z0 = torch.randn(1, 4, 16, *SHAPE[1:], generator=torch.Generator().manual_seed(1))
+
+    def run():
+        invert_latents(
+            transformer,
+            z0,
+            [asked],
+            alphas_cumprod=alphas_cumprod(checkpoint),
+            embeds={"": torch.zeros(1, 64, 32)},
+            condition=torch.zeros_like(z0),
+        )
+
+    work = inversion_work(asked, TransformerSizes.of({**sizes, "max_text_seq_length": 64}), shape)
+    assert work.flops.total == pytest.approx(counted(run), rel=0.01)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.distributed as dist
 from diffusers import CogVideoXDDIMScheduler, CogVideoXImageToVideoPipeline
 from pipelines import make_15_i2v_like, make_i2v_like
 from references import written_out
@@ -17,7 +18,9 @@ from cogedit.models.checkpoint import find_checkpoint
 from cogedit.models.denoiser import Denoiser
 from cogedit.models.first_frame import encode_first_frame, make_condition
 from cogedit.models.forward import run_rows
+from cogedit.models.layer_probe import probe_levels, short_edit
 from cogedit.models.loading import load_transformer
+from cogedit.models.ranks import Ranks
 from cogedit.models.rotary import image_rotary_emb
 from cogedit.models.rows import EditPrompts
 from cogedit.models.sampling import edit_latents, invert_latents
@@ -204,3 +207,66 @@ def test_an_edit_of_nothing_is_the_inversion_again(model):
 
     assert not mask(source).any()
     assert mask(edited).any()
+
+
+def test_a_probe_leaves_the_source_out_and_not_its_frame(model):
+    _, transformer, stock = model
+    table = stock.scheduler.alphas_cumprod
+    source, edited = condition_of(model, seed=1), condition_of(model, seed=2)
+    levels = (299, 699, 999)
+    reference = Trajectory(draw(3, *source.shape, seed=7), draw(*source.shape, seed=8), levels)
+    samples = draw(3, *source.shape, seed=9)
+    edit = short_edit(replace(PLAIN, injection_strength=1.0), len(levels))
+    conditions = {"condition": edited, "reference_condition": source}
+    found = probe_levels(
+        transformer,
+        reference,
+        edit,
+        samples=samples,
+        inversion_prompt=EMPTY,
+        alphas_cumprod=table,
+        embeds=EMBEDS,
+        num_together=14,
+        **conditions,
+    )
+    level = found[0]
+    assert level.timestep == 699
+    denoiser = Denoiser(
+        transformer,
+        embeds=EMBEDS[PROMPT],
+        prompts=[EditPrompts(0, None, 0, 0)],  # upstream's reference has the edit's prompt
+        injection=Injection.of(edit, 1.0),
+        **conditions,
+    )
+    x, abar = samples[0], float(table[699])
+    with run_rows(transformer):
+        alone = denoiser.velocity(x, 699)
+        whole = denoiser(x, 699, reference.at(699)).edit
+    clean = abar**0.5 * x - (1 - abar) ** 0.5 * whole
+    change = (1 - abar) ** 0.5 * (whole - alone)
+    assert level.whole == pytest.approx(float(change.norm() / clean.norm()), rel=1e-3)
+
+
+def test_ranks_answer_velocities_without_first_frames(model):
+    _, transformer, _ = model
+    conditions = {
+        "condition": condition_of(model, 2),
+        "reference_condition": condition_of(model, 1),
+    }
+    options = {
+        "embeds": torch.cat([EMBEDS[EMPTY], EMBEDS[PROMPT]]),
+        "prompts": [EditPrompts(1, 0, 0, 0)],
+        "guidance_scale": 6.0,
+        "injection": Injection(1.0),
+        **conditions,
+    }
+    shape = conditions["condition"].shape
+    x, x_ref = draw(*shape, seed=4), draw(*shape, seed=5)
+    ranks = Ranks(dist.HashStore(), 0, 1)
+    try:
+        with run_rows(transformer):
+            alone = Denoiser(transformer, **options)(x, 500, x_ref).edit
+            shared = Denoiser(transformer, **options, ranks=ranks)(x, 500, x_ref).edit
+    finally:
+        ranks.close()
+    assert torch.equal(shared, alone)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from pipelines import GOLDEN_PIPELINE, TINY_PIPELINE
+from pipelines import GOLDEN_PIPELINE, TINY_PIPELINE, make_i2v_like
 from videos import make_video, read_back
 
 import cogedit
@@ -499,6 +499,17 @@ def test_a_size_that_no_model_takes_is_named_first(video):
     settings = settings_of(video, TINY_PIPELINE, load__width=63)
     with pytest.raises(UsageError, match="width 63 does not suit this model"):
         cogedit.edit(video, PROMPT, settings)
+
+
+def test_a_clip_of_another_size_than_the_models_one_is_refused_before_any_stage(video, tmp_path):
+    model = make_i2v_like(tmp_path / "tiny-i2v")
+    with pytest.raises(UsageError, match=r"9 frames of 80x64.*9 frames of 96x64"):
+        cogedit.edit(video, PROMPT, settings_of(video, model, load__width=80))
+    assert not (tmp_path / "clip.cogedit").exists()
+    short = settings_of(video, TINY_PIPELINE, load__max_num_frames=1)
+    frames = cogedit.load(video, short).path  # of another model
+    with pytest.raises(UsageError, match=r"1 frames of 96x64.*9 frames of 96x64"):
+        cogedit.invert(frames, settings_of(frames, model))
 
 
 def test_a_missing_video_leaves_nothing_behind(tmp_path, monkeypatch):
