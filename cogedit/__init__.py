@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         invert,
         load,
         reconstruct,
+        save_frame,
         settings_for,
     )
     from cogedit.tools import Estimate, LayerProbe, Swept, compare, estimate, probe_layers, sweep
@@ -54,6 +55,7 @@ __all__ = [
     "load",
     "probe_layers",
     "reconstruct",
+    "save_frame",
     "settings_for",
     "sweep",
 ]

@@ -1,4 +1,4 @@
-"""Frozen records of what a clip and its mask come from, as artifacts keep them."""
+"""Frozen records of what a clip, its mask and its first frame come from, as artifacts keep them."""
 
 from __future__ import annotations
 
@@ -67,3 +67,11 @@ class MaskSource:
     name: str  # file name without its folder; of a box its text, "x0,y0,x1,y1@FIRST:LAST"
     sha256: Digest | None = None  # of the whole file; None for a box
     has_alpha: bool = later(False)  # some pixel is transparent, which is black
+
+
+@dataclass(frozen=True)
+class PictureSource:
+    """Where a given first frame comes from, without its place on a disk."""
+
+    name: str  # file name without its folder: provenance, and in no content key
+    sha256: Digest  # of its pixels, RGB in rows from the top, at the size of the clip

@@ -20,6 +20,7 @@ from cogedit.artifacts.records import (
     chain_of,
     content_key,
     frames_record,
+    has_first_frame,
     num_pad_frames,
     record_text,
 )
@@ -78,6 +79,7 @@ __all__ = [
     "default_workspace",
     "forget_steps",
     "frames_record",
+    "has_first_frame",
     "in_use",
     "keep_in_use",
     "keeping_in_use",

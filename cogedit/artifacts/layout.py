@@ -33,12 +33,14 @@ from cogedit.artifacts.records import (
     SCHEMA_VERSION,
     EditRecord,
     FramesRecord,
+    LatentsRecord,
     Record,
     TensorDType,
     TensorRecord,
     TrajectoryRecord,
     chain_of,
     frames_record,
+    has_first_frame,
     record_from_json,
     record_text,
 )
@@ -69,8 +71,9 @@ _LATENTS = TensorRule("float32", "B F' C H' W'")
 _TRAJECTORY = TensorRule("float32", "N B F' C H' W'")
 _RULES: dict[ArtifactKind, dict[str, TensorRule]] = {
     "frames": {"frames": TensorRule("uint8", "F H W C")},
-    "latents": {"latents": _LATENTS},
+    "latents": {"first_frame": _LATENTS, "latents": _LATENTS},
     "trajectory": {
+        "first_frame": _LATENTS,
         "latents": _LATENTS,
         "timesteps": TensorRule("int64", "N"),
         "trajectory": _TRAJECTORY,
@@ -92,6 +95,8 @@ def tensor_rules(record: Record) -> dict[str, TensorRule]:
             del rules["trajectory"]
         if not record.has_mask:
             del rules["mask"], rules["source_latents"]
+    elif not has_first_frame(record):
+        rules.pop("first_frame", None)
     return rules
 
 
@@ -141,6 +146,9 @@ def _shapes_by_settings(
     if isinstance(record, FramesRecord):
         size = record.settings
         expected["frames"] = (len(record.frame_indices), size.height, size.width, 3)
+    if isinstance(record, LatentsRecord | TrajectoryRecord) and has_first_frame(record):
+        batch, _, *rest = shapes["latents"]
+        expected["first_frame"] = (batch, 1, *rest)
     if isinstance(record, TrajectoryRecord):
         num_steps = record.settings.num_levels
         batch, num_frames, *rest = _shape_of_latents(record.latents)

@@ -244,7 +244,7 @@ def _size_and_time(files: Iterable[Path]) -> tuple[int, float] | None:
 
 def _about(record: Record) -> str:
     if isinstance(record, EditRecord):
-        return record.settings.prompt
+        return record.title
     tensor = next(tensor for tensor in record.tensors if tensor.name == record.kind)
     frames = frames_record(record)
     first, end = map(show_time, frames.span)

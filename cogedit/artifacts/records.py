@@ -21,7 +21,7 @@ from cogedit.artifacts.codec import Json, JsonText, canonical_text, decode_recor
 from cogedit.clip_times import RATE_WORDS
 from cogedit.errors import ArtifactError
 from cogedit.schema import Count, Positive, later
-from cogedit.sources import Digest, MaskSource, ResizeBox, SourceVideo
+from cogedit.sources import Digest, MaskSource, PictureSource, ResizeBox, SourceVideo
 from cogedit.types import (
     ArtifactKind,
     AttentionBackend,
@@ -125,7 +125,11 @@ class FramesRecord:
 
 @dataclass(frozen=True)
 class LatentsRecord:
-    """A clip in the VAE's latent space: `latents` [B, F', C, H', W'] float32, scaled."""
+    """A clip in the VAE's latent space: `latents` [B, F', C, H', W'] float32, scaled.
+
+    Of a model that takes a first frame, also `first_frame` [B, 1, C, H', W'] float32: the first
+    frame encoded alone, scaled as that model takes it.
+    """
 
     kind: ClassVar[ArtifactKind] = "latents"
     json_constants: ClassVar[dict[str, Json]] = {"kind": "latents", "schema": SCHEMA_VERSION}
@@ -133,6 +137,7 @@ class LatentsRecord:
     frames: FramesRecord
     model: ModelRecord
     settings: EncodeSettings
+    has_first_frame: bool = later(False)
     cogedit_version: str = __version__
     tensors: tuple[TensorRecord, ...] = ()
 
@@ -142,7 +147,8 @@ class TrajectoryRecord:
     """The inversion of a clip: its latents at every timestep.
 
     Its tensors are `trajectory` [N, B, F', C, H', W'] float32 in inversion order, `timesteps` [N]
-    int64 and `latents` [B, F', C, H', W'] float32, the clean sample, padded alike.
+    int64 and `latents` [B, F', C, H', W'] float32, the clean sample, padded alike; where the
+    latents have one, also their `first_frame`.
     """
 
     kind: ClassVar[ArtifactKind] = "trajectory"
@@ -178,6 +184,8 @@ class EditRecord:
         False  # in the key: a file without the steps cannot replace one with them
     )
     mask: MaskSource | None = None  # where a given mask comes from
+    # What the model was shown in place of the source's own first frame.
+    first_frame: PictureSource | None = later(None)
     cogedit_version: str = __version__
     tensors: tuple[TensorRecord, ...] = ()
 
@@ -185,6 +193,12 @@ class EditRecord:
     def has_mask(self) -> bool:
         """Whether a mask, given or found, bounds the edit; the file then holds it."""
         return self.mask is not None or self.settings.auto_mask
+
+    @property
+    def title(self) -> str:
+        """What it shows, for people: its prompt, or without one its first frame."""
+        picture = "(empty prompt)" if self.first_frame is None else self.first_frame.name
+        return self.settings.prompt.strip() or picture
 
 
 Record = FramesRecord | LatentsRecord | TrajectoryRecord | EditRecord
@@ -209,7 +223,8 @@ def content_key(record: Record) -> str:
 
     The record's own tensor digests are left out, since they are known only afterwards; those of
     its parents are in. So is what a model is called and where it ran: its digest says which it is;
-    and how the seconds of a clip were asked for, since its frames are named one by one.
+    what a first frame is called; and how the seconds of a clip were asked for, since its frames are
+    named one by one.
     Two artifacts with one key are interchangeable.
 
     Raises:
@@ -244,6 +259,9 @@ def _without_provenance(value: Json) -> Json:
     model = kept.get("model")
     if isinstance(model, dict) and "torch" in model:
         kept["model"] = {key: item for key, item in model.items() if key not in _PROVENANCE}
+    picture = kept.get("first_frame")
+    if isinstance(picture, dict):
+        kept["first_frame"] = {"sha256": picture["sha256"]}
     return kept
 
 
@@ -275,6 +293,13 @@ def num_pad_frames(record: Record) -> int:
     if isinstance(record, EditRecord):
         record = record.trajectory
     return record.num_pad_frames if isinstance(record, TrajectoryRecord) else 0
+
+
+def has_first_frame(record: Record) -> bool:
+    """Whether a record is of latents, or made from some, that have a first frame beside them."""
+    return any(
+        isinstance(link, LatentsRecord) and link.has_first_frame for link in chain_of(record)
+    )
 
 
 def record_text(record: Record) -> str:
@@ -326,6 +351,8 @@ def check_meaning(record: Record) -> None:
             _check_windows(link.windows)
     if isinstance(record, EditRecord) and record.mask is not None:
         _check_name("mask.name", record.mask.name, is_file=True)
+    if isinstance(record, EditRecord) and record.first_frame is not None:
+        _check_name("first_frame.name", record.first_frame.name, is_file=True)
 
 
 def _check_frame_indices(frames: FramesRecord) -> None:

@@ -38,7 +38,8 @@ Trajectory = Annotated[
     ),
 ]
 Prompts = Annotated[
-    list[str], option("--prompt", "-p", text="What the edit shows; repeat it for more edits.")
+    list[str] | None,
+    option("--prompt", "-p", text="What the edit shows; repeat it for more edits."),
 ]
 Mask = Annotated[
     str | None,
@@ -49,6 +50,16 @@ Mask = Annotated[
         text="Where the edit may change the source: an image or a video, white there, or a box "
         "x0,y0,x1,y1 in pixels of the source; @FIRST:LAST limits it to frames FIRST to LAST - 1.",
         panel="Mask",
+    ),
+]
+FirstFrame = Annotated[
+    Path | None,
+    option(
+        "--first-frame",
+        metavar="FILE",
+        text="The first frame of the edit, for an image-to-video model: a picture that `cogedit "
+        "frame` made and you changed. It needs no prompt.",
+        panel="Edit",
     ),
 ]
 SourceVideo = Annotated[

@@ -13,6 +13,7 @@ import typer
 
 from cogedit.cli.arguments import (
     DryRun,
+    FirstFrame,
     Mask,
     Output,
     Prompts,
@@ -63,8 +64,9 @@ def root(
 def edit(
     call: Call,
     video: Annotated[Path, argument("VIDEO", "A video, or an artifact of it.")],
-    prompt: Prompts,
+    prompt: Prompts = None,
     mask: Mask = None,
+    first_frame: FirstFrame = None,
     source_video: SourceVideo = None,
     with_source: WithSource = False,
     dry_run: DryRun = False,
@@ -80,33 +82,46 @@ def edit(
     Example: cogedit edit bear.mp4 -p "a polar bear on the ice"
 
     Example: cogedit edit bear.mp4 -p "a red bear" --source-prompt "a bear" --config recolor
+
+    Example: cogedit edit bear.mp4 --model zai-org/CogVideoX-5b-I2V --first-frame edited.png
     """
     from cogedit import stages, tools
     from cogedit.cli.tables import show_estimate
     from cogedit.stages.edit import check_edit
+    from cogedit.stages.given import check_is_edit
 
+    check_is_edit(prompt or (), first_frame)
     settings = call.settings(video)
     if dry_run:
         check_edit(
             video,
             settings,
             mask=mask,
+            first_frame=first_frame,
             output=output,
             source_video=source_video,
-            num_prompts=len(prompt),
+            num_prompts=len(prompt or ()),
             run=call.run,
         )
         show_estimate(
             call.screen,
             "edit",
-            tools.estimate(video, settings, prompts=prompt, mask=mask, run=call.run),
+            tools.estimate(
+                video,
+                settings,
+                prompts=prompt or (),
+                mask=mask,
+                first_frame=first_frame,
+                run=call.run,
+            ),
         )
         return
     exported = stages.edit(
         video,
-        prompt,
+        prompt or (),
         settings,
         mask=mask,
+        first_frame=first_frame,
         output=output,
         source_video=source_video,
         with_source=with_source,
@@ -130,6 +145,33 @@ def load(call: Call, video: Video, output: Output = None) -> None:
 
     settings = call.settings(video)
     _print(call, "load", [stages.load(video, settings, output=output, run=call.run)])
+
+
+@app.command()
+@with_options("load", takes_all=True)
+def frame(
+    call: Call,
+    source: Annotated[Path, argument("VIDEO|ARTIFACT", "The video, or an artifact of its clip.")],
+    output: Annotated[Path, output_option("The picture, a PNG.")],
+    at: Annotated[
+        str | None,
+        option(
+            "--at",
+            metavar="TIME",
+            text="Another time, such as 12.5, 1:02.5 or 300f. Default: where the clip begins.",
+            panel="Clip",
+        ),
+    ] = None,
+) -> None:
+    """Write the first frame of a clip as the model sees it: VIDEO -> png.
+
+    Example: cogedit frame bear.mp4 --start 3 -o first.png
+    """
+    from cogedit import stages
+
+    settings = call.settings(source)
+    path = stages.save_frame(source, settings, output=output, at=at, run=call.run)
+    call.screen.result("frame", [{"path": str(path), "kind": "picture", "reused": False}])
 
 
 @app.command()
@@ -187,9 +229,10 @@ def invert(
 @with_options("load", "encode", "invert", "reconstruct", "transformer", takes_all=True)
 def reconstruct(
     call: Call,
-    prompt: Prompts,
+    prompt: Prompts = None,
     source: Trajectory = None,
     mask: Mask = None,
+    first_frame: FirstFrame = None,
     save_trajectory: Annotated[
         bool, option("--save-trajectory", text="Keep every step of the edit.")
     ] = False,
@@ -202,25 +245,29 @@ def reconstruct(
     """
     from cogedit import stages, tools
     from cogedit.cli.tables import show_estimate
+    from cogedit.stages.given import check_is_edit
 
+    check_is_edit(prompt or (), first_frame)
     trajectory = source or newest_artifact(call, "trajectory")
     settings = call.settings(trajectory)
     if dry_run:
         estimate = tools.estimate(
             trajectory,
             settings,
-            prompts=prompt,
+            prompts=prompt or (),
             save_trajectory=save_trajectory,
             mask=mask,
+            first_frame=first_frame,
             run=call.run,
         )
         show_estimate(call.screen, "reconstruct", estimate)
         return
     written = stages.reconstruct(
         trajectory,
-        prompt,
+        prompt or (),
         settings,
         mask=mask,
+        first_frame=first_frame,
         output=output,
         save_trajectory=save_trajectory,
         run=call.run,

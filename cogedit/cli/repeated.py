@@ -66,6 +66,8 @@ def check_repeated(
     words = ["cogedit", command, source_video.place]
     if isinstance(record, EditRecord):
         words += ["--prompt", record.settings.prompt]
+        if record.first_frame is not None:
+            words += ["--first-frame", record.first_frame.name]
     again = shlex.join([*words, *_option(key, given, tables=[command])])
     tiles = "; --decode-tiling decodes in tiles" if key == "encode.vae_tiling" else ""
     raise UsageError(

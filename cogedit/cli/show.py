@@ -105,6 +105,9 @@ def _stage_rows(record: Record) -> list[tuple[str, str]]:
         mask = record.mask
         digest = "" if mask.sha256 is None else f", sha256 {mask.sha256}"
         rows.append(("mask", f"{mask.kind} {mask.name}{digest}"))
+    if isinstance(record, EditRecord) and record.first_frame is not None:
+        picture = record.first_frame
+        rows.append(("first frame", f"{picture.name}, sha256 of its pixels {picture.sha256}"))
     return rows
 
 

@@ -173,7 +173,12 @@ def show_batch_plans(screen: Screen, plans: Sequence[BatchPlan]) -> None:
         return
     show_rows(
         [
-            (f"{number} of {len(plans)}", plan.video, plan.prompt, _remaining(plan))
+            (
+                f"{number} of {len(plans)}",
+                plan.video,
+                plan.prompt or plan.first_frame or "",
+                _remaining(plan),
+            )
             for number, plan in enumerate(plans, 1)
         ],
         headings=("edit", "video", "prompt", "to do"),

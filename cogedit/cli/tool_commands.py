@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cogedit.cli.arguments import DryRun, Mask, Prompts, Trajectory, argument, option, output_option
+from cogedit.cli.arguments import (
+    DryRun,
+    FirstFrame,
+    Mask,
+    Prompts,
+    Trajectory,
+    argument,
+    option,
+    output_option,
+)
 from cogedit.cli.defaults import newest_artifact, settings_without_model
 from cogedit.cli.options import Call, with_options
 from cogedit.errors import BatchError, UsageError
@@ -23,7 +32,6 @@ if TYPE_CHECKING:
 @with_options("load", "encode", "invert", "reconstruct", "transformer")
 def sweep(
     call: Call,
-    prompt: Prompts,
     vary: Annotated[
         list[str],
         option(
@@ -32,8 +40,10 @@ def sweep(
             text="An option and its values, such as strength=0.25,0.5,1; repeat it for a grid.",
         ),
     ],
+    prompt: Prompts = None,
     source: Trajectory = None,
     mask: Mask = None,
+    first_frame: FirstFrame = None,
     output: Annotated[Path | None, output_option("The contact sheet, a PNG.")] = None,
 ) -> None:
     """Compare a grid of settings on one contact sheet: trajectory -> png + json.
@@ -45,7 +55,14 @@ def sweep(
     trajectory = source or newest_artifact(call, "trajectory")
     settings = call.settings(trajectory)
     swept = tools.sweep(
-        trajectory, prompt, settings, vary=vary, mask=mask, output=output, run=call.run
+        trajectory,
+        prompt or (),
+        settings,
+        vary=vary,
+        mask=mask,
+        first_frame=first_frame,
+        output=output,
+        run=call.run,
     )
     rows = [
         {"path": str(swept.sheet), "kind": "picture", "reused": False},

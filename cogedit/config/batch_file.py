@@ -24,7 +24,9 @@ from cogedit.schema import path_of
 STDIN = "-"
 """Stands for the standard input in place of a file."""
 
-_OWN = ("video", "prompt", "output", "mask", "config")  # keys of an edit that are no settings
+_OWN = ("video", "prompt", "output", "mask", "first_frame", "config")
+"""Keys of an edit that are no settings."""
+
 _SUFFIXES = (".toml", ".csv", ".tsv", ".jsonl")
 _SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
 _ESCAPED = re.compile(r"[\b\t\n\f\r]")  # what a backslash before b, t, n, f or r makes
@@ -42,6 +44,7 @@ class BatchRow:
     prompts: tuple[str, ...]
     output: Path | None  # video or folder; None is the workspace
     mask: str | None  # a file or a box; None is everywhere
+    first_frame: str | None  # a picture; None is the source's own
     config: str | None  # preset or TOML file; None is the run's
     values: Mapping[str, Mapping[str, object]]  # by origin and dotted key, the row's own first
 
@@ -192,12 +195,16 @@ def _row(
         for key in _OWN
         if key in both
     }
+    if "first_frame" in texts:
+        texts.setdefault("prompt", ("",))
     for key in ("video", "prompt"):
         if key not in texts:
             raise ConfigError(f"{where} has no `{key}`", hint=f"give it a {key}")
-    output, mask, config = (texts.get(key, (None,))[0] for key in ("output", "mask", "config"))
+    output, mask, first_frame, config = (texts.get(key, (None,))[0] for key in _OWN[2:])
     if mask is not None and not _BOX.fullmatch(mask):
         mask = str(_place(mask, base, f"`mask` in {where}"))
+    if first_frame is not None:
+        first_frame = str(_place(first_frame, base, f"`first_frame` in {where}"))
     if config is not None and is_file_name(config):
         config = str(_place(config, base, f"`config` in {where}"))
     return BatchRow(
@@ -206,6 +213,7 @@ def _row(
         prompts=texts["prompt"],
         output=None if output is None else _place(output, base, f"`output` in {where}"),
         mask=mask,
+        first_frame=first_frame,
         config=config,
         values={where: _settings(own, base), name: _settings(defaults, base)},
     )

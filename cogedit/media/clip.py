@@ -149,9 +149,9 @@ def find_span(source: SourceVideo, settings: LoadSettings, *, timing: Timing) ->
     first = _on_screen(start, timing, grid)
     if first >= total or start.at(timing.rate) >= total / source.fps:
         raise VideoError(
-            f"{source.name} has no --start {settings.start}: it lasts {lasts} ({total} frames at "
+            f"{source.name} has no frame at {settings.start}: it lasts {lasts} ({total} frames at "
             f"{float(source.fps):.6g} fps)",
-            hint="begin earlier",
+            hint="name an earlier time",
         )
     end = total
     if settings.duration is not None:

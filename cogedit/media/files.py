@@ -20,7 +20,7 @@ def check_file(path: Path, what: str = "video", *, hint: str | None = None) -> N
 
     Args:
         path: The file.
-        what: What it is meant to be, "video" or "mask".
+        what: What it is meant to be: "video", "mask" or "picture".
         hint: What to do where it does not exist; None names a file that is spelled like it.
 
     Raises:
@@ -36,16 +36,18 @@ def check_file(path: Path, what: str = "video", *, hint: str | None = None) -> N
     except ValueError as error:  # a NUL byte in the name
         raise VideoError(f"not a file name: {path!r}") from error
     if stat.S_ISDIR(status.st_mode):
-        raise VideoError(f"{path} is a folder, expected a video file", hint="name one video in it")
+        raise VideoError(
+            f"{path} is a folder, expected a {what} file", hint=f"name one {what} in it"
+        )
     if not stat.S_ISREG(status.st_mode):
         raise VideoError(
-            f"{path} is not a regular file, expected a video file", hint="copy it to a file first"
+            f"{path} is not a regular file, expected a {what} file", hint="copy it to a file first"
         )
     if status.st_size == 0:
-        raise VideoError(f"{path} is empty (0 bytes), expected a video", hint="copy it again")
+        raise VideoError(f"{path} is empty (0 bytes), expected a {what}", hint="copy it again")
     if read_start(path, 64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(_PLAYLIST_HEADS):
         raise VideoError(
-            f"{path} is a playlist that refers to other files, expected the video itself",
+            f"{path} is a playlist that refers to other files, expected the {what} itself",
             hint="join the parts into one video first, for example with ffmpeg",
         )
 

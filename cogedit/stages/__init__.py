@@ -9,6 +9,7 @@ runs the model also raises `ModelError` where it is missing or incomplete, `Devi
 from cogedit.stages.edit import edit
 from cogedit.stages.encode import encode
 from cogedit.stages.export import export
+from cogedit.stages.frame import save_frame
 from cogedit.stages.invert import InversionCheck, check_inversion, invert
 from cogedit.stages.load import load
 from cogedit.stages.reconstruct import reconstruct
@@ -29,5 +30,6 @@ __all__ = [
     "invert",
     "load",
     "reconstruct",
+    "save_frame",
     "settings_for",
 ]

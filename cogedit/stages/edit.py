@@ -12,7 +12,7 @@ from cogedit.errors import StorageError, UsageError
 from cogedit.media.encoding import VIDEO_SUFFIXES
 from cogedit.stages.decode import check_composite
 from cogedit.stages.export import check_export, encoding_for, export
-from cogedit.stages.mask import take_mask
+from cogedit.stages.given import options_for, take_given
 from cogedit.stages.model import check_transformer, checkpoint_for
 from cogedit.stages.reconstruct import (
     check_edits,
@@ -40,6 +40,7 @@ def edit(
     settings: Settings,
     *,
     mask: str | Path | None = None,
+    first_frame: str | Path | None = None,
     output: Path | None = None,
     source_video: Path | None = None,
     with_source: bool = False,
@@ -50,9 +51,10 @@ def edit(
 
     Args:
         video: The video, or any artifact before an edit.
-        prompts: One edited video is made of each.
+        prompts: One edited video is made of each; with a first frame there need be none.
         settings: All tables.
         mask: As for `reconstruct`.
+        first_frame: Likewise.
         output: The folder for the videos, made if need be, or the video itself for a single
             prompt; None is the workspace.
         source_video: As for `export`; None is the video itself where the run starts from it.
@@ -64,17 +66,17 @@ def edit(
         The videos, in the order of the prompts, named after source, prompt and content key.
     """
     video, run = Path(video), run or Run()
-    prompts = [prompts] if isinstance(prompts, str) else prompts
-    options = [settings.reconstruct_with(prompt) for prompt in prompts]
+    options = options_for(prompts, settings, first_frame=first_frame)
 
     # 1. Refuse now what could not be computed, shown or written afterwards.
     check_edit(
         video,
         settings,
         mask=mask,
+        first_frame=first_frame,
         output=output,
         source_video=source_video,
-        num_prompts=len(prompts),
+        num_prompts=len(options),
         run=run,
     )
     named = output if names_video(output) else None
@@ -82,18 +84,19 @@ def edit(
         if named is not None and with_source:
             check_replaceable(place_of_source(named), None)
         if named is not None and not run.force:
-            check_replaceable(named, prompts[0])
-        given = take_mask(mask, settings)
-        check_edits(options, checkpoint_for(settings), num_levels=levels_of(video, settings))
+            check_replaceable(named, options[0].prompt, first_frame)
+        checkpoint = checkpoint_for(settings)
+        given = take_given(video, settings, checkpoint, mask=mask, first_frame=first_frame)
+        check_edits(options, checkpoint, num_levels=levels_of(video, settings))
         check_transformer(settings)
         expect_prompts(options, owner)
         owner.expect_decoding()
 
         # 2. Video -> frames -> latents -> trajectory, as far as they are missing.
-        trajectory = trajectory_for(video, settings, mask=given, run=run, session=owner)
+        trajectory = trajectory_for(video, settings, given=given, run=run, session=owner)
 
         # 3. Trajectory + prompts -> edits.
-        edits = make_edits(trajectory, options, settings, mask=given, run=run, session=owner)
+        edits = make_edits(trajectory, options, settings, given=given, run=run, session=owner)
 
         # 4. Edits -> videos.
         return [
@@ -126,6 +129,7 @@ def check_edit(
     settings: Settings,
     *,
     mask: str | Path | None,
+    first_frame: str | Path | None,
     output: Path | None,
     source_video: Path | None = None,
     num_prompts: int = 1,
@@ -141,7 +145,7 @@ def check_edit(
     if wanted in ("decode", "source") and not has_mask:
         raise UsageError(f"--composite {wanted} needs a mask", hint="give --mask or --auto-mask")
     named = output if names_video(output) else None
-    check_output(named, inputs=[video, mask, source_video], run=run)
+    check_output(named, inputs=[video, mask, first_frame, source_video], run=run)
     if output is not None:
         check_is_here(output)
     if output is not None and named is None and output.exists() and not output.is_dir():
@@ -190,8 +194,10 @@ def place_of_video(
     suffix = encoding_for(None, settings.export).suffix
     folder = workspace_for(video, settings).root if output is None else output
     source = short_stem(Path(record.trajectory.latents.frames.source.name))
-    prompt, key = _slug(record.settings.prompt), content_key(record)[:8]
-    return folder / f"{source}-{prompt}-{key}{suffix}"
+    shown = record.settings.prompt
+    if record.first_frame is not None and not shown.strip():
+        shown = Path(record.first_frame.name).stem
+    return folder / f"{source}-{_slug(shown)}-{content_key(record)[:8]}{suffix}"
 
 
 def _slug(text: str, length: int = 40) -> str:

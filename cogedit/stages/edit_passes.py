@@ -24,7 +24,7 @@ from cogedit.config import Settings
 from cogedit.diffusion.latent_mask import pool_mask, unpool_mask
 from cogedit.diffusion.schedule import Schedule
 from cogedit.errors import UsageError
-from cogedit.media.masks import GivenMask, read_mask
+from cogedit.media.masks import read_mask
 from cogedit.media.packed_mask import PackedMask
 from cogedit.models.auto_mask import find_masks
 from cogedit.models.cost import TransformerSizes, Work, edit_work, latent_shape
@@ -32,6 +32,8 @@ from cogedit.models.device import memory_guard, resolve_device
 from cogedit.models.loading import alphas_cumprod
 from cogedit.models.sampling import edit_latents
 from cogedit.progress import WindowProgress
+from cogedit.stages.first_frame import condition_of, encode_first_frame
+from cogedit.stages.given import Given
 from cogedit.stages.live_preview import with_preview
 from cogedit.stages.model import checkpoint_for
 from cogedit.stages.pass_times import Stopwatch
@@ -55,7 +57,7 @@ class EditPasses:
         wanted: Records of the edits of the run, by content key.
         missing: Keys of those that will be asked for; the others exist.
         folder: Where the artifacts are to lie, and are made.
-        mask: The mask of all of them; None where there is none, or it is automatic.
+        given: Mask and first frame of all of them.
         notes: Workspace where the time of a pass is noted; None notes nothing.
     """
 
@@ -66,7 +68,7 @@ class EditPasses:
         *,
         missing: Collection[str],
         folder: Path,
-        mask: GivenMask | None,
+        given: Given,
         notes: Path | None,
         settings: Settings,
         run: Run,
@@ -80,13 +82,16 @@ class EditPasses:
         self._settings = settings
         self._run = run
         self._session = session
-        self._record, self._reference = open_trajectory(path, checkpoint_for(settings))
+        self._first_frame = given.first_frame
+        self._record, self._reference, self._source_condition = open_trajectory(
+            path, checkpoint_for(settings)
+        )
         self._shape = latent_shape(self._reference.latents)
         self._mask: PackedMask | None = None
-        if mask is not None:
+        if given.mask is not None:
             frames = frames_record(self._record)
             indices, resize = frames.frame_indices, resize_plan(frames)
-            self._mask = read_mask(mask, frames.source, indices=indices, resize=resize)
+            self._mask = read_mask(given.mask, frames.source, indices=indices, resize=resize)
         self._checkpoint = checkpoint_for(settings)
         self._made: dict[str, Mapping[str, Tensor | Pieces]] = {}
         self._done: set[str] = set()
@@ -140,7 +145,7 @@ class EditPasses:
         masks = [self._latent_mask(mask, options) for mask in pixels if mask is not None]
         num_levels = len(self._reference.timesteps)
         num_steps = (options.num_inference_steps or num_levels) - options.first_step
-        embeds = self._embeds
+        embeds, condition = self._embeds, self._condition
         loop = ResumableLoop(
             unfinished,
             names=("offset" if options.method == "flow" else "sample",),
@@ -158,7 +163,7 @@ class EditPasses:
             settings=self._settings,
             run=self._run,
         )
-        what = options.prompt if len(records) == 1 else f"{len(records)} edits"
+        what = records[0].title if len(records) == 1 else f"{len(records)} edits"
         with (
             memory_guard("editing"),
             self._transformer as transformer,
@@ -175,6 +180,8 @@ class EditPasses:
                 inversion_prompts=[self._record.settings.prompt] * len(records),
                 alphas_cumprod=table,
                 embeds=embeds,
+                condition=condition,
+                reference_condition=self._source_condition,
                 mask=torch.stack(masks) if masks else None,
                 options=self._settings.transformer,
                 keep_steps=False,
@@ -212,7 +219,7 @@ class EditPasses:
         """The mask of an edit as pixels of the clip; None where it has none."""
         if self._mask is not None or not record.settings.auto_mask:
             return self._mask
-        embeds = self._embeds
+        embeds, condition = self._embeds, self._condition
         with memory_guard("looking for the mask"), self._transformer as transformer:
             [mask] = find_masks(
                 transformer,
@@ -220,6 +227,8 @@ class EditPasses:
                 [record.settings],
                 inversion_prompts=[self._record.settings.prompt],
                 embeds=embeds,
+                condition=condition,
+                reference_condition=self._source_condition,
                 options=self._settings.transformer,
                 ranks=self._session.ranks,
             )
@@ -249,6 +258,23 @@ class EditPasses:
             dilation=0 if self._mask is None else options.dilation,
             num_pad_frames=self._record.num_pad_frames,
         )
+
+    @cached_property
+    def _condition(self) -> Tensor | None:
+        """What the model is shown of the edits' first frame; None of a model that takes none."""
+        if self._first_frame is None:
+            return self._source_condition
+        first = encode_first_frame(
+            torch.from_numpy(self._first_frame.pixels)[None],
+            self._record.latents,
+            self._settings,
+            run=self._run,
+            session=self._session,
+        )
+        condition = condition_of(first, self._record)
+        if self._source_condition is not None and torch.equal(condition, self._source_condition):
+            self._run.notify(f"{self._first_frame.source.name} is the source's own first frame")
+        return condition
 
     @cached_property
     def _embeds(self) -> Mapping[str, Tensor]:

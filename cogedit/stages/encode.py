@@ -19,6 +19,7 @@ from cogedit.artifacts import (
 from cogedit.config import Settings
 from cogedit.errors import UsageError
 from cogedit.models.checkpoint import Checkpoint
+from cogedit.stages.first_frame import encode_first_frame
 from cogedit.stages.load import load
 from cogedit.stages.model import checkpoint_for, latent_shape_of, model_record
 from cogedit.stages.run import Run, Written, check_output, claim, find_or_make, workspace_for
@@ -81,7 +82,12 @@ def encode(
                         by_frame=way.by_frame,
                         on_call=done,
                     )
-                    return {"latents": latents.cpu()}
+                    made = {"latents": latents.cpu()}
+                if record.has_first_frame:
+                    made["first_frame"] = encode_first_frame(
+                        pixels[0][None], record, settings, run=claimed, session=owner
+                    )
+                return made
 
         return find_or_make(
             record,
@@ -103,6 +109,7 @@ def latents_record(
         frames=frames,
         model=model_record(checkpoint, settings),
         settings=_encoding(len(frames.frame_indices), settings.encode),
+        has_first_frame=checkpoint.takes_first_frame,
     )
 
 

@@ -26,10 +26,12 @@ from cogedit.models.checkpoint import Checkpoint
 from cogedit.models.cost import TransformerSizes, edit_work, inversion_work, latent_shape
 from cogedit.progress import StepInfo, WindowProgress
 from cogedit.stages.encode import encode
+from cogedit.stages.first_frame import condition_of
 from cogedit.stages.model import (
     check_same_model,
     check_transformer,
     checkpoint_for,
+    latent_shape_of,
     scheduler_record,
     transformer_record,
 )
@@ -106,12 +108,12 @@ def invert(
         check_same_model(str(source), latents, checkpoint)
         record = trajectory_record(latents, checkpoint, settings=settings)
         record = workspace.as_kept(record, output=output)
-        _notify_of_windows(record, settings, run)
+        _notify_of_windows(record, checkpoint, settings, run)
 
         def make() -> Mapping[str, Tensor | Pieces]:
             place = place_of(record, output=output, workspace=workspace)
             return _invert(
-                read_artifact(source, "latents").tensors["latents"],
+                read_artifact(source, "latents").tensors,
                 record,
                 Unfinished.of(place.parent, record.kind, [content_key(record)]),
                 notes=workspace.root if output is None else None,
@@ -146,7 +148,8 @@ def trajectory_record(
     latents: LatentsRecord, checkpoint: Checkpoint, *, settings: Settings
 ) -> TrajectoryRecord:
     """Describe the inversion of some latents."""
-    geometry, num_latent_frames = checkpoint.geometry, latents.tensors[0].shape[1]
+    geometry = checkpoint.geometry
+    num_latent_frames, *_ = latent_shape_of(latents.frames, geometry)
     num_pad_frames = geometry.num_pad_frames(num_latent_frames)
     overlap = settings.invert.window_overlap
     # It says what is done: the overlap is in the windows, and low levels are a number.
@@ -161,11 +164,14 @@ def trajectory_record(
     )
 
 
-def _notify_of_windows(record: TrajectoryRecord, settings: Settings, run: Run) -> None:
+def _notify_of_windows(
+    record: TrajectoryRecord, checkpoint: Checkpoint, settings: Settings, run: Run
+) -> None:
     """Say how a clip that is longer than the model's own is inverted."""
     windows = record.windows
     if windows is not None:
-        count = record.latents.tensors[0].shape[1] + record.num_pad_frames
+        num_latent_frames, *_ = latent_shape_of(record.latents.frames, checkpoint.geometry)
+        count = num_latent_frames + record.num_pad_frames
         run.notify(
             f"the clip has {count} latent frames, and a clip of this model has {windows.length}: "
             f"it is inverted and edited in {len(window_starts(windows, count, moved=False))} "
@@ -176,7 +182,7 @@ def _notify_of_windows(record: TrajectoryRecord, settings: Settings, run: Run) -
 
 
 def _invert(
-    latents: Tensor,
+    tensors: Mapping[str, Tensor],
     record: TrajectoryRecord,
     unfinished: Unfinished,
     *,
@@ -185,7 +191,10 @@ def _invert(
     run: Run,
     session: Session,
 ) -> Mapping[str, Tensor | Pieces]:
-    """Invert latents [B, F', C', H', W'] as the record says; an interrupted inversion resumes."""
+    """Invert latents as the record says; an interrupted inversion resumes.
+
+    The tensors are those of a latents artifact.
+    """
     import torch
 
     from cogedit.models.device import memory_guard, resolve_device
@@ -199,6 +208,7 @@ def _invert(
     device = resolve_device(settings.device)
     # CogVideoX 1.5 packs two latent frames into a token. As in its image-to-video training, an odd
     # clip is completed by its first latent frame, which stands for a single video frame.
+    latents, first = tensors["latents"], tensors.get("first_frame")
     pad = latents[:, :1].expand(-1, record.num_pad_frames, -1, -1, -1)
     z0 = torch.cat([pad, latents], dim=1).to(device)
     shape = latent_shape(z0)
@@ -227,6 +237,7 @@ def _invert(
                 [inversion],
                 alphas_cumprod=alphas_cumprod(checkpoint),
                 embeds=embeds,
+                condition=None if first is None else condition_of(first, record),
                 options=settings.transformer,
                 windows=windows,
                 done=loop.done,
@@ -243,11 +254,14 @@ def _invert(
             run.detail(
                 f"timestep {step.timestep}: residual {step.residual:.1e}, {step.num_calls} calls"
             )
-    return {
+    made: dict[str, Tensor | Pieces] = {
         "trajectory": loop.read_back().pieces(z0.shape),
         "latents": inverted.latents,
         "timesteps": torch.tensor(inverted.timesteps),
     }
+    if first is not None:
+        made["first_frame"] = first
+    return made
 
 
 def _quality(std: float, steps: Sequence[StepInfo]) -> str:
@@ -286,7 +300,7 @@ def check_inversion(
     trajectory, run = Path(trajectory), run or Run()
     checkpoint = checkpoint_for(settings)
     check_same_model(str(trajectory), read_record(trajectory, "trajectory"), checkpoint)
-    record, inverted = open_trajectory(trajectory, checkpoint)
+    record, inverted, condition = open_trajectory(trajectory, checkpoint)
     prompt = record.settings.prompt
     plain = record.settings.resampling
     shape = latent_shape(inverted.latents)
@@ -307,6 +321,8 @@ def check_inversion(
                 inversion_prompts=[prompt],
                 alphas_cumprod=alphas_cumprod(checkpoint),
                 embeds=embeds,
+                condition=condition,
+                reference_condition=condition,
                 options=settings.transformer,
                 keep_steps=False,
                 on_step=shown.step,

@@ -20,6 +20,7 @@ from cogedit.artifacts import (
     TrajectoryRecord,
     canonical_json,
     frames_record,
+    has_first_frame,
 )
 from cogedit.config import Settings, check_settings
 from cogedit.errors import ArtifactMismatch, UsageError
@@ -176,6 +177,11 @@ def check_same_model(
     made_by = record.model
     if made_by.digest == checkpoint.digest:
         _check_latents(name, record, checkpoint.geometry)
+        if has_first_frame(record) != checkpoint.takes_first_frame:
+            raise ArtifactMismatch(
+                f"{name} does not hold what {checkpoint.id} takes of the clip's first frame",
+                hint="encode the video again",
+            )
         return
     found = _label(made_by.id, made_by.revision)
     expected = _label(checkpoint.id, checkpoint.revision)

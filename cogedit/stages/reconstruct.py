@@ -22,12 +22,13 @@ from cogedit.artifacts import (
 from cogedit.config import Settings, check_settings
 from cogedit.diffusion.schedule import visited
 from cogedit.errors import UsageError
-from cogedit.media.masks import GivenMask, check_mask
+from cogedit.media.masks import check_mask
 from cogedit.models.checkpoint import Checkpoint
 from cogedit.schema import show_value
+from cogedit.stages.given import Given, options_for, take_given
 from cogedit.stages.invert import check_inversion_settings, invert
 from cogedit.stages.load import load
-from cogedit.stages.mask import is_mask_video, place_of_mask, show_mask, take_mask
+from cogedit.stages.mask import is_mask_video, place_of_mask, show_mask
 from cogedit.stages.model import (
     check_same_model,
     check_transformer,
@@ -68,6 +69,7 @@ def reconstruct(
     settings: Settings,
     *,
     mask: str | Path | None = None,
+    first_frame: str | Path | None = None,
     output: Path | None = None,
     save_trajectory: bool = False,
     run: Run | None = None,
@@ -83,11 +85,13 @@ def reconstruct(
 
     Args:
         source: A trajectory, or anything before it; what is missing is run first.
-        prompts: One edit is made of each.
+        prompts: One edit is made of each; with a first frame there need be none.
         settings: `reconstruct` and `model`; the tables of the earlier stages where they are run.
         mask: Where the edit may change the source: an image, a video, or a box in pixels of the
             source, "x0,y0,x1,y1" or "x0,y0,x1,y1@FIRST:LAST"; None is everywhere. It belongs to
             one video, as a prompt does, and is no setting.
+        first_frame: A picture of the clip's size that an image-to-video model is shown in place of
+            the source's own first frame (`save_frame`); likewise.
         output: The artifact, for a single prompt; None is its place in the workspace.
         save_trajectory: Keep every step of the edit in the artifact.
         run: How to run; None is silent.
@@ -97,30 +101,30 @@ def reconstruct(
         One artifact per prompt, in their order.
 
     Raises:
-        UsageError: No prompt, one `output` for several, a setting out of range, or a mask that is
-            empty or outside the source.
-        VideoError: The mask cannot be read, or does not fit the source.
+        UsageError: No prompt, one `output` for several, a setting out of range, a mask that is
+            empty or outside the source, or a first frame of another size or for another model.
+        VideoError: The mask or the first frame cannot be read, or the mask does not fit the source.
         ArtifactError: The source is of a later kind, of another model, or damaged.
     """
     source, run = Path(source), run or Run()
-    prompts = [prompts] if isinstance(prompts, str) else prompts
-    options = [settings.reconstruct_with(prompt) for prompt in prompts]
+    options = options_for(prompts, settings, first_frame=first_frame)
     if output is not None and len(options) > 1:
         raise UsageError(
             f"-o names one file, and there are {len(options)} prompts",
             hint="leave -o out: each edit gets a name of its own in the workspace",
         )
-    check_output(output, inputs=[source, mask], run=run)
-    given = take_mask(mask, settings)
-    check_edits(options, checkpoint_for(settings), num_levels=levels_of(source, settings))
+    check_output(output, inputs=[source, mask, first_frame], run=run)
+    checkpoint = checkpoint_for(settings)
+    given = take_given(source, settings, checkpoint, mask=mask, first_frame=first_frame)
+    check_edits(options, checkpoint, num_levels=levels_of(source, settings))
     check_transformer(settings)
     with claim(output, run) as run, use_session(session) as owner:
         expect_prompts(options, owner)
         return make_edits(
-            trajectory_for(source, settings, mask=given, run=run, session=owner),
+            trajectory_for(source, settings, given=given, run=run, session=owner),
             options,
             settings,
-            mask=given,
+            given=given,
             output=output,
             save_trajectory=save_trajectory,
             run=run,
@@ -133,7 +137,7 @@ def make_edits(
     options: Sequence[ReconstructSettings],
     settings: Settings,
     *,
-    mask: GivenMask | None,
+    given: Given,
     output: Path | None = None,
     save_trajectory: bool = False,
     run: Run,
@@ -150,7 +154,7 @@ def make_edits(
     check_transformer(settings)
     model = transformer_record(checkpoint, settings)
     describe = partial(
-        edit_record, trajectory=record, model=model, has_trajectory=save_trajectory, mask=mask
+        edit_record, trajectory=record, model=model, has_trajectory=save_trajectory, given=given
     )
     workspace = workspace_for(trajectory, settings)
     records = [workspace.as_kept(describe(edit), output=output) for edit in options]
@@ -163,9 +167,11 @@ def make_edits(
     }
     if missing and output is not None and options[0].auto_mask:
         _check_place_of_mask(output, trajectory, run)
-    _notify_of_no_effect(options, run)
+    _notify_of_no_effect(options, given, run)
     if missing and not record.settings.prompt:
         _notify_of_no_source_prompt(options, run)
+    if missing and checkpoint.takes_first_frame:
+        _notify_of_first_frame(given, run, session)
     folder = workspace.root if output is None else output.parent
 
     @cache
@@ -178,7 +184,7 @@ def make_edits(
                 wanted,
                 missing=missing,
                 folder=folder,
-                mask=mask,
+                given=given,
                 notes=workspace.root if output is None else None,
                 settings=settings,
                 run=run,
@@ -220,7 +226,21 @@ def expect_prompts(options: Sequence[ReconstructSettings], session: Session) -> 
     session.expect_prompts([p for edit in options for p in (edit.prompt, edit.negative_prompt)])
 
 
-def _notify_of_no_effect(options: Sequence[ReconstructSettings], run: Run) -> None:
+def _notify_of_first_frame(given: Given, run: Run, session: Session) -> None:
+    """Say which first frame the model is shown, where that may not be what it seems."""
+    if given.first_frame is None:
+        session.notify_once(
+            "the model is shown the source's own first frame (--first-frame takes an edited one)",
+            run,
+        )
+    elif given.first_frame.background is not None:
+        run.notify(
+            f"{given.first_frame.source.name} is transparent: laid on "
+            f"{given.first_frame.background} (--background)"
+        )
+
+
+def _notify_of_no_effect(options: Sequence[ReconstructSettings], given: Given, run: Run) -> None:
     """Say that a seed or a prompt has no effect: the edit is not what it may seem to be."""
     fixed = [edit for edit in options if not edit.draws_noise]
     if {edit.seed for edit in fixed} - {ReconstructSettings.seed}:
@@ -229,7 +249,7 @@ def _notify_of_no_effect(options: Sequence[ReconstructSettings], run: Run) -> No
             "the seed has no effect: the edit starts from the source's own noise "
             f"({remedy} adds noise that depends on the seed)"
         )
-    if any(not edit.prompt.strip() for edit in options):
+    if given.first_frame is None and any(not edit.prompt.strip() for edit in options):
         run.notify("the prompt is empty: the edit shows what the model makes of the source alone")
 
 
@@ -240,7 +260,7 @@ def _notify_of_no_source_prompt(options: Sequence[ReconstructSettings], run: Run
         run.notify(
             f"--auto-mask compares the prompt with an empty one; the mask is better where {remedy}"
         )
-    if any(edit.unconditional == "source" for edit in options):
+    if any(edit.unconditional == "source" and edit.prompt.strip() for edit in options):
         run.notify(
             "guidance points from the source's prompt, which is empty, to the edit's; the edit is "
             f"better where {remedy}"
@@ -251,8 +271,6 @@ def check_edits(
     options: Sequence[ReconstructSettings], checkpoint: Checkpoint, *, num_levels: int
 ) -> None:
     """Refuse what cannot work with an inversion of so many timesteps, before any stage runs."""
-    if not options:
-        raise UsageError("reconstruct needs a prompt", hint='--prompt "what the edit shows"')
     for edit in options:
         check_settings(edit)
         check_text(edit.prompt)
@@ -292,17 +310,17 @@ def levels_of(source: Path, settings: Settings) -> int:
 
 
 def trajectory_for(
-    source: Path, settings: Settings, *, mask: GivenMask | None, run: Run, session: Session
+    source: Path, settings: Settings, *, given: Given, run: Run, session: Session
 ) -> Path:
     """Run the stages before the edits as far as they are missing, and return the trajectory."""
     if _is_uninverted(source):
         check_inversion_settings(settings, checkpoint_for(settings))
-    if mask is not None:
+    if given.mask is not None:
         # Before the inversion, which takes long: whether the mask fits follows from the clip.
         if sniff_kind(source) is None:
             source = load(source, settings, run=run.earlier).path
         frames = frames_record(read_record(source))
-        check_mask(mask, frames.source, indices=frames.frame_indices)
+        check_mask(given.mask, frames.source, indices=frames.frame_indices)
     if _is_uninverted(source):
         source = invert(source, settings, run=run.earlier, session=session).path
     return source
@@ -314,7 +332,7 @@ def edit_record(
     *,
     model: ModelRecord,
     has_trajectory: bool,
-    mask: GivenMask | None,
+    given: Given,
 ) -> EditRecord:
     """Describe an edit of a trajectory, so that one edit has one content key.
 
@@ -330,5 +348,6 @@ def edit_record(
         model=model,
         settings=options,
         has_trajectory=has_trajectory,
-        mask=mask.source if mask is not None else None,
+        mask=given.mask.source if given.mask is not None else None,
+        first_frame=given.first_frame.source if given.first_frame is not None else None,
     )

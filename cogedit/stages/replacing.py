@@ -17,10 +17,13 @@ def place_of_source(output: Path) -> Path:
     return output.with_name(f"{output.stem}-source{output.suffix}")
 
 
-def check_replaceable(output: Path, prompt: str | None) -> None:
-    """Refuse, before an edit is made, to replace a file that is no export of this prompt's edit.
+def check_replaceable(
+    output: Path, prompt: str | None, first_frame: str | Path | None = None
+) -> None:
+    """Refuse, before an edit is made, to replace a file that is no export of such an edit.
 
-    Without a prompt, one that is no export of a source clip.
+    That is one under this prompt, by a first frame of this name. Without a prompt, refuse to
+    replace what is no export of a source clip.
     """
     if not output.exists():
         return
@@ -28,8 +31,12 @@ def check_replaceable(output: Path, prompt: str | None) -> None:
         record = read_recipe(output).record
     except (VideoError, ArtifactError):
         record = None
-    shown = record.settings.prompt if isinstance(record, EditRecord) else None
-    if not isinstance(record, EditRecord | FramesRecord) or shown != prompt:
+    shown, picture = None, None
+    if isinstance(record, EditRecord):
+        shown = record.settings.prompt
+        picture = None if record.first_frame is None else record.first_frame.name
+    is_named_so = picture == (None if first_frame is None else Path(first_frame).name)
+    if not isinstance(record, EditRecord | FramesRecord) or shown != prompt or not is_named_so:
         raise in_the_way(output, "this edit")
 
 

@@ -88,6 +88,12 @@ class Session:
         self._helpers.close()
         self._release(*self._parts)
 
+    def notify_once(self, note: str | None, run: Run) -> None:
+        """Say what holds for everything that is made in this session, if there is anything."""
+        if note is not None and note not in self._said:
+            self._said.add(note)
+            run.notify(note)
+
     def expect_prompts(self, prompts: Sequence[str]) -> None:
         """Announce the prompts to come, so that T5 embeds them all when it is loaded."""
         self._expected |= dict.fromkeys(prompts)
@@ -112,11 +118,10 @@ class Session:
 
         if unknown := missing(records.values()):
             unknown += missing(describe(text) for text in self._expected if text not in records)
-            texts = [record.prompt for record in unknown]
             with memory_guard("embedding the prompts"):
                 embed = self._embedder(checkpoint, device, settings, run=run)
                 with run.wait("embedding the prompts"):
-                    made = embed(texts)
+                    made = embed([record.prompt for record in unknown])
             for record, embeds, truncated, words in zip(
                 unknown, made.embeds, made.truncated, made.unknown, strict=True
             ):
@@ -132,22 +137,19 @@ class Session:
         from cogedit.models.placement import MemoryEstimate
         from cogedit.models.prompts import embed_prompts
 
-        length = checkpoint.geometry.max_text_seq_length
-
         def load(host: torch.device, dtype: torch.dtype) -> _Loaded:
             tokenizer, encoder = load_text_encoder(checkpoint, device=host, dtype=dtype)
             embed = partial(
                 embed_prompts,
                 tokenizer=tokenizer,
                 text_encoder=encoder,
-                max_text_seq_length=length,
+                max_text_seq_length=checkpoint.geometry.max_text_seq_length,
             )
             # The stack holds all weights: the embedding table is tied to this one's.
             return embed, encoder.encoder
 
         part = self._part("text_encoder", load, checkpoint, device, settings, run=run)
-        estimate = MemoryEstimate.of(part.weights, BESIDE_T5)
-        self._place("text_encoder", estimate, settings, run=run)
+        self._place("text_encoder", MemoryEstimate.of(part.weights, BESIDE_T5), settings, run=run)
         return cast("Callable[[Sequence[str]], PromptEmbeds]", part.model)
 
     @contextmanager
@@ -295,16 +297,12 @@ class Session:
         key: Hashable = (checkpoint.digest, checkpoint.folder, dtype, device)
         if name == "transformer":
             key = (key, weights_for(settings), settings.offload)
-        held = self._parts.get(name)
-        if held is not None and held.key == key:
-            return held
-        del held
+        if name in self._parts and self._parts[name].key == key:
+            return self._parts[name]
         self._release(name)
         host, size = torch.device("cpu"), part_bytes(checkpoint, name, dtype)
         self._make_room(host, size, besides=name)
-        if (note := dtype_note(settings)) is not None and note not in self._said:
-            self._said.add(note)
-            run.notify(note)
+        self.notify_once(dtype_note(settings), run)
         with run.wait(f"loading {LABELS[name]}, {show_size(size)} in {dtype}", is_said=True):
             model, weights = load(host, DTYPES[dtype])
         self._parts[name] = Part(key, model, weights, device)
@@ -332,10 +330,11 @@ class Session:
                 "text_encoder": "--device chooses another device",
                 "transformer": "--weights fp8 or fewer frames help",
             }[name]
-            label = LABELS[name]
             needed = estimate.activations + (0 if here else estimate.weights)
             free = free_memory_of(part.device, needed) + (estimate.weights if here else 0)
-            offload, why = choose_offload(estimate, free=free, name=label, otherwise=otherwise)
+            offload, why = choose_offload(
+                estimate, free=free, name=LABELS[name], otherwise=otherwise
+            )
             if offload != part.offload:
                 run.notify(why)
         elif name == "text_encoder" and offload == "model":

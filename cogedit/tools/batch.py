@@ -62,7 +62,7 @@ def batch(
     if results is None:
         Workspace(path.parent).create()
     run = run or Run()
-    inputs = [name for edit in edits for name in (edit.video, edit.mask)]
+    inputs = [path for edit in edits for path in edit.inputs]
     check_output(path, inputs=inputs, run=run)
     check_journal(path, _is_result, holds="results of a batch")
     with use_session(session) as owner:

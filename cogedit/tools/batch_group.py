@@ -12,10 +12,10 @@ from typing import Literal
 from cogedit.artifacts import EditRecord
 from cogedit.artifacts.locks import MAX_FOLDERS
 from cogedit.errors import CogeditError, Interrupted, memory_expected
-from cogedit.media.masks import GivenMask
 from cogedit.progress import ShowStep
 from cogedit.stages.edit import check_edit, export_edit, names_video
-from cogedit.stages.mask import take_mask
+from cogedit.stages.given import Given, take_given
+from cogedit.stages.model import checkpoint_for
 from cogedit.stages.reconstruct import make_edits, trajectory_for
 from cogedit.stages.replacing import check_replaceable
 from cogedit.stages.run import Exported, Run, Written, claim
@@ -112,23 +112,33 @@ def result_of(edit: BatchEdit, outcome: Exported | CogeditError) -> BatchResult:
 
 
 def _check(edit: BatchEdit, run: Run) -> None:
-    check_edit(edit.video, edit.settings, mask=edit.mask, output=edit.output, run=run)
+    check_edit(
+        edit.video,
+        edit.settings,
+        mask=edit.mask,
+        first_frame=edit.first_frame,
+        output=edit.output,
+        run=run,
+    )
     if edit.output is not None and names_video(edit.output) and not run.force:
-        check_replaceable(edit.output, edit.prompt)
+        check_replaceable(edit.output, edit.prompt, edit.first_frame)
 
 
 def _made(ready: Sequence[BatchEdit], run: Run, session: Session) -> Iterator[BatchResult]:
     """Make edits that were checked, and whose outputs no other process writes meanwhile."""
     video, settings = ready[0].video, ready[0].settings
     try:
-        mask = take_mask(ready[0].mask, settings)
-        trajectory = trajectory_for(video, settings, mask=mask, run=run, session=session)
+        checkpoint, first = checkpoint_for(settings), ready[0]
+        given = take_given(
+            video, settings, checkpoint, mask=first.mask, first_frame=first.first_frame
+        )
+        trajectory = trajectory_for(video, settings, given=given, run=run, session=session)
     except Interrupted:
         raise
     except CogeditError as error:
         yield from (result_of(edit, error) for edit in ready)
         return
-    for edit, made in _edited(ready, trajectory, mask=mask, run=run, session=session):
+    for edit, made in _edited(ready, trajectory, given=given, run=run, session=session):
         outcome = made if isinstance(made, CogeditError) else _exported(edit, made, run, session)
         yield result_of(edit, outcome)
 
@@ -137,7 +147,7 @@ def _edited(
     edits: Sequence[BatchEdit],
     trajectory: Path,
     *,
-    mask: GivenMask | None,
+    given: Given,
     run: Run,
     session: Session,
 ) -> Iterator[tuple[BatchEdit, Written[EditRecord] | CogeditError]]:
@@ -148,7 +158,7 @@ def _edited(
                 trajectory,
                 [edit.reconstruct for edit in edits],
                 edits[0].settings,
-                mask=mask,
+                given=given,
                 run=run,
                 session=session,
             )
@@ -160,7 +170,7 @@ def _edited(
             return
         run.notify(f"together they fail ({error.message}); trying one by one")
         for edit in edits:
-            yield from _edited([edit], trajectory, mask=mask, run=run, session=session)
+            yield from _edited([edit], trajectory, given=given, run=run, session=session)
     else:
         yield from zip(edits, written, strict=True)
 

@@ -29,7 +29,7 @@ class Needed:
     Attributes:
         folder: The current directory of the batch.
         nonces: Files that were written for this, and what is in them.
-        videos: Videos and masks, and their sizes.
+        videos: Videos, masks and first frames, and their sizes.
         models: Name, revision, files of its own and digest of each model.
     """
 
@@ -51,7 +51,7 @@ def needed_for(edits: Sequence[BatchEdit]) -> Iterator[Needed]:
     name = f".cogedit-{secrets.token_hex(8)}.nonce"
     places = {_existing(place.absolute()) for place in written}
     nonces = {place / name: secrets.token_hex(16) for place in places}
-    read = {Path(name).absolute() for edit in edits for name in (edit.video, edit.mask) if name}
+    read = {path.absolute() for edit in edits for path in edit.inputs}
     with looked_up_once():
         models = {
             (

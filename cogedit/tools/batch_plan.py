@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cogedit.artifacts import TrajectoryRecord, sniff_kind
 from cogedit.config import BatchRow, ResolvedSettings, Settings
 from cogedit.errors import CogeditError, Interrupted, StorageError, UsageError, VideoError
-from cogedit.models.checkpoint import looked_up_once
+from cogedit.models.checkpoint import Checkpoint, looked_up_once
 from cogedit.stages.edit import check_edit, names_video, place_of_video
 from cogedit.stages.export import is_exported
-from cogedit.stages.mask import take_mask
+from cogedit.stages.given import Given, take_given
 from cogedit.stages.model import checkpoint_for, transformer_record
 from cogedit.stages.reconstruct import check_edits, edit_record
 from cogedit.stages.replacing import check_replaceable
@@ -34,6 +34,12 @@ class BatchEdit:
     output: Path | None  # a video or a folder; None is the workspace
     mask: str | None  # as for `reconstruct`
     settings: Settings
+    first_frame: str | None = None
+
+    @property
+    def inputs(self) -> tuple[Path, ...]:
+        """The files that it reads; the box of a mask is none, and lies nowhere."""
+        return tuple(Path(name) for name in (self.video, self.mask, self.first_frame) if name)
 
     @property
     def reconstruct(self) -> ReconstructSettings:
@@ -47,7 +53,8 @@ class BatchEdit:
             self.settings, reconstruct=ReconstructSettings(prompt=""), export=ExportSettings()
         )
         # All edits of one call have an automatic mask, or none has.
-        return self.video.resolve(), self.mask, self.settings.reconstruct.auto_mask, shared
+        has_auto = self.settings.reconstruct.auto_mask
+        return self.video.resolve(), self.mask, self.first_frame, has_auto, shared
 
     @property
     def key(self) -> str:
@@ -65,6 +72,7 @@ class BatchPlan:
         row: "row 3 of edits.csv".
         video: The video.
         prompt: What the edit shows.
+        first_frame: Its first frame; None is the source's own.
         inversion: Whether the trajectory exists.
         edit: Whether the edit exists.
         export: Whether its video exists.
@@ -74,6 +82,7 @@ class BatchPlan:
     row: str
     video: str
     prompt: str
+    first_frame: str | None = None
     inversion: bool = False
     edit: bool = False
     export: bool = False
@@ -144,18 +153,23 @@ def _naming(where: str) -> Iterator[None]:
 def _checked(row: BatchRow, video: Path, settings: Settings, run: Run) -> list[BatchEdit]:
     """Check the edits of one video."""
     edits = [
-        BatchEdit(row.where, video, prompt, row.output, row.mask, settings)
+        BatchEdit(row.where, video, prompt, row.output, row.mask, settings, row.first_frame)
         for prompt in row.prompts
     ]
     checkpoint = checkpoint_for(settings, download=False)
     num_levels = settings.invert.num_levels
     check_edits([edit.reconstruct for edit in edits], checkpoint, num_levels=num_levels)
-    try:
-        check_edit(video, settings, mask=row.mask, output=row.output, run=run)
-        take_mask(row.mask, settings)
-    except (VideoError, StorageError):
-        pass  # a failure of this edit alone, when its turn comes
+    with suppress(VideoError, StorageError):  # of this edit alone: told when its turn comes
+        _take(edits[0], checkpoint, run)
     return edits
+
+
+def _take(edit: BatchEdit, checkpoint: Checkpoint, run: Run) -> Given:
+    """Refuse what an edit could not write, and identify the files that it is given."""
+    video, settings = edit.video, edit.settings
+    mask, first_frame = edit.mask, edit.first_frame
+    check_edit(video, settings, mask=mask, first_frame=first_frame, output=edit.output, run=run)
+    return take_given(video, settings, checkpoint, mask=mask, first_frame=first_frame)
 
 
 def _check_outputs(edits: Sequence[BatchEdit]) -> None:
@@ -164,7 +178,7 @@ def _check_outputs(edits: Sequence[BatchEdit]) -> None:
     A row may go on from what another made: that is replaced where it is the other's own export.
     """
     rows: dict[Path, str] = {}
-    read = {_identity(name): edit.where for edit in edits for name in (edit.video, edit.mask)}
+    read = {_identity(name): edit.where for edit in edits for name in edit.inputs}
     for edit in edits:
         if edit.output is None or not names_video(edit.output):
             continue
@@ -177,7 +191,7 @@ def _check_outputs(edits: Sequence[BatchEdit]) -> None:
         found = _identity(edit.output)
         if found is not None and found in read:
             try:
-                check_replaceable(edit.output, edit.prompt)
+                check_replaceable(edit.output, edit.prompt, edit.first_frame)
             except UsageError as error:
                 raise UsageError(
                     f"the output of {edit.where}, {edit.output}, is what {read[found]} reads",
@@ -185,12 +199,10 @@ def _check_outputs(edits: Sequence[BatchEdit]) -> None:
                 ) from error
 
 
-def _identity(name: Path | str | None) -> tuple[int, int] | None:
+def _identity(path: Path) -> tuple[int, int] | None:
     """Device and inode of a file; None where there is none, as for the box of a mask."""
-    if name is None:
-        return None
     try:
-        status = Path(name).stat()
+        status = path.stat()
     except (OSError, ValueError):
         return None
     return status.st_dev, status.st_ino
@@ -206,7 +218,7 @@ def preview_batch(edits: Sequence[BatchEdit], *, run: Run | None = None) -> list
     """
     run, plans = run or Run(), []
     for edit in edits:
-        plan = BatchPlan(edit.where, str(edit.video), edit.prompt)
+        plan = BatchPlan(edit.where, str(edit.video), edit.prompt, edit.first_frame)
         try:
             plans.append(_preview(plan, edit, run))
         except Interrupted:
@@ -218,16 +230,17 @@ def preview_batch(edits: Sequence[BatchEdit], *, run: Run | None = None) -> list
 
 def _preview(plan: BatchPlan, edit: BatchEdit, run: Run) -> BatchPlan:
     video, settings = edit.video, edit.settings
-    check_edit(video, settings, mask=edit.mask, output=edit.output, run=run)
-    mask = take_mask(edit.mask, settings)
     checkpoint = checkpoint_for(settings, download=False)
+    given = _take(edit, checkpoint, run)
     workspace = workspace_for(video, settings)
     quiet = replace(run, notify=run.detail)
     trajectory = follow(video, settings, checkpoint, workspace=workspace, run=quiet)[-1]
     if not isinstance(trajectory, TrajectoryRecord):
         return plan
     model = transformer_record(checkpoint, settings)
-    record = edit_record(edit.reconstruct, trajectory, model=model, has_trajectory=False, mask=mask)
+    record = edit_record(
+        edit.reconstruct, trajectory, model=model, has_trajectory=False, given=given
+    )
     record = workspace.as_kept(record)
     made = workspace.find(record)
     if made is None or run.force:

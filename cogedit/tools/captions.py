@@ -44,9 +44,11 @@ def describe_model(model: ModelRecord) -> str:
 def describe_edit(record: EditRecord) -> dict[str, str]:
     """Return everything that a user chooses for an edit beside its prompt, by name."""
     mask = "none" if record.mask is None else f"{record.mask.kind} {record.mask.name}"
+    first_frame = "the source's" if record.first_frame is None else record.first_frame.name
     inversion = describe_settings(record.trajectory.settings)
     return {
         "mask": mask,
+        "first-frame": first_frame,
         **describe_settings(record.settings),
         **{f"source-{name}": text for name, text in inversion.items()},
         "model": describe_model(record.model),

@@ -269,7 +269,7 @@ def _caption(item: Input) -> str:
     if record is None:
         return item.path.stem
     if isinstance(record, EditRecord):
-        return record.settings.prompt or "(empty prompt)"
+        return record.title
     name = frames_record(record).source.name
     if isinstance(record, FramesRecord):
         return f"source: {name}"

@@ -39,9 +39,9 @@ from cogedit.models.cost import (
 from cogedit.models.split import Division
 from cogedit.models.vae_cost import Direction
 from cogedit.stages.encode import latents_record
+from cogedit.stages.given import options_for, take_given
 from cogedit.stages.invert import check_inversion_settings, check_levels, trajectory_record
 from cogedit.stages.load import choose_clip
-from cogedit.stages.mask import take_mask
 from cogedit.stages.model import (
     check_gpus,
     check_same_model,
@@ -140,6 +140,7 @@ def estimate(
     prompts: Sequence[str] | None = None,
     save_trajectory: bool = False,
     mask: str | Path | None = None,
+    first_frame: str | Path | None = None,
     run: Run | None = None,
 ) -> Estimate:
     """Estimate what an inversion, or edits with all that comes before them, would take.
@@ -154,6 +155,7 @@ def estimate(
         prompts: One edit for each; None is the inversion alone.
         save_trajectory: Keep every step of the edits.
         mask: As for `reconstruct`.
+        first_frame: Likewise.
         run: With `force`, what the run would recompute counts as missing.
 
     Raises:
@@ -162,18 +164,18 @@ def estimate(
     source, run = Path(source), run or Run()
     check_gpus(settings)
     checkpoint = checkpoint_for(settings, download=False)
-    # The same prompt twice is one edit.
-    edits = [settings.reconstruct_with(prompt) for prompt in dict.fromkeys(prompts or ())]
+    edits: list[ReconstructSettings] = []
     if prompts is None:
         check_inversion_settings(settings, checkpoint)
-    else:
+    else:  # the same prompt twice is one edit
+        edits = options_for([*dict.fromkeys(prompts)], settings, first_frame=first_frame)
         check_edits(edits, checkpoint, num_levels=levels_of(source, settings))
-    given_mask = take_mask(mask, settings)
+    given = take_given(source, settings, checkpoint, mask=mask, first_frame=first_frame)
     workspace = workspace_for(source, settings)
     chain = follow(source, settings, checkpoint, workspace=workspace, run=run)
     frames = frames_record(chain[0])
-    if given_mask is not None:
-        check_mask(given_mask, frames.source, indices=frames.frame_indices)
+    if given.mask is not None:
+        check_mask(given.mask, frames.source, indices=frames.frame_indices)
     trajectory = chain[-1] if isinstance(chain[-1], TrajectoryRecord) else None
     if run.force and prompts is None:
         trajectory = None
@@ -187,13 +189,13 @@ def estimate(
             model = transformer_record(checkpoint, settings)
             records = [
                 edit_record(
-                    edit, trajectory, model=model, has_trajectory=save_trajectory, mask=given_mask
+                    edit, trajectory, model=model, has_trajectory=save_trajectory, given=given
                 )
                 for edit in edits
             ]
             existing = [_existing(record, workspace) is not None for record in records]
             missing = [edit for edit, exists in zip(edits, existing, strict=True) if not exists]
-        has_mask = given_mask is not None or edits[0].auto_mask
+        has_mask = given.mask is not None or edits[0].auto_mask
         size = cost.edit_bytes(edits[0], inversion, keeps_steps=save_trajectory, has_mask=has_mask)
         stages.append(
             StageEstimate(

@@ -29,6 +29,7 @@ from cogedit.models.layer_probe import (
     short_edit,
 )
 from cogedit.progress import WindowProgress
+from cogedit.stages.given import Given
 from cogedit.stages.model import (
     check_same_model,
     check_transformer,
@@ -99,9 +100,9 @@ def probe_layers(
     check_transformer(settings)
     with use_session(session) as owner:
         owner.expect_prompts([edit.prompt, edit.negative_prompt])
-        path = trajectory_for(source, settings, mask=None, run=run, session=owner)
+        path = trajectory_for(source, settings, given=Given(), run=run, session=owner)
         check_same_model(str(path), read_record(path, "trajectory"), checkpoint)
-        record, reference = open_trajectory(path, checkpoint)
+        record, reference, condition = open_trajectory(path, checkpoint)
         own, shape = record.settings.prompt, latent_shape(reference.latents)
         sizes = TransformerSizes.of(checkpoint.transformer_config)
         windows = record.windows
@@ -123,6 +124,8 @@ def probe_layers(
                     inversion_prompts=[own],
                     alphas_cumprod=table,
                     embeds=embeds,
+                    condition=condition,
+                    reference_condition=condition,
                     options=settings.transformer,
                     on_step=shown.step,
                     on_window=shown.window,
@@ -138,6 +141,8 @@ def probe_layers(
                     inversion_prompt=own,
                     alphas_cumprod=table,
                     embeds=embeds,
+                    condition=condition,
+                    reference_condition=condition,
                     num_together=together,
                     options=settings.transformer,
                     on_step=on_step,

@@ -22,7 +22,7 @@ from cogedit.media.metrics import flicker, mean_change, psnr
 from cogedit.media.stream import FrameFile
 from cogedit.media.writer import save_png
 from cogedit.stages.decode import decode, decode_source
-from cogedit.stages.mask import take_mask
+from cogedit.stages.given import options_for, take_given
 from cogedit.stages.model import checkpoint_for
 from cogedit.stages.reconstruct import (
     check_edits,
@@ -103,6 +103,7 @@ def sweep(
     *,
     vary: Sequence[str],
     mask: str | Path | None = None,
+    first_frame: str | Path | None = None,
     output: Path | None = None,
     run: Run | None = None,
     session: Session | None = None,
@@ -113,10 +114,11 @@ def sweep(
 
     Args:
         source: A trajectory, or anything before it.
-        prompts: The grid is run under each of them.
+        prompts: The grid is run under each of them; with a first frame there need be none.
         settings: What is not varied.
         vary: The grid, as in `parse_grid`.
         mask: As for `reconstruct`.
+        first_frame: Likewise.
         output: The contact sheet, ending in .png; the figures go beside it as .json. None is a
             place in the workspace.
         run: How to run; None is silent.
@@ -126,30 +128,32 @@ def sweep(
         CogeditError: As `reconstruct` and `export`.
     """
     source, run = Path(source), run or Run()
-    prompts = [prompts] if isinstance(prompts, str) else prompts
+    options = options_for(prompts, settings, first_frame=first_frame)
     if output is not None and output.suffix.lower() != ".png":
         raise UsageError(f"a contact sheet is a PNG; found -o {output}", hint="end it in .png")
     if output is not None:
-        _check_outputs(output, [source, mask], run)
+        _check_outputs(output, [source, mask, first_frame], run)
     cells = parse_grid(vary)
     grid = [
-        replace(settings.reconstruct_with(prompt), **cell)  # type: ignore[arg-type]
-        for prompt in prompts
+        replace(edit, **cell)  # type: ignore[arg-type]
+        for edit in options
         for cell in cells
     ]
-    check_edits(grid, checkpoint_for(settings), num_levels=levels_of(source, settings))
-    given = take_mask(mask, settings)
+    checkpoint = checkpoint_for(settings)
+    check_edits(grid, checkpoint, num_levels=levels_of(source, settings))
+    given = take_given(source, settings, checkpoint, mask=mask, first_frame=first_frame)
     with claim(output, run) as run, use_session(session) as owner:
         expect_prompts(grid, owner)
         owner.expect_decoding()
-        source = trajectory_for(source, settings, mask=given, run=run, session=owner)
-        edits = make_edits(source, grid, settings, mask=given, run=run, session=owner)
+        source = trajectory_for(source, settings, given=given, run=run, session=owner)
+        edits = make_edits(source, grid, settings, given=given, run=run, session=owner)
         frames, figures = _decoded(edits, source, settings, session=owner, run=run)
         key = "-".join(content_key(edit.record)[:6] for edit in (edits[0], edits[-1]))
         folder = workspace_for(source, settings).root
         sheet = output or folder / f"sweep-{len(edits)}-{key}.png"
         over: Over = "anything" if output is None or run.force else None
-        save_png(_draw(frames, prompts=prompts, cells=cells), sheet, over=over)
+        titles = [edit.record.title for edit in edits[:: len(cells)]]
+        save_png(_draw(frames, titles=titles, cells=cells), sheet, over=over)
         path = sheet.with_suffix(".json")
         text = json.dumps({"legend": _LEGEND, "edits": figures}, indent=1, ensure_ascii=False)
         with atomic_write(path, over=over) as file:
@@ -239,18 +243,18 @@ def _value(key: str, text: str) -> object:
 
 
 def _draw(
-    frames: Sequence[NDArray[np.uint8]], *, prompts: Sequence[str], cells: Sequence[Cell]
+    frames: Sequence[NDArray[np.uint8]], *, titles: Sequence[str], cells: Sequence[Cell]
 ) -> NDArray[np.uint8]:
     """Draw one frame of every cell, the last varied setting across."""
     labels = [[f"{setting_name(key)} {setting_text(cell[key])}" for key in cell] for cell in cells]
     across = len(dict.fromkeys(label[-1] for label in labels)) if labels[0] else 1
     rows = []
-    for number, prompt in enumerate(prompts):
+    for number, title in enumerate(titles):
         for first in range(0, len(cells), across):
             shared = ", ".join(labels[first][:-1])
             start = number * len(cells) + first
             row = tuple(frames[start : start + across])
-            rows.append(SheetRow(f"{shared}: {prompt}" if shared else prompt, row))
+            rows.append(SheetRow(f"{shared}: {title}" if shared else title, row))
     return draw_sheet([label[-1] if label else "" for label in labels[:across]], rows)
 
 

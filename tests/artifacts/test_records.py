@@ -21,6 +21,7 @@ from cogedit.artifacts.codec import (
 from cogedit.artifacts.records import TensorRecord, record_from_json
 from cogedit.errors import ArtifactError
 from cogedit.schema import later, setting
+from cogedit.sources import PictureSource
 from cogedit.types import ReconstructSettings, WindowPlan
 
 GOLDEN_KEY = "bcdad8b129a644a350cad7fe8362ebb8a82e711e035b91fccebdd293c176ae6b"
@@ -161,7 +162,7 @@ def _changed(value: object, hint: object) -> object:
 
 
 ONE_OF_A_FEW = {"rotation": 90, "background": "white", "frame_rate": "24"}
-ONE_OF_A_FEW |= {"windows": WindowPlan(13, 4, 4)}
+ONE_OF_A_FEW |= {"windows": WindowPlan(13, 4, 4), "first_frame": PictureSource("a.png", "0" * 64)}
 """Another value of fields that take few, or a record."""
 
 AS_ASKED = {
@@ -192,6 +193,8 @@ def test_every_field_of_the_chain_changes_the_key(chain: Any) -> None:
             assert record_text(variant) != record_text(edit), path
         else:
             keys[path] = content_key(variant)
+    named = dataclasses.replace(edit, first_frame=PictureSource("b.png", "0" * 64))
+    assert content_key(named) == keys["edit.first_frame"]
     assert len(keys) >= 60
     assert len(set(keys.values())) == len(keys)
 

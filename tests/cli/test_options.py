@@ -49,6 +49,7 @@ def test_the_committed_options_page_is_current():
     ("command", "present", "absent"),
     [
         ("load", ["--width", "--resize-mode"], ["--vae-tiling", "--num-inference-steps"]),
+        ("frame", ["--width", "--resize-mode", "--at"], ["--vae-tiling"]),
         ("encode", ["--width", "--vae-tiling"], ["--num-inference-steps"]),
         (
             "invert",

@@ -20,7 +20,7 @@ def said_of(*args):
 @pytest.mark.parametrize(
     ("args", "message", "hint"),
     [
-        (["edit", "a.mp4"], "Missing option '--prompt' / '-p'.", "`cogedit edit --help`"),
+        (["sweep", "a.mp4"], "Missing option '--vary'.", "`cogedit sweep --help`"),
         (["edit", "a.mp4", "--promt", "a cat"], "No such option: --promt", "`cogedit edit --help`"),
         (["edi", "a.mp4"], "No such command 'edi'. Did you mean 'edit'?", "`cogedit --help`"),
         (["load", "a.mp4", "--width"], "requires an argument", None),

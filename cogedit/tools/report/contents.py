@@ -74,13 +74,13 @@ class Edit:
     """An edit: what it shows, how it was made, and its figures, the same names for every edit."""
 
     key: str
-    prompt: str
+    prompt: str  # its title
     movie: Movie
     mask: str | None  # the middle frame, as a data URL
     figures: list[Figure]
     distinct: Facts  # from the other edits under its prompt
-    changed: Facts  # the mask, and settings that are not the default
-    settings: Facts  # the mask, and all settings that have a value
+    changed: Facts  # what was given, and settings that are not the default
+    settings: Facts  # what was given, and all settings that have a value
     origin: Facts
 
 
@@ -281,11 +281,13 @@ class Reporter:
         figures = measure.measure_edit(made, source, shown=shown, mask=mask)
         key = content_key(record)
         given = {} if record.mask is None else {"mask": f"{record.mask.kind} {record.mask.name}"}
+        if record.first_frame is not None:
+            given["first-frame"] = record.first_frame.name
         settings = describe_settings(record.settings)
         defaults = describe_settings(ReconstructSettings(record.settings.prompt))
         return Edit(
             key=key[:12],
-            prompt=record.settings.prompt,
+            prompt=record.title,
             movie=self._movies.write(shown, f"edit-{key[:12]}", fps=frames_record(record).fps),
             mask=None if mask is None else _data_url((mask[len(mask) // 2] != 0) * np.uint8(255)),
             figures=[*figures, measure.time_figure(self._notes.get(key))],
