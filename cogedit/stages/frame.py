@@ -126,15 +126,11 @@ def _read(
             settings, start=time, end=None, duration=None, skip_frames_start=0, skip_frames_end=0
         )
         [index, *_] = find_span(frames.source, begun, timing=source.facts.timing)
-    for note in (_note(frames, index), *source.facts.notes):
+    resize = resize_plan(frames)
+    for note in (_note(frames, index), *source.facts.notes, *resize.notes):
         run.notify(note)
-    read = read_clip(
-        source.path,
-        source.facts,
-        indices=(index,),
-        resize=resize_plan(frames),
-        fall_back=fall_back,
-    )
+    indices = (index,)
+    read = read_clip(source.path, source.facts, indices=indices, resize=resize, fall_back=fall_back)
     with closing(read):
         return next(read)
 
