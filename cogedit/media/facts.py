@@ -96,7 +96,7 @@ class VideoFacts:
             yield (
                 f"the video changes its size at frame {self.first_resized}, from "
                 f"{pictures.width}x{pictures.height} to {other.width}x{other.height}: later frames "
-                "are fitted into the first size, with bars"
+                "are fitted into the first size, with bars where their shape is another"
             )
         if pictures.has_alpha:
             yield f"the video is transparent: laid on {self.background} (--background)"

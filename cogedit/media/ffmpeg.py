@@ -10,10 +10,12 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import IO, cast
 
 from cogedit.disk import FileState
 from cogedit.errors import ConfigError, VideoError
@@ -146,6 +148,56 @@ def run_on_input(
     return _run_once(path, file_state(path), tuple(before), tuple(args), timeout, find_ffmpeg())
 
 
+def find_messages(
+    path: Path,
+    args: Sequence[str],
+    pattern: re.Pattern[bytes],
+    *,
+    before: Sequence[str] = (),
+    timeout: float = 60.0,
+) -> frozenset[tuple[bytes, ...]]:
+    """Find what a pattern's groups match in what ffmpeg prints, line by line: it may be gigabytes.
+
+    Arguments and errors are those of `run_on_input`, and so is that it runs once.
+    """
+    command = _command([*before, *input_args(path), *args])
+    return _find_once(path, file_state(path), tuple(command), pattern, timeout)
+
+
+@lru_cache(maxsize=64)
+def _find_once(
+    path: Path,
+    state: FileState,
+    command: tuple[str, ...],
+    pattern: re.Pattern[bytes],
+    timeout: float,
+) -> frozenset[tuple[bytes, ...]]:
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=_environment(),
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise _not_runnable(command[0], error) from error
+    timer = threading.Timer(timeout, process.kill)
+    timer.start()
+    with process:
+        try:
+            lines = cast(IO[bytes], process.stderr)
+            found = frozenset(match.groups() for match in map(pattern.search, lines) if match)
+            process.wait()
+        finally:
+            timer.cancel()
+            process.kill()
+    if process.returncode < 0:
+        raise _too_slow(path, timeout)
+    return found
+
+
 @lru_cache(maxsize=64)
 def _run_once(
     path: Path,
@@ -158,10 +210,7 @@ def _run_once(
     try:
         result = run_ffmpeg([*before, *input_args(path), *args], timeout=timeout)
     except TimeoutError as error:
-        raise VideoError(
-            f"{path} could not be read within {timeout:.0f} seconds",
-            hint="copy it to a local disk, or shorten it",
-        ) from error
+        raise _too_slow(path, timeout) from error
     return replace(result, stderr=_without_name(result.stderr, path))
 
 
@@ -221,6 +270,13 @@ def _environment() -> dict[str, str]:
     unwanted = ("AV_LOG_FORCE_COLOR", "FFREPORT")
     kept = {name: value for name, value in os.environ.items() if name not in unwanted}
     return kept | {"AV_LOG_FORCE_NOCOLOR": "1"}
+
+
+def _too_slow(path: Path, timeout: float) -> VideoError:
+    return VideoError(
+        f"{path} could not be read within {timeout:.0f} seconds",
+        hint="copy it to a local disk, or shorten it",
+    )
 
 
 def _not_runnable(executable: str, error: OSError) -> ConfigError:

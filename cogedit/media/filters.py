@@ -18,10 +18,15 @@ _TONE_MAP = (
     "zscale=transfer=linear:npl=203,format=gbrpf32le,zscale=primaries=bt709,"
     "tonemap=mobius:desat=0,zscale=transfer=bt709:matrix=bt709:range=tv,format=yuv444p"
 )
+# A picture of the same shape, give or take the rounding of its size, fills the frame: no bars of a
+# pixel. An odd size has chroma samples for every pixel first, or bars would cover its last row.
 _FIT = (
-    "scale={width}:{height}:force_original_aspect_ratio=decrease:eval=frame,"
-    "pad={width}:{height}:-1:-1:eval=frame"
+    "scale=w='if({is_alike},{width},min({width},round({height}*iw/ih)))'"
+    ":h='if({is_alike},{height},min({height},round({width}*ih/iw)))':eval=frame,"
+    "{whole_chroma}pad={width}:{height}:-1:-1:eval=frame"
 )
+_WHOLE_CHROMA = "format=yuv444p|yuv444p10|yuva444p|yuva444p10|gbrp|gbrap|gbrp10,"
+_IS_ALIKE = "lte(abs(iw*{height}-ih*{width}),{width}+{height})"
 # In RGB and before anything is scaled: no color that is hidden under alpha reaches its neighbors.
 _LAY_ON = (
     "format=gbrap,split[r][s];[r]format=gbrp,lutrgb=r={red}:g={green}:b={blue}[b];"
@@ -62,7 +67,10 @@ def picture_filters(
     pictures = facts.pictures
     chain = [f"setparams={pictures.filled_tags}"] if pictures.filled_tags else []
     if pictures.size_changes:
-        chain.append(_FIT.format(width=pictures.width, height=pictures.height))
+        size = {"width": pictures.width, "height": pictures.height}
+        whole = _WHOLE_CHROMA if any(number % 2 for number in size.values()) else ""
+        alike = _IS_ALIKE.format(**size)
+        chain.append(_FIT.format(is_alike=alike, whole_chroma=whole, **size))
     if facts.deinterlace and pictures.field_order:
         # What the container alone says, the filter would not know.
         fields = [] if pictures.has_flagged_fields else [f"setfield={pictures.field_order}"]

@@ -1,8 +1,9 @@
 """What decoding shows of a video's pictures, and no header says for sure.
 
 Its keyframes are decoded before anything is read: they tell the size that is shown, the colours,
-the fields, and where the size changes. A video that can be transparent is decoded whole, because
-only that tells whether a pixel of it is.
+the fields, and where the size changes. A codec that may change its size between keyframes says so
+in the headers of its frames, which are listed without decoding; a video that does is decoded whole.
+So is one that can be transparent, because only that tells whether a pixel of it is.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from cogedit.errors import VideoError
-from cogedit.media.ffmpeg import FfmpegResult, run_on_input
+from cogedit.media.ffmpeg import FfmpegResult, find_messages, run_on_input
 from cogedit.media.ffmpeg_output import ColourTags, InputHeader
 
 _DECODE_TIMEOUT = 600.0
@@ -42,6 +43,11 @@ _HAS_ALPHA = re.compile(r"yuva|gbrap|rgba|bgra|argb|abgr|ya\d|ayuv|vuya|uyva|pal
 _IS_YUV = re.compile(r"yuv[aj]?\d|nv\d|p[024]1|uyvy|yuyv|yvyu|y2\d\d|xv\d|v30x|vuy|vyu|ayuv|uyva")
 # VP8 and VP9 keep their alpha beside the picture, where ffmpeg's own decoders do not look.
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+
+# A frame of theirs that is no keyframe may have a size of its own. Where it gives none, it has that
+# of an earlier frame, or of the sequence.
+_SIZED_BY_FRAME = ("vp9", "av1")
+_GIVEN_SIZE = re.compile(rb" (?:max_)?frame_(width|height)_minus_1 .*= (\d+)")
 
 
 @dataclass(frozen=True)
@@ -108,7 +114,9 @@ def look_at_pictures(
     decoder = _ALPHA_DECODERS.get(codec, "") if header.has_alpha_beside else ""
     before = ["-c:v", decoder] if decoder else []
     count = 1 if only_first else None
-    result = _decode(path, ["-skip_frame", "nokey", *before], header.stream, _SHOW, count=count)
+    is_sized_alike = only_first or keeps_given_size(path, header.stream, codec)
+    keyframes = ["-skip_frame", "nokey"] if is_sized_alike else []
+    result = _decode(path, [*keyframes, *before], header.stream, _SHOW, count=count)
     if _SHOWN.search(result.stderr) is None:
         # Not every file that can be read has a keyframe.
         result = _decode(path, before, header.stream, _SHOW, count=1)
@@ -165,6 +173,26 @@ def keeps_size(
     result = _decode(path, ["-skip_frame", "nokey", *before], stream, show, count=count)
     size = str(pictures.width), str(pictures.height)
     return all((m["width"], m["height"]) == size for m in _SHOWN.finditer(result.stderr))
+
+
+def keeps_given_size(
+    path: Path, stream: str, codec: str, *, before: Sequence[str] = (), count: int | None = None
+) -> bool:
+    """Whether the frames that give a size of their own all give the same; keyframes aside.
+
+    Args:
+        path: The video.
+        stream: ffmpeg's name of its stream.
+        codec: ffmpeg's name of it. Most have such frames for keyframes alone.
+        before: Options of ffmpeg that begin elsewhere than at the first packet.
+        count: How many packets to look at; None are all.
+    """
+    if codec not in _SIZED_BY_FRAME:
+        return True
+    bound = [] if count is None else ["-frames:v", str(count)]
+    args = ["-map", stream, "-c", "copy", "-bsf:v", "trace_headers", *bound, "-f", "null", "-"]
+    sizes = find_messages(path, args, _GIVEN_SIZE, before=before, timeout=_DECODE_TIMEOUT)
+    return len(sizes) <= 2  # a width and a height
 
 
 def can_be_transparent(pixel_format: str) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -44,7 +44,12 @@ from cogedit.media.packets import (
     too_large,
     unreadable,
 )
-from cogedit.media.picture_format import Pictures, keeps_size, look_at_pictures
+from cogedit.media.picture_format import (
+    Pictures,
+    keeps_given_size,
+    keeps_size,
+    look_at_pictures,
+)
 from cogedit.media.seek import CODECS, seek_options
 from cogedit.media.timing import even_timing, find_timing, snap_rate
 from cogedit.sources import Reader, SourceVideo
@@ -145,17 +150,21 @@ def changes_size_within(path: Path, facts: VideoFacts, indices: Sequence[int]) -
     if not facts.keyframes:
         return True
     shown = range(facts.num_frames) if facts.grid is None else facts.timing.shown(facts.grid)
-    first, last = (facts.timing.timestamps[shown[index]] for index in (indices[0], indices[-1]))
-    begin = max(0, bisect_right(facts.keyframes, first) - 1)
-    count = bisect_right(facts.keyframes, last) - begin
+    timestamps = facts.timing.timestamps
+    wanted, last = shown[indices[0]], shown[indices[-1]]
+    begin = max(0, bisect_right(facts.keyframes, timestamps[wanted]) - 1)
     first = facts.keyframes[begin]
+    before = seek_options(first * facts.timing.time_base)
+    num_packets = last + 1 - bisect_left(timestamps, first)
+    if not keeps_given_size(path, facts.stream, facts.codec, before=before, count=num_packets):
+        return True
     return not keeps_size(
         path,
         facts.pictures,
         facts.stream,
-        before=seek_options(first * facts.timing.time_base),
+        before=before,
         first_pts=first,
-        count=count,
+        count=bisect_right(facts.keyframes, timestamps[last]) - begin,
     )
 
 

@@ -132,6 +132,37 @@ def test_every_kind_of_stream_that_changes_its_size(tmp_path, suffix, options):
     assert frames[5:, 20:80, 104:214].min() > 60
 
 
+@pytest.mark.parametrize("suffix", ["webm", "mkv", "mp4"])
+def test_a_vp9_stream_that_changes_its_size_between_keyframes(tmp_path, suffix):
+    """A call at the rate of its line: 192x128, from frame 17 on 96x64, from 26 on 128x128."""
+    path = tmp_path / f"call.{suffix}"
+    ffmpeg("-i", CLIPS / "size-changes-between-keyframes.webm", "-c", "copy", path)
+    frames, facts = read(path)
+    assert frames.shape == (34, 128, 192, 3)
+    assert (facts.first_resized, facts.reader) == (17, "ffmpeg")
+    assert any("17" in n and "192x128" in n and "96x64" in n for n in facts.notes)
+    assert identify(path, facts).changes_size
+    # Of the same shape: the whole frame. Of another: bars.
+    pictures = [*frames[:26], *frames[26:, :, 32:160]]
+    assert frames[26:, :, :32].max() == frames[26:, :, 160:].max() == 0
+    for k, picture in enumerate(pictures):
+        assert number(picture) == k
+        assert_colours(picture, within=25)
+
+
+def test_an_av1_stream_of_which_each_frame_has_a_size_of_its_own(tmp_path):
+    coder = ("-c:v", "libaom-av1", "-usage", "realtime", "-cpu-used", "8", "-pix_fmt", "yuv420p")
+    path = make_colours(
+        tmp_path / "sizes.mkv", *coder, "-aom-params", "resize-mode=2", num_frames=6
+    )
+    frames, facts = read(path)
+    assert facts.first_resized == 1
+    assert len(facts.pictures.size_changes) >= 4
+    for frame in frames:
+        assert frame[:60].min() > 60  # gray up to each edge: no bars of a pixel
+        assert_colours(frame, within=25)
+
+
 def test_a_turned_video_that_changes_its_size_is_refused(tmp_path):
     turned = tmp_path / "turned.mkv"
     ffmpeg("-display_rotation", "90", "-i", CLIPS / "size-changes.mkv", "-c", "copy", turned)

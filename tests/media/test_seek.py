@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from corpus import AV1, CORPUS, H264, HEVC, MPEG2, VP9, Good, make
+from videos import ffmpeg
 
 from cogedit.media import probe
 from cogedit.media.probe import changes_size_within, probe_facts
@@ -113,6 +114,20 @@ def test_what_is_not_proven_is_read_from_the_start(tmp_path, name):
 )
 def test_clips_that_people_have_are_the_same(name):
     check_seeks(CLIPS / name)
+
+
+def test_of_a_long_video_the_headers_of_the_clip_are_looked_at(tmp_path, monkeypatch):
+    """It changes its size at frame 17 of each 34, and its only keyframe is the first of them."""
+    monkeypatch.setattr(probe, "MANY_KEYFRAMES", 1)
+    path = tmp_path / "long.webm"
+    clip = CLIPS / "size-changes-between-keyframes.webm"
+    ffmpeg("-stream_loop", "1", "-i", clip, "-c", "copy", path)
+    facts = probe_facts(path)
+    assert facts.is_sampled
+    for indices, changes in ((range(9), False), (range(9, 18), True), (range(20, 30), True)):
+        assert changes_size_within(path, facts, indices) is changes
+    assert not changes_size_within(path, facts, range(34, 51))
+    assert changes_size_within(path, facts, range(34, 52))
 
 
 def test_of_a_long_video_the_pictures_of_the_clip_are_looked_at(tmp_path, monkeypatch):
