@@ -25,6 +25,8 @@ PLACES = os.environ.get("PYTHONPATH", "").split(os.pathsep)
 PLACES = [place for place in PLACES if place not in ("", WITHOUT_DECORD)]
 os.environ["PYTHONPATH"] = os.pathsep.join([WITHOUT_DECORD, *PLACES])
 sys.path = [WITHOUT_DECORD, *(place for place in sys.path if place != WITHOUT_DECORD)]
+if sys.modules.get("torchao", sys) is None:  # where several processes share the tests
+    del sys.modules["torchao"]
 
 from chains import Chain, make_chain  # noqa: E402
 from pipelines import GOLDEN, GOLDEN_PIPELINE, make_2b_like, make_5b_like, make_15_like  # noqa: E402

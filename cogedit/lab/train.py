@@ -35,6 +35,8 @@ with quiet_imports():
 _SHARES = {"vae": 0.25, "latents": 0.1, "coarse": 0.15, "transformer": 0.4}
 # Weights that were trained before need no coarse model.
 _SHARES_ON = {"vae": 0.22, "latents": 0.08, "transformer": 0.6}
+TIMED_EVAL_CLIPS = {"vae": 16, "transformer": 128}
+"""Clips of a measurement where the time is fixed: it must not take much of it."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -109,7 +111,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out: Path = options.out
     vae_folder, coarse, given = out / "vae", out / "coarse", options.start_from
 
-    # Where the time is fixed, measurements must not take much of it.
     timed = options.minutes is not None
 
     def minutes(part: str) -> float | None:
@@ -122,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             seed=options.seed,
             batch_size=options.vae_batch_size,
             num_clips=options.num_clips,
-            eval_clips=16 if timed else VaeTraining.eval_clips,
+            eval_clips=TIMED_EVAL_CLIPS["vae"] if timed else VaeTraining.eval_clips,
         )
         schedule = replace(vae.schedule, steps=options.vae_steps, minutes=minutes("vae"))
         vae = replace(vae, schedule=schedule)
@@ -141,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         num_clips=options.num_clips,
         timestep_shift=options.timestep_shift,
         seed=options.seed,
-        eval_clips=128 if timed else TransformerTraining.eval_clips,
+        eval_clips=TIMED_EVAL_CLIPS["transformer"] if timed else TransformerTraining.eval_clips,
     )
     if options.part == "coarse" or (options.part == "all" and given is None):
         # Its learning rate need not fall: another run continues from it.

@@ -38,7 +38,7 @@ _FOREVER = timedelta(days=20)
 
 _TREE = sys.modules[CogeditError.__module__]
 _ERROR = "error"
-_GRACE = 20.0
+GRACE = 20.0
 """Seconds in which a rank that waits for one that has failed notices it by itself."""
 
 
@@ -237,7 +237,7 @@ class Ranks:
         if not self.is_lost:
             with suppress(RankLost):
                 self.tell(None)
-        _end(self._processes, grace=0 if self.is_lost else _GRACE)
+        _end(self._processes, grace=0 if self.is_lost else GRACE)
         self.is_lost = True
         dist.destroy_process_group()
 
@@ -245,7 +245,7 @@ class Ranks:
         """End the process with the error of another, unless it is done before."""
         while not done.wait(1):
             with suppress(RuntimeError):
-                if self._store.check([_ERROR]) and not done.wait(_GRACE):
+                if self._store.check([_ERROR]) and not done.wait(GRACE):
                     error = _error_of(self._store)
                     _end(self._processes, grace=0)
                     os.write(2, f"error: {error}\n".encode())

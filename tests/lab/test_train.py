@@ -141,6 +141,7 @@ def test_a_run_starts_from_the_blocks_of_a_coarse_one(run, tmp_path):
 def test_one_command_trains_all_parts_in_the_time_given(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "VaeTraining", SmallVae)
     monkeypatch.setattr(train, "TransformerTraining", SmallTransformer)
+    monkeypatch.setattr(train, "TIMED_EVAL_CLIPS", {"vae": 2, "transformer": 8})
     arguments = ["all", "--minutes", "0.02", "--batch-size", "2", "--num-clips", "8"]
     arguments += ["--oracle-clips", "2", "--device", "cpu"]
     made, more = tmp_path / "made", tmp_path / "more"
