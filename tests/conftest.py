@@ -5,10 +5,12 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
+import typer.testing
 from safetensors.torch import load_file
 
 torch.set_num_threads(1)
@@ -27,6 +29,8 @@ os.environ["PYTHONPATH"] = os.pathsep.join([WITHOUT_DECORD, *PLACES])
 sys.path = [WITHOUT_DECORD, *(place for place in sys.path if place != WITHOUT_DECORD)]
 if sys.modules.get("torchao", sys) is None:  # where several processes share the tests
     del sys.modules["torchao"]
+# Every call of a `CliRunner` makes all commands and options anew: a tenth of a second.
+typer.testing._get_command = cache(typer.testing._get_command)
 
 from chains import Chain, make_chain  # noqa: E402
 from pipelines import GOLDEN, GOLDEN_PIPELINE, make_2b_like, make_5b_like, make_15_like  # noqa: E402

@@ -8,6 +8,7 @@ Both directions use this one object. Building the inverse from `DDIMInverseSched
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -68,7 +69,7 @@ class Schedule:
         Raises:
             UsageError: There are not so many timesteps below the lowest level.
         """
-        low: list[int] = []
+        low, own = list[int](), self._angles()
         for number in range(1, count + 1):
             angle = self.angle(self.timesteps[-1]) / 2**number
             below = min((self.timesteps[-1], *low))
@@ -77,7 +78,7 @@ class Schedule:
                     f"low_levels is {count}; only {number - 1} timesteps are left below timestep "
                     f"{self.timesteps[-1]}"
                 )
-            low.append(min(self._nearest(angle), below - 1))
+            low.append(min(_nearest(own, angle), below - 1))
         return Schedule(self.alphas_cumprod, (*self.timesteps, *low))
 
     def midpoints(self) -> Schedule:
@@ -89,7 +90,8 @@ class Schedule:
             UsageError: These levels lie so close that two of the others would be one.
         """
         angles = [0.0, *(self.angle(t) for t in reversed(self.timesteps))]
-        middles = [self._nearest((low + high) / 2) for low, high in pairwise(angles)]
+        own = self._angles()
+        middles = [_nearest(own, (low + high) / 2) for low, high in pairwise(angles)]
         if len({*middles, self.timesteps[0]}) <= len(middles):
             raise UsageError(
                 f"a midpoint inversion has no place for {len(middles)} levels",
@@ -97,9 +99,9 @@ class Schedule:
             )
         return Schedule(self.alphas_cumprod, (self.timesteps[0], *reversed(middles)))
 
-    def _nearest(self, angle: float) -> int:
-        """Return the timestep whose angle is nearest."""
-        return min(range(len(self.alphas_cumprod)), key=lambda t: abs(self.angle(t) - angle))
+    def _angles(self) -> list[float]:
+        """Return the angle of every timestep."""
+        return [self.angle(timestep) for timestep in range(len(self.alphas_cumprod))]
 
     def alpha_cumprod(self, timestep: int) -> float:
         """Return abar at a timestep; 1 for the clean sample (-1)."""
@@ -173,3 +175,9 @@ def visited(total: int, num_inference_steps: int | None, *, start_step: int = 0)
     if not 0 <= start_step < kept:
         raise UsageError(f"start_step is {start_step}; the edit has {kept} steps, 0 to {kept - 1}")
     return tuple(i * total // kept for i in range(start_step, kept))
+
+
+def _nearest(angles: Sequence[float], angle: float) -> int:
+    """Return the timestep whose angle is nearest, of the angles of all."""
+    distances = [abs(own - angle) for own in angles]
+    return distances.index(min(distances))
