@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import typer.main
 import typer.testing
 from safetensors.torch import load_file
 
@@ -30,7 +31,7 @@ sys.path = [WITHOUT_DECORD, *(place for place in sys.path if place != WITHOUT_DE
 if sys.modules.get("torchao", sys) is None:  # where several processes share the tests
     del sys.modules["torchao"]
 # Every call of a `CliRunner` makes all commands and options anew: a tenth of a second.
-typer.testing._get_command = cache(typer.testing._get_command)
+typer.testing._get_command = cache(typer.main.get_command)  # type: ignore[attr-defined]
 
 from chains import Chain, make_chain  # noqa: E402
 from pipelines import GOLDEN, GOLDEN_PIPELINE, make_2b_like, make_5b_like, make_15_like  # noqa: E402
