@@ -68,8 +68,8 @@ def check_channels(
     where = f"The transformer of {name}" if file is None else f"The transformer {file}"
     hint = EXAMPLE
     if takes in (latent_channels, 2 * latent_channels):
-        model = PUBLISHED[1 if transformer.get("patch_size_t") is None else 2]
-        model += "-I2V" if takes != latent_channels else ""
+        temporal, first_frame = transformer.get("patch_size_t"), takes != latent_channels
+        model = published_like(temporal, first_frame=first_frame)
         hint = f"name a pipeline of its kind: --model {model}"
         hint += "" if file is None else f" --transformer {shlex.quote(str(file))}"
     raise ModelError(
@@ -77,6 +77,11 @@ def check_channels(
         f"{latent_channels}, as {name} is {'image' if from_image else 'text'} to video",
         hint=hint,
     )
+
+
+def published_like(patch_size_t: object, *, first_frame: bool) -> str:
+    """Name the published 5B model of a temporal patch, from text or from a first frame to video."""
+    return PUBLISHED[(1 if patch_size_t is None else 2) + 2 * first_frame]
 
 
 def no_such_model(model: str, embedded: Sequence[str]) -> ModelError:

@@ -25,6 +25,7 @@ from cogedit.media.animation import is_animation
 from cogedit.media.files import check_file
 from cogedit.media.images import is_transparent, open_image, read_image
 from cogedit.models.checkpoint import EMBEDDED, Checkpoint
+from cogedit.models.mistaken import published_like
 from cogedit.sources import PictureSource
 from cogedit.stages.run import Run
 from cogedit.stages.session import Session
@@ -88,8 +89,7 @@ def _model_like(checkpoint: Checkpoint) -> str:
     """A model that takes a first frame, of the kind of one that does not."""
     if f"{checkpoint.id}-i2v" in EMBEDDED:
         return f"{checkpoint.id}-i2v (for shapes) or zai-org/CogVideoX-5b-I2V (for real videos)"
-    is_15 = checkpoint.geometry.patch_size_t is not None
-    return f"zai-org/{'CogVideoX1.5-5B' if is_15 else 'CogVideoX-5b'}-I2V"
+    return published_like(checkpoint.geometry.patch_size_t, first_frame=True)
 
 
 def _frame_command(video: Path, clip: LoadSettings) -> str:

@@ -12,7 +12,7 @@ import processes
 import psutil
 import pytest
 import torch
-from pipelines import TINY_MODEL, TINY_PIPELINE
+from pipelines import TINY_MODEL, TINY_PIPELINE, make_15_i2v_like
 from videos import make_video
 
 import cogedit
@@ -108,6 +108,13 @@ def test_the_tokens_of_the_one_row_of_an_inversion(video, both):
 def test_rows_of_edits_with_their_references(video, both, flags):
     one, two = both(edits(video), "edit", "latents", SHORT, ROWS, flags)
     assert torch.equal(one, two)
+
+
+@pytest.mark.slow  # ranks of one are in tests/models/test_first_frame.py
+def test_rows_of_edits_from_a_first_frame(video, both, tmp_path):
+    model = {"model": str(make_15_i2v_like(tmp_path / "tiny"))}
+    one, two = both(edits(video), "edit", "latents", SHORT, ROWS, model)
+    assert torch.allclose(one, two, atol=1e-4)
 
 
 def test_windows_and_rows_of_edits_under_an_automatic_mask(video, both):
