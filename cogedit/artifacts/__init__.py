@@ -9,12 +9,11 @@ from cogedit.artifacts.journal import append_line, check_journal, read_lines
 from cogedit.artifacts.layout import record_of
 from cogedit.artifacts.leases import writing_alone
 from cogedit.artifacts.locks import in_use, keep_in_use, keeping_in_use, unused
+from cogedit.artifacts.model_record import DeviceType, LoraRecord, ModelRecord
 from cogedit.artifacts.records import (
-    DeviceType,
     EditRecord,
     FramesRecord,
     LatentsRecord,
-    ModelRecord,
     Record,
     TrajectoryRecord,
     chain_of,
@@ -60,6 +59,7 @@ __all__ = [
     "Json",
     "JsonText",
     "LatentsRecord",
+    "LoraRecord",
     "ModelRecord",
     "Pieces",
     "Record",

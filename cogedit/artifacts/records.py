@@ -18,19 +18,17 @@ from typing import Annotated, ClassVar, Literal, TypeVar, cast
 from msgspec import Meta
 
 from cogedit.artifacts.codec import Json, JsonText, canonical_text, decode_record, encode_record
+from cogedit.artifacts.model_record import ModelRecord
 from cogedit.clip_times import RATE_WORDS
 from cogedit.errors import ArtifactError
 from cogedit.schema import Count, Positive, later
 from cogedit.sources import Digest, MaskSource, PictureSource, ResizeBox, SourceVideo
 from cogedit.types import (
     ArtifactKind,
-    AttentionBackend,
-    DType,
     EncodeSettings,
     InvertSettings,
     LoadSettings,
     ReconstructSettings,
-    Weights,
     WindowPlan,
 )
 from cogedit.version import __version__
@@ -39,7 +37,6 @@ SCHEMA_VERSION = 1
 """Raise it whenever a record's fields or the meaning of a tensor change."""
 
 TensorDType = Literal["uint8", "float32", "int64"]
-DeviceType = Literal["cpu", "cuda", "mps"]
 
 
 @dataclass(frozen=True)
@@ -50,32 +47,6 @@ class TensorRecord:
     dtype: TensorDType
     shape: tuple[Positive, ...]
     sha256: Digest  # of its little-endian bytes in row-major order
-
-
-@dataclass(frozen=True)
-class ModelRecord:
-    """Which model made an artifact, and where.
-
-    What it and its files are called, the device and torch's version are provenance: they say where
-    the numbers come from and are in no content key. Devices and versions agree to rounding.
-    """
-
-    id: str  # Hub id, or the folder's name for a local model (never an absolute path)
-    revision: str | None  # resolved commit of a Hub model
-    digest: Digest  # of its configuration and weights: this is which model it is
-    dtype: DType  # that it computed in
-    attention_backend: AttentionBackend | None = None  # one that computes in fewer bits than that
-    weights: Weights | None = None  # type of the stored weights where it is not `dtype`
-    device: DeviceType | None = later(None)  # that it computed on; None before it has
-    torch: str | None = later(None)  # version; None in records of cogedit 0.1.0, whose keys differ
-    transformer: str | None = later(None)  # name of the file that it is in, if that is its own
-    vae: str | None = later(None)  # likewise
-
-    @property
-    def and_files(self) -> str:
-        """Its files of their own, as they follow its name in a sentence; empty without any."""
-        files = (file for file in (self.transformer, self.vae) if file is not None)
-        return "".join(f" with {file}" for file in files)
 
 
 @dataclass(frozen=True)
@@ -258,11 +229,18 @@ def _without_provenance(value: Json) -> Json:
         kept["settings"] = {key: item for key, item in settings.items() if key not in asked}
     model = kept.get("model")
     if isinstance(model, dict) and "torch" in model:
-        kept["model"] = {key: item for key, item in model.items() if key not in _PROVENANCE}
+        model = {key: item for key, item in model.items() if key not in _PROVENANCE}
+        if isinstance(loras := model.get("lora"), list):
+            model["lora"] = [_nameless(lora) for lora in loras]
+        kept["model"] = model
     picture = kept.get("first_frame")
     if isinstance(picture, dict):
-        kept["first_frame"] = {"sha256": picture["sha256"]}
+        kept["first_frame"] = _nameless(picture)
     return kept
+
+
+def _nameless(lora: Json) -> Json:
+    return {key: item for key, item in cast("dict[str, Json]", lora).items() if key != "name"}
 
 
 def earlier_record(record: RecordT) -> RecordT:
@@ -347,6 +325,8 @@ def check_meaning(record: Record) -> None:
                 _check_name("source.pattern", link.source.pattern, is_file=True)
             continue
         _check_name("model.id", link.model.id, is_file=False)
+        for lora in link.model.lora:
+            _check_name("lora.name", lora.name, is_file=True)
         if isinstance(link, TrajectoryRecord) and link.windows is not None:
             _check_windows(link.windows)
     if isinstance(record, EditRecord) and record.mask is not None:

@@ -102,7 +102,7 @@ class Call:
     def resolve(self, source: Path | None) -> ResolvedSettings:
         """Resolve the settings as `settings` does, with the origin of each."""
         from cogedit.artifacts import read_record, sniff_kind
-        from cogedit.cli.repeated import check_repeated
+        from cogedit.cli.repeated import check_repeated, stage_of
         from cogedit.config import TABLES
         from cogedit.stages import settings_for
         from cogedit.stages.settings import settle_every_frame, settle_rate
@@ -119,7 +119,7 @@ class Call:
         for key, name in self.names.items():
             if key not in flags:  # it was settled to mean another setting
                 continue
-            stage = key.partition(".")[0]
+            stage = stage_of(key)
             if source is not None and stage in past:
                 check_repeated(source, read_record(source), key, resolved.settings, flag=name)
             elif stage in TABLES and stage not in self.tables:

@@ -8,13 +8,15 @@ from __future__ import annotations
 import shlex
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 from cogedit.artifacts import EditRecord, Record, TrajectoryRecord, chain_of, frames_record
 from cogedit.cli.flags import flag_for
 from cogedit.config import Settings, all_settings
 from cogedit.errors import UsageError
 from cogedit.schema import show_value
-from cogedit.types import ArtifactKind
+from cogedit.stages.model import are_same_loras, checkpoint_for, lora_records
+from cogedit.types import ArtifactKind, LoraFile, Loras
 
 _MADE_BY: dict[ArtifactKind, str] = {
     "frames": "load",
@@ -22,6 +24,15 @@ _MADE_BY: dict[ArtifactKind, str] = {
     "trajectory": "invert",
     "edit": "reconstruct",
 }
+
+
+_LORAS = {"lora": "reconstruct", "inversion_lora": "invert"}
+"""Settings that are of the model, and whose stage is one."""
+
+
+def stage_of(key: str) -> str:
+    """Return the stage that a setting belongs to, by its dotted key."""
+    return _LORAS.get(key) or key.partition(".")[0]
 
 
 def check_repeated(
@@ -39,10 +50,14 @@ def check_repeated(
     Raises:
         UsageError: With both values, and the command that makes such an artifact.
     """
-    stage, _, name = key.partition(".")
+    stage, name = stage_of(key), key.rpartition(".")[2]
     link = next(link for link in chain_of(record) if _MADE_BY[link.kind] == stage)
-    given: object = getattr(getattr(settings, stage), name)
-    made: object = getattr(link.settings, name)
+    given: object = getattr(settings if key in _LORAS else getattr(settings, stage), name)
+    made: object = given if key in _LORAS else getattr(link.settings, name)
+    if key in _LORAS and isinstance(link, TrajectoryRecord | EditRecord):
+        added = lora_records(checkpoint_for(settings), cast(Loras, given))
+        if not are_same_loras(added, link.model.lora):
+            made = tuple(LoraFile(Path(lora.name), lora.scale) for lora in link.model.lora)
     source_video = frames_record(record).source
     if key == "load.fps":  # it is recorded as the rate of a source that has none of its own
         made = source_video.fps if source_video.is_untimed else given
@@ -80,6 +95,8 @@ def _option(key: str, value: object, *, tables: list[str]) -> list[str]:
     flag = flag_for(key, tables)
     if isinstance(value, bool):
         return [flag if value else f"--no-{flag[2:]}"]
+    if all_settings()[key].is_list:
+        return [word for item in cast(Loras, value) for word in (flag, str(item))] or [flag, "none"]
     return [flag, _text(key, value)]
 
 

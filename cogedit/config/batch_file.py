@@ -11,15 +11,17 @@ import sys
 import tomllib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
 from cogedit.config.resolve import check_values, is_file_name
+from cogedit.config.settings import all_settings
 from cogedit.config.text_file import read_file, toml_problem
 from cogedit.errors import ConfigError, shown
 from cogedit.places import find_elsewhere
 from cogedit.schema import path_of
+from cogedit.types import Loras
 
 STDIN = "-"
 """Stands for the standard input in place of a file."""
@@ -31,7 +33,9 @@ _SUFFIXES = (".toml", ".csv", ".tsv", ".jsonl")
 _SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
 _ESCAPED = re.compile(r"[\b\t\n\f\r]")  # what a backslash before b, t, n, f or r makes
 _BACKSLASHES = "a backslash begins an escape: write / in its place"
-_PATHS = ("workspace", "cache")  # settings that are paths, relative to the file as `video` is
+# Settings that are paths, or lists of files, relative to the file as `video` is.
+_PATHS = ("workspace", "cache", "transformer_file", "vae_file")
+_FILES = ("lora", "inversion_lora")
 _BOX = re.compile(r"[-\d.,@: ]+")  # a mask that is no file
 
 
@@ -250,8 +254,11 @@ def _texts(value: object, key: str, where: str, *, several: bool) -> tuple[str, 
 
 def _settings(values: Mapping[str, object], base: Path) -> dict[str, object]:
     """The settings among the keys, with paths relative to the current directory."""
-    return {
-        key: base / path_of(cast(str, value)) if key in _PATHS else value
-        for key, value in values.items()
-        if key not in _OWN
-    }
+    found = {key: value for key, value in values.items() if key not in _OWN}
+    for key, value in found.items():
+        if key in _PATHS:
+            found[key] = base / path_of(cast(str, value))
+        elif key in _FILES:
+            files = cast(Loras, all_settings()[key].read(value, is_text=True))
+            found[key] = tuple(replace(file, path=base / file.path) for file in files)
+    return found

@@ -16,6 +16,7 @@ from cogedit.types import (
     ExportSettings,
     InvertSettings,
     LoadSettings,
+    Loras,
     Offload,
     ReconstructSettings,
     TransformerSettings,
@@ -77,6 +78,20 @@ class Settings:
         metavar="FILE",
         default_text="the model's",
     )
+    lora: Loras = setting(
+        (),
+        "Model",
+        "LoRA that edits run with, and how much of it, 1 if left out; give it again for more.",
+        metavar="FILE[:SCALE]",
+        default_text="none",
+    )
+    inversion_lora: Loras = setting(
+        (),
+        "Model",
+        "LoRA that the inversion runs with, likewise.",
+        metavar="FILE[:SCALE]",
+        default_text="none",
+    )
     dtype: DType | None = setting(
         None,
         "Model",
@@ -132,6 +147,16 @@ class Settings:
             *((("transformer", transformer),) if transformer is not None else ()),
             *((("vae", vae),) if vae is not None else ()),
         )
+
+    @property
+    def loras(self) -> Loras:
+        """Every LoRA of the run."""
+        return *self.inversion_lora, *self.lora
+
+    @property
+    def read_files(self) -> tuple[Path, ...]:
+        """Files of the model that the user named, which no output replaces."""
+        return *(path for _, path in self.files), *(lora.path for lora in self.loras)
 
     def reconstruct_with(self, prompt: str) -> ReconstructSettings:
         """The `reconstruct` table under this prompt."""

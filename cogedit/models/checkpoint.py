@@ -43,7 +43,7 @@ from cogedit.models.mistaken import (
     single_file,
 )
 from cogedit.models.single_file import Files, PartFile, read_part, transformer_config
-from cogedit.models.weights import WeightFile
+from cogedit.models.weights import StoredTensor, WeightFile
 from cogedit.types import DType
 
 EMBEDDED = {"shapes": Path(__file__).resolve().parents[1] / "shapes" / "weights"}
@@ -85,6 +85,7 @@ class Checkpoint:
         geometry: Sizes that it imposes on a clip.
         num_parameters: Weights of each component, by the names of `COMPONENTS`.
         stored_dtype: Number format of most of the transformer's weights.
+        transformer_tensors: Where each tensor of the transformer is, by its name in the module.
         files: Parts that are files of their own, outside of the folder.
     """
 
@@ -99,6 +100,7 @@ class Checkpoint:
     vae_config: Config
     num_parameters: Mapping[str, int]
     stored_dtype: DType
+    transformer_tensors: Mapping[str, StoredTensor]
     files: Mapping[str, PartFile] = field(default_factory=dict)
 
     @property
@@ -297,6 +299,7 @@ def _check(name: str, folder: Path, revision: str | None, files: Files, *, mend:
             for component, files in weights.items()
         },
         stored_dtype=_stored_dtype(weights["transformer"]),
+        transformer_tensors=_tensors(weights["transformer"], parts.get("transformer")),
         files=parts,
     )
 
@@ -308,6 +311,13 @@ def _stored_dtype(files: Sequence[WeightFile]) -> DType:
         counts.update(file.dtypes)
     [(most, _)] = counts.most_common(1) or [("F32", 0)]
     return "fp16" if most == "F16" else "fp32" if most in ("F32", "F64") else "bf16"
+
+
+def _tensors(files: Sequence[WeightFile], own: PartFile | None) -> dict[str, StoredTensor]:
+    found = {
+        name: StoredTensor(f.path, name, shape) for f in files for name, shape in f.shapes.items()
+    }
+    return found if own is None else {name: found[in_file] for name, in_file in own.names.items()}
 
 
 def _read_config(folder: Path, file: str, name: str, mend: str) -> Config:

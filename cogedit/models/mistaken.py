@@ -132,9 +132,10 @@ def _found_in(folder: Path) -> tuple[str, str] | None:
         return "is the Hub's cache", f"--model {likely.replace('--', '/', 1)}"
     if _is_pipeline(folder.parent) and folder.name in _PARTS:
         return "is one part of a pipeline", _by_folder(folder.parent)
-    if any(folder.glob("*lora*.safetensors")) or (folder / "adapter_config.json").is_file():
-        mend = "merge it: load_lora_weights, fuse_lora and save_pretrained of diffusers"
-        return "is a LoRA adapter", mend
+    loras = sorted(folder.glob("*lora*.safetensors"))
+    if loras or (folder / "adapter_config.json").is_file():
+        file = loras[0] if loras else folder / "adapter_model.safetensors"
+        return "is a LoRA adapter", f"--model ID --lora {shlex.quote(str(file))}"
     if any(folder.glob("*.gguf")):
         return "holds GGUF weights, which are not read", EXAMPLE
     if any(any(folder.glob(f"{above}mp_rank_*.pt")) for above in ("", "*/", "*/*/")):

@@ -6,8 +6,10 @@ Names are those of diffusers, also behind a prefix that other programs put befor
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+import shlex
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -70,24 +72,40 @@ def read_part(file: Path, part: PartOfFile) -> PartFile:
         ModelError: It is no safetensors file, is damaged, or holds something else.
         StorageError: It cannot be read.
     """
+    weights = read_weights(
+        file, partial(_refused, file, part=part), hint=f"name the file: --{part} FILE.safetensors"
+    )
+    names = without_prefix(weights.shapes)
+    _check_kind(file, names, weights, part)
+    return PartFile(weights, names)
+
+
+def read_weights(file: Path, refused: Callable[..., ModelError], *, hint: str) -> WeightFile:
+    """Read the header of a safetensors file that a user named.
+
+    Args:
+        file: What was named.
+        refused: Makes the error of what was found, the second half of a sentence.
+        hint: What mends it where that is no file.
+
+    Raises:
+        ModelError: It is no safetensors file, or damaged.
+        StorageError: It cannot be read.
+    """
     try:
         if not file.is_file():
-            found = "is a folder" if file.is_dir() else "does not exist"
-            raise _refused(file, found, part, hint=f"name the file: --{part} FILE.safetensors")
+            raise refused("is a folder" if file.is_dir() else "does not exist", hint=hint)
         with file.open("rb") as opened:
             start = opened.read(4)
         if start == b"GGUF":
-            raise _refused(file, "is a GGUF file, which is not read", part)
+            raise refused("is a GGUF file, which is not read")
         if start[:2] in (b"PK", b"\x80\x02"):
-            raise _refused(file, "is a pickled file, which may run any program", part)
-        weights = WeightFile.read(file)
+            raise refused("is a pickled file, which may run any program")
+        return WeightFile.read(file)
     except ValueError as error:
         raise ModelError(f"{file} {error}", hint="copy or download it again") from error
     except OSError as error:
         raise StorageError(f"{file} cannot be read: {error}") from error
-    names = _without_prefix(weights.shapes)
-    _check_kind(file, names, weights, part)
-    return PartFile(weights, names)
 
 
 def transformer_config(file: PartFile, base: Config, *, text_width: object) -> Config:
@@ -207,13 +225,18 @@ def _contradicts(file: PartFile, what: str, found: Iterable[int]) -> ModelError:
     )
 
 
-def _without_prefix(names: Iterable[str]) -> dict[str, str]:
-    """The names in the part, each with that in the file."""
+def without_prefix(names: Iterable[str]) -> dict[str, str]:
+    """Return the names in the part, each with that in the file."""
     known = list(names)
     for prefix in _PREFIXES:
         if known and all(name.startswith(prefix) for name in known):
             return {name.removeprefix(prefix): name for name in known}
     return {name: name for name in known}
+
+
+def kinds_in(names: Collection[str]) -> list[str]:
+    """Which parts of a pipeline a file holds, by the names in it: "transformer", "vae", "T5"."""
+    return [kind for kind, some in _ONLY_OF.items() if any(name in names for name in some)]
 
 
 def _check_kind(
@@ -224,22 +247,24 @@ def _check_kind(
         raise _refused(
             file,
             "is a LoRA adapter",
-            part,
-            hint="merge it: load_lora_weights, fuse_lora and save_pretrained of diffusers",
+            part=part,
+            hint=f"give it as --lora {shlex.quote(str(file))}",
         )
-    kinds = [kind for kind, some in _ONLY_OF.items() if any(name in names for name in some)]
+    kinds = kinds_in(names)
     if part not in kinds:
         kind = f"holds {kinds[0]} weights" if kinds else "holds another model"
         hint = f"give it as --{kinds[0]}" if kinds and kinds[0] in ("transformer", "vae") else None
-        raise _refused(file, kind, part, hint=hint)
+        raise _refused(file, kind, part=part, hint=hint)
     others = set(weights.dtypes) - _FLOATS
     if others:
         raise _refused(
-            file, f"holds quantized blocks ({', '.join(sorted(others))}), which are not read", part
+            file,
+            f"holds quantized blocks ({', '.join(sorted(others))}), which are not read",
+            part=part,
         )
 
 
-def _refused(file: Path, found: str, part: PartOfFile, *, hint: str | None = None) -> ModelError:
+def _refused(file: Path, found: str, *, part: PartOfFile, hint: str | None = None) -> ModelError:
     what = "transformer" if part == "transformer" else "VAE"
     return ModelError(
         f"{file} {found}; expected a CogVideoX {what} in one safetensors file (bf16, fp16, fp32 "

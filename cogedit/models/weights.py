@@ -27,6 +27,15 @@ _ITEM_BYTES = {
 
 
 @dataclass(frozen=True)
+class StoredTensor:
+    """Where a tensor of a model is: its file, its name in there, and its shape."""
+
+    file: Path
+    name: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class WeightFile:
     """A complete safetensors file.
 
@@ -75,6 +84,15 @@ class WeightFile:
         return {name: entry.shape for name, entry in _entries(self.header).items()}
 
     @property
+    def metadata(self) -> dict[str, str]:
+        """What its header says beside the tensors; empty where that is no text."""
+        try:
+            found = msgspec.json.decode(self.header, type=_Header)
+        except msgspec.ValidationError:
+            return {}
+        return found.metadata
+
+    @property
     def num_parameters(self) -> int:
         """Numbers in all tensors of the file together."""
         return sum(self.dtypes.values())
@@ -108,6 +126,12 @@ class _Entry(msgspec.Struct):
     dtype: str
     shape: Annotated[tuple[Count, ...], Meta(max_length=16)]
     data_offsets: tuple[Count, Count]
+
+
+class _Header(msgspec.Struct):
+    """The part of a safetensors header that is no tensor."""
+
+    metadata: dict[str, str] = msgspec.field(default_factory=dict, name=_METADATA)
 
 
 def _entries(header: bytes) -> dict[str, _Entry]:

@@ -145,7 +145,8 @@ def check_edit(
     if wanted in ("decode", "source") and not has_mask:
         raise UsageError(f"--composite {wanted} needs a mask", hint="give --mask or --auto-mask")
     named = output if names_video(output) else None
-    check_output(named, inputs=[video, mask, first_frame, source_video], run=run)
+    read = [video, mask, first_frame, source_video, *settings.read_files]
+    check_output(named, inputs=read, run=run)
     if output is not None:
         check_is_here(output)
     if output is not None and named is None and output.exists() and not output.is_dir():

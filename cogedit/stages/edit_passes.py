@@ -291,6 +291,7 @@ class EditPasses:
             self._shape,
             self._settings,
             windows=self._record.windows,
+            loras=self._settings.lora,
             run=self._run,
         )
 

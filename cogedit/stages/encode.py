@@ -52,7 +52,7 @@ def encode(
         UsageError: Its size does not suit the model.
     """
     source, run = Path(source), run or Run()
-    check_output(output, inputs=[source], run=run)
+    check_output(output, inputs=[source, *settings.read_files], run=run)
     workspace = workspace_for(source, settings)
     checkpoint = checkpoint_for(settings)
     with keeping_in_use(), claim(output, run) as claimed:

@@ -161,7 +161,8 @@ def _job(
     """Settle how an artifact is shown; `read` are further files that the run reads."""
     options = settings.export
     encoding = encoding_for(output, options)
-    check_output(output, inputs=[source, *read], run=run, is_folder=encoding.codec == "png")
+    inputs = [source, *read, *settings.read_files]
+    check_output(output, inputs=inputs, run=run, is_folder=encoding.codec == "png")
     record = read_record(source)
     frames = frames_record(record)
     every_frame = takes_every_frame(record, options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from cogedit.config import Settings
 from cogedit.errors import DeviceMemoryError, UsageError
 from cogedit.models.cost import LatentShape, Work
-from cogedit.types import WindowPlan
+from cogedit.types import LoraFile, WindowPlan
 
 if TYPE_CHECKING:
     from cogedit.models.ranks import Ranks
@@ -27,6 +27,7 @@ class Pass:
     shape: LatentShape
     settings: Settings
     windows: WindowPlan | None
+    loras: Sequence[LoraFile]
 
 
 class Helpers:
@@ -148,7 +149,7 @@ def _take_part(ranks: Ranks, work: Pass, session: Session) -> None:
     with (
         memory_guard("computing with others"),
         session.transformer(
-            work.work, work.shape, alone, windows=work.windows, run=Run()
+            work.work, work.shape, alone, windows=work.windows, loras=work.loras, run=Run()
         ) as transformer,
         run_rows(transformer, settings.transformer),
     ):

@@ -28,6 +28,7 @@ from cogedit.progress import StepInfo, WindowProgress
 from cogedit.stages.encode import encode
 from cogedit.stages.first_frame import condition_of
 from cogedit.stages.model import (
+    check_same_loras,
     check_same_model,
     check_transformer,
     checkpoint_for,
@@ -95,7 +96,7 @@ def invert(
         UsageError: A setting is out of range.
     """
     source, run = Path(source), run or Run()
-    check_output(output, inputs=[source], run=run)
+    check_output(output, inputs=[source, *settings.read_files], run=run)
     checkpoint = checkpoint_for(settings)
     check_inversion_settings(settings, checkpoint)
     check_transformer(settings)
@@ -156,7 +157,7 @@ def trajectory_record(
     done = replace(settings.invert, window_overlap=None, low_levels=settings.invert.num_low_levels)
     return TrajectoryRecord(
         latents=latents,
-        model=transformer_record(checkpoint, settings),
+        model=transformer_record(checkpoint, settings, loras=settings.inversion_lora),
         settings=done,
         scheduler=scheduler_record(checkpoint),
         num_pad_frames=num_pad_frames,
@@ -220,7 +221,9 @@ def _invert(
     with memory_guard("inverting"):
         embeds = session.embed(["", inversion.prompt], settings, run=run)
         with (
-            session.transformer(work, shape, settings, windows=windows, run=run) as transformer,
+            session.transformer(
+                work, shape, settings, windows=windows, loras=settings.inversion_lora, run=run
+            ) as transformer,
             Stopwatch(device) as stopwatch,
             run.progress("inverting", inversion.num_levels) as on_step,
             loop,
@@ -299,7 +302,9 @@ def check_inversion(
 
     trajectory, run = Path(trajectory), run or Run()
     checkpoint = checkpoint_for(settings)
-    check_same_model(str(trajectory), read_record(trajectory, "trajectory"), checkpoint)
+    inverted_with = read_record(trajectory, "trajectory")
+    check_same_model(str(trajectory), inverted_with, checkpoint)
+    check_same_loras(str(trajectory), inverted_with, checkpoint, settings)
     record, inverted, condition = open_trajectory(trajectory, checkpoint)
     prompt = record.settings.prompt
     plain = record.settings.resampling
@@ -310,7 +315,9 @@ def check_inversion(
         owner.expect_decoding()
         embeds = owner.embed(["", prompt], settings, run=run)
         with (
-            owner.transformer(work, shape, settings, windows=windows, run=run) as transformer,
+            owner.transformer(
+                work, shape, settings, windows=windows, loras=settings.inversion_lora, run=run
+            ) as transformer,
             run.progress("resampling", len(inverted.timesteps)) as on_step,
         ):
             shown = WindowProgress(on_step, total=len(inverted.timesteps))

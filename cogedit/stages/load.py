@@ -54,7 +54,7 @@ def load(
         StorageError: The artifact cannot be written.
     """
     video, run = Path(video), run or Run()
-    check_output(output, inputs=[video], run=run)
+    check_output(output, inputs=[video, *settings.read_files], run=run)
 
     def make(clip: Clip, *, fall_back: bool) -> Written[FramesRecord]:
         indices, resize = clip.record.frame_indices, clip.resize

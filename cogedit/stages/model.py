@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from typing import cast
@@ -15,6 +16,7 @@ from cogedit.artifacts import (
     FramesRecord,
     JsonText,
     LatentsRecord,
+    LoraRecord,
     ModelRecord,
     Record,
     TrajectoryRecord,
@@ -28,7 +30,8 @@ from cogedit.models.checkpoint import EMBEDDED, Checkpoint, find_checkpoint
 from cogedit.models.cost import LatentShape
 from cogedit.models.geometry import Geometry
 from cogedit.models.hardware import cpu_computes_bf16, cuda_present, num_cuda_devices
-from cogedit.types import INEXACT_BACKENDS, DType, Weights
+from cogedit.models.lora import find_lora
+from cogedit.types import INEXACT_BACKENDS, DType, LoraFile, Weights
 
 _MANY_WEIGHTS = 2**28
 """Weights that take a gigabyte in fp32, which is not worth rounding for on a CPU."""
@@ -54,20 +57,32 @@ def model_record(checkpoint: Checkpoint, settings: Settings) -> ModelRecord:
     )
 
 
-def transformer_record(checkpoint: Checkpoint, settings: Settings) -> ModelRecord:
-    """Describe the model of a run whose transformer computes something."""
+def transformer_record(
+    checkpoint: Checkpoint, settings: Settings, *, loras: Sequence[LoraFile]
+) -> ModelRecord:
+    """Describe the model of a run whose transformer computes something, with these LoRAs."""
     backend = settings.transformer.attention_backend
     inexact = backend if backend in INEXACT_BACKENDS else None
     return replace(
         model_record(checkpoint, settings),
         attention_backend=inexact,
         weights=weights_for(settings),
+        lora=lora_records(checkpoint, loras),
     )
 
 
+def lora_records(checkpoint: Checkpoint, loras: Sequence[LoraFile]) -> tuple[LoraRecord, ...]:
+    """Describe LoRAs for an artifact; ModelError for what is none, or is for another model."""
+    found = [(file, find_lora(file.path)) for file in loras]
+    for _, lora in found:
+        lora.fit(checkpoint)
+    return tuple(LoraRecord(file.path.name, lora.digest, file.scale) for file, lora in found)
+
+
 def check_transformer(settings: Settings) -> None:
-    """Refuse, before any stage runs, an attention kernel or weight format that is not available."""
+    """Refuse, before any stage runs, kernels and weights that are not there, LoRAs among them."""
     check_settings(settings.transformer)
+    lora_records(checkpoint_for(settings), settings.loras)
     check_gpus(settings)
     weights = weights_for(settings)
     if weights is not None:
@@ -192,6 +207,31 @@ def check_same_model(
         hint="name the same --model, --revision, --transformer and --vae, or invert the video "
         "again with this one",
     )
+
+
+def check_same_loras(
+    name: str, record: TrajectoryRecord, checkpoint: Checkpoint, settings: Settings
+) -> None:
+    """Raise `ArtifactMismatch` for a trajectory that was inverted with other LoRAs.
+
+    Edits need not have the inversion's; what runs the inversion backwards does.
+    """
+    found = lora_records(checkpoint, settings.inversion_lora)
+    if not are_same_loras(record.model.lora, found):
+        made, given = (
+            ", ".join(f"{lora.name} at {lora.scale:g}" for lora in loras) or "no LoRA"
+            for loras in (record.model.lora, found)
+        )
+        raise ArtifactMismatch(
+            f"{name} was inverted with {made}; this run has {given}",
+            hint="name the same --inversion-lora FILE:SCALE",
+        )
+
+
+def are_same_loras(some: Sequence[LoraRecord], others: Sequence[LoraRecord]) -> bool:
+    """Whether the same is added to the transformer, whatever the files are called."""
+    one, other = ([(lora.digest, lora.scale) for lora in loras] for loras in (some, others))
+    return one == other
 
 
 def latent_shape_of(frames: FramesRecord, geometry: Geometry) -> LatentShape:

@@ -62,3 +62,48 @@ def free_memory_of(device: torch.device, needed: int) -> int:
         release_memory(device)
         free = free_memory(device)
     return free
+
+
+def make_room(
+    parts: dict[PartName, Part], device: torch.device, needed: int, *, besides: PartName
+) -> None:
+    """Move other parts out of the memory of a device until this many bytes are free there.
+
+    Parts of a CUDA device move to host memory if that has room; otherwise they are released.
+    """
+    import torch
+
+    from cogedit.models.device import release_memory
+    from cogedit.models.placement import RESERVE, MemoryEstimate
+
+    host = torch.device("cpu")
+    order: tuple[PartName, ...] = ("text_encoder", "vae", "transformer")
+    for name in order:
+        if name == besides or name not in parts:
+            continue
+        part = parts[name]
+        if not part.occupies(device):
+            continue
+        if needed <= free_memory_of(device, needed) * (1 - RESERVE):
+            return
+        weights = MemoryEstimate.of(part.weights, 0).weights
+        if device.type == "cuda" and weights <= free_memory_of(host, weights) * (1 - RESERVE):
+            part.weights.to(host)
+            part.offload = None
+            release_memory(device)
+        else:
+            del part
+            release(parts, name)
+
+
+def release(parts: dict[PartName, Part], *names: PartName) -> None:
+    """Let go of parts, and give their memory back to their devices."""
+    going = [parts.pop(name) for name in names if name in parts]
+    devices = {part.device for part in going}
+    going.clear()
+    if devices:
+        from cogedit.models.device import release_memory
+
+        # A model with hooks hangs in a reference cycle, which only the collector opens. It
+        # takes a third of a second, and so runs once for all.
+        release_memory(*devices)

@@ -113,7 +113,7 @@ def reconstruct(
             f"-o names one file, and there are {len(options)} prompts",
             hint="leave -o out: each edit gets a name of its own in the workspace",
         )
-    check_output(output, inputs=[source, mask, first_frame], run=run)
+    check_output(output, inputs=[source, mask, first_frame, *settings.read_files], run=run)
     checkpoint = checkpoint_for(settings)
     given = take_given(source, settings, checkpoint, mask=mask, first_frame=first_frame)
     check_edits(options, checkpoint, num_levels=levels_of(source, settings))
@@ -152,7 +152,7 @@ def make_edits(
     check_same_model(str(trajectory), record, checkpoint)
     check_edits(options, checkpoint, num_levels=record.settings.num_levels)
     check_transformer(settings)
-    model = transformer_record(checkpoint, settings)
+    model = transformer_record(checkpoint, settings, loras=settings.lora)
     describe = partial(
         edit_record, trajectory=record, model=model, has_trajectory=save_trajectory, given=given
     )

@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Self, cast
 
-from cogedit.artifacts import keeping_in_use, show_size
+from cogedit.artifacts import LoraRecord, keeping_in_use, show_size
 from cogedit.artifacts.embeds import EmbedsRecord
 from cogedit.config import Settings
 from cogedit.models.checkpoint import Checkpoint
@@ -27,11 +27,25 @@ from cogedit.models.cost import (
 )
 from cogedit.models.vae_cost import Direction, VAEPlan, VAESizes, VAEWay, plan_vae
 from cogedit.stages.helpers import Helpers, Pass
-from cogedit.stages.model import checkpoint_for, dtype_for, dtype_note, weights_for
-from cogedit.stages.model_part import BESIDE_T5, LABELS, Part, PartName, free_memory_of
+from cogedit.stages.model import (
+    checkpoint_for,
+    dtype_for,
+    dtype_note,
+    lora_records,
+    weights_for,
+)
+from cogedit.stages.model_part import (
+    BESIDE_T5,
+    LABELS,
+    Part,
+    PartName,
+    free_memory_of,
+    make_room,
+    release,
+)
 from cogedit.stages.prompts import PromptCache, embeds_record
 from cogedit.stages.run import Run
-from cogedit.types import Offload, WindowPlan
+from cogedit.types import LoraFile, Offload, WindowPlan
 
 if TYPE_CHECKING:
     import torch
@@ -44,6 +58,12 @@ if TYPE_CHECKING:
     from cogedit.models.ranks import Ranks
 
     _Loaded = tuple[object, nn.Module]
+
+
+_LOST_IN_FP8 = (
+    "weights in fp8 keep of a LoRA what is larger than their steps, about a tenth of a weight: "
+    "--weights bf16 keeps all of it"
+)
 
 
 class Session:
@@ -86,7 +106,7 @@ class Session:
         self._decodes = False
         self._source = None
         self._helpers.close()
-        self._release(*self._parts)
+        release(self._parts, *self._parts)
 
     def notify_once(self, note: str | None, run: Run) -> None:
         """Say what holds for everything that is made in this session, if there is anything."""
@@ -160,11 +180,16 @@ class Session:
         settings: Settings,
         *,
         windows: WindowPlan | None,
+        loras: Sequence[LoraFile],
         run: Run,
     ) -> Iterator[CogVideoXTransformer3DModel]:
-        """Have the transformer on its device for a pass over latents of a shape, in windows."""
+        """Have the transformer with LoRAs on its device for a pass over latents, in windows.
+
+        One that is held with other LoRAs is loaded again.
+        """
         from cogedit.models.device import memory_guard, resolve_device
         from cogedit.models.loading import load_transformer
+        from cogedit.models.lora import fuse_loras
         from cogedit.models.placement import MemoryEstimate, on_device, store_weights
 
         checkpoint, device = checkpoint_for(settings), resolve_device(settings.device)
@@ -174,13 +199,20 @@ class Session:
 
         def load(host: torch.device, dtype: torch.dtype) -> _Loaded:
             transformer = load_transformer(checkpoint, device=host, dtype=dtype)
+            for note in fuse_loras(transformer, checkpoint, loras):
+                self.notify_once(note, run)
+            if loras and stored == "fp8":
+                self.notify_once(_LOST_IN_FP8, run)
             if stored is not None:
                 store_weights(transformer, stored)
             return transformer, transformer
 
-        with self._helpers.beside(Pass(work, shape, settings, windows)):
+        with self._helpers.beside(Pass(work, shape, settings, windows, loras)):
             with memory_guard("loading the transformer"):
-                part = self._part("transformer", load, checkpoint, device, settings, run=run)
+                added = lora_records(checkpoint, loras)
+                part = self._part(
+                    "transformer", load, checkpoint, device, settings, added=added, run=run
+                )
                 activations = activation_bytes(
                     TransformerSizes.of(checkpoint.transformer_config),
                     window_shape(shape, windows),
@@ -286,6 +318,7 @@ class Session:
         device: torch.device,
         settings: Settings,
         *,
+        added: tuple[LoraRecord, ...] = (),
         run: Run,
     ) -> Part:
         """Return a part in host memory or on its device; load it where it is not held."""
@@ -296,12 +329,13 @@ class Session:
         dtype = dtype_for(settings)
         key: Hashable = (checkpoint.digest, checkpoint.folder, dtype, device)
         if name == "transformer":
-            key = (key, weights_for(settings), settings.offload)
+            added = tuple(replace(lora, name="") for lora in added)
+            key = (key, weights_for(settings), settings.offload, added)
         if name in self._parts and self._parts[name].key == key:
             return self._parts[name]
-        self._release(name)
+        release(self._parts, name)
         host, size = torch.device("cpu"), part_bytes(checkpoint, name, dtype)
-        self._make_room(host, size, besides=name)
+        make_room(self._parts, host, size, besides=name)
         self.notify_once(dtype_note(settings), run)
         with run.wait(f"loading {LABELS[name]}, {show_size(size)} in {dtype}", is_said=True):
             model, weights = load(host, DTYPES[dtype])
@@ -318,7 +352,9 @@ class Session:
         part, offload = self._parts[name], settings.offload
         here = part.offload == "none"
         blocks = estimate.resident if part.offload == "group" else estimate.weights
-        self._make_room(part.device, estimate.activations + (0 if here else blocks), besides=name)
+        make_room(
+            self._parts, part.device, estimate.activations + (0 if here else blocks), besides=name
+        )
         if part.offload in ("group", "model"):  # its hooks, or its passes, move its weights
             return part.offload
         if part.device.type != "cuda":
@@ -346,47 +382,6 @@ class Session:
             place(part.weights, part.device, offload=offload, overlap=name == "transformer")
         part.offload = offload
         return offload
-
-    def _make_room(self, device: torch.device, needed: int, *, besides: PartName) -> None:
-        """Move other parts out of the memory of a device until this many bytes are free there.
-
-        Parts of a CUDA device move to host memory if that has room; otherwise they are released.
-        """
-        import torch
-
-        from cogedit.models.device import release_memory
-        from cogedit.models.placement import RESERVE, MemoryEstimate
-
-        host = torch.device("cpu")
-        order: tuple[PartName, ...] = ("text_encoder", "vae", "transformer")
-        for name in order:
-            if name == besides or name not in self._parts:
-                continue
-            part = self._parts[name]
-            if not part.occupies(device):
-                continue
-            if needed <= free_memory_of(device, needed) * (1 - RESERVE):
-                return
-            weights = MemoryEstimate.of(part.weights, 0).weights
-            if device.type == "cuda" and weights <= free_memory_of(host, weights) * (1 - RESERVE):
-                part.weights.to(host)
-                part.offload = None
-                release_memory(device)
-            else:
-                del part
-                self._release(name)
-
-    def _release(self, *names: PartName) -> None:
-        """Let go of parts, and give their memory back to their devices."""
-        parts = [self._parts.pop(name) for name in names if name in self._parts]
-        devices = {part.device for part in parts}
-        parts.clear()
-        if devices:
-            from cogedit.models.device import release_memory
-
-            # A model with hooks hangs in a reference cycle, which only the collector opens. It
-            # takes a third of a second, and so runs once for all.
-            release_memory(*devices)
 
 
 @contextmanager

@@ -29,7 +29,7 @@ class Needed:
     Attributes:
         folder: The current directory of the batch.
         nonces: Files that were written for this, and what is in them.
-        videos: Videos, masks and first frames, and their sizes.
+        videos: Videos, masks, first frames and LoRAs, and their sizes.
         models: Name, revision, files of its own and digest of each model.
     """
 

@@ -15,7 +15,7 @@ from cogedit.models.checkpoint import Checkpoint, looked_up_once
 from cogedit.stages.edit import check_edit, names_video, place_of_video
 from cogedit.stages.export import is_exported
 from cogedit.stages.given import Given, take_given
-from cogedit.stages.model import checkpoint_for, transformer_record
+from cogedit.stages.model import checkpoint_for, lora_records, transformer_record
 from cogedit.stages.reconstruct import check_edits, edit_record
 from cogedit.stages.replacing import check_replaceable
 from cogedit.stages.run import Run, workspace_for
@@ -39,7 +39,8 @@ class BatchEdit:
     @property
     def inputs(self) -> tuple[Path, ...]:
         """The files that it reads; the box of a mask is none, and lies nowhere."""
-        return tuple(Path(name) for name in (self.video, self.mask, self.first_frame) if name)
+        named = tuple(Path(name) for name in (self.video, self.mask, self.first_frame) if name)
+        return named + self.settings.read_files
 
     @property
     def reconstruct(self) -> ReconstructSettings:
@@ -157,6 +158,7 @@ def _checked(row: BatchRow, video: Path, settings: Settings, run: Run) -> list[B
         for prompt in row.prompts
     ]
     checkpoint = checkpoint_for(settings, download=False)
+    lora_records(checkpoint, settings.loras)
     num_levels = settings.invert.num_levels
     check_edits([edit.reconstruct for edit in edits], checkpoint, num_levels=num_levels)
     with suppress(VideoError, StorageError):  # of this edit alone: told when its turn comes
@@ -237,7 +239,7 @@ def _preview(plan: BatchPlan, edit: BatchEdit, run: Run) -> BatchPlan:
     trajectory = follow(video, settings, checkpoint, workspace=workspace, run=quiet)[-1]
     if not isinstance(trajectory, TrajectoryRecord):
         return plan
-    model = transformer_record(checkpoint, settings)
+    model = transformer_record(checkpoint, settings, loras=settings.lora)
     record = edit_record(
         edit.reconstruct, trajectory, model=model, has_trajectory=False, given=given
     )

@@ -29,13 +29,14 @@ from cogedit.media.ffmpeg import examine_ffmpeg
 from cogedit.media.probe import decord_version
 from cogedit.models.checkpoint import EMBEDDED, find_checkpoint
 from cogedit.models.hub import hub_cache
+from cogedit.models.lora import find_lora
 from cogedit.models.quiet import quiet_imports
 from cogedit.models.single_file import Files
 from cogedit.models.vae_cost import ON_CUDA, Direction
 from cogedit.stages.model import suitable_dtype
 from cogedit.stages.settings import known_models, model_of_machine
 from cogedit.tools.memory_table import PresetMemory, memory_of_presets
-from cogedit.types import DType
+from cogedit.types import DType, LoraFile
 
 LIBRARIES = {
     "torch": "torch",
@@ -157,6 +158,7 @@ def diagnose(settings: Settings) -> Diagnosis:
     free = shutil.disk_usage(_nearest_folder(cache)).free
     findings.append(Finding("cache", f"{show_size(free)} free in {cache}"))
     findings.append(check_model(model, settings.revision, settings.files))
+    findings += [check_lora(file, model, settings) for file in settings.loras]
     others = tuple(check_model(name, None) for name in known_models() if name != model)
     own_preset = f"preset {preset_for_model(model)}"
     findings += [replace(preset, name="memory") for preset in presets if preset.name == own_preset]
@@ -342,3 +344,17 @@ def check_model(model: str, revision: str | None, files: Files = ()) -> Finding:
         return Finding(name, "built in, complete")
     at = "" if checkpoint.revision is None else f" at {checkpoint.revision[:12]}"
     return Finding(name, f"complete{at}")
+
+
+def check_lora(file: LoraFile, model: str, settings: Settings) -> Finding:
+    """Check that a LoRA can be read and fits the model."""
+    name = f"LoRA {file.path.name}"
+    try:
+        lora = find_lora(file.path)
+        found = find_checkpoint(model, settings.revision, files=settings.files, download=False)
+        lora.fit(found)
+    except (ModelError, StorageError) as error:
+        return Finding.of_error(name, "not usable", error)
+    ranks = " to ".join(map(str, dict.fromkeys(lora.ranks)))
+    num_matrices = len(lora.updates)
+    return Finding(name, f"fits, rank {ranks} in {num_matrices} matrices, scale {file.scale:g}")

@@ -48,6 +48,7 @@ from cogedit.stages.model import (
     checkpoint_for,
     device_type,
     dtype_for,
+    lora_records,
     transformer_record,
     weights_for,
 )
@@ -98,6 +99,7 @@ class Estimate:
         encode: How the VAE would encode the clip, which it need not where its latents exist.
         decode: How it would decode an edit.
         earlier_bytes: Frames and latents that are still to be written.
+        loras: What is added to the transformer, those of the inversion first.
     """
 
     model: str
@@ -121,6 +123,7 @@ class Estimate:
     encode: VAEEstimate
     decode: VAEEstimate
     earlier_bytes: int
+    loras: tuple[str, ...]
 
     @property
     def seconds(self) -> float:
@@ -146,8 +149,7 @@ def estimate(
     """Estimate what an inversion, or edits with all that comes before them, would take.
 
     Nothing is written and nothing is downloaded. The time comes from a matrix product and an
-    attention at the model's width, measured here in about a second; loading, T5 and the VAE are
-    left out.
+    attention at the model's width, measured here in about a second, without loading, T5 and VAE.
 
     Args:
         source: What the run would start from.
@@ -164,6 +166,7 @@ def estimate(
     source, run = Path(source), run or Run()
     check_gpus(settings)
     checkpoint = checkpoint_for(settings, download=False)
+    lora_records(checkpoint, settings.loras)
     edits: list[ReconstructSettings] = []
     if prompts is None:
         check_inversion_settings(settings, checkpoint)
@@ -186,7 +189,7 @@ def estimate(
     if prompts is not None:
         missing = edits
         if trajectory is not None and not run.force:
-            model = transformer_record(checkpoint, settings)
+            model = transformer_record(checkpoint, settings, loras=settings.lora)
             records = [
                 edit_record(
                     edit, trajectory, model=model, has_trajectory=save_trajectory, given=given
@@ -359,6 +362,7 @@ class _Cost:
             encode=encode,
             decode=decode,
             earlier_bytes=earlier_bytes,
+            loras=tuple(f"{file.path.name} at {file.scale:g}" for file in settings.loras),
         )
 
 

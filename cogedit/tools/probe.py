@@ -113,7 +113,9 @@ def probe_layers(
         num_steps = _num_steps(edit, record.settings)
         with (
             memory_guard("probing the layers"),
-            owner.transformer(work, shape, settings, windows=windows, run=run) as transformer,
+            owner.transformer(
+                work, shape, settings, windows=windows, loras=settings.lora, run=run
+            ) as transformer,
         ):
             with run.progress(f"editing: {prompt}", num_steps) as on_step:
                 shown = WindowProgress(on_step, total=num_steps)

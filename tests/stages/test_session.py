@@ -375,7 +375,9 @@ def test_stored_weights_are_part_of_what_the_transformer_made(
 def test_weights_in_the_dtype_itself_are_no_other_weights(tmp_path):
     checkpoint = find_checkpoint(str(TINY_PIPELINE))
     plain, named = (
-        transformer_record(checkpoint, settings_with(tmp_path, dtype="bf16", weights=weights))
+        transformer_record(
+            checkpoint, settings_with(tmp_path, dtype="bf16", weights=weights), loras=()
+        )
         for weights in (None, "bf16")
     )
     assert plain == named

@@ -12,6 +12,7 @@ import processes
 import psutil
 import pytest
 import torch
+from loras import write_lora
 from pipelines import TINY_MODEL, TINY_PIPELINE, make_15_i2v_like
 from videos import make_video
 
@@ -117,8 +118,9 @@ def test_rows_of_edits_from_a_first_frame(video, both, tmp_path):
     assert torch.allclose(one, two, atol=1e-4)
 
 
-def test_windows_and_rows_of_edits_under_an_automatic_mask(video, both):
-    flags = {"reconstruct.auto_mask": True}
+def test_windows_and_rows_of_edits_with_a_lora_under_an_automatic_mask(video, both, tmp_path):
+    lora = write_lora(tmp_path / "style.safetensors", TINY_PIPELINE)
+    flags = {"reconstruct.auto_mask": True, "lora": [f"{lora}:0.5"]}
     one, two = both(edits(video), "edit", "latents", LONG, ROWS, flags)
     assert torch.equal(one, two)
 

@@ -272,9 +272,9 @@ def test_a_kernel_that_cannot_run_is_refused_before_anything_is_computed(video, 
             stage(video, settings)
     assert not (tmp_path / "clip.cogedit").exists()
     checkpoint = checkpoint_for(settings)
-    assert transformer_record(checkpoint, settings).attention_backend == "sage"
+    assert transformer_record(checkpoint, settings, loras=()).attention_backend == "sage"
     exact = settings_of(video, TINY_PIPELINE, transformer__attention_backend="cudnn")
-    assert transformer_record(checkpoint, exact) == model_record(checkpoint, exact)
+    assert transformer_record(checkpoint, exact, loras=()) == model_record(checkpoint, exact)
 
 
 def test_a_pass_holds_no_more_edits_than_fit(video, monkeypatch):

@@ -1,0 +1,354 @@
+"""LoRA adapters: what a file holds, whether it fits a transformer, and its sum with the weights.
+
+A LoRA turns a matrix W into W + scale * (alpha / rank) * B A, with A of shape [rank, in] and B of
+shape [out, rank] (Hu et al., arXiv 2106.09685, section 4.1). The sum is taken once, when the
+transformer is loaded, so that what runs afterwards is a plain transformer. No torch until then.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from cogedit.errors import ModelError
+from cogedit.models.checkpoint import Checkpoint
+from cogedit.models.folder import FolderState, state_of_file
+from cogedit.models.single_file import kinds_in, read_weights, without_prefix
+from cogedit.models.weights import WeightFile
+from cogedit.types import LoraFile
+
+if TYPE_CHECKING:
+    from diffusers import CogVideoXTransformer3DModel
+    from torch import Tensor
+
+    _Read = Callable[[Path, str], Tensor]
+
+_PREFIXES = ("base_model.model.", "model.", "diffusion_model.", "pipe.dit.", "transformer.")
+"""What programs put before a module's name: PEFT, ComfyUI, DiffSynth, diffusers."""
+_FLAT = re.compile(r"lora_(unet|transformer)__?")
+"""The same of kohya's and CogVideoX-Fun's, which write the name with underscores for dots."""
+_MATRIX = re.compile(r"(.+)\.lora_(A|B|down|up)(?:\.[^.]+)?\.weight")
+_ALPHA = re.compile(r"(.+)\.alpha")
+
+_DIFFSYNTH = (
+    (r"^blocks\.", "transformer_blocks."),
+    (r"\.to_out$", ".to_out.0"),
+    (r"\.ff\.0$", ".ff.net.0.proj"),
+    (r"\.ff\.2$", ".ff.net.2"),
+    (r"^patchify\.proj$", "patch_embed.proj"),
+    (r"^context_embedder$", "patch_embed.text_proj"),
+    (r"^time_embedder\.timestep_embedder\.0$", "time_embedding.linear_1"),
+    (r"^time_embedder\.timestep_embedder\.2$", "time_embedding.linear_2"),
+)
+"""Modules of DiffSynth's CogVideoX, and what diffusers calls them."""
+
+_OTHERS = (
+    (r"\.dora_scale|lora_magnitude_vector", "is a DoRA, which also scales columns"),
+    (r"\.hada_", "is a LoHa, with Hadamard products"),
+    (r"\.lokr_", "is a LoKr, with Kronecker products"),
+    (r"^lora_te|^text_encoder", "also changes the text encoder"),
+)
+"""Names of tensors, and what a file with them is."""
+
+_NUMBERS = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "I32", "I64"}  # alpha may be whole
+
+_MERGE = "merge it with the program that it is for, and give the transformer as --transformer FILE"
+
+
+class _Config(msgspec.Struct):
+    """What PEFT says of an adapter beside its matrices, as far as it changes the sum."""
+
+    lora_alpha: float | None = None
+    alpha_pattern: dict[str, float] = {}
+    use_rslora: bool = False
+    use_dora: bool = False
+
+    def alpha_of(self, module: str) -> float | None:
+        """Return the alpha of a module: the first pattern's that its name ends with."""
+        for pattern, alpha in self.alpha_pattern.items():
+            if re.fullmatch(rf"(.*\.)?({pattern})", module):
+                return alpha
+        return self.lora_alpha
+
+
+@dataclass(frozen=True)
+class _Update:
+    """The change of one matrix: names in the file, and sizes."""
+
+    down: str
+    up: str
+    alpha: str | None
+    rank: int
+    shape: tuple[int, int]  # of B A, convolution kernels flattened
+
+
+@dataclass(frozen=True)
+class Lora:
+    """A LoRA in a file.
+
+    Attributes:
+        path: The file.
+        digest: sha256 over its names and shapes, a sample of its matrices, and what is said of
+            alpha beside it, in hex.
+        updates: The changes, by the name of the module as the file has it.
+        config: What PEFT says of it.
+    """
+
+    path: Path
+    digest: str
+    updates: Mapping[str, _Update]
+    config: _Config
+
+    @property
+    def ranks(self) -> tuple[int, int]:
+        """Its least and its largest rank."""
+        ranks = [update.rank for update in self.updates.values()]
+        return min(ranks), max(ranks)
+
+    def fit(self, checkpoint: Checkpoint) -> dict[str, _Update]:
+        """Find the weight of each change, by its name in the transformer.
+
+        Raises:
+            ModelError: The transformer has no such matrix, or one of another shape.
+        """
+        key = self.digest, checkpoint.digest
+        if key in _fitting:
+            return _fitting[key]
+        weights = {
+            name.removesuffix(".weight"): stored.shape
+            for name, stored in checkpoint.transformer_tensors.items()
+            if name.endswith(".weight") and len(stored.shape) > 1
+        }
+        flat = {name.replace(".", "_"): name for name in weights}
+        found: dict[str, _Update] = {}
+        for module, update in self.updates.items():
+            name = flat.get(module, module)
+            name = name if name in weights else _renamed(name)
+            if name not in weights:
+                raise _misfit(
+                    self.path,
+                    f"changes {module} {list(update.shape)}, which {checkpoint.id} does not have",
+                )
+            out, *into = weights[name]
+            if update.shape != (out, math.prod(into)):
+                raise _misfit(
+                    self.path,
+                    f"changes {name} by a matrix {list(update.shape)}; that of {checkpoint.id} is "
+                    f"{[out, math.prod(into)]}",
+                )
+            if f"{name}.weight" in found:
+                raise _refused(self.path, f"changes {name} twice")
+            found[f"{name}.weight"] = update
+        _fitting[key] = found
+        return found
+
+
+_fitting: dict[tuple[str, str], dict[str, _Update]] = {}
+"""Changes by weight, of the LoRAs and transformers that this process has found to fit."""
+
+_known: dict[tuple[FolderState, Path], Lora] = {}
+"""LoRAs that this process has read, by the state of their files."""
+
+
+def find_lora(path: Path) -> Lora:
+    """Read what a LoRA changes; its matrices stay on disk.
+
+    Raises:
+        ModelError: It is no LoRA of a CogVideoX transformer in safetensors; says what it is.
+        StorageError: It cannot be read.
+    """
+    beside = path.with_name("adapter_config.json")
+    key = (state_of_file(path), state_of_file(beside)), path
+    if key not in _known:
+        _known[key] = _read(path, beside)
+    return _known[key]
+
+
+def _read(path: Path, beside: Path) -> Lora:
+    weights = read_weights(path, partial(_refused, path), hint=_named_in(path))
+    names = [*weights.shapes]
+    for pattern, kind in _OTHERS:
+        other = next((name for name in names if re.search(pattern, name)), None)
+        if other is not None:
+            raise _refused(path, f"{kind} ({other})", hint=_MERGE)
+    if not any(_MATRIX.fullmatch(name) for name in names):
+        part = next(iter(kinds_in(without_prefix(names))), None)
+        found = "holds another model, or none" if part is None else f"holds {part} weights"
+        hint = f"give it as --{part}" if part in ("transformer", "vae") else None
+        raise _refused(path, found, hint=hint)
+    if others := sorted(set(weights.dtypes) - _NUMBERS):
+        raise _refused(path, f"holds numbers in {others[0]}, which are not read")
+    config = _config_of(path, weights, beside)
+    if config.use_dora:
+        raise _refused(path, "is a DoRA, which also scales columns", hint=_MERGE)
+    digest = hashlib.sha256()
+    for sample in weights.sample():
+        digest.update(sample)
+    digest.update(msgspec.json.encode(config))
+    return Lora(path, digest.hexdigest(), _updates(path, weights.shapes), config)
+
+
+def _updates(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, _Update]:
+    """Pair the matrices of a file by module."""
+    parts: dict[str, dict[str, str]] = {}
+    for name in shapes:
+        matrix, alpha = _MATRIX.fullmatch(name), _ALPHA.fullmatch(name)
+        found = matrix or alpha
+        if found is None:
+            raise _refused(path, f"changes more than matrices ({name})", hint=_MERGE)
+        part = "alpha" if matrix is None else {"A": "down", "B": "up"}.get(matrix[2], matrix[2])
+        if parts.setdefault(_bare(found[1]), {}).setdefault(part, name) != name:
+            raise _refused(path, f"holds several adapters ({name} is of the second)")
+    updates: dict[str, _Update] = {}
+    for module, named in parts.items():
+        if not {"down", "up"} <= named.keys():
+            raise _refused(path, f"is incomplete: {module} has one matrix of two")
+        down, up = shapes[named["down"]], shapes[named["up"]]
+        if len(down) < 2 or len(up) < 2 or down[0] != up[1] or math.prod(up[2:]) != 1:
+            raise _refused(path, f"has matrices {list(up)} and {list(down)} for {module}")
+        shape = up[0], math.prod(down[1:])
+        updates[module] = _Update(named["down"], named["up"], named.get("alpha"), down[0], shape)
+    return updates
+
+
+def _bare(module: str) -> str:
+    """Return a module's name without what programs put before it."""
+    flat = _FLAT.match(module)
+    if flat is not None:
+        return module[flat.end() :]
+    for prefix in _PREFIXES:
+        module = module.removeprefix(prefix)
+    return module
+
+
+def _renamed(module: str) -> str:
+    for pattern, name in _DIFFSYNTH:
+        module = re.sub(pattern, name, module)
+    return module
+
+
+def _config_of(path: Path, weights: WeightFile, beside: Path) -> _Config:
+    """Read alpha from the file's metadata or, for PEFT's own files, from the file beside it."""
+    said = weights.metadata
+    found: dict[str, Any] = {}
+    try:
+        if "lora_adapter_metadata" in said:
+            found = json.loads(said["lora_adapter_metadata"])
+        elif "lora_alpha" in said:
+            found = {"lora_alpha": said["lora_alpha"]}
+        elif beside.is_file() and any(name.startswith(_PREFIXES[0]) for name in weights.shapes):
+            found = json.loads(beside.read_bytes())
+        found = {key.removeprefix("transformer."): value for key, value in found.items()}
+        return msgspec.convert(found, _Config, strict=False)
+    except (ValueError, AttributeError, OSError) as error:
+        raise _refused(path, f"says of itself what cannot be read: {error}") from error
+
+
+def _named_in(path: Path) -> str:
+    """Return what mends the name of a folder."""
+    files = sorted(path.glob("*.safetensors")) if path.is_dir() else []
+    file = shlex.quote(str(files[0])) if files else "FILE.safetensors"
+    return f"name the file: --lora {file}"
+
+
+def _refused(path: Path, found: str, *, hint: str | None = None) -> ModelError:
+    return ModelError(
+        f"{path} {found}; expected a LoRA of a CogVideoX transformer in one safetensors file",
+        hint=hint or "leave it out, or name another file",
+    )
+
+
+def _misfit(path: Path, found: str) -> ModelError:
+    hint = "name the model that it was trained on with --model, or leave it out"
+    return ModelError(f"{path} is a LoRA of another model: it {found}", hint=hint)
+
+
+def fuse_loras(
+    transformer: CogVideoXTransformer3DModel, checkpoint: Checkpoint, loras: Sequence[LoraFile]
+) -> list[str]:
+    """Add LoRAs to the weights of a transformer that was just loaded, in the order given.
+
+    Each sum starts from the weight as its file has it and is taken in float32, then rounded once to
+    the transformer's dtype.
+
+    Returns:
+        A sentence for each LoRA that has an alpha, without full stop: how much of it is added.
+
+    Raises:
+        ModelError: One of them is for another model.
+    """
+    import torch
+
+    changes: dict[str, list[tuple[Lora, _Update, float]]] = {}
+    notes: list[str] = []
+    with _reading() as read, torch.no_grad():
+        for file in loras:
+            lora = find_lora(file.path)
+            updates = lora.fit(checkpoint)
+            given = {name: _strength(lora, name, update, read) for name, update in updates.items()}
+            for name, update in updates.items():
+                strength = given[name]
+                scale = file.scale * (1.0 if strength is None else strength)
+                changes.setdefault(name, []).append((lora, update, scale))
+            notes += _note(file, [one for one in given.values() if one is not None])
+        for name, some in changes.items():
+            stored = checkpoint.transformer_tensors[name]
+            weight = read(stored.file, stored.name).float()
+            for lora, update, scale in some:
+                up, down = (
+                    read(lora.path, part).float().flatten(1) for part in (update.up, update.down)
+                )
+                weight += (up @ down * scale).reshape(weight.shape)
+            transformer.get_parameter(name).copy_(weight)
+    return notes
+
+
+def _strength(lora: Lora, name: str, update: _Update, read: _Read) -> float | None:
+    """Return alpha / rank of a change, or None where no alpha is given."""
+    if update.alpha is not None:
+        alpha: float | None = float(read(lora.path, update.alpha))
+    else:
+        alpha = lora.config.alpha_of(name.removesuffix(".weight"))
+    if alpha is None:
+        return None
+    return alpha / (math.sqrt(update.rank) if lora.config.use_rslora else update.rank)
+
+
+def _note(file: LoraFile, strengths: Sequence[float]) -> list[str]:
+    """Say how much of a LoRA is added where its alpha says it; nothing where it has none."""
+    if not strengths:
+        return []
+    least, most = min(strengths), max(strengths)
+    of = f"{least:g}" if least == most else f"{least:g} to {most:g}"
+    return [
+        f"LoRA {file.path.name}: its alpha / rank is {of}, by which it is multiplied beside the "
+        f"scale, {file.scale:g}"
+    ]
+
+
+@contextmanager
+def _reading() -> Iterator[_Read]:
+    """Read tensors by file and name; each file is opened once."""
+    from safetensors import safe_open
+
+    opened: dict[Path, Any] = {}
+    with ExitStack() as stack:
+
+        def read(file: Path, name: str) -> Tensor:
+            if file not in opened:
+                opened[file] = stack.enter_context(safe_open(file, framework="pt"))
+            tensor: Tensor = opened[file].get_tensor(name)
+            return tensor
+
+        yield read
