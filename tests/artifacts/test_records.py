@@ -10,7 +10,14 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 
-from cogedit.artifacts import EditRecord, FramesRecord, canonical_json, content_key, record_text
+from cogedit.artifacts import (
+    EditRecord,
+    FramesRecord,
+    LoraRecord,
+    canonical_json,
+    content_key,
+    record_text,
+)
 from cogedit.artifacts.codec import (
     JsonText,
     canonical_text,
@@ -163,6 +170,7 @@ def _changed(value: object, hint: object) -> object:
 
 ONE_OF_A_FEW = {"rotation": 90, "background": "white", "frame_rate": "24"}
 ONE_OF_A_FEW |= {"windows": WindowPlan(13, 4, 4), "first_frame": PictureSource("a.png", "0" * 64)}
+ONE_OF_A_FEW |= {"lora": (LoraRecord("a.safetensors", "0" * 64, 0.8),)}
 """Another value of fields that take few, or a record."""
 
 AS_ASKED = {
