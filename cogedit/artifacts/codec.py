@@ -15,8 +15,9 @@ import functools
 import json
 import re
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from fractions import Fraction
+from types import MappingProxyType
 from typing import TypeVar, cast, get_type_hints
 
 import msgspec
@@ -95,26 +96,40 @@ def encode_record(record: object) -> Json:
     return _plain(_convert(_plain(record), type(record)))  # the second writes 6 as 6.0
 
 
-def decode_record(value: Json, record_type: type[RecordT], text: str | None = None) -> RecordT:
+def decode_record(
+    value: Json,
+    record_type: type[RecordT],
+    text: str | None = None,
+    *,
+    known: Mapping[str, object] | None = None,
+) -> RecordT:
     """The record of a JSON object, the inverse of `encode_record`.
 
-    `text` is the object's `canonical_text`, where it is known already.
+    Args:
+        value: The object.
+        record_type: The class of the record.
+        text: The object's `canonical_text`, where it is known already.
+        known: Values of fields that were decoded before, and are null in the object.
 
     Raises:
         ArtifactError: A field is missing, unknown, of another type or out of range.
     """
-    record = _convert(value, record_type)
+    record = _convert(value, record_type, known or {})
     # msgspec passes over unknown fields and fills missing ones in; neither survives the way back.
-    written = _plain(record)
+    written = _plain(record, left_out=known or {})
     if canonical_text(written) != (text or canonical_text(value)):
         raise ArtifactError(_difference(value, written, record_type.__name__))
     return record
 
 
-def _convert(value: Json, record_type: type[RecordT]) -> RecordT:
+def _convert(
+    value: Json, record_type: type[RecordT], known: Mapping[str, object] = MappingProxyType({})
+) -> RecordT:
+    completed: object = _completed(value, record_type)
+    if known and isinstance(completed, dict):
+        completed = {**completed, **known}
     try:
-        value = _completed(value, record_type)
-        return msgspec.convert(value, record_type, dec_hook=_read_custom)
+        return msgspec.convert(completed, record_type, dec_hook=_read_custom)
     except msgspec.ValidationError as error:
         problem, _, path = str(error).partition(" - at `$")
         where = record_type.__name__ + path.removesuffix("`")
@@ -132,8 +147,8 @@ def _read_custom(kind: type[object], value: object) -> object:
     raise ValueError(f"Expected {expected}, got {reprlib.repr(value)}")
 
 
-def _plain(value: object) -> Json:
-    """A record's values as JSON has them, its constants beside its fields."""
+def _plain(value: object, *, left_out: Collection[str] = ()) -> Json:
+    """A record's values as JSON has them, its constants beside its fields; null for those out."""
     kind = type(value)
     if kind in _SCALARS:
         return cast(Json, value)
@@ -149,7 +164,7 @@ def _plain(value: object) -> Json:
         names, constants, later = _fields(kind)
         plain = dict(constants)
         for name in names:
-            item = getattr(value, name)
+            item = None if name in left_out else getattr(value, name)
             if name not in later or item != later[name]:
                 plain[name] = item if type(item) in _SCALARS else _plain(item)
         return plain

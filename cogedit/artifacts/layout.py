@@ -24,10 +24,11 @@ import re
 import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import msgspec
 
-from cogedit.artifacts.codec import Json
+from cogedit.artifacts.codec import Json, decode_record
 from cogedit.artifacts.records import (
     RECORD_TYPES,
     SCHEMA_VERSION,
@@ -39,6 +40,7 @@ from cogedit.artifacts.records import (
     TensorRecord,
     TrajectoryRecord,
     chain_of,
+    check_meaning,
     frames_record,
     has_first_frame,
     record_from_json,
@@ -56,7 +58,15 @@ MAX_HEADER_BYTES = 16 * 2**20
 
 ITEM_SIZE: dict[TensorDType, int] = {"uint8": 1, "float32": 4, "int64": 8}
 _CODE: dict[TensorDType, str] = {"uint8": "U8", "float32": "F32", "int64": "I64"}
+_PARENTS: dict[ArtifactKind, ArtifactKind] = {
+    "latents": "frames",
+    "trajectory": "latents",
+    "edit": "trajectory",
+}
+"""What each kind is made from; the field of its record has the same name."""
+
 _write = json.JSONEncoder(separators=(",", ":")).encode
+_split = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 @dataclass(frozen=True)
@@ -295,7 +305,32 @@ def record_of(record: dict[str, Json], text: str | None = None) -> Record:
         raise ArtifactDamaged(
             f"is of kind {reprlib.repr(kind)}, expected one of {', '.join(RECORD_TYPES)}"
         )
-    return record_from_json(record, kind, text)
+    known = None if text is None else _beside_known_parent(text, kind)
+    return known or record_from_json(record, kind, text)
+
+
+def _beside_known_parent(text: str, kind: ArtifactKind) -> Record | None:
+    """Decode a record's own fields: its parent is that of many, and is decoded once.
+
+    None where it has none, or where something is wrong: decoding the whole tells what.
+    """
+    parent = _PARENTS.get(kind)
+    if parent is None:
+        return None
+    try:
+        inner = bytes(_split(text)[parent]).decode()
+        own = text.replace(f'"{parent}":{inner}', f'"{parent}":null', 1)
+        known: dict[str, object] = {parent: _record_of_text(inner)}
+        record: Record = decode_record(json.loads(own), RECORD_TYPES[kind], own, known=known)
+        check_meaning(record)
+    except (ArtifactError, ValueError, LookupError, RecursionError, msgspec.DecodeError):
+        return None
+    return record
+
+
+@lru_cache(maxsize=64)
+def _record_of_text(text: str) -> Record:
+    return record_of(json.loads(text), text)
 
 
 def _is_newer(version: Json) -> bool:

@@ -388,6 +388,25 @@ def test_consistent_forgeries(change: Callable[[Any], None], chain: Any, tmp_pat
     assert isinstance(_refusal(path), ArtifactDamaged)
 
 
+@pytest.mark.parametrize("kind", ["latents", "trajectory", "edit"])
+def test_what_is_wrong_in_a_parent_is_found_beside_files_that_share_it(
+    chain: Any, tmp_path: Path, kind: str
+) -> None:
+    good = chain.copy(kind, tmp_path / "good.safetensors")
+    assert read_record(good) == chain.records[kind]
+    path = chain.copy(kind, tmp_path / "wrong.safetensors")
+
+    def clip_in(record: Any) -> Any:
+        parent = {"edit": "trajectory", "trajectory": "latents", "latents": "frames"}
+        return clip_in(record[parent[record["kind"]]]) if record["kind"] in parent else record
+
+    _forge(path, lambda record: clip_in(record)["settings"].update(width=0))
+    error = _refusal(path)
+    assert isinstance(error, ArtifactDamaged)
+    assert "frames.settings.width" in error.message
+    assert read_record(good) == chain.records[kind]
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [
