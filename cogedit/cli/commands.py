@@ -85,14 +85,16 @@ def edit(
 
     Example: cogedit edit bear.mp4 --model zai-org/CogVideoX-5b-I2V --first-frame edited.png
     """
-    from cogedit import stages, tools
-    from cogedit.cli.tables import show_estimate
+    from cogedit import stages
     from cogedit.stages.edit import check_edit
     from cogedit.stages.given import check_is_edit
 
     check_is_edit(prompt or (), first_frame)
     settings = call.settings(video)
     if dry_run:
+        from cogedit import tools
+        from cogedit.cli.tables import show_estimate
+
         check_edit(
             video,
             settings,
@@ -207,11 +209,13 @@ def invert(
 
     Example: cogedit invert bear.mp4 --check
     """
-    from cogedit import stages, tools
-    from cogedit.cli.tables import show_estimate
+    from cogedit import stages
 
     settings = call.settings(source)
     if dry_run:
+        from cogedit import tools
+        from cogedit.cli.tables import show_estimate
+
         show_estimate(call.screen, "invert", tools.estimate(source, settings, run=call.run))
         return
     with stages.Session() as session:
@@ -243,14 +247,16 @@ def reconstruct(
 
     Example: cogedit reconstruct -p "in the snow" -p "in the desert"
     """
-    from cogedit import stages, tools
-    from cogedit.cli.tables import show_estimate
+    from cogedit import stages
     from cogedit.stages.given import check_is_edit
 
     check_is_edit(prompt or (), first_frame)
     trajectory = source or newest_artifact(call, "trajectory")
     settings = call.settings(trajectory)
     if dry_run:
+        from cogedit import tools
+        from cogedit.cli.tables import show_estimate
+
         estimate = tools.estimate(
             trajectory,
             settings,

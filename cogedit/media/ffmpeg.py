@@ -145,7 +145,12 @@ def run_on_input(
         StorageError: The file may not be read.
         ConfigError: There is no binary, or it cannot be run.
     """
-    return _run_once(path, file_state(path), tuple(before), tuple(args), timeout, find_ffmpeg())
+    state = file_state(path)
+    with _one_run:  # a second thread finds what the first one asked for
+        return _run_once(path, state, tuple(before), tuple(args), timeout, find_ffmpeg())
+
+
+_one_run = threading.Lock()
 
 
 def find_messages(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import stat
-from functools import lru_cache
+import threading
 from pathlib import Path
 
 from cogedit.disk import FileState, state_from
@@ -69,18 +69,41 @@ def file_state(path: Path) -> FileState:
         raise _unreadable(path, error) from error
 
 
-def file_digest(path: Path) -> str:
-    """The sha256 of a file in hex, once per process while it is unchanged; or `StorageError`."""
-    return _digest(path, file_state(path))
+def file_digest(path: Path, *, unless: threading.Event | None = None) -> str:
+    """The sha256 of a file in hex, once per process while it is unchanged.
+
+    A thread that asks while another one computes it waits for that one.
+
+    Raises:
+        StorageError: It may not be read.
+        Left: The event `unless` was set meanwhile.
+    """
+    key = path, file_state(path)
+    with _one_digest:
+        if key not in _digests:
+            _digests[key] = _digest(path, unless or threading.Event())
+        return _digests[key]
 
 
-@lru_cache(maxsize=4096)
-def _digest(path: Path, state: FileState) -> str:
+class Left(Exception):
+    """Nobody waits for a digest any more."""
+
+
+_digests: dict[tuple[Path, FileState], str] = {}
+_one_digest = threading.Lock()
+
+
+def _digest(path: Path, unless: threading.Event) -> str:
+    digest, piece = hashlib.sha256(), memoryview(bytearray(2**20))
     try:
         with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            while count := file.readinto(piece):
+                digest.update(piece[:count])
+                if unless.is_set():
+                    raise Left
     except OSError as error:
         raise _unreadable(path, error) from error
+    return digest.hexdigest()
 
 
 def _missing(path: Path, what: str, *, hint: str) -> VideoError:

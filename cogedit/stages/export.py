@@ -23,6 +23,7 @@ from cogedit.artifacts import (
 from cogedit.config import Settings
 from cogedit.disk import Over, state_of
 from cogedit.errors import UsageError, VideoError
+from cogedit.media.ahead import read_ahead
 from cogedit.media.encoding import Encoding, plan_encoding
 from cogedit.media.recipe_comment import find_comment
 from cogedit.media.restore import needs_own_frames
@@ -235,7 +236,7 @@ def check_export(
         if output is not None:
             check_not_source(output, record)
         return
-    with (run or Run()).wait(f"looking at {video.name}"):
+    with (run or Run()).wait(f"looking at {video.name}"), read_ahead(video):
         clip = find_clip(video, settings)
     frames, facts = clip.record, clip.facts
     every_frame = takes_every_frame(frames, options)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -13,6 +13,7 @@ from cogedit.artifacts import FramesRecord, Pieces
 from cogedit.clip_times import rate_text, resampling_rate, time_text
 from cogedit.config import Settings, check_settings, preset_for_model
 from cogedit.errors import ModelError
+from cogedit.media.ahead import read_ahead
 from cogedit.media.clip import ResizePlan, check_times, plan_clip, plan_resize
 from cogedit.media.facts import VideoFacts
 from cogedit.media.probe import changes_size_within, identify, probe_facts
@@ -78,18 +79,36 @@ def load(
                 clip.record, make_frames, output=output, workspace=workspace, run=claimed
             )
 
+    def start_torch() -> None:
+        place = workspace_for(video, settings).root if output is None else output
+        if run.force or not (any(place.glob("frames-*")) if output is None else place.exists()):
+            import torch  # noqa: F401  (it will be needed)
+
     try:
         # The record names the reader: where decord fails, the clip is chosen again for ffmpeg.
-        return make(choose_clip(video, settings, run=run), fall_back=False)
+        clip = choose_clip(video, settings, run=run, meanwhile=start_torch)
+        return make(clip, fall_back=False)
     except DecordFailed as error:
         run.notify(f"decord cannot read all of it, so ffmpeg reads it ({error.message})")
         clip = choose_clip(video, settings, run=run, with_decord=False)
         return make(clip, fall_back=True)
 
 
-def choose_clip(video: Path, settings: Settings, *, run: Run, with_decord: bool = True) -> Clip:
-    """Choose frames and size of a clip, and say which; errors are those of `load`."""
-    with run.wait(f"looking at {video.name}"):
+def choose_clip(
+    video: Path,
+    settings: Settings,
+    *,
+    run: Run,
+    with_decord: bool = True,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> Clip:
+    """Choose frames and size of a clip, and say which; errors are those of `load`.
+
+    `meanwhile` is called where a large file is read for seconds, in threads of their own.
+    """
+    with run.wait(f"looking at {video.name}"), read_ahead(video) as takes_seconds:
+        if takes_seconds:
+            meanwhile()
         clip = find_clip(video, settings, with_decord=with_decord)
     for note in clip.notes:
         run.notify(note)
