@@ -220,6 +220,8 @@ def _init(address: str | None) -> None:
 
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
+        # "auto" also finds a cluster among the processes of this machine, and remembers the first
+        # one for the life of this process: a second session may be led to one that has ended.
         ray.init(address=address or "auto", **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
         named = address or os.environ.get("RAY_ADDRESS")

@@ -13,6 +13,8 @@ from pathlib import Path
 import processes
 import pytest
 import workers
+from hub import fill_cache
+from huggingface_hub import constants
 from pipelines import TINY_MODEL, TINY_PIPELINE
 from typer.testing import CliRunner
 from videos import make_video
@@ -82,8 +84,17 @@ def test_without_an_address_ray_starts_here(tmp_path):
     assert [one["status"] for one in json.loads(done.stdout)["outputs"]] == ["written"]
 
 
+NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
+
+
 @pytest.fixture(scope="module")
-def cluster():
+def hub_cache(tmp_path_factory):
+    """The cache of the Hub on both nodes."""
+    return tmp_path_factory.mktemp("hub")
+
+
+@pytest.fixture(scope="module")
+def cluster(hub_cache):
     """A cluster of two nodes with a CPU each."""
     from ray.cluster_utils import Cluster
 
@@ -94,9 +105,9 @@ def cluster():
         # On a busy machine nothing is given up for lost, and nothing starves.
         patch.setenv("RAY_health_check_timeout_ms", "600000")
         patch.setenv("RAY_worker_niceness", "0")
-        node = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
-        cluster = Cluster(initialize_head=True, head_node_args=node)
-        cluster.add_node(**node)
+        patch.setenv("HF_HUB_CACHE", str(hub_cache))
+        cluster = Cluster(initialize_head=True, head_node_args=NODE)
+        cluster.add_node(**NODE)
         yield cluster
         cluster.shutdown()
 
@@ -131,6 +142,28 @@ def test_every_actor_ends_after_its_step(cluster, tmp_path, monkeypatch):
     with pytest.raises(Interrupted), ending(started):
         [*drive(SharedList(groups_of(edits), Path(RESULTS), force=False), started, run)]
     assert {path.name for path in tmp_path.iterdir()} == {"ended-1", "ended-2"}
+
+
+@pytest.mark.slow
+def test_a_node_without_the_model_is_named(cluster, hub_cache, tmp_path, monkeypatch):
+    """Of three nodes one has another cache of the Hub, where the model is not."""
+    fill_cache(hub_cache, "some/model", TINY_PIPELINE)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(hub_cache))
+    monkeypatch.chdir(tmp_path)
+    bare = cluster.add_node(**NODE, env_vars={"HF_HUB_CACHE": str(tmp_path / "none")})
+    try:
+        cluster.wait_for_nodes()
+        with pytest.raises(ModelError) as caught:
+            start_ray(
+                Job(tmp_path),
+                edits_of(1, model="some/model"),
+                number=None,
+                address=cluster.address,
+            )
+    finally:
+        cluster.remove_node(bare)
+    assert caught.value.message.count("has no some/model") == 1
+    assert "some/model" in caught.value.hint
 
 
 @pytest.mark.slow
