@@ -111,7 +111,6 @@ def test_rows_of_edits_with_their_references(video, both, flags):
     assert torch.equal(one, two)
 
 
-@pytest.mark.slow  # ranks of one are in tests/models/test_first_frame.py
 def test_rows_of_edits_from_a_first_frame(video, both, tmp_path):
     model = {"model": str(make_15_i2v_like(tmp_path / "tiny"))}
     one, two = both(edits(video), "edit", "latents", SHORT, ROWS, model)
