@@ -7,17 +7,17 @@ import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
 import typer.main
 import typer.testing
-from safetensors.torch import load_file
 
-torch.set_num_threads(1)
+# What is large is imported in the fixtures: where workers run the tests, one process more reads
+# this and runs none.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Also in processes that tests start: two threads of each worker's would wait for one another.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["OMP_NUM_THREADS"] = "1"
 # Prompt embeddings of the tests stay out of the user's cache.
 CACHE = tempfile.TemporaryDirectory(prefix="cogedit-tests-")
 os.environ["XDG_CACHE_HOME"] = CACHE.name
@@ -33,8 +33,8 @@ if sys.modules.get("torchao", sys) is None:  # where several processes share the
 # Every call of a `CliRunner` makes all commands and options anew: a tenth of a second.
 typer.testing._get_command = cache(typer.main.get_command)  # type: ignore[attr-defined]
 
-from chains import Chain, make_chain  # noqa: E402
-from pipelines import GOLDEN, GOLDEN_PIPELINE, make_2b_like, make_5b_like, make_15_like  # noqa: E402
+if TYPE_CHECKING:
+    from chains import Chain
 
 PROMPT = "a blue cat running in snow"
 
@@ -65,13 +65,18 @@ def decord():
 @pytest.fixture(scope="session")
 def golden():
     """The upstream script's numbers on the golden pipeline."""
+    from pipelines import GOLDEN
+    from safetensors.torch import load_file
+
     return load_file(GOLDEN / "golden.safetensors")
 
 
 @pytest.fixture(scope="session")
 def golden_pipeline():
     """The golden pipeline in float32."""
+    import torch
     from diffusers import CogVideoXPipeline
+    from pipelines import GOLDEN_PIPELINE
 
     return CogVideoXPipeline.from_pretrained(GOLDEN_PIPELINE, dtype=torch.float32)
 
@@ -79,24 +84,32 @@ def golden_pipeline():
 @pytest.fixture(scope="session")
 def pipeline_2b(tmp_path_factory):
     """Folder of a tiny pipeline with 2B's traits."""
+    from pipelines import make_2b_like
+
     return make_2b_like(tmp_path_factory.mktemp("models") / "tiny-2b")
 
 
 @pytest.fixture(scope="session")
 def pipeline_5b(tmp_path_factory):
     """Folder of a tiny pipeline with 5B's traits."""
+    from pipelines import make_5b_like
+
     return make_5b_like(tmp_path_factory.mktemp("models") / "tiny-5b")
 
 
 @pytest.fixture(scope="session")
 def pipeline_15(tmp_path_factory):
     """Folder of a tiny pipeline with 1.5's traits."""
+    from pipelines import make_15_like
+
     return make_15_like(tmp_path_factory.mktemp("models") / "tiny-1.5")
 
 
 @pytest.fixture(scope="session")
-def chain(tmp_path_factory) -> Chain:
+def chain(tmp_path_factory) -> "Chain":
     """A small chain of artifacts, which tests do not change."""
+    from chains import make_chain
+
     return make_chain(tmp_path_factory.mktemp("chain"))
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parent
-FOREIGN = ("torch.", "pipe.", "os._exit", "attention_dispatch.", "storage.")
+FOREIGN = ("torch.", "typer.", "pipe.", "os._exit", "attention_dispatch.", "storage.")
 """Libraries whose private names a test may need: the package itself relies on some of them."""
 
 

@@ -51,14 +51,12 @@ def edited(checkpoint, device, edit):
     return trajectory.noise, samples[-1]
 
 
-@pytest.mark.parametrize("kind", ["pipeline_2b", "pipeline_5b", "pipeline_15"])
+DENOISE = {"start_noise": 0.3, "injection_strength": 1.3, "solver": "dpm++2m"}
+FLOW = {"method": "flow", "injection_mode": "queries-keys", "start": "random"}
+
+
 @pytest.mark.parametrize(
-    "edit",
-    [
-        {"start_noise": 0.3, "injection_strength": 1.3, "solver": "dpm++2m"},
-        {"method": "flow", "injection_mode": "queries-keys", "start": "random"},
-    ],
-    ids=["denoise", "flow"],
+    ("kind", "edit"), [("pipeline_2b", DENOISE), ("pipeline_5b", FLOW), ("pipeline_15", DENOISE)]
 )
 def test_an_inversion_and_an_edit(kind, edit, request):
     checkpoint = find_checkpoint(str(request.getfixturevalue(kind)))
