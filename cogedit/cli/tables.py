@@ -91,8 +91,8 @@ def show_estimate(screen: Screen, command: str, estimate: Estimate) -> None:
         ("clip", f"{size}: latents {shape}{windows}, {estimate.num_tokens:,} tokens per row"),
         ("model", f"{estimate.model} in {estimate.dtype} on {estimate.device}: {sizes}"),
     ]
-    if estimate.loras:
-        rows.append(("LoRA", ", ".join(estimate.loras)))
+    rows += [("LoRA", f"{lora} for edits") for lora in estimate.lora]
+    rows += [("LoRA", f"{lora} for the inversion") for lora in estimate.inversion_lora]
     for stage in estimate.stages:
         text, work = f"{stage.reused} of {stage.artifacts} reused", stage.work
         if work.calls:

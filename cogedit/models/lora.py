@@ -168,7 +168,7 @@ def find_lora(path: Path) -> Lora:
         ModelError: It is no LoRA of a CogVideoX transformer in safetensors; says what it is.
         StorageError: It cannot be read.
     """
-    beside = path.with_name("adapter_config.json")
+    beside = path.parent / "adapter_config.json"
     key = (state_of_file(path), state_of_file(beside)), path
     if key not in _known:
         _known[key] = _read(path, beside)
@@ -185,7 +185,11 @@ def _read(path: Path, beside: Path) -> Lora:
     if not any(_MATRIX.fullmatch(name) for name in names):
         part = next(iter(kinds_in(without_prefix(names))), None)
         found = "holds another model, or none" if part is None else f"holds {part} weights"
-        hint = f"give it as --{part}" if part in ("transformer", "vae") else None
+        hint = (
+            f"give it as --{part} {shlex.quote(str(path))}"
+            if part in ("transformer", "vae")
+            else None
+        )
         raise _refused(path, found, hint=hint)
     if others := sorted(set(weights.dtypes) - _NUMBERS):
         raise _refused(path, f"holds numbers in {others[0]}, which are not read")
@@ -330,11 +334,11 @@ def _note(file: LoraFile, strengths: Sequence[float]) -> list[str]:
     if not strengths:
         return []
     least, most = min(strengths), max(strengths)
-    of = f"{least:g}" if least == most else f"{least:g} to {most:g}"
-    return [
-        f"LoRA {file.path.name}: its alpha / rank is {of}, by which it is multiplied beside the "
-        f"scale, {file.scale:g}"
-    ]
+    own, all_of_it = (
+        f"{low:g}" if low == high else f"{low:g} to {high:g}"
+        for low, high in ((least, most), (file.scale * least, file.scale * most))
+    )
+    return [f"{file.path.name} is added {all_of_it} times: {file.scale:g} x alpha / rank, {own}"]
 
 
 @contextmanager

@@ -102,6 +102,7 @@ def single_file(model: str, file: Path) -> ModelError:
     hint = _replaced("") if pipeline is None else _by_folder(pipeline)
     if pipeline is None and file.suffix == ".safetensors":
         hint = f"a transformer: --model {PUBLISHED[1]} --transformer {shlex.quote(model)}"
+        hint += f"; a LoRA: --lora {shlex.quote(model)}"
     return ModelError(
         f"The model {model} is a file; expected a folder in diffusers format, or a Hub id",
         hint=hint,

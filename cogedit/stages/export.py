@@ -160,9 +160,8 @@ def _job(
     read: Sequence[Path | None] = (),
 ) -> _Job:
     """Settle how an artifact is shown; `read` are further files that the run reads."""
-    options = settings.export
+    options, inputs = settings.export, [source, *read, *settings.read_files]
     encoding = encoding_for(output, options)
-    inputs = [source, *read, *settings.read_files]
     check_output(output, inputs=inputs, run=run, is_folder=encoding.codec == "png")
     record = read_record(source)
     frames = frames_record(record)

@@ -61,8 +61,8 @@ if TYPE_CHECKING:
 
 
 _LOST_IN_FP8 = (
-    "weights in fp8 keep of a LoRA what is larger than their steps, about a tenth of a weight: "
-    "--weights bf16 keeps all of it"
+    "weights in fp8 take up small changes of a LoRA only in part (--weights bf16 takes up all of "
+    "them)"
 )
 
 

@@ -94,12 +94,10 @@ class Estimate:
         text_encoder_bytes: Weights of T5, which is freed before the transformer is loaded.
         transformer_bytes: Weights of the transformer.
         memory_bytes: The transformer, all of it on the device, with its activations.
-        host_bytes: Host memory that the run needs at least, beside that of Python and its
-            libraries; on the CPU this is all that there is.
-        encode: How the VAE would encode the clip, which it need not where its latents exist.
-        decode: How it would decode an edit.
+        host_bytes: Host memory that it needs at least, beside Python's; on the CPU, all of it.
+        encode, decode: How the VAE would encode the clip, where it has to, and decode an edit.
         earlier_bytes: Frames and latents that are still to be written.
-        loras: What is added to the transformer, those of the inversion first.
+        lora, inversion_lora: Files that are added to the transformer, and their scales.
     """
 
     model: str
@@ -123,7 +121,8 @@ class Estimate:
     encode: VAEEstimate
     decode: VAEEstimate
     earlier_bytes: int
-    loras: tuple[str, ...]
+    lora: tuple[str, ...]
+    inversion_lora: tuple[str, ...]
 
     @property
     def seconds(self) -> float:
@@ -362,7 +361,8 @@ class _Cost:
             encode=encode,
             decode=decode,
             earlier_bytes=earlier_bytes,
-            loras=tuple(f"{file.path.name} at {file.scale:g}" for file in settings.loras),
+            lora=tuple(map(str, settings.lora)),
+            inversion_lora=tuple(map(str, settings.inversion_lora)),
         )
 
 

@@ -1,6 +1,7 @@
 """LoRA files: four formats with one meaning, the same as diffusers', and what is refused."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -289,8 +290,10 @@ def test_what_is_no_safetensors_file_is_refused(tmp_path, content, names):
         find_lora(file)
 
 
-def test_a_folder_is_refused_with_the_file_in_it(pipeline, tmp_path):
+def test_a_folder_is_refused_with_the_file_in_it(pipeline, tmp_path, monkeypatch):
     save_file(diffusers(matrices(pipeline)), tmp_path / "style.safetensors")
-    with pytest.raises(ModelError) as refused:
-        find_lora(tmp_path)
-    assert str(tmp_path / "style.safetensors") in str(refused.value.hint)
+    monkeypatch.chdir(tmp_path)
+    for folder in (tmp_path, Path()):
+        with pytest.raises(ModelError) as refused:
+            find_lora(folder)
+        assert str(folder / "style.safetensors") in str(refused.value.hint)

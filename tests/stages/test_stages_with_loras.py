@@ -88,7 +88,7 @@ def made(home):
     edit = ["reconstruct", found["trajectory"], "-p", "a cat", "--guidance-scale", 1]
     found["edit"], said = run(*edit, *usual, *loras)
     assert "going on after step" in said
-    assert "alpha / rank is 0.5" in said
+    assert "style.safetensors is added 0.4 times" in said
     run("export", found["edit"], *usual, *loras, "-o", home / "cat.mp4")
     return {kind: Path(path) for kind, path in found.items()}
 
@@ -201,7 +201,10 @@ def test_before_anything_runs_it_is_read_and_compared_with_the_model(home, tmp_p
     lora = ["--lora", home / "style.safetensors", "--inversion-lora", home / "other.safetensors"]
     edit = ["edit", clip, "-p", "a cat", *SHAPE, *model]
     _, said = run(*edit, *lora, "--dry-run")
-    assert "other.safetensors at 1, style.safetensors at 1" in said
+    assert "style.safetensors:1.0 for edits" in said
+    assert "other.safetensors:1.0 for the inversion" in said
+    _, said = run(*edit, *lora, "--dry-run", "--json")
+    assert json.loads(said.splitlines()[-1])["lora"] == [f"{home / 'style.safetensors'}:1.0"]
     _, said = run("doctor", *USUAL, *lora)
     assert "LoRA style.safetensors" in said
     assert "rank 4 in 8 matrices" in said
