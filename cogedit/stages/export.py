@@ -226,7 +226,7 @@ def check_export(
             recipe = replace(recipe, every_frame=True)
         if options.splice:
             recipe = spliced(recipe, options)
-            check_source(_require(found, frames, "--splice").facts, encoding, options)
+            check_source(_require(found, frames, "--splice"), encoding, options)
         _check_size(recipe)
         own_pixels = options.align_edges > 0 or options.composite == "source"
         if options.size == "source" and (own_pixels or needs_own_frames(resize_plan(frames))):
@@ -243,18 +243,17 @@ def check_export(
         check_every_frame(options)
     if options.splice:
         spliced(Recipe(frames, frames.fps, encoding, every_frame=every_frame), options)
-        check_source(facts, encoding, options)
+        check_source(FoundSource(video, facts, frames), encoding, options)
         return
     size = frames.source if options.size == "source" else frames.settings
     encoding.check_frames(size.width, size.height, fps=options.fps or frames.fps)
     if options.sound and encoding.has_audio and facts.audio_tracks:
         first, end = frames.span
-        suffix = encoding.suffix if output is None else output.suffix
         audio = choose_audio(
             video,
             facts.audio_tracks,
             wanted=options.audio_track,
-            suffix=suffix,
+            suffix=encoding.suffix if output is None else output.suffix,
             start=facts.start + first,
             duration=end - first,
         )

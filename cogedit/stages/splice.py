@@ -11,9 +11,9 @@ from pathlib import Path
 from cogedit.artifacts import FramesRecord, frames_record
 from cogedit.clip_times import resampling_rate
 from cogedit.disk import Over
-from cogedit.errors import UsageError
+from cogedit.errors import UsageError, VideoError
 from cogedit.media.encoding import Encoding
-from cogedit.media.facts import VideoFacts
+from cogedit.media.probe import probe_stored
 from cogedit.media.samples import layout_for
 from cogedit.media.sound import WholeAudio, choose_whole_audio
 from cogedit.media.splice import write_splice
@@ -64,12 +64,27 @@ def _check_rate(frames: FramesRecord) -> None:
     )
 
 
-def check_source(facts: VideoFacts, encoding: Encoding, options: ExportSettings) -> None:
-    """Raise `UsageError` for a source that cannot be written again as it is."""
+def check_source(source: FoundSource, encoding: Encoding, options: ExportSettings) -> None:
+    """Raise `UsageError` or `VideoError` for a source that cannot be written again as it is."""
+    _check_size(source)
+    facts = source.facts
     layout_for(replace(facts, grid=None), encoding)
     wanted = options.audio_track
     if options.sound and wanted is not None and facts.audio_tracks:
         choose_whole_audio(Path(), facts.audio_tracks, wanted=wanted, suffix=".mkv")
+
+
+def _check_size(source: FoundSource) -> None:
+    """Refuse a video that changes its size where the clip is not: only there it was looked at."""
+    if not source.facts.is_sampled:
+        return
+    whole = probe_stored(source.path, thorough=True)
+    if whole.first_resized is not None:
+        raise VideoError(
+            f"{source.path} changes its size at frame {whole.first_resized}, outside of the clip, "
+            "and --splice writes the whole video",
+            hint="re-encode it at one size first, or export the clip alone",
+        )
 
 
 def write_whole(
@@ -97,6 +112,7 @@ def write_whole(
     Raises:
         CogeditError: As `write_splice`.
     """
+    _check_size(source)
     facts = replace(source.facts, grid=None)
     numbers = stored_numbers(source, every_frame=recipe.every_frame)
     if facts.pictures.is_hdr:

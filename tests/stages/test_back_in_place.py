@@ -2,6 +2,7 @@
 
 import shutil
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +13,12 @@ from videos import ffmpeg, make_counter, make_video, read_back, read_counter
 import cogedit
 from cogedit.cli import app
 from cogedit.errors import UsageError, VideoError
+from cogedit.media import probe
 from cogedit.media.probe import probe_stored
+from cogedit.stages.export import check_export
 from cogedit.stages.recipe import read_recipe
+
+CLIPS = Path(__file__).parents[1] / "data" / "clips"
 
 
 def settings_of(source, **flags):
@@ -174,3 +179,21 @@ def test_the_command_line_and_a_batch_know_it(here):
     done = CliRunner().invoke(app, edit, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     assert probe_stored(here / "two.mp4").fps == Fraction(30000, 1001)
+
+
+def test_a_long_video_that_changes_its_size_outside_of_the_clip_is_refused(here, monkeypatch):
+    monkeypatch.setattr(probe, "MANY_KEYFRAMES", 1)
+    video = shutil.copy(CLIPS / "size-changes.mkv", here / "long.mkv")
+    frames = load(video, load__skip_frames_end=25)
+    for source in (frames, video):
+        with pytest.raises(VideoError, match=r"long\.mkv changes its size at frame 17"):
+            check_export(
+                source,
+                settings_of(source, **({} if source is frames else {"load__skip_frames_end": 25})),
+                output=here / "out.mp4",
+                source_video=None,
+                has_mask=False,
+            )
+    with pytest.raises(VideoError, match=r"long\.mkv changes its size at frame 17"):
+        export(frames, here / "out.mp4")
+    assert not (here / "out.mp4").exists()
