@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,10 @@ import cogedit
 import cogedit.models.loading
 from cogedit.artifacts import content_key, read_artifact, read_record
 from cogedit.cli import app
+from cogedit.config import read_batch
 from cogedit.errors import ArtifactMismatch, Interrupted, ModelError, UsageError
+from cogedit.tools.batch_nodes import missing_here, needed_for
+from cogedit.tools.batch_plan import plan_batch
 
 STEPS = 3
 USUAL = ("--model", TINY_PIPELINE, "--dtype", "fp32", "--device", "cpu")
@@ -250,3 +254,22 @@ def test_a_batch_and_a_file_of_settings_have_them(home, made, tmp_path, monkeypa
     edits = made["edit"].parent.glob("edit-*.safetensors")
     several = [[one.scale for one in read_record(path).model.lora] for path in edits]
     assert [0.8, 1.0] in several
+
+
+def test_files_of_a_batch_lie_beside_it_and_on_every_machine(home, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = home / "rows.toml"
+    row = 'video = "clip.mp4"\nprompt = "a cat"\nlora = ["style.safetensors:0.8"]\n'
+    rows.write_text(f'transformer_file = "mine.safetensors"\n[[edit]]\n{row}')
+    [read] = read_batch(str(rows))
+    assert read.values["rows.toml"]["transformer_file"] == home / "mine.safetensors"
+    rows.write_text(f"[[edit]]\n{row}")
+    flags = {"model": str(TINY_PIPELINE), "device": "cpu", "workspace": str(tmp_path)}
+    with needed_for(plan_batch(read_batch(str(rows)), flags)) as needed:
+        assert missing_here(needed) == []
+        sizes = dict(needed.videos)
+        style = str(home / "style.safetensors")
+        assert sizes[style] == Path(style).stat().st_size
+        other = replace(needed, videos=((style, sizes[style] + 1),))
+        [problem] = missing_here(other)
+        assert style in problem.message
