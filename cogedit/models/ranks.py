@@ -22,7 +22,6 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import NoReturn
 
 import torch
 import torch.distributed as dist
@@ -133,7 +132,7 @@ class Ranks:
                 processes.append(process)
             while store.add("ready", 0) < len(processes):
                 if any(process.poll() is not None for process in processes):
-                    _raise_error_of(store)
+                    raise _error_of(store)
                 time.sleep(0.05)
             return cls(store, 0, size, processes)
         except BaseException:
@@ -201,7 +200,7 @@ class Ranks:
             yield
         except RankLost as lost:
             self.is_lost = True
-            _raise_error_of(self._store, lost)
+            raise _error_of(self._store) from lost
         except BaseException:
             self.is_lost = True
             raise
@@ -284,7 +283,3 @@ def _error_of(store: Store) -> Exception:
         hint="where memory runs out, the system kills one: each holds all weights in host memory "
         "while it loads, so fewer --gpus need less",
     )
-
-
-def _raise_error_of(store: Store, lost: RankLost | None = None) -> NoReturn:
-    raise _error_of(store) from lost

@@ -132,8 +132,8 @@ def start_local(job: Job, edits: Sequence[BatchEdit], *, number: int | None) -> 
         )
     number = min(number, len(groups_of(edits)))
     if not num_gpus:
-        shared = {"OMP_NUM_THREADS": str(max(1, num_cpus() // number)), **_threads()}
-        return LocalWorkers(job, [shared] * number)
+        threads = os.environ.get("OMP_NUM_THREADS", str(max(1, num_cpus() // number)))
+        return LocalWorkers(job, [{"OMP_NUM_THREADS": threads}] * number)
     seen = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = seen.split(",") if seen else [str(index) for index in range(num_gpus)]
     return LocalWorkers(job, [{"CUDA_VISIBLE_DEVICES": name} for name in names[:number]])
@@ -142,11 +142,6 @@ def start_local(job: Job, edits: Sequence[BatchEdit], *, number: int | None) -> 
 def num_cpus() -> int:
     """Return how many CPUs this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _threads() -> dict[str, str]:
-    """The number of threads that the user chose."""
-    return {k: v for k, v in os.environ.items() if k == "OMP_NUM_THREADS"}
 
 
 def serve() -> None:
