@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -108,16 +109,18 @@ def make_transformer(
     attention_head_dim: int = 32,
     time_embed_dim: int = 64,
     patch_size: int = PATCH_SIZE,
+    takes_first_frame: bool = False,
 ) -> CogVideoXTransformer3DModel:
     """Return a transformer for the VAE's latents, with random weights and rotary positions.
 
     `attention_head_dim` is a multiple of 16; `patch_size` counts latents along height and width.
+    One that takes a first frame has its latents as further channels.
     """
     spatial = 2 ** (len(vae.config.block_out_channels) - 1)
     return CogVideoXTransformer3DModel(
         num_attention_heads=num_attention_heads,
         attention_head_dim=attention_head_dim,
-        in_channels=vae.config.latent_channels,
+        in_channels=vae.config.latent_channels * (2 if takes_first_frame else 1),
         out_channels=vae.config.latent_channels,
         time_embed_dim=time_embed_dim,
         text_embed_dim=TEXT_DIM,
@@ -183,8 +186,19 @@ def export_pipeline(pipeline: CogVideoXPipeline, folder: Path) -> None:
     share_embeddings(pipeline.text_encoder)
     pipeline.to(dtype=torch.float16)
     pipeline.save_pretrained(folder, safe_serialization=True)
-    for config in folder.glob("*/config.json"):
-        # diffusers writes down which folder a part was loaded from; leave that out.
+    _forget_sources(folder.glob("*/config.json"))
+
+
+def export_transformer(pipeline: CogVideoXPipeline, folder: Path) -> None:
+    """Write the transformer alone, rounded to fp16 in place, as `export_pipeline` does."""
+    pipeline.transformer.to(dtype=torch.float16)
+    pipeline.transformer.save_pretrained(folder, safe_serialization=True)
+    _forget_sources([folder / "config.json"])
+
+
+def _forget_sources(configs: Iterable[Path]) -> None:
+    """Leave out of configurations which folder a part was loaded from: diffusers writes it down."""
+    for config in configs:
         values = json.loads(config.read_text(encoding="utf-8"))
         values.pop("_name_or_path", None)
         config.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

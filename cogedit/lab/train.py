@@ -1,7 +1,9 @@
-"""`python -m cogedit.lab.train vae|coarse|transformer|all|export`: train the embedded model.
+"""`python -m cogedit.lab.train vae|coarse|transformer|all|first-frame|export`: train the models.
 
 `coarse` is a transformer of large patches. It has a quarter of the tokens and learns colours,
 places and motions in a fraction of the time; the transformer that ships starts from its blocks.
+`first-frame` trains the shipped transformer, or that of `--start-from`, on as one that also takes
+the first frame of the clip; the other parts stay as they are.
 
 Every run can be stopped and started again: it continues from the checkpoint in its folder. `export`
 writes the pipeline folder from the last checkpoint, also during a run.
@@ -19,9 +21,10 @@ import torch
 
 from cogedit.lab.training import TrainingSchedule
 from cogedit.models.quiet import quiet_imports
+from cogedit.shapes import model_dir
 
 with quiet_imports():
-    from cogedit.lab.components import COARSE_PATCH_SIZE, export_pipeline
+    from cogedit.lab.components import COARSE_PATCH_SIZE, export_pipeline, export_transformer
     from cogedit.lab.evaluate import measure
     from cogedit.lab.train_transformer import (
         TransformerTraining,
@@ -46,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("part", choices=("vae", "coarse", "transformer", "all", "export"))
+    add("part", choices=("vae", "coarse", "transformer", "all", "first-frame", "export"))
     add(
         "--out",
         type=Path,
@@ -81,6 +84,9 @@ def _parser() -> argparse.ArgumentParser:
         default=None,
         help="train for this time, all parts together, instead of for numbers of steps",
     )
+    add(
+        "--eval-every", type=int, default=TrainingSchedule.eval_every, help="steps; and checkpoints"
+    )
     add("--batch-size", type=int, default=TransformerTraining.batch_size)
     add("--num-clips", type=int, default=TransformerTraining.num_clips)
     add(
@@ -110,6 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         torch.set_num_threads(options.threads)
     out: Path = options.out
     vae_folder, coarse, given = out / "vae", out / "coarse", options.start_from
+    encoded = out / "latents.pt"
 
     timed = options.minutes is not None
 
@@ -137,6 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             minutes=minutes("transformer"),
             lr=options.learning_rate,
             decay_fraction=options.decay_fraction,
+            eval_every=options.eval_every,
         ),
         batch_size=options.batch_size,
         num_clips=options.num_clips,
@@ -158,6 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             ),
             vae_folder,
             out=coarse,
+            encoded=encoded,
             device=options.device,
             encode_minutes=minutes("latents"),
         )
@@ -167,11 +176,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
             settings,
             vae_folder,
             out=out,
+            encoded=encoded,
             start_from=start_from if start_from.exists() else None,
             device=options.device,
             encode_minutes=minutes("latents"),
         )
         export_pipeline(pipeline, out / "pipeline")
+    if options.part == "first-frame":
+        source = given or model_dir()
+        pipeline = train_transformer(
+            replace(settings, takes_first_frame=True),
+            source / "vae",
+            out=out,
+            encoded=encoded,
+            start_from=source,
+            device=options.device,
+            encode_minutes=None,
+        )
+        export_transformer(pipeline, out / "first_frame")
     if options.part == "export":
         pipeline = untrained_pipeline(settings, vae_folder)
         load_checkpoint(pipeline, out / "transformer.pt")

@@ -5,40 +5,27 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKLCogVideoX, CogVideoXPipeline, CogVideoXTransformer3DModel
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import T5EncoderModel
 
 from cogedit.lab import world
 from cogedit.lab.components import (
-    MAX_TEXT_SEQ_LENGTH,
     PATCH_SIZE,
     make_pipeline,
     make_text_encoder,
     make_transformer,
-    rotary_embeddings,
 )
 from cogedit.lab.render import ClipTable
 from cogedit.lab.train_vae import encode_batch, load_vae, sample_specs
 from cogedit.lab.training import Optimizers, TrainingSchedule, autocast, averaged_weights, train
+from cogedit.lab.velocity_loss import TextToVelocity, VelocityLoss
 
 logger = logging.getLogger(__name__)
-
-# How often a clip is shown with a caption of each length: the empty one is the drop of 12 % that
-# guidance needs.
-CAPTION_SHARES: dict[world.CaptionLength, float] = {
-    "full": 0.60,
-    "background": 0.10,
-    "motion": 0.09,
-    "short": 0.09,
-    "empty": 0.12,
-}
 
 
 @dataclass(frozen=True)
@@ -57,6 +44,9 @@ class TransformerTraining:
         attention_head_dim: Channels per head.
         patch_size: Latents per token, along height and width.
         eval_clips: Held-out clips per measurement.
+        takes_first_frame: The transformer also takes the latents of a first frame, as CogVideoX's
+            image-to-video models do: always, since their pipelines never leave it out. The text
+            encoder stays as it is.
     """
 
     schedule: TrainingSchedule = field(default_factory=lambda: TrainingSchedule(6000))
@@ -70,11 +60,12 @@ class TransformerTraining:
     attention_head_dim: int = 64
     patch_size: int = PATCH_SIZE
     eval_clips: int = 512
+    takes_first_frame: bool = False
 
 
 def encode_clips(
     vae: AutoencoderKLCogVideoX, clips: ClipTable, *, minutes: float | None = None
-) -> Tensor:
+) -> dict[str, Tensor]:
     """Render and encode clips.
 
     Args:
@@ -83,137 +74,23 @@ def encode_clips(
         minutes: Stop after this time with fewer clips; None encodes all.
 
     Returns:
-        [N, F', C, H', W'] bfloat16 latents on the VAE's device.
+        `clips`, the latents [N, F', C, H', W'], and `first_frames`, those of frame 0 encoded alone,
+        [N, 1, C, H', W']; both bfloat16, on the VAE's device.
     """
     started = time.monotonic()
-    batch = 32 if vae.device.type == "cpu" else 256
+    batch = 8 if vae.device.type == "cpu" else 256
     latents: list[Tensor] = []
+    first_frames: list[Tensor] = []
     for first in range(0, len(clips), batch):
         if minutes is not None and latents and time.monotonic() - started > 60 * minutes:
             break
         pixels = clips.pixels(slice(first, first + batch))
         with autocast(vae.device):
             latents.append(encode_batch(vae, pixels).bfloat16())
+            first_frames.append(encode_batch(vae, pixels[:, :, :1]).bfloat16())
         if first % (64 * batch) == 0:
             logger.info("%d of %d clips encoded", first, len(clips))
-    return torch.cat(latents)
-
-
-def tokenize_captions(pipeline: CogVideoXPipeline, num_clips: int, *, split: world.Split) -> Tensor:
-    """Return the tokens of the clips' captions in every length.
-
-    Returns:
-        [N, lengths, `MAX_TEXT_SEQ_LENGTH`] int64, the lengths in the order of `CAPTION_SHARES`.
-    """
-    # Far fewer captions than clips: each is tokenized once.
-    rows: dict[str, int] = {}
-    order = [
-        rows.setdefault(world.caption(spec, length), len(rows))
-        for spec in sample_specs(num_clips, split)
-        for length in CAPTION_SHARES
-    ]
-    tokens: Tensor = pipeline.tokenizer(
-        list(rows),
-        padding="max_length",
-        max_length=MAX_TEXT_SEQ_LENGTH,
-        truncation=True,
-        return_tensors="pt",
-    ).input_ids
-    return tokens[torch.tensor(order)].view(num_clips, len(CAPTION_SHARES), -1)
-
-
-class TextToVelocity(nn.Module):
-    """Text encoder and transformer as one module, so that they are saved and averaged together."""
-
-    def __init__(self, pipeline: CogVideoXPipeline) -> None:
-        super().__init__()
-        self.text_encoder = pipeline.text_encoder
-        self.transformer = pipeline.transformer
-
-    def forward(
-        self,
-        latents: Tensor,
-        timesteps: Tensor,
-        input_ids: Tensor,
-        *,
-        image_rotary_emb: tuple[Tensor, Tensor],
-    ) -> Tensor:
-        """Return the prediction of v, shaped like the latents [B, F', C, H', W']."""
-        prompt_embeds = self.text_encoder(input_ids)[0]
-        prediction: Tensor = self.transformer(
-            hidden_states=latents,
-            encoder_hidden_states=prompt_embeds,
-            timestep=timesteps,
-            image_rotary_emb=image_rotary_emb,
-            return_dict=False,
-        )[0]
-        return prediction
-
-
-class VelocityLoss:
-    """The v-prediction loss on random clips, noise and timesteps.
-
-    Args:
-        pipeline: Its scheduler, tokenizer and rotary positions are used.
-        latents: [N, F', C, H', W'] scaled latents of the clips of the seeds 0 to N - 1.
-        split: Their split.
-        timestep_shift: As in `TransformerTraining`.
-    """
-
-    def __init__(
-        self,
-        pipeline: CogVideoXPipeline,
-        latents: Tensor,
-        *,
-        split: world.Split,
-        timestep_shift: float,
-    ) -> None:
-        device = latents.device
-        self._latents = latents
-        self._input_ids = tokenize_captions(pipeline, len(latents), split=split).to(device)
-        self._shift = timestep_shift
-        abar = pipeline.scheduler.alphas_cumprod.double()
-        self._signal, self._sigma = (
-            abar.sqrt().float().to(device),
-            (1 - abar).sqrt().float().to(device),
-        )
-        self._rotary = rotary_embeddings(
-            pipeline, num_latent_frames=latents.shape[1], device=device
-        )
-        self._shares = torch.tensor(list(CAPTION_SHARES.values()), device=device)
-
-    def __call__(self, model: nn.Module, batch_size: int, *, generator: torch.Generator) -> Tensor:
-        """Return the mean squared error of one random batch, a scalar with gradients."""
-        device, num_timesteps = self._latents.device, len(self._signal)
-        rows = torch.randint(len(self._latents), (batch_size,), generator=generator, device=device)
-        lengths = torch.multinomial(self._shares, batch_size, replacement=True, generator=generator)
-        # Stratified: the batch's noise levels cover the range evenly, which calms the loss.
-        part = torch.rand(batch_size, generator=generator, device=device)
-        u = (torch.arange(batch_size, device=device) + part) / batch_size
-        u = self._shift * u / (1 + (self._shift - 1) * u)
-        timesteps = (u * num_timesteps).long().clamp_max(num_timesteps - 1)
-        clean = self._latents[rows].float()
-        noise = torch.randn(clean.shape, generator=generator, device=device)
-        signal, sigma = (
-            values[timesteps].view(-1, 1, 1, 1, 1) for values in (self._signal, self._sigma)
-        )
-        with _fast_attention(device), autocast(device):
-            prediction = model(
-                signal * clean + sigma * noise,
-                timesteps,
-                self._input_ids[rows, lengths],
-                image_rotary_emb=self._rotary,
-            )
-        return nn.functional.mse_loss(prediction.float(), signal * noise - sigma * clean)
-
-
-def _fast_attention(device: torch.device) -> AbstractContextManager[None]:
-    """Choose the attention of training.
-
-    On a CPU the fused attention's backward pass is several times slower than plain matrix products
-    for sequences as short as these.
-    """
-    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
+    return {"clips": torch.cat(latents), "first_frames": torch.cat(first_frames)}
 
 
 def train_transformer(
@@ -221,6 +98,7 @@ def train_transformer(
     vae_folder: Path,
     *,
     out: Path,
+    encoded: Path,
     start_from: Path | None = None,
     device: str = "cpu",
     encode_minutes: float | None = None,
@@ -232,12 +110,13 @@ def train_transformer(
 
     Args:
         settings: The run.
-        vae_folder: The trained VAE, as `train_vae` saves it. The encoded clips lie beside it, in
-            `latents.pt`; delete that file to use another VAE or number of clips.
+        vae_folder: The trained VAE, as `train_vae` saves it.
         out: Folder for `transformer.pt` (checkpoint) and `transformer.json` (history).
+        encoded: File of the encoded clips, made if it is not there; delete it to use another VAE
+            or number of clips.
         start_from: Checkpoint of another run (its averaged weights) or a pipeline's folder that a
             new run starts from, as far as the weights fit: of another patch size, all but the
-            first and the last layer.
+            first and the last layer; of a transformer that takes no first frame, all of them.
         device: A torch device.
         encode_minutes: Encode as many clips as this time allows; None encodes all.
 
@@ -249,27 +128,22 @@ def train_transformer(
     """
     pipeline = untrained_pipeline(settings, vae_folder).to(device)
     out.mkdir(parents=True, exist_ok=True)
-    cache = vae_folder.parent / "latents.pt"
-    if not cache.exists():
+    clips = _encoded_clips(settings, pipeline.vae, encoded, minutes=encode_minutes)
 
-        def encoded(count: int, split: world.Split, minutes: float | None = None) -> Tensor:
-            clips = ClipTable(sample_specs(count, split), device)
-            return encode_clips(pipeline.vae, clips, minutes=minutes)
+    def loss_on(split: world.Split) -> VelocityLoss:
+        return VelocityLoss(
+            pipeline,
+            clips[split]["clips"],
+            split=split,
+            timestep_shift=settings.timestep_shift,
+            first_frames=clips[split]["first_frames"] if settings.takes_first_frame else None,
+        )
 
-        latents = {
-            "train": encoded(settings.num_clips, "train", encode_minutes),
-            "held_out": encoded(settings.eval_clips, "held_out"),
-        }
-        torch.save(latents, cache)
-    latents = torch.load(cache, map_location=device, weights_only=True)
-    shift = settings.timestep_shift
-    training_loss = VelocityLoss(pipeline, latents["train"], split="train", timestep_shift=shift)
-    held_out_loss = VelocityLoss(
-        pipeline, latents["held_out"], split="held_out", timestep_shift=shift
-    )
+    training_loss, held_out_loss = loss_on("train"), loss_on("held_out")
     model = TextToVelocity(pipeline)
     if start_from is not None:
         copy_weights(model, _saved_weights(start_from))
+    pipeline.text_encoder.requires_grad_(not settings.takes_first_frame)
     if pipeline.device.type != "cpu":
         for block in pipeline.transformer.transformer_blocks:
             block.compile()
@@ -282,7 +156,7 @@ def train_transformer(
     @torch.no_grad()
     def evaluate(averaged: nn.Module) -> dict[str, float]:
         generator = torch.Generator(pipeline.device).manual_seed(1)  # the same noise every time
-        batch = max(len(latents["held_out"]) // 4, 1)
+        batch = max(len(clips["held_out"]["clips"]) // 4, 1)
         losses = [held_out_loss(averaged, batch, generator=generator) for _ in range(4)]
         return {"held_out_loss": float(torch.stack(losses).mean())}
 
@@ -292,7 +166,8 @@ def train_transformer(
     others: list[nn.Parameter] = []
     for name, param in model.named_parameters():
         inside = param.dim() == 2 and not any(part in name for part in outside)
-        (kernels if inside else others).append(param)
+        if param.requires_grad:
+            (kernels if inside else others).append(param)
     train(
         model,
         Optimizers(kernels, others, weight_decay=0.01),
@@ -305,6 +180,34 @@ def train_transformer(
     return pipeline
 
 
+def _encoded_clips(
+    settings: TransformerTraining,
+    vae: AutoencoderKLCogVideoX,
+    encoded: Path,
+    *,
+    minutes: float | None,
+) -> dict[world.Split, dict[str, Tensor]]:
+    """Return what `encode_clips` makes of both splits, from the file if it is there."""
+    if not encoded.exists():
+        counts: dict[world.Split, int] = {
+            "train": settings.num_clips,
+            "held_out": settings.eval_clips,
+        }
+        made = {
+            split: encode_clips(
+                vae,
+                ClipTable(sample_specs(count, split), vae.device),
+                minutes=minutes if split == "train" else None,
+            )
+            for split, count in counts.items()
+        }
+        torch.save(made, encoded)
+    clips: dict[world.Split, dict[str, Tensor]] = torch.load(
+        encoded, map_location=vae.device, weights_only=True
+    )
+    return clips
+
+
 def untrained_pipeline(settings: TransformerTraining, vae_folder: Path) -> CogVideoXPipeline:
     """Return the trained VAE with a transformer and a text encoder as random as the seed says."""
     vae = load_vae(vae_folder)
@@ -315,6 +218,7 @@ def untrained_pipeline(settings: TransformerTraining, vae_folder: Path) -> CogVi
         num_attention_heads=settings.num_attention_heads,
         attention_head_dim=settings.attention_head_dim,
         patch_size=settings.patch_size,
+        takes_first_frame=settings.takes_first_frame,
     )
     return make_pipeline(vae, transformer, make_text_encoder())
 
@@ -342,8 +246,19 @@ def _saved_weights(saved: Path) -> Mapping[str, Tensor]:
 
 @torch.no_grad()
 def copy_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Copy weights into the parameters that have their name and shape."""
+    """Copy weights into the parameters that have their name and shape.
+
+    The first layer of a transformer that takes a first frame has twice the channels of one that
+    does not: the columns of the frame start at zero, so that it begins as the model of text.
+    """
     for name, param in model.named_parameters():
         weight = weights.get(name)
-        if weight is not None and weight.shape == param.shape:
+        if weight is None:
+            continue
+        if weight.shape == param.shape:
             param.copy_(weight)
+        elif (
+            name.endswith("patch_embed.proj.weight") and weight.shape == param.chunk(2, 1)[0].shape
+        ):
+            param.zero_()
+            param[:, : weight.shape[1]] = weight

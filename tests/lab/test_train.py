@@ -7,7 +7,7 @@ from operator import attrgetter
 import numpy as np
 import pytest
 import torch
-from diffusers import CogVideoXPipeline
+from diffusers import CogVideoXPipeline, CogVideoXTransformer3DModel
 
 from cogedit.errors import UsageError
 from cogedit.lab import train, world
@@ -76,6 +76,12 @@ def shorter(settings, steps):
     return replace(settings, schedule=replace(settings.schedule, steps=steps))
 
 
+def train_on(run, settings, **options):
+    """Train a transformer on the VAE of the run, whose clips are encoded once for all tests."""
+    folder, _ = run
+    return train_transformer(settings, folder / "vae", encoded=folder / "latents.pt", **options)
+
+
 def test_a_resumed_vae_run_is_the_same_run(run, tmp_path):
     out, straight = run
     train_vae(shorter(VAE, 2), tmp_path)
@@ -94,10 +100,9 @@ def test_batches_are_encoded_as_the_stages_encode_clips(run):
 
 
 def test_a_resumed_transformer_run_is_the_same_run(run, tmp_path):
-    vae_folder = run[0] / "vae"
     for steps in (2, 4):
-        resumed = train_transformer(shorter(TRANSFORMER, steps), vae_folder, out=tmp_path / "a")
-    straight = train_transformer(TRANSFORMER, vae_folder, out=tmp_path / "b")
+        resumed = train_on(run, shorter(TRANSFORMER, steps), out=tmp_path / "a")
+    straight = train_on(run, TRANSFORMER, out=tmp_path / "b")
     for part in ("transformer", "text_encoder"):
         torch.testing.assert_close(
             weights(getattr(resumed, part)), weights(getattr(straight, part)), rtol=1e-3, atol=1e-5
@@ -120,13 +125,12 @@ def test_a_resumed_transformer_run_is_the_same_run(run, tmp_path):
 
 
 def test_a_run_starts_from_the_blocks_of_a_coarse_one(run, tmp_path):
-    vae_folder = run[0] / "vae"
     coarse = replace(shorter(TRANSFORMER, 2), patch_size=COARSE_PATCH_SIZE)
-    trained = train_transformer(coarse, vae_folder, out=tmp_path / "coarse")
+    trained = train_on(run, coarse, out=tmp_path / "coarse")
     # A step of size 0: what is there comes from the coarse run.
-    started = train_transformer(
+    started = train_on(
+        run,
         replace(TRANSFORMER, schedule=TrainingSchedule(1, lr=0.0)),
-        vae_folder,
         out=tmp_path / "fine",
         start_from=tmp_path / "coarse" / "transformer.pt",
     )
@@ -136,6 +140,36 @@ def test_a_run_starts_from_the_blocks_of_a_coarse_one(run, tmp_path):
         ), part
     assert started.transformer.config.patch_size == PATCH_SIZE == 2
     assert started.transformer.proj_out.out_features == 2 * 2 * 4
+
+
+def test_a_run_with_a_first_frame_begins_as_the_model_of_text(run, tmp_path):
+    text = train_on(run, shorter(TRANSFORMER, 2), out=tmp_path / "text")
+    settings = replace(TRANSFORMER, takes_first_frame=True)
+    clean, condition = torch.randn(2, 1, 3, 4, 16, 16)
+
+    def trained(lr):
+        pipeline = train_on(
+            run,
+            replace(settings, schedule=TrainingSchedule(2, lr=lr, warmup_steps=1)),
+            out=tmp_path / f"frame-{lr}",
+            start_from=tmp_path / "text" / "transformer.pt",
+        )
+        assert torch.equal(weights(pipeline.text_encoder), weights(text.text_encoder))
+        return pipeline.transformer
+
+    @torch.no_grad()
+    def predict(transformer, latents):
+        embeds = torch.ones(1, 12, 128)
+        cos, sin = rotary_embeddings(text, num_latent_frames=3, device=torch.device("cpu"))
+        return transformer(latents, embeds, torch.tensor([500]), image_rotary_emb=(cos, sin)).sample
+
+    begun = predict(trained(0.0), torch.cat([clean, condition], dim=2))
+    torch.testing.assert_close(begun, predict(text.transformer, clean), rtol=1e-4, atol=1e-5)
+    on = trained(1e-3)
+    with_frame, without = (
+        predict(on, torch.cat([clean, shown * condition], dim=2)) for shown in (1, 0)
+    )
+    assert (with_frame - without).abs().max() > 1e-4
 
 
 def test_one_command_trains_all_parts_in_the_time_given(tmp_path, monkeypatch):
@@ -157,6 +191,12 @@ def test_one_command_trains_all_parts_in_the_time_given(tmp_path, monkeypatch):
         for folder, index in ((made, -1), (more, 0))
     )
     assert begun == pytest.approx(ended, abs=0.5)
+    arguments = ["first-frame", "--minutes", "0.01", "--batch-size", "2", "--num-clips", "8"]
+    arguments += ["--device", "cpu", "--start-from", str(made / "pipeline")]
+    assert train.main([*arguments, "--out", str(tmp_path / "frame")]) == 0
+    transformer = CogVideoXTransformer3DModel.from_pretrained(tmp_path / "frame" / "first_frame")
+    config = transformer.config
+    assert (config.in_channels, config.out_channels) == (8, 4)
 
 
 def test_the_linear_codec_keeps_most_of_a_clip():
