@@ -9,6 +9,7 @@ from cogedit.config.resolve import (
     preset_for_model,
     preset_names,
     presets_folder,
+    read_preset,
     resolve_settings,
 )
 from cogedit.config.settings import TABLES, Settings, all_settings, check_settings
@@ -31,6 +32,7 @@ __all__ = [
     "preset_names",
     "presets_folder",
     "read_batch",
+    "read_preset",
     "resolve_settings",
     "setting_values",
     "settings_toml",

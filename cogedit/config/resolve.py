@@ -104,13 +104,13 @@ def resolve_settings(
     if wanted is not None and file is None:
         preset = wanted
     if preset is not None:
-        layers.append(_Layer(f"preset {preset}", _read_preset(preset)))
+        layers.append(_Layer(f"preset {preset}", read_preset(preset)))
     layers += [_Layer(origin, values) for origin, values in (inferred or {}).items()]
     models = [layer.values["model"] for layer in layers if "model" in layer.values]
     of_model = preset_for_model(models[0]) if models and isinstance(models[0], str) else None
     if of_model is not None and of_model != preset:
         # Below a preset that was named: one of a method ("upstream") says nothing of sizes.
-        layers.append(_Layer(f"preset {of_model}", _read_preset(of_model)))
+        layers.append(_Layer(f"preset {of_model}", read_preset(of_model)))
         preset = preset or of_model
     values, origins = _merge(layers)
     return ResolvedSettings(_build(values), origins, preset)
@@ -186,7 +186,8 @@ def _read_file(path: Path, *, required: bool) -> tuple[dict[str, object], str | 
 
 
 @functools.cache
-def _read_preset(preset: str) -> Mapping[str, object]:
+def read_preset(preset: str) -> Mapping[str, object]:
+    """The values of a shipped preset by dotted key; ConfigError if there is none of this name."""
     names = preset_names()
     if preset not in names:
         raise ConfigError(

@@ -35,6 +35,7 @@ from cogedit.models.hub import (
 )
 from cogedit.models.mistaken import (
     EXAMPLE,
+    IMAGE_TO_VIDEO,
     check_channels,
     check_is_pipeline,
     check_kind,
@@ -46,8 +47,16 @@ from cogedit.models.single_file import Files, PartFile, read_part, transformer_c
 from cogedit.models.weights import StoredTensor, WeightFile
 from cogedit.types import DType
 
-EMBEDDED = {"shapes": Path(__file__).resolve().parents[1] / "shapes" / "weights"}
+_SHAPES = Path(__file__).resolve().parents[1] / "shapes"
+EMBEDDED = {"shapes": _SHAPES / "weights", "shapes-i2v": _SHAPES / "weights"}
 """Models that come with the package, by name."""
+
+_OWN_FILES: dict[str, Files] = {
+    "shapes-i2v": (
+        ("transformer", _SHAPES / "first_frame" / "diffusion_pytorch_model.safetensors"),
+    )
+}
+"""Image-to-video models that come with the package: what they have in place of the folder's."""
 
 COMPONENTS = {
     "transformer": ("CogVideoXTransformer3DModel", "diffusion_pytorch_model"),
@@ -118,7 +127,7 @@ def find_checkpoint(
     it is downloaded.
 
     Args:
-        model: "shapes", a folder in diffusers format, or "owner/name".
+        model: "shapes", "shapes-i2v", a folder in diffusers format, or "owner/name".
         revision: Branch, tag or commit of a Hub model; None is the main branch.
         files: Parts that are taken from a file of their own; the pipeline's may be missing.
         download: Whether a Hub model that is not in the cache may be downloaded.
@@ -152,7 +161,10 @@ def looked_up_once() -> Iterator[None]:
 
 def _find(model: str, revision: str | None, files: Files, *, download: bool) -> Checkpoint:
     if model in EMBEDDED:
-        return _checked(model, EMBEDDED[model], None, files, mend="install cogedit again")
+        own = dict(_OWN_FILES.get(model, ())) | dict(files)
+        return _checked(
+            model, EMBEDDED[model], None, tuple(own.items()), mend="install cogedit again"
+        )
     folder = Path(model)
     with suppress(RuntimeError):  # of a user that this machine does not have
         folder = folder.expanduser()
@@ -232,6 +244,9 @@ def _check(name: str, folder: Path, revision: str | None, files: Files, *, mend:
     parts: dict[str, PartFile] = {part: read_part(path, part) for part, path in files}
     try:
         index = _read_config(folder, "model_index.json", name, mend)
+        if name in _OWN_FILES and folder == EMBEDDED[name]:
+            # The folder is the text-to-video model's, which says so.
+            index = {**index, "_class_name": IMAGE_TO_VIDEO}
         check_kind(name, index)
         weights: dict[str, list[WeightFile]] = {}
         for component, (class_name, stem) in COMPONENTS.items():

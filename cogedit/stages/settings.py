@@ -15,6 +15,7 @@ from cogedit.config import (
     all_settings,
     preset_for_model,
     preset_names,
+    read_preset,
     resolve_settings,
 )
 from cogedit.errors import ModelError, StorageError, VideoError
@@ -32,6 +33,7 @@ _NO_CONFIG = Path(__file__).parent
 
 LARGE_MODEL = "zai-org/CogVideoX-5b"
 SMALL_MODEL = "shapes"
+_FIRST_FRAME = "first-frame"
 EMBEDDED_FRAMES = 9
 """Frames of the clips of the embedded model, and of those that its VAE was trained on."""
 
@@ -86,9 +88,9 @@ def settings_for(
         span = {"encode.vae_span": EMBEDDED_FRAMES}
         inferred = {**inferred, f"the VAE of {resolved.settings.model}": span}
         resolved = resolve(inferred=inferred)
-    if is_artifact:  # only a run that starts from the video chooses a clip
-        return resolved
-    of_model = _from_checkpoint(resolved)
+    of_model = _from_kind(resolved.settings)
+    if not is_artifact:  # only a run that starts from the video chooses a clip
+        of_model = {**of_model, **_from_checkpoint(resolved)}
     return resolve(inferred={**inferred, **of_model}) if of_model else resolved
 
 
@@ -200,6 +202,18 @@ def _from_machine() -> Inferred:
     model = model_of_machine()
     has = "a" if model == LARGE_MODEL else "no"
     return {f"this machine has {has} CUDA device": {"model": model}}
+
+
+def _from_kind(settings: Settings) -> Inferred:
+    """Take the preset of models that take a first frame, where this is one.
+
+    One that is not here yet is told by its name.
+    """
+    try:
+        takes_frame = checkpoint_for(settings, download=False).takes_first_frame
+    except (ModelError, StorageError):  # of another model, this shows when it is needed
+        takes_frame = settings.model.lower().endswith("-i2v")
+    return {f"preset {_FIRST_FRAME}": read_preset(_FIRST_FRAME)} if takes_frame else {}
 
 
 def _from_checkpoint(resolved: ResolvedSettings) -> Inferred:

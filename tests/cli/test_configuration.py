@@ -136,7 +136,7 @@ def complete(line, cwd):
         ("cogedit config show --dtype ", ["auto", "bf16", "fp16", "fp32"]),
         ("cogedit edit --device c", ["cuda", "cpu"]),
         ("cogedit load --resize-mode p", ["pad"]),
-        ("cogedit invert --model s", ["shapes"]),
+        ("cogedit invert --model s", ["shapes", "shapes-i2v"]),
         ("cogedit con", ["config"]),
     ],
 )

@@ -202,9 +202,10 @@ def test_a_folder_has_no_revisions(folder, refused):
     assert "v2" in refused(find_checkpoint, str(folder), "v2").message
 
 
-def test_an_embedded_model_that_is_missing(tmp_path, monkeypatch, refused):
-    monkeypatch.setitem(EMBEDDED, "shapes", tmp_path / "weights")
-    assert "install" in refused(find_checkpoint, "shapes").hint
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_an_embedded_model_that_is_missing(name, tmp_path, monkeypatch, refused):
+    monkeypatch.setitem(EMBEDDED, name, tmp_path / "weights")
+    assert "install" in refused(find_checkpoint, name).hint
 
 
 # --- the digest -----------------------------------------------------------------------------------
