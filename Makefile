@@ -56,6 +56,8 @@ bench-speed: $(INSTALLED)
 bench-quality: $(INSTALLED)
 	$(BIN)/python -m cogedit.lab.quality --output bench --seed-offset 11000 --clips $(CLIPS) \
 	    --batch-size 4 $(QUALITY_ROWS:%=--configuration %)
+	$(BIN)/python -m cogedit.lab.quality --output bench/first-frame --seed-offset 11000 \
+	    --clips $(CLIPS) --batch-size 4 --model shapes-i2v --configuration first-frame@prompt
 
 bench-long: $(INSTALLED)
 	$(BIN)/python -m cogedit.lab.long_clips --output bench

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -11,8 +12,12 @@ import numpy.typing as npt
 from cogedit.errors import UsageError
 from cogedit.lab import world
 
-EditKind = Literal["color", "shape", "background", "same"]
+EditKind = Literal["color", "shape", "background", "same", "texture"]
 EDIT_KINDS: tuple[EditKind, ...] = get_args(EditKind)
+TEXT_KINDS: tuple[EditKind, ...] = ("color", "shape", "background", "same")
+"""Edits that a caption can ask for."""
+FRAME_KINDS: tuple[EditKind, ...] = ("color", "shape", "texture")
+"""Edits that a first frame is asked for; no caption names the texture."""
 
 # Targets come from a random stream of their own: another kind of edit or another number of clips
 # does not change them.
@@ -43,11 +48,16 @@ def change_mask(case: EditCase) -> npt.NDArray[np.uint8]:
     """Render the exact mask of an edit: every pixel that the right answer may change.
 
     [F, H, W] uint8, 1 where the source's object or the right answer's is, a part of a pixel
-    included; of a background edit, where anything but the object is.
+    included; of a background or its texture, where anything but the object is.
     """
     source, right = world.render_mask(case.source), world.render_mask(case.right)
-    changes = source < 1 if case.kind == "background" else np.maximum(source, right) > 0
+    changes = source < 1 if edits_background(case.kind) else np.maximum(source, right) > 0
     return np.asarray(changes, dtype=np.uint8)
+
+
+def edits_background(kind: EditKind) -> bool:
+    """Whether an edit of this kind changes what lies behind the object."""
+    return kind in ("background", "texture")
 
 
 def make_case(seed: int, kind: EditKind, *, num_frames: int = world.NUM_FRAMES) -> EditCase:
@@ -75,6 +85,20 @@ def make_case(seed: int, kind: EditKind, *, num_frames: int = world.NUM_FRAMES) 
         edit = world.Edit(shape=other(world.SHAPES, source.shape))
     elif kind == "background":
         edit = world.Edit(background=other(tuple(world.BACKGROUNDS), source.background))
+    elif kind == "texture":
+        edit = world.Edit(texture=_other_texture(source.texture, rng))
     else:
         edit = world.Edit()
     return EditCase(seed, kind, source, world.counterfactual(source, edit))
+
+
+def _other_texture(current: world.Texture, rng: np.random.Generator) -> world.Texture:
+    """Draw a texture of another kind that is plainly seen."""
+    kinds = [kind for kind in world.TEXTURES if kind not in ("plain", current.kind)]
+    return world.Texture(
+        kind=str(rng.choice(kinds)),
+        amplitude=rng.uniform(16.0, 22.0),
+        period=rng.uniform(14.0, 28.0),
+        phase=rng.uniform(0.0, 2 * math.pi),
+        angle=rng.uniform(0.0, math.pi),
+    )

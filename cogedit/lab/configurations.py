@@ -46,6 +46,7 @@ class Configuration:
         exact_mask: Give each edit its exact mask, which the world knows. Outside it, as with
             `reconstruct.auto_mask`, the source's round trip is put back.
         align_edges: Let edges follow the source's own frames, within this radius in pixels.
+        with_prompt: Give the prompt to a model that takes the edited first frame, too.
         kinds: The kinds of edit that it is meant for.
     """
 
@@ -54,6 +55,7 @@ class Configuration:
     reconstruct: ReconstructSettings = field(default_factory=lambda: ReconstructSettings(prompt=""))
     exact_mask: bool = False
     align_edges: int = 0
+    with_prompt: bool = False
     kinds: tuple[EditKind, ...] = EDIT_KINDS
 
     def with_steps(self, num_inference_steps: int) -> Configuration:
@@ -162,9 +164,12 @@ BUILT_IN: dict[str, Configuration] = {
 """Configurations by name."""
 
 ALWAYS = ("upstream", "default")
-"""Rows of every run."""
+"""Rows of every run of a text-to-video model."""
 
-_CAPTION, _MASK = "@caption", "@mask"
+ALWAYS_WITH_FRAME = ("first-frame",)
+"""Rows of every run of a model that takes a first frame: its preset."""
+
+_CAPTION, _MASK, _PROMPT = "@caption", "@mask", "@prompt"
 
 
 def find_configuration(name: str) -> Configuration:
@@ -174,8 +179,9 @@ def find_configuration(name: str) -> Configuration:
         name: A built-in one, a preset of `configs/`, or a TOML file as for `--config`. Presets and
             files are read for the tables `invert` and `reconstruct` and for `export.align_edges`.
             With `@caption` appended, each clip is inverted under its own caption, as with
-            `--source-prompt`; with `@mask`, each edit gets its exact mask; with `=color,same` at
-            the end, it is run for these kinds of edit alone.
+            `--source-prompt`; with `@mask`, each edit gets its exact mask; with `@prompt`, one of a
+            first frame gets its prompt, too; with `=color,same` at the end, it is run for these
+            kinds of edit alone.
 
     Raises:
         ConfigError: The file cannot be read, or a value in it is out of range.
@@ -192,6 +198,9 @@ def find_configuration(name: str) -> Configuration:
     if name.endswith(_MASK):
         found = find_configuration(name.removesuffix(_MASK))
         return replace(found, name=found.name + _MASK, exact_mask=True)
+    if name.endswith(_PROMPT):
+        found = find_configuration(name.removesuffix(_PROMPT))
+        return replace(found, name=found.name + _PROMPT, with_prompt=True)
     if name in BUILT_IN:
         return BUILT_IN[name]
     path = Path(name)
@@ -215,14 +224,14 @@ def find_configuration(name: str) -> Configuration:
 
 
 def choose_configurations(
-    names: Sequence[str], *, num_inference_steps: int
+    names: Sequence[str], *, num_inference_steps: int, always: Sequence[str] = ALWAYS
 ) -> tuple[Configuration, ...]:
-    """Return the rows of a run, each once: `ALWAYS`, then the named ones (`find_configuration`).
+    """Return the rows of a run, each once: `always`, then the named ones (`find_configuration`).
 
     Raises:
         UsageError: There is no such configuration.
     """
     return tuple(
         find_configuration(name).with_steps(num_inference_steps)
-        for name in dict.fromkeys([*ALWAYS, *names])
+        for name in dict.fromkeys([*always, *names])
     )

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cogedit.lab import oracle, world
-from cogedit.lab.cases import EditCase
+from cogedit.lab.cases import EditCase, edits_background
 from cogedit.media.metrics import psnr
 
 Levels = npt.NDArray[np.float32]
@@ -32,7 +32,8 @@ class EditFigures:
 
     Attributes:
         target_seen: 1 if the oracle reads the attribute that the edit asked for, 0 if not; NaN for
-            the kind "same", which asks for none.
+            the kind "same", which asks for none. A texture is seen if the background of the last
+            frame is closer to the right answer's than to the source's.
         others_kept: 1 if every other attribute is still the source's (of colour, shape, background
             and motion), 0 if not.
         color_right: 1 if the oracle reads the right answer's colour, 0 if not.
@@ -40,11 +41,12 @@ class EditFigures:
         background_right: The same of the background's colour.
         motion_right: The same of the direction.
         counterfactual_psnr: Against the right answer, dB.
+        last_frame_psnr: The last frame against the right answer's, dB: what a first frame leads to.
         round_trip_psnr: Against the right answer's VAE round trip, dB: the codec's own error does
             not count.
         background_psnr: Outside the object, dB: over the pixels that neither the source's nor the
-            right answer's object touches, against the source clip. Of a background edit, whose
-            background is to change, against the right answer.
+            right answer's object touches, against the source clip. Where the background is to
+            change, against the right answer.
         background_round_trip_psnr: The same pixels against the VAE round trip of that clip, dB.
         motion_distance: Mean distance of the object's centre from the source's track, in pixels,
             over the frames in which it is seen; NaN if that is none.
@@ -61,6 +63,7 @@ class EditFigures:
     background_right: float
     motion_right: float
     counterfactual_psnr: float
+    last_frame_psnr: float
     round_trip_psnr: float
     background_psnr: float
     background_round_trip_psnr: float
@@ -118,10 +121,16 @@ def measure(clip: Levels, answer: Answer, *, borders: Collection[int] = ()) -> E
     }
     hits = {name: value == getattr(case.right, name) for name, value in named.items()}
     others = [hit for name, hit in hits.items() if name != case.kind]
+    source = world.render(case.source)
     outside = (mask == 0) & (world.render_mask(case.source) == 0)
-    edits_background = case.kind == "background"
-    kept = right if edits_background else world.render(case.source)
-    decoded = answer.right_round_trip if edits_background else answer.source_round_trip
+    if case.kind == "texture":
+        to_right, to_source = (
+            psnr(frames[-1], clip[-1], where=outside[-1]) for clip in (right, source)
+        )
+        hits["texture"] = to_right > to_source
+    on_background = edits_background(case.kind)
+    kept = right if on_background else source
+    decoded = answer.right_round_trip if on_background else answer.source_round_trip
     return EditFigures(
         target_seen=math.nan if case.kind == "same" else float(hits[case.kind]),
         others_kept=float(all(others)),
@@ -130,6 +139,7 @@ def measure(clip: Levels, answer: Answer, *, borders: Collection[int] = ()) -> E
         background_right=float(hits["background"]),
         motion_right=float(hits["motion"]),
         counterfactual_psnr=psnr(frames, right),
+        last_frame_psnr=psnr(frames[-1], right[-1]),
         round_trip_psnr=psnr(clip, answer.right_round_trip),
         background_psnr=psnr(frames, kept, where=outside),
         background_round_trip_psnr=psnr(clip, decoded, where=outside),

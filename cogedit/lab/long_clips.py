@@ -23,7 +23,7 @@ from cogedit.lab import world
 from cogedit.lab.cases import EditCase, EditKind, make_case
 from cogedit.lab.configurations import find_configuration
 from cogedit.lab.edit_metrics import EditFigures
-from cogedit.lab.quality import Evaluation, add_run_options, seed_batches, start_run
+from cogedit.lab.quality import add_run_options, seed_batches, start_run
 from cogedit.lab.quality_tables import EDIT_COLUMNS, LEGEND, figures_table, quality_record
 from cogedit.lab.report import notify, run_command, write_json
 from cogedit.lab.tables import make_table, print_report
@@ -33,6 +33,7 @@ from cogedit.types import WindowPlan
 
 with quiet_imports():
     from cogedit.lab.batch_pipeline import BatchPipeline
+    from cogedit.lab.evaluation import Evaluation
 
 EDITS: dict[EditKind, str] = {"color": "faithful@caption", "background": "default"}
 """The edits that are made, and the configuration of each: one under the source's caption, one

@@ -15,19 +15,21 @@ from cogedit.media.metrics import MAX_PSNR
 
 CEILING = "ceiling (VAE of the right answer)"
 FLOOR = "source unedited (its VAE)"
+COPY = "edited first frame, repeated"
 
 LEGEND = (
     "Mean [95 % bootstrap interval] over held-out clips. target seen: the oracle sees what the "
     "edit asked for; others kept: colour, shape, background and motion that it did not ask for. "
-    "right answer: PSNR against the rendered right answer; its VAE: against that after the VAE's "
-    "round trip. background: pixels outside the object before and after, against the source clip "
-    "(background edits: against the right answer). motion: distance of the object's centre from "
-    "the source's track. outline: overlap of the object with the right answer's. resampled: "
-    "inverted and sampled again at guidance 1, against the VAE round trip."
+    "right answer: PSNR against the rendered right answer, last frame: of that frame alone; its "
+    "VAE: against the right answer after the VAE's round trip. background: pixels outside the "
+    "object before and after, against the source clip (edits of the background or its texture: "
+    "against the right answer). motion: distance of the object's centre from the source's track. "
+    "outline: overlap of the object with the right answer's. resampled: inverted and sampled again "
+    "at guidance 1, against the VAE round trip."
 )
 
 Edits = Mapping[EditKind, Mapping[str, Sequence[EditFigures]]]
-"""Figures of the clips by kind of edit, then by row: `CEILING`, `FLOOR` and the configurations."""
+"""Figures of the clips by kind of edit, then by row: `CEILING`, `FLOOR`, `COPY`, configurations."""
 Inversions = Mapping[Inversion, Sequence[InversionFigures]]
 """Figures of the clips by inversion."""
 
@@ -35,6 +37,7 @@ EDIT_COLUMNS = {
     "target_seen": ("target seen %", 100, 0),
     "others_kept": ("others kept %", 100, 0),
     "counterfactual_psnr": ("right answer dB", 1, 1),
+    "last_frame_psnr": ("last frame dB", 1, 1),
     "round_trip_psnr": ("its VAE dB", 1, 1),
     "background_psnr": ("background dB", 1, 1),
     "motion_distance": ("motion px", 1, 2),

@@ -137,7 +137,7 @@ class ClipSpec:
 
 @dataclass(frozen=True)
 class Edit:
-    """A change of captioned attributes; what is None stays as it is.
+    """A change of captioned attributes or of the texture; what is None stays as it is.
 
     A new background keeps the texture, and a new motion the speed and the centre in the middle
     frame.
@@ -147,6 +147,7 @@ class Edit:
     color: str | None = None
     background: str | None = None
     motion: str | None = None
+    texture: Texture | None = None
 
 
 def sample_spec(seed: int, split: Split = "train", *, num_frames: int = NUM_FRAMES) -> ClipSpec:
@@ -258,6 +259,7 @@ def counterfactual(spec: ClipSpec, edit: Edit) -> ClipSpec:
         color=edit.color or spec.color,
         background=edit.background or spec.background,
         motion=edit.motion or spec.motion,
+        texture=edit.texture or spec.texture,
     )
 
 

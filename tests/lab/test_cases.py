@@ -7,7 +7,7 @@ import pytest
 
 from cogedit.errors import UsageError
 from cogedit.lab import world
-from cogedit.lab.cases import EDIT_KINDS, change_mask, make_case
+from cogedit.lab.cases import EDIT_KINDS, change_mask, edits_background, make_case
 
 
 @pytest.mark.parametrize("kind", EDIT_KINDS)
@@ -54,6 +54,6 @@ def test_the_exact_mask_is_all_that_the_right_answer_changes(kind):
         changed = (world.render(case.source) != world.render(case.right)).any(axis=-1)
         assert not changed[mask == 0].any()
         inside = world.render_mask(case.source) == 1
-        assert mask[inside].all() == (kind != "background")
-        if kind == "background":
+        assert mask[inside].all() == (not edits_background(kind))
+        if edits_background(kind):
             assert not mask[inside].any()

@@ -10,8 +10,8 @@ from cogedit.lab import world
 from cogedit.lab.batch_pipeline import BatchPipeline
 from cogedit.lab.cases import make_case
 from cogedit.lab.edit_metrics import border_ratio
+from cogedit.lab.evaluation import window_borders
 from cogedit.lab.long_clips import CUT, cut_case, main, make_ways
-from cogedit.lab.quality import window_borders
 from cogedit.lab.quality_tables import CEILING, FLOOR
 from cogedit.models.checkpoint import find_checkpoint
 from cogedit.types import WindowPlan

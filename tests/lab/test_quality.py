@@ -5,11 +5,13 @@ import math
 
 import numpy as np
 import pytest
+from pipelines import make_pipeline
 
 from cogedit.errors import NumericalError
 from cogedit.lab.edit_metrics import Interval
-from cogedit.lab.quality import Evaluation, main
-from cogedit.lab.quality_tables import CEILING, FLOOR, format_interval
+from cogedit.lab.evaluation import Evaluation
+from cogedit.lab.quality import BY_TEXT, main
+from cogedit.lab.quality_tables import CEILING, COPY, FLOOR, format_interval
 from cogedit.media.contact_sheet import SheetRow, draw_sheet, enlarge
 from cogedit.media.metrics import MAX_PSNR
 
@@ -48,6 +50,22 @@ def test_a_run_from_end_to_end(world_pipeline, tmp_path, capsys):
         "quality-same.png",
         "quality.json",
     ]
+
+
+def test_edits_by_a_first_frame_stand_beside_the_same_by_text(tmp_path):
+    model = make_pipeline(tmp_path / "i2v", in_channels=32, use_rotary_positional_embeddings=True)
+    code, found = run(
+        tmp_path / "bench",
+        *("--model", str(model), "--clips", "1", "--steps", "2", "--kind", "color"),
+        *("--configuration", "first-frame@prompt", "--pictures", "1"),
+    )
+    assert code == 0
+    rows = [CEILING, FLOOR, COPY, "first-frame", "first-frame@prompt", BY_TEXT]
+    assert list(found["edits"]) == ["color"]
+    assert list(found["edits"]["color"]) == rows
+    [copied] = found["edits"]["color"][COPY]["target_seen"]["clips"]
+    assert copied == 1
+    assert (tmp_path / "bench" / "quality-color.png").is_file()
 
 
 def test_batches_do_not_change_the_figures(world_pipeline, tmp_path):

@@ -17,7 +17,7 @@ from cogedit.lab.batch_pipeline import BatchPipeline, as_exported
 from cogedit.lab.cases import change_mask, make_case
 from cogedit.lab.configurations import BUILT_IN, Configuration, Inversion, find_configuration
 from cogedit.lab.edit_metrics import Answer, measure, to_frames
-from cogedit.lab.quality import exact_masks
+from cogedit.lab.evaluation import exact_masks
 from cogedit.media.encoding import Encoding
 from cogedit.media.metrics import MAX_PSNR
 from cogedit.media.writer import write_video
