@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -14,12 +14,13 @@ from cogedit.clip_times import rate_text, resampling_rate, time_text
 from cogedit.config import Settings, check_settings, preset_for_model
 from cogedit.errors import ModelError
 from cogedit.media.ahead import read_ahead
-from cogedit.media.clip import ResizePlan, check_times, plan_clip, plan_resize
+from cogedit.media.clip import ClipPlan, ResizePlan, check_times, plan_clip, plan_resize
 from cogedit.media.facts import VideoFacts
 from cogedit.media.probe import changes_size_within, identify, probe_facts
 from cogedit.media.reader import DecordFailed, read_clip
 from cogedit.models.checkpoint import NotCachedError
 from cogedit.models.geometry import TRAINED_FPS, TRAINED_FPS_15
+from cogedit.sources import SourceVideo
 from cogedit.stages.model import checkpoint_for
 from cogedit.stages.run import Run, Written, check_output, claim, find_or_make, workspace_for
 from cogedit.types import LoadSettings
@@ -130,10 +131,27 @@ def find_clip(
     # Of a rate that is only assumed, no frame is left out.
     by_model = wanted.frame_rate == "model" and not facts.is_assumed
     model_rate = rate_of(settings) if by_model else None
-    clip = plan_clip(source, wanted, timing=facts.timing, model_rate=model_rate)
-    if changes_size_within(video, facts, clip.indices):
-        return find_clip(video, settings, with_decord=with_decord, thorough=True)
-    _check_clip(settings, len(clip.indices))
+    known = source, wanted, model_rate, facts.is_sampled
+    if known not in _clips:
+        clip = plan_clip(source, wanted, timing=facts.timing, model_rate=model_rate)
+        if changes_size_within(video, facts, clip.indices):
+            return find_clip(video, settings, with_decord=with_decord, thorough=True)
+        if len(_clips) >= _MOST_CLIPS:
+            _clips.clear()
+        _clips[known] = _describe(source, wanted, facts, clip)
+    found = _clips[known]
+    _check_clip(settings, len(found.record.frame_indices))
+    return found
+
+
+_clips: dict[Hashable, Clip] = {}
+"""Clips that this process has chosen: each edit of a list asks three times."""
+
+_MOST_CLIPS = 512
+
+
+def _describe(source: SourceVideo, wanted: LoadSettings, facts: VideoFacts, clip: ClipPlan) -> Clip:
+    """Describe a clip that was chosen."""
     resize = plan_resize(source.width, source.height, settings=wanted)
     notes = [
         f"{source.name}: {source.num_frames} frames of {source.width}x{source.height} at "
