@@ -207,13 +207,18 @@ def _from_machine() -> Inferred:
 def _from_kind(settings: Settings) -> Inferred:
     """Take the preset of models that take a first frame, where this is one.
 
-    One that is not here yet is told by its name.
+    One that is not here yet is told by its name. What a preset of its own says goes before.
     """
     try:
         takes_frame = checkpoint_for(settings, download=False).takes_first_frame
     except (ModelError, StorageError):  # of another model, this shows when it is needed
         takes_frame = settings.model.lower().endswith("-i2v")
-    return {f"preset {_FIRST_FRAME}": read_preset(_FIRST_FRAME)} if takes_frame else {}
+    if not takes_frame:
+        return {}
+    own = preset_for_model(settings.model)
+    known = {} if own is None else read_preset(own)
+    values = {key: value for key, value in read_preset(_FIRST_FRAME).items() if key not in known}
+    return {f"preset {_FIRST_FRAME}": values}
 
 
 def _from_checkpoint(resolved: ResolvedSettings) -> Inferred:

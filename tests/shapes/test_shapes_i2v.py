@@ -51,6 +51,18 @@ def test_its_preset_is_taken_unasked(model, tmp_path):
     assert settled("bold") == preset("bold")
 
 
+@pytest.mark.parametrize("model", ["zai-org/CogVideoX-5b-I2V", "THUDM/CogVideoX1.5-5B-I2V"])
+def test_published_models_have_it_with_a_guidance_of_their_own(model, tmp_path):
+    def settled(config=None):
+        given = {"model": model}
+        found = cogedit.settings_for(None, given, config=config, environ={}, cwd=tmp_path)
+        return found.settings.reconstruct
+
+    named = settled("first-frame")
+    assert named.guidance_scale == 1.0
+    assert settled() == replace(named, guidance_scale=6.0)
+
+
 def test_the_library_s_own_pipeline_follows_a_first_frame():
     case = make_case(SEED, "texture")
     clip = world.render(case.right)
