@@ -130,6 +130,12 @@ def listing() -> Callable[[Path], dict[str, bytes]]:
     return read
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run files with slow tests first: the others then fill both workers to the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow") is not None}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 def pytest_terminal_summary(terminalreporter) -> None:
     """Print the score table of the fault suite: passed and total of every row.
 
