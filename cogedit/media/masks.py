@@ -231,8 +231,8 @@ def _draw_box(mask: GivenMask, indices: Sequence[int], resize: ResizePlan) -> It
 def _probe_video(path: Path, source: SourceVideo) -> VideoFacts:
     """Probe a mask video, to be read on the grid on which its source was."""
     if source.is_resampled:
-        return probe_facts(path, frame_rate=source.fps, fps=source.fps)
-    return probe_stored(path, fps=source.fps)
+        return probe_facts(path, frame_rate=source.fps, fps=source.fps, thorough=True)
+    return probe_stored(path, fps=source.fps, thorough=True)
 
 
 def _read_file(

@@ -1,18 +1,22 @@
 """Masks from boxes, pictures and videos: what becomes of each pixel, and what is refused."""
 
+import shutil
 from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
 from videos import ffmpeg
 
 from cogedit.errors import UsageError, VideoError
+from cogedit.media import probe
 from cogedit.media.clip import plan_resize
 from cogedit.media.masks import check_mask, open_mask, read_mask
 from cogedit.sources import MaskSource, SourceVideo
 from cogedit.types import LoadSettings
 
+CLIPS = Path(__file__).parents[1] / "data" / "clips"
 SOURCE = SourceVideo(
     name="clip.mp4",
     sha256="ab" * 32,
@@ -238,6 +242,19 @@ def test_a_video_goes_through_the_resize_plan(tmp_path):
     path = video(tmp_path / "mask.mkv", options=("-c:v", "ffv1"))
     mask = read(path, width=32, height=32, mode="pad")
     assert bounds(mask[4]) == (8, 4, 10, 28)
+
+
+def test_a_long_video_that_changes_its_size_is_read_as_a_short_one(tmp_path, monkeypatch):
+    """From frame 17 on it is portrait, and has bars; of a long one one keyframe is sampled."""
+    source = replace(SOURCE, width=192, height=128, num_frames=34)
+    masks = []
+    for name, most in (("short.mkv", 32), ("long.mkv", 1)):
+        monkeypatch.setattr(probe, "MANY_KEYFRAMES", most)
+        path = shutil.copy(CLIPS / "size-changes.mkv", tmp_path / name)
+        assert probe.probe_facts(Path(path)).is_sampled == (most == 1)
+        masks.append(read(path, width=192, height=128, source=source, indices=(0, 20)))
+    assert not masks[0][1][:, :52].any()
+    assert np.array_equal(*masks)
 
 
 @pytest.mark.parametrize("num_frames", [16, 21])
