@@ -184,6 +184,8 @@ class Setting:
             return self._range.description + auto
         if self.type is bool:
             return "true or false"
+        if self.type is Path and self.metavar == "FILE":
+            return "a file"
         kinds = {int: "a whole number", float: "a number", Path: "a folder"}
         kind = kinds.get(cast(type, self.type), "text") + (f" of {self.unit}" if self.unit else "")
         low, high = self._range.ge, self._range.le

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from cogedit.errors import UsageError
 
 
 def argument(
@@ -52,8 +54,8 @@ Mask = Annotated[
         panel="Mask",
     ),
 ]
-FirstFrame = Annotated[
-    Path | None,
+FirstFrames = Annotated[
+    list[Path] | None,
     option(
         "--first-frame",
         metavar="FILE",
@@ -83,3 +85,13 @@ WithSource = Annotated[
 DryRun = Annotated[
     bool, option("--dry-run", text="Estimate time, memory and reuse; write nothing.")
 ]
+
+
+def only_first_frame(given: Sequence[Path] | None) -> Path | None:
+    """Return the one first frame of a run, if there is any; UsageError for more."""
+    if given and len(given) > 1:
+        raise UsageError(
+            f"--first-frame is given {len(given)} times, expected once",
+            hint="run the command again for each picture: the inversion is reused",
+        )
+    return given[0] if given else None

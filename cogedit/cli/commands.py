@@ -13,7 +13,7 @@ import typer
 
 from cogedit.cli.arguments import (
     DryRun,
-    FirstFrame,
+    FirstFrames,
     Mask,
     Output,
     Prompts,
@@ -22,6 +22,7 @@ from cogedit.cli.arguments import (
     Video,
     WithSource,
     argument,
+    only_first_frame,
     option,
     output_option,
 )
@@ -66,7 +67,7 @@ def edit(
     video: Annotated[Path, argument("VIDEO", "A video, or an artifact of it.")],
     prompt: Prompts = None,
     mask: Mask = None,
-    first_frame: FirstFrame = None,
+    first_frames: FirstFrames = None,
     source_video: SourceVideo = None,
     with_source: WithSource = False,
     dry_run: DryRun = False,
@@ -89,6 +90,7 @@ def edit(
     from cogedit.stages.edit import check_edit
     from cogedit.stages.given import check_is_edit
 
+    first_frame = only_first_frame(first_frames)
     check_is_edit(prompt or (), first_frame)
     settings = call.settings(video)
     if dry_run:
@@ -236,7 +238,7 @@ def reconstruct(
     prompt: Prompts = None,
     source: Trajectory = None,
     mask: Mask = None,
-    first_frame: FirstFrame = None,
+    first_frames: FirstFrames = None,
     save_trajectory: Annotated[
         bool, option("--save-trajectory", text="Keep every step of the edit.")
     ] = False,
@@ -250,6 +252,7 @@ def reconstruct(
     from cogedit import stages
     from cogedit.stages.given import check_is_edit
 
+    first_frame = only_first_frame(first_frames)
     check_is_edit(prompt or (), first_frame)
     trajectory = source or newest_artifact(call, "trajectory")
     settings = call.settings(trajectory)

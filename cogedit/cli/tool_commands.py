@@ -12,11 +12,12 @@ import typer
 
 from cogedit.cli.arguments import (
     DryRun,
-    FirstFrame,
+    FirstFrames,
     Mask,
     Prompts,
     Trajectory,
     argument,
+    only_first_frame,
     option,
     output_option,
 )
@@ -43,7 +44,7 @@ def sweep(
     prompt: Prompts = None,
     source: Trajectory = None,
     mask: Mask = None,
-    first_frame: FirstFrame = None,
+    first_frames: FirstFrames = None,
     output: Annotated[Path | None, output_option("The contact sheet, a PNG.")] = None,
 ) -> None:
     """Compare a grid of settings on one contact sheet: trajectory -> png + json.
@@ -60,7 +61,7 @@ def sweep(
         settings,
         vary=vary,
         mask=mask,
-        first_frame=first_frame,
+        first_frame=only_first_frame(first_frames),
         output=output,
         run=call.run,
     )

@@ -52,7 +52,7 @@ class Settings:
     model: Name = setting(
         "auto",
         "Model",
-        "Hub id, folder, or shapes (the embedded model).",
+        "Hub id, folder, or an embedded model: shapes, shapes-i2v.",
         metavar="ID|DIR",
         default_text="the artifact's model; for a video CogVideoX-5B on a CUDA device and shapes "
         "elsewhere",

@@ -160,10 +160,11 @@ def find_messages(
     *,
     before: Sequence[str] = (),
     timeout: float = 60.0,
-) -> frozenset[tuple[bytes, ...]]:
+) -> frozenset[tuple[bytes, ...]] | None:
     """Find what a pattern's groups match in what ffmpeg prints, line by line: it may be gigabytes.
 
-    Arguments and errors are those of `run_on_input`, and so is that it runs once.
+    None where ffmpeg failed. Arguments and errors are those of `run_on_input`, and so is that it
+    runs once.
     """
     command = _command([*before, *input_args(path), *args])
     return _find_once(path, file_state(path), tuple(command), pattern, timeout)
@@ -176,7 +177,7 @@ def _find_once(
     command: tuple[str, ...],
     pattern: re.Pattern[bytes],
     timeout: float,
-) -> frozenset[tuple[bytes, ...]]:
+) -> frozenset[tuple[bytes, ...]] | None:
     try:
         process = subprocess.Popen(
             command,
@@ -200,7 +201,7 @@ def _find_once(
             process.kill()
     if process.returncode < 0:
         raise _too_slow(path, timeout)
-    return found
+    return None if process.returncode else found
 
 
 @lru_cache(maxsize=64)

@@ -192,7 +192,7 @@ def keeps_given_size(
     bound = [] if count is None else ["-frames:v", str(count)]
     args = ["-map", stream, "-c", "copy", "-bsf:v", "trace_headers", *bound, "-f", "null", "-"]
     sizes = find_messages(path, args, _GIVEN_SIZE, before=before, timeout=_DECODE_TIMEOUT)
-    return len(sizes) <= 2  # a width and a height
+    return sizes is not None and len(sizes) <= 2  # a width and a height
 
 
 def can_be_transparent(pixel_format: str) -> bool:

@@ -221,6 +221,8 @@ def _updates(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, _Up
         down, up = shapes[named["down"]], shapes[named["up"]]
         if len(down) < 2 or len(up) < 2 or down[0] != up[1] or math.prod(up[2:]) != 1:
             raise _refused(path, f"has matrices {list(up)} and {list(down)} for {module}")
+        if "alpha" in named and math.prod(shapes[named["alpha"]]) != 1:
+            raise _refused(path, f"has an alpha {list(shapes[named['alpha']])} for {module}")
         shape = up[0], math.prod(down[1:])
         updates[module] = _Update(named["down"], named["up"], named.get("alpha"), down[0], shape)
     return updates
@@ -254,13 +256,21 @@ def _config_of(path: Path, weights: WeightFile, beside: Path) -> _Config:
         elif beside.is_file() and any(name.startswith(_PREFIXES[0]) for name in weights.shapes):
             found = json.loads(beside.read_bytes())
         found = {key.removeprefix("transformer."): value for key, value in found.items()}
-        return msgspec.convert(found, _Config, strict=False)
-    except (ValueError, AttributeError, OSError) as error:
+        config = msgspec.convert(found, _Config, strict=False)
+        for pattern in config.alpha_pattern:
+            re.compile(pattern)
+        if not all(map(math.isfinite, (*config.alpha_pattern.values(), config.lora_alpha or 0.0))):
+            raise ValueError("alpha is not finite")
+        return config
+    except (ValueError, AttributeError, OSError, re.error) as error:
         raise _refused(path, f"says of itself what cannot be read: {error}") from error
 
 
 def _named_in(path: Path) -> str:
-    """Return what mends the name of a folder."""
+    """Return what mends the name of a file that is not there, or of a folder."""
+    name, colon, scale = str(path).rpartition(":")
+    if colon and Path(name).is_file():
+        return f"a scale is a decimal number, as in --lora {shlex.quote(name)}:0.5; found {scale}"
     files = sorted(path.glob("*.safetensors")) if path.is_dir() else []
     file = shlex.quote(str(files[0])) if files else "FILE.safetensors"
     return f"name the file: --lora {file}"
@@ -326,6 +336,8 @@ def _strength(lora: Lora, name: str, update: _Update, read: _Read) -> float | No
         alpha = lora.config.alpha_of(name.removesuffix(".weight"))
     if alpha is None:
         return None
+    if not math.isfinite(alpha):
+        raise _refused(lora.path, f"has alpha {alpha:g} for {name}")
     return alpha / (math.sqrt(update.rank) if lora.config.use_rslora else update.rank)
 
 

@@ -83,10 +83,10 @@ def edit(
     with claim(named, run) as run, use_session(session) as owner:
         if named is not None and with_source:
             check_replaceable(place_of_source(named), None)
-        if named is not None and not run.force:
-            check_replaceable(named, options[0].prompt, first_frame)
         checkpoint = checkpoint_for(settings)
         given = take_given(video, settings, checkpoint, mask=mask, first_frame=first_frame)
+        if named is not None and not run.force:
+            check_replaceable(named, options[0].prompt, given.picture)
         check_edits(options, checkpoint, num_levels=levels_of(video, settings))
         check_transformer(settings)
         expect_prompts(options, owner)

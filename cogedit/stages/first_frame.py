@@ -19,7 +19,7 @@ from cogedit.artifacts import (
     read_record,
     sniff_kind,
 )
-from cogedit.config import Settings, plain_value
+from cogedit.config import Settings, check_settings, plain_value
 from cogedit.errors import UsageError, VideoError
 from cogedit.media.animation import is_animation
 from cogedit.media.files import check_file
@@ -61,7 +61,7 @@ def take_first_frame(
             f"{checkpoint.id} takes no first frame: it edits by the prompt alone",
             hint=f"name a model that does, such as --model {_model_like(checkpoint)}",
         )
-    path, clip = Path(given), settings.load
+    path, clip = Path(given), check_settings(settings.load)
     if sniff_kind(video) is not None:
         clip = frames_record(read_record(video)).settings
     hint = f"make one with `{_frame_command(video, clip)}`"

@@ -10,6 +10,7 @@ from cogedit.config import Settings
 from cogedit.errors import UsageError
 from cogedit.media.masks import GivenMask
 from cogedit.models.checkpoint import Checkpoint
+from cogedit.sources import PictureSource
 from cogedit.stages.first_frame import GivenFirstFrame, take_first_frame
 from cogedit.stages.mask import take_mask
 from cogedit.types import ReconstructSettings
@@ -21,6 +22,11 @@ class Given:
 
     mask: GivenMask | None = None
     first_frame: GivenFirstFrame | None = None
+
+    @property
+    def picture(self) -> PictureSource | None:
+        """What is recorded of the first frame."""
+        return None if self.first_frame is None else self.first_frame.source
 
 
 def take_given(

@@ -9,6 +9,7 @@ from cogedit.artifacts import EditRecord, FramesRecord, Record, frames_record
 from cogedit.errors import ArtifactError, UsageError, VideoError
 from cogedit.media.files import file_digest
 from cogedit.media.images import SUFFIXES, are_images, folder_of
+from cogedit.sources import PictureSource
 from cogedit.stages.recipe import read_recipe
 
 
@@ -18,12 +19,12 @@ def place_of_source(output: Path) -> Path:
 
 
 def check_replaceable(
-    output: Path, prompt: str | None, first_frame: str | Path | None = None
+    output: Path, prompt: str | None, first_frame: PictureSource | None = None
 ) -> None:
     """Refuse, before an edit is made, to replace a file that is no export of such an edit.
 
-    That is one under this prompt, by a first frame of this name. Without a prompt, refuse to
-    replace what is no export of a source clip.
+    That is one under this prompt, by a first frame of this name or of the same pixels. Without a
+    prompt, refuse to replace what is no export of a source clip.
     """
     if not output.exists():
         return
@@ -33,10 +34,12 @@ def check_replaceable(
         record = None
     shown, picture = None, None
     if isinstance(record, EditRecord):
-        shown = record.settings.prompt
-        picture = None if record.first_frame is None else record.first_frame.name
-    is_named_so = picture == (None if first_frame is None else Path(first_frame).name)
-    if not isinstance(record, EditRecord | FramesRecord) or shown != prompt or not is_named_so:
+        shown, picture = record.settings.prompt, record.first_frame
+    if picture is None or first_frame is None:
+        is_by_it = picture is first_frame
+    else:  # an edit that is reused may know an equal picture by another name
+        is_by_it = first_frame.name == picture.name or first_frame.sha256 == picture.sha256
+    if not isinstance(record, EditRecord | FramesRecord) or shown != prompt or not is_by_it:
         raise in_the_way(output, "this edit")
 
 

@@ -61,8 +61,8 @@ if TYPE_CHECKING:
 
 
 _LOST_IN_FP8 = (
-    "weights in fp8 take up small changes of a LoRA only in part (--weights bf16 takes up all of "
-    "them)"
+    "a transformer in fp8 takes up small changes of a LoRA only in part (--weights bf16 takes up "
+    "all of them)"
 )
 
 
@@ -201,7 +201,8 @@ class Session:
             transformer = load_transformer(checkpoint, device=host, dtype=dtype)
             for note in fuse_loras(transformer, checkpoint, loras):
                 self.notify_once(note, run)
-            if loras and stored == "fp8":
+            own = checkpoint.files.get("transformer")
+            if loras and stored == "fp8" and own is not None and own.is_fp8:
                 self.notify_once(_LOST_IN_FP8, run)
             if stored is not None:
                 store_weights(transformer, stored)

@@ -212,7 +212,7 @@ def _from_kind(settings: Settings) -> Inferred:
     try:
         takes_frame = checkpoint_for(settings, download=False).takes_first_frame
     except (ModelError, StorageError):  # of another model, this shows when it is needed
-        takes_frame = settings.model.lower().endswith("-i2v")
+        takes_frame = "i2v" in settings.model.lower()
     if not takes_frame:
         return {}
     own = preset_for_model(settings.model)

@@ -17,10 +17,9 @@ from cogedit.stages.edit import check_edit, export_edit, names_video
 from cogedit.stages.given import Given, take_given
 from cogedit.stages.model import checkpoint_for
 from cogedit.stages.reconstruct import make_edits, trajectory_for
-from cogedit.stages.replacing import check_replaceable
 from cogedit.stages.run import Exported, Run, Written, claim
 from cogedit.stages.session import Session
-from cogedit.tools.batch_plan import BatchEdit
+from cogedit.tools.batch_plan import BatchEdit, check_replaced
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,7 @@ class BatchResult:
         exit_code: What the edit alone would have ended with.
         error: The error with its hint; None without one.
         key: Stands for the edit with all its settings (`BatchEdit.key`).
+        first_frame: Its first frame; None is the source's own.
     """
 
     row: str
@@ -46,6 +46,7 @@ class BatchResult:
     exit_code: int = 0
     error: str | None = None
     key: str | None = None
+    first_frame: str | None = None
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,10 @@ def make_group(group: Group, *, run: Run, session: Session) -> Iterator[BatchRes
 
 def result_of(edit: BatchEdit, outcome: Exported | CogeditError) -> BatchResult:
     """Describe what became of an edit."""
-    result = BatchResult(edit.where, str(edit.video), edit.prompt, "failed", None, key=edit.key)
+    where, video, picture = edit.where, str(edit.video), edit.first_frame
+    result = BatchResult(
+        where, video, edit.prompt, "failed", None, key=edit.key, first_frame=picture
+    )
     if isinstance(outcome, CogeditError):
         return replace(result, exit_code=outcome.exit_code, error=str(outcome))
     status: Literal["reused", "written"] = "reused" if outcome.reused else "written"
@@ -121,7 +125,7 @@ def _check(edit: BatchEdit, run: Run) -> None:
         run=run,
     )
     if edit.output is not None and names_video(edit.output) and not run.force:
-        check_replaceable(edit.output, edit.prompt, edit.first_frame)
+        check_replaced(edit, edit.output)
 
 
 def _made(ready: Sequence[BatchEdit], run: Run, session: Session) -> Iterator[BatchResult]:

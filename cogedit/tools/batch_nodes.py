@@ -13,6 +13,7 @@ from pathlib import Path
 from cogedit.artifacts.atomic import storage_error
 from cogedit.errors import CogeditError, ModelError, StorageError
 from cogedit.models.checkpoint import find_checkpoint, looked_up_once
+from cogedit.models.lora import find_lora
 from cogedit.models.single_file import Files
 from cogedit.stages.edit import names_video
 from cogedit.stages.model import checkpoint_for
@@ -31,12 +32,14 @@ class Needed:
         nonces: Files that were written for this, and what is in them.
         videos: Videos, masks, first frames and LoRAs, and their sizes.
         models: Name, revision, files of its own and digest of each model.
+        loras: File and digest of each LoRA.
     """
 
     folder: str
     nonces: tuple[tuple[str, str], ...]
     videos: tuple[tuple[str, int], ...]
     models: tuple[tuple[str, str | None, Files, str], ...]
+    loras: tuple[tuple[str, str], ...] = ()
 
 
 @contextmanager
@@ -62,6 +65,8 @@ def needed_for(edits: Sequence[BatchEdit]) -> Iterator[Needed]:
             )
             for edit in edits
         }
+    files = {lora.path.absolute() for edit in edits for lora in edit.settings.loras}
+    loras = {(str(path), find_lora(path).digest) for path in files}
     try:
         for path, text in nonces.items():
             try:
@@ -73,6 +78,7 @@ def needed_for(edits: Sequence[BatchEdit]) -> Iterator[Needed]:
             tuple((str(path), text) for path, text in nonces.items()),
             tuple((str(path), _size(path)) for path in sorted(read) if path.exists()),
             tuple(sorted(models, key=str)),
+            tuple(sorted(loras)),
         )
     finally:
         for path in nonces:
@@ -100,6 +106,14 @@ def missing_here(needed: Needed) -> list[CogeditError]:
         if found != digest:
             label = f"another {name} ({found[:12]}, expected {digest[:12]})"
             missing.append(ModelError(f"has {label}", hint="name its --revision"))
+    for path, digest in needed.loras:
+        try:
+            found = find_lora(Path(path)).digest
+        except CogeditError as error:
+            missing.append(ModelError(f"has no LoRA {path}: {error.message}", hint=error.hint))
+            continue
+        if found != digest:
+            missing.append(ModelError(f"has another LoRA {path}", hint="copy it there again"))
     return missing
 
 

@@ -193,12 +193,24 @@ def _check_outputs(edits: Sequence[BatchEdit]) -> None:
         found = _identity(edit.output)
         if found is not None and found in read:
             try:
-                check_replaceable(edit.output, edit.prompt, edit.first_frame)
+                check_replaced(edit, edit.output)
             except UsageError as error:
                 raise UsageError(
                     f"the output of {edit.where}, {edit.output}, is what {read[found]} reads",
                     hint="name another file",
                 ) from error
+
+
+def check_replaced(edit: BatchEdit, output: Path) -> None:
+    """Refuse to replace a video that is no export of the same; errors are `take_given`'s, too."""
+    if output.exists():
+        given = Given()
+        if edit.first_frame is not None:
+            checkpoint, picture = checkpoint_for(edit.settings), edit.first_frame
+            given = take_given(
+                edit.video, edit.settings, checkpoint, mask=None, first_frame=picture
+            )
+        check_replaceable(output, edit.prompt, given.picture)
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -244,6 +244,7 @@ def adapters(made):
         (with_more(proj_out__diff_b=1), r"proj_out\.diff_b"),
         (with_more(norm_final__weight=1), r"norm_final\.weight"),
         (half, "proj_out"),
+        (with_more(proj_out__alpha=2), r"alpha \[2\] for proj_out"),
         (ranks, r"\[64, 4\].*\[3, 32\]"),
         (adapters, "several adapters"),
         (lambda made: {}, "another model, or none"),
@@ -265,7 +266,8 @@ def test_what_is_no_lora_of_the_model_is_refused_by_what_it_is(pipeline, tmp_pat
 
 
 def test_metadata_that_means_something_else_is_refused(pipeline, tmp_path):
-    for number, said in enumerate(('{"use_dora": true}', "[1", '{"lora_alpha": "much"}')):
+    other = '{"lora_alpha": "much"}', '{"lora_alpha": "inf"}', '{"alpha_pattern": {"*to_q": 2}}'
+    for number, said in enumerate(('{"use_dora": true}', "[1", *other)):
         file = tmp_path / f"{number}.safetensors"
         save_file(diffusers(matrices(pipeline)), file, {"lora_adapter_metadata": said})
         with pytest.raises(ModelError, match=file.name):
@@ -297,3 +299,12 @@ def test_a_folder_is_refused_with_the_file_in_it(pipeline, tmp_path, monkeypatch
         with pytest.raises(ModelError) as refused:
             find_lora(folder)
         assert str(folder / "style.safetensors") in str(refused.value.hint)
+
+
+def test_a_scale_that_is_no_decimal_number_is_named(pipeline, tmp_path):
+    file = tmp_path / "style.safetensors"
+    save_file(diffusers(matrices(pipeline)), file)
+    with pytest.raises(ModelError) as caught:
+        find_lora(LoraFile.read(f"{file}:1/2").path)
+    assert f"{file}:0.5" in caught.value.hint
+    assert "1/2" in caught.value.hint

@@ -213,6 +213,15 @@ def test_a_picture_is_laid_on_the_background_and_turned_upright(inverted, tmp_pa
     assert any("turned.png" in said and "blue" in said for said in told.said)
 
 
+@pytest.mark.parametrize("inverted", [make_i2v_like], indirect=True)
+def test_a_background_that_is_no_color_is_refused(inverted):
+    folder, _ = inverted
+    settings = settings_of(folder)
+    settings = replace(settings, load=replace(settings.load, background="nocolor"))
+    with pytest.raises(UsageError, match="nocolor"):
+        cogedit.reconstruct(folder / "clip.mp4", (), settings, first_frame=folder / "red.png")
+
+
 def bad_pictures(folder):
     Image.new("RGB", (96, 65)).save(folder / "large.png")
     frames = [Image.new("RGB", (96, 64), (n, 0, 0)) for n in (1, 99)]
@@ -306,7 +315,12 @@ def test_what_counts_and_shows_edits(run, tmp_path, monkeypatch):
     trajectory = run("invert", "clip.mp4").stdout.strip()
     planned = json.loads(run("reconstruct", trajectory, *GIVEN, "--dry-run", "--json").stdout)
     assert [stage["artifacts"] for stage in planned["stages"]] == [1, 1]
+    run("edit", "clip.mp4", *GIVEN, *GIVEN, exit_code=2)
     run("edit", "clip.mp4", *GIVEN, "-o", "out.mp4")
+    # An equal picture by another name finds the same edit, and replaces its export.
+    copy = shutil.copy("red.png", "coat.png")
+    for _ in range(2):
+        run("edit", "clip.mp4", "--first-frame", copy, "-o", "out.mp4")
     rows = [
         {"video": "clip.mp4", "first_frame": "red.png", "output": "out.mp4"},
         {"video": "clip.mp4", "first_frame": "blue.png", "prompt": "a cat"},

@@ -19,6 +19,7 @@ from cogedit.artifacts import content_key, read_artifact, read_record
 from cogedit.cli import app
 from cogedit.config import read_batch
 from cogedit.errors import ArtifactMismatch, Interrupted, ModelError, UsageError
+from cogedit.models.lora import find_lora
 from cogedit.tools.batch_nodes import missing_here, needed_for
 from cogedit.tools.batch_plan import plan_batch
 
@@ -272,4 +273,7 @@ def test_files_of_a_batch_lie_beside_it_and_on_every_machine(home, tmp_path, mon
         assert sizes[style] == Path(style).stat().st_size
         other = replace(needed, videos=((style, sizes[style] + 1),))
         [problem] = missing_here(other)
+        assert style in problem.message
+        assert dict(needed.loras) == {style: find_lora(Path(style)).digest}
+        [problem] = missing_here(replace(needed, loras=((style, "0" * 64),)))
         assert style in problem.message
