@@ -349,5 +349,5 @@ def edit_record(
         settings=options,
         has_trajectory=has_trajectory,
         mask=given.mask.source if given.mask is not None else None,
-        first_frame=given.first_frame.source if given.first_frame is not None else None,
+        first_frame=given.picture,
     )
