@@ -24,7 +24,8 @@ import msgspec
 from cogedit.errors import ModelError
 from cogedit.models.checkpoint import Checkpoint
 from cogedit.models.folder import FolderState, state_of_file
-from cogedit.models.single_file import kinds_in, read_weights, without_prefix
+from cogedit.models.names import name_in_diffusers, without_prefix
+from cogedit.models.single_file import kinds_in, read_weights
 from cogedit.models.weights import WeightFile
 from cogedit.types import LoraFile
 
@@ -40,18 +41,6 @@ _FLAT = re.compile(r"lora_(unet|transformer)__?")
 """The same of kohya's and CogVideoX-Fun's, which write the name with underscores for dots."""
 _MATRIX = re.compile(r"(.+)\.lora_(A|B|down|up)(?:\.[^.]+)?\.weight")
 _ALPHA = re.compile(r"(.+)\.alpha")
-
-_DIFFSYNTH = (
-    (r"^blocks\.", "transformer_blocks."),
-    (r"\.to_out$", ".to_out.0"),
-    (r"\.ff\.0$", ".ff.net.0.proj"),
-    (r"\.ff\.2$", ".ff.net.2"),
-    (r"^patchify\.proj$", "patch_embed.proj"),
-    (r"^context_embedder$", "patch_embed.text_proj"),
-    (r"^time_embedder\.timestep_embedder\.0$", "time_embedding.linear_1"),
-    (r"^time_embedder\.timestep_embedder\.2$", "time_embedding.linear_2"),
-)
-"""Modules of DiffSynth's CogVideoX, and what diffusers calls them."""
 
 _OTHERS = (
     (r"\.dora_scale|lora_magnitude_vector", "is a DoRA, which also scales columns"),
@@ -134,7 +123,7 @@ class Lora:
         found: dict[str, _Update] = {}
         for module, update in self.updates.items():
             name = flat.get(module, module)
-            name = name if name in weights else _renamed(name)
+            name = name if name in weights else name_in_diffusers(name)
             if name not in weights:
                 raise _misfit(
                     self.path,
@@ -235,12 +224,6 @@ def _bare(module: str) -> str:
         return module[flat.end() :]
     for prefix in _PREFIXES:
         module = module.removeprefix(prefix)
-    return module
-
-
-def _renamed(module: str) -> str:
-    for pattern, name in _DIFFSYNTH:
-        module = re.sub(pattern, name, module)
     return module
 
 

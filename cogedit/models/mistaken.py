@@ -60,14 +60,20 @@ def check_channels(
     expected = 2 * latent_channels if from_image else latent_channels
     if takes == expected and makes == latent_channels:
         return
+    # Control models take as many channels as image-to-video models, which have one of these.
+    has_frame = transformer.get("use_learned_positional_embeddings") or transformer.get(
+        "ofs_embed_dim"
+    )
     kind = {
         latent_channels: "of a text-to-video model",
-        2 * latent_channels: "of an image-to-video (I2V) or control model",
+        2 * latent_channels: "of an image-to-video model (I2V)"
+        if has_frame
+        else "of a control model (Fun), or of an image-to-video model (I2V) without its positions",
         2 * latent_channels + 1: "of an inpainting model (Fun)",
     }.get(takes if isinstance(takes, int) else 0, "of another VAE, or of a control model")
     where = f"The transformer of {name}" if file is None else f"The transformer {file}"
     hint = EXAMPLE
-    if takes in (latent_channels, 2 * latent_channels):
+    if takes == latent_channels or (takes == 2 * latent_channels and has_frame):
         temporal, first_frame = transformer.get("patch_size_t"), takes != latent_channels
         model = published_like(temporal, first_frame=first_frame)
         hint = f"name a pipeline of its kind: --model {model}"

@@ -1,6 +1,6 @@
 """One safetensors file in place of a part of a pipeline: what its names and shapes say. No torch.
 
-Names are those of diffusers, also behind a prefix that other programs put before them all.
+Names are those of diffusers or of ComfyUI, also behind a prefix that is before them all.
 """
 
 from __future__ import annotations
@@ -15,6 +15,12 @@ from typing import Literal
 
 from cogedit.errors import ModelError, StorageError
 from cogedit.models.configs import Config
+from cogedit.models.names import (
+    is_of_transformer,
+    is_scale,
+    weight_in_diffusers,
+    without_prefix,
+)
 from cogedit.models.weights import WeightFile
 
 PartOfFile = Literal["transformer", "vae"]
@@ -23,12 +29,16 @@ PartOfFile = Literal["transformer", "vae"]
 Files = tuple[tuple[PartOfFile, Path], ...]
 """The files that were given, by part."""
 
-_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "first_stage_model.", "transformer.")
 _ONLY_OF = {
     "transformer": ("patch_embed.proj.weight", "proj_out.weight", "time_embedding.linear_1.weight"),
     "vae": ("encoder.conv_in.conv.weight", "decoder.conv_in.conv.weight"),
     "T5": ("shared.weight", "encoder.block.0.layer.0.SelfAttention.q.weight"),
 }
+_ONLY_FROM_IMAGE = {
+    "use_learned_positional_embeddings": "patch_embed.pos_embedding",
+    "ofs_embed_dim": "ofs_embedding.linear_1.weight",
+}
+"""By a field of its configuration, a tensor that a published image-to-video model has: 5B, 1.5."""
 _BLOCK = re.compile(r"transformer_blocks\.(\d+)\.(.+)")
 _FLOATS = {"F64", "F32", "F16", "BF16", "F8_E4M3"}
 _HEAD_DIM = 64  # of every CogVideoX
@@ -76,7 +86,11 @@ def read_part(file: Path, part: PartOfFile) -> PartFile:
         file, partial(_refused, file, part=part), hint=f"name the file: --{part} FILE.safetensors"
     )
     names = without_prefix(weights.shapes)
+    if part == "transformer":
+        names = {weight_in_diffusers(name): in_file for name, in_file in names.items()}
     _check_kind(file, names, weights, part)
+    if part == "transformer":
+        _check_names(file, names, weights)
     return PartFile(weights, names)
 
 
@@ -155,6 +169,7 @@ def transformer_config(file: PartFile, base: Config, *, text_width: object) -> C
             f"pipeline makes {text_width}",
             hint="name the pipeline of the model that it was made from with --model",
         )
+    _check_is_of_pipeline(file, base, takes)
     learned = "patch_embed.pos_embedding" in shapes
     config = {
         **base,
@@ -172,6 +187,20 @@ def transformer_config(file: PartFile, base: Config, *, text_width: object) -> C
         config["patch_bias"] = "patch_embed.proj.bias" in shapes
     offset = shapes.get("ofs_embedding.linear_1.weight")
     return config | {"ofs_embed_dim": None if offset is None else offset[0]}
+
+
+def _check_is_of_pipeline(file: PartFile, base: Config, takes: int) -> None:
+    """Refuse what lacks a tensor that only an image-to-video model has, over such a pipeline.
+
+    Control models (Fun) take as many channels, and no others tell them apart.
+    """
+    for key, name in _ONLY_FROM_IMAGE.items():
+        if takes == base.get("in_channels") and base.get(key) and name not in file.names:
+            raise ModelError(
+                f"The transformer {file.path} has no {name}, which that of its pipeline has: it is "
+                "a control model (Fun), or its positions were left out",
+                hint="leave it out, or name another file",
+            )
 
 
 def _published(config: Config) -> str | None:
@@ -225,15 +254,6 @@ def _contradicts(file: PartFile, what: str, found: Iterable[int]) -> ModelError:
     )
 
 
-def without_prefix(names: Iterable[str]) -> dict[str, str]:
-    """Return the names in the part, each with that in the file."""
-    known = list(names)
-    for prefix in _PREFIXES:
-        if known and all(name.startswith(prefix) for name in known):
-            return {name.removeprefix(prefix): name for name in known}
-    return {name: name for name in known}
-
-
 def kinds_in(names: Collection[str]) -> list[str]:
     """Which parts of a pipeline a file holds, by the names in it: "transformer", "vae", "T5"."""
     return [kind for kind, some in _ONLY_OF.items() if any(name in names for name in some)]
@@ -261,6 +281,29 @@ def _check_kind(
             file,
             f"holds quantized blocks ({', '.join(sorted(others))}), which are not read",
             part=part,
+        )
+
+
+def _check_names(file: Path, names: Mapping[str, str], weights: WeightFile) -> None:
+    """Refuse a transformer with tensors that CogVideoX has not, or with one of them twice."""
+    again = sorted(weights.shapes.keys() - {*names.values()})
+    if again:
+        raise _refused(file, f"has a weight twice ({again[0]} is one)", part="transformer")
+    more = [in_file for name, in_file in names.items() if not is_of_transformer(name)]
+    scales = [in_file for in_file in more if is_scale(in_file)]
+    if scales:
+        raise _refused(
+            file,
+            f"holds weights in 8 bits or fewer with scales beside them ({scales[0]}), which are "
+            "not read",
+            part="transformer",
+        )
+    if more:
+        raise _refused(
+            file,
+            f"has {len(more)} weights that CogVideoX has not, the first is {min(more)}",
+            part="transformer",
+            hint="it is another model; leave it out, or name another file",
         )
 
 

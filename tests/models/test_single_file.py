@@ -135,7 +135,7 @@ def test_the_shapes_say_which_transformer_it_is(tiny, tmp_path):
 @pytest.mark.parametrize(
     ("channels", "learned", "names", "mends"),
     [
-        (32, False, "I2V", "CogVideoX-5b-I2V"),
+        (32, False, "control", "CogVideoX-5b"),
         (33, False, "inpainting", "CogVideoX-5b"),
         (32, True, "I2V", "CogVideoX-5b-I2V"),
     ],
@@ -225,6 +225,20 @@ def vae(state):
     return {"encoder.conv_in.conv.weight": torch.ones(2, 3, 3, 3, 3)}
 
 
+def scaled(state):
+    """As ComfyUI's files in 8 bits with a scale for each matrix are."""
+    return in_fp8(state) | {"transformer_blocks.0.attn1.to_q.scale_weight": torch.ones(1)}
+
+
+def with_more(state):
+    return state | {"local_facial_extractor.weight": torch.ones(2)}
+
+
+def twice(state):
+    name = "transformer_blocks.0.attn1.to_q.weight"
+    return state | {"blocks.0.q.weight": state[name].clone()}
+
+
 def other_text(state):
     return state | {"patch_embed.text_proj.weight": torch.ones(32, 48)}
 
@@ -237,6 +251,9 @@ def other_text(state):
         (without, r"transformer_blocks\.1\.ff\.net\.2\.bias"),
         (vae, "vae weights"),
         (other_text, "width 48"),
+        (scaled, r"scales.*to_q\.scale_weight"),
+        (with_more, "local_facial_extractor"),
+        (twice, "twice"),
         (lambda state: {"model.weight": torch.ones(2)}, "another model"),
     ],
 )
@@ -265,13 +282,54 @@ def test_what_is_no_safetensors_file_is_refused(tiny, tmp_path, content, names):
         find_checkpoint(str(base), files=(("transformer", file),))
 
 
-def test_weights_of_no_cogvideox_are_refused_when_it_is_loaded(tiny, tmp_path):
-    _, file, base = tiny
-    more = load_file(file) | {"local_facial_extractor.weight": torch.ones(2)}
-    save_file(more, tmp_path / "more.safetensors")
-    found = find_checkpoint(str(base), files=(("transformer", tmp_path / "more.safetensors"),))
-    with pytest.raises(ModelError, match="local_facial_extractor"):
-        loaded(found)
+def test_a_control_model_is_no_image_to_video_model(tmp_path):
+    """They take as many channels: by a tensor that image-to-video models have besides."""
+    for make, missing in (
+        (make_i2v_like, "patch_embed.pos_embedding"),
+        (make_15_i2v_like, "ofs_embedding.linear_1.weight"),
+    ):
+        home = tmp_path / make.__name__
+        file, base = apart(make(home / "whole"), home)
+        start = missing.partition(".linear")[0]
+        kept = {name: t for name, t in load_file(file).items() if not name.startswith(start)}
+        save_file(kept, home / "control.safetensors")
+        with pytest.raises(ModelError, match=f"control.safetensors.*{missing}.*control model"):
+            find_checkpoint(str(base), files=(("transformer", home / "control.safetensors"),))
+
+
+COMFYUI = {
+    "time_embedding.linear": "time_embedding_linear",
+    "ofs_embedding.linear": "ofs_embedding_linear",
+    "transformer_blocks": "blocks",
+    ".attn1.to_out.0": ".attn_out",
+    ".attn1.to_": ".",
+    ".attn1.norm": ".norm",
+    ".ff.net.0.proj": ".ff_proj",
+    ".ff.net.2": ".ff_out",
+}
+"""Names of ComfyUI's own CogVideoX, by those of diffusers."""
+
+
+def as_comfyui(state):
+    renamed = {}
+    for name, tensor in state.items():
+        for ours, theirs in COMFYUI.items():
+            name = name.replace(ours, theirs)
+        renamed[f"model.diffusion_model.{name}"] = tensor
+    return renamed
+
+
+def test_names_of_comfyui_are_read(kind, tmp_path):
+    _, file, base = kind
+    state = load_file(file)
+    named = as_comfyui(state)
+    assert not any("attn1" in name or ".net." in name for name in named)
+    save_file(named, tmp_path / "comfy.safetensors")
+    made = loaded(
+        find_checkpoint(str(base), files=(("transformer", tmp_path / "comfy.safetensors"),))
+    ).state_dict()
+    assert made.keys() == state.keys()
+    assert all(torch.equal(made[name], tensor.float()) for name, tensor in state.items())
 
 
 def test_the_commands_run_on_files(tmp_path):
