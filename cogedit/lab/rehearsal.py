@@ -67,11 +67,13 @@ LEGEND = (
 def make_clip(path: Path, options: argparse.Namespace) -> None:
     """Film a journey into the Mandelbrot set, with detail and motion, and a tone.
 
+    It plays at the slowest of the models' rates: of a faster one, some frames would be left out.
+
     Raises:
         StorageError: ffmpeg could not write it.
     """
     width, height = options.size
-    picture = f"mandelbrot=size={width}x{height}:rate=25"
+    picture = f"mandelbrot=size={width}x{height}:rate=8"
     inputs = ["-f", "lavfi", "-i", picture, "-f", "lavfi", "-i", "sine=frequency=440"]
     codecs = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-c:a", "libopus", "-shortest"]
     made = run_ffmpeg(

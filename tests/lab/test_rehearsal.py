@@ -12,10 +12,12 @@ import pytest
 from cogedit.lab import rehearsal_stages
 from cogedit.lab.observed import Line, Observed, observe
 from cogedit.lab.published import MODELS
-from cogedit.lab.rehearsal import main
+from cogedit.lab.rehearsal import main, make_clip
 from cogedit.lab.rehearsal_stages import Rehearsal, Stage, plan_stages
 from cogedit.lab.rehearsal_tables import Meter
+from cogedit.media.probe import probe_stored
 from cogedit.models.cost import TransformerSizes, inversion_work
+from cogedit.models.geometry import TRAINED_FPS
 from cogedit.types import InvertSettings
 
 
@@ -60,6 +62,13 @@ def test_a_command_is_run_and_measured(tmp_path):
     assert found.host_bytes > 1e6
     assert found.device_bytes is None
     assert observe(["no-such"], folder=tmp_path, device_limit=None).exit_code == 2
+
+
+def test_its_clip_has_every_frame_at_the_model_s_rate(tmp_path):
+    make_clip(tmp_path / "clip.mkv", options(frames=49))
+    facts = probe_stored(tmp_path / "clip.mkv")
+    assert (facts.num_frames, facts.width, facts.height) == (49, 96, 64)
+    assert facts.fps == TRAINED_FPS
 
 
 def test_steps_after_the_first_are_timed():
