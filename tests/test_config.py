@@ -293,7 +293,7 @@ def test_good_records_pass() -> None:
 def test_shipped_presets(resolve: Resolve) -> None:
     models = ["cogvideox-1.5-5b", "cogvideox-1.5-5b-i2v", "cogvideox-2b", "cogvideox-5b"]
     models.append("cogvideox-5b-i2v")
-    ours = ["faithful", "fast", "first-frame", "recolor", "upstream"]
+    ours = ["faithful", "fast", "first-frame", "first-frame-recolor", "recolor", "upstream"]
     assert preset_names() == ["balanced", "bold", *models, *ours]
     assert (presets_folder() / "upstream.toml").is_file()
     expected = {
