@@ -36,6 +36,7 @@ from cogedit.media.contact_sheet import (
 )
 from cogedit.media.encoding import Encoding
 from cogedit.media.writer import save_png, write_video
+from cogedit.models.quiet import quiet_imports
 from cogedit.shapes import model_dir
 from cogedit.stages import Run, edit, reconstruct, settings_for
 from cogedit.stages.model import checkpoint_for, dtype_for
@@ -54,8 +55,7 @@ _SOURCE = Encoding(crf=4)
 _ZOOM = 4
 _REPEATS = 4
 _SHEET_FRAMES = (0, 2, 4, 6, 8)
-_HEADS = (
-    "prompt",
+_FIGURES = (
     "edit seen",
     "others kept",
     "right answer dB",
@@ -64,11 +64,12 @@ _HEADS = (
     "motion px",
 )
 _LEGEND = (
-    "edit seen: the attribute that the prompt changes, in the edit's pixels. right answer: PSNR "
-    "against the rendered right answer; floor: what the unedited source gets, ceiling: what the "
-    "right answer itself gets after the VAE. background: PSNR outside the object, against the "
-    "source (where the background was edited, against the right answer), and what the right answer "
-    "gets after the VAE. motion: distance of the object from the source's track."
+    "edit seen: the attribute that the prompt changes, in the edit's pixels. others kept: all "
+    "other attributes that captions name. right answer: PSNR against the rendered right answer; "
+    "floor: what the unedited source gets, ceiling: what the right answer itself gets after the "
+    "VAE. background: PSNR outside the object, against the source (where the background was "
+    "edited, against the right answer), and what the right answer gets after the VAE. motion: "
+    "distance of the object from the source's track."
 )
 
 
@@ -128,7 +129,10 @@ def run_demo(folder: Path, *, model: str = "shapes") -> list[Path]:
     save_png(_sheet(edited), sheet)
     paths = [source, *(result.video for result in edited), side_by_side, sheet]
     title = f"edits of: {edited[0].case.source_prompt}"
-    print_report([make_table(title, _HEADS, [*map(_row, edited)])], legend=_LEGEND, paths=paths)
+    # Prompts are long and figures short: one column for each prompt fits into 80.
+    heads = ("", *(result.case.prompt for result in edited))
+    rows = list(zip(_FIGURES, *map(_cells, edited), strict=True))
+    print_report([make_table(title, heads, rows)], legend=_LEGEND, paths=paths)
     return paths
 
 
@@ -144,7 +148,8 @@ def next_command(source: Path) -> str:
 def _edit(source: Path, cases: Sequence[EditCase], settings: Settings) -> list[Edited]:
     """Run the stages and measure the edits."""
     # Not at the top: torch takes seconds to load, and missing weights are reported without it.
-    from cogedit.lab.codec import decode_clip, round_trip
+    with quiet_imports():
+        from cogedit.lab.codec import decode_clip, round_trip
     from cogedit.models.device import DTYPES, resolve_device
     from cogedit.models.loading import load_vae
 
@@ -188,12 +193,11 @@ def _sheet(edited: Sequence[Edited]) -> Picture:
     return draw_sheet(columns, rows, zoom=_ZOOM - 1)
 
 
-def _row(result: Edited) -> tuple[str, ...]:
-    """Return the cells of an edit in the table: see `_HEADS`."""
+def _cells(result: Edited) -> tuple[str, ...]:
+    """Return the cells of an edit in the table: see `_FIGURES`."""
     figures, floor, ceiling = result.figures, result.floor, result.ceiling
     lost = math.isnan(figures.motion_distance)
     return (
-        result.case.prompt,
         "yes" if figures.target_seen else "no",
         "yes" if figures.others_kept else "no",
         f"{figures.counterfactual_psnr:.1f}",
