@@ -30,6 +30,8 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM")
 SUFFIXES = {".jpg": ".jpg", ".jpeg": ".jpg", ".tif": ".tif", ".tiff": ".tif"}
 SUFFIXES |= {suffix: suffix for suffix in (".png", ".webp", ".bmp", ".ppm", ".pgm", ".pbm")}
 _SHOWN = "PNG, JPEG, WebP, BMP, TIFF or PPM"
+_NAME_ONE = "name one video, or the pictures of one; `cogedit batch` takes many videos"
+_VIDEOS = {".mp4", ".mov", ".mkv", ".webm", ".avi"}
 _OF_SYSTEMS = {"thumbs.db", "desktop.ini", "__macosx"}
 
 _NUMBER = re.compile(r"%(?:0(\d))?d")
@@ -83,17 +85,22 @@ def find_images(path: Path) -> Images:
 
     Raises:
         VideoError: There is no picture, one cannot be read, they differ in size, or a folder holds
-            pictures of several kinds.
+            pictures of several kinds, or one picture among videos.
         StorageError: The folder or a picture may not be read.
     """
     folder, pattern = (path, None) if path.is_dir() else (path.parent, path.name)
     names, ignored = _names(folder, pattern)
     if not names:
         what = "holds no picture" if pattern is None else f"holds no picture {pattern}"
-        raise VideoError(
-            f"{folder} {what}: expected {_SHOWN}", hint="name one video, or the pictures of one"
-        )
+        raise VideoError(f"{folder} {what}: expected {_SHOWN}", hint=_NAME_ONE)
     if pattern is None:
+        videos = [name for name in ignored if Path(name).suffix.lower() in _VIDEOS]
+        if len(names) == 1 and videos:  # a folder of clips, and a picture that lies there, too
+            raise VideoError(
+                f"{folder} holds videos and one picture: {_list([*videos, *names])}; expected the "
+                "pictures of one video",
+                hint=_NAME_ONE,
+            )
         _check_series(folder, names)
     names.sort(key=_natural)
     notes = [f"not read in {folder}: {_list(ignored)}"] if ignored else []

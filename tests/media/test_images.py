@@ -115,6 +115,19 @@ def test_pictures_of_several_kinds_are_not_mixed(tmp_path, files, named):
     assert names(tmp_path, "*.*") == sorted(files)  # who names a pattern means it
 
 
+def test_a_folder_of_clips_is_not_the_picture_that_lies_there(tmp_path):
+    picture(tmp_path / "sheet.png")
+    for name in ("a.mp4", "b.MOV"):
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(VideoError) as caught:
+        find_images(tmp_path)
+    for text in ("a.mp4", "b.MOV", "sheet.png"):
+        assert text in caught.value.message
+    assert names(tmp_path, "*.png") == ["sheet.png"]
+    picture(tmp_path / "cover.png")
+    assert names(tmp_path) == ["cover.png", "sheet.png"]  # beside a preview, for one
+
+
 def test_names_without_numbers_are_in_the_order_of_the_alphabet(tmp_path):
     for name in ("b.png", "a.png", "c.jpeg"):
         picture(tmp_path / name)
