@@ -320,6 +320,11 @@ def path_of(text: str | Path) -> Path:
         raise ValueError(f"there is no home folder {Path(text).parts[0]}") from error
 
 
+def as_path(path: str | Path | None) -> Path | None:
+    """Return what a caller may leave out, or write as text, as a path."""
+    return None if path is None else Path(path)
+
+
 def _read_custom(kind: type[object], value: object) -> object:
     """Read what msgspec does not know."""
     if kind is Path and isinstance(value, str | Path):

@@ -17,7 +17,7 @@ import cogedit
 PACKAGE = Path(cogedit.__file__).parent
 
 LEAVES = {"errors", "types", "sources", "progress", "cancellation", "schema", "places", "disk"}
-LEAVES |= {"version", "clip_times"}
+LEAVES |= {"version", "clip_times", "wording"}
 COMPUTING = {"models", "media", "artifacts", "config", "diffusion"}
 
 ROOMS = {
@@ -28,12 +28,13 @@ ROOMS = {
     "cancellation": {"errors"},
     "schema": {"clip_times"},
     "clip_times": set(),
+    "wording": set(),
     "places": set(),
     "version": set(),
     "disk": set(),
     "diffusion": {"types", "progress", "errors"},
     "models": {"diffusion", "types", "progress", "errors", "disk"},
-    "media": {"types", "sources", "clip_times", "errors", "places", "disk"},
+    "media": {"types", "sources", "clip_times", "wording", "errors", "places", "disk"},
     "artifacts": {"types", "sources", "clip_times", "schema", "errors", "disk"}
     | {"progress", "version"},
     "config": {"types", "schema", "errors", "places"},

@@ -31,7 +31,7 @@ Kind = StrEnum("Kind", ["FRAMES", "LATENTS", "TRAJECTORY", "EDIT"])
 
 Folders = Annotated[
     list[Path] | None,
-    argument("WORKSPACE...", "Default: every *.cogedit folder here."),
+    argument("WORKSPACE", "Default: every *.cogedit folder here."),
 ]
 Json = Annotated[bool, option("--json", text="Print one JSON object.")]
 

@@ -114,7 +114,7 @@ class Call:
             flags = settle_rate(source, flags)
             if "load" not in self.tables:
                 flags = settle_every_frame(source, flags)
-        resolved = settings_for(source, flags, config=self.config)
+        resolved = settings_for(source, flags, config=self.config, flag_names=self.names)
         idle = []
         for key, name in self.names.items():
             if key not in flags:  # it was settled to mean another setting

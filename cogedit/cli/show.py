@@ -25,6 +25,7 @@ from cogedit.cli.tables import show_rows
 from cogedit.clip_times import show_time
 from cogedit.config import plain_value
 from cogedit.stages.recipe import read_recipe
+from cogedit.wording import count_of, show_rate
 
 
 def show_file(path: Path, *, json_output: bool) -> None:
@@ -79,15 +80,17 @@ def _stage_rows(record: Record) -> list[tuple[str, str]]:
         first, end = map(show_time, record.span)
         extra = record.num_extra_frames
         added = f", {extra} more were added at the end to reach 8n + 1" if extra else ""
+        length = count_of(source.num_frames, "frame")
         return [
-            ("source", f"{source.name}, {source.num_frames} frames, read by {source.reader}"),
-            ("source size", f"{source.width}x{source.height}, {source.fps} fps"),
+            ("source", f"{source.name}, {length}, read by {source.reader}"),
+            ("source size", f"{source.width}x{source.height}, {show_rate(source.fps)}"),
             ("source sha256", source.sha256),
             ("load", _settings(record.settings)),
             ("seconds", f"{first} to {end} of {show_time(source.num_frames / source.fps)}"),
             (
                 "clip",
-                f"{len(indices)} frames, {indices[0]} to {indices[-1]}, {record.fps} fps{added}",
+                f"{count_of(len(indices), 'frame')}, {indices[0]} to {indices[-1]}, "
+                f"{show_rate(record.fps)}{added}",
             ),
         ]
     stage = {"latents": "encode", "trajectory": "invert", "edit": "reconstruct"}[record.kind]

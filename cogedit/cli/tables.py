@@ -26,6 +26,7 @@ from cogedit.cli.progress import duration
 from cogedit.cli.screen import Screen, printable
 from cogedit.clip_times import show_time
 from cogedit.version import __version__
+from cogedit.wording import count_of
 
 if TYPE_CHECKING:
     from cogedit.artifacts.listing import Entry
@@ -77,7 +78,7 @@ def show_estimate(screen: Screen, command: str, estimate: Estimate) -> None:
         typer.echo(json.dumps(content))
         return
     shape = "x".join(map(str, estimate.latent_shape))
-    size = f"{estimate.num_frames} frames of {estimate.width}x{estimate.height}"
+    size = f"{count_of(estimate.num_frames, 'frame')} of {estimate.width}x{estimate.height}"
     span = (Fraction(estimate.start_seconds), Fraction(estimate.end_seconds))
     size += f", {' to '.join(map(show_time, span))} of its source"
     windows = ""

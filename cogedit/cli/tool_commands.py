@@ -171,7 +171,9 @@ def batch(
     rows = read_batch(edits)
     read = dict.fromkeys(Path(name) for name in (edits, *(row.config for row in rows)) if name)
     run = replace(call.run, inputs=(*call.run.inputs, *read))
-    planned = plan_batch(rows, call.flags_of_all, config=call.config, run=run)
+    planned = plan_batch(
+        rows, call.flags_of_all, config=call.config, flag_names=call.names, run=run
+    )
     if dry_run:
         plans = preview_batch(planned, run=run)
         show_batch_plans(call.screen, plans)
@@ -215,7 +217,7 @@ def _start_of(workers: str | None, engine: str, address: str | None) -> Start | 
 )
 def compare(
     call: Call,
-    sources: Annotated[list[Path], argument("A B [C]...", "Artifacts or videos.")],
+    sources: Annotated[list[Path], argument("ARTIFACT|VIDEO", "Two clips or more.")],
     output: Annotated[Path, output_option("A video, or an image (.png).")],
     layout: Annotated[
         # `cogedit.types.ComparisonLayout`, which would make the help slower.

@@ -12,7 +12,7 @@ import functools
 import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -48,6 +48,7 @@ class _Layer:
     source: str  # "flag", "environment", the name of a file, "preset NAME"
     values: Mapping[str, object]
     is_text: bool = False  # whether text stands for numbers; in TOML "6" is no number
+    names: Mapping[str, str] = field(default_factory=dict)  # of flags, where not `flag_name`
 
     def origin(self, key: str) -> str:
         """Where a value came from, for people."""
@@ -58,7 +59,8 @@ class _Layer:
     def refuse(self, key: str, found: object, expected: str) -> UsageError:
         """The error for a value of this source."""
         if self.source == "flag":
-            return UsageError(f"{flag_name(key)} is {plain(found)}, expected {expected}")
+            flag = self.names.get(key) or flag_name(key)
+            return UsageError(f"{flag} is {plain(found)}, expected {expected}")
         if self.source == "environment":
             return ConfigError(f"{self.origin(key)} is {plain(found)}, expected {expected}")
         return ConfigError(f"`{key}` in {self.source} is {shown(found)}, expected {expected}")
@@ -72,6 +74,7 @@ def resolve_settings(
     cwd: Path,
     rows: Mapping[str, Mapping[str, object]] | None = None,
     inferred: Mapping[str, Mapping[str, object]] | None = None,
+    flag_names: Mapping[str, str] | None = None,
 ) -> ResolvedSettings:
     """Resolve every setting, and note where its value came from.
 
@@ -87,6 +90,7 @@ def resolve_settings(
         inferred: What follows from the artifact, the machine or the model: by origin, values by
             dotted key. It gives way to everything that was asked for, but not to the preset that
             only follows from the model.
+        flag_names: By dotted key, what a flag was called, for the message that refuses it.
 
     Raises:
         UsageError: A flag has a wrong type or is out of range.
@@ -94,7 +98,7 @@ def resolve_settings(
             read as TOML.
     """
     given = {key: value for key, value in flags.items() if value is not None}
-    layers = [_Layer("flag", given, is_text=True)]
+    layers = [_Layer("flag", given, is_text=True, names=flag_names or {})]
     layers += [_Layer(origin, values, is_text=True) for origin, values in (rows or {}).items()]
     layers.append(_environment_layer(environ))
     wanted = config or environ.get(CONFIG_VARIABLE) or None
@@ -191,8 +195,7 @@ def read_preset(preset: str) -> Mapping[str, object]:
     names = preset_names()
     if preset not in names:
         raise ConfigError(
-            f"unknown preset {shown(preset)}, expected one of {', '.join(names)} "
-            "or a file that ends in .toml",
+            f"unknown preset {shown(preset)}, expected a preset or a file that ends in .toml",
             hint=_nearest(preset, names),
         )
     return _read_toml(presets_folder() / f"{preset}.toml", f"preset {preset}")

@@ -12,6 +12,7 @@ from cogedit.errors import UsageError, VideoError
 from cogedit.media.timing import TIME_TOLERANCE, Timing, even_timing
 from cogedit.sources import ResizeBox, SourceVideo
 from cogedit.types import LoadSettings
+from cogedit.wording import count_of, show_rate
 
 # A frame of 30000x1 pixels, cropped to a clip's shape, would be scaled to gigabytes first.
 _MAX_SCALED_PIXELS = 8192 * 8192
@@ -251,8 +252,8 @@ def _seconds_note(
     times = [show_time(place / fps) for place in (chosen[0], whole, source.num_frames)]
     rate = f"every {_ordinal(step)} frame, " if step > 1 else ""
     text = (
-        f"{source.name}: {times[0]} to {times[1]} of {times[2]} at {float(fps / step):.4g} fps "
-        f"({rate}{_count(len(chosen))})"
+        f"{source.name}: {times[0]} to {times[1]} of {times[2]} at {show_rate(fps / step)} "
+        f"({rate}{count_of(len(chosen), 'frame')})"
     )
     is_short = chosen[-1] + step < span.stop
     others = ["--max-num-frames all takes all"] if is_short else []
@@ -272,15 +273,10 @@ def _extra_notes(num_extra: int, *, num_beyond: int, num_chosen: int) -> Iterato
     """Say which frames were added for the VAE."""
     if not num_extra:
         return
-    again = f", {num_extra - num_beyond} of them the last one again"
-    yield (
-        f"added {_count(num_extra)} at the end to reach {num_chosen + num_extra} = 8n + 1"
-        f"{again if num_extra > num_beyond else ''}; no video shows them"
-    )
-
-
-def _count(frames: int) -> str:
-    return "1 frame" if frames == 1 else f"{frames} frames"
+    what, again = count_of(num_extra, "frame"), num_extra - num_beyond
+    if again:
+        what += f" ({'' if again == num_extra else f'{again} of them '}the last one again)"
+    yield f"added {what} at the end to reach {num_chosen + num_extra} = 8n + 1; no video shows them"
 
 
 def _ordinal(number: int) -> str:

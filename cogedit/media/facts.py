@@ -11,6 +11,7 @@ from cogedit.media.picture_format import Pictures
 from cogedit.media.timing import Timing
 from cogedit.sources import Reader, SourceVideo
 from cogedit.types import LoadSettings
+from cogedit.wording import count_of
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,8 @@ class VideoFacts:
                 f"start cannot be decoded, {len(self.timing.timestamps)} frames can"
             )
         if self.is_damaged:
-            notes.append(f"the file is damaged or cut short: {self.num_frames} frames are readable")
+            readable = count_of(self.num_frames, "frame")
+            notes.append(f"the file is damaged or cut short: {readable} can be read")
         if self.sample_aspect_ratio != 1:
             notes.append(f"pixels are not square: shown as {self.width}x{self.height}")
         return (*notes, *self._picture_notes())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import sys
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from cogedit.artifacts import EditRecord, Workspace, content_key, short_stem, sn
 from cogedit.config import Settings
 from cogedit.errors import StorageError, UsageError
 from cogedit.media.encoding import VIDEO_SUFFIXES
+from cogedit.schema import as_path
 from cogedit.stages.decode import check_composite
 from cogedit.stages.export import check_export, encoding_for, export
 from cogedit.stages.given import options_for, take_given
@@ -41,8 +44,8 @@ def edit(
     *,
     mask: str | Path | None = None,
     first_frame: str | Path | None = None,
-    output: Path | None = None,
-    source_video: Path | None = None,
+    output: str | Path | None = None,
+    source_video: str | Path | None = None,
     with_source: bool = False,
     run: Run | None = None,
     session: Session | None = None,
@@ -66,6 +69,7 @@ def edit(
         The videos, in the order of the prompts, named after source, prompt and content key.
     """
     video, run = Path(video), run or Run()
+    output, source_video = as_path(output), as_path(source_video)
     options = options_for(prompts, settings, first_frame=first_frame)
 
     # 1. Refuse now what could not be computed, shown or written afterwards.
@@ -93,7 +97,7 @@ def edit(
         owner.expect_decoding()
 
         # 2. Video -> frames -> latents -> trajectory, as far as they are missing.
-        trajectory = trajectory_for(video, settings, given=given, run=run, session=owner)
+        trajectory = trajectory_for(video, options, settings, given=given, run=run, session=owner)
 
         # 3. Trajectory + prompts -> edits.
         edits = make_edits(trajectory, options, settings, given=given, run=run, session=owner)
@@ -186,6 +190,9 @@ def export_edit(
     )
 
 
+_SLUG_LENGTH = 40
+
+
 def place_of_video(
     record: EditRecord, video: Path, settings: Settings, *, output: Path | None
 ) -> Path:
@@ -201,7 +208,10 @@ def place_of_video(
     return folder / f"{source}-{_slug(shown)}-{content_key(record)[:8]}{suffix}"
 
 
-def _slug(text: str, length: int = 40) -> str:
-    """Make a file name of a prompt: lower-case words and hyphens."""
-    words = re.sub(r"[^\w]+", "-", text.lower(), flags=re.ASCII).strip("-")
-    return words[:length].strip("-") or "edit"
+def _slug(text: str) -> str:
+    """Make a file name of a prompt: its words in small letters, of any script, and hyphens."""
+    codec = sys.getfilesystemencoding()
+    known = text.lower().encode(codec, "replace").decode(codec)  # "?" for what it cannot write
+    marks = "".join({c for c in known if unicodedata.category(c)[0] == "M"})  # of letters before
+    words = re.sub(rf"[^\w{marks}]+", "-", known).strip("-")[:_SLUG_LENGTH]
+    return words.encode()[: 2 * _SLUG_LENGTH].decode(errors="ignore").strip("-") or "edit"

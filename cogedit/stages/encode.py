@@ -19,6 +19,7 @@ from cogedit.artifacts import (
 from cogedit.config import Settings
 from cogedit.errors import UsageError
 from cogedit.models.checkpoint import Checkpoint
+from cogedit.schema import as_path
 from cogedit.stages.first_frame import encode_first_frame
 from cogedit.stages.load import load
 from cogedit.stages.model import checkpoint_for, latent_shape_of, model_record
@@ -34,7 +35,7 @@ def encode(
     source: str | Path,
     settings: Settings,
     *,
-    output: Path | None = None,
+    output: str | Path | None = None,
     run: Run | None = None,
     session: Session | None = None,
 ) -> Written[LatentsRecord]:
@@ -51,7 +52,7 @@ def encode(
         ArtifactError: The source is no frames artifact, or damaged.
         UsageError: Its size does not suit the model.
     """
-    source, run = Path(source), run or Run()
+    source, output, run = Path(source), as_path(output), run or Run()
     check_output(output, inputs=[source, *settings.read_files], run=run)
     workspace = workspace_for(source, settings)
     checkpoint = checkpoint_for(settings)

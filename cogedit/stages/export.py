@@ -10,8 +10,6 @@ from pathlib import Path
 from cogedit.artifacts import (
     EditRecord,
     FramesRecord,
-    LatentsRecord,
-    TrajectoryRecord,
     content_key,
     frames_record,
     in_use,
@@ -30,11 +28,12 @@ from cogedit.media.restore import needs_own_frames
 from cogedit.media.sound import choose_audio
 from cogedit.media.stream import FrameStream
 from cogedit.media.writer import AudioSource, write_video
+from cogedit.schema import as_path
 from cogedit.stages.decode import composite_for
 from cogedit.stages.full_rate import check_every_frame, frame_numbers, takes_every_frame
 from cogedit.stages.load import find_clip
 from cogedit.stages.model import checkpoint_for, dtype_for, latent_shape_of
-from cogedit.stages.recipe import Recipe
+from cogedit.stages.recipe import Recipe, idle_options
 from cogedit.stages.replacing import check_not_source, in_the_way, place_of_source
 from cogedit.stages.run import Exported, Run, check_output, check_writable, claim, workspace_for
 from cogedit.stages.session import Session, use_session
@@ -48,6 +47,7 @@ from cogedit.stages.source import (
 )
 from cogedit.stages.splice import check_source, one_bar, spliced, write_whole
 from cogedit.types import ExportSettings
+from cogedit.wording import count_of, show_rate
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ def export(
     source: str | Path,
     settings: Settings,
     *,
-    output: Path | None = None,
-    source_video: Path | None = None,
+    output: str | Path | None = None,
+    source_video: str | Path | None = None,
     with_source: bool = False,
     run: Run | None = None,
     session: Session | None = None,
@@ -101,6 +101,7 @@ def export(
         VideoError: The source video is needed and was not found.
         StorageError: The video cannot be written.
     """
+    output, source_video = as_path(output), as_path(source_video)
     job = _job(Path(source), settings, output=output, run=run or Run(), read=[source_video])
     with claim(output, job.run), keeping_in_use():
         keep_in_use(job.artifact.parent)
@@ -166,8 +167,6 @@ def _job(
     record = read_record(source)
     frames = frames_record(record)
     every_frame = takes_every_frame(record, options)
-    if options.every_frame and isinstance(record, LatentsRecord | TrajectoryRecord):
-        run.notify("--every-frame changes nothing: only edits are shown on other frames")
     rate = frames.source.fps if every_frame else frames.fps
     recipe = Recipe(
         record,
@@ -189,8 +188,10 @@ def _job(
         recipe = spliced(recipe, options)
     silent = None
     if recipe.sound and not recipe.splice and not (recipe.fps == rate and keeps_time(frames)):
-        silent = f"at {float(recipe.fps):.6g} fps the clip does not keep the source's time"
+        silent = f"at {show_rate(recipe.fps)} the clip does not keep the source's time"
         recipe = replace(recipe, sound=False)
+    for note in idle_options(recipe, options):
+        run.notify(note)
     _check_size(recipe)
     suffix = "-frames" if encoding.codec == "png" else encoding.suffix
     path = output or source.with_name(f"{source.stem}{suffix}")
@@ -336,7 +337,7 @@ def _write_clip(shown: FrameStream, job: _Job, audio: AudioSource | str | None, 
         audio=audio if isinstance(audio, AudioSource) else None,
         over=over,
     )
-    return f"{shown.num_frames} frames at {float(recipe.fps):.6g} fps"
+    return f"{count_of(shown.num_frames, 'frame')} at {show_rate(recipe.fps)}"
 
 
 def _with_tiling(job: _Job, session: Session) -> _Job:

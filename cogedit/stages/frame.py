@@ -33,7 +33,7 @@ def save_frame(
     source: str | Path,
     settings: Settings,
     *,
-    output: Path,
+    output: str | Path,
     at: str | None = None,
     run: Run | None = None,
 ) -> Path:
@@ -51,7 +51,7 @@ def save_frame(
         VideoError: The video cannot be read, or has no frame then.
         ArtifactError: Neither the artifact's frames nor its video are here.
     """
-    source, run = Path(source), run or Run()
+    source, output, run = Path(source), Path(output), run or Run()
     if output.suffix.lower() != ".png":
         raise UsageError(f"a frame is written as PNG; found -o {output}", hint="end it in .png")
     check_output(output, inputs=[source], run=run)

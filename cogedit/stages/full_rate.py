@@ -30,6 +30,7 @@ from cogedit.stages.run import Run
 from cogedit.stages.session import Session
 from cogedit.stages.source import FoundSource, FramesOnDisk, resize_plan
 from cogedit.types import ExportSettings
+from cogedit.wording import count_of
 
 _WEAK = 36.0
 """dB to an edit of the frame itself; below, the difference can be seen."""
@@ -217,7 +218,7 @@ class _Report:
         cuts = self.left_out.cuts
         if cuts:
             yield (
-                f"{_count(len(cuts), 'cut')} found, at {', '.join(map(self._time, cuts[:10]))}"
+                f"{count_of(len(cuts), 'cut')} found, at {', '.join(map(self._time, cuts[:10]))}"
                 f"{' and later' if len(cuts) > 10 else ''}: no frame is fitted across one"
             )
         error = self.left_out.expected(self.blends)
@@ -258,7 +259,3 @@ class _Report:
 
     def _time(self, frame: int) -> str:
         return show_time(frame / self.frames.source.fps)
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"

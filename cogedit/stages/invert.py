@@ -25,6 +25,7 @@ from cogedit.media.metrics import psnr
 from cogedit.models.checkpoint import Checkpoint
 from cogedit.models.cost import TransformerSizes, edit_work, inversion_work, latent_shape
 from cogedit.progress import StepInfo, WindowProgress
+from cogedit.schema import as_path
 from cogedit.stages.encode import encode
 from cogedit.stages.first_frame import condition_of
 from cogedit.stages.model import (
@@ -78,7 +79,7 @@ def invert(
     source: str | Path,
     settings: Settings,
     *,
-    output: Path | None = None,
+    output: str | Path | None = None,
     run: Run | None = None,
     session: Session | None = None,
 ) -> Written[TrajectoryRecord]:
@@ -95,7 +96,7 @@ def invert(
         ArtifactError: The source is of a later kind, of another model, or damaged.
         UsageError: A setting is out of range.
     """
-    source, run = Path(source), run or Run()
+    source, output, run = Path(source), as_path(output), run or Run()
     check_output(output, inputs=[source, *settings.read_files], run=run)
     checkpoint = checkpoint_for(settings)
     check_inversion_settings(settings, checkpoint)

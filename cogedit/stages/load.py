@@ -20,10 +20,12 @@ from cogedit.media.probe import changes_size_within, identify, probe_facts
 from cogedit.media.reader import DecordFailed, read_clip
 from cogedit.models.checkpoint import NotCachedError
 from cogedit.models.geometry import TRAINED_FPS, TRAINED_FPS_15
+from cogedit.schema import as_path
 from cogedit.sources import SourceVideo
 from cogedit.stages.model import checkpoint_for
 from cogedit.stages.run import Run, Written, check_output, claim, find_or_make, workspace_for
 from cogedit.types import LoadSettings
+from cogedit.wording import count_of, show_rate
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,7 +42,11 @@ class Clip:
 
 
 def load(
-    video: str | Path, settings: Settings, *, output: Path | None = None, run: Run | None = None
+    video: str | Path,
+    settings: Settings,
+    *,
+    output: str | Path | None = None,
+    run: Run | None = None,
 ) -> Written[FramesRecord]:
     """Read a clip of a video and store its frames.
 
@@ -55,7 +61,7 @@ def load(
         UsageError: The size does not suit the model, or a setting is out of range.
         StorageError: The artifact cannot be written.
     """
-    video, run = Path(video), run or Run()
+    video, output, run = Path(video), as_path(output), run or Run()
     check_output(output, inputs=[video, *settings.read_files], run=run)
 
     def make(clip: Clip, *, fall_back: bool) -> Written[FramesRecord]:
@@ -154,8 +160,8 @@ def _describe(source: SourceVideo, wanted: LoadSettings, facts: VideoFacts, clip
     """Describe a clip that was chosen."""
     resize = plan_resize(source.width, source.height, settings=wanted)
     notes = [
-        f"{source.name}: {source.num_frames} frames of {source.width}x{source.height} at "
-        f"{float(source.fps):.6g} fps, read by {source.reader}; the clip is "
+        f"{source.name}: {count_of(source.num_frames, 'frame')} of {source.width}x{source.height} "
+        f"at {show_rate(source.fps)}, read by {source.reader}; the clip is "
         f"{wanted.width}x{wanted.height}"
     ]
     if wanted.fps is not None and not facts.is_untimed:

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-from cogedit.artifacts import Json, Record, content_key, parse_json, record_of, record_text
+from cogedit.artifacts import (
+    Json,
+    LatentsRecord,
+    Record,
+    TrajectoryRecord,
+    content_key,
+    parse_json,
+    record_of,
+    record_text,
+)
 from cogedit.errors import ArtifactDamaged, ArtifactError, ArtifactMismatch
 from cogedit.media.encoding import Encoding
 from cogedit.media.recipe_comment import find_comment
-from cogedit.types import Composite, DType, VideoSize
+from cogedit.types import Composite, DType, ExportSettings, VideoSize
 
 _MAX_INDICES = 1_000_000
 
@@ -78,6 +87,16 @@ class Recipe:
         record = json.loads(record_text(self.record), object_hook=_with_short_indices)
         recipe = {"cogedit": record, "content_key": content_key(self.record), "export": options}
         return json.dumps(recipe, sort_keys=True, separators=(",", ":"))
+
+
+def idle_options(recipe: Recipe, options: ExportSettings) -> Iterator[str]:
+    """Say which options change nothing in a video."""
+    if options.every_frame and isinstance(recipe.record, LatentsRecord | TrajectoryRecord):
+        yield "--every-frame changes nothing: only edits are shown on other frames"
+    if options.crossfade and not recipe.splice:
+        yield "--crossfade changes nothing without --splice"
+    if options.feather and recipe.composite == "none":
+        yield "--feather changes nothing: no part of the video is the source's by a mask"
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from cogedit.diffusion.schedule import visited
 from cogedit.errors import UsageError
 from cogedit.media.masks import check_mask
 from cogedit.models.checkpoint import Checkpoint
-from cogedit.schema import show_value
+from cogedit.schema import as_path, show_value
 from cogedit.stages.given import Given, options_for, take_given
 from cogedit.stages.invert import check_inversion_settings, invert
 from cogedit.stages.load import load
@@ -70,7 +70,7 @@ def reconstruct(
     *,
     mask: str | Path | None = None,
     first_frame: str | Path | None = None,
-    output: Path | None = None,
+    output: str | Path | None = None,
     save_trajectory: bool = False,
     run: Run | None = None,
     session: Session | None = None,
@@ -106,7 +106,7 @@ def reconstruct(
         VideoError: The mask or the first frame cannot be read, or the mask does not fit the source.
         ArtifactError: The source is of a later kind, of another model, or damaged.
     """
-    source, run = Path(source), run or Run()
+    source, output, run = Path(source), as_path(output), run or Run()
     options = options_for(prompts, settings, first_frame=first_frame)
     if output is not None and len(options) > 1:
         raise UsageError(
@@ -121,7 +121,7 @@ def reconstruct(
     with claim(output, run) as run, use_session(session) as owner:
         expect_prompts(options, owner)
         return make_edits(
-            trajectory_for(source, settings, given=given, run=run, session=owner),
+            trajectory_for(source, options, settings, given=given, run=run, session=owner),
             options,
             settings,
             given=given,
@@ -169,7 +169,7 @@ def make_edits(
         _check_place_of_mask(output, trajectory, run)
     _notify_of_no_effect(options, given, run)
     if missing and not record.settings.prompt:
-        _notify_of_no_source_prompt(options, run)
+        _notify_of_no_source_prompt(options, run, session)
     if missing and checkpoint.takes_first_frame:
         _notify_of_first_frame(given, run, session)
     folder = workspace.root if output is None else output.parent
@@ -253,17 +253,21 @@ def _notify_of_no_effect(options: Sequence[ReconstructSettings], given: Given, r
         run.notify("the prompt is empty: the edit shows what the model makes of the source alone")
 
 
-def _notify_of_no_source_prompt(options: Sequence[ReconstructSettings], run: Run) -> None:
+def _notify_of_no_source_prompt(
+    options: Sequence[ReconstructSettings], run: Run, session: Session
+) -> None:
     """Say which settings would make use of a source prompt."""
     remedy = "--source-prompt says what the source shows"
     if any(edit.auto_mask for edit in options):
-        run.notify(
-            f"--auto-mask compares the prompt with an empty one; the mask is better where {remedy}"
+        session.notify_once(
+            f"--auto-mask compares the prompt with an empty one; the mask is better where {remedy}",
+            run,
         )
     if any(edit.unconditional == "source" and edit.prompt.strip() for edit in options):
-        run.notify(
+        session.notify_once(
             "guidance points from the source's prompt, which is empty, to the edit's; the edit is "
-            f"better where {remedy}"
+            f"better where {remedy}",
+            run,
         )
 
 
@@ -310,11 +314,19 @@ def levels_of(source: Path, settings: Settings) -> int:
 
 
 def trajectory_for(
-    source: Path, settings: Settings, *, given: Given, run: Run, session: Session
+    source: Path,
+    options: Sequence[ReconstructSettings],
+    settings: Settings,
+    *,
+    given: Given,
+    run: Run,
+    session: Session,
 ) -> Path:
     """Run the stages before the edits as far as they are missing, and return the trajectory."""
     if _is_uninverted(source):
         check_inversion_settings(settings, checkpoint_for(settings))
+        if not settings.invert.prompt:  # said before the inversion, which it is for, is made
+            _notify_of_no_source_prompt(options, run, session)
     if given.mask is not None:
         # Before the inversion, which takes long: whether the mask fits follows from the clip.
         if sniff_kind(source) is None:

@@ -46,6 +46,7 @@ def settings_for(
     rows: Mapping[str, Mapping[str, object]] | None = None,
     environ: Mapping[str, str] | None = None,
     cwd: Path | None = None,
+    flag_names: Mapping[str, str] | None = None,
 ) -> ResolvedSettings:
     """Settle every setting of a run.
 
@@ -60,6 +61,7 @@ def settings_for(
         rows: What a batch file sets, as in `resolve_settings`.
         environ: Environment with COGEDIT_* variables; None is this process's.
         cwd: Folder of `cogedit.toml`; None is the current directory.
+        flag_names: As in `resolve_settings`.
 
     Raises:
         UsageError: A flag has a wrong type or is out of range.
@@ -72,6 +74,7 @@ def settings_for(
         rows=rows,
         environ=os.environ if environ is None else environ,
         cwd=Path.cwd() if cwd is None else cwd,
+        flag_names=flag_names,
     )
     path = None if source is None else Path(source)
     is_artifact = path is not None and sniff_kind(path) is not None

@@ -24,6 +24,7 @@ from cogedit.stages.recipe import Recipe
 from cogedit.stages.run import Run
 from cogedit.stages.source import FoundSource
 from cogedit.types import ExportSettings
+from cogedit.wording import count_of, show_rate
 
 
 def spliced(recipe: Recipe, options: ExportSettings) -> Recipe:
@@ -142,7 +143,7 @@ def write_whole(
             on_frame=done,
         )
     clip = f"the clip in frames {numbers[0]} to {numbers[-1]}, all coded again"
-    return f"{total} frames at {float(facts.fps):.6g} fps, {clip}"
+    return f"{count_of(total, 'frame')} at {show_rate(facts.fps)}, {clip}"
 
 
 def stored_numbers(source: FoundSource, *, every_frame: bool = False) -> Sequence[int]:

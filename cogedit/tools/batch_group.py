@@ -136,7 +136,8 @@ def _made(ready: Sequence[BatchEdit], run: Run, session: Session) -> Iterator[Ba
         given = take_given(
             video, settings, checkpoint, mask=first.mask, first_frame=first.first_frame
         )
-        trajectory = trajectory_for(video, settings, given=given, run=run, session=session)
+        options = [edit.reconstruct for edit in ready]
+        trajectory = trajectory_for(video, options, settings, given=given, run=run, session=session)
     except Interrupted:
         raise
     except CogeditError as error:

@@ -21,6 +21,7 @@ from cogedit.models.hardware import num_cuda_devices
 from cogedit.tools.batch_driver import Event, Gone, Job, on_gpus, work
 from cogedit.tools.batch_group import Group, groups_of
 from cogedit.tools.batch_plan import BatchEdit
+from cogedit.wording import count_of
 
 
 class LocalWorkers:
@@ -127,7 +128,8 @@ def start_local(job: Job, edits: Sequence[BatchEdit], *, number: int | None) -> 
     number = number or max(1, num_gpus)
     if num_gpus and number > num_gpus:
         raise UsageError(
-            f"--workers is {number}, and this machine has {num_gpus} GPUs: each worker needs one",
+            f"--workers is {number}, and this machine has {count_of(num_gpus, 'GPU')}: each worker "
+            "needs one",
             hint="--workers auto starts one for each",
         )
     number = min(number, len(groups_of(edits)))

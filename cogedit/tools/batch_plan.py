@@ -96,6 +96,7 @@ def plan_batch(
     flags: Mapping[str, object] | None = None,
     *,
     config: str | None = None,
+    flag_names: Mapping[str, str] | None = None,
     run: Run | None = None,
 ) -> tuple[BatchEdit, ...]:
     """Resolve every edit of a batch file, and refuse what cannot work before anything runs.
@@ -104,6 +105,7 @@ def plan_batch(
         rows: As `cogedit.config.read_batch` returns them.
         flags: Settings by dotted key, above those of the rows.
         config: Preset or TOML file, above that of a row.
+        flag_names: As for `settings_for`.
         run: Reports which model was chosen where none was named.
 
     Raises:
@@ -128,7 +130,11 @@ def plan_batch(
                 given = repr((config or row.config, own, *row.values.values()))
                 if given not in settled:
                     settled[given] = settings_for(
-                        video, own, config=config or row.config, rows=row.values
+                        video,
+                        own,
+                        config=config or row.config,
+                        rows=row.values,
+                        flag_names=flag_names,
                     )
                 resolved = settled[given]
                 edits += _checked(row, video, resolved.settings, run)

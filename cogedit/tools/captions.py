@@ -9,12 +9,13 @@ from pathlib import Path
 
 from cogedit.artifacts import EditRecord, ModelRecord
 from cogedit.config import plain_value
+from cogedit.schema import flag_name
 from cogedit.types import InvertSettings, ReconstructSettings
 
 
 def setting_name(key: str) -> str:
     """Write the key of a setting as its flag has it."""
-    return key.replace("_", "-")
+    return flag_name(f"reconstruct.{key}").removeprefix("--")
 
 
 def setting_text(value: object) -> str:

@@ -40,6 +40,7 @@ from cogedit.stages.session import Session, use_session
 from cogedit.stages.source import FramesOnDisk, resize_plan
 from cogedit.tools.captions import distinctions
 from cogedit.types import ComparisonLayout
+from cogedit.wording import count_of
 
 _SHEET_FRAMES = 5
 
@@ -63,7 +64,7 @@ def compare(
     sources: Sequence[str | Path],
     settings: Settings,
     *,
-    output: Path,
+    output: str | Path,
     layout: ComparisonLayout | None = None,
     labels: Sequence[str] = (),
     shortest: bool = False,
@@ -95,7 +96,7 @@ def compare(
         ModelError: The model is missing or incomplete.
         StorageError: The output cannot be written.
     """
-    run, paths = run or Run(), [Path(source) for source in sources]
+    run, paths, output = run or Run(), [Path(source) for source in sources], Path(output)
     is_image = output.suffix.lower() == ".png"
     layout = layout or ("sheet" if is_image else "row")
     _check_usage(paths, layout, labels=labels, is_image=is_image)
@@ -128,8 +129,7 @@ def compare(
         else:
             shown = compare_frames(clips, layout)
             write_video(shown, output, fps=fps, encoding=encoding, over=over)
-    count = "1 frame" if len(numbers) == 1 else f"{len(numbers)} frames"
-    run.notify(f"wrote {output} ({len(clips)} clips, {count})")
+    run.notify(f"wrote {output} ({len(clips)} clips, {count_of(len(numbers), 'frame')})")
     return Exported(output, reused=False)
 
 

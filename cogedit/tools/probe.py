@@ -100,7 +100,7 @@ def probe_layers(
     check_transformer(settings)
     with use_session(session) as owner:
         owner.expect_prompts([edit.prompt, edit.negative_prompt])
-        path = trajectory_for(source, settings, given=Given(), run=run, session=owner)
+        path = trajectory_for(source, [edit], settings, given=Given(), run=run, session=owner)
         check_same_model(str(path), read_record(path, "trajectory"), checkpoint)
         record, reference, condition = open_trajectory(path, checkpoint)
         own, shape = record.settings.prompt, latent_shape(reference.latents)

@@ -21,6 +21,7 @@ from cogedit.media.contact_sheet import SheetRow, draw_sheet
 from cogedit.media.metrics import flicker, mean_change, psnr
 from cogedit.media.stream import FrameFile
 from cogedit.media.writer import save_png
+from cogedit.schema import as_path
 from cogedit.stages.decode import decode, decode_source
 from cogedit.stages.given import options_for, take_given
 from cogedit.stages.model import checkpoint_for
@@ -35,6 +36,7 @@ from cogedit.stages.run import Run, Written, check_absent, check_output, claim, 
 from cogedit.stages.session import Session, use_session
 from cogedit.tools.captions import setting_name, setting_text
 from cogedit.types import ReconstructSettings
+from cogedit.wording import count_of
 
 MAX_CELLS = 200
 """More cells than this are a mistake in the grid: an edit takes minutes on a large model."""
@@ -80,7 +82,7 @@ def parse_grid(vary: Sequence[str]) -> tuple[Cell, ...]:
     texts: dict[str, str] = {}
     for text in vary:
         name, equals, values = text.partition("=")
-        key = _field(name.strip().replace("start-from", "start"))
+        key = _field(name.strip())
         if not equals or not values.strip(","):
             raise UsageError(f"--vary {text} has no values", hint=f"--vary {name}=VALUE,VALUE")
         if key in texts:
@@ -104,7 +106,7 @@ def sweep(
     vary: Sequence[str],
     mask: str | Path | None = None,
     first_frame: str | Path | None = None,
-    output: Path | None = None,
+    output: str | Path | None = None,
     run: Run | None = None,
     session: Session | None = None,
 ) -> Swept:
@@ -127,7 +129,7 @@ def sweep(
     Raises:
         CogeditError: As `reconstruct` and `export`.
     """
-    source, run = Path(source), run or Run()
+    source, output, run = Path(source), as_path(output), run or Run()
     options = options_for(prompts, settings, first_frame=first_frame)
     if output is not None and output.suffix.lower() != ".png":
         raise UsageError(f"a contact sheet is a PNG; found -o {output}", hint="end it in .png")
@@ -145,7 +147,7 @@ def sweep(
     with claim(output, run) as run, use_session(session) as owner:
         expect_prompts(grid, owner)
         owner.expect_decoding()
-        source = trajectory_for(source, settings, given=given, run=run, session=owner)
+        source = trajectory_for(source, grid, settings, given=given, run=run, session=owner)
         edits = make_edits(source, grid, settings, given=given, run=run, session=owner)
         frames, figures = _decoded(edits, source, settings, session=owner, run=run)
         key = "-".join(content_key(edit.record)[:6] for edit in (edits[0], edits[-1]))
@@ -158,7 +160,7 @@ def sweep(
         text = json.dumps({"legend": _LEGEND, "edits": figures}, indent=1, ensure_ascii=False)
         with atomic_write(path, over=over) as file:
             file.write(text.encode())
-    run.notify(f"wrote {sheet} and {path.name} ({len(edits)} edits)")
+    run.notify(f"wrote {sheet} and {path.name} ({count_of(len(edits), 'edit')})")
     return Swept(sheet, path, tuple(edits))
 
 
@@ -218,8 +220,9 @@ def _field(name: str) -> str:
     """Return the field of `ReconstructSettings` that a name means."""
     known = [field.name for field in fields(ReconstructSettings) if field.name != "prompt"]
     wanted = name.removeprefix("--").replace("-", "_")
-    if wanted in known:
-        return wanted
+    for key in known:
+        if wanted in (key, setting_name(key).replace("-", "_")):
+            return key
     ends = [key for key in known if key.endswith(f"_{wanted}")]
     if len(ends) == 1:
         return ends[0]

@@ -151,3 +151,20 @@ def test_completion_is_shown_and_installed(shell, file, here):
     assert "_COGEDIT_COMPLETE=complete_" in script
     run("--install-completion", shell, environment=environment, cwd=here)
     assert (here / file).read_text().strip()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["edit", "clip.mp4", "--prompt", "x", "--inversion-steps", "0"],
+        ["batch", "edits.csv", "--inversion-steps", "0"],
+        ["invert", "clip.mp4", "--num-inference-steps", "0"],
+        ["edit", "clip.mp4", "--prompt", "x", "--num-inference-steps", "0"],
+    ],
+)
+def test_a_value_is_refused_by_the_flag_that_gave_it(here, command):
+    (here / "clip.mp4").write_bytes(b"no video")
+    (here / "edits.csv").write_text("video,prompt\nclip.mp4,x\n")
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 2
+    assert f"{command[-2]} is 0" in result.stderr

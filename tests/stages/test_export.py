@@ -104,6 +104,13 @@ def test_sound_stays_away_where_it_would_not_fit(here):
     assert "no audio" not in export(load(plain), here / "plain-out.mp4").said
 
 
+def test_options_that_change_nothing_are_said(here):
+    frames = load(make_video(here / "clip.mp4", width=96, height=64, num_frames=9))
+    idle = export(frames, str(here / "idle.gif"), export__crossfade=3, export__feather=2)
+    for flag in ("--crossfade", "--feather"):
+        assert f"{flag} changes nothing" in idle.said
+
+
 def test_a_missing_or_other_source_is_said_in_one_line(here):
     video = make_video(here / "clip.mp4", width=96, height=64, num_frames=30, sound=True)
     frames = load(video)

@@ -57,7 +57,7 @@ def test_a_frame_of_an_artifact_is_that_of_its_clip(here):
     expected = read_artifact(made["frames"]).tensors["frames"][0].numpy()
 
     def shown(kind, name, at=None):
-        path = cogedit.save_frame(made[kind], settings, output=here / name, at=at)
+        path = cogedit.save_frame(made[kind], settings, output=str(here / name), at=at)
         return np.asarray(Image.open(path))
 
     assert np.array_equal(shown("frames", "a.png"), expected)

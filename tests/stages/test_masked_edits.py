@@ -266,6 +266,16 @@ AUTO = {
 }
 
 
+def test_a_missing_source_prompt_is_named_before_the_inversion(tmp_path):
+    video = make_video(tmp_path / "clip.mp4", width=96, height=64, num_frames=9)
+    said = []
+    run = cogedit.Run(notify=said.append)
+    cogedit.reconstruct(video, PROMPT, settings_of(video, **AUTO), run=run)
+    [named] = [place for place, line in enumerate(said) if "--source-prompt" in line]
+    [made] = [place for place, line in enumerate(said) if "trajectory-" in line]
+    assert named < made
+
+
 def test_a_found_mask_is_kept_and_shown(inverted):
     said = []
     run = cogedit.Run(notify=said.append, force=True)

@@ -3,7 +3,6 @@
 import shutil
 from dataclasses import replace
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -51,7 +50,7 @@ def settings_of(source=None, **flags):
 def compare(*sources, output="out.mkv", run=None, flags=None, **options):
     codec = {"export__codec": "ffv1"} if output.endswith(".mkv") else {}
     settings = settings_of(**(codec | (flags or {})))
-    return cogedit.compare(sources, settings, output=Path(output), run=run, **options).path
+    return cogedit.compare(sources, settings, output=output, run=run, **options).path
 
 
 def frames_of(path):

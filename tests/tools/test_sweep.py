@@ -49,7 +49,7 @@ def test_sweep(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     make_video(tmp_path / "clip.mp4", width=96, height=64, num_frames=9)
     model = ["--model", str(TINY_PIPELINE), "--dtype", "fp32", "--device", "cpu"]
-    vary = ["--vary", "strength=0.5,1", "--vary", "start=random,inverted"]
+    vary = ["--vary", "strength=0.5,1", "--vary", "start-from=random,inverted"]
     args = ["sweep", "clip.mp4", "-p", "a cat", "-p", "a dog", *vary, "--num-inference-steps", "2"]
     result = CliRunner().invoke(app, [*args, *model, "-o", "sheet.png"])
     assert result.exit_code == 0, result.stderr

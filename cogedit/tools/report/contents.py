@@ -41,6 +41,7 @@ from cogedit.tools.report import measure
 from cogedit.tools.report.measure import Clip as Frames
 from cogedit.tools.report.measure import Figure
 from cogedit.types import ExportSettings, ReconstructSettings
+from cogedit.wording import count_of, show_rate
 
 _NEARLY_LOSSLESS = Encoding(crf=14)
 
@@ -310,10 +311,11 @@ def _clip_facts(frames: FramesRecord) -> Facts:
     size = f"{settings.width}x{settings.height} ({settings.resize_mode})"
     return {
         "Video": source.name,
-        "Its size": f"{source.width}x{source.height}, {float(source.fps):.6g} fps",
-        "Clip": f"{len(indices)} frames, {indices[0]} to {indices[-1]} of {source.num_frames}",
+        "Its size": f"{source.width}x{source.height}, {show_rate(source.fps)}",
+        "Clip": f"{count_of(len(indices), 'frame')}, {indices[0]} to {indices[-1]} "
+        f"of {source.num_frames}",
         "Seconds": f"{first} to {end} of {show_time(source.num_frames / source.fps)}",
-        "Clip size": f"{size}, {float(frames.fps):.6g} fps",
+        "Clip size": f"{size}, {show_rate(frames.fps)}",
         "sha256": source.sha256[:16],
     }
 

@@ -9,13 +9,15 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from cogedit.artifacts import Workspace, atomic_write, keep_in_use
+from cogedit.artifacts import Workspace, atomic_write, default_workspace, keep_in_use
 from cogedit.config import Settings
 from cogedit.errors import UsageError
+from cogedit.schema import as_path
 from cogedit.stages.run import Exported, Run, check_output
 from cogedit.stages.session import Session, use_session
 from cogedit.tools.report.contents import MovieWriter, Reporter, read_workspace
 from cogedit.version import __version__
+from cogedit.wording import count_of
 
 GENERATOR = "cogedit report"
 """Start of the page's `generator`: only a page with it is replaced without --force."""
@@ -33,7 +35,7 @@ def report(
     workspace: str | Path,
     settings: Settings,
     *,
-    output: Path | None = None,
+    output: str | Path | None = None,
     beside: bool = False,
     run: Run | None = None,
     session: Session | None = None,
@@ -59,9 +61,11 @@ def report(
         StorageError: The page cannot be written.
     """
     workspace, run = Path(workspace), run or Run()
-    path = workspace / "report.html" if output is None else output
+    path = as_path(output) or workspace / "report.html"
     if not workspace.is_dir():
-        raise UsageError(f"there is no folder {workspace}", hint="name a workspace, *.cogedit")
+        own = default_workspace(workspace)  # of a video that was named in its place
+        name = own if own.is_dir() else "*.cogedit"
+        raise UsageError(f"{workspace} is not a folder", hint=f"name a workspace, {name}")
     _check_output(path, run)
     clips, left_out = read_workspace(workspace)
     clips = [clip for clip in clips if clip.edits or clip.inversions]
@@ -94,7 +98,7 @@ def report(
         file.write(page.encode(errors="surrogateescape"))
     for name, reason in sorted(left_out.items()):
         run.notify(f"left out {name}: {reason}")
-    run.notify(f"wrote {path} ({num_edits} edits, {path.stat().st_size / 1e6:.1f} MB)")
+    run.notify(f"wrote {path} ({count_of(num_edits, 'edit')}, {path.stat().st_size / 1e6:.1f} MB)")
     return Exported(path, reused=False)
 
 

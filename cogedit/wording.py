@@ -1,0 +1,13 @@
+"""How notes and tables write a number of things and a frame rate."""
+
+from fractions import Fraction
+
+
+def count_of(number: int, noun: str) -> str:
+    """A number of things: `1 frame`, `9 frames`. The noun takes an s."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def show_rate(fps: Fraction) -> str:
+    """A rate to three decimals: `8.333 fps`; one below 1 per second to six."""
+    return f"{round(float(fps), 3 if fps >= 1 else 6):g} fps"
