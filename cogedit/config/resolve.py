@@ -14,7 +14,7 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from cogedit.config.settings import REMOVED, TABLES, Settings, all_settings
 from cogedit.config.text_file import read_file, toml_problem
@@ -39,6 +39,11 @@ class ResolvedSettings:
     settings: Settings
     origins: Mapping[str, str]
     preset: str | None  # name of the preset that took part
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> object:
+            raise AttributeError(f"ResolvedSettings has no {name!r}: pass its `.settings` on")
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,9 @@ def options_for(
     prompts: str | Sequence[str], settings: Settings, *, first_frame: str | Path | None
 ) -> list[ReconstructSettings]:
     """The settings of an edit for each prompt; a first frame alone is an edit, too."""
-    texts = [prompts] if isinstance(prompts, str) else prompts
+    texts = [prompts] if isinstance(prompts, str) else list(prompts)
+    if others := [text for text in texts if not isinstance(text, str)]:
+        raise UsageError(f"a prompt is {others[0]!r}, expected text")
     check_is_edit(texts, first_frame)
     return [settings.reconstruct_with(text) for text in texts or [""]]
 

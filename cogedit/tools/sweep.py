@@ -103,7 +103,7 @@ def sweep(
     prompts: str | Sequence[str],
     settings: Settings,
     *,
-    vary: Sequence[str],
+    vary: str | Sequence[str],
     mask: str | Path | None = None,
     first_frame: str | Path | None = None,
     output: str | Path | None = None,
@@ -135,7 +135,7 @@ def sweep(
         raise UsageError(f"a contact sheet is a PNG; found -o {output}", hint="end it in .png")
     if output is not None:
         _check_outputs(output, [source, mask, first_frame], run)
-    cells = parse_grid(vary)
+    cells = parse_grid([vary] if isinstance(vary, str) else vary)
     grid = [
         replace(edit, **cell)  # type: ignore[arg-type]
         for edit in options

@@ -45,6 +45,13 @@ def test_grids_that_mean_nothing(vary, named):
     assert named in str(caught.value)
 
 
+def test_a_prompt_that_is_no_text_is_refused(tmp_path):
+    settings = cogedit.settings_for(None, {"model": str(TINY_PIPELINE)}, environ={}).settings
+    for prompts in (["a cat", 1.5], [None]):
+        with pytest.raises(UsageError, match=str(prompts[-1])):
+            cogedit.sweep(tmp_path / "clip.mp4", prompts, settings, vary="strength=1")
+
+
 def test_sweep(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     make_video(tmp_path / "clip.mp4", width=96, height=64, num_frames=9)
