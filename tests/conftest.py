@@ -121,6 +121,15 @@ def here(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture
+def warm_python(tmp_path_factory):
+    """Modules that are started in processes of their own save the imports of a fresh one."""
+    import processes
+
+    with processes.warm_python(tmp_path_factory.mktemp("bin")):
+        yield
+
+
+@pytest.fixture
 def listing() -> Callable[[Path], dict[str, bytes]]:
     """Every file of a folder, hidden ones too, with its bytes."""
 

@@ -15,11 +15,11 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from multiprocessing import forkserver
-from multiprocessing.connection import Client, Connection, Listener
+from multiprocessing.connection import Client, Connection, Listener, wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from unittest.mock import patch
@@ -35,6 +35,7 @@ _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["processes_preload"])
 
+_Environ = Mapping[str, str]
 Prepare = Callable[[], None]
 """Called in the process before the command runs; a function at the top level of a module."""
 
@@ -67,6 +68,7 @@ def start(
     work: Sequence[str] | str,
     cwd: Path,
     *,
+    stdin: Path = Path(os.devnull),
     stdout: Path | None = None,
     stderr: Path | None = None,
     environ: Mapping[str, str] | None = None,
@@ -75,7 +77,8 @@ def start(
     """Start `cogedit` with these arguments, or a Python program that is given as its text.
 
     Output goes to `out.txt` and `log.txt` in the folder unless it is sent elsewhere. The
-    environment is the caller's without its `COGEDIT_*`, and with `environ`.
+    environment is the caller's without its `COGEDIT_*`, and with `environ`; its interpreter is
+    the caller's, too.
     """
     _ensure_server()
     kept = {name: text for name, text in os.environ.items() if not name.startswith("COGEDIT_")}
@@ -84,8 +87,13 @@ def start(
         args=(
             work if isinstance(work, str) else list(work),
             cwd,
-            (cwd / OUT if stdout is None else stdout, cwd / LOG if stderr is None else stderr),
+            (
+                stdin,
+                cwd / OUT if stdout is None else stdout,
+                cwd / LOG if stderr is None else stderr,
+            ),
             kept | _ENVIRONMENT | dict(environ or {}),
+            sys.executable,
             prepare,
         ),
         daemon=True,
@@ -104,15 +112,25 @@ def _ensure_server() -> None:
 
 @contextmanager
 def program(folder: Path) -> Iterator[Path]:
-    """A folder to put on a shell's PATH: its `cogedit` is the warm one."""
-    address, client = str(folder / "socket"), folder / "cogedit"
-    client.write_text(_CLIENT.format(python=sys.executable, address=address))
-    client.chmod(0o755)
+    """A folder to put on a shell's PATH: its `cogedit` is the warm one.
 
-    def serve(connection: Connection, pid: int, cwd: str, args: list[str]) -> None:
-        out, log = (Path(f"/proc/{pid}/fd/{number}") for number in (1, 2))
-        with connection:
-            connection.send(finish(start(args, Path(cwd), stdout=out, stderr=log)))
+    So is its `python -m MODULE`. What kills the one that was started kills the warm one, whose
+    exit code or signal it ends with.
+    """
+    address = str(folder / "socket")
+    for name in (_COGEDIT, _PYTHON):
+        (folder / name).write_text(_CLIENT.format(python=sys.executable, address=address))
+        (folder / name).chmod(0o755)
+
+    def serve(connection: Connection, pid: int, cwd: str, args: list[str], env: _Environ) -> None:
+        stdin, out, log = (Path(f"/proc/{pid}/fd/{number}") for number in range(3))
+        name, *args = args
+        work = args if Path(name).name == _COGEDIT else _module(args)
+        with connection, suppress(OSError):  # it was killed, and hears nothing
+            done = start(work, Path(cwd), stdin=stdin, stdout=out, stderr=log, environ=env)
+            if connection in wait([connection, done.sentinel]):
+                done.kill()
+            connection.send(finish(done))
 
     def accept(listener: Listener) -> None:
         while call := (connection := listener.accept()).recv():
@@ -129,12 +147,36 @@ def program(folder: Path) -> Iterator[Path]:
             thread.join()
 
 
-_CLIENT = """#!{python} -E
-import os, sys
+@contextmanager
+def warm_python(folder: Path) -> Iterator[None]:
+    """What is started by `sys.executable -m MODULE` has the libraries loaded."""
+    with program(folder), patch.object(sys, "executable", str(folder / _PYTHON)):
+        yield
+
+
+def _module(args: list[str]) -> str:
+    """The program that the arguments of an interpreter name."""
+    module, *args = args[args.index("-m") + 1 :]
+    return _MODULE.format(args=[module, *args], module=module)
+
+
+_COGEDIT, _PYTHON = "cogedit", "python"
+_CLIENT = """#!{python} -ES
+import os, signal, sys
 from multiprocessing.connection import Client
 with Client({address!r}) as connection:
-    connection.send((os.getpid(), os.getcwd(), sys.argv[1:]))
-    sys.exit(connection.recv())
+    connection.send((os.getpid(), os.getcwd(), sys.argv, dict(os.environ)))
+    code = connection.recv()
+if code < 0:
+    if -code != signal.SIGKILL:
+        signal.signal(-code, signal.SIG_DFL)
+    os.kill(os.getpid(), -code)
+sys.exit(code)
+"""
+_MODULE = """
+import runpy, sys
+sys.argv = {args!r}
+runpy.run_module({module!r}, run_name="__main__", alter_sys=True)
 """
 
 
@@ -184,15 +226,18 @@ def _captured(work: Sequence[str] | str, cwd: Path, environ: Mapping[str, str]) 
 def _work(
     work: list[str] | str,
     cwd: Path,
-    output: tuple[Path, Path],
+    streams: tuple[Path, Path, Path],
     environ: Mapping[str, str],
+    executable: str,
     prepare: Prepare | None,
 ) -> None:
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environ)
-    for descriptor, path in enumerate(output, start=1):
-        target = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOCTTY)
+    sys.executable = executable
+    for descriptor, path in enumerate(streams):
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC if descriptor else os.O_RDONLY
+        target = os.open(path, flags | os.O_NOCTTY)
         os.dup2(target, descriptor)
         os.close(target)
     # As in the foreground of a shell, wherever the tests themselves run.

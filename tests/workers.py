@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
+import cogedit
 from cogedit.artifacts import write_artifact
 from cogedit.progress import Step
 from cogedit.tools.batch_group import BatchResult, make_group
@@ -88,6 +89,25 @@ def make_killed_once(group, *, run, session):
             yield on_step
 
     yield from make_noted(group, run=replace(run, progress=progress), session=session)
+
+
+def stopped_once_two_run(signum):
+    """A run that asks to stop in a step of the second loop, and what runs."""
+    running = set()
+
+    @contextmanager
+    def progress(doing, total):
+        running.add(doing)
+
+        def on_step(step):
+            if len(running) == 2:
+                run.cancellation.request(signum)
+
+        yield on_step
+        running.remove(doing)
+
+    run = cogedit.Run(progress=progress)
+    return run, running
 
 
 def artifacts(folder):

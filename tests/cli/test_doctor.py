@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import CogVideoXTransformer3DModel
+from huggingface_hub import constants
+from typer.testing import CliRunner
 
+from cogedit.cli import app
 from cogedit.models.checkpoint import EMBEDDED
 from cogedit.tools import doctor
 from cogedit.tools.doctor import LIBRARIES, Device
@@ -41,9 +44,11 @@ def run(*args, cwd, **environment):
 @pytest.fixture(scope="module")
 def here_found(tmp_path_factory):
     """What the command says of this machine with the embedded model, and an empty model cache."""
-    folder = tmp_path_factory.mktemp("doctor")
-    done = run("--json", "--model", "shapes", cwd=folder, HF_HOME=str(folder / "cache"))
-    return done.returncode, json.loads(done.stdout)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("doctor"))
+        patch.setattr(constants, "HF_HUB_CACHE", "cache")
+        done = CliRunner().invoke(app, ["doctor", "--json", "--model", "shapes"])
+    return done.exit_code, json.loads(done.stdout)
 
 
 def test_a_machine_that_can_edit(here_found):

@@ -199,7 +199,9 @@ def others():
 
 
 @pytest.mark.slow
-def test_a_rank_that_fails_ends_all_with_its_error(video, session, tmp_path, monkeypatch):
+def test_a_rank_that_fails_ends_all_with_its_error(
+    video, session, tmp_path, monkeypatch, warm_python
+):
     settings = settings_of(video, tmp_path / "w", SHORT, gpus=2)
     cogedit.invert(video, settings, session=session)
     with pytest.raises(UsageError, match="several GPUs already"), Session() as second:
@@ -261,9 +263,19 @@ def folder(video, tmp_path):
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def whole(video):
+    """The bytes of 30 steps in one process."""
+    alone = [*COMMAND, "30", "--workspace", "alone"]
+    made = processes.cogedit(*alone, cwd=video.parent).stdout.strip()
+    return (video.parent / made).read_bytes()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143)])
-def test_a_command_that_ends_early_takes_the_other_ranks_along(folder, signum, code):
+def test_a_command_that_ends_early_takes_the_other_ranks_along(
+    folder, whole, warm_python, signum, code
+):
     command = [*COMMAND, "30"]
     started = processes.start([*command, "--gpus", "2"], folder)
     steps = folder / "w"
@@ -277,13 +289,11 @@ def test_a_command_that_ends_early_takes_the_other_ranks_along(folder, signum, c
     assert "Traceback" not in processes.log(folder)
     assert kept(steps) >= 2
     done = processes.cogedit(*command, cwd=folder)
-    made = folder / done.stdout.strip()
-    alone = processes.cogedit(*command, "--workspace", "alone", cwd=folder)
-    assert made.read_bytes() == (folder / alone.stdout.strip()).read_bytes()
+    assert (folder / done.stdout.strip()).read_bytes() == whole
 
 
 @pytest.mark.slow
-def test_torchrun_starts_the_same(folder):
+def test_torchrun_starts_the_same(folder, warm_python):
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
         [sys.executable, *torchrun, "-m", "cogedit", *COMMAND, "3"],

@@ -65,7 +65,9 @@ def folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_workers_make_the_bytes_of_one_process_though_one_is_killed(tmp_path, monkeypatch):
+def test_workers_make_the_bytes_of_one_process_though_one_is_killed(
+    tmp_path, monkeypatch, warm_python
+):
     for name in ("alone", "together"):
         (tmp_path / name).mkdir()
         for number, clip in enumerate("abc"):
@@ -127,7 +129,7 @@ def test_more_workers_than_gpus_are_refused(folder, monkeypatch):
         start_local(Job(folder), edits_of("x", settings=Settings(device="cuda:1")), number=2)
 
 
-def test_a_group_that_kills_its_workers_fails_and_the_others_are_made(folder):
+def test_a_group_that_kills_its_workers_fails_and_the_others_are_made(folder, warm_python):
     said = []
     run = cogedit.Run(notify=said.append)
     edits = edits_of("x", ["y", "kill", "z"], "w")
@@ -167,21 +169,8 @@ def test_a_bug_in_a_worker_ends_the_batch_with_its_traceback(folder):
 @pytest.mark.parametrize(
     ("signum", "error"), [(signal.SIGINT, Interrupted), (signal.SIGTERM, Terminated)]
 )
-def test_every_worker_ends_after_its_step(folder, signum, error):
-    running = set()
-
-    @contextlib.contextmanager
-    def progress(doing, total):
-        running.add(doing)
-
-        def on_step(step):
-            if len(running) == 2:
-                run.cancellation.request(signum)
-
-        yield on_step
-        running.remove(doing)
-
-    run = cogedit.Run(progress=progress)
+def test_every_worker_ends_after_its_step(folder, warm_python, signum, error):
+    run, running = workers.stopped_once_two_run(signum)
     with pytest.raises(error):
         [*driven(edits_of("x", "y", "z"), workers.make_endlessly, run=run)]
     assert not running

@@ -1,9 +1,10 @@
-"""Read by the Python processes that tests start: they import neither of these.
+"""Read by the Python processes that tests start: they import none of these.
 
-`decord` in `conftest` says why of the one; the other costs each of them two seconds.
+`decord` in `conftest` says why of the one; the others, which diffusers imports where they are
+installed, cost each of them a second or two.
 """
 
 import sys
 
-for name in ("decord", "torchao"):
+for name in ("decord", "torchao", "peft"):
     sys.modules[name] = None  # type: ignore[assignment]
