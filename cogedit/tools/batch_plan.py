@@ -20,7 +20,7 @@ from cogedit.stages.reconstruct import check_edits, edit_record
 from cogedit.stages.replacing import check_replaceable
 from cogedit.stages.run import Run, workspace_for
 from cogedit.stages.settings import chosen_model, found_as, settings_for, settle_rate
-from cogedit.tools.estimate import follow
+from cogedit.tools.existing import follow
 from cogedit.types import ExportSettings, ReconstructSettings
 
 

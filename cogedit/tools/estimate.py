@@ -10,14 +10,9 @@ from typing import get_args
 
 from cogedit.artifacts import (
     FramesRecord,
-    LatentsRecord,
     Record,
     TrajectoryRecord,
-    Workspace,
-    chain_of,
     frames_record,
-    read_record,
-    sniff_kind,
 )
 from cogedit.config import Settings
 from cogedit.media.masks import check_mask
@@ -38,13 +33,10 @@ from cogedit.models.cost import (
 )
 from cogedit.models.split import Division
 from cogedit.models.vae_cost import Direction
-from cogedit.stages.encode import latents_record
 from cogedit.stages.given import options_for, take_given
-from cogedit.stages.invert import check_inversion_settings, check_levels, trajectory_record
-from cogedit.stages.load import choose_clip
+from cogedit.stages.invert import check_inversion_settings, check_levels
 from cogedit.stages.model import (
     check_gpus,
-    check_same_model,
     checkpoint_for,
     device_type,
     dtype_for,
@@ -54,6 +46,7 @@ from cogedit.stages.model import (
 )
 from cogedit.stages.reconstruct import check_edits, edit_record, edits_together, levels_of
 from cogedit.stages.run import Run, workspace_for
+from cogedit.tools.existing import existing, follow
 from cogedit.tools.vae_estimate import VAEEstimate, estimate_vae
 from cogedit.types import InvertSettings, ReconstructSettings, WindowPlan
 
@@ -195,8 +188,8 @@ def estimate(
                 )
                 for edit in edits
             ]
-            existing = [_existing(record, workspace) is not None for record in records]
-            missing = [edit for edit, exists in zip(edits, existing, strict=True) if not exists]
+            made = [existing(record, workspace) is not None for record in records]
+            missing = [edit for edit, exists in zip(edits, made, strict=True) if not exists]
         has_mask = given.mask is not None or edits[0].auto_mask
         size = cost.edit_bytes(edits[0], inversion, keeps_steps=save_trajectory, has_mask=has_mask)
         stages.append(
@@ -229,7 +222,7 @@ class _Cost:
         device = device_type(settings.device)
         self._division = Division(settings.transformer.gpus, settings.transformer.max_rows, device)
         geometry, size = checkpoint.geometry, frames.settings
-        count = geometry.num_latent_frames(len(frames.frame_indices))
+        self._num_latent_frames = count = geometry.num_latent_frames(len(frames.frame_indices))
         self._shape: LatentShape = (
             count + geometry.num_pad_frames(count),
             size.height // geometry.spatial_compression,
@@ -245,6 +238,10 @@ class _Cost:
         """Size of `count` samples of the clip's latents in float32."""
         return trajectory_bytes(count - 1, self._shape, channels=self._sizes.out_channels)
 
+    def _frames_bytes(self, count: int) -> int:
+        """Size of so many latent frames in float32."""
+        return self._samples_bytes(1) // self._shape[0] * count
+
     @property
     def _pixels(self) -> int:
         size = self._frames.settings
@@ -253,7 +250,8 @@ class _Cost:
     def earlier_bytes(self, chain: Sequence[Record]) -> int:
         """Size of the frames and latents that are not among the records that exist."""
         frames = 0 if self._frames.tensors else 3 * self._pixels
-        return frames + (self._samples_bytes(1) if len(chain) < 2 else 0)
+        count = self._num_latent_frames + self._checkpoint.takes_first_frame
+        return frames + (self._frames_bytes(count) if len(chain) < 2 else 0)
 
     def inversion(self, settings: InvertSettings, *, reused: bool) -> StageEstimate:
         if reused:
@@ -264,7 +262,8 @@ class _Cost:
 
     def trajectory_bytes(self, settings: InvertSettings) -> int:
         """Size of the trajectory of an inversion, on disk and in memory."""
-        return self._samples_bytes(settings.num_levels + 1)
+        first = self._frames_bytes(int(self._checkpoint.takes_first_frame))
+        return self._samples_bytes(settings.num_levels + 1) + first
 
     @property
     def edits_together(self) -> int:
@@ -364,37 +363,3 @@ class _Cost:
             lora=tuple(map(str, settings.lora)),
             inversion_lora=tuple(map(str, settings.inversion_lora)),
         )
-
-
-def follow(
-    source: Path, settings: Settings, checkpoint: Checkpoint, *, workspace: Workspace, run: Run
-) -> list[Record]:
-    """Return the records from the clip on, as far as the artifacts of the run exist.
-
-    The first is the clip's; where its frames do not exist, it has no tensors.
-
-    Raises:
-        CogeditError: As `load`, or an artifact is damaged.
-    """
-    if sniff_kind(source) is None:
-        clip = choose_clip(source, settings, run=run).record
-        chain: list[Record] = [_existing(clip, workspace) or clip]
-    else:
-        chain = [*chain_of(read_record(source, ("frames", "latents", "trajectory")))]
-    last = chain[-1]
-    if isinstance(last, LatentsRecord | TrajectoryRecord):
-        check_same_model(str(source), last, checkpoint)
-    if isinstance(last, FramesRecord) and last.tensors:
-        latents = _existing(latents_record(last, checkpoint, settings=settings), workspace)
-        chain += [latents] if latents is not None else []
-    last = chain[-1]
-    if isinstance(last, LatentsRecord):
-        trajectory = _existing(trajectory_record(last, checkpoint, settings=settings), workspace)
-        chain += [trajectory] if trajectory is not None else []
-    return chain
-
-
-def _existing(record: Record, workspace: Workspace) -> Record | None:
-    """Return the record of an artifact as it is on disk; None where there is none."""
-    path = workspace.find(workspace.as_kept(record))
-    return None if path is None else read_record(path)

@@ -99,6 +99,26 @@ def test_latents_and_trajectory_hold_the_first_frame_encoded_alone(inverted):
     assert verify_artifact(trajectory).latents.has_first_frame
 
 
+def test_a_dry_run_says_what_the_artifacts_hold(inverted, tmp_path):
+    folder, trajectory = inverted
+    video, picture = folder / "clip.mp4", folder / "red.png"
+    keep = {"first_frame": picture, "save_trajectory": True}
+    empty = settings_of(folder, workspace=tmp_path / "w")
+    found = cogedit.estimate(video, empty, prompts=[""], **keep)
+    [edit] = cogedit.reconstruct(trajectory, (), settings_of(folder), **keep)
+    frames, latents = (next((folder / "w").glob(f"{kind}-*")) for kind in ("frames", "latents"))
+    sizes = [
+        sum(
+            tensor.nbytes
+            for name, tensor in read_artifact(path).tensors.items()
+            if name != "timesteps"
+        )
+        for path in (frames, latents, trajectory, edit.path)
+    ]
+    assert found.earlier_bytes == sizes[0] + sizes[1]
+    assert [stage.disk_bytes for stage in found.stages] == sizes[2:]
+
+
 def test_any_number_of_first_frames_share_one_inversion(inverted, tmp_path):
     folder, _ = inverted
     workspace = tmp_path / "w"
