@@ -50,6 +50,10 @@ _OTHERS = (
 )
 """Names of tensors, and what a file with them is."""
 
+_RANK_OF_SCRIPTS, _ALPHA_OF_SCRIPTS = 128, 64
+"""Least rank and alpha of CogVideo's own training scripts, which write neither: `finetune/schemas`;
+its SAT scripts have rank 128 or 256 and alpha 1 (`tools/load_cogvideox_lora.py`)."""
+
 _NUMBERS = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "I32", "I64"}  # alpha may be whole
 
 _MERGE = "merge it with the program that it is for, and give the transformer as --transformer FILE"
@@ -298,7 +302,7 @@ def fuse_loras(
                 strength = given[name]
                 scale = file.scale * (1.0 if strength is None else strength)
                 changes.setdefault(name, []).append((lora, update, scale))
-            notes += _note(file, [one for one in given.values() if one is not None])
+            notes += _note(file, lora, [one for one in given.values() if one is not None])
         for name, some in changes.items():
             stored = checkpoint.transformer_tensors[name]
             weight = read(stored.file, stored.name).float()
@@ -324,16 +328,27 @@ def _strength(lora: Lora, name: str, update: _Update, read: _Read) -> float | No
     return alpha / (math.sqrt(update.rank) if lora.config.use_rslora else update.rank)
 
 
-def _note(file: LoraFile, strengths: Sequence[float]) -> list[str]:
-    """Say how much of a LoRA is added where its alpha says it; nothing where it has none."""
+def _note(file: LoraFile, lora: Lora, strengths: Sequence[float]) -> list[str]:
+    """Say how much of a LoRA is added, where that is more than what the user said."""
     if not strengths:
-        return []
+        return [] if file.scale != 1 else [_unscaled(file.path.name, max(lora.ranks))]
     least, most = min(strengths), max(strengths)
     own, all_of_it = (
         f"{low:g}" if low == high else f"{low:g} to {high:g}"
         for low, high in ((least, most), (file.scale * least, file.scale * most))
     )
     return [f"{file.path.name} is added {all_of_it} times: {file.scale:g} x alpha / rank, {own}"]
+
+
+def _unscaled(name: str, rank: int) -> str:
+    """Say that a LoRA without alpha is added whole; those of CogVideo's scripts need less."""
+    text = f"{name} has no alpha and is added whole, as with an alpha of its rank, {rank}"
+    if rank < _RANK_OF_SCRIPTS:
+        return text
+    return (
+        f"{text}; one that CogVideo's scripts made needs {name}:{_ALPHA_OF_SCRIPTS / rank:.2g}, or "
+        f":{1 / rank:.2g} from SAT"
+    )
 
 
 @contextmanager

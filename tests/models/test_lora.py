@@ -26,6 +26,12 @@ DIFFSYNTH = {
     "ff.net.0.proj": "ff.0",
     "patch_embed.text_proj": "context_embedder",
 }
+COMFYUI = {
+    "transformer_blocks": "blocks",
+    ".attn1.to_out.0": ".attn_out",
+    ".attn1.to_": ".",
+    ".ff.net.0.proj": ".ff_proj",
+}
 
 
 @pytest.fixture(scope="module")
@@ -68,11 +74,21 @@ def diffsynth(made):
     return named(renamed, "", ".default")
 
 
+def comfyui(made):
+    renamed = {}
+    for module, pair in made.items():
+        for ours, theirs in COMFYUI.items():
+            module = module.replace(ours, theirs)
+        renamed[module] = pair
+    return named(renamed, "diffusion_model.")
+
+
 FORMATS = {
     "diffusers": diffusers,
     "peft": lambda made: named(made, "base_model.model."),
     "kohya": kohya,
     "diffsynth": diffsynth,
+    "comfyui": comfyui,
     "diffsynth with diffusers' modules": lambda made: named(made, "", ".default"),
 }
 
@@ -105,7 +121,7 @@ def test_the_weights_are_those_of_diffusers(pipeline, tmp_path, scale, alpha):
     theirs.unload_lora_weights()
     expected = states(theirs.transformer)
     ours, notes = loaded(pipeline, f"{file}:{scale}")
-    assert len(notes) == (alpha is not None)
+    assert len(notes) == (alpha is not None or scale == 1)
     assert ours.state_dict().keys() == expected.keys()
     for name, tensor in ours.state_dict().items():
         assert torch.allclose(tensor, expected[name], rtol=0, atol=1e-6), name
@@ -143,6 +159,19 @@ def test_alpha_by_tensor_by_metadata_and_beside_peft_are_one(pipeline, tmp_path)
         assert f"{ALPHA / RANK:g}" in said[0]
         for name, tensor in half.state_dict().items():
             assert torch.equal(tensor, transformer.state_dict()[name]), name
+
+
+@pytest.mark.parametrize(("rank", "scales"), [(RANK, ()), (128, (":0.5", ":0.0078"))])
+def test_a_lora_without_alpha_is_said_to_be_added_whole(pipeline, tmp_path, rank, scales):
+    """With the scales of those that CogVideo's own scripts train, which do not write it."""
+    [(_, (down, up))] = matrices(pipeline, modules=["proj_out"]).items()
+    made = {"proj_out": (torch.zeros(rank, down.shape[1]), torch.zeros(up.shape[0], rank))}
+    save_file(diffusers(made), tmp_path / "style.safetensors")
+    _, [said] = loaded(pipeline, tmp_path / "style.safetensors")
+    assert "style.safetensors" in said
+    assert str(rank) in said
+    assert all(scale in said for scale in scales)
+    assert ("SAT" in said) == bool(scales)
 
 
 def test_a_convolution_and_a_matrix_over_two_frames(pipeline, tmp_path):
