@@ -61,7 +61,7 @@ _VAE: Config = {
     "use_quant_conv": False,
 }
 _SCHEDULER: Config = {
-    "_class_name": "CogVideoXDPMScheduler",
+    "_class_name": "CogVideoXDDIMScheduler",
     **_VERSION,
     "beta_end": 0.012,
     "beta_schedule": "scaled_linear",
@@ -186,11 +186,7 @@ MODELS = {
             "use_rotary_positional_embeddings": False,
         },
         vae={**_VAE, "scaling_factor": 1.15258426},
-        scheduler={
-            **_SCHEDULER,
-            "_class_name": "CogVideoXDDIMScheduler",
-            "snr_shift_scale": 3.0,
-        },
+        scheduler={**_SCHEDULER, "snr_shift_scale": 3.0},
     ),
     "5b": _5B,
     "1.5": replace(
@@ -201,14 +197,12 @@ MODELS = {
             **_TRANSFORMER,
             "patch_size_t": 2,
             "patch_bias": False,
-            "ofs_embed_dim": None,
             "sample_frames": 81,
             "sample_height": 300,
             "sample_width": 300,
-            "max_text_seq_length": 224,
             "use_learned_positional_embeddings": False,
         },
-        vae={**_VAE, "invert_scale_latents": False},
+        vae={**_VAE, "invert_scale_latents": True},
     ),
     # For trying a rehearsal out: seconds are enough for all of it.
     "tiny": replace(
@@ -246,21 +240,15 @@ MODELS = {
 """By the names that a command line gives them."""
 
 
-def _from_image(model: Published, name: str, vae: Config, **transformer: object) -> Published:
+def _from_image(model: Published, name: str, **transformer: object) -> Published:
     """The image-to-video model that was trained on from a text-to-video model."""
     changed = {**model.transformer, "in_channels": 32, **transformer}
-    return replace(model, name=name, transformer=changed, vae={**model.vae, **vae})
+    return replace(model, name=name, transformer=changed)
 
 
 _LEARNED = {"use_learned_positional_embeddings": True}
 MODELS |= {
-    "5b-i2v": _from_image(MODELS["5b"], "CogVideoX-5b-I2V", {}, **_LEARNED),
-    "1.5-i2v": _from_image(
-        MODELS["1.5"],
-        "CogVideoX1.5-5B-I2V",
-        {"invert_scale_latents": True},
-        ofs_embed_dim=512,
-        max_text_seq_length=226,
-    ),
-    "tiny-i2v": _from_image(MODELS["tiny"], "CogVideoX-tiny-I2V", {}, **_LEARNED),
+    "5b-i2v": _from_image(MODELS["5b"], "CogVideoX-5b-I2V", **_LEARNED),
+    "1.5-i2v": _from_image(MODELS["1.5"], "CogVideoX1.5-5B-I2V", ofs_embed_dim=512),
+    "tiny-i2v": _from_image(MODELS["tiny"], "CogVideoX-tiny-I2V", **_LEARNED),
 }

@@ -22,9 +22,10 @@ def encode_first_frame(vae: AutoencoderKLCogVideoX, pixels: Tensor) -> Tensor:
     """Encode a frame, uint8 [1, H, W, 3], to the mode of its posterior, [1, 1, C, H', W'] float32.
 
     It is scaled as a clip's latents are, but for a VAE with `invert_scale_latents` (CogVideoX 1.5):
-    there it is divided by the scaling factor, as in training, and they are multiplied.
+    there it is divided by the scaling factor, and they are multiplied.
 
-    Source: `CogVideoXImageToVideoPipeline.prepare_latents` of diffusers.
+    Source: `CogVideoXImageToVideoPipeline.prepare_latents` of diffusers, whose pipeline the weights
+    are published for. CogVideo's own `sat/sample_video.py` neither multiplies nor divides it.
     """
     latents = encode_pixels(vae, pixels)
     if vae.config.invert_scale_latents:

@@ -12,6 +12,10 @@ from cogedit.types import WindowPlan
 _POSITION_GRID_15 = (300, 300)
 _TRAINED_15 = (96, 170)
 
+_LONGEST_FROM_IMAGE = {81: 161}
+"""Frames of the longest clips that a model from a first frame was trained on, by those that its
+configuration states: CogVideoX 1.5 takes 5 or 10 seconds, as published."""
+
 TRAINED_FPS, TRAINED_FPS_15 = Fraction(8), Fraction(16)
 """Frames per second of the clips that CogVideoX 1.0 and 1.5 were trained on, as published."""
 
@@ -81,6 +85,13 @@ class Geometry:
         return TRAINED_FPS if self.patch_size_t is None else TRAINED_FPS_15
 
     @property
+    def max_num_frames(self) -> int:
+        """Frames of one pass at most: those that it was trained at, or twice as many seconds."""
+        if self.takes_first_frame and self.patch_size_t is not None:
+            return _LONGEST_FROM_IMAGE.get(self.num_frames, self.num_frames)
+        return self.num_frames
+
+    @property
     def size_multiple(self) -> int:
         """Width and height of a clip must be multiples of this many pixels."""
         return self.spatial_compression * self.patch_size
@@ -115,10 +126,11 @@ class Geometry:
             )
         count = self.num_latent_frames(num_frames)
         if self.takes_first_frame and self.window_plan(count + self.num_pad_frames(count), None):
+            most = self.max_num_frames
             raise UsageError(
-                f"the clip has {num_frames} frames; this model takes {self.num_frames} at most: it "
-                "begins with the first frame of a clip, and a later window has none",
-                hint=f"--max-num-frames {self.num_frames}, or a text-to-video model",
+                f"the clip has {num_frames} frames; this model takes {most} at most: it begins "
+                "with the first frame of a clip, and a later window has none",
+                hint=f"--max-num-frames {most}, or a text-to-video model",
             )
 
     def num_latent_frames(self, num_frames: int) -> int:
@@ -146,7 +158,7 @@ class Geometry:
             UsageError: Windows cannot overlap so far.
         """
         step = self.patch_size_t or 1
-        own = self.num_latent_frames(self.num_frames)
+        own = self.num_latent_frames(self.max_num_frames)
         length = own + self.num_pad_frames(own)
         if overlap is None:
             overlap = round(0.3 * length / step) * step

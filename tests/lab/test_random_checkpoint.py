@@ -1,5 +1,7 @@
 """A checkpoint of random numbers is one in every other respect."""
 
+import json
+
 import pytest
 import torch
 from diffusers import CogVideoXTransformer3DModel
@@ -79,3 +81,21 @@ def test_full_size_is_as_published(model, published):
         transformer = CogVideoXTransformer3DModel.from_config(dict(MODELS[model].transformer))
     count = sum(tensor.numel() for tensor in transformer.state_dict().values())
     assert count == PUBLISHED[published].num_parameters
+
+
+@pytest.mark.parametrize(
+    ("model", "file", "num_bytes"),
+    [
+        ("2b", "model_index.json", 411),
+        ("5b", "scheduler/scheduler_config.json", 482),
+        ("1.5", "vae/config.json", 871),
+        ("5b-i2v", "model_index.json", 423),
+        ("5b-i2v", "vae/config.json", 839),
+        ("1.5-i2v", "model_index.json", 423),
+        ("1.5-i2v", "transformer/config.json", 873),
+    ],
+)
+def test_configurations_are_as_long_as_the_published_files(model, file, num_bytes):
+    """Sizes that the Hub's pages list; the versions of diffusers in them are of one length."""
+    text = json.dumps(MODELS[model].files()[file], indent=2, sort_keys=True) + "\n"
+    assert len(text) == num_bytes

@@ -120,6 +120,9 @@ def test_learned_positions_are_for_one_size(clip):
 def test_a_model_that_takes_a_first_frame_takes_one_window():
     Geometry.of(VAE, COGVIDEOX_15).check_clip(1360, 768, 89)
     geometry = Geometry.of(VAE, COGVIDEOX_15 | {"in_channels": 32})
-    geometry.check_clip(1360, 768, 81)
-    with pytest.raises(UsageError, match=r"89 frames.* 81 "):
-        geometry.check_clip(1360, 768, 89)
+    assert geometry.num_frames == 81
+    geometry.check_clip(1360, 768, 161)
+    assert geometry.window_plan(42, None) is None
+    with pytest.raises(UsageError, match=r"169 frames.* 161 ") as caught:
+        geometry.check_clip(1360, 768, 169)
+    assert "--max-num-frames 161" in caught.value.hint
