@@ -277,43 +277,30 @@ def embeds_of(*texts):
     return {text: torch.randn(1, 226, 32, generator=generator) for text in texts}
 
 
+def counted_inversion(transformer, checkpoint, shape, asked, embeds, *, has_condition=False):
+    """Operations of an inversion by the counter."""
+    z0 = torch.randn(1, shape[0], 16, *shape[1:], generator=torch.Generator().manual_seed(1))
+    condition = torch.zeros_like(z0) if has_condition else None
+    run = partial(invert_latents, transformer, z0, [asked], embeds=embeds, condition=condition)
+    return counted(partial(run, alphas_cumprod=alphas_cumprod(checkpoint)))
+
+
 @pytest.mark.parametrize("changes", [{}, {"inverse": "upstream", "guidance_scale": 2.0}])
 def test_an_inversion_against_the_counter(golden_model, changes):
     transformer, sizes, checkpoint = golden_model
     asked = InvertSettings(num_inference_steps=3, prompt="a", **changes)
-    z0 = torch.randn(1, SHAPE[0], 16, *SHAPE[1:], generator=torch.Generator().manual_seed(1))
-
-    def run():
-        invert_latents(
-            transformer,
-            z0,
-            [asked],
-            alphas_cumprod=alphas_cumprod(checkpoint),
-            embeds=embeds_of("", "a"),
-        )
-
-    assert inversion_work(asked, sizes, SHAPE).flops.total == pytest.approx(counted(run), rel=0.01)
+    found = counted_inversion(transformer, checkpoint, SHAPE, asked, embeds_of("", "a"))
+    assert inversion_work(asked, sizes, SHAPE).flops.total == pytest.approx(found, rel=0.01)
 
 
 def test_the_channels_of_a_first_frame_are_counted(tmp_path):
     checkpoint = find_checkpoint(str(make_15_i2v_like(tmp_path / "tiny")))
     transformer = load_transformer(checkpoint, device=torch.device("cpu"), dtype=torch.float32)
-    asked, sizes = InvertSettings(num_inference_steps=2), checkpoint.transformer_config
-    shape = (4, *SHAPE[1:])
-    z0 = torch.randn(1, 4, 16, *SHAPE[1:], generator=torch.Generator().manual_seed(1))
-
-    def run():
-        invert_latents(
-            transformer,
-            z0,
-            [asked],
-            alphas_cumprod=alphas_cumprod(checkpoint),
-            embeds={"": torch.zeros(1, 64, 32)},
-            condition=torch.zeros_like(z0),
-        )
-
-    work = inversion_work(asked, TransformerSizes.of({**sizes, "max_text_seq_length": 64}), shape)
-    assert work.flops.total == pytest.approx(counted(run), rel=0.01)
+    asked, shape = InvertSettings(num_inference_steps=2), (4, *SHAPE[1:])
+    sizes = TransformerSizes.of({**checkpoint.transformer_config, "max_text_seq_length": 64})
+    embeds = {"": torch.zeros(1, 64, 32)}
+    found = counted_inversion(transformer, checkpoint, shape, asked, embeds, has_condition=True)
+    assert inversion_work(asked, sizes, shape).flops.total == pytest.approx(found, rel=0.01)
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,9 @@
 """A Ray cluster of two nodes on this machine: what it makes, and what becomes of a lost node."""
 
-import contextlib
 import gc
 import json
 import os
+import signal
 import sys
 import warnings
 from collections import Counter
@@ -40,6 +40,7 @@ FLAGS = {
     "device": "cpu",
     "invert.num_inference_steps": 4,
     "reconstruct.num_inference_steps": 4,
+    "load.max_num_frames": 1,
 }
 
 
@@ -79,8 +80,11 @@ def test_a_machine_shows_what_it_does_not_have(tmp_path, monkeypatch):
 def test_without_an_address_ray_starts_here(tmp_path):
     make_video(tmp_path / "a.mp4", width=64, height=64, num_frames=9)
     (tmp_path / "edits.jsonl").write_text('{"video": "a.mp4", "prompt": "x"}')
-    args = [*TINY_MODEL, "--num-inference-steps", "2", "--engine", "ray", "--json"]
-    done = processes.cogedit("batch", "edits.jsonl", *args, cwd=tmp_path)
+    args = [*TINY_MODEL, "--num-inference-steps", "2", "--max-num-frames", "1"]
+    args += ["--engine", "ray", "--json"]
+    # On a busy machine its workers starve at Ray's own niceness.
+    calm = {"RAY_worker_niceness": "0"}
+    done = processes.cogedit("batch", "edits.jsonl", *args, cwd=tmp_path, **calm)
     assert [one["status"] for one in json.loads(done.stdout)["outputs"]] == ["written"]
 
 
@@ -89,13 +93,13 @@ NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": F
 
 @pytest.fixture(scope="module")
 def hub_cache(tmp_path_factory):
-    """The cache of the Hub on both nodes."""
+    """The cache of the Hub on the first node."""
     return tmp_path_factory.mktemp("hub")
 
 
 @pytest.fixture(scope="module")
 def cluster(hub_cache):
-    """A cluster of two nodes with a CPU each."""
+    """A cluster of two nodes with a CPU each; the second has no cache of the Hub."""
     from ray.cluster_utils import Cluster
 
     path = os.pathsep.join(filter(None, sys.path))
@@ -107,7 +111,7 @@ def cluster(hub_cache):
         patch.setenv("RAY_worker_niceness", "0")
         patch.setenv("HF_HUB_CACHE", str(hub_cache))
         cluster = Cluster(initialize_head=True, head_node_args=NODE)
-        cluster.add_node(**NODE)
+        cluster.add_node(**NODE, env_vars={"HF_HUB_CACHE": str(hub_cache / "none")})
         yield cluster
         cluster.shutdown()
 
@@ -124,51 +128,30 @@ def collected():
 @pytest.mark.slow
 def test_every_actor_ends_after_its_step(cluster, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    running = set()
-
-    @contextlib.contextmanager
-    def progress(doing, total):
-        running.add(doing)
-
-        def on_step(step):
-            if len(running) == 2:
-                run.cancellation.request()
-
-        yield on_step
-
-    run, edits = cogedit.Run(progress=progress), edits_of(3)
+    (run, running), edits = workers.stopped_once_two_run(signal.SIGINT), edits_of(3)
     job = Job(tmp_path, make=workers.make_endlessly)
     started = start_ray(job, edits, number=None, address=cluster.address)
     with pytest.raises(Interrupted), ending(started):
         [*drive(SharedList(groups_of(edits), Path(RESULTS), force=False), started, run)]
+    assert not running
     assert {path.name for path in tmp_path.iterdir()} == {"ended-1", "ended-2"}
 
 
 @pytest.mark.slow
 def test_a_node_without_the_model_is_named(cluster, hub_cache, tmp_path, monkeypatch):
-    """Of three nodes one has another cache of the Hub, where the model is not."""
     fill_cache(hub_cache, "some/model", TINY_PIPELINE)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(hub_cache))
     monkeypatch.chdir(tmp_path)
-    bare = cluster.add_node(**NODE, env_vars={"HF_HUB_CACHE": str(tmp_path / "none")})
-    try:
-        cluster.wait_for_nodes()
-        with pytest.raises(ModelError) as caught:
-            start_ray(
-                Job(tmp_path),
-                edits_of(1, model="some/model"),
-                number=None,
-                address=cluster.address,
-            )
-    finally:
-        cluster.remove_node(bare)
+    edits = edits_of(1, model="some/model")
+    with pytest.raises(ModelError) as caught:
+        start_ray(Job(tmp_path), edits, number=None, address=cluster.address)
     assert caught.value.message.count("has no some/model") == 1
     assert "some/model" in caught.value.hint
 
 
 @pytest.mark.slow
-def test_24_edits_survive_a_node(cluster, tmp_path, monkeypatch):
-    clips = "abcdefgh"
+def test_12_edits_survive_a_node(cluster, tmp_path, monkeypatch):
+    clips = "abcd"
     for name in ("alone", "together"):
         (tmp_path / name).mkdir()
         for number, clip in enumerate(clips):
@@ -183,7 +166,7 @@ def test_24_edits_survive_a_node(cluster, tmp_path, monkeypatch):
 
     def notify(text):
         said.append(text)
-        if "6 of 24" in text and cluster.worker_nodes:
+        if "4 of 12" in text and cluster.worker_nodes:
             [node] = cluster.worker_nodes
             cluster.remove_node(node, allow_graceful=False)
 
@@ -196,7 +179,7 @@ def test_24_edits_survive_a_node(cluster, tmp_path, monkeypatch):
     assert not cluster.worker_nodes
     assert sum("goes to another worker" in text for text in said) == 1, said
     assert Counter(map(workers.elsewhere, done)) == Counter(map(workers.elsewhere, alone))
-    assert len(Path(RESULTS).read_text().splitlines()) == 24
+    assert len(Path(RESULTS).read_text().splitlines()) == 12
     assert workers.artifacts(Path.cwd()) == workers.artifacts(tmp_path / "alone")
     assert max(Counter(Path(workers.WRITES).read_text().split()).values()) == 1
 
