@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from cogedit.lab import full_rate
 from cogedit.lab.full_rate import hard_clips, measure, scene, turn_hue
 
 
@@ -14,12 +15,14 @@ def test_a_hue_is_turned_and_others_stay():
     assert abs(turned[0, 0].mean() - colors[0, 0].mean()) < 8  # no lighter, but where it clips
 
 
-def test_the_hard_clips_are_those_of_their_seed():
+def test_the_hard_clips_are_those_of_their_seed(monkeypatch):
+    monkeypatch.setattr(full_rate, "WIDTH", 90)
+    monkeypatch.setattr(full_rate, "HEIGHT", 60)
     clips, again = (dict(hard_clips(3, num_frames=2)) for _ in range(2))
     assert len(clips) == 4
     for name, clip in clips.items():
         assert np.array_equal(clip, again[name])
-        assert {frame.shape for frame in clip} == {(240, 360, 3)}
+        assert {frame.shape for frame in clip} == {(60, 90, 3)}
 
 
 @pytest.mark.parametrize(("speed", "least"), [(0, -0.5), (30, 3)])
