@@ -83,8 +83,8 @@ def test_without_an_address_ray_starts_here(tmp_path):
     args = [*TINY_MODEL, "--num-inference-steps", "2", "--max-num-frames", "1"]
     args += ["--engine", "ray", "--json"]
     # On a busy machine its workers starve at Ray's own niceness.
-    calm = {"RAY_worker_niceness": "0"}
-    done = processes.cogedit("batch", "edits.jsonl", *args, cwd=tmp_path, **calm)
+    command = ("batch", "edits.jsonl", *args)
+    done = processes.cogedit(*command, cwd=tmp_path, RAY_worker_niceness="0")
     assert [one["status"] for one in json.loads(done.stdout)["outputs"]] == ["written"]
 
 
