@@ -22,11 +22,12 @@ from PIL import Image, ImageFilter
 from cogedit.lab.tables import make_table, print_report
 from cogedit.media.between import LeaveOneOut, blend_changes, decibels, plan_blends
 from cogedit.media.clip import plan_resize
-from cogedit.media.cuts import SIZE, find_cuts
+from cogedit.media.cuts import find_cuts
 from cogedit.media.edges import Moments, measure_moments
 from cogedit.media.metrics import psnr
 from cogedit.media.probe import probe_facts
 from cogedit.media.reader import iterate_frames, resize_frame
+from cogedit.media.stand_in import PICTURE
 from cogedit.types import LoadSettings
 
 Frame = npt.NDArray[np.uint8]
@@ -130,9 +131,10 @@ def measure(
     ]
     pictures = [small(frame) for frame in source]
     cuts = find_cuts(pictures)
+    relative = radius / source[0].shape[1]
     for step in steps:
         sampled = range(0, len(source), step)
-        left_out = LeaveOneOut(sampled, pictures, cuts)
+        left_out = LeaveOneOut(sampled, pictures, radius=relative, cuts=cuts)
         blends = plan_blends(sampled, sampled[-1] + 1, cuts)
         watched = left_out.watch(moments(sampled), [source[frame] for frame in sampled])
         shown = {
@@ -156,8 +158,8 @@ def measure(
 
 
 def small(frame: Frame) -> Frame:
-    """A frame as `find_cuts` takes it."""
-    return np.asarray(Image.fromarray(frame).resize(SIZE, Image.Resampling.BILINEAR))
+    """A frame as `LeaveOneOut` takes it."""
+    return np.asarray(Image.fromarray(frame).resize(PICTURE, Image.Resampling.BILINEAR))
 
 
 def read(video: Path) -> list[Frame]:

@@ -5,9 +5,8 @@ distance in time to each; at an edited frame that is its own fit. Frames are nev
 cut: they take the fit of the edited frame on their side.
 
 How well that holds is measured on the edited frames themselves: each is left out and predicted from
-those beside it, which are twice as far apart as they are for the frames between. The source itself
-tells by how much less the frames between differ from those beside them, and the error is taken to
-grow by a power of that, which frames left out with their neighbours tell.
+those beside it, which are twice as far apart as they are for the frames between. By how much easier
+the frames between are to predict, a stand-in for the edit tells that is known in all of them.
 """
 
 from __future__ import annotations
@@ -16,18 +15,16 @@ import math
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from cogedit.media.edges import Change, Moments
 from cogedit.media.metrics import MAX_PSNR
 from cogedit.media.reader import Frames
+from cogedit.media.stand_in import StandIn
 
-# How the error of a frame that was not edited grows with the unlikeness of the source there.
-_USUAL_POWER, _POWERS = 1.5, (0.5, 2.0)
-_LEAN = 0.3  # how much the usual power counts against what edited frames tell
-_FAINT = 0.1  # squares of levels: less is no difference
+_FAINT = 0.1  # squares of levels: errors that are smaller are noise
 
 
 @dataclass(frozen=True)
@@ -93,111 +90,91 @@ def blend_changes(blends: Sequence[Blend], moments: Iterable[Moments]) -> Iterat
         yield shown[1]
 
 
-@dataclass
 class LeaveOneOut:
     """Edited frames, each predicted from those beside it.
 
-    Attributes:
+    Args:
         edited: As for `plan_blends`.
         pictures: Of every frame from the first edited one on, small, uint8 RGB.
+        radius: Of the windows of a fit, as a part of the frame's width.
         cuts: As for `plan_blends`.
-        near: Place of a frame -> its mean squared error, in levels of 0 to 255, and by how much the
-            source differs there from the frames that it was predicted from (`_unlikeness`).
-        far: The same with the neighbours left out too.
+
+    Attributes:
+        errors: Place of a frame -> how it was predicted, and its mean squared error, in levels of
+            0 to 255.
     """
 
-    edited: Sequence[int]
-    pictures: Sequence[Frames]
-    cuts: Sequence[int] = ()
-    near: dict[int, tuple[float, float]] = field(default_factory=dict)
-    far: dict[int, tuple[float, float]] = field(default_factory=dict)
+    def __init__(
+        self,
+        edited: Sequence[int],
+        pictures: Sequence[Frames],
+        *,
+        radius: float,
+        cuts: Sequence[int] = (),
+    ) -> None:
+        self.edited, self.cuts = edited, cuts
+        self.errors: dict[int, tuple[Blend, float]] = {}
+        self._stand_in = StandIn(pictures, radius)
 
     def watch(self, moments: Iterable[Moments], own: Iterable[Frames]) -> Iterator[Moments]:
         """Pass moments on, and predict each frame as soon as its neighbours have passed.
 
         `own` are the source's frames of the clip, at its size.
         """
-        held: deque[tuple[int, Moments, Frames]] = deque(maxlen=5)
+        held: deque[tuple[Moments, Frames, Frames]] = deque(maxlen=3)
         for place, (measured, frame) in enumerate(zip(moments, own, strict=True)):
-            held.append((place, measured, frame))
-            self._predict(place - 1, 1, self.near, held)
-            self._predict(place - 2, 2, self.far, held)
+            shown = measured.fit().on(frame)
+            self._stand_in.learn(frame, shown)
+            held.append((measured, frame, shown))
+            if len(held) == 3:
+                self._predict(place - 1, *held)
             yield measured
 
-    def _predict(
-        self,
-        place: int,
-        step: int,
-        errors: dict[int, tuple[float, float]],
-        held: Iterable[tuple[int, Moments, Frames]],
-    ) -> None:
-        """Predict the frame at a place from those `step` places before and after it.
+    def _predict(self, place: int, *held: tuple[Moments, Frames, Frames]) -> None:
+        """Predict the frame at a place from the one before it and the one after it.
 
         Next to a cut it is predicted from one side, as the frames between are there.
         """
-        moments = {number: measured for number, measured, _ in held}
-        if not {place - step, place, place + step} <= moments.keys():
-            return
         beside = [
             other
-            for other in (place - step, place + step)
+            for other in (place - 1, place + 1)
             if not _between(self.cuts, *sorted((self.edited[place], self.edited[other])))
         ]
         if not beside:
             return
         blend = _blend(self.edited, self.edited[place], beside[0], beside[-1])
-        predicted = moments[blend.before].toward(moments[blend.after], blend.share)
-        [frame] = [own for number, _, own in held if number == place]
-        shown = (measured.fit().on(frame) for measured in (predicted, moments[place]))
-        error = np.square(np.subtract(*shown, dtype=np.float32)).mean()
-        errors[place] = float(error), self._unlikeness(blend)
-
-    def _unlikeness(self, blend: Blend) -> float:
-        """By how much a frame of the source differs from those that it is shown by.
-
-        Mean squared, of small pictures, in which a pixel is about as large as a window.
-        """
-        first = self.edited[0]
-        frame, before, after = (
-            self.pictures[number - first].astype(np.float32)
-            for number in (blend.frame, self.edited[blend.before], self.edited[blend.after])
-        )
-        return float(np.square(frame - before - np.float32(blend.share) * (after - before)).mean())
-
-    def _power(self) -> float:
-        """By which power of the unlikeness the error grows: a line through their logarithms.
-
-        Its slope leans to the usual one, the more so the less the unlikenesses differ.
-        """
-        known = [*self.near.values(), *self.far.values()]
-        errors, unlike = np.log(np.maximum(np.array(known), _FAINT)).T
-        errors, unlike = errors - errors.mean(), unlike - unlike.mean()
-        slope = (unlike @ errors + _LEAN * _USUAL_POWER) / (unlike @ unlike + _LEAN)
-        return float(np.clip(slope, *_POWERS))
+        before, after = (held[other - place + 1][0] for other in (blend.before, blend.after))
+        _, frame, shown = held[1]
+        predicted = before.toward(after, blend.share).fit().on(frame)
+        error = np.square(np.subtract(predicted, shown, dtype=np.float32)).mean()
+        self.errors[place] = blend, float(error)
 
     def expected(self, blends: Iterable[Blend]) -> float:
         """The mean squared error that frames are expected to have, against being edited themselves.
 
         NaN where no edited frame was predicted, or none of the frames lies between two.
         """
-        if not self.near:
+        if not self.errors:
             return math.nan
-        power = self._power()
-
-        def grown(unlike: float) -> float:
-            return math.pow(max(unlike, _FAINT), power)
 
         def rate(places: Iterable[int]) -> float:
-            errors = [self.near[place] for place in places]
-            return sum(error for error, _ in errors) / sum(grown(unlike) for _, unlike in errors)
+            predicted = [self.errors[place] for place in places]
+            hardness = sum(self._hardness(blend) for blend, _ in predicted)
+            return sum(error for _, error in predicted) / hardness
 
         errors = []
         for blend in blends:
             if blend.frame in (self.edited[blend.before], self.edited[blend.after]):
                 continue
-            beside = {blend.before, blend.after} & self.near.keys()
-            errors.append(rate(beside or self.near) * grown(self._unlikeness(blend)))
+            beside = {blend.before, blend.after} & self.errors.keys()
+            errors.append(rate(beside or self.errors) * self._hardness(blend))
         return sum(errors) / len(errors) if errors else math.nan
+
+    def _hardness(self, blend: Blend) -> float:
+        """The error of the stand-in for the edit."""
+        first = self.edited[0]
+        numbers = (blend.frame, self.edited[blend.before], self.edited[blend.after])
+        return _FAINT + self._stand_in.error(*(n - first for n in numbers), blend.share)
 
 
 def decibels(error: float) -> float:

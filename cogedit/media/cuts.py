@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from cogedit.media.metrics import luma
 
@@ -29,7 +30,7 @@ def find_cuts(pictures: Iterable[NDArray[np.uint8]]) -> tuple[int, ...]:
     """Find the frames at which another scene begins.
 
     Args:
-        pictures: uint8 RGB of every frame, all of one size; `SIZE` is enough.
+        pictures: uint8 RGB of every frame, all of one size, which are made as small as `SIZE`.
 
     Returns:
         Numbers of the first frame of each scene but the first, ascending.
@@ -38,7 +39,8 @@ def find_cuts(pictures: Iterable[NDArray[np.uint8]]) -> tuple[int, ...]:
     least: list[float] = []  # the smallest between frames just before and just after
     held: deque[tuple[int, _Plane]] = deque(maxlen=2 * _BESIDE)
     for number, picture in enumerate(pictures):
-        held.append((number, _normal(luma(picture))))
+        reduced = Image.fromarray(picture).resize(SIZE, Image.Resampling.BOX)
+        held.append((number, _normal(luma(np.asarray(reduced)))))
         if number > 0:
             changes.append(_distance(held[-2][1], held[-1][1]))
         if number >= _BESIDE:

@@ -19,11 +19,12 @@ from cogedit.config import Settings
 from cogedit.errors import UsageError
 from cogedit.media.between import Blend, LeaveOneOut, blend_changes, decibels, plan_blends
 from cogedit.media.clip import ResizePlan
-from cogedit.media.cuts import SIZE, find_cuts
+from cogedit.media.cuts import find_cuts
 from cogedit.media.edges import Change, Moments
 from cogedit.media.reader import iterate_frames, resize_frame
 from cogedit.media.restore import restore_frames
-from cogedit.media.stream import Frame, FrameStream
+from cogedit.media.stand_in import PICTURE
+from cogedit.media.stream import Frame, FrameFile, FrameStream
 from cogedit.stages.decode import Clip, decode_moments, lay_over
 from cogedit.stages.recipe import Recipe
 from cogedit.stages.run import Run
@@ -127,9 +128,10 @@ def _edited_frames(
     edited = source.frames.shown_indices
     clip, moments = decoded
     with run.wait("looking for cuts"):
-        pictures = _pictures(source, numbers)
+        pictures = _pictures(source, numbers, artifact.parent)
         cuts = tuple(numbers[0] + cut for cut in find_cuts(pictures))
-    left_out = LeaveOneOut(edited, pictures, cuts)
+    radius = recipe.align_edges / source.frames.settings.width
+    left_out = LeaveOneOut(edited, pictures, radius=radius, cuts=cuts)
     blends = plan_blends(edited, numbers.stop, cuts)
     watched = left_out.watch(moments, clip)
     changes = blend_changes(blends, watched)
@@ -155,10 +157,12 @@ def _edited_frames(
     return frames()
 
 
-def _pictures(source: FoundSource, numbers: range) -> list[Frame]:
-    """Small pictures of frames: 6 MB a minute."""
-    with closing(iterate_frames(source.path, source.facts, indices=numbers, size=SIZE)) as small:
-        return list(small)
+def _pictures(source: FoundSource, numbers: range, folder: Path) -> FrameFile:
+    """Small pictures of frames, on the disk: 10 MB a minute at 25 fps."""
+    width, height = PICTURE
+    small = iterate_frames(source.path, source.facts, indices=numbers, size=PICTURE)
+    with closing(small):
+        return FrameFile(FrameStream(small, len(numbers), height, width), folder)
 
 
 class _Masks:

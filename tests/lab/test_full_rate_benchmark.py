@@ -36,3 +36,15 @@ def test_frames_between_are_as_good_where_nothing_moves_and_worse_where_all_does
     assert row.foretold < row.sampled
     # Equal errors in both would be one of three decibels.
     assert row.between == pytest.approx(row.foretold, abs=3 if speed else 1)
+
+
+def test_what_leaving_frames_out_says_is_true_where_light_flickers():
+    """Frames that are nearer are no easier to predict there."""
+    wide = scene(5, 96 + 25, 64)
+    gains = np.random.default_rng(1).uniform(0.6, 1.1, 25)
+    clip = [
+        np.rint((wide[:, n : n + 96] * gain).clip(0, 255)).astype(np.uint8)
+        for n, gain in enumerate(gains)
+    ]
+    [row] = measure("flicker", clip, steps=(4,), radius=4)
+    assert row.told == pytest.approx(row.apart, abs=2)
