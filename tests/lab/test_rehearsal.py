@@ -6,10 +6,8 @@ import time
 from argparse import Namespace
 from pathlib import Path
 
-import processes
 import pytest
 
-from cogedit.lab import rehearsal_stages
 from cogedit.lab.observed import Line, Observed, observe
 from cogedit.lab.published import MODELS
 from cogedit.lab.rehearsal import main, make_clip
@@ -126,19 +124,8 @@ def test_mistakes_end_with_a_sentence(given, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def observe_warm(arguments, *, folder, device_limit, kill_after=None):
-    """As `observe`, which runs the one that is killed, without the seconds of a fresh start."""
-    if kill_after is not None:
-        return observe(arguments, folder=folder, device_limit=device_limit, kill_after=kill_after)
-    code = processes.run(arguments, folder)
-    said = enumerate(processes.log(folder).splitlines())
-    lines = tuple(Line.read(float(number), text) for number, text in said)
-    return Observed(code, 1.0, lines, (folder / processes.OUT).read_text(), host_bytes=1)
-
-
 @pytest.mark.slow
-def test_a_whole_rehearsal(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(rehearsal_stages, "observe", observe_warm)
+def test_a_whole_rehearsal(tmp_path, capsys, warm_python):
     given = ["--model", "tiny", "--device", "cpu", "--num-inference-steps", "8"]
     assert main([*given, "--output", str(tmp_path)]) == 0
     found = json.loads((tmp_path / "rehearsal.json").read_text())
