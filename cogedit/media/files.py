@@ -113,10 +113,14 @@ def _missing(path: Path, what: str, *, hint: str) -> VideoError:
     return VideoError(f"no such {what}: {path}", hint=hint)
 
 
+_OURS = (".cogedit", ".csv", ".json", ".jsonl", ".safetensors", ".toml", ".tsv", ".txt")
+"""Of workspaces, artifacts and lists, which are not meant where a video is missing."""
+
+
 def _near(path: Path) -> str:
     """What may have been meant by a path that does not exist."""
     try:
-        names = [sibling.name for sibling in path.parent.iterdir()]
+        names = [other.name for other in path.parent.iterdir() if other.suffix not in _OURS]
     except OSError:
         return "check the path"
     near = difflib.get_close_matches(path.name, names, n=1)

@@ -19,7 +19,7 @@ from cogedit.stages.model import checkpoint_for
 from cogedit.stages.reconstruct import make_edits, trajectory_for
 from cogedit.stages.run import Exported, Run, Written, claim
 from cogedit.stages.session import Session
-from cogedit.tools.batch_plan import BatchEdit, check_replaced
+from cogedit.tools.batch_plan import BatchEdit, check_output_of
 
 
 @dataclass(frozen=True)
@@ -124,8 +124,7 @@ def _check(edit: BatchEdit, run: Run) -> None:
         output=edit.output,
         run=run,
     )
-    if edit.output is not None and names_video(edit.output) and not run.force:
-        check_replaced(edit, edit.output)
+    check_output_of(edit, run)
 
 
 def _made(ready: Sequence[BatchEdit], run: Run, session: Session) -> Iterator[BatchResult]:

@@ -207,6 +207,12 @@ def _check_outputs(edits: Sequence[BatchEdit]) -> None:
                 ) from error
 
 
+def check_output_of(edit: BatchEdit, run: Run) -> None:
+    """Refuse to replace what lies where the video of a row goes, unless the run is forced to."""
+    if edit.output is not None and names_video(edit.output) and not run.force:
+        check_replaced(edit, edit.output)
+
+
 def check_replaced(edit: BatchEdit, output: Path) -> None:
     """Refuse to replace a video that is no export of the same; errors are `take_given`'s, too."""
     if output.exists():
@@ -252,6 +258,7 @@ def _preview(plan: BatchPlan, edit: BatchEdit, run: Run) -> BatchPlan:
     video, settings = edit.video, edit.settings
     checkpoint = checkpoint_for(settings, download=False)
     given = _take(edit, checkpoint, run)
+    check_output_of(edit, run)
     workspace = workspace_for(video, settings)
     quiet = replace(run, notify=run.detail)
     trajectory = follow(video, settings, checkpoint, workspace=workspace, run=quiet)[-1]

@@ -186,9 +186,9 @@ def test_a_stopped_holder_that_comes_back_does_no_harm(whole: Path, tmp_path: Pa
 
 # --- a list that processes share --------------------------------------------------------------
 
-CLIPS = 6
+CLIPS = 6 if SOAK else 4
 BATCH = ["batch", "edits.csv", "--workspace", "w", *TINY_MODEL, *processes.SIZE]
-BATCH += ["--num-inference-steps", "12"]
+BATCH += ["--num-inference-steps", "8"]
 
 
 def log_writes() -> None:

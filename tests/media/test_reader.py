@@ -10,6 +10,7 @@ from videos import ffmpeg, make_video, read_back, read_counter
 from cogedit.errors import UsageError, VideoError
 from cogedit.media import reader as reader_module
 from cogedit.media.clip import plan_clip, plan_resize
+from cogedit.media.files import check_file
 from cogedit.media.probe import identify, probe_facts
 from cogedit.media.reader import DecordFailed, read_clip, read_frames_upstream, resize_frame
 from cogedit.types import LoadSettings
@@ -269,3 +270,15 @@ def test_frames_that_are_not_there_are_not_repeated(clips, tmp_path):
     resize = plan_resize(192, 128, settings=LoadSettings(width=192, height=128))
     with pytest.raises(DecordFailed):
         read_all(source, facts, indices=range(57), resize=resize, fall_back=False)
+
+
+def test_a_missing_video_is_not_taken_for_a_list(tmp_path):
+    for name in ("clip.csv", "clip.cogedit", "clip.jsonl"):
+        (tmp_path / name).touch()
+    with pytest.raises(VideoError) as refused:
+        check_file(tmp_path / "clip.mp4", "video")
+    assert "clip." not in refused.value.hint
+    (tmp_path / "clips.mp4").touch()
+    with pytest.raises(VideoError) as refused:
+        check_file(tmp_path / "clip.mp4", "video")
+    assert "clips.mp4" in refused.value.hint

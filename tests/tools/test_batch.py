@@ -130,6 +130,17 @@ def test_a_dry_run_says_what_is_there_and_writes_nothing(ten):
     assert invoke("more.csv", *TINY, "--dry-run", folder=folder).exit_code == 0
 
 
+def test_a_dry_run_says_what_is_in_the_way(ten):
+    folder, _ = ten
+    (folder / "holiday.mp4").write_bytes(b"not ours")
+    (folder / "named.csv").write_text("video,prompt,output\na.mp4,a gray square,holiday.mp4\n")
+    arguments = ("named.csv", *TINY, "--dry-run", "--json")
+    [row] = json.loads(invoke(*arguments, folder=folder).stdout)["edits"]
+    assert "holiday.mp4" in row["error"]
+    [row] = json.loads(invoke(*arguments, "--force", folder=folder).stdout)["edits"]
+    assert row["error"] is None
+
+
 def test_json_has_failures_too(ten):
     folder, _ = ten
     args = ["edits.csv", *TINY, "--json", "--quiet", "--results", "json.jsonl"]
