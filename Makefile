@@ -57,7 +57,8 @@ bench-quality: $(INSTALLED)
 	$(BIN)/python -m cogedit.lab.quality --output bench --seed-offset 11000 --clips $(CLIPS) \
 	    --batch-size 4 $(QUALITY_ROWS:%=--configuration %)
 	$(BIN)/python -m cogedit.lab.quality --output bench/first-frame --seed-offset 11000 \
-	    --clips $(CLIPS) --batch-size 4 --model shapes-i2v --configuration first-frame@prompt
+	    --clips $(CLIPS) --batch-size 4 --model shapes-i2v --configuration first-frame@prompt \
+	    --configuration first-frame-recolor=color
 
 bench-long: $(INSTALLED)
 	$(BIN)/python -m cogedit.lab.long_clips --output bench

@@ -118,6 +118,7 @@ def program(folder: Path) -> Iterator[Path]:
     exit code or signal it ends with.
     """
     address = str(folder / "socket")
+    _ensure_server()  # here, and not in threads: it changes the environment for a moment
     for name in (_COGEDIT, _PYTHON):
         (folder / name).write_text(_CLIENT.format(python=sys.executable, address=address))
         (folder / name).chmod(0o755)
@@ -126,15 +127,24 @@ def program(folder: Path) -> Iterator[Path]:
         stdin, out, log = (Path(f"/proc/{pid}/fd/{number}") for number in range(3))
         name, *args = args
         work = args if Path(name).name == _COGEDIT else _module(args)
-        with connection, suppress(OSError):  # it was killed, and hears nothing
+        with connection:
             done = start(work, Path(cwd), stdin=stdin, stdout=out, stderr=log, environ=env)
             if connection in wait([connection, done.sentinel]):
                 done.kill()
-            connection.send(finish(done))
+            code = finish(done)
+            with suppress(OSError):  # it was killed, and hears nothing
+                connection.send(code)
 
     def accept(listener: Listener) -> None:
-        while call := (connection := listener.accept()).recv():
-            threading.Thread(target=serve, args=(connection, *call)).start()
+        while True:
+            connection = listener.accept()
+            try:
+                call = connection.recv()
+            except (EOFError, OSError):  # it was killed before it had said what to do
+                continue
+            if call is None:
+                return
+            threading.Thread(target=serve, args=(connection, *call), daemon=True).start()
 
     with Listener(address) as listener:
         thread = threading.Thread(target=accept, args=(listener,))
@@ -236,7 +246,9 @@ def _work(
     os.environ.update(environ)
     sys.executable = executable
     for descriptor, path in enumerate(streams):
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC if descriptor else os.O_RDONLY
+        shared = path.is_relative_to("/proc")  # another process writes there, too
+        flags = os.O_WRONLY | os.O_CREAT | (os.O_APPEND if shared else os.O_TRUNC)
+        flags = flags if descriptor else os.O_RDONLY
         target = os.open(path, flags | os.O_NOCTTY)
         os.dup2(target, descriptor)
         os.close(target)

@@ -73,6 +73,14 @@ def make_noted(group, *, run, session):
         yield from make_group(group, run=run, session=session)
 
 
+def make_noted_together(group, *, run, session):
+    """As `make_noted`; nothing is made before two groups have begun."""
+    Path(f"here-{group.numbers}").touch()
+    while len([*Path().glob("here-*")]) < 2:
+        time.sleep(0.01)
+    yield from make_noted(group, run=run, session=session)
+
+
 def make_killed_once(group, *, run, session):
     """As `make_noted`, and once killed in the middle of an inversion."""
 

@@ -150,8 +150,8 @@ def find_span(source: SourceVideo, settings: LoadSettings, *, timing: Timing) ->
     first = _on_screen(start, timing, grid)
     if first >= total or start.at(timing.rate) >= total / source.fps:
         raise VideoError(
-            f"{source.name} has no frame at {settings.start}: it lasts {lasts} ({total} frames at "
-            f"{float(source.fps):.6g} fps)",
+            f"{source.name} has no frame at {settings.start}: it lasts {lasts} "
+            f"({count_of(total, 'frame')} at {show_rate(source.fps)})",
             hint="name an earlier time",
         )
     end = total

@@ -53,6 +53,12 @@ VIDEO_SUFFIXES = tuple(
 )
 """Suffixes of a video that can be written."""
 
+OTHER_VIDEO_SUFFIXES = (
+    *(".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mpeg", ".mpg", ".mxf", ".nut", ".ogv", ".ts"),
+    *(".webm", ".wmv"),
+)
+"""Suffixes of a video that can be read."""
+
 _TAGS = "setparams=range={range}:colorspace={space}:color_primaries=bt709:color_trc=bt709"
 _YUV = (
     "scale=out_color_matrix=bt709:out_range=tv:flags=accurate_rnd+full_chroma_int,format={format},"

@@ -11,7 +11,7 @@ from cogedit.media.picture_format import Pictures
 from cogedit.media.timing import Timing
 from cogedit.sources import Reader, SourceVideo
 from cogedit.types import LoadSettings
-from cogedit.wording import count_of
+from cogedit.wording import count_of, show_rate
 
 
 @dataclass(frozen=True)
@@ -70,13 +70,12 @@ class VideoFacts:
         notes = [*self.own_notes]
         if self.is_assumed:
             notes.append(
-                f"its frames carry no times: {float(self.fps):.6g} fps are assumed "
-                "(--fps N chooses)"
+                f"its frames carry no times: {show_rate(self.fps)} are assumed (--fps N chooses)"
             )
         if self.grid is not None:
             reason = "" if self.timing.is_constant else "the frame rate varies: "
             notes.append(
-                f"{reason}frames are taken at an even {float(self.grid):.6g} fps, as a player "
+                f"{reason}frames are taken at an even {show_rate(self.grid)}, as a player "
                 "shows them (--frame-rate chooses another rate)"
             )
         if self.num_lost:

@@ -23,6 +23,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from cogedit.disk import FileState
 from cogedit.errors import StorageError, VideoError
+from cogedit.media.encoding import OTHER_VIDEO_SUFFIXES, VIDEO_SUFFIXES
 from cogedit.media.ffmpeg import MAX_FRAME_PIXELS
 from cogedit.media.files import file_digest, file_state
 
@@ -31,7 +32,7 @@ SUFFIXES = {".jpg": ".jpg", ".jpeg": ".jpg", ".tif": ".tif", ".tiff": ".tif"}
 SUFFIXES |= {suffix: suffix for suffix in (".png", ".webp", ".bmp", ".ppm", ".pgm", ".pbm")}
 _SHOWN = "PNG, JPEG, WebP, BMP, TIFF or PPM"
 _NAME_ONE = "name one video, or the pictures of one; `cogedit batch` takes many videos"
-_VIDEOS = {".mp4", ".mov", ".mkv", ".webm", ".avi"}
+_VIDEOS = {*VIDEO_SUFFIXES, *OTHER_VIDEO_SUFFIXES}
 _OF_SYSTEMS = {"thumbs.db", "desktop.ini", "__macosx"}
 
 _NUMBER = re.compile(r"%(?:0(\d))?d")

@@ -32,6 +32,7 @@ from cogedit.media.probe import probe_facts, probe_stored
 from cogedit.media.reader import Frames, read_clip, resize_frame
 from cogedit.media.restore import kept_window
 from cogedit.sources import MaskKind, MaskSource, SourceVideo
+from cogedit.wording import show_rate
 
 _N = r"(\d{1,9})"
 _BOX = re.compile(rf"{_N},{_N},{_N},{_N}(?:@{_N}:(\d{{1,9}}|END))?")
@@ -138,8 +139,8 @@ def _check_time(path: Path, facts: VideoFacts, video: SourceVideo) -> None:
     # 29.97 is as good as 30000/1001, and 30 is not.
     if abs(facts.fps / video.fps - 1) > Fraction(1, 2000):
         raise VideoError(
-            f"the mask {path} plays at {float(facts.fps):.6g} fps, expected "
-            f"{float(video.fps):.6g} as in {video.name}",
+            f"the mask {path} plays at {show_rate(facts.fps)}, expected {show_rate(video.fps)} "
+            f"as in {video.name}",
             hint=hint,
         )
 

@@ -54,6 +54,7 @@ from cogedit.media.seek import CODECS, seek_options
 from cogedit.media.timing import even_timing, find_timing, snap_rate
 from cogedit.sources import Reader, SourceVideo
 from cogedit.types import LoadSettings
+from cogedit.wording import show_rate
 
 # One packet is one frame for these codecs in these containers. Elsewhere (VP8's hidden frames, AVI
 # with packed B-frames, a transport stream cut mid-picture) only decoding tells.
@@ -135,8 +136,7 @@ def _on_grid(path: Path, facts: VideoFacts, rate: Fraction) -> VideoFacts:
         return facts
     if facts.timing.num_shown(rate) > MAX_FRAMES:
         raise VideoError(
-            f"{path} has more than {MAX_FRAMES} frames at {float(rate):.6g} fps, which is the "
-            "bound",
+            f"{path} has more than {MAX_FRAMES} frames at {show_rate(rate)}, which is the bound",
             hint="give a lower --frame-rate, or cut it first",
         )
     reader: Reader = "ffmpeg" if facts.reader == "decord" else facts.reader

@@ -8,7 +8,6 @@ how much harder one frame is to predict than another.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,8 +36,7 @@ class StandIn:
         self._radius = max(1, round(radius * pictures[0].shape[1]))
         terms = len(_POWERS)
         self._products, self._changes = np.zeros((terms, terms)), np.zeros((terms, 3))
-        self._moments = lru_cache(maxsize=4)(self._measure)
-        self.error = lru_cache(maxsize=None)(self._error)
+        self._held: dict[int, Moments] = {}
 
     def learn(self, source: Frames, edited: Frames) -> None:
         """Learn of a frame, uint8 RGB [H, W, 3] of any size, and of what was made of it."""
@@ -56,13 +54,16 @@ class StandIn:
         changed = picture + (_terms(picture) @ function).reshape(picture.shape)
         return np.asarray(np.rint(changed.clip(0, 255)), np.uint8)
 
-    def _measure(self, number: int) -> Moments:
-        picture = self._pictures[number]
-        edited = self._edit(picture)
-        [moments] = measure_moments([edited], [picture], [picture], radius=self._radius)
-        return moments
+    def _moments(self, number: int) -> Moments:
+        """Of a picture; the last few are kept, since neighbours ask for the same."""
+        if number not in self._held:
+            picture = self._pictures[number]
+            edited = self._edit(picture)
+            [moments] = measure_moments([edited], [picture], [picture], radius=self._radius)
+            self._held = {**dict([*self._held.items()][-3:]), number: moments}
+        return self._held[number]
 
-    def _error(self, frame: int, before: int, after: int, share: float) -> float:
+    def error(self, frame: int, before: int, after: int, share: float) -> float:
         """Mean squared error of a picture that is shown by two others' fit, against its own."""
         picture = self._pictures[frame]
         predicted = self._moments(before).toward(self._moments(after), share)

@@ -284,7 +284,8 @@ def fuse_loras(
     the transformer's dtype.
 
     Returns:
-        A sentence for each LoRA that has an alpha, without full stop: how much of it is added.
+        A sentence for each LoRA, without full stop: how much of it is added; none for one that has
+        no alpha and a scale of its own.
 
     Raises:
         ModelError: One of them is for another model.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-PREFIXES = ("model.diffusion_model.", "diffusion_model.", "first_stage_model.", "transformer.")
+_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "first_stage_model.", "transformer.")
 """What programs put before all names of a file."""
 
 _OTHERS = (
@@ -58,7 +58,7 @@ def weight_in_diffusers(name: str) -> str:
 def without_prefix(names: Iterable[str]) -> dict[str, str]:
     """Return the names without the prefix that is before them all, each with the whole name."""
     known = list(names)
-    for prefix in PREFIXES:
+    for prefix in _PREFIXES:
         if known and all(name.startswith(prefix) for name in known):
             return {name.removeprefix(prefix): name for name in known}
     return {name: name for name in known}

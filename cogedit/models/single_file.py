@@ -22,6 +22,7 @@ from cogedit.models.names import (
     without_prefix,
 )
 from cogedit.models.weights import WeightFile
+from cogedit.wording import count_of
 
 PartOfFile = Literal["transformer", "vae"]
 """Parts that may be a file of their own."""
@@ -198,7 +199,7 @@ def _check_is_of_pipeline(file: PartFile, base: Config, takes: int) -> None:
         if takes == base.get("in_channels") and base.get(key) and name not in file.names:
             raise ModelError(
                 f"The transformer {file.path} has no {name}, which that of its pipeline has: it is "
-                "a control model (Fun), or its positions were left out",
+                "a control model (Fun), or that was left out",
                 hint="leave it out, or name another file",
             )
 
@@ -301,7 +302,7 @@ def _check_names(file: Path, names: Mapping[str, str], weights: WeightFile) -> N
     if more:
         raise _refused(
             file,
-            f"has {len(more)} weights that CogVideoX has not, the first is {min(more)}",
+            f"has {count_of(len(more), 'weight')} that CogVideoX has not, the first is {min(more)}",
             part="transformer",
             hint="it is another model; leave it out, or name another file",
         )

@@ -11,7 +11,7 @@ from pathlib import Path
 from cogedit.artifacts import EditRecord, Workspace, content_key, short_stem, sniff_kind
 from cogedit.config import Settings
 from cogedit.errors import StorageError, UsageError
-from cogedit.media.encoding import VIDEO_SUFFIXES
+from cogedit.media.encoding import OTHER_VIDEO_SUFFIXES, VIDEO_SUFFIXES
 from cogedit.schema import as_path
 from cogedit.stages.decode import check_composite
 from cogedit.stages.export import check_export, encoding_for, export
@@ -118,13 +118,10 @@ def edit(
         ]
 
 
-_OTHER_SUFFIXES = (".3gp", ".avi", ".flv", ".jpg", ".m4v", ".mpg", ".ogv", ".png", ".webm", ".wmv")
-"""Of images, and of containers that no export writes: such a name does not mean a folder."""
-
-
 def names_video(output: Path | None) -> bool:
     """Return whether an output is one video, not a folder for several."""
-    known = (*VIDEO_SUFFIXES, *_OTHER_SUFFIXES)
+    # A name of an image, or of a container that no export writes, does not mean a folder.
+    known = (*VIDEO_SUFFIXES, *OTHER_VIDEO_SUFFIXES, ".jpg", ".png")
     return output is not None and output.suffix.lower() in known and not output.is_dir()
 
 
@@ -212,6 +209,9 @@ def _slug(text: str) -> str:
     """Make a file name of a prompt: its words in small letters, of any script, and hyphens."""
     codec = sys.getfilesystemencoding()
     known = text.lower().encode(codec, "replace").decode(codec)  # "?" for what it cannot write
-    marks = "".join({c for c in known if unicodedata.category(c)[0] == "M"})  # of letters before
-    words = re.sub(rf"[^\w{marks}]+", "-", known).strip("-")[:_SLUG_LENGTH]
+    # A mark belongs to the letter before it; what only chooses how a sign is drawn to none.
+    marks = "".join(
+        {c for c in known if unicodedata.category(c) in ("Mn", "Mc")} - {*"\ufe0e\ufe0f"}
+    )
+    words = "-".join(re.findall(rf"\w[\w{marks}]*", known))[:_SLUG_LENGTH]
     return words.encode()[: 2 * _SLUG_LENGTH].decode(errors="ignore").strip("-") or "edit"

@@ -103,6 +103,8 @@ def export(
     """
     output, source_video = as_path(output), as_path(source_video)
     job = _job(Path(source), settings, output=output, run=run or Run(), read=[source_video])
+    for note in idle_options(job.recipe, settings.export):
+        job.run.notify(note) if session is None else session.notify_once(note, job.run)
     with claim(output, job.run), keeping_in_use():
         keep_in_use(job.artifact.parent)
         shown = _source_clip(job) if with_source else None
@@ -190,8 +192,6 @@ def _job(
     if recipe.sound and not recipe.splice and not (recipe.fps == rate and keeps_time(frames)):
         silent = f"at {show_rate(recipe.fps)} the clip does not keep the source's time"
         recipe = replace(recipe, sound=False)
-    for note in idle_options(recipe, options):
-        run.notify(note)
     _check_size(recipe)
     suffix = "-frames" if encoding.codec == "png" else encoding.suffix
     path = output or source.with_name(f"{source.stem}{suffix}")

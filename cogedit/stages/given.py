@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,9 +47,12 @@ def options_for(
     prompts: str | Sequence[str], settings: Settings, *, first_frame: str | Path | None
 ) -> list[ReconstructSettings]:
     """The settings of an edit for each prompt; a first frame alone is an edit, too."""
-    texts = [prompts] if isinstance(prompts, str) else list(prompts)
-    if others := [text for text in texts if not isinstance(text, str)]:
-        raise UsageError(f"a prompt is {others[0]!r}, expected text")
+    listed = isinstance(prompts, Iterable) and not isinstance(prompts, str | bytes)
+    texts = []
+    for text in prompts if listed else [prompts]:
+        if not isinstance(text, str):
+            raise UsageError(f"a prompt is {text!r}, expected text")
+        texts.append(text)
     check_is_edit(texts, first_frame)
     return [settings.reconstruct_with(text) for text in texts or [""]]
 

@@ -249,6 +249,9 @@ def _notify_of_no_effect(options: Sequence[ReconstructSettings], given: Given, r
             "the seed has no effect: the edit starts from the source's own noise "
             f"({remedy} adds noise that depends on the seed)"
         )
+    tokens = ReconstructSettings.injection_tokens
+    if any(e.injection_mode == "queries-keys" and e.injection_tokens != tokens for e in options):
+        run.notify("--injection-tokens changes nothing with --injection-mode queries-keys")
     if given.first_frame is None and any(not edit.prompt.strip() for edit in options):
         run.notify("the prompt is empty: the edit shows what the model makes of the source alone")
 

@@ -41,7 +41,7 @@ def spliced(recipe: Recipe, options: ExportSettings) -> Recipe:
         )
     if options.fps not in (None, source.fps):
         raise UsageError(
-            f"--splice keeps the source's {float(source.fps):.6g} fps, and --fps is {options.fps}",
+            f"--splice keeps the source's {show_rate(source.fps)}, and --fps is {options.fps}",
             hint="leave one out",
         )
     if not recipe.every_frame:
@@ -53,7 +53,7 @@ def _check_rate(frames: FramesRecord) -> None:
     """Refuse a clip that leaves out frames of its source."""
     source, indices = frames.source, frames.shown_indices
     if source.is_resampled and resampling_rate(frames.settings.frame_rate) is not None:
-        found = f"it was taken at {float(source.fps):.6g} fps, whatever the source has"
+        found = f"it was taken at {show_rate(source.fps)}, whatever the source has"
     elif any(after != before + 1 for before, after in pairwise(indices)):
         found = f"it has {float(frames.fps):.6g} of its {float(source.fps):.6g} fps"
     else:
@@ -122,8 +122,8 @@ def write_whole(
     num_between = num_clip - len(set(numbers))
     if num_between:
         run.notify(
-            f"{num_between} frames of {source.path} come faster than its "
-            f"{float(facts.fps):.6g} fps: each shows the edit of the frame before"
+            f"{count_of(num_between, 'frame')} of {source.path} faster than its "
+            f"{show_rate(facts.fps)}: there the edit of the frame before is shown"
         )
     audio, lost = _audio(source, recipe, path)
     if lost:

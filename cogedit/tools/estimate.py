@@ -132,7 +132,7 @@ def estimate(
     source: str | Path,
     settings: Settings,
     *,
-    prompts: Sequence[str] | None = None,
+    prompts: str | Sequence[str] | None = None,
     save_trajectory: bool = False,
     mask: str | Path | None = None,
     first_frame: str | Path | None = None,
@@ -163,7 +163,8 @@ def estimate(
     if prompts is None:
         check_inversion_settings(settings, checkpoint)
     else:  # the same prompt twice is one edit
-        edits = options_for([*dict.fromkeys(prompts)], settings, first_frame=first_frame)
+        texts = [prompts] if isinstance(prompts, str) else [*dict.fromkeys(prompts)]
+        edits = options_for(texts, settings, first_frame=first_frame)
         check_edits(edits, checkpoint, num_levels=levels_of(source, settings))
     given = take_given(source, settings, checkpoint, mask=mask, first_frame=first_frame)
     workspace = workspace_for(source, settings)

@@ -47,6 +47,8 @@ def here_found(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("doctor"))
         patch.setattr(constants, "HF_HUB_CACHE", "cache")
+        for name in [name for name in os.environ if name.startswith("COGEDIT_")]:
+            patch.delenv(name)
         done = CliRunner().invoke(app, ["doctor", "--json", "--model", "shapes"])
     return done.exit_code, json.loads(done.stdout)
 

@@ -39,6 +39,7 @@ TEXTS = (
     "../../../etc/passwd",
     "\U0001f43b\u0301\u200d zalgo\u0336",
     "\u718a" * 400,
+    "\u2764\ufe0f heart 1\ufe0f\u20e3",
     " ",
     "",
 )

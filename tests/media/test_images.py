@@ -117,11 +117,11 @@ def test_pictures_of_several_kinds_are_not_mixed(tmp_path, files, named):
 
 def test_a_folder_of_clips_is_not_the_picture_that_lies_there(tmp_path):
     picture(tmp_path / "sheet.png")
-    for name in ("a.mp4", "b.MOV"):
+    for name in ("a.mp4", "b.MOV", "c.m4v"):
         (tmp_path / name).write_bytes(b"x")
     with pytest.raises(VideoError) as caught:
         find_images(tmp_path)
-    for text in ("a.mp4", "b.MOV", "sheet.png"):
+    for text in ("a.mp4", "b.MOV", "c.m4v", "sheet.png"):
         assert text in caught.value.message
     assert names(tmp_path, "*.png") == ["sheet.png"]
     picture(tmp_path / "cover.png")

@@ -1,5 +1,6 @@
 """One clip on several ranks, which on a CPU are processes: the same results as in one process."""
 
+import multiprocessing
 import shutil
 import signal
 import socket
@@ -216,8 +217,8 @@ def test_a_rank_that_fails_ends_all_with_its_error(
     assert raised.value.exit_code == 5
 
     def end_the_other(run):
-        [other] = others()
-        other.kill()
+        [rank], [other] = multiprocessing.active_children(), others()
+        rank.kill()  # what was started ends after it
         other.wait()
 
     settings = settings_of(video, tmp_path / "killed", LONG, gpus=2)

@@ -47,8 +47,8 @@ def test_grids_that_mean_nothing(vary, named):
 
 def test_a_prompt_that_is_no_text_is_refused(tmp_path):
     settings = cogedit.settings_for(None, {"model": str(TINY_PIPELINE)}, environ={}).settings
-    for prompts in (["a cat", 1.5], [None]):
-        with pytest.raises(UsageError, match=str(prompts[-1])):
+    for prompts, shown in ((["a cat", 1.5], "1.5"), ([None], "None"), (None, "None"), (7, "7")):
+        with pytest.raises(UsageError, match=shown):
             cogedit.sweep(tmp_path / "clip.mp4", prompts, settings, vary="strength=1")
 
 
