@@ -33,7 +33,7 @@ ROOMS = {
     "version": set(),
     "disk": set(),
     "diffusion": {"types", "progress", "errors"},
-    "models": {"diffusion", "types", "progress", "errors", "disk"},
+    "models": {"diffusion", "types", "progress", "wording", "errors", "disk"},
     "media": {"types", "sources", "clip_times", "wording", "errors", "places", "disk"},
     "artifacts": {"types", "sources", "clip_times", "schema", "errors", "disk"}
     | {"progress", "version"},
