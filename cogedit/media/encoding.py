@@ -57,7 +57,7 @@ OTHER_VIDEO_SUFFIXES = (
     *(".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mpeg", ".mpg", ".mxf", ".nut", ".ogv", ".ts"),
     *(".webm", ".wmv"),
 )
-"""Suffixes of a video that can be read."""
+"""Suffixes of further videos, which are read and not written."""
 
 _TAGS = "setparams=range={range}:colorspace={space}:color_primaries=bt709:color_trc=bt709"
 _YUV = (
