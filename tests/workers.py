@@ -119,11 +119,14 @@ def stopped_once_two_run(signum):
 
 
 def artifacts(folder):
-    """The bytes of all artifacts and videos; journals have times in them."""
+    """The bytes of all artifacts and videos; journals have times in them.
+
+    A video that was being written when its process was killed (`.cogedit-*`) is none.
+    """
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.glob("*.cogedit/*")
-        if path.suffix in (".safetensors", ".mp4")
+        if path.suffix in (".safetensors", ".mp4") and not path.name.startswith(".")
     }
 
 
