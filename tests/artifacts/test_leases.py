@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -203,6 +204,34 @@ def test_what_is_not_a_lease_stays(path, kind):
     with pytest.raises(OSError, match=r"Not a directory|not cogedit's|link"):
         acquire(path, waiting=None)
     assert sorted(path.parent.rglob("*")) == before
+
+
+@pytest.mark.parametrize("call", ["mkdir", "stat"])
+def test_the_folder_of_a_lease_may_go_at_any_moment(tmp_path, monkeypatch, call):
+    """The process that holds the lease removes the folder when it is done."""
+    folder = tmp_path / "made.unfinished"
+    folder.mkdir()
+    real = getattr(os, call)
+
+    def raced(path, *args, **kwargs):
+        if Path(path) == folder and folder in [*tmp_path.iterdir()]:
+            try:
+                return real(path, *args, **kwargs)
+            finally:
+                folder.rmdir()
+        return real(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, call, raced)
+    acquire(folder / "lease", waiting=lambda: None).release()
+
+
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_what_is_no_folder_holds_no_lease(tmp_path, kind):
+    folder = tmp_path / "made.unfinished"
+    folder.write_text("not ours") if kind == "file" else folder.symlink_to(tmp_path / "none")
+    with pytest.raises(FileExistsError):
+        acquire(folder / "lease", waiting=None)
+    assert [*tmp_path.iterdir()] == [folder]
 
 
 def test_an_output_is_written_by_one(tmp_path):
