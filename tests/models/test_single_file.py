@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,14 +12,9 @@ from pipelines import (
     make_15_i2v_like,
     make_15_like,
     make_i2v_like,
-    make_pipeline,
 )
 from safetensors.torch import load_file, save_file
-from typer.testing import CliRunner
-from videos import make_video
 
-from cogedit.artifacts import read_artifact, read_record
-from cogedit.cli import app
 from cogedit.errors import ModelError
 from cogedit.models.checkpoint import find_checkpoint
 from cogedit.models.loading import load_transformer, load_vae
@@ -330,42 +324,3 @@ def test_names_of_comfyui_are_read(kind, tmp_path):
     ).state_dict()
     assert made.keys() == state.keys()
     assert all(torch.equal(made[name], tensor.float()) for name, tensor in state.items())
-
-
-def test_the_commands_run_on_files(tmp_path):
-    whole = make_pipeline(
-        tmp_path / "whole", sample_width=12, use_rotary_positional_embeddings=True
-    )
-    file, base = apart(whole, tmp_path)
-    save_file(in_fp8(load_file(file)), tmp_path / "fp8.safetensors")
-    video = make_video(tmp_path / "clip.mp4", width=96, height=64, num_frames=9)
-    usual = ["--dtype", "fp32", "--device", "cpu", "--num-inference-steps", "2"]
-
-    def run(*words):
-        done = CliRunner().invoke(app, [*map(str, words)])
-        return done.exit_code, done.stdout.split()[-1:], done.stderr
-
-    def invert(workspace, *words):
-        code, made, said = run("invert", video, *usual, "--workspace", workspace, *words)
-        assert code == 0, said
-        return Path(made[0])
-
-    own = invert(tmp_path / "own", "--model", whole)
-    model = ["--model", base, "--transformer", file]
-    made = invert(tmp_path / "made", *model)
-    tensors = [read_artifact(name, "trajectory").tensors for name in (own, made)]
-    assert torch.equal(tensors[0]["trajectory"], tensors[1]["trajectory"])
-    assert read_record(made).model.transformer == "mine.safetensors"
-
-    edit = ["reconstruct", made, "-p", "a cat", *usual[:4]]
-    code, _, said = run(*edit, "--model", base)
-    assert code == ModelError.exit_code
-    assert "mine.safetensors" in said
-    code, written, said = run(*edit, *model)
-    assert code == 0, said
-    assert run("export", written[0], *model, "-o", tmp_path / "out.mp4")[0] == 0
-
-    stored = invert(
-        tmp_path / "fp8", "--model", base, "--transformer", tmp_path / "fp8.safetensors"
-    )
-    assert read_record(stored).model.weights == "fp8"
