@@ -38,7 +38,7 @@ test-fast: $(INSTALLED)
 	$(BIN)/python -m pytest $(PARALLEL)
 
 soak: $(INSTALLED)
-	COGEDIT_SOAK=1 $(BIN)/python -m pytest -m faults tests/faults
+	SOAK=1 $(BIN)/python -m pytest -m faults tests/faults
 
 check: lint test
 

@@ -6,8 +6,11 @@ from typing import TypeVar
 
 CaseT = TypeVar("CaseT")
 
-SOAK = os.environ.get("COGEDIT_SOAK", "") not in ("", "0")
-"""Whether this is `make soak`, the long version."""
+SOAK = os.environ.get("SOAK", "") not in ("", "0")
+"""Whether this is `make soak`, the long version.
+
+Not a `COGEDIT_` variable: the commands under test refuse those that they do not know.
+"""
 
 
 def take_turns(cases: Sequence[CaseT], number: int, count: int) -> list[CaseT]:
