@@ -1,4 +1,7 @@
-"""How a finished file takes its place on disk: whole, durably, and over nothing that it may not."""
+"""How a finished file takes its place on disk: whole, durably, and over nothing that it may not.
+
+Also folders that other processes make, list and remove meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -42,6 +45,33 @@ def is_regular(path: Path) -> bool:
         return stat.S_ISREG(path.lstat().st_mode)
     except OSError:
         return False
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder that another process may remove at any moment, and may have made.
+
+    `mkdir(exist_ok=True)` looks twice, and fails where the folder went between the two looks. Here
+    it is there no more in that case. Raises `OSError` where the system refuses, or something else
+    is at this path.
+    """
+    try:
+        path.mkdir()
+    except FileExistsError:
+        if path.is_file() or (path.is_symlink() and not path.exists()):
+            raise
+    except OSError:  # some systems say this of the root of a disk, or of a mounted folder
+        if not path.is_dir():
+            raise
+
+
+def files_in(folder: Path, pattern: str) -> list[Path]:
+    """List the paths in a folder that match a pattern; none where another process removed it.
+
+    `glob` looks twice, and before Python 3.12 fails where the folder went between the two looks.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        return [*folder.glob(pattern)]
+    return []
 
 
 class NamelessFile:

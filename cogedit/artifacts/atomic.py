@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from cogedit.artifacts.locks import in_use
-from cogedit.disk import Over, is_regular, move_into_place
+from cogedit.disk import Over, files_in, is_regular, move_into_place
 from cogedit.errors import StorageError, UsageError
 
 _TEMPORARY_SUFFIX = ".tmp"
@@ -67,7 +67,7 @@ def atomic_write(
 
 def temporary_files(folder: Path) -> list[Path]:
     """The half-written files in a folder; only a killed process leaves one behind."""
-    found = folder.glob(f".*{_TEMPORARY_SUFFIX}")
+    found = files_in(folder, f".*{_TEMPORARY_SUFFIX}")
     return [path for path in found if _TEMPORARY.fullmatch(path.name) and is_regular(path)]
 
 

@@ -31,6 +31,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from cogedit.artifacts.atomic import storage_error
+from cogedit.disk import make_folder
 
 HEARTBEAT = 30.0
 """Seconds between two touches."""
@@ -120,7 +121,7 @@ def acquire(path: Path, *, waiting: Callable[[], None] | None, is_watched: bool 
     """
     pause = FIRST_POLL
     while True:
-        _make_folder(path.parent)
+        make_folder(path.parent)
         with contextlib.suppress(FileNotFoundError):  # gone since that line
             lease = Lease(path)
             if lease.take():
@@ -200,18 +201,6 @@ def _keep(file: Path, is_released: threading.Event) -> None:
             return
         except OSError:  # a disk that does not answer now
             continue
-
-
-def _make_folder(path: Path) -> None:
-    """Make a folder that another process may remove at any moment.
-
-    `mkdir(exist_ok=True)` looks twice, and fails where the folder went between the two looks.
-    """
-    try:
-        path.mkdir()
-    except FileExistsError:
-        if path.is_file() or (path.is_symlink() and not path.exists()):
-            raise
 
 
 def _take_from_the_dead(path: Path, *, is_watched: bool) -> bool:

@@ -163,6 +163,8 @@ def _artifact(path: Path, *, verify: bool) -> Entry | None:
     try:
         record = verify_artifact(path) if verify else read_record(path)
     except (ArtifactError, StorageError) as error:
+        if not os.path.lexists(path):  # removed since it was listed
+            return None
         return Entry(path, _state_of(path, error), *status, None, error.message)
     return Entry(path, "whole", *status, record.kind, _about(record))
 
@@ -183,13 +185,13 @@ def _state_of(path: Path, error: CogeditError) -> State:
 
 
 def _unfinished(path: Path) -> Entry | None:
+    step = newest_step(path)
     try:
         files = [file for file in path.iterdir() if file.is_file()]
         size, modified = _size_and_time(files) or (0, path.stat().st_mtime)
         has_others = Unfinished(path, ()).holds_other_files()
     except FileNotFoundError:  # its run has just finished
         return None
-    step = newest_step(path)
     kind = _KINDS.get(path.name.removesuffix(UNFINISHED_SUFFIX).partition("-")[0])
     if has_others:
         about = "holds files that are not cogedit's; nothing in it is removed"

@@ -29,7 +29,7 @@ from cogedit.artifacts.tensor_file import (
     open_regular,
     write_tensor_file,
 )
-from cogedit.disk import is_regular
+from cogedit.disk import files_in, is_regular, make_folder
 from cogedit.errors import ArtifactError, StorageError
 from cogedit.progress import StepInfo
 
@@ -87,7 +87,7 @@ def write_step(folder: Path, tensors: Mapping[str, torch.Tensor], record: StepRe
         )
     for attempt in range(_ATTEMPTS):
         try:
-            folder.mkdir(exist_ok=True)
+            make_folder(folder)
             return write_tensor_file(path, tensors, record, encode=_FORMAT.encode)
         except OSError as error:
             raise storage_error(folder, error, "write") from error
@@ -232,7 +232,7 @@ def _is_step(path: Path) -> bool:
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    return sorted(folder.glob("[0-9][0-9][0-9][0-9].safetensors"), reverse=True)
+    return sorted(files_in(folder, "[0-9][0-9][0-9][0-9].safetensors"), reverse=True)
 
 
 def _read_step(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -105,10 +106,12 @@ class Unfinished:
 
     def holds_other_files(self) -> bool:
         """Whether something in the folder is not cogedit's, so that the folder stays."""
-        ours = {*step_files(self.root), *temporary_files(self.root), *_earlier_locks(self.root)}
+        others = {*self.root.iterdir()}
+        others -= {*step_files(self.root), *temporary_files(self.root), *_earlier_locks(self.root)}
         if is_lease(self._lease):
-            ours.add(self._lease)
-        return not {*self.root.iterdir()} <= ours
+            others.discard(self._lease)
+        # A half-written file that became a step since it was listed is nobody's.
+        return any(map(os.path.lexists, others))
 
     @property
     def _lease(self) -> Path:

@@ -71,6 +71,8 @@ class Workspace:
         try:
             key = content_key(verify_artifact(path))
         except ArtifactError as error:
+            if not path.exists():  # removed since that line
+                return None
             raise ArtifactDamaged(error.message, hint=hint) from error
         if key != content_key(record):
             message = (

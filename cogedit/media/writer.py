@@ -12,6 +12,7 @@ import os
 import secrets
 import shlex
 import signal
+import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -21,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
-from cogedit.disk import Over, is_regular, move_into_place
+from cogedit.disk import Over, files_in, is_regular, move_into_place
 from cogedit.errors import StorageError, UsageError, VideoError
 from cogedit.media.encoding import Encoding, plan_encoding
 from cogedit.media.ffmpeg import FfmpegPipe, FfmpegResult, file_url, first_error, input_args
@@ -357,18 +358,22 @@ def check_image_folder(folder: Path) -> None:
 
     All that lies there must be a folder of nothing but images that were written here.
     """
-    if not os.path.lexists(folder):
+    try:
+        mode = folder.lstat().st_mode
+    except FileNotFoundError:
         return
-    if folder.is_symlink() or not folder.is_dir():
-        what = "a link" if folder.is_symlink() else "a file"
+    if not stat.S_ISDIR(mode):
+        what = "a link" if stat.S_ISLNK(mode) else "a file"
         raise StorageError(
             f"cannot write {folder}: it is {what}, and png writes a folder",
             hint="name another -o",
         )
-    foreign = next((path for path in sorted(folder.iterdir()) if not _is_own_image(path)), None)
-    if foreign is not None:
+    others = [path for path in sorted(files_in(folder, "*")) if not _is_own_image(path)]
+    # What went meanwhile was an image: another process has replaced the folder.
+    others = [*filter(os.path.lexists, others)]
+    if others:
         raise StorageError(
-            f"cannot write {folder}: it holds files of others, such as {foreign.name}",
+            f"cannot write {folder}: it holds files of others, such as {others[0].name}",
             hint="name a new folder with -o",
         )
 

@@ -6,6 +6,7 @@ from fractions import Fraction
 import imageio_ffmpeg
 import numpy as np
 import pytest
+from interleaving import at_every_moment
 from videos import BARS, bars, ffmpeg, make_counter, make_video, middles, read_back, read_counter
 
 from cogedit.errors import StorageError, UsageError
@@ -14,7 +15,7 @@ from cogedit.media.encoding import Encoding
 from cogedit.media.ffmpeg import input_args, run_ffmpeg
 from cogedit.media.probe import probe_facts
 from cogedit.media.recipe_comment import find_comment
-from cogedit.media.writer import AudioSource, write_video
+from cogedit.media.writer import AudioSource, check_image_folder, write_video
 
 FPS = Fraction(30000, 1001)
 
@@ -284,6 +285,17 @@ def test_existing_file_is_replaced_with_ordinary_permissions(tmp_path, monkeypat
         umask = os.umask(0)
         os.umask(umask)
         assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask
+
+
+def test_images_that_another_process_replaces_are_no_files_of_others(tmp_path):
+    folder, aside = tmp_path / "images", tmp_path / "aside"
+    write_video(frames(3), aside, fps=FPS, encoding=Encoding("png", crf=None))
+    looks = at_every_moment(
+        lambda: aside.rename(folder),
+        lambda: folder.rename(aside),
+        lambda: check_image_folder(folder),
+    )
+    assert {*looks} == {None}
 
 
 def test_frames_written_and_loaded_again_are_the_same_numbers(tmp_path):
