@@ -45,6 +45,7 @@ def sweep(
     source: Trajectory = None,
     mask: Mask = None,
     first_frames: FirstFrames = None,
+    dry_run: DryRun = False,
     output: Annotated[Path | None, output_option("The contact sheet, a PNG.")] = None,
 ) -> None:
     """Compare a grid of settings on one contact sheet: trajectory -> png + json.
@@ -53,15 +54,32 @@ def sweep(
     """
     from cogedit import tools
 
+    first_frame = only_first_frame(first_frames)
     trajectory = source or newest_artifact(call, "trajectory")
     settings = call.settings(trajectory)
+    if dry_run:
+        from cogedit.cli.tables import show_estimate
+        from cogedit.tools.sweep import check_sheet
+
+        check_sheet(output, inputs=[trajectory, mask, first_frame], run=call.run)
+        estimate = tools.estimate(
+            trajectory,
+            settings,
+            prompts=prompt or (),
+            vary=vary,
+            mask=mask,
+            first_frame=first_frame,
+            run=call.run,
+        )
+        show_estimate(call.screen, "sweep", estimate)
+        return
     swept = tools.sweep(
         trajectory,
         prompt or (),
         settings,
         vary=vary,
         mask=mask,
-        first_frame=only_first_frame(first_frames),
+        first_frame=first_frame,
         output=output,
         run=call.run,
     )

@@ -16,7 +16,7 @@ from cogedit.schema import as_path
 from cogedit.stages.decode import check_composite
 from cogedit.stages.export import check_export, encoding_for, export
 from cogedit.stages.given import options_for, take_given
-from cogedit.stages.model import check_transformer, checkpoint_for
+from cogedit.stages.model import checkpoint_for
 from cogedit.stages.reconstruct import (
     check_edits,
     expect_prompts,
@@ -92,7 +92,6 @@ def edit(
         if named is not None and not run.force:
             check_replaceable(named, options[0].prompt, given.picture)
         check_edits(options, checkpoint, num_levels=levels_of(video, settings))
-        check_transformer(settings)
         expect_prompts(options, owner)
         owner.expect_decoding()
 

@@ -37,7 +37,7 @@ from cogedit.stages.given import Given
 from cogedit.stages.live_preview import with_preview
 from cogedit.stages.model import checkpoint_for
 from cogedit.stages.pass_times import Stopwatch
-from cogedit.stages.reconstruct import edits_together
+from cogedit.stages.reconstruct import as_in_one_pass, edits_together
 from cogedit.stages.resume import ResumableLoop
 from cogedit.stages.run import Run, notify_waiting
 from cogedit.stages.session import Session
@@ -126,7 +126,7 @@ class EditPasses:
                 return kept
 
         def shared(record: EditRecord) -> EditRecord:
-            return replace(record, settings=replace(record.settings, prompt="", seed=0))
+            return replace(record, settings=as_in_one_pass(record.settings))
 
         own = shared(self._wanted[key])
         others = [

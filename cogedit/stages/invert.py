@@ -129,6 +129,13 @@ def invert(
         )
 
 
+def is_inverted(latents: Path, settings: Settings) -> bool:
+    """Return whether the inversion of a latents artifact exists, without a look into it."""
+    record, workspace = read_record(latents, "latents"), workspace_for(latents, settings)
+    inversion = trajectory_record(record, checkpoint_for(settings), settings=settings)
+    return workspace.path_for(workspace.as_kept(inversion)).exists()
+
+
 def check_inversion_settings(settings: Settings, checkpoint: Checkpoint) -> None:
     """Refuse what cannot work before any stage runs."""
     check_settings(settings.invert)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -16,17 +16,21 @@ from cogedit.media.masks import GivenMask, open_mask
 from cogedit.media.recipe_comment import find_comment
 from cogedit.media.stream import Frame, FrameStream
 from cogedit.media.writer import write_video
+from cogedit.types import ReconstructSettings
 
 _COMMENT = "cogedit: automatic mask of edit"
 
 
 def take_mask(given: str | Path | None, settings: Settings) -> GivenMask | None:
     """Identify the mask of a run, if one was given; it excludes an automatic one."""
-    if given is None:
-        return None
-    if settings.reconstruct.auto_mask:
+    check_one_mask(given, [settings.reconstruct])
+    return None if given is None else open_mask(given)
+
+
+def check_one_mask(given: str | Path | None, options: Sequence[ReconstructSettings]) -> None:
+    """Refuse edits with a given mask and an automatic one."""
+    if given is not None and any(edit.auto_mask for edit in options):
         raise UsageError("--mask and --auto-mask exclude each other", hint="leave one of them out")
-    return open_mask(given)
 
 
 def place_of_mask(edit: Path) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -25,8 +25,9 @@ from cogedit.errors import UsageError
 from cogedit.media.masks import check_mask
 from cogedit.models.checkpoint import Checkpoint
 from cogedit.schema import as_path, show_value
+from cogedit.stages.encode import encode
 from cogedit.stages.given import Given, options_for, take_given
-from cogedit.stages.invert import check_inversion_settings, invert
+from cogedit.stages.invert import check_inversion_settings, invert, is_inverted
 from cogedit.stages.load import load
 from cogedit.stages.mask import is_mask_video, place_of_mask, show_mask
 from cogedit.stages.model import (
@@ -61,6 +62,11 @@ Their hidden states are in memory at once, whatever the number of rows that run 
 def edits_together(num_values: int) -> int:
     """Return how many edits of a clip of this many latent values are denoised together."""
     return max(1, MAX_VALUES // num_values)
+
+
+def as_in_one_pass(options: ReconstructSettings) -> ReconstructSettings:
+    """Return what edits that are denoised together have in common: all but prompt and seed."""
+    return replace(options, prompt="", seed=0)
 
 
 def reconstruct(
@@ -117,7 +123,6 @@ def reconstruct(
     checkpoint = checkpoint_for(settings)
     given = take_given(source, settings, checkpoint, mask=mask, first_frame=first_frame)
     check_edits(options, checkpoint, num_levels=levels_of(source, settings))
-    check_transformer(settings)
     with claim(output, run) as run, use_session(session) as owner:
         expect_prompts(options, owner)
         return make_edits(
@@ -151,7 +156,6 @@ def make_edits(
     record, checkpoint = read_record(trajectory, "trajectory"), checkpoint_for(settings)
     check_same_model(str(trajectory), record, checkpoint)
     check_edits(options, checkpoint, num_levels=record.settings.num_levels)
-    check_transformer(settings)
     model = transformer_record(checkpoint, settings, loras=settings.lora)
     describe = partial(
         edit_record, trajectory=record, model=model, has_trajectory=save_trajectory, given=given
@@ -167,9 +171,10 @@ def make_edits(
     }
     if missing and output is not None and options[0].auto_mask:
         _check_place_of_mask(output, trajectory, run)
-    _notify_of_no_effect(options, given, run)
-    if missing and not record.settings.prompt:
-        _notify_of_no_source_prompt(options, run, session)
+    notify_of_no_effect(options, given, run)
+    if not record.settings.prompt:
+        for note in source_prompt_notes([wanted[key].settings for key in missing]):
+            session.notify_once(note, run)
     if missing and checkpoint.takes_first_frame:
         _notify_of_first_frame(given, run, session)
     folder = workspace.root if output is None else output.parent
@@ -240,7 +245,7 @@ def _notify_of_first_frame(given: Given, run: Run, session: Session) -> None:
         )
 
 
-def _notify_of_no_effect(options: Sequence[ReconstructSettings], given: Given, run: Run) -> None:
+def notify_of_no_effect(options: Sequence[ReconstructSettings], given: Given, run: Run) -> None:
     """Say that a seed or a prompt has no effect: the edit is not what it may seem to be."""
     fixed = [edit for edit in options if not edit.draws_noise]
     if {edit.seed for edit in fixed} - {ReconstructSettings.seed}:
@@ -256,21 +261,17 @@ def _notify_of_no_effect(options: Sequence[ReconstructSettings], given: Given, r
         run.notify("the prompt is empty: the edit shows what the model makes of the source alone")
 
 
-def _notify_of_no_source_prompt(
-    options: Sequence[ReconstructSettings], run: Run, session: Session
-) -> None:
-    """Say which settings would make use of a source prompt."""
+def source_prompt_notes(options: Sequence[ReconstructSettings]) -> Iterator[str]:
+    """Say, of edits of an inversion without a prompt, which settings would make use of one."""
     remedy = "--source-prompt says what the source shows"
     if any(edit.auto_mask for edit in options):
-        session.notify_once(
-            f"--auto-mask compares the prompt with an empty one; the mask is better where {remedy}",
-            run,
+        yield (
+            f"--auto-mask compares the prompt with an empty one; the mask is better where {remedy}"
         )
     if any(edit.unconditional == "source" and edit.prompt.strip() for edit in options):
-        session.notify_once(
+        yield (
             "guidance points from the source's prompt, which is empty, to the edit's; the edit is "
-            f"better where {remedy}",
-            run,
+            f"better where {remedy}"
         )
 
 
@@ -328,17 +329,34 @@ def trajectory_for(
     """Run the stages before the edits as far as they are missing, and return the trajectory."""
     if _is_uninverted(source):
         check_inversion_settings(settings, checkpoint_for(settings))
-        if not settings.invert.prompt:  # said before the inversion, which it is for, is made
-            _notify_of_no_source_prompt(options, run, session)
+    check_transformer(settings)
     if given.mask is not None:
         # Before the inversion, which takes long: whether the mask fits follows from the clip.
         if sniff_kind(source) is None:
             source = load(source, settings, run=run.earlier).path
         frames = frames_record(read_record(source))
         check_mask(given.mask, frames.source, indices=frames.frame_indices)
-    if _is_uninverted(source):
-        source = invert(source, settings, run=run.earlier, session=session).path
-    return source
+    if not _is_uninverted(source):
+        return source
+    if sniff_kind(source) != "latents":
+        source = encode(source, settings, run=run.earlier, session=session).path
+    if not settings.invert.prompt and not is_inverted(source, settings):
+        for note in source_prompt_notes(options):  # before the inversion, which it is for, is made
+            session.notify_once(note, run)
+    return invert(source, settings, run=run.earlier, session=session).path
+
+
+def as_recorded(options: ReconstructSettings, num_levels: int) -> ReconstructSettings:
+    """Return the settings of an edit of so many timesteps as they are recorded, one way for one.
+
+    All timesteps of the inversion are written as None, and where no noise is drawn, all seeds make
+    the same edit.
+    """
+    if options.num_inference_steps == num_levels:
+        options = replace(options, num_inference_steps=None)
+    if not options.draws_noise:
+        options = replace(options, seed=ReconstructSettings.seed)
+    return options
 
 
 def edit_record(
@@ -349,19 +367,11 @@ def edit_record(
     has_trajectory: bool,
     given: Given,
 ) -> EditRecord:
-    """Describe an edit of a trajectory, so that one edit has one content key.
-
-    All timesteps of the inversion are written as None, and where no noise is drawn, all seeds make
-    the same edit.
-    """
-    if options.num_inference_steps == trajectory.settings.num_levels:
-        options = replace(options, num_inference_steps=None)
-    if not options.draws_noise:
-        options = replace(options, seed=ReconstructSettings.seed)
+    """Describe an edit of a trajectory, so that one edit has one content key."""
     return EditRecord(
         trajectory=trajectory,
         model=model,
-        settings=options,
+        settings=as_recorded(options, trajectory.settings.num_levels),
         has_trajectory=has_trajectory,
         mask=given.mask.source if given.mask is not None else None,
         first_frame=given.picture,

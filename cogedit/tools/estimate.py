@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -13,6 +14,7 @@ from cogedit.artifacts import (
     Record,
     TrajectoryRecord,
     frames_record,
+    sniff_kind,
 )
 from cogedit.config import Settings
 from cogedit.media.masks import check_mask
@@ -33,7 +35,7 @@ from cogedit.models.cost import (
 )
 from cogedit.models.split import Division
 from cogedit.models.vae_cost import Direction
-from cogedit.stages.given import options_for, take_given
+from cogedit.stages.given import take_given
 from cogedit.stages.invert import check_inversion_settings, check_levels
 from cogedit.stages.model import (
     check_gpus,
@@ -44,9 +46,19 @@ from cogedit.stages.model import (
     transformer_record,
     weights_for,
 )
-from cogedit.stages.reconstruct import check_edits, edit_record, edits_together, levels_of
+from cogedit.stages.reconstruct import (
+    as_in_one_pass,
+    as_recorded,
+    check_edits,
+    edit_record,
+    edits_together,
+    levels_of,
+    notify_of_no_effect,
+    source_prompt_notes,
+)
 from cogedit.stages.run import Run, workspace_for
 from cogedit.tools.existing import existing, follow
+from cogedit.tools.grid import edits_of, parse_grid
 from cogedit.tools.vae_estimate import VAEEstimate, estimate_vae
 from cogedit.types import InvertSettings, ReconstructSettings, WindowPlan
 
@@ -56,7 +68,7 @@ class StageEstimate:
     """What one stage ("invert" or "reconstruct") would take.
 
     Attributes:
-        reused: How many of its artifacts exist.
+        reused: How many of its artifacts exist, or are equal to one that it would make.
         artifacts: How many it would return.
         work: Calls, rows and operations of the transformer.
         disk_bytes: Size of the artifacts that it would write, without their headers.
@@ -133,6 +145,7 @@ def estimate(
     settings: Settings,
     *,
     prompts: str | Sequence[str] | None = None,
+    vary: str | Sequence[str] = (),
     save_trajectory: bool = False,
     mask: str | Path | None = None,
     first_frame: str | Path | None = None,
@@ -147,6 +160,7 @@ def estimate(
         source: What the run would start from.
         settings: As for the run.
         prompts: One edit for each; None is the inversion alone.
+        vary: As for `sweep`: all edits of its grid.
         save_trajectory: Keep every step of the edits.
         mask: As for `reconstruct`.
         first_frame: Likewise.
@@ -160,12 +174,13 @@ def estimate(
     checkpoint = checkpoint_for(settings, download=False)
     lora_records(checkpoint, settings.loras)
     edits: list[ReconstructSettings] = []
-    if prompts is None:
-        check_inversion_settings(settings, checkpoint)
-    else:  # the same prompt twice is one edit
-        texts = [prompts] if isinstance(prompts, str) else [*dict.fromkeys(prompts)]
-        edits = options_for(texts, settings, first_frame=first_frame)
+    if prompts is not None or vary:
+        cells = parse_grid(vary)
+        texts = () if prompts is None else prompts
+        edits = edits_of(texts, settings, cells, mask=mask, first_frame=first_frame)
         check_edits(edits, checkpoint, num_levels=levels_of(source, settings))
+    if not edits or sniff_kind(source) != "trajectory":
+        check_inversion_settings(settings, checkpoint)
     given = take_given(source, settings, checkpoint, mask=mask, first_frame=first_frame)
     workspace = workspace_for(source, settings)
     chain = follow(source, settings, checkpoint, workspace=workspace, run=run)
@@ -173,36 +188,34 @@ def estimate(
     if given.mask is not None:
         check_mask(given.mask, frames.source, indices=frames.frame_indices)
     trajectory = chain[-1] if isinstance(chain[-1], TrajectoryRecord) else None
-    if run.force and prompts is None:
+    if run.force and not edits:
         trajectory = None
     cost = _Cost(checkpoint, settings, frames, trajectory)
     stages = [cost.inversion(settings.invert, reused=trajectory is not None)]
     inversion = settings.invert if trajectory is None else trajectory.settings
     samples = cost.trajectory_bytes(inversion)
-    if prompts is not None:
-        missing = edits
-        if trajectory is not None and not run.force:
-            model = transformer_record(checkpoint, settings, loras=settings.lora)
-            records = [
-                edit_record(
-                    edit, trajectory, model=model, has_trajectory=save_trajectory, given=given
-                )
-                for edit in edits
-            ]
-            made = [existing(record, workspace) is not None for record in records]
-            missing = [edit for edit, exists in zip(edits, made, strict=True) if not exists]
-        has_mask = given.mask is not None or edits[0].auto_mask
-        size = cost.edit_bytes(edits[0], inversion, keeps_steps=save_trajectory, has_mask=has_mask)
-        stages.append(
-            StageEstimate(
-                "reconstruct",
-                reused=len(edits) - len(missing),
-                artifacts=len(edits),
-                work=cost.edits(missing, inversion),
-                disk_bytes=size * len(missing),
-            )
+    if edits:
+        describe = partial(
+            edit_record,
+            model=transformer_record(checkpoint, settings, loras=settings.lora),
+            has_trajectory=save_trajectory,
+            given=given,
         )
-        samples += size * min(len(missing), cost.edits_together)
+        missing = [  # equal edits are made once
+            edit
+            for edit in dict.fromkeys(as_recorded(e, inversion.num_levels) for e in edits)
+            if run.force
+            or trajectory is None
+            or existing(describe(edit, trajectory), workspace) is None
+        ]
+        notify_of_no_effect(edits, given, run)
+        for note in () if inversion.prompt else source_prompt_notes(missing):
+            run.notify(note)
+        stage, size = cost.reconstruction(
+            missing, inversion, keeps_steps=save_trajectory, has_mask=given.mask is not None
+        )
+        stages.append(replace(stage, reused=len(edits) - len(missing), artifacts=len(edits)))
+        samples += size
     return cost.total(stages, earlier_bytes=cost.earlier_bytes(chain), samples_bytes=samples)
 
 
@@ -266,22 +279,36 @@ class _Cost:
         first = self._frames_bytes(int(self._checkpoint.takes_first_frame))
         return self._samples_bytes(settings.num_levels + 1) + first
 
-    @property
-    def edits_together(self) -> int:
-        """How many edits the run would denoise together."""
-        return edits_together(math.prod(self._shape) * self._sizes.out_channels)
+    def reconstruction(
+        self,
+        missing: Sequence[ReconstructSettings],
+        inversion: InvertSettings,
+        *,
+        keeps_steps: bool,
+        has_mask: bool,
+    ) -> tuple[StageEstimate, int]:
+        """Count edits, and the bytes of those that the run would denoise together."""
+        alike: dict[ReconstructSettings, list[ReconstructSettings]] = {}
+        for edit in missing:
+            alike.setdefault(as_in_one_pass(edit), []).append(edit)
+        together = edits_together(math.prod(self._shape) * self._sizes.out_channels)
+        work, size, largest = Work(), 0, 0
+        for edits in alike.values():
+            each = self._edit_bytes(edits[0], inversion, keeps_steps=keeps_steps, has_mask=has_mask)
+            size += each * len(edits)
+            largest = max(largest, each * min(len(edits), together))
+            for first in range(0, len(edits), together):
+                work += edit_work(
+                    edits[first : first + together],
+                    inversion,
+                    self._sizes,
+                    self._shape,
+                    self._windows,
+                    self._division,
+                )
+        return StageEstimate("reconstruct", 0, len(missing), work, size), largest
 
-    def edits(self, missing: Sequence[ReconstructSettings], inversion: InvertSettings) -> Work:
-        """Count edits, as many at a time as the run would denoise together."""
-        together, work = self.edits_together, Work()
-        for first in range(0, len(missing), together):
-            chunk = missing[first : first + together]
-            work += edit_work(
-                chunk, inversion, self._sizes, self._shape, self._windows, self._division
-            )
-        return work
-
-    def edit_bytes(
+    def _edit_bytes(
         self,
         edit: ReconstructSettings,
         inversion: InvertSettings,
@@ -293,6 +320,7 @@ class _Cost:
         num_steps = (edit.num_inference_steps or inversion.num_levels) - edit.first_step
         size = self._samples_bytes(1 + num_steps if keeps_steps else 1)
         # With a mask it holds a byte for each pixel, and the source's latents.
+        has_mask |= edit.auto_mask
         return size + (self._samples_bytes(1) + self._pixels if has_mask else 0)
 
     def total(

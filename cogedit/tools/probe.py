@@ -32,7 +32,6 @@ from cogedit.progress import WindowProgress
 from cogedit.stages.given import Given
 from cogedit.stages.model import (
     check_same_model,
-    check_transformer,
     checkpoint_for,
     dtype_for,
 )
@@ -97,7 +96,6 @@ def probe_layers(
 
     source, run, checkpoint = Path(source), run or Run(), checkpoint_for(settings)
     edit = _checked_edit(source, prompt, settings)
-    check_transformer(settings)
     with use_session(session) as owner:
         owner.expect_prompts([edit.prompt, edit.negative_prompt])
         path = trajectory_for(source, [edit], settings, given=Given(), run=run, session=owner)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
-import itertools
 import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -14,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cogedit.artifacts import EditRecord, atomic_write, content_key
-from cogedit.config import Settings, resolve_settings
+from cogedit.config import Settings
 from cogedit.disk import Over
 from cogedit.errors import UsageError
 from cogedit.media.contact_sheet import SheetRow, draw_sheet
@@ -23,7 +20,7 @@ from cogedit.media.stream import FrameFile
 from cogedit.media.writer import save_png
 from cogedit.schema import as_path
 from cogedit.stages.decode import decode, decode_source
-from cogedit.stages.given import options_for, take_given
+from cogedit.stages.given import take_given
 from cogedit.stages.model import checkpoint_for
 from cogedit.stages.reconstruct import (
     check_edits,
@@ -35,20 +32,14 @@ from cogedit.stages.reconstruct import (
 from cogedit.stages.run import Run, Written, check_absent, check_output, claim, workspace_for
 from cogedit.stages.session import Session, use_session
 from cogedit.tools.captions import setting_name, setting_text
-from cogedit.types import ReconstructSettings
+from cogedit.tools.grid import Cell, edits_of, parse_grid
 from cogedit.wording import count_of
-
-MAX_CELLS = 200
-"""More cells than this are a mistake in the grid: an edit takes minutes on a large model."""
 
 _LEGEND = {
     "psnr_to_source": "dB against the decode of the source's own latents",
     "mean_change": "mean absolute change of a pixel, in levels of 0..255",
     "flicker": "mean absolute change of that change from frame to frame, in levels",
 }
-
-Cell = Mapping[str, object]
-"""Fields of `ReconstructSettings` and their values."""
 
 
 @dataclass(frozen=True)
@@ -64,38 +55,6 @@ class Swept:
     sheet: Path
     figures: Path
     edits: tuple[Written[EditRecord], ...]
-
-
-def parse_grid(vary: Sequence[str]) -> tuple[Cell, ...]:
-    """Turn "strength=0.25,1" and "start-step=0,10" into the cells of their grid.
-
-    Args:
-        vary: NAME=VALUE,VALUE,... where NAME is an option of `reconstruct` without its dashes, or
-            the end of one that no other option shares.
-
-    Returns:
-        One mapping per cell, the last name fastest.
-
-    Raises:
-        UsageError: An unknown or ambiguous name, one that is named twice, or a value out of range.
-    """
-    texts: dict[str, str] = {}
-    for text in vary:
-        name, equals, values = text.partition("=")
-        key = _field(name.strip())
-        if not equals or not values.strip(","):
-            raise UsageError(f"--vary {text} has no values", hint=f"--vary {name}=VALUE,VALUE")
-        if key in texts:
-            raise UsageError(f"--vary names {key} twice")
-        texts[key] = values
-    count = math.prod(values.count(",") + 1 for values in texts.values())
-    if count > MAX_CELLS:  # before any is made: there may be millions
-        raise UsageError(f"the grid has {count} cells; expected at most {MAX_CELLS}")
-    axes = {
-        key: [_value(key, value.strip()) for value in values.split(",")]
-        for key, values in texts.items()
-    }
-    return tuple(dict(zip(axes, cell, strict=True)) for cell in itertools.product(*axes.values()))
 
 
 def sweep(
@@ -130,17 +89,9 @@ def sweep(
         CogeditError: As `reconstruct` and `export`.
     """
     source, output, run = Path(source), as_path(output), run or Run()
-    options = options_for(prompts, settings, first_frame=first_frame)
-    if output is not None and output.suffix.lower() != ".png":
-        raise UsageError(f"a contact sheet is a PNG; found -o {output}", hint="end it in .png")
-    if output is not None:
-        _check_outputs(output, [source, mask, first_frame], run)
-    cells = parse_grid([vary] if isinstance(vary, str) else vary)
-    grid = [
-        replace(edit, **cell)  # type: ignore[arg-type]
-        for edit in options
-        for cell in cells
-    ]
+    check_sheet(output, inputs=[source, mask, first_frame], run=run)
+    cells = parse_grid(vary)
+    grid = edits_of(prompts, settings, cells, mask=mask, first_frame=first_frame)
     checkpoint = checkpoint_for(settings)
     check_edits(grid, checkpoint, num_levels=levels_of(source, settings))
     given = take_given(source, settings, checkpoint, mask=mask, first_frame=first_frame)
@@ -164,11 +115,15 @@ def sweep(
     return Swept(sheet, path, tuple(edits))
 
 
-def _check_outputs(sheet: Path, inputs: Sequence[Path | str | None], run: Run) -> None:
+def check_sheet(sheet: Path | None, *, inputs: Sequence[Path | str | None], run: Run) -> None:
     """Refuse, before anything runs, to replace what a sweep may not: two files, one of them named.
 
     The other one, beside it, is replaced by force only if it holds the figures of a sweep.
     """
+    if sheet is None:
+        return
+    if sheet.suffix.lower() != ".png":
+        raise UsageError(f"a contact sheet is a PNG; found -o {sheet}", hint="end it in .png")
     figures = sheet.with_suffix(".json")
     for path in (sheet, figures):
         check_output(path, inputs=inputs, run=run)
@@ -214,35 +169,6 @@ def _decoded(
             figures.append(_figures(edit, clip, source))
             done()
     return frames, figures
-
-
-def _field(name: str) -> str:
-    """Return the field of `ReconstructSettings` that a name means."""
-    known = [field.name for field in fields(ReconstructSettings) if field.name != "prompt"]
-    wanted = name.removeprefix("--").replace("-", "_")
-    for key in known:
-        if wanted in (key, setting_name(key).replace("-", "_")):
-            return key
-    ends = [key for key in known if key.endswith(f"_{wanted}")]
-    if len(ends) == 1:
-        return ends[0]
-    # A misspelled name may be near the end of a field, too; whole names come first.
-    words = {key: key.split("_") for key in known}
-    tails = {"_".join(words[key][n:]): key for key in known for n in range(len(words[key]))}
-    tails |= {key: key for key in known}
-    near = [] if ends else difflib.get_close_matches(wanted, tails, n=1)
-    options = ", ".join(map(setting_name, ends or known))
-    hint = f"did you mean {setting_name(tails[near[0]])}?" if near else f"one of {options}"
-    problem = "is ambiguous" if ends else "is not an option of reconstruct"
-    raise UsageError(f"--vary {name} {problem}", hint=hint)
-
-
-def _value(key: str, text: str) -> object:
-    """Convert and check a value as the option's own flag would."""
-    flags = {f"reconstruct.{key}": text}
-    resolved = resolve_settings(flags, environ={}, cwd=Path(__file__).parent)
-    value: object = getattr(resolved.settings.reconstruct, key)
-    return value
 
 
 def _draw(

@@ -1,5 +1,6 @@
 """A dry run: what it says is what the run does, and nothing is written."""
 
+import importlib
 import json
 
 import pytest
@@ -120,13 +121,81 @@ def test_the_same_prompt_twice_is_one_edit(video):
     one = cogedit.estimate(video, settings, prompts=["a blue cat"])
     two = cogedit.estimate(video, settings, prompts=["a blue cat"] * 2)
     assert two.stages[1].work == one.stages[1].work
-    assert two.stages[1].artifacts == 1
+    edits = cogedit.reconstruct(video, ["a blue cat"] * 2, settings)
+    assert two.stages[1].artifacts == len(edits)
+    assert two.stages[1].reused == sum(edit.reused for edit in edits)
+
+
+def test_the_estimate_of_a_grid_is_what_the_sweep_does(video, tmp_path, monkeypatch):
+    settings = settings_with(video, **{"reconstruct.auto_mask_threshold": 0.01})
+    inverted = cogedit.invert(video, settings).path
+    cogedit.reconstruct(inverted, "snow", settings)
+    module = importlib.import_module("cogedit.stages.reconstruct")
+    monkeypatch.setattr(module, "MAX_VALUES", 2 * 3 * 16 * 8 * 12)  # two edits in a pass
+    before, prompts = files(tmp_path), ["a blue cat", "snow", "a fox"]
+    vary = ["auto-mask=false,true", "num-inference-steps=4,auto"]  # auto means all 4 steps
+    found = cogedit.estimate(inverted, settings, prompts=prompts, vary=vary).stages[1]
+    assert files(tmp_path) == before
+    calls = Calls(monkeypatch)
+    swept = cogedit.sweep(inverted, prompts, settings, vary=vary)
+    assert (len(calls.rows), sum(calls.rows)) == (found.work.calls, found.work.rows)
+    assert max(calls.rows) == found.work.max_rows
+    assert found.artifacts == len(swept.edits) == 12
+    written = [edit.path for edit in swept.edits if not edit.reused]
+    assert found.reused == 12 - len(written) == 12 - 5
+    tensors = [t for path in written for t in read_artifact(path, "edit").tensors.values()]
+    assert found.disk_bytes == sum(tensor.nbytes for tensor in tensors)
+    again = cogedit.estimate(video, settings, prompts=prompts, vary=vary)
+    assert [stage.reused for stage in again.stages] == [1, 12]
+    assert again.seconds == again.disk_bytes == 0
+
+
+def test_equal_cells_of_a_clip_that_is_not_inverted_are_one_edit(video):
+    vary = ["num-inference-steps=2,4,auto,2", "seed=0,1"]  # no noise is drawn
+    said = []
+    run = cogedit.Run(notify=said.append)
+    options = {"prompts": "a cat", "vary": vary, "run": run}
+    found = cogedit.estimate(video, settings_with(video), **options).stages[1]
+    assert (found.reused, found.artifacts) == (6, 8)
+    assert found.work.calls == 2 + 4
+    assert any("seed has no effect" in line for line in said)
 
 
 def test_a_mask_that_the_run_refuses_is_refused(video):
     for mask in ("gone.png", "0,0,200,20"):
         with pytest.raises(CogeditError, match=mask):
             cogedit.estimate(video, settings_with(video), prompts=["a cat"], mask=mask)
+
+
+NOTE = "--source-prompt says what the source shows"
+
+
+def test_a_missing_source_prompt_is_said_unless_all_is_reused(video):
+    guided = {"reconstruct.unconditional": "source"}
+    settings, said = settings_with(video, **guided), []
+    run = cogedit.Run(notify=said.append)
+
+    def notes(call, *args):
+        said.clear()
+        call(*args, prompts="a cat", run=run)
+        return [note for note in said if NOTE in note]
+
+    def make(source, settings, *, prompts, run):
+        return cogedit.reconstruct(source, prompts, settings, run=run)
+
+    [note] = notes(cogedit.estimate, video, settings)
+    assert notes(cogedit.estimate, video, settings_with(video)) == []
+    assert (
+        notes(cogedit.estimate, video, settings_with(video, **{"invert.prompt": "a"} | guided))
+        == []
+    )
+    assert notes(make, video, settings) == [note]
+    for source in (video, cogedit.invert(video, settings).path):
+        assert notes(cogedit.estimate, source, settings) == []
+        assert notes(make, source, settings) == []
+    assert notes(
+        make, video, settings_with(video, **guided | {"reconstruct.guidance_scale": 2.0})
+    ) == [note]
 
 
 def test_nothing_is_written(video, tmp_path):
@@ -143,10 +212,11 @@ def test_what_cannot_run_is_refused(video):
         cogedit.estimate(video, bad, prompts=["a cat"])
 
 
-@pytest.mark.parametrize("command", ["invert", "reconstruct", "edit"])
+@pytest.mark.parametrize("command", ["invert", "reconstruct", "edit", "sweep"])
 def test_the_command_prints_an_estimate_and_writes_nothing(video, tmp_path, command):
     before = files(tmp_path)
     prompt = [] if command == "invert" else ["--prompt", "a blue cat"]
+    prompt += ["--vary", "strength=0.5,1"] if command == "sweep" else []
     args = [command, str(video), *TINY_MODEL, *SMALL, *prompt, "--dry-run"]
     shown = CliRunner().invoke(app, args)
     assert shown.exit_code == 0, shown.stderr

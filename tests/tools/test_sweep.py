@@ -4,14 +4,14 @@ import json
 
 import pytest
 from PIL import Image
-from pipelines import TINY_PIPELINE
+from pipelines import TINY_MODEL, TINY_PIPELINE
 from typer.testing import CliRunner
 from videos import make_video
 
 import cogedit
 from cogedit.cli import app
 from cogedit.errors import UsageError
-from cogedit.tools.sweep import parse_grid
+from cogedit.tools.grid import parse_grid
 
 
 def test_grid():
@@ -58,6 +58,7 @@ def test_sweep(tmp_path, monkeypatch):
     model = ["--model", str(TINY_PIPELINE), "--dtype", "fp32", "--device", "cpu"]
     vary = ["--vary", "strength=0.5,1", "--vary", "start-from=random,inverted"]
     args = ["sweep", "clip.mp4", "-p", "a cat", "-p", "a dog", *vary, "--num-inference-steps", "2"]
+    args += ["--inversion-steps", "4"]
     result = CliRunner().invoke(app, [*args, *model, "-o", "sheet.png"])
     assert result.exit_code == 0, result.stderr
     assert result.stdout.split() == ["sheet.png", "sheet.json"]
@@ -77,6 +78,37 @@ def test_sweep(tmp_path, monkeypatch):
     forced = CliRunner().invoke(app, [*args, *model])
     assert forced.exit_code == 0, forced.stderr
     assert forced.stderr.count("reused") == 8 + 3
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--vary", "strenght=1"], "strenght"),
+        (["--vary", "seed=" + ",".join(map(str, range(201)))], "201"),
+        (["--vary", "injection-layers=0:2,7:END"], "7:END"),
+        (["--vary", "start-step=0,60"], "60"),
+        (["--vary", "auto-mask=false,true", "--mask", "16,16,64,48"], "--auto-mask"),
+        (["--vary", "seed=1", "--mask", "0,0,900,20"], "0,0,900,20"),
+        (["--vary", "seed=1", "--first-frame", "clip.mp4"], "no first frame"),
+        (["--vary", "seed=1", "--window-overlap", "1000"], "1000"),
+        (["--vary", "seed=1", "-o", "sheet.jpg"], "sheet.jpg"),
+        (["--vary", "seed=1", "-o", "taken.png"], "taken.png"),
+        (["--vary", "seed=1", "-o", "other.png"], "other.json"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_sweep_would(tmp_path, monkeypatch, options, named):
+    monkeypatch.chdir(tmp_path)
+    make_video(tmp_path / "clip.mp4", width=96, height=64, num_frames=9)
+    for name in ("taken.png", "other.json"):
+        (tmp_path / name).write_bytes(b"mine")
+    before = sorted(tmp_path.iterdir())
+    args = ["sweep", "clip.mp4", "-p", "a cat", *TINY_MODEL, *options]
+    for dry in ([], ["--dry-run"]):
+        result = CliRunner().invoke(app, [*args, *dry])
+        assert result.exit_code in (2, 4), result.stderr
+        assert named in result.stderr
+        if "--mask" not in options:  # whether it lies in the clip shows when that is loaded
+            assert sorted(tmp_path.iterdir()) == before
 
 
 def test_a_sheet_is_a_png(tmp_path, monkeypatch):
