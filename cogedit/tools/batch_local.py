@@ -23,6 +23,9 @@ from cogedit.tools.batch_group import Group, groups_of
 from cogedit.tools.batch_plan import BatchEdit
 from cogedit.wording import count_of
 
+_CUT_SHORT = (EOFError, OSError, pickle.UnpicklingError)
+"""What reading a word raises whose speaker has ended, maybe in the middle of it."""
+
 
 class LocalWorkers:
     """Processes that are spoken to through their standard input and output.
@@ -62,7 +65,7 @@ class LocalWorkers:
 
     def _listen(self, worker: int, process: subprocess.Popen[bytes]) -> None:
         assert process.stdout is not None
-        with process.stdout as told, suppress(EOFError, pickle.UnpicklingError):
+        with process.stdout as told, suppress(*_CUT_SHORT):
             while True:
                 self._told.put((worker, pickle.load(told)))
         code = process.wait()
@@ -163,7 +166,10 @@ def serve() -> None:
             told.write(pickle.dumps(event))
             told.flush()
 
-    job = pickle.load(heard)
+    try:
+        job = pickle.load(heard)
+    except _CUT_SHORT:
+        return
     hearing = threading.Thread(target=_hear, args=(heard, groups, cancellation))
     hearing.start()
     work(job, iter(groups.get, None), tell, cancellation)
@@ -175,7 +181,7 @@ def _hear(heard: IO[bytes], groups: SimpleQueue[Group | None], cancellation: Can
     while True:
         try:
             message = pickle.load(heard)
-        except (EOFError, OSError):
+        except _CUT_SHORT:
             message = signal.SIGTERM
         if isinstance(message, Group):
             groups.put(message)

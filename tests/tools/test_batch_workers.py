@@ -2,11 +2,13 @@
 
 import contextlib
 import json
+import pickle
 import signal
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
+import processes
 import psutil
 import pytest
 import workers
@@ -192,6 +194,17 @@ def test_a_second_signal_ends_every_worker_at_once(folder):
     with pytest.raises(KeyboardInterrupt):
         [*driven(edits_of("x", "y"), workers.make_stuck, run=cogedit.Run(progress=progress))]
     assert not [pid for pid in seen if psutil.pid_exists(pid)]
+
+
+@pytest.mark.parametrize("is_begun", [False, True])
+def test_a_worker_ends_with_who_is_killed_in_the_middle_of_a_word(folder, is_begun):
+    [group] = groups_of(edits_of("x"))
+    job = pickle.dumps(Job(folder, make=workers.make_nothing))
+    said = job + pickle.dumps(group)[:-9] if is_begun else job[:-9]
+    Path("said").write_bytes(said)
+    serve = "from cogedit.tools import batch_local; batch_local.serve()"
+    assert processes.finish(processes.start(serve, folder, stdin=folder / "said")) == 0
+    assert processes.log(folder) == ""
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "two", "1.5"])
