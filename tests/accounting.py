@@ -1,6 +1,7 @@
 """Watches what code under test keeps in memory."""
 
 import weakref
+from collections import deque
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -117,8 +118,16 @@ class LiveBytes(TorchDispatchMode):
 
     def __init__(self, limit=None):
         super().__init__()
-        self.now, self.peak, self.limit = 0, 0, limit
-        self._known = {}
+        self.peak, self.limit = 0, limit
+        self._now, self._known, self._freed = 0, {}, deque()
+
+    @property
+    def now(self):
+        """How many there are."""
+        # Another thread may free what it had last, between any two operations of this one.
+        while self._freed:
+            self._now -= self._known.pop(self._freed.popleft(), 0)
+        return self._now
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
@@ -126,16 +135,15 @@ class LiveBytes(TorchDispatchMode):
             if not isinstance(leaf, torch.Tensor):
                 continue
             storage = leaf.untyped_storage()
-            key = storage._cdata
+            key, before = storage._cdata, self.now
             if key not in self._known:
                 self._known[key] = storage.nbytes()
-                weakref.finalize(storage, self._free, key)
-                self.now += storage.nbytes()
+                weakref.finalize(storage, self._freed.append, key)
+                self._now = before + storage.nbytes()
                 copied = args[0].nbytes if func is torch.ops.aten.convolution.default else 0
-                self.peak = max(self.peak, self.now + copied)
-                if self.limit is not None and self.now > self.limit:
-                    raise torch.OutOfMemoryError(f"out of memory: {self.now} of {self.limit} bytes")
+                self.peak = max(self.peak, self._now + copied)
+                if self.limit is not None and self._now > self.limit:
+                    raise torch.OutOfMemoryError(
+                        f"out of memory: {self._now} of {self.limit} bytes"
+                    )
         return result
-
-    def _free(self, key):
-        self.now -= self._known.pop(key, 0)

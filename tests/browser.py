@@ -139,7 +139,7 @@ class Page:
 
     def _receive(self):
         while b"\0" not in self._bytes:
-            ready, _, _ = select.select([self._from], [], [], 60)
+            ready, _, _ = select.select([self._from], [], [], 600)
             assert ready, "Chromium does not answer"
             chunk = os.read(self._from, 1 << 20)
             assert chunk, "Chromium has ended"

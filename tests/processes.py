@@ -35,6 +35,10 @@ _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["processes_preload"])
 
+# Who starts a process looks after all of them. Of two threads that find one ended at the same time,
+# one would be told 255, and not its exit code.
+_ONE_LOOKS = threading.Lock()
+
 _Environ = Mapping[str, str]
 Prepare = Callable[[], None]
 """Called in the process before the command runs; a function at the top level of a module."""
@@ -98,7 +102,8 @@ def start(
         ),
         daemon=True,
     )
-    process.start()
+    with _ONE_LOOKS:
+        process.start()
     return process
 
 
@@ -197,25 +202,33 @@ def run(args: Sequence[str], cwd: Path) -> int:
 
 def finish(process: ForkServerProcess, timeout: float = HANGS) -> int:
     """Wait for a process; kill it if it hangs."""
-    process.join(timeout)
-    if process.exitcode is None:
-        process.kill()
-        process.join()
-        raise TimeoutError("the command hangs")
-    return process.exitcode
+    wait([process.sentinel], timeout)
+    with _ONE_LOOKS:
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+            raise TimeoutError("the command hangs")
+        return process.exitcode
+
+
+def is_running(process: ForkServerProcess) -> bool:
+    """Whether a process has not ended."""
+    with _ONE_LOOKS:
+        return process.is_alive()
 
 
 def send(process: ForkServerProcess, signum: int) -> None:
     """Send a signal, unless the process has ended."""
-    if process.is_alive() and process.pid is not None:
-        os.kill(process.pid, signum)
+    if process.pid is not None:
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, signum)
 
 
 def wait_for(process: ForkServerProcess, reached: Callable[[], bool]) -> bool:
     """Wait until something is reached; False if the process ended before."""
     end = time.monotonic() + HANGS
     while not reached():
-        if not process.is_alive() or time.monotonic() > end:
+        if not is_running(process) or time.monotonic() > end:
             return reached()
         time.sleep(0.005)
     return True

@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
@@ -16,6 +16,7 @@ from cogedit.tools.batch_group import BatchResult, make_group
 WRITES = "writes.txt"
 """Names of the artifacts that `make_noted` wrote, in the current directory."""
 KILLED = "killed.txt"
+LAST = "last.txt"
 
 
 def make_nothing(group, *, run, session):
@@ -73,12 +74,22 @@ def make_noted(group, *, run, session):
         yield from make_group(group, run=run, session=session)
 
 
-def make_noted_together(group, *, run, session):
-    """As `make_noted`; nothing is made before two groups have begun."""
+def make_noted_until_lost(group, *, run, session):
+    """As `make_noted`; nothing is made before two groups have begun.
+
+    Where there is no cache of the Hub, the path of the first edit is in a file before it is told,
+    and nothing is made after it: else it would depend on the moment of the loss what is there.
+    """
     Path(f"here-{group.numbers}").touch()
     while len([*Path().glob("here-*")]) < 2:
         time.sleep(0.01)
-    yield from make_noted(group, run=run, session=session)
+    for result in make_noted(group, run=run, session=session):
+        is_lost_next = not Path(os.environ["HF_HUB_CACHE"]).exists()
+        if is_lost_next:
+            Path(LAST).write_text(str(result.path))
+        yield result
+        while is_lost_next:
+            time.sleep(0.01)
 
 
 def make_killed_once(group, *, run, session):
@@ -90,9 +101,10 @@ def make_killed_once(group, *, run, session):
 
             def on_step(step):
                 show(step)
-                if "invert" in doing and step.index == 2 and not Path(KILLED).exists():
-                    Path(KILLED).touch()
-                    os.kill(os.getpid(), signal.SIGKILL)
+                if "invert" in doing and step.index == 2:
+                    with suppress(FileExistsError):  # of another, which was at this step, too
+                        Path(KILLED).touch(exist_ok=False)
+                        os.kill(os.getpid(), signal.SIGKILL)
 
             yield on_step
 

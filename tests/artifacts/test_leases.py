@@ -66,7 +66,9 @@ def taken(path):
 
 def leave_dead(path, lease):
     """Leave a lease as a process that was killed."""
-    [file] = path.iterdir()
+    while len(files := [*path.iterdir()]) > 1:  # one more attempt, which gives up in a moment
+        time.sleep(0)
+    [file] = files
     machine, _, _, random = file.name.split(".")
     dead = f"{machine}.{os.getpid()}.1.{random}"  # of a process that had this number before
     file.rename(file.with_name(dead))

@@ -7,12 +7,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from soak import SOAK
 
 # One fixed set of examples in CI, fresh ones in the soak; no database, which would be a folder.
-settings.register_profile("ci", derandomize=True, deadline=None, database=None)
-settings.register_profile("soak", deadline=None, database=None, max_examples=5_000)
+# Nor a limit of time, which a busy machine breaks.
+_COMMON = settings(deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("ci", _COMMON, derandomize=True)
+settings.register_profile("soak", _COMMON, max_examples=5_000)
 settings.load_profile("soak" if SOAK else "ci")
 
 

@@ -111,12 +111,15 @@ def start_in(stage: str, whole: Whole, folder: Path) -> Any:
 def hit(
     whole: Whole, tmp_path: Path, *, signum: int, stage: str, chance: random.Random
 ) -> tuple[Path, int]:
-    """Send a signal at a random moment of a stage; again, if the stage was over by then."""
-    for attempt in range(10):
+    """Send a signal at a random moment of a stage; again and earlier, if it was over by then.
+
+    However much longer the stage once took, when the machine was busy.
+    """
+    for attempt in range(30):
         folder = tmp_path / f"{stage}-{chance.getrandbits(32):08x}"
         process = start_in(stage, whole, folder)
         processes.wait_for(process, lambda folder=folder: begun(folder, stage))
-        time.sleep(chance.random() * whole.seconds[stage] * 0.8**attempt)
+        time.sleep(chance.random() * whole.seconds[stage] * 0.7**attempt)
         processes.send(process, signum)
         code = processes.finish(process)
         if code != 0:

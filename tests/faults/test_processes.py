@@ -120,7 +120,7 @@ def test_four_processes_and_a_reader(
             folder = tmp_path / f"round-{number}"
             places = fresh(whole, folder)
             running = [processes.start(COMMAND, place, prepare=prepare) for place in places]
-            while any(process.is_alive() for process in running):
+            while any(map(processes.is_running, running)):
                 count, torn = read_all(folder / "w")
                 for name in torn:
                     cases.case(False, name)

@@ -1,11 +1,14 @@
 """One clip on several ranks, which on a CPU are processes: the same results as in one process."""
 
 import multiprocessing
+import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -272,13 +275,25 @@ def whole(video):
     return (video.parent / made).read_bytes()
 
 
+def slow_after_three_steps():
+    """Write a step a second from the fourth on: the run is not over before it is ended."""
+    replace = os.replace
+
+    def replacing(source, target):
+        if re.fullmatch(r"\d{4}\.safetensors", Path(target).name) and Path(target).name > "0004":
+            time.sleep(1)
+        replace(source, target)
+
+    os.replace = replacing  # type: ignore[assignment]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143)])
 def test_a_command_that_ends_early_takes_the_other_ranks_along(
     folder, whole, warm_python, signum, code
 ):
     command = [*COMMAND, "30"]
-    started = processes.start([*command, "--gpus", "2"], folder)
+    started = processes.start([*command, "--gpus", "2"], folder, prepare=slow_after_three_steps)
     steps = folder / "w"
     assert processes.wait_for(
         started, lambda: any(steps.glob(f"trajectory-*{UNFINISHED_SUFFIX}/0003*"))
@@ -312,21 +327,23 @@ def test_torchrun_starts_the_same(folder, warm_python):
 )
 def test_two_processes_of_torchrun_speak_once(folder, args, code):
     """As it starts them, in their environment."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = str(found.getsockname()[1])
-    environ = {"TORCHELASTIC_RUN_ID": "x", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    ranks = [
-        processes.start(
-            args,
-            folder,
-            stdout=folder / f"{rank}.out",
-            stderr=folder / f"{rank}.log",
-            environ=environ | {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in (0, 1)
-    ]
-    assert [processes.finish(one) for one in ranks] == [code, 0]
+    with socket.socket() as kept:
+        # The port is nobody else's while this holds it, and that of a store that reuses addresses.
+        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        kept.bind(("127.0.0.1", 0))
+        port = str(kept.getsockname()[1])
+        environ = {"TORCHELASTIC_RUN_ID": "x", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        ranks = [
+            processes.start(
+                args,
+                folder,
+                stdout=folder / f"{rank}.out",
+                stderr=folder / f"{rank}.log",
+                environ=environ | {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            )
+            for rank in (0, 1)
+        ]
+        assert [processes.finish(one) for one in ranks] == [code, 0]
     said = [(folder / f"{rank}.{name}").read_text() for rank in (0, 1) for name in ("out", "log")]
     assert said[2:] == ["", ""]
     assert ("torchrun started 2 processes" in said[1]) == (code != 0)
