@@ -71,6 +71,8 @@ def plan_clip(
     *,
     timing: Timing | None = None,
     model_rate: Fraction | None = None,
+    takes_longer: bool = True,
+    shows_all: bool = False,
 ) -> ClipPlan:
     """Choose the frames of a clip.
 
@@ -89,6 +91,8 @@ def plan_clip(
         settings: Which frames are wanted.
         timing: When its stored frames are shown; None is one after the other at its rate.
         model_rate: Frames per second that the model was trained at; None takes every frame.
+        takes_longer: Whether the model takes more frames than a clip has, for the notes.
+        shows_all: Whether the video shows the frames between the clip's as well, likewise.
 
     Raises:
         UsageError: The seconds end before they begin, or are given in two ways.
@@ -120,7 +124,15 @@ def plan_clip(
         num_extra=num_extra,
         end=span.stop if is_cut else None,
         notes=(
-            _seconds_note(source, settings, span, chosen, whole=whole),
+            _seconds_note(
+                source,
+                settings,
+                span,
+                chosen,
+                whole=whole,
+                takes_longer=takes_longer,
+                shows_all=shows_all,
+            ),
             *_extra_notes(num_extra, num_beyond=len(beyond), num_chosen=len(chosen)),
         ),
     )
@@ -244,7 +256,14 @@ def _round_ratio(numerator: int, denominator: int) -> int:
 
 
 def _seconds_note(
-    source: SourceVideo, settings: LoadSettings, span: range, chosen: Sequence[int], *, whole: int
+    source: SourceVideo,
+    settings: LoadSettings,
+    span: range,
+    chosen: Sequence[int],
+    *,
+    whole: int,
+    takes_longer: bool,
+    shows_all: bool,
 ) -> str:
     """Say which seconds were taken at which rate, and how to take others."""
     step = chosen.step if isinstance(chosen, range) else 1
@@ -253,13 +272,14 @@ def _seconds_note(
     rate = f"every {_ordinal(step)} frame, " if step > 1 else ""
     text = (
         f"{source.name}: {times[0]} to {times[1]} of {times[2]} at {show_rate(fps / step)} "
-        f"({rate}{count_of(len(chosen), 'frame')})"
+        f"({rate}{count_of(len(chosen), 'frame')}"
+        f"{'; an export shows those between, too' if shows_all and step > 1 else ''})"
     )
     is_short = chosen[-1] + step < span.stop
-    others = ["--max-num-frames all takes all"] if is_short else []
+    others = ["--max-num-frames all takes all"] if is_short and takes_longer else []
     if is_short and settings.end is None and settings.duration is None and settings.start is None:
         others.insert(0, "--start and --end choose others")
-    if step > 1 and settings.frame_sample_step is None:
+    if step > 1 and settings.frame_sample_step is None and not shows_all:
         others.append("--frame-rate source takes every frame")
     asked = settings.end or settings.duration
     if asked is not None and is_short:

@@ -22,6 +22,7 @@ products keep their digits.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 
 RIDGE = 1e-4
 """eps, for colours in 0 to 1: differences of the source below 0.01 count as noise."""
+
+LEAST_CHANGE = 5.0
+"""Levels of 0 to 255, root mean square: what the VAE makes of the same frame twice is below."""
 
 _STRIP = 64  # rows to which a change is applied at a time: what they need stays in the cache
 _PAIRS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))  # of colours: a symmetric matrix
@@ -175,6 +179,29 @@ def measure_moments(
         products += [color * channel for color in guide for channel in change]
         means = _window_means(torch.stack([*guide, *change, *products]), radius)
         yield Moments(means, radius, bars)
+
+
+class FitShare:
+    """How much of what an edit changed its fits show: little where the source has no such edges."""
+
+    def __init__(self) -> None:
+        self._made, self._missed = 0.0, 0.0
+        self._num_values = 0
+
+    def add(self, edited: Frames, round_trip: Frames, source: Frames, *, fitted: Moments) -> None:
+        """Count a frame, as `measure_moments` had it."""
+        made = np.subtract(edited, round_trip, dtype=np.float32)
+        shown = np.subtract(fitted.fit().on(source), source, dtype=np.float32)
+        self._made += float(np.square(made).sum())
+        self._missed += float(np.square(made - shown).sum())
+        self._num_values += made.size
+
+    @property
+    def share(self) -> float:
+        """Of the squares of the change, at most 1; NaN where hardly anything changed."""
+        if self._made <= LEAST_CHANGE**2 * self._num_values:
+            return math.nan
+        return max(0.0, 1 - self._missed / self._made)
 
 
 def align_edges(edited: Frames, round_trip: Frames, source: Frames, *, radius: int) -> Frames:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import tee
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -24,7 +25,7 @@ from cogedit.artifacts import (
 )
 from cogedit.config import Settings
 from cogedit.errors import UsageError
-from cogedit.media.edges import Change, Moments, measure_moments
+from cogedit.media.edges import Change, FitShare, Moments, measure_moments
 from cogedit.media.restore import image_window
 from cogedit.media.stream import Frame, FrameFile, FrameStream
 from cogedit.models.cost import latent_shape
@@ -45,6 +46,10 @@ if TYPE_CHECKING:
 
 Clip = Sequence[Frame]
 """Frames, uint8 RGB [H, W, 3] each, that can be read more than once."""
+
+_FRAMES_JUDGED = 8
+_MOSTLY = 0.5
+"""Of a new colour the fits show far more, of a new shape far less: see the tests of edges."""
 
 Mask = NDArray[np.uint8]
 """[H, W], not 0 where the edit is shown."""
@@ -155,7 +160,7 @@ def check_composite(export: ExportSettings) -> None:
         raise UsageError(
             "--align-edges shows the grain of the source's own frames, and --composite decode "
             "what the VAE leaves of it",
-            hint="--composite source goes with it, or --align-edges 0",
+            hint=f"--composite source goes with it, or {_unaligned(export)}",
         )
 
 
@@ -188,7 +193,7 @@ def _source_frames(source: Path, record: EditRecord, settings: Settings) -> Clip
 def _moments(
     source: Path,
     edit: Artifact[EditRecord],
-    own: Iterable[Frame],
+    own: Clip,
     settings: Settings,
     *,
     session: Session,
@@ -199,14 +204,41 @@ def _moments(
 
     round_trip = _round_trip(source, edit, settings, session=session, run=run)
     edited = _edit_stream(source, edit, settings, session=session, run=run)
-    return measure_moments(
-        edited.frames,
+    frames, same = tee(edited.frames)
+    measured = measure_moments(
+        frames,
         round_trip,
         own,
         radius=settings.export.align_edges,
         window=image_window(resize_plan(frames_record(edit.record))),
         device=resolve_device(settings.device),
     )
+
+    def watched() -> Iterator[Moments]:
+        share, last = FitShare(), edited.num_frames - 1
+        step = -(-edited.num_frames // _FRAMES_JUDGED)
+        for place, (one, frame) in enumerate(zip(measured, same, strict=True)):
+            if place % step == 0:
+                share.add(frame, round_trip[place], own[place], fitted=one)
+            if place == last and share.share < _MOSTLY:
+                run.notify(_when_blurred(share.share, settings.export))
+            yield one
+
+    return watched()
+
+
+def _when_blurred(share: float, export: ExportSettings) -> str:
+    """Say that the video does not show what the model made."""
+    return (
+        f"the video shows {share:.0%} of what the edit changed: --align-edges keeps the source's "
+        "edges and texture, and blurs away new ones; `cogedit export` of the edit with "
+        f"{_unaligned(export)} shows it as the model made it"
+    )
+
+
+def _unaligned(export: ExportSettings) -> str:
+    """The flags that leave edges as they are."""
+    return "--align-edges 0 --no-every-frame" if export.every_frame else "--align-edges 0"
 
 
 def _round_trip(

@@ -30,7 +30,7 @@ from cogedit.media.stream import FrameStream
 from cogedit.media.writer import AudioSource, write_video
 from cogedit.schema import as_path
 from cogedit.stages.decode import composite_for
-from cogedit.stages.full_rate import check_every_frame, frame_numbers, takes_every_frame
+from cogedit.stages.full_rate import frame_numbers, own_rate, takes_every_frame
 from cogedit.stages.load import find_clip
 from cogedit.stages.model import checkpoint_for, dtype_for, latent_shape_of
 from cogedit.stages.recipe import Recipe, idle_options
@@ -169,7 +169,7 @@ def _job(
     record = read_record(source)
     frames = frames_record(record)
     every_frame = takes_every_frame(record, options)
-    rate = frames.source.fps if every_frame else frames.fps
+    rate = own_rate(frames, every_frame=every_frame)
     recipe = Recipe(
         record,
         options.fps or rate,
@@ -220,11 +220,11 @@ def check_export(
         # Beside the edit, as the export will look for it.
         place = workspace_for(video, settings).root / video.name
         found = find_source(frames, place, source_video)
-        recipe = Recipe(record, options.fps or frames.fps, encoding, size=options.size)
-        if takes_every_frame(frames, options):
-            check_every_frame(options)
+        every_frame = takes_every_frame(frames, options, for_edit=True)
+        rate = options.fps or own_rate(frames, every_frame=every_frame)
+        recipe = Recipe(record, rate, encoding, size=options.size, every_frame=every_frame)
+        if every_frame:
             _require(found, frames, "--every-frame")
-            recipe = replace(recipe, every_frame=True)
         if options.splice:
             recipe = spliced(recipe, options)
             check_source(_require(found, frames, "--splice"), encoding, options)
@@ -239,15 +239,14 @@ def check_export(
     with (run or Run()).wait(f"looking at {video.name}"), read_ahead(video):
         clip = find_clip(video, settings)
     frames, facts = clip.record, clip.facts
-    every_frame = takes_every_frame(frames, options)
-    if every_frame:
-        check_every_frame(options)
+    every_frame = takes_every_frame(frames, options, for_edit=True)
+    rate = options.fps or own_rate(frames, every_frame=every_frame)
+    recipe = Recipe(frames, rate, encoding, size=options.size, every_frame=every_frame)
     if options.splice:
-        spliced(Recipe(frames, frames.fps, encoding, every_frame=every_frame), options)
+        spliced(recipe, options)
         check_source(FoundSource(video, facts, frames), encoding, options)
         return
-    size = frames.source if options.size == "source" else frames.settings
-    encoding.check_frames(size.width, size.height, fps=options.fps or frames.fps)
+    _check_size(recipe)
     if options.sound and encoding.has_audio and facts.audio_tracks:
         first, end = frames.span
         audio = choose_audio(

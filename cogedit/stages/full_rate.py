@@ -7,6 +7,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import groupby
 from pathlib import Path
 
@@ -50,10 +51,16 @@ def frame_numbers(frames: FramesRecord) -> range:
     return range(shown[0], min(ends if frames.end_frame is None else [*ends, frames.end_frame]))
 
 
-def takes_every_frame(record: Record, export: ExportSettings) -> bool:
+def own_rate(frames: FramesRecord, *, every_frame: bool) -> Fraction:
+    """Frames per second of a video that plays as fast as its source."""
+    return frames.source.fps if every_frame else frames.fps
+
+
+def takes_every_frame(record: Record, export: ExportSettings, *, for_edit: bool = False) -> bool:
     """Whether an export shows frames of the source that are none of the clip's.
 
-    Raises `UsageError` where that is wanted and cannot be.
+    `for_edit` asks for an edit that is still to be made of the artifact's clip. Raises `UsageError`
+    where they are wanted and cannot be shown.
     """
     frames = frames_record(record)
     if not export.every_frame or not isinstance(record, EditRecord | FramesRecord):
@@ -63,23 +70,18 @@ def takes_every_frame(record: Record, export: ExportSettings) -> bool:
         raise UsageError(
             f"the clip was taken at {asked} fps as a player shows it (--frame-rate {asked}), and "
             "--every-frame needs one of every n-th frame",
-            hint="take it with --frame-rate sparse or --frame-sample-step N",
+            hint="take it with --frame-rate sparse or --frame-sample-step N, or show the clip's "
+            "frames alone (--no-every-frame)",
         )
     if frames.fps >= frames.source.fps:
         return False
-    if isinstance(record, EditRecord):
-        check_every_frame(export)
-    return True
-
-
-def check_every_frame(export: ExportSettings) -> None:
-    """Raise `UsageError` where frames between edited ones have nothing to be made of."""
-    if export.every_frame and not export.align_edges:
+    if not export.align_edges and (for_edit or isinstance(record, EditRecord)):
         raise UsageError(
             "--every-frame fits changes of color and light to frames that were not edited, and "
             "edges are not aligned",
             hint="add --align-edges 16, or leave it out (--no-every-frame)",
         )
+    return True
 
 
 def show_every_frame(

@@ -22,7 +22,7 @@ from cogedit.models.checkpoint import NotCachedError
 from cogedit.models.geometry import TRAINED_FPS, TRAINED_FPS_15
 from cogedit.schema import as_path
 from cogedit.sources import SourceVideo
-from cogedit.stages.model import checkpoint_for
+from cogedit.stages.model import checkpoint_for, takes_first_frame
 from cogedit.stages.run import Run, Written, check_output, claim, find_or_make, workspace_for
 from cogedit.types import LoadSettings
 from cogedit.wording import count_of, show_rate
@@ -137,9 +137,17 @@ def find_clip(
     # Of a rate that is only assumed, no frame is left out.
     by_model = wanted.frame_rate == "model" and not facts.is_assumed
     model_rate = rate_of(settings) if by_model else None
-    known = source, wanted, model_rate, facts.is_sampled
+    takes_longer, shows_all = not takes_first_frame(settings), settings.export.every_frame
+    known = source, wanted, model_rate, facts.is_sampled, takes_longer, shows_all
     if known not in _clips:
-        clip = plan_clip(source, wanted, timing=facts.timing, model_rate=model_rate)
+        clip = plan_clip(
+            source,
+            wanted,
+            timing=facts.timing,
+            model_rate=model_rate,
+            takes_longer=takes_longer,
+            shows_all=shows_all,
+        )
         if changes_size_within(video, facts, clip.indices):
             return find_clip(video, settings, with_decord=with_decord, thorough=True)
         if len(_clips) >= _MOST_CLIPS:

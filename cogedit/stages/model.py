@@ -25,7 +25,7 @@ from cogedit.artifacts import (
     has_first_frame,
 )
 from cogedit.config import Settings, check_settings
-from cogedit.errors import ArtifactMismatch, UsageError
+from cogedit.errors import ArtifactMismatch, ModelError, StorageError, UsageError
 from cogedit.models.checkpoint import EMBEDDED, Checkpoint, find_checkpoint
 from cogedit.models.cost import LatentShape
 from cogedit.models.geometry import Geometry
@@ -42,6 +42,14 @@ def checkpoint_for(settings: Settings, *, download: bool = True) -> Checkpoint:
     return find_checkpoint(
         settings.model, settings.revision, files=settings.files, download=download
     )
+
+
+def takes_first_frame(settings: Settings) -> bool:
+    """Whether a run's model takes a first frame; of one that is not here yet, by its name."""
+    try:
+        return checkpoint_for(settings, download=False).takes_first_frame
+    except (ModelError, StorageError):  # of another model, this shows when it is needed
+        return "i2v" in settings.model.lower()
 
 
 def model_record(checkpoint: Checkpoint, settings: Settings) -> ModelRecord:

@@ -259,6 +259,11 @@ def notify_of_no_effect(options: Sequence[ReconstructSettings], given: Given, ru
         run.notify("--injection-tokens changes nothing with --injection-mode queries-keys")
     if given.first_frame is None and any(not edit.prompt.strip() for edit in options):
         run.notify("the prompt is empty: the edit shows what the model makes of the source alone")
+    elif given.first_frame is None and any(edit.guidance_scale == 1 for edit in options):
+        run.notify(
+            "guidance is off (scale 1), which follows a prompt weakly; --guidance-scale 5 turns "
+            "it on"
+        )
 
 
 def source_prompt_notes(options: Sequence[ReconstructSettings]) -> Iterator[str]:

@@ -23,7 +23,7 @@ from cogedit.media.probe import probe_facts
 from cogedit.models.checkpoint import EMBEDDED, NotCachedError
 from cogedit.models.hardware import cuda_present
 from cogedit.models.hub import other_owner
-from cogedit.stages.model import checkpoint_for
+from cogedit.stages.model import checkpoint_for, takes_first_frame
 
 Inferred = Mapping[str, Mapping[str, object]]
 """What nobody gave: by origin, values by dotted key."""
@@ -210,13 +210,9 @@ def _from_machine() -> Inferred:
 def _from_kind(settings: Settings) -> Inferred:
     """Take the preset of models that take a first frame, where this is one.
 
-    One that is not here yet is told by its name. What a preset of its own says goes before.
+    What a preset of its own says goes before.
     """
-    try:
-        takes_frame = checkpoint_for(settings, download=False).takes_first_frame
-    except (ModelError, StorageError):  # of another model, this shows when it is needed
-        takes_frame = "i2v" in settings.model.lower()
-    if not takes_frame:
+    if not takes_first_frame(settings):
         return {}
     own = preset_for_model(settings.model)
     known = {} if own is None else read_preset(own)

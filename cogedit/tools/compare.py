@@ -33,7 +33,7 @@ from cogedit.media.reader import iterate_frames, resize_frame
 from cogedit.media.stream import Frame, FrameFile, FrameStream
 from cogedit.media.writer import save_png, write_video
 from cogedit.stages.decode import decode
-from cogedit.stages.full_rate import frame_numbers
+from cogedit.stages.full_rate import frame_numbers, own_rate
 from cogedit.stages.recipe import read_recipe
 from cogedit.stages.run import Exported, Run, check_absent, check_output, claim
 from cogedit.stages.session import Session, use_session
@@ -202,7 +202,7 @@ def cut_sources(inputs: Sequence[Input]) -> list[Input]:
                 record=frames,
                 facts=probe_as_recorded(item.path, frames.source, frames.settings),
                 indices=frame_numbers(frames) if clip.every_frame else frames.shown_indices,
-                fps=frames.source.fps if clip.every_frame else frames.fps,
+                fps=own_rate(frames, every_frame=clip.every_frame),
                 width=width,
                 height=height,
                 resize=resize,

@@ -236,6 +236,16 @@ def test_the_note_says_which_seconds_and_how_to_take_others():
     assert "4 frames" in extra
 
 
+def test_the_note_names_nothing_that_the_model_refuses_or_the_video_shows_anyway():
+    settings = LoadSettings(max_num_frames=49)
+    options = {"model_rate": 8, "takes_longer": False, "shows_all": True}
+    [note] = plan_clip(video(1000), settings, **options).notes
+    assert "between" in note
+    assert "--start" in note
+    for flag in ("--max-num-frames", "--frame-rate"):
+        assert flag not in note
+
+
 def test_nothing_left_names_the_numbers():
     with pytest.raises(VideoError, match=r"30.*20.*10"):
         plan_clip(video(30), LoadSettings(skip_frames_start=20, skip_frames_end=10))

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from cogedit.media.edges import RIDGE, align_edges
+from cogedit.lab import world
+from cogedit.media.edges import RIDGE, FitShare, align_edges, measure_moments
 from cogedit.media.metrics import psnr
 
 RADIUS = 8
@@ -53,6 +54,28 @@ def test_an_edge_that_the_source_has_not_is_lost():
     middle = aligned[24, :, 2].astype(int)
     assert abs(np.diff(edit[24, :, 2].astype(int))).max() > 50
     assert abs(np.diff(middle - ground[24, :, 2])).max() < 15
+
+
+@pytest.mark.parametrize(
+    ("change", "least", "most"),
+    [
+        (world.Edit(color="pink"), 0.9, 1),
+        (world.Edit(background="white"), 0.9, 1),
+        (world.Edit(shape="square"), 0, 0.3),
+        (world.Edit(), np.nan, np.nan),
+    ],
+)
+def test_it_is_known_how_much_of_a_change_is_shown(change, least, most):
+    for seed in (11000, 11004, 11007):
+        spec = world.sample_spec(seed, "held_out")
+        frames = zip(
+            world.render(world.counterfactual(spec, change)), world.render(spec), strict=True
+        )
+        found = FitShare()
+        for edit, source in [*frames][::4]:
+            [moments] = measure_moments([edit], [source], [source], radius=16)
+            found.add(edit, source, source, fitted=moments)
+        assert np.array_equal(found.share, least, equal_nan=True) or least <= found.share <= most
 
 
 def test_no_change_stays_no_change():

@@ -63,13 +63,15 @@ def test_a_mask_then_shows_the_source_s_own_frames(edited):
 
 def test_the_round_trip_does_not_go_around_the_source_s_grain(edited):
     video, _, masked, _ = edited
-    settings = settings_of(video, export__align_edges=RADIUS, export__composite="decode")
+    asked = {"export__align_edges": RADIUS, "export__composite": "decode"}
+    settings = settings_of(video, export__every_frame=True, **asked)
     for run in (
         lambda: decode(masked, settings),
         lambda: cogedit.edit(video, [PROMPT], settings, mask=BOX),
     ):
-        with pytest.raises(UsageError, match="--align-edges shows the grain"):
+        with pytest.raises(UsageError, match="--align-edges shows the grain") as caught:
             run()
+        assert "--align-edges 0 --no-every-frame" in caught.value.hint
 
 
 def test_only_edits_are_aligned(edited):

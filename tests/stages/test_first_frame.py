@@ -21,6 +21,7 @@ from cogedit.errors import Interrupted, UsageError, VideoError
 from cogedit.models.first_frame import encode_first_frame
 from cogedit.models.loading import load_vae
 from cogedit.stages.invert import check_inversion
+from cogedit.stages.load import find_clip
 from cogedit.stages.model import checkpoint_for
 
 STEPS = 4
@@ -167,6 +168,9 @@ def test_the_source_s_own_first_frame_is_the_text_edit(inverted):
     own = edit_by(inverted, "first.png", prompt="a cat", run=told.run)
     assert torch.equal(latents_of(own), latents_of(edit_by(inverted, prompt="a cat")))
     assert "first.png is the source's own first frame" in told.said
+    assert not any("guidance" in said for said in told.said)
+    edit_by(inverted, prompt="a cat", run=told.run)
+    assert any("--guidance-scale" in said for said in told.said)
 
 
 def test_the_source_comes_back(inverted, tmp_path):
@@ -291,6 +295,16 @@ def test_a_model_that_takes_none_refuses_it(inverted, tmp_path):
     assert not (tmp_path / "w").exists()
     with pytest.raises(UsageError, match="first frame"):
         cogedit.edit(folder / "clip.mp4", (), settings_of(folder))
+
+
+@pytest.mark.parametrize("inverted", [make_15_i2v_like], indirect=True)
+def test_a_longer_clip_is_offered_where_the_model_takes_one(inverted):
+    video = inverted[0] / "clip.mp4"
+    settings = settings_of(inverted[0], load__max_num_frames=1)
+    for model, offered in ((settings.model, False), (str(TINY_PIPELINE), True)):
+        said = "\n".join(find_clip(video, replace(settings, model=model)).notes)
+        assert ("--max-num-frames all" in said) == offered
+        assert "--start" in said
 
 
 @pytest.fixture

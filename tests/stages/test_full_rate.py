@@ -123,6 +123,8 @@ def test_it_says_where_a_cut_is_and_how_good_the_frames_between_are(exported):
     *_, told = exported("clip")
     assert "1 cut found, at 0:00.56" in told
     assert "the frames between reach" in told
+    # The noise that a random model makes has edges of its own.
+    assert "--align-edges 0 --no-every-frame" in told
     assert "wrote" in told
     assert f"({NUM_FRAMES} frames at 25 fps, with the source's audio)" in told
 
@@ -171,6 +173,22 @@ def test_without_aligned_edges_it_is_refused_before_anything_runs(edited, tmp_pa
     ):
         with pytest.raises(UsageError, match="edges are not aligned"):
             run()
+
+
+@pytest.mark.parametrize(
+    ("rate", "flags", "named"),
+    [
+        ("60", {"export__codec": "gif"}, "60 frames per second"),
+        ("25", {"load__frame_rate": "8", "load__frame_sample_step": None}, "--frame-rate 8"),
+    ],
+)
+def test_a_rate_that_cannot_be_shown_is_refused_before_anything_runs(tmp_path, rate, flags, named):
+    video = make_video(tmp_path / "clip.mp4", width=96, height=64, num_frames=27, fps=rate)
+    asked = {"export__align_edges": 5, "export__every_frame": True}
+    with pytest.raises(UsageError, match=named) as caught:
+        cogedit.edit(video, [PROMPT], settings_for(video, **asked | flags))
+    assert {"25": "--no-every-frame", "60": "--fps"}[rate] in caught.value.hint
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
 
 
 def test_without_the_video_it_says_so(edited, tmp_path, monkeypatch):
