@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Sequence
 from contextlib import suppress
@@ -99,14 +100,16 @@ def find_source(
                 return _found(candidate, frames)
     if candidates:
         return f"{candidates[0]} is not the {source.place} that the clip was taken from"
-    return f"{source.place} is neither here nor beside {artifact.parent}"
+    beside = f"beside {artifact.parent}" if artifact.parent.name else "in the folder above"
+    return f"{source.place} is neither here nor {beside}"
 
 
 def _candidates(source: SourceVideo, artifact: Path) -> list[Path]:
     """The files, or the folders of pictures, that have the name of a source."""
     name = Path(source.name).name
     found = []
-    for folder in dict.fromkeys((Path(), artifact.parent, artifact.parent.parent)):
+    above = Path(os.path.normpath(artifact.parent / ".."))  # the parent of "." would be "."
+    for folder in dict.fromkeys((Path(), artifact.parent, above)):
         if source.reader != "pillow" or not source.is_untimed:
             found += [folder / name] if (folder / name).is_file() else []
             continue

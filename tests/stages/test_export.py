@@ -111,6 +111,16 @@ def test_options_that_change_nothing_are_said(here):
         assert f"{flag} changes nothing" in idle.said
 
 
+def test_the_source_is_found_from_within_the_workspace(here, monkeypatch):
+    video = make_video(here / "clip.mp4", width=96, height=64, num_frames=30, sound=True)
+    frames = load(video)
+    monkeypatch.chdir(frames.parent)
+    assert "with the source's audio" in export(frames.name, "out.mp4").said
+    video.rename(here / "other.mp4")
+    missing = export(frames.name, "silent.mp4").said
+    assert "clip.mp4 is neither here nor in the folder above" in missing
+
+
 def test_a_missing_or_other_source_is_said_in_one_line(here):
     video = make_video(here / "clip.mp4", width=96, height=64, num_frames=30, sound=True)
     frames = load(video)
