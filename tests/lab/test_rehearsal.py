@@ -1,11 +1,14 @@
 """A rehearsal on a tiny model: what it runs, what it measures, and what it says of it."""
 
 import json
+import os
 import signal
 import time
 from argparse import Namespace
+from functools import partial
 from pathlib import Path
 
+import processes
 import pytest
 
 from cogedit.lab.observed import Line, Observed, observe
@@ -124,8 +127,25 @@ def test_mistakes_end_with_a_sentence(given, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def wait_once_for_the_kill():
+    """Let the first run that has steps not be over before it is killed, after the second."""
+    replace, is_first = os.replace, []
+
+    def replacing(source, target):
+        replace(source, target)
+        if Path(target).name == "0001.safetensors" and not Path("begun").exists():
+            Path("begun").touch()
+            is_first.append(True)
+        if Path(target).name == "0003.safetensors" and is_first:
+            time.sleep(processes.HANGS)
+
+    os.replace = replacing  # type: ignore[assignment]
+
+
 @pytest.mark.slow
-def test_a_whole_rehearsal(tmp_path, capsys, warm_python):
+def test_a_whole_rehearsal(tmp_path, capsys, warm_python, monkeypatch):
+    warm = partial(processes.start, prepare=wait_once_for_the_kill)
+    monkeypatch.setattr(processes, "start", warm)
     given = ["--model", "tiny", "--device", "cpu", "--num-inference-steps", "8"]
     assert main([*given, "--output", str(tmp_path)]) == 0
     found = json.loads((tmp_path / "rehearsal.json").read_text())
