@@ -219,8 +219,8 @@ def is_running(process: ForkServerProcess) -> bool:
 
 def send(process: ForkServerProcess, signum: int) -> None:
     """Send a signal, unless the process has ended."""
-    if process.pid is not None:
-        with suppress(ProcessLookupError):
+    if is_running(process) and process.pid is not None:
+        with suppress(ProcessLookupError):  # ended since that line
             os.kill(process.pid, signum)
 
 

@@ -84,12 +84,13 @@ def make_noted_until_lost(group, *, run, session):
     while len([*Path().glob("here-*")]) < 2:
         time.sleep(0.01)
     for result in make_noted(group, run=run, session=session):
-        is_lost_next = not Path(os.environ["HF_HUB_CACHE"]).exists()
+        is_lost_next = result.error is None and not Path(os.environ["HF_HUB_CACHE"]).exists()
         if is_lost_next:
             Path(LAST).write_text(str(result.path))
         yield result
-        while is_lost_next:
-            time.sleep(0.01)
+        if is_lost_next:
+            time.sleep(1200)  # far longer than it takes to lose it
+            raise TimeoutError("the node is still there")
 
 
 def make_killed_once(group, *, run, session):
@@ -131,14 +132,11 @@ def stopped_once_two_run(signum):
 
 
 def artifacts(folder):
-    """The bytes of all artifacts and videos; journals have times in them.
-
-    A video that was being written when its process was killed (`.cogedit-*`) is none.
-    """
+    """The bytes of all artifacts and videos; journals have times in them."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.glob("*.cogedit/*")
-        if path.suffix in (".safetensors", ".mp4") and not path.name.startswith(".")
+        if path.suffix in (".safetensors", ".mp4")
     }
 
 

@@ -91,7 +91,7 @@ def plan_clip(
         settings: Which frames are wanted.
         timing: When its stored frames are shown; None is one after the other at its rate.
         model_rate: Frames per second that the model was trained at; None takes every frame.
-        takes_longer: Whether the model takes more frames than a clip has, for the notes.
+        takes_longer: Whether the model takes clips of any length, in windows, for the notes.
         shows_all: Whether the video shows the frames between the clip's as well, likewise.
 
     Raises:

@@ -33,14 +33,20 @@ from cogedit.media.reader import Frames
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import NDArray
     from torch import Tensor
 
 RIDGE = 1e-4
 """eps, for colours in 0 to 1: differences of the source below 0.01 count as noise."""
 
 LEAST_CHANGE = 5.0
-"""Levels of 0 to 255, root mean square: what the VAE makes of the same frame twice is below."""
+"""Levels of 0 to 255, root mean square over the clip, below which `FitShare` judges nothing: of so
+little much may be what inversion and sampling left."""
 
+Window = tuple[slice, slice]
+"""Rows and columns."""
+
+_SQUARE = 8
 _STRIP = 64  # rows to which a change is applied at a time: what they need stays in the cache
 _PAIRS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))  # of colours: a symmetric matrix
 
@@ -150,7 +156,7 @@ def measure_moments(
     source: Iterable[Frames],
     *,
     radius: int,
-    window: tuple[slice, slice] = (slice(None), slice(None)),
+    window: Window = (slice(None), slice(None)),
     device: torch.device | str = "cpu",
 ) -> Iterator[Moments]:
     """Measure what the fits of an edit's changes to its source need, frame by frame.
@@ -182,19 +188,32 @@ def measure_moments(
 
 
 class FitShare:
-    """How much of what an edit changed its fits show: little where the source has no such edges."""
+    """How much of what an edit changed its fits show: little where the source has no such edges.
 
-    def __init__(self) -> None:
+    Compared are means over squares of 8 pixels, a latent's size: noise that the sampling left, and
+    that the fits are to leave out, counts for little there.
+    """
+
+    def __init__(self, window: Window) -> None:
+        self._window = window
         self._made, self._missed = 0.0, 0.0
         self._num_values = 0
 
     def add(self, edited: Frames, round_trip: Frames, source: Frames, *, fitted: Moments) -> None:
         """Count a frame, as `measure_moments` had it."""
-        made = np.subtract(edited, round_trip, dtype=np.float32)
-        shown = np.subtract(fitted.fit().on(source), source, dtype=np.float32)
+        made = self._difference(edited, round_trip)
+        shown = self._difference(fitted.fit().on(source), source)
         self._made += float(np.square(made).sum())
         self._missed += float(np.square(made - shown).sum())
         self._num_values += made.size
+
+    def _difference(self, frame: Frames, other: Frames) -> NDArray[np.float32]:
+        """Mean differences of squares of pixels, of the image alone."""
+        difference = np.subtract(frame, other, dtype=np.float32)[self._window]
+        height, width = (size // _SQUARE for size in difference.shape[:2])
+        whole = difference[: height * _SQUARE, : width * _SQUARE]
+        means: NDArray[np.float32] = whole.reshape(height, _SQUARE, width, _SQUARE, 3).mean((1, 3))
+        return means
 
     @property
     def share(self) -> float:

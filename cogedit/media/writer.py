@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
-from cogedit.disk import Over, files_in, is_regular, move_into_place
+from cogedit.disk import Over, is_regular, move_into_place
 from cogedit.errors import StorageError, UsageError, VideoError
 from cogedit.media.encoding import Encoding, plan_encoding
 from cogedit.media.ffmpeg import FfmpegPipe, FfmpegResult, file_url, first_error, input_args
@@ -368,7 +368,12 @@ def check_image_folder(folder: Path) -> None:
             f"cannot write {folder}: it is {what}, and png writes a folder",
             hint="name another -o",
         )
-    others = [path for path in sorted(files_in(folder, "*")) if not _is_own_image(path)]
+    with _storage_errors(folder):
+        try:
+            found = sorted(folder.iterdir())
+        except FileNotFoundError:  # removed since that line
+            return
+    others = [path for path in found if not _is_own_image(path)]
     # What went meanwhile was an image: another process has replaced the folder.
     others = [*filter(os.path.lexists, others)]
     if others:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import tee
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -204,35 +203,43 @@ def _moments(
 
     round_trip = _round_trip(source, edit, settings, session=session, run=run)
     edited = _edit_stream(source, edit, settings, session=session, run=run)
-    frames, same = tee(edited.frames)
+    window = image_window(resize_plan(frames_record(edit.record)))
+    measured_frame: list[Frame] = []
+
+    def remembering(frame: Frame) -> Frame:
+        measured_frame[:] = [frame]
+        return frame
+
     measured = measure_moments(
-        frames,
+        map(remembering, edited.frames),
         round_trip,
         own,
         radius=settings.export.align_edges,
-        window=image_window(resize_plan(frames_record(edit.record))),
+        window=window,
         device=resolve_device(settings.device),
     )
 
     def watched() -> Iterator[Moments]:
-        share, last = FitShare(), edited.num_frames - 1
+        share, last = FitShare(window), edited.num_frames - 1
         step = -(-edited.num_frames // _FRAMES_JUDGED)
-        for place, (one, frame) in enumerate(zip(measured, same, strict=True)):
+        for place, one in enumerate(measured):
             if place % step == 0:
+                [frame] = measured_frame
                 share.add(frame, round_trip[place], own[place], fitted=one)
             if place == last and share.share < _MOSTLY:
-                run.notify(_when_blurred(share.share, settings.export))
+                run.notify(_when_blurred(share.share, source, settings.export))
             yield one
 
     return watched()
 
 
-def _when_blurred(share: float, export: ExportSettings) -> str:
+def _when_blurred(share: float, edit: Path, export: ExportSettings) -> str:
     """Say that the video does not show what the model made."""
     return (
-        f"the video shows {share:.0%} of what the edit changed: --align-edges keeps the source's "
-        "edges and texture, and blurs away new ones; `cogedit export` of the edit with "
-        f"{_unaligned(export)} shows it as the model made it"
+        f"{edit.name}: {share:.0%} of what the edit changed is shown; --align-edges keeps the "
+        "source's edges and texture, and blurs away new ones; "
+        f"`cogedit export {shlex.quote(str(edit))} {_unaligned(export)}` shows it as the model "
+        "made it"
     )
 
 

@@ -171,10 +171,11 @@ def make_edits(
     }
     if missing and output is not None and options[0].auto_mask:
         _check_place_of_mask(output, trajectory, run)
-    notify_of_no_effect(options, given, run)
+    notes = [*no_effect_notes(options, given)]
     if not record.settings.prompt:
-        for note in source_prompt_notes([wanted[key].settings for key in missing]):
-            session.notify_once(note, run)
+        notes += source_prompt_notes([wanted[key].settings for key in missing])
+    for note in notes:
+        session.notify_once(note, run)
     if missing and checkpoint.takes_first_frame:
         _notify_of_first_frame(given, run, session)
     folder = workspace.root if output is None else output.parent
@@ -245,22 +246,24 @@ def _notify_of_first_frame(given: Given, run: Run, session: Session) -> None:
         )
 
 
-def notify_of_no_effect(options: Sequence[ReconstructSettings], given: Given, run: Run) -> None:
+def no_effect_notes(options: Sequence[ReconstructSettings], given: Given) -> Iterator[str]:
     """Say that a seed or a prompt has no effect: the edit is not what it may seem to be."""
     fixed = [edit for edit in options if not edit.draws_noise]
     if {edit.seed for edit in fixed} - {ReconstructSettings.seed}:
         remedy = "--start-from random" if fixed[0].method == "flow" else "--start-noise 0.3"
-        run.notify(
+        yield (
             "the seed has no effect: the edit starts from the source's own noise "
             f"({remedy} adds noise that depends on the seed)"
         )
     tokens = ReconstructSettings.injection_tokens
     if any(e.injection_mode == "queries-keys" and e.injection_tokens != tokens for e in options):
-        run.notify("--injection-tokens changes nothing with --injection-mode queries-keys")
-    if given.first_frame is None and any(not edit.prompt.strip() for edit in options):
-        run.notify("the prompt is empty: the edit shows what the model makes of the source alone")
-    elif given.first_frame is None and any(edit.guidance_scale == 1 for edit in options):
-        run.notify(
+        yield "--injection-tokens changes nothing with --injection-mode queries-keys"
+    if given.first_frame is not None:
+        return
+    if any(not edit.prompt.strip() for edit in options):
+        yield "the prompt is empty: the edit shows what the model makes of the source alone"
+    elif all(edit.guidance_scale == 1 for edit in options):
+        yield (
             "guidance is off (scale 1), which follows a prompt weakly; --guidance-scale 5 turns "
             "it on"
         )

@@ -53,7 +53,7 @@ from cogedit.stages.reconstruct import (
     edit_record,
     edits_together,
     levels_of,
-    notify_of_no_effect,
+    no_effect_notes,
     source_prompt_notes,
 )
 from cogedit.stages.run import Run, workspace_for
@@ -174,7 +174,7 @@ def estimate(
     checkpoint = checkpoint_for(settings, download=False)
     lora_records(checkpoint, settings.loras)
     edits: list[ReconstructSettings] = []
-    if prompts is not None or vary:
+    if prompts is not None or vary != ():
         cells = parse_grid(vary)
         texts = () if prompts is None else prompts
         edits = edits_of(texts, settings, cells, mask=mask, first_frame=first_frame)
@@ -208,8 +208,9 @@ def estimate(
             or trajectory is None
             or existing(describe(edit, trajectory), workspace) is None
         ]
-        notify_of_no_effect(edits, given, run)
-        for note in () if inversion.prompt else source_prompt_notes(missing):
+        notes = [*no_effect_notes(edits, given)]
+        notes += () if inversion.prompt else source_prompt_notes(missing)
+        for note in notes:
             run.notify(note)
         stage, size = cost.reconstruction(
             missing, inversion, keeps_steps=save_trajectory, has_mask=given.mask is not None

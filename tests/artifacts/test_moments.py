@@ -79,8 +79,12 @@ def test_the_folder_of_a_step_goes_while_it_is_empty(unfinished):
         with contextlib.suppress(OSError):
             unfinished.root.rmdir()
 
-    for written in at_every_moment(prepare, remove, lambda: add_step(unfinished)):
-        assert newest_step(unfinished.root) == written
+    steps = at_every_moment(
+        prepare, remove, lambda: (add_step(unfinished), newest_step(unfinished.root))
+    )
+    found = [*steps]
+    assert found
+    assert all(written == newest for written, newest in found)
 
 
 def test_a_lease_is_given_back_and_its_folder_goes(unfinished, monkeypatch):

@@ -169,7 +169,7 @@ Live.refresh = refreshing
 def wait_until_drawn():
     for _ in range(2):  # the first drawing may have begun before
         drawn.clear()
-        drawn.wait()
+        drawn.wait(600)
 """
 
 PICTURE = f"""{DRAWN}
@@ -380,7 +380,7 @@ def writing(descriptor, data):
 os.write = writing
 def wait_until(is_drawn):
     with drawn:
-        drawn.wait_for(lambda: any(map(is_drawn, shown)))
+        drawn.wait_for(lambda: any(map(is_drawn, shown)), timeout=600)
 
 screen = Screen()
 with screen.wait("loading T5"):

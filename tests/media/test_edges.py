@@ -71,11 +71,28 @@ def test_it_is_known_how_much_of_a_change_is_shown(change, least, most):
         frames = zip(
             world.render(world.counterfactual(spec, change)), world.render(spec), strict=True
         )
-        found = FitShare()
+        found = FitShare((slice(None), slice(None)))
         for edit, source in [*frames][::4]:
             [moments] = measure_moments([edit], [source], [source], radius=16)
             found.add(edit, source, source, fitted=moments)
         assert np.array_equal(found.share, least, equal_nan=True) or least <= found.share <= most
+
+
+def test_neither_noise_nor_what_is_painted_into_bars_is_taken_for_a_change():
+    spec = world.sample_spec(11000, "held_out")
+    [source], [edit] = (
+        world.render(one)[:1]
+        for one in (spec, world.counterfactual(spec, world.Edit(color="pink")))
+    )
+    noise = np.random.default_rng(3).normal(0, 12, edit.shape)
+    edit = np.clip(np.rint(edit + noise), 0, 255).astype(np.uint8)
+    framed, painted = (np.pad(one, ((16, 16), (0, 0), (0, 0))) for one in (source, edit))
+    painted[:16] = 255
+    window = slice(16, -16), slice(None)
+    [moments] = measure_moments([painted], [framed], [framed], radius=16, window=window)
+    found = FitShare(window)
+    found.add(painted, framed, framed, fitted=moments)
+    assert found.share > 0.9
 
 
 def test_no_change_stays_no_change():

@@ -301,7 +301,7 @@ def test_a_command_that_ends_early_takes_the_other_ranks_along(
     [other] = psutil.Process(started.pid).children()
     processes.send(started, signum)
     assert processes.finish(started) == code
-    other.wait(60)
+    other.wait(processes.HANGS)
     assert "Traceback" not in processes.log(folder)
     assert kept(steps) >= 2
     done = processes.cogedit(*command, cwd=folder)

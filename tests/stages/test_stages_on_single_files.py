@@ -101,26 +101,31 @@ def five_commands(home, workspace, file, *, stops=False):
     return trajectory, edit
 
 
+@pytest.fixture(scope="module")
+def made(home):
+    """What the commands make, by file."""
+    return {file: five_commands(home, home / f"of-{file}", file) for file in FILES}
+
+
 @pytest.mark.parametrize("file", FILES)
-def test_stopped_and_resumed_they_give_the_same_bytes(home, tmp_path, file):
-    once = five_commands(home, tmp_path / "once", file)
+def test_stopped_and_resumed_they_give_the_same_bytes(home, made, tmp_path, file):
     resumed = five_commands(home, tmp_path / "resumed", file, stops=True)
-    assert [path.read_bytes() for path in once] == [path.read_bytes() for path in resumed]
+    assert [path.read_bytes() for path in made[file]] == [path.read_bytes() for path in resumed]
     record = read_record(resumed[0]).model
     assert (record.transformer, record.weights) == (file, None if file == FILES[0] else "fp8")
 
 
-def test_a_file_and_its_folder_give_the_same_numbers(home, tmp_path):
-    made = five_commands(home, tmp_path / "file", FILES[0])
-    own = five_commands(home, tmp_path / "folder", None)
-    for ours, theirs, name in zip(made, own, ("trajectory", "latents"), strict=True):
+def test_a_file_and_its_folder_give_the_same_numbers(home, made, tmp_path):
+    flags = flags_of(home, tmp_path, None)
+    trajectory, _ = run("invert", home / "clip.mp4", *flags)
+    own = trajectory, run("reconstruct", trajectory, "-p", "a cat", *flags)[0]
+    for ours, theirs, name in zip(made[FILES[0]], own, ("trajectory", "latents"), strict=True):
         tensors = [read_artifact(path).tensors[name] for path in (ours, theirs)]
         assert torch.equal(*tensors)
 
 
-def test_an_edit_needs_the_file_of_its_inversion(home, tmp_path):
-    flags = flags_of(home, tmp_path, FILES[0])
-    trajectory, _ = run("invert", home / "clip.mp4", *flags)
+def test_an_edit_needs_the_file_of_its_inversion(home, made, tmp_path):
+    flags, (trajectory, _) = flags_of(home, tmp_path, FILES[0]), made[FILES[0]]
     without = [flag for flag in flags if flag not in ("--transformer", home / FILES[0])]
     edit = ("reconstruct", trajectory, "-p", "a cat", *without)
     _, said = run(*edit, code=ModelError.exit_code)

@@ -164,6 +164,7 @@ def test_a_node_without_the_model_is_named(cluster, hub_cache, tmp_path, monkeyp
 
 @pytest.mark.slow
 def test_12_edits_survive_a_node(cluster, tmp_path, monkeypatch):
+    """It is lost between two results: of a worker killed in a step, see `test_batch_workers`."""
     clips = "abcd"
     for name in ("alone", "together"):
         (tmp_path / name).mkdir()
