@@ -65,11 +65,19 @@ class LocalWorkers:
 
     def _listen(self, worker: int, process: subprocess.Popen[bytes]) -> None:
         assert process.stdout is not None
-        with process.stdout as told, suppress(*_CUT_SHORT):
-            while True:
-                self._told.put((worker, pickle.load(told)))
+        how = None
+        with process.stdout as told:
+            try:
+                while True:
+                    self._told.put((worker, pickle.load(told)))
+            except EOFError:
+                pass
+            except Exception:  # noqa: BLE001 - what a library printed, read as a message
+                how = "said what is no message of cogedit's"
+                process.kill()  # or both would wait for ever
         code = process.wait()
-        how = f"was killed by signal {-code}" if code < 0 else f"ended with {code}"
+        if how is None:
+            how = f"was killed by signal {-code}" if code < 0 else f"ended with {code}"
         self._told.put((worker, Gone(f"process {process.pid} {how}")))
 
     def _send(self, worker: int, message: Job | Group | int) -> None:

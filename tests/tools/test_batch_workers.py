@@ -23,7 +23,7 @@ from cogedit.config import Settings, read_batch
 from cogedit.errors import Interrupted, Terminated, UsageError, WorkerDied
 from cogedit.tools import batch_local
 from cogedit.tools.batch import RESULTS, batch
-from cogedit.tools.batch_driver import MAX_RETRIES, Job, drive, ending
+from cogedit.tools.batch_driver import MAX_RETRIES, Gone, Job, drive, ending
 from cogedit.tools.batch_group import BatchResult, groups_of
 from cogedit.tools.batch_local import LocalWorkers, start_local
 from cogedit.tools.batch_plan import BatchEdit, plan_batch
@@ -205,6 +205,17 @@ def test_a_worker_ends_with_who_is_killed_in_the_middle_of_a_word(folder, is_beg
     serve = "from cogedit.tools import batch_local; batch_local.serve()"
     assert processes.finish(processes.start(serve, folder, stdin=folder / "said")) == 0
     assert processes.log(folder) == ""
+
+
+def test_what_a_library_prints_while_it_is_imported_is_no_message(folder, monkeypatch):
+    Path("sitecustomize.py").write_text("print('I am ready')")
+    monkeypatch.syspath_prepend(folder)
+    started = LocalWorkers(Job(folder, make=workers.make_nothing), [{}])
+    told = (event for _ in range(600) for event in started.events())  # waits for a second each
+    worker, gone = next(told)
+    started.close()
+    assert (worker, type(gone)) == (0, Gone)
+    assert "no message" in gone.why
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "two", "1.5"])
