@@ -47,6 +47,7 @@ _HOLDER = re.compile(r"([0-9a-f]{16})\.(\d{1,9})\.(\d{1,18})\.[0-9a-f]{16}")
 
 _held: dict[Path, Lease] = {}
 _watched: dict[str, tuple[float, float]] = {}  # file: its stamp, and since when it is known
+_found_dead: set[str] = set()  # machine, process and its start, of holders that stood still
 
 
 class Lease:
@@ -143,13 +144,18 @@ def is_lost(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def writing_alone(path: Path) -> Iterator[bool]:
+def writing_alone(path: Path, *, waiting: Callable[[], None] | None = None) -> Iterator[bool]:
     """Keep other processes from writing a file while the block runs, if none writes it now.
 
     Yields whether no other process does. Raises `StorageError` where the folder cannot be written.
+
+    Args:
+        path: The file.
+        waiting: Called once before some minutes pass to find out whether a holder on another
+            machine, or before this one was started again, is at work; None takes it that it is.
     """
     try:
-        lease = acquire(lease_of(path), waiting=None)
+        lease = _acquire_unless_alive(lease_of(path), waiting=waiting)
     except BlockingIOError:
         yield False
         return
@@ -159,6 +165,33 @@ def writing_alone(path: Path) -> Iterator[bool]:
         yield True
     finally:
         lease.release()
+
+
+def _acquire_unless_alive(path: Path, *, waiting: Callable[[], None] | None) -> Lease:
+    """Take a lease unless its holder gives a sign of life; as `acquire`, which does not wait."""
+    first = None
+    while True:
+        try:
+            return acquire(path, waiting=None)
+        except BlockingIOError:
+            stamps = _stamps_elsewhere(path)
+            if waiting is None or not stamps or first not in (None, stamps):
+                raise
+            if first is None:
+                waiting()
+            first = stamps
+        time.sleep(min(LONGEST_POLL, HEARTBEAT))
+
+
+def _stamps_elsewhere(path: Path) -> dict[str, float]:
+    """When holders on other machines have touched their files, by the names of these."""
+    with contextlib.suppress(OSError):
+        return {
+            file.name: file.stat().st_mtime
+            for file in path.iterdir()
+            if not file.name.startswith(_machine())
+        }
+    return {}
 
 
 def lease_of(path: Path) -> Path:
@@ -212,9 +245,13 @@ def _take_from_the_dead(path: Path, *, is_watched: bool) -> bool:
     for file in path.iterdir():
         if not _HOLDER.fullmatch(file.name):
             raise FileExistsError(errno.EEXIST, f"it holds {file.name}, which is not cogedit's")
-        is_dead = _is_silent(file, now) and (not is_watched or _stands_still(file))
+        holder, _, _ = file.name.rpartition(".")
+        is_known = not is_watched or holder in _found_dead
+        is_dead = _is_silent(file, now) and (is_known or _stands_still(file))
         if not is_dead and not _has_ended(file):
             return False
+        if is_dead and is_watched:  # so are the other leases of the same process
+            _found_dead.add(holder)
         file.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # another process was faster
         path.rmdir()

@@ -247,6 +247,14 @@ def notify_waiting(path: Path, run: Run) -> None:
     run.notify(f"another process is making {path}; waiting for it")
 
 
+def _notify_of_no_sign(output: Path, run: Run) -> None:
+    """Say what a run finds out before it writes."""
+    run.notify(
+        f"{output} was being written on another machine, or before this one was started again; "
+        "waiting up to four minutes for a sign of life"
+    )
+
+
 def _made_on(record: RecordT, device: str) -> RecordT:
     """Add to a record of a model on what kind of device it has computed."""
     made: Record = record
@@ -358,7 +366,8 @@ def claim(output: Path | None, run: Run) -> Iterator[Run]:
         yield run
         return
     place = output.absolute()
-    with in_use(place.parent), writing_alone(place) as alone:
+    waiting = None if run.force else partial(_notify_of_no_sign, output, run)
+    with in_use(place.parent), writing_alone(place, waiting=waiting) as alone:
         if not alone and not run.force:
             raise UsageError(
                 f"another process is writing {output}", hint="choose another -o, or wait for it"

@@ -248,3 +248,42 @@ def test_an_output_is_written_by_one(tmp_path):
     assert not list(tmp_path.iterdir())
     with pytest.raises(StorageError, match="out"), writing_alone(tmp_path / "a/b/out.mp4"):
         pass
+
+
+@pytest.mark.parametrize("is_dead", [True, False])
+def test_one_look_does_not_tell_who_is_dead_elsewhere(tmp_path, short_watch, is_dead):
+    """A command that is run again on another machine takes over, unless there is a sign of life."""
+    output, said = tmp_path / "out.mp4", []
+    with another_process(leases.lease_of(output), elsewhere=True) as process:
+        process.kill()
+        process.wait()
+    [lease] = tmp_path.iterdir()
+    age(lease, 2 * leases.SILENCE)
+    with writing_alone(output) as alone:
+        assert not alone, "who does not wait is told so at once"
+
+    def waiting():
+        said.append("waiting")
+        if not is_dead:
+            age(lease, -leases.SILENCE)
+
+    with writing_alone(output, waiting=waiting) as alone:
+        assert alone == is_dead
+    assert said == ["waiting"]
+
+
+def test_what_one_lease_shows_of_its_holder_holds_for_all(tmp_path, short_watch, monkeypatch):
+    outputs = [tmp_path / name for name in ("a.mp4", "b.mp4")]
+    paths = [leases.lease_of(output) for output in outputs]
+    with another_process(paths[0], elsewhere=True) as process:
+        process.kill()
+        process.wait()
+    [file] = paths[0].iterdir()
+    holder, _, random = file.name.rpartition(".")
+    paths[1].mkdir()
+    (paths[1] / f"{holder}.{random[::-1]}").touch()
+    for path in paths:
+        age(path, 2 * leases.SILENCE)
+    assert is_free(paths[0])
+    monkeypatch.setattr(leases, "HEARTBEAT", 3600)
+    acquire(paths[1], waiting=None).release()

@@ -1,6 +1,7 @@
 """The stages over artifacts: numbers, reuse, and models with other traits."""
 
 import json
+import os
 import sys
 from contextlib import nullcontext
 from dataclasses import replace
@@ -13,7 +14,7 @@ from pipelines import GOLDEN_PIPELINE, TINY_PIPELINE, make_i2v_like
 from videos import make_video, read_back
 
 import cogedit
-from cogedit.artifacts import LatentsRecord, read_artifact, write_artifact
+from cogedit.artifacts import LatentsRecord, leases, read_artifact, write_artifact
 from cogedit.artifacts.codec import canonical_text, encode_record
 from cogedit.errors import ArtifactMismatch, ModelError, StorageError, UsageError, VideoError
 from cogedit.media.recipe_comment import find_comment
@@ -589,3 +590,18 @@ def test_settings_follow_from_the_artifact(video, pipeline_2b):
         cogedit.reconstruct(frames.path, ["a", "b"], settings, output=video.with_suffix(".x"))
     with pytest.raises(UsageError, match="needs a prompt"):
         cogedit.reconstruct(frames.path, [], settings)
+
+
+def test_the_same_command_goes_on_after_the_machine_went_down(video, tmp_path, monkeypatch):
+    """Its lease of the output is one of a machine that was started before."""
+    monkeypatch.setattr(leases, "HEARTBEAT", 0.01)
+    output, said = tmp_path / "out.safetensors", []
+    left = leases.lease_of(output)
+    left.mkdir()
+    (left / f"{'0' * 16}.1.1.{'0' * 16}").touch()
+    os.utime(next(left.iterdir()), (0, 0))
+    settings = settings_of(video, TINY_PIPELINE)
+    cogedit.load(video, settings, output=output, run=cogedit.Run(notify=said.append))
+    assert output.is_file()
+    assert not left.exists()
+    assert any("was started again" in line and str(output) in line for line in said)
