@@ -20,6 +20,7 @@ import contextlib
 import errno
 import functools
 import hashlib
+import math
 import os
 import platform
 import re
@@ -47,7 +48,8 @@ _HOLDER = re.compile(r"([0-9a-f]{16})\.(\d{1,9})\.(\d{1,18})\.[0-9a-f]{16}")
 
 _held: dict[Path, Lease] = {}
 _watched: dict[str, tuple[float, float]] = {}  # file: its stamp, and since when it is known
-_found_dead: set[str] = set()  # machine, process and its start, of holders that stood still
+_found_dead: dict[str, float] = {}  # holder that stood still: its stamp then
+_seen_alive: dict[str, float] = {}  # holder elsewhere: when its stamp was seen to move
 
 
 class Lease:
@@ -151,8 +153,8 @@ def writing_alone(path: Path, *, waiting: Callable[[], None] | None = None) -> I
 
     Args:
         path: The file.
-        waiting: Called once before some minutes pass to find out whether a holder on another
-            machine, or before this one was started again, is at work; None takes it that it is.
+        waiting: Called at every look while it is not known whether a holder on another machine, or
+            before this one was started again, is at work: minutes; None takes it that it is.
     """
     try:
         lease = _acquire_unless_alive(lease_of(path), waiting=waiting)
@@ -169,29 +171,39 @@ def writing_alone(path: Path, *, waiting: Callable[[], None] | None = None) -> I
 
 def _acquire_unless_alive(path: Path, *, waiting: Callable[[], None] | None) -> Lease:
     """Take a lease unless its holder gives a sign of life; as `acquire`, which does not wait."""
-    first = None
+    first: dict[str, float] = {}
     while True:
         try:
             return acquire(path, waiting=None)
         except BlockingIOError:
             stamps = _stamps_elsewhere(path)
-            if waiting is None or not stamps or first not in (None, stamps):
+            if waiting is None or not (stamps or first):
                 raise
-            if first is None:
-                waiting()
-            first = stamps
+            if first and stamps and stamps != first:
+                _seen_alive.update(dict.fromkeys(stamps, time.monotonic()))
+                raise
+            now = time.monotonic()
+            if any(now - _seen_alive.get(holder, -math.inf) < SILENCE for holder in stamps):
+                raise
+            first = stamps  # none: given back since that line
+        waiting()
         time.sleep(min(LONGEST_POLL, HEARTBEAT))
 
 
 def _stamps_elsewhere(path: Path) -> dict[str, float]:
-    """When holders on other machines have touched their files, by the names of these."""
+    """When holders on other machines have touched their files here."""
     with contextlib.suppress(OSError):
         return {
-            file.name: file.stat().st_mtime
+            _holder_of(file): file.stat().st_mtime
             for file in path.iterdir()
             if not file.name.startswith(_machine())
         }
     return {}
+
+
+def _holder_of(file: Path) -> str:
+    """Machine, process and its start: what all leases of a process have in common."""
+    return file.name.rpartition(".")[0]
 
 
 def lease_of(path: Path) -> Path:
@@ -245,13 +257,9 @@ def _take_from_the_dead(path: Path, *, is_watched: bool) -> bool:
     for file in path.iterdir():
         if not _HOLDER.fullmatch(file.name):
             raise FileExistsError(errno.EEXIST, f"it holds {file.name}, which is not cogedit's")
-        holder, _, _ = file.name.rpartition(".")
-        is_known = not is_watched or holder in _found_dead
-        is_dead = _is_silent(file, now) and (is_known or _stands_still(file))
+        is_dead = _is_silent(file, now) and (not is_watched or _stands_still(file))
         if not is_dead and not _has_ended(file):
             return False
-        if is_dead and is_watched:  # so are the other leases of the same process
-            _found_dead.add(holder)
         file.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # another process was faster
         path.rmdir()
@@ -268,12 +276,17 @@ def _stands_still(file: Path) -> bool:
     On file systems that stamp by the clocks of their clients, as SMB and Lustre do, a holder with a
     wrong clock may seem silent; but its stamp moves.
     """
-    stamp = file.stat().st_mtime
+    stamp, holder = file.stat().st_mtime, _holder_of(file)
+    if stamp <= _found_dead.get(holder, -math.inf) + HEARTBEAT:
+        return True  # of its other leases nothing else is to be seen
     known, since = _watched.get(file.name, (None, 0.0))
     if known != stamp:
         _watched[file.name] = stamp, time.monotonic()
         return False
-    return time.monotonic() - since > 1.5 * HEARTBEAT
+    if time.monotonic() - since <= 1.5 * HEARTBEAT:
+        return False
+    _found_dead[holder] = stamp
+    return True
 
 
 def _has_ended(file: Path) -> bool:

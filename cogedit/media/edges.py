@@ -46,7 +46,7 @@ little much may be what inversion and sampling left."""
 Window = tuple[slice, slice]
 """Rows and columns."""
 
-_SQUARE = 8
+_SQUARE = 4
 _STRIP = 64  # rows to which a change is applied at a time: what they need stays in the cache
 _PAIRS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))  # of colours: a symmetric matrix
 
@@ -190,8 +190,8 @@ def measure_moments(
 class FitShare:
     """How much of what an edit changed its fits show: little where the source has no such edges.
 
-    Compared are means over squares of 8 pixels, a latent's size: noise that the sampling left, and
-    that the fits are to leave out, counts for little there.
+    Compared are means over squares of 4 pixels: noise that the sampling left, and that the fits are
+    to leave out, counts for less there. Of finer textures nothing is said.
     """
 
     def __init__(self, window: Window) -> None:

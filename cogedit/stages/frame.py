@@ -58,6 +58,7 @@ def save_frame(
     check_absent(output, run)
     time = None if at is None else _time(at)
     with keeping_in_use(), claim(output, run) as claimed:
+        check_absent(output, run)  # again: it may have been waited for
         find = _of_video if sniff_kind(source) is None else _of_artifact
         pixels = find(source, settings, time, claimed)
         save_png(pixels, output, over="anything" if run.force else None)

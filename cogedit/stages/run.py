@@ -247,12 +247,20 @@ def notify_waiting(path: Path, run: Run) -> None:
     run.notify(f"another process is making {path}; waiting for it")
 
 
-def _notify_of_no_sign(output: Path, run: Run) -> None:
-    """Say what a run finds out before it writes."""
-    run.notify(
-        f"{output} was being written on another machine, or before this one was started again; "
-        "waiting up to four minutes for a sign of life"
-    )
+def _looking(output: Path, run: Run) -> Callable[[], None]:
+    """What a run does at every look whether another machine still writes its output."""
+    said: list[bool] = []
+
+    def look() -> None:
+        if not said:
+            said.append(True)
+            run.notify(
+                f"{output} was being written on another machine, or before this one was started "
+                "again; waiting up to four minutes for a sign of life"
+            )
+        run.cancellation.check("before it wrote")
+
+    return look
 
 
 def _made_on(record: RecordT, device: str) -> RecordT:
@@ -366,8 +374,10 @@ def claim(output: Path | None, run: Run) -> Iterator[Run]:
         yield run
         return
     place = output.absolute()
-    waiting = None if run.force else partial(_notify_of_no_sign, output, run)
-    with in_use(place.parent), writing_alone(place, waiting=waiting) as alone:
+    with (
+        in_use(place.parent),
+        writing_alone(place, waiting=None if run.force else _looking(output, run)) as alone,
+    ):
         if not alone and not run.force:
             raise UsageError(
                 f"another process is writing {output}", hint="choose another -o, or wait for it"

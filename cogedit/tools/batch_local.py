@@ -26,6 +26,9 @@ from cogedit.wording import count_of
 _CUT_SHORT = (EOFError, OSError, pickle.UnpicklingError)
 """What reading a word raises whose speaker has ended, maybe in the middle of it."""
 
+_GREETING = b"\0cogedit\n"
+"""A worker's first bytes: a library that printed before them is no one to listen to."""
+
 
 class LocalWorkers:
     """Processes that are spoken to through their standard input and output.
@@ -65,19 +68,17 @@ class LocalWorkers:
 
     def _listen(self, worker: int, process: subprocess.Popen[bytes]) -> None:
         assert process.stdout is not None
-        how = None
-        with process.stdout as told:
-            try:
-                while True:
-                    self._told.put((worker, pickle.load(told)))
-            except EOFError:
-                pass
-            except Exception:  # noqa: BLE001 - what a library printed, read as a message
-                how = "said what is no message of cogedit's"
+        with process.stdout as told, suppress(*_CUT_SHORT):
+            if not _GREETING.startswith(greeting := told.read(len(_GREETING))):
                 process.kill()  # or both would wait for ever
+                process.wait()
+                why = f"process {process.pid} printed {greeting!r} while it started"
+                self._told.put((worker, Gone(why)))
+                return
+            while True:
+                self._told.put((worker, pickle.load(told)))
         code = process.wait()
-        if how is None:
-            how = f"was killed by signal {-code}" if code < 0 else f"ended with {code}"
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with {code}"
         self._told.put((worker, Gone(f"process {process.pid} {how}")))
 
     def _send(self, worker: int, message: Job | Group | int) -> None:
@@ -162,6 +163,8 @@ def serve() -> None:
     # What a library prints must not come between the messages.
     heard, told = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
+    told.write(_GREETING)
+    told.flush()
     # A scheduler's SIGTERM reaches all processes; the one that started this one says what to do.
     # Not SIG_IGN, which ffmpeg would inherit.
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -114,6 +114,7 @@ def compare(
     if is_image:
         numbers = _spread(num_frames) if layout == "sheet" else [num_frames // 2]
     with claim(output, run), use_session(session) as owner:
+        check_absent(output, run)  # again: it may have been waited for
         for path in paths:
             keep_in_use(path.parent)
         decoded = partial(decode, settings=settings, session=owner, run=run)

@@ -145,7 +145,7 @@ def estimate(
     settings: Settings,
     *,
     prompts: str | Sequence[str] | None = None,
-    vary: str | Sequence[str] = (),
+    vary: str | Sequence[str] | None = None,
     save_trajectory: bool = False,
     mask: str | Path | None = None,
     first_frame: str | Path | None = None,
@@ -174,8 +174,8 @@ def estimate(
     checkpoint = checkpoint_for(settings, download=False)
     lora_records(checkpoint, settings.loras)
     edits: list[ReconstructSettings] = []
-    if prompts is not None or vary != ():
-        cells = parse_grid(vary)
+    if prompts is not None or vary is not None:
+        cells = parse_grid(() if vary is None else vary)
         texts = () if prompts is None else prompts
         edits = edits_of(texts, settings, cells, mask=mask, first_frame=first_frame)
         check_edits(edits, checkpoint, num_levels=levels_of(source, settings))

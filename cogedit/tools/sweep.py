@@ -96,6 +96,7 @@ def sweep(
     check_edits(grid, checkpoint, num_levels=levels_of(source, settings))
     given = take_given(source, settings, checkpoint, mask=mask, first_frame=first_frame)
     with claim(output, run) as run, use_session(session) as owner:
+        check_sheet(output, inputs=(), run=run)  # again: it may have been waited for
         expect_prompts(grid, owner)
         owner.expect_decoding()
         source = trajectory_for(source, grid, settings, given=given, run=run, session=owner)

@@ -62,6 +62,7 @@ def test_an_edge_that_the_source_has_not_is_lost():
         (world.Edit(color="pink"), 0.9, 1),
         (world.Edit(background="white"), 0.9, 1),
         (world.Edit(shape="square"), 0, 0.3),
+        (world.Edit(texture=world.Texture("stripes", 22.0, 14.0, 0.0, 0.5)), 0, 0.4),
         (world.Edit(), np.nan, np.nan),
     ],
 )

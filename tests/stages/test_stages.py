@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import sys
 from contextlib import nullcontext
 from dataclasses import replace
@@ -598,7 +599,7 @@ def test_the_same_command_goes_on_after_the_machine_went_down(video, tmp_path, m
     output, said = tmp_path / "out.safetensors", []
     left = leases.lease_of(output)
     left.mkdir()
-    (left / f"{'0' * 16}.1.1.{'0' * 16}").touch()
+    (left / f"{secrets.token_hex(8)}.1.1.{'0' * 16}").touch()
     os.utime(next(left.iterdir()), (0, 0))
     settings = settings_of(video, TINY_PIPELINE)
     cogedit.load(video, settings, output=output, run=cogedit.Run(notify=said.append))
