@@ -163,8 +163,9 @@ def serve() -> None:
     # What a library prints must not come between the messages.
     heard, told = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    told.write(_GREETING)
-    told.flush()
+    with suppress(OSError):  # without anyone who hears it, the end of `heard` stops us
+        told.write(_GREETING)
+        told.flush()
     # A scheduler's SIGTERM reaches all processes; the one that started this one says what to do.
     # Not SIG_IGN, which ffmpeg would inherit.
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -173,7 +174,7 @@ def serve() -> None:
     groups: SimpleQueue[Group | None] = SimpleQueue()
 
     def tell(event: Event) -> None:
-        with lock, suppress(OSError):  # without anyone who hears it, the end of `heard` stops us
+        with lock, suppress(OSError):  # likewise
             told.write(pickle.dumps(event))
             told.flush()
 
