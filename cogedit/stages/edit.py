@@ -13,6 +13,7 @@ from cogedit.config import Settings
 from cogedit.errors import StorageError, UsageError
 from cogedit.media.encoding import OTHER_VIDEO_SUFFIXES, VIDEO_SUFFIXES
 from cogedit.schema import as_path
+from cogedit.stages.claim import claim
 from cogedit.stages.decode import check_composite
 from cogedit.stages.export import check_export, encoding_for, export
 from cogedit.stages.given import options_for, take_given
@@ -25,15 +26,7 @@ from cogedit.stages.reconstruct import (
     trajectory_for,
 )
 from cogedit.stages.replacing import check_replaceable, place_of_source
-from cogedit.stages.run import (
-    Exported,
-    Run,
-    Written,
-    check_is_here,
-    check_output,
-    claim,
-    workspace_for,
-)
+from cogedit.stages.run import Exported, Run, Written, check_is_here, check_output, workspace_for
 from cogedit.stages.session import Session, use_session
 
 

@@ -20,10 +20,11 @@ from cogedit.config import Settings
 from cogedit.errors import UsageError
 from cogedit.models.checkpoint import Checkpoint
 from cogedit.schema import as_path
+from cogedit.stages.claim import claim
 from cogedit.stages.first_frame import encode_first_frame
 from cogedit.stages.load import load
 from cogedit.stages.model import checkpoint_for, latent_shape_of, model_record
-from cogedit.stages.run import Run, Written, check_output, claim, find_or_make, workspace_for
+from cogedit.stages.run import Run, Written, check_output, find_or_make, workspace_for
 from cogedit.stages.session import Session, use_session
 from cogedit.types import EncodeSettings
 

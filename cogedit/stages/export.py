@@ -29,13 +29,14 @@ from cogedit.media.sound import choose_audio
 from cogedit.media.stream import FrameStream
 from cogedit.media.writer import AudioSource, write_video
 from cogedit.schema import as_path
+from cogedit.stages.claim import claim
 from cogedit.stages.decode import composite_for
 from cogedit.stages.full_rate import frame_numbers, own_rate, takes_every_frame
 from cogedit.stages.load import find_clip
 from cogedit.stages.model import checkpoint_for, dtype_for, latent_shape_of
 from cogedit.stages.recipe import Recipe, idle_options
 from cogedit.stages.replacing import check_not_source, in_the_way, place_of_source
-from cogedit.stages.run import Exported, Run, check_output, check_writable, claim, workspace_for
+from cogedit.stages.run import Exported, Run, check_output, check_writable, workspace_for
 from cogedit.stages.session import Session, use_session
 from cogedit.stages.shown import show
 from cogedit.stages.source import (

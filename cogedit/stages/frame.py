@@ -23,8 +23,9 @@ from cogedit.errors import ArtifactError, UsageError, shown
 from cogedit.media.clip import find_span
 from cogedit.media.reader import DecordFailed, read_clip
 from cogedit.media.writer import save_png
+from cogedit.stages.claim import claim
 from cogedit.stages.load import find_clip
-from cogedit.stages.run import Run, check_absent, check_output, claim, workspace_for
+from cogedit.stages.run import Run, check_absent, check_output, workspace_for
 from cogedit.stages.source import FoundSource, find_source, resize_plan
 from cogedit.types import LoadSettings
 

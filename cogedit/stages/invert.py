@@ -26,6 +26,7 @@ from cogedit.models.checkpoint import Checkpoint
 from cogedit.models.cost import TransformerSizes, edit_work, inversion_work, latent_shape
 from cogedit.progress import StepInfo, WindowProgress
 from cogedit.schema import as_path
+from cogedit.stages.claim import claim
 from cogedit.stages.encode import encode
 from cogedit.stages.first_frame import condition_of
 from cogedit.stages.model import (
@@ -42,7 +43,6 @@ from cogedit.stages.run import (
     Written,
     check_output,
     check_text,
-    claim,
     find_or_make,
     place_of,
     workspace_for,

@@ -22,8 +22,9 @@ from cogedit.models.checkpoint import NotCachedError
 from cogedit.models.geometry import TRAINED_FPS, TRAINED_FPS_15
 from cogedit.schema import as_path
 from cogedit.sources import SourceVideo
+from cogedit.stages.claim import claim
 from cogedit.stages.model import checkpoint_for, takes_first_frame
-from cogedit.stages.run import Run, Written, check_output, claim, find_or_make, workspace_for
+from cogedit.stages.run import Run, Written, check_output, find_or_make, workspace_for
 from cogedit.types import LoadSettings
 from cogedit.wording import count_of, show_rate
 

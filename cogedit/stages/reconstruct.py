@@ -25,6 +25,7 @@ from cogedit.errors import UsageError
 from cogedit.media.masks import check_mask
 from cogedit.models.checkpoint import Checkpoint
 from cogedit.schema import as_path, show_value
+from cogedit.stages.claim import claim
 from cogedit.stages.encode import encode
 from cogedit.stages.given import Given, options_for, take_given
 from cogedit.stages.invert import check_inversion_settings, invert, is_inverted
@@ -41,7 +42,6 @@ from cogedit.stages.run import (
     Written,
     check_output,
     check_text,
-    claim,
     find,
     find_or_make,
     workspace_for,

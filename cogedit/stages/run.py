@@ -31,7 +31,6 @@ from cogedit.artifacts import (
     sniff_kind,
     verify_artifact,
     write_artifact,
-    writing_alone,
 )
 from cogedit.cancellation import Cancellation
 from cogedit.config import CONFIG_FILE, Settings
@@ -247,22 +246,6 @@ def notify_waiting(path: Path, run: Run) -> None:
     run.notify(f"another process is making {path}; waiting for it")
 
 
-def _looking(output: Path, run: Run) -> Callable[[], None]:
-    """What a run does at every look whether another machine still writes its output."""
-    said: list[bool] = []
-
-    def look() -> None:
-        if not said:
-            said.append(True)
-            run.notify(
-                f"{output} was being written on another machine, or before this one was started "
-                "again; waiting up to four minutes for a sign of life"
-            )
-        run.cancellation.check("before it wrote")
-
-    return look
-
-
 def _made_on(record: RecordT, device: str) -> RecordT:
     """Add to a record of a model on what kind of device it has computed."""
     made: Record = record
@@ -359,30 +342,6 @@ def check_absent(output: Path, run: Run) -> None:
     """Refuse to replace an output without force, where no artifact tells whether it is the same."""
     if output.exists() and not run.force:
         raise UsageError(f"{output} exists", hint="choose another -o, or replace it with --force")
-
-
-@contextmanager
-def claim(output: Path | None, run: Run) -> Iterator[Run]:
-    """Keep other commands from writing an output while the block runs.
-
-    Yields the run that holds the claim, for the stages inside of the block.
-
-    Raises:
-        UsageError: Another process is writing it, and `run.force` is off.
-    """
-    if output is None or output.absolute() in run.claims:
-        yield run
-        return
-    place = output.absolute()
-    with (
-        in_use(place.parent),
-        writing_alone(place, waiting=None if run.force else _looking(output, run)) as alone,
-    ):
-        if not alone and not run.force:
-            raise UsageError(
-                f"another process is writing {output}", hint="choose another -o, or wait for it"
-            )
-        yield replace(run, claims=run.claims | {place})
 
 
 def check_is_here(output: Path) -> None:

@@ -13,11 +13,12 @@ from cogedit.artifacts import EditRecord
 from cogedit.artifacts.locks import MAX_FOLDERS
 from cogedit.errors import CogeditError, Interrupted, memory_expected
 from cogedit.progress import ShowStep
+from cogedit.stages.claim import claim
 from cogedit.stages.edit import check_edit, export_edit, names_video
 from cogedit.stages.given import Given, take_given
 from cogedit.stages.model import checkpoint_for
 from cogedit.stages.reconstruct import make_edits, trajectory_for
-from cogedit.stages.run import Exported, Run, Written, claim
+from cogedit.stages.run import Exported, Run, Written
 from cogedit.stages.session import Session
 from cogedit.tools.batch_plan import BatchEdit, check_output_of
 

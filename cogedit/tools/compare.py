@@ -32,10 +32,11 @@ from cogedit.media.probe import probe_as_recorded, probe_facts
 from cogedit.media.reader import iterate_frames, resize_frame
 from cogedit.media.stream import Frame, FrameFile, FrameStream
 from cogedit.media.writer import save_png, write_video
+from cogedit.stages.claim import claim
 from cogedit.stages.decode import decode
 from cogedit.stages.full_rate import frame_numbers, own_rate
 from cogedit.stages.recipe import read_recipe
-from cogedit.stages.run import Exported, Run, check_absent, check_output, claim
+from cogedit.stages.run import Exported, Run, check_absent, check_output
 from cogedit.stages.session import Session, use_session
 from cogedit.stages.source import FramesOnDisk, resize_plan
 from cogedit.tools.captions import distinctions

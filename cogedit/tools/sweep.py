@@ -19,6 +19,7 @@ from cogedit.media.metrics import flicker, mean_change, psnr
 from cogedit.media.stream import FrameFile
 from cogedit.media.writer import save_png
 from cogedit.schema import as_path
+from cogedit.stages.claim import claim
 from cogedit.stages.decode import decode, decode_source
 from cogedit.stages.given import take_given
 from cogedit.stages.model import checkpoint_for
@@ -29,7 +30,7 @@ from cogedit.stages.reconstruct import (
     make_edits,
     trajectory_for,
 )
-from cogedit.stages.run import Run, Written, check_absent, check_output, claim, workspace_for
+from cogedit.stages.run import Run, Written, check_absent, check_output, workspace_for
 from cogedit.stages.session import Session, use_session
 from cogedit.tools.captions import setting_name, setting_text
 from cogedit.tools.grid import Cell, edits_of, parse_grid
