@@ -114,7 +114,7 @@ def acquire(path: Path, *, waiting: Callable[[], None] | None, is_watched: bool 
 
     Args:
         path: Where the lease is.
-        waiting: Called once if another process holds it; None does not wait.
+        waiting: Called at every look while another process holds it; None does not wait.
         is_watched: Whether a silent holder is watched before it counts as dead (`_stands_still`).
             Without waiting that takes several attempts.
 
@@ -133,8 +133,7 @@ def acquire(path: Path, *, waiting: Callable[[], None] | None, is_watched: bool 
                 continue
         if waiting is None:
             raise BlockingIOError(f"{path} is held by another process")
-        if pause == FIRST_POLL:
-            waiting()
+        waiting()
         time.sleep(pause)
         pause = min(1.5 * pause, LONGEST_POLL)
 

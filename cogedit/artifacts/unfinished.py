@@ -55,7 +55,7 @@ class Unfinished:
         When the block ends, however it ends, steps stay; the lease and half-written files go.
 
         Args:
-            waiting: Called once if another process is in it; None does not wait.
+            waiting: Called at every look while another process is in it; None does not wait.
 
         Raises:
             BlockingIOError: Another process is in it, and `waiting` is None.

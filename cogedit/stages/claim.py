@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -25,28 +25,16 @@ def claim(output: Path | None, run: Run) -> Iterator[Run]:
         yield run
         return
     place = output.absolute()
+    waiting = run.while_waiting(
+        f"{output} was being written on another machine, or before this one was started again; "
+        "waiting up to four minutes for a sign of life"
+    )
     with (
         in_use(place.parent),
-        writing_alone(place, waiting=None if run.force else _looking(output, run)) as alone,
+        writing_alone(place, waiting=None if run.force else waiting) as alone,
     ):
         if not alone and not run.force:
             raise UsageError(
                 f"another process is writing {output}", hint="choose another -o, or wait for it"
             )
         yield replace(run, claims=run.claims | {place})
-
-
-def _looking(output: Path, run: Run) -> Callable[[], None]:
-    """What a run does at every look whether another machine still writes its output."""
-    said: list[bool] = []
-
-    def look() -> None:
-        if not said:
-            said.append(True)
-            run.notify(
-                f"{output} was being written on another machine, or before this one was started "
-                "again; waiting up to four minutes for a sign of life"
-            )
-        run.cancellation.check("before it wrote")
-
-    return look

@@ -39,7 +39,7 @@ from cogedit.stages.model import checkpoint_for
 from cogedit.stages.pass_times import Stopwatch
 from cogedit.stages.reconstruct import as_in_one_pass, edits_together
 from cogedit.stages.resume import ResumableLoop
-from cogedit.stages.run import Run, notify_waiting
+from cogedit.stages.run import Run, is_made_elsewhere
 from cogedit.stages.session import Session
 from cogedit.stages.source import resize_plan
 from cogedit.stages.trajectory import open_trajectory
@@ -107,7 +107,7 @@ class EditPasses:
             unfinished = self._together(key)
             alone: AbstractContextManager[None] = nullcontext()
             if len(unfinished.makes) > 1:  # of a single one the caller holds the lease
-                waiting = partial(notify_waiting, unfinished.root, self._run)
+                waiting = self._run.while_waiting(is_made_elsewhere(unfinished.root))
                 alone = unfinished.alone(waiting=waiting)
             with alone:
                 made = self._denoise(unfinished)

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, cast
@@ -112,6 +112,19 @@ class Run:
         with self.progress(doing, total) as on_step:
             yield lambda: on_step(Step(next(numbers), total))
 
+    def while_waiting(self, text: str) -> Callable[[], None]:
+        """What to do at every look at what another process holds.
+
+        It says once what is waited for, and stops where a stop was requested.
+        """
+        say = cache(partial(self.notify, text))
+
+        def look() -> None:
+            say()
+            self.cancellation.check("while it waited for another process")
+
+        return look
+
     @property
     def earlier(self) -> Run:
         """How the stages before the one that was asked for run."""
@@ -181,9 +194,10 @@ def find_or_make(
         return existing
     check_output(path, inputs=map(workspace.path_for, chain_of(record)[:-1]), run=run)
 
+    waiting = run.while_waiting(is_made_elsewhere(path))
     while True:
         try:
-            with in_use(path.parent), unfinished.alone(waiting=partial(notify_waiting, path, run)):
+            with in_use(path.parent), unfinished.alone(waiting=waiting):
                 if (written := reused()) is None:  # else another process made it meanwhile
                     try:
                         written = _make(
@@ -241,9 +255,9 @@ def _make(
     return Written(path, written, reused=False)
 
 
-def notify_waiting(path: Path, run: Run) -> None:
+def is_made_elsewhere(path: Path) -> str:
     """Say what a run is waiting for."""
-    run.notify(f"another process is making {path}; waiting for it")
+    return f"another process is making {path}; waiting for it"
 
 
 def _made_on(record: RecordT, device: str) -> RecordT:

@@ -14,6 +14,7 @@ from videos import make_video
 import cogedit
 import cogedit.stages.run as run_module
 from cogedit.artifacts import UNFINISHED_SUFFIX, newest_step, write_artifact
+from cogedit.artifacts.leases import acquire, lease_of
 from cogedit.errors import (
     DeviceMemoryError,
     Interrupted,
@@ -146,6 +147,33 @@ def test_outside_of_a_loop_nobody_grants_a_wish():
     assert not stop.request(signal.SIGINT)
     with pytest.raises(Interrupted), stop.between_steps():
         assert not stop.request(signal.SIGINT), "the second wish is for at once"
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_wish_is_heard_while_another_process_is_waited_for(clip, workspace, tmp_path, named):
+    """The other process makes the same trajectory, or may still write the same output."""
+    said = []
+    run = cogedit.Run(notify=lambda text: (said.append(text), run.cancellation.request()))
+    output = tmp_path / "mine.safetensors" if named else None
+    if named:
+        place = lease_of(output)
+        place.mkdir()
+        (place / f"{16 * 'f'}.1.1.{16 * 'f'}").touch()
+    else:
+        told = Told(2, lambda run: run.cancellation.request())
+        with pytest.raises(Interrupted):
+            cogedit.invert(clip[0], settings_of(clip[0], workspace), run=told.run)
+        [steps] = workspace.glob(f"*{UNFINISHED_SUFFIX}")
+        place = steps / "lease"
+        lease = acquire(place, waiting=None)
+    with pytest.raises(Interrupted, match="while it waited for another process"):
+        cogedit.invert(clip[0], settings_of(clip[0], workspace), output=output, run=run)
+    assert "waiting" in said[-1]
+    if named:
+        assert place.exists()
+    else:
+        lease.release()
+        goes_on(clip, workspace, 3)
 
 
 def test_damaged_steps_are_made_again(clip, workspace):
