@@ -85,15 +85,16 @@ def plan_stages(options: argparse.Namespace, video: Path, *, on_cuda: bool) -> l
             )
         )
     for weights, offload in _variants(on_cuda=on_cuda):
-        name = f"reconstruct, {weights or offload}"
-        flags = ("--weights", weights) if weights else ("--offload", offload)
+        given = {"--weights": weights, "--offload": offload}
+        flags = [part for flag, value in given.items() if value for part in (flag, value)]
+        name = " ".join(filter(None, (weights, offload)))
         stages.append(
             Stage(
-                name,
-                (*edit, *flags, "-o", f"{weights or offload}.safetensors"),
+                f"reconstruct, {name}",
+                (*edit, *flags, "-o", f"{name.replace(' ', '-')}.safetensors"),
                 loop="editing",
                 like=("reconstruct",),
-                estimate="" if weights else "reconstruct" if offload == "model" else "",
+                estimate="reconstruct" if name == "model" else "",
             )
         )
     apart = ("--workspace", WHOLE, "--cache", "whole-cache")
@@ -104,10 +105,13 @@ def plan_stages(options: argparse.Namespace, video: Path, *, on_cuda: bool) -> l
 
 
 def _variants(*, on_cuda: bool) -> list[tuple[str, str]]:
-    """Weights or placement of further edits: those that this machine has."""
-    weights = ["fp8", *(["int8"] if find_spec("torchao") else [])]
-    offloads = ["group", "model"] if on_cuda else []
-    return [*((name, "") for name in weights), *(("", name) for name in offloads)]
+    """Weights and placement of further edits: those that this machine has."""
+    has_int8 = find_spec("torchao") is not None
+    weights = ["fp8", *(["int8"] if has_int8 else [])]
+    offloads = [("", "group"), ("", "model")] if on_cuda else []
+    if on_cuda and has_int8:
+        offloads.append(("int8", "group"))
+    return [*((name, "") for name in weights), *offloads]
 
 
 class Rehearsal:

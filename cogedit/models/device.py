@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gc
+import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 
@@ -43,6 +44,16 @@ def resolve_device(device: str) -> torch.device:
     return resolved
 
 
+@contextmanager
+def being_current(device: torch.device) -> Iterator[None]:
+    """Let a CUDA device be the current one while the block runs.
+
+    Streams are made on that one, and some kernels and libraries ask for it alone.
+    """
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        yield
+
+
 def wait_for(device: torch.device) -> None:
     """Wait until a device has done what it was told."""
     if device.type == "cuda":
@@ -66,8 +77,14 @@ def release_memory(*devices: torch.device) -> None:
         torch.mps.empty_cache()
 
 
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
-"""Words of the errors that are not `torch.OutOfMemoryError`: MPS, the CPU allocator, cuBLAS."""
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "ALLOC_FAILED",
+    "unable to find an engine",
+)
+"""Words of the errors that are not `torch.OutOfMemoryError`: of MPS, the CPU's allocator, cuBLAS,
+and of cuDNN, of which no way to compute a convolution gets the memory that it asks for."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -102,6 +119,8 @@ def memory_guard(doing: str, *, hint: str | None = None) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
+        # Whoever tries again while this is being handled needs what the failed calls hold.
+        traceback.clear_frames(error.__traceback__)
         raise DeviceMemoryError(
             f"The device ran out of memory while {doing}",
             hint=hint or _HINTS.get(doing, _HINT_FOR_TRANSFORMER),

@@ -9,9 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from diffusers.hooks.group_offloading import ModuleGroup
 
 _LARGEST = 2**28
 """Bytes of a buffer, at most, if no tensor is larger: about a block of CogVideoX-5B."""
@@ -97,6 +101,20 @@ def pin_blocks(model: nn.Module, *, pinned: bool = True) -> None:
         place = buffers[number][begin : begin + tensor.nbytes].view(tensor.dtype)
         strides = torch.empty_like(tensor, device="meta").stride()
         tensor.data = place.as_strided(tensor.shape, strides).copy_(tensor)
+
+
+def keep_host_copies(group: ModuleGroup) -> None:
+    """Let a group of blocks come back to the memory in which `pin_blocks` has put it.
+
+    diffusers keeps `weight.cpu().pin_memory()` of each quantised weight, and hangs its tensors into
+    the weight again when the block is done. Of one that lies in pinned memory already that is the
+    weight itself, which would be on the device by then and stay there. Here it is another tensor
+    over the same memory.
+    """
+    kept = group.cpu_param_dict
+    for weight in kept:
+        if hasattr(weight, "__tensor_flatten__"):
+            kept[weight] = weight.detach()
 
 
 def stored_tensors(tensor: Tensor) -> Iterator[Tensor]:

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cogedit.errors import UsageError
-from cogedit.models.device import release_memory
-from cogedit.models.pinned import pin_blocks, stored_tensors
+from cogedit.models.device import being_current, release_memory
+from cogedit.models.pinned import keep_host_copies, pin_blocks, stored_tensors
 from cogedit.models.quiet import quiet_imports
 from cogedit.types import Offload, Weights
 
@@ -195,37 +195,47 @@ def place(
 
         # A hook around each block brings its weights before the block runs and drops them after.
         # The hooks learn the order of the blocks in the first pass; from the second one on each
-        # block starts the copy of the next on a stream of its own. `record_stream` tells torch's
-        # allocator that memory is in use there, so that it does not hand it out too early, and the
-        # host need not wait for the copy.
+        # block starts the copy of the next on a stream of its own. Before a block's weights go, the
+        # host waits until it has computed. With `record_stream` it would not, and run ahead: the
+        # copies take a tenth of the time of the blocks, so that nearly all would be on the device.
         streams = overlap and device.type == "cuda"
+        with being_current(device):  # which the stream belongs to
+            if streams:
+                pin_blocks(model)
+            apply_group_offloading(
+                model,
+                onload_device=device,
+                offload_device=torch.device("cpu"),
+                offload_type="block_level",
+                num_blocks_per_group=1,
+                use_stream=streams,
+            )
         if streams:
-            pin_blocks(model)
-        apply_group_offloading(
-            model,
-            onload_device=device,
-            offload_device=torch.device("cpu"),
-            offload_type="block_level",
-            num_blocks_per_group=1,
-            use_stream=streams,
-            record_stream=streams,
-        )
+            for block in model.modules():
+                registry = getattr(block, "_diffusers_hook", None)
+                hook = None if registry is None else registry.get_hook("group_offloading")
+                if hook is not None:
+                    keep_host_copies(hook.group)
 
 
 @contextmanager
 def on_device(
     transformer: CogVideoXTransformer3DModel, device: torch.device, *, offload: Offload
 ) -> Iterator[None]:
-    """Have a transformer on its device for a pass; under "model" it goes back to host memory."""
-    if offload != "model":
-        yield
-        return
-    transformer.to(device)
-    try:
-        yield
-    finally:
-        transformer.to("cpu")
-        release_memory(device)
+    """Have a transformer on its device for a pass; under "model" it goes back to host memory.
+
+    A CUDA device is the current one meanwhile.
+    """
+    with being_current(device):
+        if offload != "model":
+            yield
+            return
+        transformer.to(device)
+        try:
+            yield
+        finally:
+            transformer.to("cpu")
+            release_memory(device)
 
 
 def _bytes(module: nn.Module) -> int:

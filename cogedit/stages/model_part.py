@@ -46,7 +46,14 @@ class Part:
     def occupies(self, device: torch.device) -> bool:
         """Whether its weights lie in the memory of this device."""
         resident = self.offload == "none" and self.device.type == "cuda"
-        return resident and self.device == device if device.type == "cuda" else not resident
+        if device.type != "cuda":
+            return not resident
+        return resident and _number(self.device) == _number(device)
+
+
+def _number(device: torch.device) -> int:
+    """Which CUDA device it is; "cuda" is the current one."""
+    return torch.cuda.current_device() if device.index is None else device.index
 
 
 def free_memory_of(device: torch.device, needed: int) -> int:

@@ -1,5 +1,7 @@
 """Names of devices and number formats, and the sentence for a full device."""
 
+import weakref
+
 import pytest
 import torch
 
@@ -66,6 +68,7 @@ def run_out(error):
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB."),
         RuntimeError("MPS backend out of memory (MPS allocated: 17.9 GB)"),
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("GET was unable to find an engine to execute this computation"),  # of cuDNN
         MemoryError(),
     ],
 )
@@ -77,6 +80,26 @@ def test_a_full_device_is_one_sentence(error):
     assert "--offload" in caught.value.hint
     assert "tiling" not in caught.value.hint
     assert caught.value.__cause__ is error
+
+
+def test_what_the_failed_calls_hold_goes_before_the_error_does():
+    """Whoever handles it and tries again in another way needs the memory."""
+    held = []
+
+    def forward():
+        rows = torch.zeros(3)
+        held.append(weakref.ref(rows))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def held_by_then():
+        try:
+            with memory_guard("editing"):
+                forward()
+        except DeviceMemoryError:
+            return held[0]()
+        return "no error"
+
+    assert held_by_then() is None
 
 
 def allocate(num_bytes):

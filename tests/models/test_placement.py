@@ -154,7 +154,7 @@ def test_offload_on_a_gpu_gives_the_same_numbers():
 
 @pytest.mark.gpu
 def test_group_offload_keeps_few_blocks_on_the_gpu():
-    """Two at full size; where a block computes in no time, the copies run ahead by one or two."""
+    """The one that computes and the one that is being copied: the host does not run ahead."""
     from diffusers import CogVideoXTransformer3DModel
 
     device = torch.device("cuda")
