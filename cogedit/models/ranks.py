@@ -30,7 +30,7 @@ from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-
 from torch.distributed.rendezvous import rendezvous
 
 from cogedit.errors import CogeditError, DeviceMemoryError, UsageError
-from cogedit.models.device import is_out_of_memory
+from cogedit.models.device import is_out_of_memory, wait_for
 
 _FOREVER = timedelta(days=20)
 """Ranks wait while rank 0 decodes, or waits for a lock; gloo counts milliseconds in 32 bits."""
@@ -169,15 +169,17 @@ class Ranks:
 
     def give(self, tensor: Tensor) -> None:
         """Give rank 0 a tensor that it waits for."""
+        wait_for(tensor.device)  # what is said to be ready is, whoever fails from here on
         with may_be_lost():
             dist.send(torch.ones(1), 0)
             dist.send(tensor.contiguous(), 0)
 
     def take(self, rank: int, empty: Tensor) -> Tensor:
         """Wait, in rank 0, for a tensor of another rank, and fill an empty one with it."""
-        with may_be_lost():
+        with may_be_lost(), self.waiting_for_others():
             dist.recv(torch.empty(1), rank)  # by gloo: NCCL would wait for one that has ended
             dist.recv(empty, rank)
+            wait_for(empty.device)
         return empty
 
     def group(self, degree: int) -> dist.ProcessGroup:
@@ -206,10 +208,11 @@ class Ranks:
             raise
 
     @contextmanager
-    def sharing_tokens(self) -> Iterator[None]:
+    def waiting_for_others(self) -> Iterator[None]:
         """End the process where another rank fails and this one waits for it for ever in the block.
 
-        A kernel of NCCL does, and Python behind it. Half a row is of no use in any case.
+        A kernel of NCCL does, and Python behind it; and so does whoever waits for a rank of which
+        such a kernel waits for a third.
         """
         done = threading.Event()
         threading.Thread(target=self._end_with_error, args=(done,), daemon=True).start()
@@ -244,7 +247,8 @@ class Ranks:
         """End the process with the error of another, unless it is done before."""
         while not done.wait(1):
             with suppress(RuntimeError):
-                if self._store.check([_ERROR]) and not done.wait(GRACE):
+                has_ended = any(process.poll() is not None for process in self._processes)
+                if (has_ended or self._store.check([_ERROR])) and not done.wait(GRACE):
                     error = _error_of(self._store)
                     _end(self._processes, grace=0)
                     os.write(2, f"error: {error}\n".encode())
@@ -270,14 +274,18 @@ def _end_with_store(store: Store) -> None:
 
 
 def _error_of(store: Store) -> Exception:
-    """Return the error that a rank has left."""
+    """Return the error that a rank has left, or leaves within seconds."""
     with suppress(RuntimeError):
-        store.wait([_ERROR], timedelta(seconds=5))
-        said = json.loads(store.get(_ERROR))
-        if said["kind"] is not None:
-            kind: type[CogeditError] = vars(_TREE)[said["kind"]]
-            return kind(said["message"], hint=said["hint"])
-        return RuntimeError(f"rank {said['rank']} failed:\n{said['message']}")
+        until = time.monotonic() + 5
+        # Not by `wait`, which says a warning of its own where there is none.
+        while not store.check([_ERROR]) and time.monotonic() < until:
+            time.sleep(0.05)
+        if store.check([_ERROR]):
+            said = json.loads(store.get(_ERROR))
+            if said["kind"] is not None:
+                kind: type[CogeditError] = vars(_TREE)[said["kind"]]
+                return kind(said["message"], hint=said["hint"])
+            return RuntimeError(f"rank {said['rank']} failed:\n{said['message']}")
     return DeviceMemoryError(
         "a process that computed for this one has ended without a word",
         hint="where memory runs out, the system kills one: each holds all weights in host memory "

@@ -47,7 +47,7 @@ def predict_windows(
         for team, shares in enumerate(split.shares):
             count = sum(len(share.answers) for share in shares)
             if team == 0:
-                with ranks.sharing_tokens() if split.degree > 1 else nullcontext():
+                with ranks.waiting_for_others() if split.degree > 1 else nullcontext():
                     answer = _compute(ranks, model, shared, split, embeds, windows)
                     wait_for(model.device)
             else:

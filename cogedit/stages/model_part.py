@@ -53,6 +53,8 @@ class Part:
 
 def _number(device: torch.device) -> int:
     """Which CUDA device it is; "cuda" is the current one."""
+    import torch
+
     return torch.cuda.current_device() if device.index is None else device.index
 
 

@@ -236,25 +236,47 @@ def test_a_rank_that_fails_ends_all_with_its_error(
 
 
 STUCK = """
-import time
+import subprocess, sys, time
+import torch
+from torch import distributed
 from torch.distributed import TCPStore
 from cogedit.errors import DeviceMemoryError
 from cogedit.models import ranks
 from cogedit.models.ranks import Ranks
 ranks.GRACE = 0.1
 store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-alone = Ranks(store, 0, 1)
-with alone.calling(), alone.sharing_tokens():
-    alone.fail(DeviceMemoryError("no memory", hint="take less"))
-    time.sleep(1e6)
+other = subprocess.Popen([sys.executable, "-c", ""])
+alone = Ranks(store, 0, 1, [other] if KILLED else [])
+distributed.recv = lambda *given: time.sleep(1e6)
+with alone.calling():
+    if not KILLED:
+        alone.fail(DeviceMemoryError("no memory", hint="take less"))
+    WAIT
 """
+IN_A_KERNEL = "with alone.waiting_for_others(): time.sleep(1e6)"
+FOR_A_TENSOR = "alone.take(1, torch.empty(1))"
 
 
 @pytest.mark.slow
-def test_a_process_that_waits_for_a_failed_rank_for_ever_ends_with_its_error(tmp_path):
-    stuck = processes.start(STUCK, tmp_path)
+@pytest.mark.parametrize(
+    ("waits", "killed", "said"),
+    [
+        (IN_A_KERNEL, False, "error: no memory (rank 0) (take less)\n"),
+        (FOR_A_TENSOR, False, "error: no memory (rank 0) (take less)\n"),
+        (
+            FOR_A_TENSOR,
+            True,
+            "error: a process that computed for this one has ended without a",
+        ),
+    ],
+    ids=["in a kernel", "for a tensor", "killed without a word"],
+)
+def test_a_process_that_waits_for_a_failed_rank_for_ever_ends_with_its_error(
+    tmp_path, waits, killed, said
+):
+    stuck = processes.start(STUCK.replace("KILLED", str(killed)).replace("WAIT", waits), tmp_path)
     assert processes.finish(stuck) == DeviceMemoryError.exit_code
-    assert processes.log(tmp_path) == "error: no memory (rank 0) (take less)\n"
+    assert processes.log(tmp_path).startswith(said)
 
 
 COMMAND = ["invert", "clip.mp4", "--workspace", "w", *TINY_MODEL, "--frame-rate", "source"]
