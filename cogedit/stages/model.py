@@ -29,7 +29,12 @@ from cogedit.errors import ArtifactMismatch, ModelError, StorageError, UsageErro
 from cogedit.models.checkpoint import EMBEDDED, Checkpoint, find_checkpoint
 from cogedit.models.cost import LatentShape
 from cogedit.models.geometry import Geometry
-from cogedit.models.hardware import cpu_computes_bf16, cuda_present, num_cuda_devices
+from cogedit.models.hardware import (
+    cpu_computes_bf16,
+    cuda_present,
+    num_cuda_devices,
+    unused_gpus,
+)
 from cogedit.models.lora import find_lora
 from cogedit.types import INEXACT_BACKENDS, DType, LoraFile, Weights
 
@@ -168,6 +173,12 @@ def suitable_dtype(checkpoint: Checkpoint, device: DeviceType) -> DType:
         return "bf16" if is_large and cpu_computes_bf16() else "fp32"
     overflows = checkpoint.transformer_config.get("use_rotary_positional_embeddings")
     return "bf16" if overflows else stored
+
+
+def gpu_note(settings: Settings) -> str | None:
+    """Say that this machine has a GPU that nobody can use, where nobody named another device."""
+    unused = unused_gpus() if settings.device == "auto" else None
+    return None if unused is None else f"{unused.message} ({unused.hint})"
 
 
 def dtype_note(settings: Settings) -> str | None:

@@ -31,6 +31,7 @@ from cogedit.stages.model import (
     checkpoint_for,
     dtype_for,
     dtype_note,
+    gpu_note,
     lora_records,
     weights_for,
 )
@@ -337,7 +338,8 @@ class Session:
         release(self._parts, name)
         host, size = torch.device("cpu"), part_bytes(checkpoint, name, dtype)
         make_room(self._parts, host, size, besides=name)
-        self.notify_once(dtype_note(settings), run)
+        for note in (gpu_note(settings), dtype_note(settings)):
+            self.notify_once(note, run)
         with run.wait(f"loading {LABELS[name]}, {show_size(size)} in {dtype}", is_said=True):
             model, weights = load(host, DTYPES[dtype])
         self._parts[name] = Part(key, model, weights, device)

@@ -28,6 +28,7 @@ from cogedit.errors import (
 from cogedit.media.ffmpeg import examine_ffmpeg
 from cogedit.media.probe import decord_version
 from cogedit.models.checkpoint import EMBEDDED, find_checkpoint
+from cogedit.models.hardware import unused_gpus
 from cogedit.models.hub import hub_cache
 from cogedit.models.lora import find_lora
 from cogedit.models.quiet import quiet_imports
@@ -229,7 +230,10 @@ def check_devices(devices: Sequence[Device], wanted: str) -> Iterator[Finding]:
     for device in devices:
         free = f"{show_size(device.free_bytes)} of {show_size(device.total_bytes)} free"
         yield Finding(device.name, f"{device.label}, {free}")
-    if devices and device_for(devices, wanted) is None:
+    unused = unused_gpus() if wanted.partition(":")[0] in ("auto", "cuda") else None
+    if unused is not None:
+        yield Finding.of_error("GPU", "not used", unused)
+    elif devices and device_for(devices, wanted) is None:
         names = ", ".join(device.name for device in devices)
         error = UsageError(
             f"device {wanted} not found; torch ({version('torch')}) finds {names}",
