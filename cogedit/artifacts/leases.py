@@ -145,7 +145,9 @@ def is_lost(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def writing_alone(path: Path, *, waiting: Callable[[], None] | None = None) -> Iterator[bool]:
+def writing_alone(
+    path: Path, *, waiting: Callable[[], None] | None = None, until_free: bool = False
+) -> Iterator[bool]:
     """Keep other processes from writing a file while the block runs, if none writes it now.
 
     Yields whether no other process does. Raises `StorageError` where the folder cannot be written.
@@ -154,9 +156,11 @@ def writing_alone(path: Path, *, waiting: Callable[[], None] | None = None) -> I
         path: The file.
         waiting: Called at every look while it is not known whether a holder on another machine, or
             before this one was started again, is at work: minutes; None takes it that it is.
+        until_free: Wait also for one that is at work, which `waiting` must be given for.
     """
+    take = acquire if until_free else _acquire_unless_alive
     try:
-        lease = _acquire_unless_alive(lease_of(path), waiting=waiting)
+        lease = take(lease_of(path), waiting=waiting)
     except BlockingIOError:
         yield False
         return

@@ -164,19 +164,21 @@ def export_edit(
 ) -> Exported:
     """Write the video of one edit, under the name that was given or one of its own."""
     path = place_of_video(edited.record, video, settings, output=output)
-    if not names_video(output):
+    is_ours = not names_video(output)
+    if is_ours:
         Workspace(path.parent).create()
     if source_video is None and sniff_kind(video) is None:
         source_video = video
-    return export(
-        edited.path,
-        settings,
-        output=path,
-        source_video=source_video,
-        with_source=with_source,
-        run=run,
-        session=session,
-    )
+    with claim(path, run, is_ours=is_ours) as claimed:
+        return export(
+            edited.path,
+            settings,
+            output=path,
+            source_video=source_video,
+            with_source=with_source,
+            run=claimed,
+            session=session,
+        )
 
 
 _SLUG_LENGTH = 40

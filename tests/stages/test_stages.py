@@ -606,3 +606,28 @@ def test_the_same_command_goes_on_after_the_machine_went_down(video, tmp_path, m
     assert output.is_file()
     assert not left.exists()
     assert any("was started again" in line and str(output) in line for line in said)
+
+
+def test_a_name_of_our_own_is_waited_for_and_one_that_was_given_is_refused(video, tmp_path):
+    """Of two equal commands at once, the second uses what the first one writes."""
+    settings = settings_of(video, TINY_PIPELINE)
+    [first] = cogedit.edit(video, [PROMPT], settings)
+    first.path.unlink()
+    held, said = leases.acquire(leases.lease_of(first.path), waiting=None), []
+
+    def write(text):
+        said.append(text)
+        if text.startswith(f"another process is making {first.path}"):
+            held.release()
+
+    [second] = cogedit.edit(video, [PROMPT], settings, run=cogedit.Run(notify=write))
+    assert second.path == first.path
+    assert second.path.is_file()
+    assert sum("another process" in text for text in said) == 1
+
+    given = tmp_path / "given.mp4"
+    held = leases.acquire(leases.lease_of(given), waiting=None)
+    with pytest.raises(UsageError, match=r"another process is writing .*given\.mp4"):
+        cogedit.edit(video, [PROMPT], settings, output=given)
+    assert not given.exists()
+    held.release()
