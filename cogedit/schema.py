@@ -310,8 +310,11 @@ def path_of(text: str | Path) -> Path:
     """Return a path that a user wrote; `~` is the home folder, as in a shell.
 
     Raises:
-        ValueError: No file can have this name, or it begins with `~` and the name of no user.
+        ValueError: No file can have this name, or it begins with `~` and the name of no user. An
+            empty one, which pathlib takes for the current folder, is a mistake, too.
     """
+    if text == "":
+        raise ValueError("it is empty (. is the current folder)")
     if b"\0" in os.fsencode(text):  # a lone surrogate is a ValueError there
         raise ValueError("a file name holds no NUL")
     try:

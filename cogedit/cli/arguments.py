@@ -12,22 +12,53 @@ from cogedit.errors import UsageError
 
 
 def argument(
-    metavar: str, text: str, *, complete: Callable[[str], list[str]] | None = None
+    metavar: str,
+    text: str,
+    *,
+    complete: Callable[[str], list[str]] | None = None,
+    is_path: bool = True,
 ) -> object:
     """Declare an argument by its name in the help, and what it is."""
-    return typer.Argument(metavar=metavar, help=text, autocompletion=complete, show_default=False)
+    return typer.Argument(
+        metavar=metavar,
+        help=text,
+        autocompletion=complete,
+        show_default=False,
+        parser=_path if is_path else None,
+    )
 
 
-def option(*names: str, text: str, metavar: str | None = None, panel: str | None = None) -> object:
+def option(
+    *names: str,
+    text: str,
+    metavar: str | None = None,
+    panel: str | None = None,
+    is_path: bool = False,
+) -> object:
     """Declare an option by its names, and what it does."""
     return typer.Option(
-        *names, help=text, metavar=metavar, rich_help_panel=panel, show_default=False
+        *names,
+        help=text,
+        metavar=metavar,
+        rich_help_panel=panel,
+        show_default=False,
+        parser=_path if is_path else None,
     )
 
 
 def output_option(text: str = "The file to write.") -> object:
     """Declare `--output`."""
-    return option("--output", "-o", text=text)
+    return option("--output", "-o", text=text, metavar="PATH", is_path=True)
+
+
+def _path(text: str) -> Path:
+    """Read a path. An empty one, which pathlib takes for the current folder, is a mistake.
+
+    A script's variable that was never set leaves it.
+    """
+    if not text:
+        raise typer.BadParameter("it is empty, expected a path (. is the current folder)")
+    return Path(text)
 
 
 Video = Annotated[Path, argument("VIDEO", "A video file, or a folder of pictures.")]
@@ -58,6 +89,7 @@ FirstFrames = Annotated[
     list[Path] | None,
     option(
         "--first-frame",
+        is_path=True,
         metavar="FILE",
         text="The first frame of the edit, for an image-to-video model: a picture that `cogedit "
         "frame` made and you changed. It needs no prompt.",
@@ -68,6 +100,7 @@ SourceVideo = Annotated[
     Path | None,
     option(
         "--source",
+        is_path=True,
         metavar="VIDEO",
         text="The video that the clip was read from. Default: searched for here and beside the "
         "artifacts.",

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from cogedit.cli.arguments import argument, option
 from cogedit.cli.options import Call, with_options
 from cogedit.cli.usage import App
 
@@ -22,14 +23,9 @@ config_app = App(
 def show(
     call: Call,
     source: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="VIDEO|ARTIFACT", help="What the run would start from.", show_default=False
-        ),
+        Path | None, argument("VIDEO|ARTIFACT", "What the run would start from.")
     ] = None,
-    origin: Annotated[
-        bool, typer.Option("--origin", help="Say where each value came from.")
-    ] = False,
+    origin: Annotated[bool, option("--origin", text="Say where each value came from.")] = False,
 ) -> None:
     """Show every setting of `cogedit edit` with these options here, as TOML."""
     from cogedit.config import plain_value, setting_values, settings_toml

@@ -141,7 +141,7 @@ def _at_home(name: str, value: object) -> object:
     try:
         path = path_of(cast("str | Path", value))
     except ValueError as error:
-        raise UsageError(f"{value} is no file: {error}") from error
+        raise UsageError(f"'{value}' is no file: {error}") from error
     return path if isinstance(value, Path) else str(path) if str(value).startswith("~") else value
 
 

@@ -140,12 +140,14 @@ def batch(
             "EDITS.toml|.csv|.jsonl|-",
             "One edit per row: a video, a prompt and any setting; - reads CSV or JSON lines "
             "from standard input.",
+            is_path=False,
         ),
     ],
     results: Annotated[
         Path | None,
         option(
             "--results",
+            is_path=True,
             metavar="FILE",
             text="Where each finished edit adds a line. Default: results.jsonl in the --workspace, "
             "or here.",

@@ -92,3 +92,29 @@ def test_names_of_options_are_whole_on_a_terminal_of_80_columns(path, command):
         if name.startswith("-") and not re.search(rf"[ │]{name}(?![\w-])", shown)
     }
     assert not cut
+
+
+@pytest.mark.parametrize(
+    ("args", "named"),
+    [
+        (["edit", "", "-p", "a cat"], "VIDEO"),
+        (["invert", ""], "LATENTS|FRAMES|VIDEO"),
+        (["reconstruct", "", "-p", "a cat"], "TRAJECTORY"),
+        (["report", ""], "WORKSPACE"),
+        (["cache", "ls", ""], "WORKSPACE"),
+        (["config", "show", ""], "VIDEO|ARTIFACT"),
+        (["batch", ""], "''"),
+        (["edit", "a.mp4", "-p", "a cat", "--output="], "--output"),
+        (["edit", "a.mp4", "-p", "a cat", "--first-frame", ""], "--first-frame"),
+        (["edit", "a.mp4", "-p", "a cat", "--source", ""], "--source"),
+        (["edit", "a.mp4", "-p", "a cat", "--mask", ""], "''"),
+        (["edit", "a.mp4", "-p", "a cat", "--workspace", ""], "--workspace"),
+        (["edit", "a.mp4", "-p", "a cat", "--cache", ""], "--cache"),
+        (["edit", "a.mp4", "-p", "a cat", "--lora", ""], "--lora"),
+    ],
+)
+def test_an_empty_path_is_not_the_current_folder(args, named, tmp_path, monkeypatch):
+    """A script's variable that was never set would write there, or read its pictures."""
+    monkeypatch.chdir(tmp_path)
+    assert named in said_of(*args)
+    assert not list(tmp_path.iterdir())
