@@ -77,14 +77,11 @@ def release_memory(*devices: torch.device) -> None:
         torch.mps.empty_cache()
 
 
-_OUT_OF_MEMORY = (
-    "out of memory",
-    "can't allocate memory",
-    "ALLOC_FAILED",
-    "unable to find an engine",
-)
-"""Words of the errors that are not `torch.OutOfMemoryError`: of MPS, the CPU's allocator, cuBLAS,
-and of cuDNN, of which no way to compute a convolution gets the memory that it asks for."""
+_NO_ENGINE = "unable to find an engine"
+"""What cuDNN says where no way to compute a convolution gets its memory; or cuDNN is broken."""
+
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED", _NO_ENGINE)
+"""Words of the errors that are not `torch.OutOfMemoryError`: MPS, the CPU allocator, cuBLAS."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -121,7 +118,8 @@ def memory_guard(doing: str, *, hint: str | None = None) -> Iterator[None]:
             raise
         # Whoever tries again while this is being handled needs what the failed calls hold.
         traceback.clear_frames(error.__traceback__)
+        maybe = ", or its cuDNN does not work" if _NO_ENGINE in str(error) else ""
         raise DeviceMemoryError(
-            f"The device ran out of memory while {doing}",
+            f"The device ran out of memory while {doing}{maybe}",
             hint=hint or _HINTS.get(doing, _HINT_FOR_TRANSFORMER),
         ) from error
