@@ -31,6 +31,11 @@ class ClipTime:
             return f"{self.frame}f"
         return _decimal(self.seconds or Fraction(0), digits=9)
 
+    @property
+    def shown(self) -> str:
+        """The time for people, exactly: `1:02.5`, or `300f`."""
+        return str(self) if self.seconds is None else show_time(self.seconds, digits=9)
+
     def at(self, rate: Fraction) -> Fraction:
         """The time in seconds, in a video of `rate` frames per second."""
         if self.frame is not None:
@@ -74,11 +79,11 @@ def resampling_rate(frame_rate: str) -> Fraction | None:
     return None if frame_rate in RATE_WORDS else Fraction(rate_text(frame_rate))
 
 
-def show_time(seconds: Fraction) -> str:
-    """A time for people, to the millisecond: `0:06.12`, `1:02:03`."""
-    minutes, rest = divmod(Fraction(round(seconds * 1000), 1000), 60)
+def show_time(seconds: Fraction, *, digits: int = 3) -> str:
+    """A time for people, to the millisecond or to more `digits`: `0:06.12`, `1:02:03`."""
+    minutes, rest = divmod(round(seconds, digits), 60)
     hours, minutes = divmod(minutes, 60)
-    text = _decimal(rest, digits=3)
+    text = _decimal(rest, digits=digits)
     padded = f"0{text}" if rest < 10 else text
     return f"{hours}:{minutes:02}:{padded}" if hours else f"{minutes}:{padded}"
 

@@ -211,7 +211,7 @@ def _open(path: Path, expected: Expected) -> Iterator[TensorFile[Record]]:
     except OSError as error:
         raise storage_error(path, error, "read") from error
     except ArtifactError as error:
-        hint = error.hint or _make(kinds)
+        hint = error.hint or _mend(path, kinds)
         raise type(error)(f"{show(path)} {error.message}", hint=hint) from error
 
 
@@ -245,10 +245,26 @@ def _furthest(kinds: tuple[ArtifactKind, ...]) -> ArtifactKind:
     return max(kinds, key=_KINDS.index)
 
 
+def removal_hint(path: Path, *, by: str) -> str:
+    """What to do about a damaged artifact, which is recomputed `by` a command."""
+    return f"remove it, and {by} recomputes it: rm {shlex.quote(show(path))}"
+
+
+def _mend(path: Path, expected: Expected) -> str:
+    """What helps where a file is damaged, or no artifact at all."""
+    place = shlex.quote(show(path))
+    with contextlib.suppress(OSError):
+        if is_artifact_file(path):
+            return removal_hint(path, by="the command that made it")
+    if any(path.glob(f"*{SUFFIX}")):
+        return f"`cogedit cache ls {place}` lists the artifacts in it"
+    # As for `sniff_kind`: what is neither an artifact nor named as one is a video.
+    return _make(expected, "VIDEO" if path.suffix.lower() == SUFFIX else place)
+
+
 def _make(expected: Expected, source: str = "VIDEO") -> str:
     """The command that makes a good file; for several kinds, the furthest along."""
-    kind = _furthest(_kinds(expected)) if expected else "frames"
-    command, options = _COMMANDS[kind]
+    command, options = _COMMANDS[_furthest(_kinds(expected))]
     return f"make it with `cogedit {command} {source}{options}`"
 
 

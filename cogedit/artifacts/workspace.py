@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from cogedit.artifacts.atomic import show, storage_error
 from cogedit.artifacts.records import Record, RecordT, content_key, earlier_record
-from cogedit.artifacts.store import SUFFIX, read_record, verify_artifact
+from cogedit.artifacts.store import SUFFIX, read_record, removal_hint, verify_artifact
 from cogedit.artifacts.unfinished import Unfinished, made_together
 from cogedit.errors import ArtifactDamaged, ArtifactError, ArtifactMismatch, StorageError
 from cogedit.types import ArtifactKind
@@ -65,7 +64,7 @@ class Workspace:
         """
         path = self.path_for(record)
         # --force would not recompute it where it belongs to an earlier stage.
-        hint = f"remove it, and the same command recomputes it: rm {shlex.quote(show(path))}"
+        hint = removal_hint(path, by="the same command")
         if not path.exists():
             return None
         try:

@@ -10,7 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
-from cogedit.artifacts import EditRecord, Record, TrajectoryRecord, chain_of, frames_record
+from cogedit.artifacts import (
+    EditRecord,
+    FramesRecord,
+    Record,
+    TrajectoryRecord,
+    chain_of,
+    frames_record,
+)
 from cogedit.cli.flags import flag_for
 from cogedit.config import Settings, all_settings
 from cogedit.errors import UsageError
@@ -61,6 +68,12 @@ def check_repeated(
     source_video = frames_record(record).source
     if key == "load.fps":  # it is recorded as the rate of a source that has none of its own
         made = source_video.fps if source_video.is_untimed else given
+    if isinstance(link, FramesRecord) and key == "load.start" and made is None:
+        # It begins after the frames that it skips; where it skips none, at 0.
+        if link.settings.skip_frames_start:
+            made = f"{link.settings.skip_frames_start}f"
+        elif given == "0":
+            return
     if isinstance(link, TrajectoryRecord) and key == "invert.window_overlap":
         # It is recorded with the windows, where a clip has several.
         made = given if given is None or link.windows is None else link.windows.overlap
@@ -86,7 +99,7 @@ def check_repeated(
     again = shlex.join([*words, *_option(key, given, tables=[command])])
     tiles = "; --decode-tiling decodes in tiles" if key == "encode.vae_tiling" else ""
     raise UsageError(
-        f"{flag} is {_text(key, given)}, but {source} was made with {_text(key, made)}",
+        f"{flag} is {_text(key, given)}, but {source} was made {_with(key, made)}",
         hint=f"leave {flag} out, or make another with the same flags: {again}{tiles}",
     )
 
@@ -98,6 +111,14 @@ def _option(key: str, value: object, *, tables: list[str]) -> list[str]:
     if all_settings()[key].is_list:
         return [word for item in cast(Loras, value) for word in (flag, str(item))] or [flag, "none"]
     return [flag, _text(key, value)]
+
+
+def _with(key: str, value: object) -> str:
+    """Say with what an artifact was made; a default that has no word of its own is explained."""
+    setting = all_settings()[key]
+    if value is None and not setting.has_auto:
+        return f"without it (default: {setting.default_text})"
+    return f"with {_text(key, value)}"
 
 
 def _text(key: str, value: object) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
@@ -111,6 +112,8 @@ def _errors_made_safe(args: Collection[str]) -> Iterator[None]:
     except _ParserError as error:
         if isinstance(error, typer.BadParameter):
             error.message = _wrong_type(error)
+        if hasattr(error, "option_name"):  # it names one that there is not
+            error.message += _taken_for_option(args)  # type: ignore[attr-defined]
         if "--jsonl" in args:  # nothing is parsed yet that could be asked
             raise typer.Exit(_emit(error)) from error
         message = getattr(error, "message", None)
@@ -130,6 +133,15 @@ def _wrong_type(error: typer.BadParameter) -> str:
         return error.message
     expected = "one of " + ", ".join(map(str, kind.choices)) if kind.choices else "another type"
     return f"found '{problems()[0]['input']}', expected {expected}"
+
+
+def _taken_for_option(args: Collection[str]) -> str:
+    """Say how to write the name of a file that begins as an option does."""
+    for arg in args:
+        with suppress(OSError):  # a name that is too long
+            if arg.startswith("-") and Path(arg).exists():
+                return f". The file {arg} is written ./{arg}"
+    return ""
 
 
 def _emit(error: Exception) -> int:

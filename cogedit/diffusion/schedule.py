@@ -75,8 +75,8 @@ class Schedule:
             below = min((self.timesteps[-1], *low))
             if below == 0:
                 raise UsageError(
-                    f"low_levels is {count}; only {number - 1} timesteps are left below timestep "
-                    f"{self.timesteps[-1]}"
+                    f"low_levels is {count}; below timestep {self.timesteps[-1]} there is room for "
+                    f"{number - 1}"
                 )
             low.append(min(_nearest(own, angle), below - 1))
         return Schedule(self.alphas_cumprod, (*self.timesteps, *low))
@@ -173,7 +173,7 @@ def visited(total: int, num_inference_steps: int | None, *, start_step: int = 0)
             hint=f"choose at most {total}, or invert with more --num-inference-steps",
         )
     if not 0 <= start_step < kept:
-        raise UsageError(f"start_step is {start_step}; the edit has {kept} steps, 0 to {kept - 1}")
+        raise UsageError(f"start_step is {start_step}; the edit's steps are 0 to {kept - 1}")
     return tuple(i * total // kept for i in range(start_step, kept))
 
 

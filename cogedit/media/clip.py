@@ -162,7 +162,7 @@ def find_span(source: SourceVideo, settings: LoadSettings, *, timing: Timing) ->
     first = _on_screen(start, timing, grid)
     if first >= total or start.at(timing.rate) >= total / source.fps:
         raise VideoError(
-            f"{source.name} has no frame at {settings.start}: it lasts {lasts} "
+            f"{source.name} has no frame at {start.shown}: it lasts {lasts} "
             f"({count_of(total, 'frame')} at {show_rate(source.fps)})",
             hint="name an earlier time",
         )
@@ -178,7 +178,7 @@ def find_span(source: SourceVideo, settings: LoadSettings, *, timing: Timing) ->
         stop = parse_time(settings.end)
         if stop.at(timing.rate) <= start.at(timing.rate):
             raise UsageError(
-                f"--end {settings.end} is not after --start {settings.start or 0}",
+                f"--end {stop.shown} is not after --start {start.shown}",
                 hint="end later, or say how long with --duration",
             )
         end = _first_from(stop, timing, grid)

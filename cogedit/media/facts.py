@@ -81,7 +81,7 @@ class VideoFacts:
         if self.num_lost:
             notes.append(
                 f"the file begins in the middle of a group of pictures: {self.num_lost} at its "
-                f"start cannot be decoded, {len(self.timing.timestamps)} frames can"
+                f"start cannot be decoded, {count_of(len(self.timing.timestamps), 'frame')} can"
             )
         if self.is_damaged:
             readable = count_of(self.num_frames, "frame")

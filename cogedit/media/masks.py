@@ -32,7 +32,7 @@ from cogedit.media.probe import probe_facts, probe_stored
 from cogedit.media.reader import Frames, read_clip, resize_frame
 from cogedit.media.restore import kept_window
 from cogedit.sources import MaskKind, MaskSource, SourceVideo
-from cogedit.wording import show_rate
+from cogedit.wording import count_of, show_rate
 
 _N = r"(\d{1,9})"
 _BOX = re.compile(rf"{_N},{_N},{_N},{_N}(?:@{_N}:(\d{{1,9}}|END))?")
@@ -132,8 +132,8 @@ def _check_time(path: Path, facts: VideoFacts, video: SourceVideo) -> None:
     hint = "make the mask of the whole source, frame by frame, or give an image for all frames"
     if facts.num_frames != video.num_frames:
         raise VideoError(
-            f"the mask {path} has {facts.num_frames} frames, expected {video.num_frames} as in "
-            f"{video.name}",
+            f"the mask {path} has {count_of(facts.num_frames, 'frame')}, expected "
+            f"{video.num_frames} as in {video.name}",
             hint=hint,
         )
     # 29.97 is as good as 30000/1001, and 30 is not.
@@ -155,8 +155,8 @@ def _check_box(mask: GivenMask, video: SourceVideo, indices: Sequence[int]) -> N
         )
     if mask.first >= video.num_frames or (mask.end or 0) > video.num_frames:
         raise UsageError(
-            f"the box {name} reaches beyond the end: {video.name} has {video.num_frames} frames, "
-            f"0 to {video.num_frames - 1}"
+            f"the box {name} reaches beyond the end: {video.name} has "
+            f"{count_of(video.num_frames, 'frame')}, 0 to {video.num_frames - 1}"
         )
     if not any(map(mask.covers, indices)):
         raise UsageError(
@@ -206,8 +206,8 @@ def read_mask(
             hint="--resize-mode pad keeps all of it",
         )
     raise UsageError(
-        f"the mask {mask.source.name} leaves nothing to change: no pixel of the clip's "
-        f"{len(indices)} frames is white in it",
+        f"the mask {mask.source.name} leaves nothing to change: in none of the clip's frames "
+        "is a pixel of it white",
         hint="white is where the edit may change the source",
     )
 

@@ -36,6 +36,7 @@ from cogedit.media.packets import count_frames
 from cogedit.media.pipe import ProcessPipe
 from cogedit.media.probe import probe_stored
 from cogedit.media.seek import find_seek, seek_options
+from cogedit.wording import count_of
 
 Frames = NDArray[np.uint8]
 
@@ -171,7 +172,9 @@ def _read_frames(stream: _Stream, indices: Sequence[int]) -> Generator[Frames, N
     facts = stream.facts
     count, last = facts.num_frames, indices[-1]
     if last >= count:
-        raise VideoError(f"{stream.path} has {count} frames, expected frame {last} in it")
+        raise VideoError(
+            f"{stream.path} has {count_of(count, 'frame')}, expected frame {last} in it"
+        )
     shown = range(count) if facts.grid is None else facts.timing.shown(facts.grid)
     # In ascending order, as `indices` are; a clip's last frame may be repeated.
     counts = Counter(shown[index] for index in indices)
@@ -314,8 +317,8 @@ def _read_by_pillow(stream: _Stream, indices: Sequence[int]) -> Generator[Frames
 
 def _wrong_frame(index: int, stream: _Stream, reason: str) -> VideoError:
     return VideoError(
-        f"{stream.path} ends or breaks at frame {index}, expected {stream.facts.num_frames} frames "
-        f"({reason})",
+        f"{stream.path} ends or breaks at frame {index}, expected "
+        f"{count_of(stream.facts.num_frames, 'frame')} ({reason})",
         hint="check that the file is complete, or re-encode it",
     )
 

@@ -22,6 +22,7 @@ from cogedit.media.facts import VideoFacts
 from cogedit.media.ffmpeg import FfmpegPipe, first_error, input_args, run_ffmpeg
 from cogedit.media.ffmpeg_output import ColourTags
 from cogedit.media.filters import input_options, picture_filters
+from cogedit.wording import count_of
 
 Samples = NDArray[np.uint8] | NDArray[np.uint16]
 """The samples of one frame, plane after plane, [N]."""
@@ -149,7 +150,8 @@ def read_samples(
                 result = ffmpeg.finish()
                 reason = "no answer in time" if ffmpeg.timed_out else first_error(result.stderr)
                 raise VideoError(
-                    f"{path} ends or breaks at frame {number}, expected {count} frames ({reason})",
+                    f"{path} ends or breaks at frame {number}, expected "
+                    f"{count_of(count, 'frame')} ({reason})",
                     hint="check that the file is complete, or re-encode it",
                 )
             yield frame

@@ -8,6 +8,7 @@ from fractions import Fraction
 from cogedit.errors import UsageError
 from cogedit.models.configs import Config, TransformerConfig, VAEConfig, check_config
 from cogedit.types import WindowPlan
+from cogedit.wording import count_of
 
 _POSITION_GRID_15 = (300, 300)
 _TRAINED_15 = (96, 170)
@@ -118,9 +119,9 @@ class Geometry:
         own = self.width, self.height, self.num_frames
         if self.has_fixed_size and (width, height, num_frames) != own:
             raise UsageError(
-                f"the clip has {num_frames} frames of {width}x{height}; this model takes "
-                f"{self.num_frames} frames of {self.width}x{self.height} alone, for which it has "
-                "learned positions",
+                f"the clip has {count_of(num_frames, 'frame')} of {width}x{height}; this model "
+                f"takes {count_of(self.num_frames, 'frame')} of {self.width}x{self.height} alone, "
+                "for which it has learned positions",
                 hint="leave --width, --height and --max-num-frames out; --frame-rate source takes "
                 "more frames of a short video",
             )
@@ -128,8 +129,8 @@ class Geometry:
         if self.takes_first_frame and self.window_plan(count + self.num_pad_frames(count), None):
             most = self.max_num_frames
             raise UsageError(
-                f"the clip has {num_frames} frames; this model takes {most} at most: it begins "
-                "with the first frame of a clip, and a later window has none",
+                f"the clip has {count_of(num_frames, 'frame')}; this model takes {most} at most: "
+                "it begins with the first frame of a clip, and a later window has none",
                 hint=f"--max-num-frames {most}, or a text-to-video model",
             )
 

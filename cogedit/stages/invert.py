@@ -49,6 +49,7 @@ from cogedit.stages.run import (
 )
 from cogedit.stages.session import Session, use_session
 from cogedit.types import InverseStep, InvertSettings
+from cogedit.wording import count_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -263,7 +264,8 @@ def _invert(
     for step in steps:
         if step.residual is not None:
             run.detail(
-                f"timestep {step.timestep}: residual {step.residual:.1e}, {step.num_calls} calls"
+                f"timestep {step.timestep}: residual {step.residual:.1e}, "
+                f"{count_of(step.num_calls, 'call')}"
             )
     made: dict[str, Tensor | Pieces] = {
         "trajectory": loop.read_back().pieces(z0.shape),

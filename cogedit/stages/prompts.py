@@ -12,6 +12,7 @@ from cogedit.errors import ArtifactDamaged, StorageError
 from cogedit.models.checkpoint import Checkpoint
 from cogedit.stages.model import dtype_for
 from cogedit.stages.run import Run
+from cogedit.wording import count_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,8 +78,8 @@ def _report(record: EmbedsRecord, run: Run) -> None:
     """Say what of a prompt the model cannot read."""
     if record.truncated:
         run.notify(
-            f"the prompt {_short(record.prompt)!r} is {record.truncated} tokens too long for "
-            f"this model ({record.max_text_seq_length}); its end is left out"
+            f"the prompt {_short(record.prompt)!r} is {count_of(record.truncated, 'token')} too "
+            f"long for this model ({record.max_text_seq_length}); its end is left out"
         )
     if record.unknown:
         words = ", ".join(repr(_short(word)) for word in record.unknown[:_SHOWN_WORDS])

@@ -232,7 +232,7 @@ def _find_frames(workspace: Workspace, record: Record, *, otherwise: str) -> Pat
     name = frames.source.name
     place = "" if Path(name).exists() else f" and the path of {name}, which is not here"
     hint = f"make it with `{_load_command(frames, workspace.root)}`{place}, {otherwise}"
-    path = workspace.find(frames)
+    path = _find(workspace, frames, hint=hint)
     if path is None:
         raise ArtifactError(
             f"the source's frames, {workspace.path_for(frames).name}, are not in {workspace.root}",
@@ -246,16 +246,24 @@ def _find_frames(workspace: Workspace, record: Record, *, otherwise: str) -> Pat
 
 
 def _find_latents(workspace: Workspace, trajectory: TrajectoryRecord, *, otherwise: str) -> Path:
-    path = workspace.find(trajectory.latents) or workspace.find(trajectory)
-    if path is not None:
-        return path
-    name = workspace.path_for(trajectory.latents).name
     frames = workspace.path_for(frames_record(trajectory))
     again = ["cogedit", "encode", str(frames), "--workspace", str(workspace.root)]
-    raise ArtifactError(
-        f"the source's latents, {name}, are not in {workspace.root}",
-        hint=f"make them with `{shlex.join(again)}`, {otherwise}",
-    )
+    hint = f"make them with `{shlex.join(again)}`, {otherwise}"
+    for record in (trajectory.latents, trajectory):
+        path = _find(workspace, record, hint=hint)
+        if path is not None:
+            return path
+    name = workspace.path_for(trajectory.latents).name
+    raise ArtifactError(f"the source's latents, {name}, are not in {workspace.root}", hint=hint)
+
+
+def _find(workspace: Workspace, record: Record, *, hint: str) -> Path | None:
+    """Find an artifact that an export reads and does not make, whatever became of it."""
+    try:
+        return workspace.find(record)
+    except ArtifactError as error:
+        unfit = shlex.quote(str(workspace.path_for(record)))
+        raise type(error)(error.message, hint=f"rm {unfit}, then {hint}") from error
 
 
 def _load_command(frames: FramesRecord, workspace: Path) -> str:

@@ -11,10 +11,13 @@ from pathlib import Path
 from cogedit.artifacts import TrajectoryRecord, sniff_kind
 from cogedit.config import BatchRow, ResolvedSettings, Settings
 from cogedit.errors import CogeditError, Interrupted, StorageError, UsageError, VideoError
+from cogedit.media.masks import check_mask
 from cogedit.models.checkpoint import Checkpoint, looked_up_once
 from cogedit.stages.edit import check_edit, names_video, place_of_video
 from cogedit.stages.export import is_exported
 from cogedit.stages.given import Given, take_given
+from cogedit.stages.invert import check_inversion_settings
+from cogedit.stages.load import find_clip
 from cogedit.stages.model import checkpoint_for, lora_records, transformer_record
 from cogedit.stages.reconstruct import check_edits, edit_record
 from cogedit.stages.replacing import check_replaceable
@@ -165,6 +168,7 @@ def _checked(row: BatchRow, video: Path, settings: Settings, run: Run) -> list[B
     ]
     checkpoint = checkpoint_for(settings, download=False)
     lora_records(checkpoint, settings.loras)
+    check_inversion_settings(settings, checkpoint)
     num_levels = settings.invert.num_levels
     check_edits([edit.reconstruct for edit in edits], checkpoint, num_levels=num_levels)
     with suppress(VideoError, StorageError):  # of this edit alone: told when its turn comes
@@ -173,11 +177,15 @@ def _checked(row: BatchRow, video: Path, settings: Settings, run: Run) -> list[B
 
 
 def _take(edit: BatchEdit, checkpoint: Checkpoint, run: Run) -> Given:
-    """Refuse what an edit could not write, and identify the files that it is given."""
+    """Refuse what an edit could not use or write, and identify the files that it is given."""
     video, settings = edit.video, edit.settings
     mask, first_frame = edit.mask, edit.first_frame
     check_edit(video, settings, mask=mask, first_frame=first_frame, output=edit.output, run=run)
-    return take_given(video, settings, checkpoint, mask=mask, first_frame=first_frame)
+    given = take_given(video, settings, checkpoint, mask=mask, first_frame=first_frame)
+    if given.mask is not None:
+        frames = find_clip(video, settings).record
+        check_mask(given.mask, frames.source, indices=frames.frame_indices)
+    return given
 
 
 def _check_outputs(edits: Sequence[BatchEdit]) -> None:

@@ -146,7 +146,8 @@ def _check_usage(
         raise UsageError("a sheet is an image", hint="name a .png with -o")
     if labels and len(labels) != len(paths):
         raise UsageError(
-            f"there are {len(labels)} labels for {len(paths)} clips",
+            f"there {'is' if len(labels) == 1 else 'are'} {count_of(len(labels), 'label')} for "
+            f"{len(paths)} clips",
             hint="give --label once for each clip, or not at all",
         )
 
@@ -230,7 +231,7 @@ def _common_rate_and_length(
             )
         if len(other.indices) != len(first.indices) and not shortest:
             raise UsageError(
-                f"{first.path} has {len(first.indices)} frames and {other.path} "
+                f"{first.path} has {count_of(len(first.indices), 'frame')} and {other.path} "
                 f"{len(other.indices)}",
                 hint="--shortest ends with the shortest",
             )

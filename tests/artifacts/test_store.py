@@ -282,7 +282,7 @@ def test_damage_has_its_sentence(chain: Any, tmp_path: Path) -> None:
     for content, named in sizes.items():
         error = refused(content)
         assert isinstance(error, ArtifactDamaged)
-        assert error.hint == "make it with `cogedit encode VIDEO`"
+        assert error.hint == (f"remove it, and the command that made it recomputes it: rm {path}")
         assert all(str(number) in error.message for number in named)
     flipped = good[:-1] + bytes([good[-1] ^ 1])
     assert "'latents'" in refused(flipped).message
@@ -303,7 +303,32 @@ def test_foreign_files(chain: Any, tmp_path: Path) -> None:
     assert isinstance(_refusal(path), ArtifactMismatch)
     for content in (b"", b"\0", b"\0\0\0\x18ftypisom" * 10):
         path.write_bytes(content)
-        assert isinstance(_refusal(path), ArtifactMismatch)
+        error = _refusal(path)
+        assert isinstance(error, ArtifactMismatch)
+        assert error.hint == "make it with `cogedit reconstruct VIDEO --prompt PROMPT`"
+
+
+def test_a_video_in_place_of_an_artifact_is_named_in_the_command_that_makes_one(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(b"\0\0\0\x18ftypisom" * 10)
+    made = {None: "reconstruct {} --prompt PROMPT", "trajectory": "invert {}", "frames": "load {}"}
+    for kind, command in made.items():
+        assert _refusal(path, kind).hint == f"make it with `cogedit {command.format(path)}`"
+
+
+def test_what_was_an_artifact_is_to_be_removed(chain: Any, tmp_path: Path) -> None:
+    good = chain.paths["edit"].read_bytes()
+    path = tmp_path / "edit-0123456789ab.safetensors"
+    # The second says no kind any more, and the last two are told by their name alone.
+    for content in (good[:-1], good[:100], b"", b"\0" * len(good)):
+        path.write_bytes(content)
+        for kind in (None, "edit"):
+            hint = _refusal(path, kind).hint
+            assert hint == f"remove it, and the command that made it recomputes it: rm {path}"
+    # Of a workspace in place of an artifact the contents help.
+    assert _refusal(tmp_path).hint == f"`cogedit cache ls {tmp_path}` lists the artifacts in it"
 
 
 def test_missing_file_folder_and_pipe(tmp_path: Path) -> None:

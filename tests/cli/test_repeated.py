@@ -53,6 +53,7 @@ def test_the_same_flags_go_to_every_stage(tmp_path):
         ("edit", ["--num-inference-steps", "auto", "--guidance-scale", "5.0", "--seed", "7"]),
         ("edit", ["--injection-layers", "0:end", "--no-auto-mask"]),
         ("trajectory", ["--seed", "7", "--low-levels", "auto"]),
+        ("trajectory", ["--start", "0"]),
     ],
 )
 def test_a_repeated_value_is_accepted(chain, kind, flags):
@@ -83,6 +84,12 @@ def test_a_repeated_value_is_accepted(chain, kind, flags):
             ("--num-inference-steps is 4", "5"),
             "--num-inference-steps 4",
         ),
+        (
+            "trajectory",
+            ["--start", "1:02"],
+            ("--start is 62", "without it (default: the beginning of the video)"),
+            "invert clip.mp4 --start 62",
+        ),
         ("edit", ["--auto-mask"], ("--auto-mask is yes", "no"), "--auto-mask"),
         ("edit", ["--start-noise", "0.5", "--seed", "4"], ("--start-noise is 0.5", "auto"), "0.5"),
     ],
@@ -105,6 +112,30 @@ def test_flags_of_other_stages_are_taken_and_not_listed(command, tmp_path, monke
     others = {"load": "--seed", "encode": "--crf", "invert": "--source-prompt"}
     others |= {"reconstruct": "--crf", "export": "--width"}
     assert others[command] not in run(command, "--help").stdout
+
+
+def test_what_is_no_setting_belongs_to_its_own_commands(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    of_edits = {"--mask": ["x"], "--first-frame": ["x"], "--preview": [], "--save-trajectory": []}
+    of_exports = {"--source": ["x"], "--with-source": []}
+    prompt = {"--prompt": ["x"]}  # before an edit the inversion's, which is a setting
+    taken = dict.fromkeys(("load", "encode", "invert"), prompt)
+    taken |= {"reconstruct": prompt | of_edits, "export": of_exports}
+    for command, own in taken.items():
+        for flag, value in (prompt | of_edits | of_exports).items():
+            shown = run(command, "missing.mp4", flag, *value)
+            assert ("No such option" in shown.stderr) == (flag not in own), (command, flag)
+
+
+def test_a_clip_that_skips_frames_begins_after_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_video(tmp_path / "clip.mp4", width=64, height=64, num_frames=12)
+    made = run("load", "clip.mp4", *SAME, "--skip-frames-start", "3").stdout.strip()
+    assert run("config", "show", made, "--start", "3f").exit_code == 0
+    refused = run("config", "show", made, "--start", "0")
+    assert refused.exit_code == 2
+    assert "--start is 0" in refused.stderr
+    assert "was made with 3f" in refused.stderr
 
 
 def test_of_two_names_for_one_setting_the_exact_one_counts(tmp_path, monkeypatch):

@@ -72,6 +72,15 @@ def test_pairs_are_checked_in_the_same_words(layers, tmp_path, monkeypatch):
         assert text in said
 
 
+def test_a_file_that_is_taken_for_an_option_is_to_be_written_with_its_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "./" not in said_of("edit", "-my.mp4", "-p", "a cat")
+    (tmp_path / "-my.mp4").touch()
+    assert "The file -my.mp4 is written ./-my.mp4" in said_of("edit", "-my.mp4", "-p", "a cat")
+    [line] = said_of("edit", "--jsonl", "-my.mp4", "-p", "a cat").splitlines()
+    assert "./-my.mp4" in json.loads(line)["message"]
+
+
 def commands_below(command, path=()):
     yield path, command
     for name, below in getattr(command, "commands", {}).items():

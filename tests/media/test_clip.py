@@ -204,8 +204,8 @@ def test_where_the_rate_varies_the_frame_on_the_screen_counts():
         ({"end": "3", "skip_frames_end": 5}, ("--end", "--skip-frames-end")),
         ({"duration": "3", "skip_frames_start": 5}, ("--duration", "--skip-frames-start")),
         ({"end": "3", "duration": "3"}, ("--end", "--duration")),
-        ({"start": "3", "end": "3"}, ("--end 3", "--start 3")),
-        ({"start": "75f", "end": "2.9"}, ("--end 2.9", "--start 75f")),
+        ({"start": "3", "end": "3"}, ("--end 0:03", "--start 0:03")),
+        ({"start": "75f", "end": "2.9"}, ("--end 0:02.9", "--start 75f")),
         ({"duration": "0"}, ("--duration",)),
     ],
 )

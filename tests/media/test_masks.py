@@ -308,6 +308,14 @@ def test_a_video_of_another_shape_is_refused(tmp_path):
         read(path)
 
 
+def test_one_frame_is_no_frames(tmp_path):
+    path = video(tmp_path / "mask.mp4", num_frames=1)
+    with pytest.raises(VideoError, match="has 1 frame, expected"):
+        check_mask(open_mask(path), SOURCE, indices=INDICES)
+    with pytest.raises(UsageError, match="has 1 frame, 0 to 0"):
+        check_mask(open_mask("0,0,9,9@1:2"), replace(SOURCE, num_frames=1), indices=[0])
+
+
 def test_the_shape_is_the_one_after_rotation(tmp_path):
     path = picture(tmp_path / "mask.png", (4, 8, 20, 24), width=48, height=64)
     upright = replace(SOURCE, width=48, height=64, rotation=90)

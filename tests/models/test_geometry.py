@@ -115,6 +115,8 @@ def test_learned_positions_are_for_one_size(clip):
     width, height, num_frames = clip
     assert f"{num_frames} frames of {width}x{height}" in caught.value.message
     assert "49 frames of 720x480" in caught.value.message
+    with pytest.raises(UsageError, match="1 frame of 720x480; "):
+        geometry.check_clip(720, 480, 1)
 
 
 def test_a_model_that_takes_a_first_frame_takes_one_window():

@@ -1,10 +1,12 @@
 """`--align-edges` through the stages: what an export shows, and what it says where it cannot."""
 
 import json
+import re
 import shlex
 import shutil
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ import cogedit
 from cogedit.artifacts import read_artifact
 from cogedit.cli import app
 from cogedit.diffusion.latent_mask import feather_mask
-from cogedit.errors import ArtifactError, UsageError, VideoError
+from cogedit.errors import ArtifactDamaged, ArtifactError, UsageError, VideoError
 from cogedit.media.edges import align_edges
 from cogedit.stages.recipe import read_recipe
 
@@ -100,6 +102,23 @@ def test_without_the_source_s_frames_it_says_so(edited, tmp_path):
     assert "cogedit load clip.mp4" in raised.value.hint
     there = "` and the path of clip.mp4, which is not here, or use --align-edges 0"
     assert raised.value.hint.endswith(there)
+
+
+def test_what_the_export_reads_and_is_damaged_is_removed_and_made_again(edited, tmp_path):
+    video, plain, *_ = edited
+    settings = settings_of(video, export__align_edges=RADIUS)
+    folder = tmp_path / "some.cogedit"
+    folder.mkdir()
+    paths = [stage(video, settings_of(video)).path for stage in (cogedit.load, cogedit.encode)]
+    copies = [Path(shutil.copy(path, folder)) for path in paths]
+    for path, command in zip(copies, ("load", "encode"), strict=True):
+        good = path.read_bytes()
+        path.write_bytes(good[:-1])
+        with pytest.raises(ArtifactDamaged, match="is truncated") as raised:
+            decode(plain, replace(settings, workspace=folder))
+        path.write_bytes(good)
+        words = f"rm {path}, then make (it|them) with `cogedit {command} .*`"
+        assert re.match(words, raised.value.hint)
 
 
 def test_the_source_s_latents_come_from_the_trajectory_or_are_missed(edited, tmp_path):

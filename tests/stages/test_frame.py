@@ -79,7 +79,7 @@ def test_a_frame_of_an_artifact_is_that_of_its_clip(here):
         ({"output": "first.jpg"}, UsageError, r"first\.jpg"),
         ({"output": "mine.png"}, UsageError, r"mine\.png"),
         ({"output": "first.png", "at": "soon"}, UsageError, "soon"),
-        ({"output": "first.png", "at": "99"}, VideoError, "99"),
+        ({"output": "first.png", "at": "99"}, VideoError, "1:39"),
         ({"output": "first.png", "at": "30f"}, VideoError, "30f"),
     ],
 )

@@ -140,7 +140,11 @@ def test_a_size_that_changes_within_the_clip_is_found_in_a_long_video(tmp_path, 
         (["--start", "1:75"], 2, "--start is 1:75"),
         (["--frame-rate", "fast"], 2, "--frame-rate is fast"),
         (["--max-num-frames", "auto"], 2, "--max-num-frames is auto"),
-        (["--start", "2"], 3, "clip.mp4 has no frame at 2"),
+        (["--start", "2"], 3, "clip.mp4 has no frame at 0:02:"),
+        (["--start", "1:02.5"], 3, "clip.mp4 has no frame at 1:02.5:"),
+        (["--start", "0.7500001"], 3, "clip.mp4 has no frame at 0:00.7500001: it lasts 0:00.75 "),
+        (["--start", "99f"], 3, "clip.mp4 has no frame at 99f:"),
+        (["--start", ".2", "--end", "0.1"], 2, "--end 0:00.1 is not after --start 0:00.2"),
     ],
 )
 def test_what_is_refused(short, flags, code, named):
@@ -154,5 +158,5 @@ def test_python_is_refused_by_the_same_rules(short):
     video, *_ = short
     with pytest.raises(UsageError, match="--skip-frames-end"):
         cogedit.load(video, settings_of(video, load__end="1", load__skip_frames_end=1))
-    with pytest.raises(VideoError, match=r"clip\.mp4 has no frame at 9"):
+    with pytest.raises(VideoError, match=r"clip\.mp4 has no frame at 0:09"):
         cogedit.load(video, settings_of(video, load__start="9"))

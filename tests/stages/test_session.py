@@ -326,6 +326,14 @@ def test_what_of_a_prompt_the_model_cannot_read_is_told_in_every_run(tmp_path, p
     assert prompt[:40] in first
 
 
+def test_one_token_too_many_is_one_token(tmp_path):
+    embedder = Embedder(tmp_path)
+    embedder.embed([" ".join(["snow"] * count) for count in range(1, 80)])
+    first, second, *_ = embedder.notes
+    assert "is 1 token too long" in first
+    assert "is 2 tokens too long" in second
+
+
 def test_a_damaged_embedding_is_told_of_and_made_again(tmp_path):
     embedder = Embedder(tmp_path)
     good = embedder.embed([PROMPT])[PROMPT]

@@ -510,7 +510,7 @@ def test_a_clip_of_another_size_than_the_models_one_is_refused_before_any_stage(
     assert not (tmp_path / "clip.cogedit").exists()
     short = settings_of(video, TINY_PIPELINE, load__max_num_frames=1)
     frames = cogedit.load(video, short).path  # of another model
-    with pytest.raises(UsageError, match=r"1 frames of 96x64.*9 frames of 96x64"):
+    with pytest.raises(UsageError, match=r"1 frame of 96x64.*9 frames of 96x64"):
         cogedit.invert(frames, settings_of(frames, model))
 
 

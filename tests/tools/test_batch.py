@@ -379,6 +379,47 @@ def test_edits_that_cannot_work_are_refused_before_any_runs(folder, rows, named)
     assert files(folder) == before
 
 
+def test_a_mask_that_no_video_has_stops_the_list(folder):
+    rows = [("a.mp4", "x", ""), ("b.mp4", "x", "0,0,65,64")]
+    (folder / "edits.csv").write_text(as_csv(rows, ("video", "prompt", "mask")))
+    before = files(folder)
+    for more in ([], ["--dry-run"]):
+        shown = invoke("edits.csv", *TINY, *more, folder=folder)
+        assert shown.exit_code == 2
+        assert all(text in shown.stderr for text in ("row 2 of edits.csv", "0,0,65,64", "64x64"))
+        assert files(folder) == before
+
+
+def test_an_inversion_that_no_clip_can_have_stops_the_list(folder):
+    rows = [("a.mp4", "x", "1")]
+    names = ("video", "prompt", "invert.num_inference_steps")
+    (folder / "edits.csv").write_text(as_csv(rows, names))
+    shown = invoke("edits.csv", *TINY_MODEL, "--dry-run", folder=folder)
+    assert shown.exit_code == 2
+    assert "row 1 of edits.csv: the inversion needs at least 2" in shown.stderr
+
+
+def test_a_file_or_a_time_that_does_not_fit_fails_its_own_row(folder):
+    make_video(folder / "wide.mp4", width=64, height=32, num_frames=9, fps="8")
+    make_video(folder / "short.mp4", width=64, height=64, num_frames=8, fps="8")
+    named = {  # what the row is given beside video and prompt, and what is said of it
+        ("a.mp4", "", ""): None,
+        ("a.mp4", "wide.mp4", ""): "the mask wide.mp4 is 64x32",
+        ("a.mp4", "short.mp4", ""): "the mask short.mp4 has 8 frames",
+        ("a.mp4", "gone.mp4", ""): "no such mask: gone.mp4",
+        ("a.mp4", "", "0:09"): "a.mp4 has no frame at 0:09",
+        ("broken.mp4", "", ""): "broken.mp4",
+        ("gone.mp4", "0,0,65,64", ""): "no such video: gone.mp4",
+    }
+    rows = [(video, "x", mask, start) for video, mask, start in named]
+    (folder / "edits.csv").write_text(as_csv(rows, ("video", "prompt", "mask", "load.start")))
+    shown = invoke("edits.csv", *TINY, "--dry-run", "--json", folder=folder)
+    assert shown.exit_code == 10
+    errors = [edit["error"] for edit in json.loads(shown.stdout)["edits"]]
+    for error, said in zip(errors, named.values(), strict=True):
+        assert error is None if said is None else said in error
+
+
 def test_flags_stand_above_rows_and_rows_above_the_file(tmp_path, monkeypatch):
     monkeypatch.setenv("COGEDIT_RECONSTRUCT_SEED", "9")
     clips(tmp_path)

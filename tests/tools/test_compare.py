@@ -199,7 +199,8 @@ def test_the_smaller_is_scaled_to_the_larger(two, here):
     [
         (["a.mkv"], {}, "1"),
         (["a.mkv", "b.mkv", "a.mkv"], {"layout": "wipe"}, "3"),
-        (["a.mkv", "b.mkv"], {"labels": ["one"]}, "--label"),
+        (["a.mkv", "b.mkv"], {"labels": ["one"]}, "there is 1 label for 2 clips"),
+        (["a.mkv", "b.mkv"], {"labels": ["one"] * 3}, "there are 3 labels for 2 clips"),
         (["a.mkv", "b.mkv"], {"layout": "sheet"}, ".png"),
         (["a.mkv", "b.mkv"], {"output": "out.webm"}, ".webm"),
         (["a.mkv", "b.mkv"], {"output": "a.mkv"}, "a.mkv"),
