@@ -303,14 +303,10 @@ def report(
     Example: cogedit report bear.cogedit -o report.html
     """
     from cogedit import tools
-    from cogedit.artifacts import Workspace
 
-    root = folder or settings_without_model(call).workspace
+    settings = settings_without_model(call)  # unless one is named, each edit has its own
+    root = folder or settings.workspace
     root = newest_artifact(call, "edit").parent if root is None else root
-    workspace = Workspace(root)
-    # The model of the newest artifact: an edit of another model is listed with the reason.
-    newest = workspace.newest("edit") or workspace.newest("trajectory")
-    settings = call.settings(newest)
     written = tools.report(root, settings, output=output, beside=beside, run=call.run)
     call.screen.result("report", [{"path": str(written.path), "kind": "page", "reused": False}])
 

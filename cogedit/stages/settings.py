@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from cogedit.artifacts import FramesRecord, ModelRecord, frames_record, read_record, sniff_kind
 from cogedit.config import (
@@ -163,12 +165,28 @@ def known_models() -> list[str]:
     return [*EMBEDDED, *dict.fromkeys(model for model in of_presets if model != "auto")]
 
 
+def settings_as_made(path: Path, made_by: ModelRecord, settings: Settings) -> Settings:
+    """Settle model, dtype and weights as what made an artifact had them, where nobody gave them.
+
+    It is for what reads artifacts of several models, where `settings` name none or one for all.
+
+    Raises:
+        ModelError: It was made with a file or a folder of which it knows the name alone.
+    """
+    values = _as_made(path, made_by, settings)
+    left = {key: value for key, value in values.items() if getattr(settings, key) in (None, "auto")}
+    return replace(settings, **left)
+
+
 def _from_artifact(path: Path, settings: Settings) -> Inferred:
     """Take model, dtype and weights from what made an artifact; of frames, no model did."""
     record = read_record(path)
     if isinstance(record, FramesRecord):
         return {}
-    made_by = record.model
+    return {f"artifact {path.name}": _as_made(path, record.model, settings)}
+
+
+def _as_made(path: Path, made_by: ModelRecord, settings: Settings) -> dict[str, Any]:
     given = {part for part, _ in settings.files}
     for part, name in (("transformer", made_by.transformer), ("vae", made_by.vae)):
         if name is not None and part not in given:
@@ -176,12 +194,12 @@ def _from_artifact(path: Path, settings: Settings) -> Inferred:
                 f"{path} was made with the {part} of {name}, whose folder it does not know",
                 hint=f"name the file with --{part} FILE",
             )
-    values: dict[str, object] = {"dtype": made_by.dtype}
+    values: dict[str, Any] = {"dtype": made_by.dtype}
     if made_by.weights is not None:
         values["weights"] = made_by.weights
     if settings.model == "auto":
         values |= _named_again(made_by, path)
-    return {f"artifact {path.name}": values}
+    return values
 
 
 def _named_again(model: ModelRecord, source: Path) -> dict[str, object]:

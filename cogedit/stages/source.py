@@ -6,7 +6,7 @@ import os
 import shlex
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
@@ -29,7 +29,7 @@ from cogedit.artifacts import (
 )
 from cogedit.config import Settings
 from cogedit.errors import ArtifactError, ArtifactMismatch, UsageError, VideoError
-from cogedit.media.clip import ResizePlan, plan_clip
+from cogedit.media.clip import ResizePlan
 from cogedit.media.facts import VideoFacts
 from cogedit.media.files import check_file
 from cogedit.media.images import are_images, digest_of
@@ -37,6 +37,7 @@ from cogedit.media.probe import probe_as_recorded
 from cogedit.media.sound import choose_audio
 from cogedit.media.writer import AudioSource
 from cogedit.sources import SourceVideo
+from cogedit.stages.again import encode_again, load_again
 from cogedit.stages.run import workspace_for
 from cogedit.types import ExportSettings
 
@@ -194,8 +195,7 @@ def source_latents(
 
     They may be in the trajectory; errors are those of `source_frames`.
     """
-    workspace = workspace_for(artifact, settings)
-    path = _find_latents(workspace, record.trajectory, otherwise=otherwise)
+    path = _find_latents(artifact, record.trajectory, settings, otherwise=otherwise)
     source = read_artifact(path, ("latents", "trajectory"))
     return source.tensors["latents"][:, num_pad_frames(source.record) :]
 
@@ -220,18 +220,16 @@ def check_source_artifacts(artifact: Path, settings: Settings, *, has_mask: bool
     if not export.align_edges and not composite:
         return
     otherwise = otherwise_use(export)
-    record, workspace = read_record(artifact), workspace_for(artifact, settings)
-    _find_frames(workspace, record, otherwise=otherwise)
+    record = read_record(artifact)
+    _find_frames(workspace_for(artifact, settings), record, otherwise=otherwise)
     # Of an earlier artifact the latents will still be made, in the workspace.
     if export.align_edges and not has_mask and isinstance(record, TrajectoryRecord):
-        _find_latents(workspace, record, otherwise=otherwise)
+        _find_latents(artifact, record, settings, otherwise=otherwise)
 
 
 def _find_frames(workspace: Workspace, record: Record, *, otherwise: str) -> Path:
     frames = frames_record(record)
-    name = frames.source.name
-    place = "" if Path(name).exists() else f" and the path of {name}, which is not here"
-    hint = f"make it with `{_load_command(frames, workspace.root)}`{place}, {otherwise}"
+    hint = f"make it with {load_again(frames, workspace)}, {otherwise}"
     path = _find(workspace, frames, hint=hint)
     if path is None:
         raise ArtifactError(
@@ -245,10 +243,11 @@ def _find_frames(workspace: Workspace, record: Record, *, otherwise: str) -> Pat
     return path
 
 
-def _find_latents(workspace: Workspace, trajectory: TrajectoryRecord, *, otherwise: str) -> Path:
-    frames = workspace.path_for(frames_record(trajectory))
-    again = ["cogedit", "encode", str(frames), "--workspace", str(workspace.root)]
-    hint = f"make them with `{shlex.join(again)}`, {otherwise}"
+def _find_latents(
+    artifact: Path, trajectory: TrajectoryRecord, settings: Settings, *, otherwise: str
+) -> Path:
+    workspace = workspace_for(artifact, settings)
+    hint = f"make them with {encode_again(trajectory.latents, workspace, settings)}, {otherwise}"
     for record in (trajectory.latents, trajectory):
         path = _find(workspace, record, hint=hint)
         if path is not None:
@@ -264,26 +263,3 @@ def _find(workspace: Workspace, record: Record, *, hint: str) -> Path | None:
     except ArtifactError as error:
         unfit = shlex.quote(str(workspace.path_for(record)))
         raise type(error)(error.message, hint=f"rm {unfit}, then {hint}") from error
-
-
-def _load_command(frames: FramesRecord, workspace: Path) -> str:
-    """Write the command that makes a frames artifact again."""
-    words = ["cogedit", "load", frames.source.place, "--workspace", str(workspace)]
-    if frames.source.is_untimed:
-        words += ["--fps", str(frames.source.fps)]
-    settings = frames.settings
-    if settings.max_num_frames is None:
-        words += ["--max-num-frames", "all"]
-    # Versions that spread frames over the video, unless they were told otherwise, said nothing.
-    spread = replace(settings, frame_rate="spread")
-    is_spread = plan_clip(frames.source, spread).indices == frames.frame_indices
-    if settings.frame_rate == "model" and is_spread:
-        settings = spread
-    for field in fields(settings):
-        value: object = getattr(settings, field.name)
-        flag = f"--{field.name.replace('_', '-')}"
-        if isinstance(value, bool):
-            words += [flag] * value
-        elif value is not None:
-            words += [flag, str(value)]
-    return shlex.join(words)

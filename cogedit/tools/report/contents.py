@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from urllib.parse import quote
@@ -17,29 +17,37 @@ from numpy.typing import NDArray
 from cogedit.artifacts import (
     EditRecord,
     FramesRecord,
-    Record,
     TrajectoryRecord,
+    Workspace,
     content_key,
     frames_record,
     read_artifact,
-    read_record,
 )
 from cogedit.clip_times import show_time
 from cogedit.config import Settings
-from cogedit.errors import ArtifactError, CogeditError
+from cogedit.errors import ArtifactError
 from cogedit.media.encoding import Encoding
+from cogedit.media.optical_flow import Flow
 from cogedit.media.stream import FrameFile, FrameStream
 from cogedit.media.writer import write_video
 from cogedit.stages.decode import decode, decode_source, lay_over
-from cogedit.stages.model import check_same_model, checkpoint_for
+from cogedit.stages.model import checkpoint_for, dtype_for
 from cogedit.stages.pass_times import read_notes
 from cogedit.stages.run import Run
 from cogedit.stages.session import Session
+from cogedit.stages.settings import found_as
 from cogedit.stages.source import FramesOnDisk
 from cogedit.tools.captions import describe_model, describe_settings, distinctions
 from cogedit.tools.report import measure
+from cogedit.tools.report.files import ClipFiles, find_models
 from cogedit.tools.report.measure import Clip as Frames
 from cogedit.tools.report.measure import Figure
+from cogedit.tools.report.missing import (
+    without_frames,
+    without_latents,
+    without_notes,
+    without_trajectory,
+)
 from cogedit.types import ExportSettings, ReconstructSettings
 from cogedit.wording import count_of, show_rate
 
@@ -94,56 +102,9 @@ class Clip:
     source: Movie | None  # neither frames nor latents of the clip are in the workspace
     source_label: str
     figures: list[Figure]
+    missing: list[str]  # why there are no others
     inversions: list[Inversion]
     edits: list[Edit]
-
-
-@dataclass(frozen=True)
-class ClipFiles:
-    """The artifacts of one clip: the existing files by content key, and what they record."""
-
-    frames: FramesRecord
-    files: dict[str, Path]
-    inversions: list[TrajectoryRecord]
-    edits: list[tuple[Path, EditRecord]]
-
-    def find(self, record: Record) -> Path | None:
-        """Return the file of a record, if it exists."""
-        return self.files.get(content_key(record))
-
-
-def read_workspace(root: Path) -> tuple[list[ClipFiles], dict[str, str]]:
-    """Sort the artifacts of a folder by clip.
-
-    Returns:
-        The clips, and by file name why an artifact cannot be read.
-    """
-    left_out: dict[str, str] = {}
-    by_clip: dict[str, ClipFiles] = {}
-    for path in sorted(root.glob("*.safetensors"), key=lambda path: (_modified(path), path)):
-        try:
-            record = read_record(path)
-        except CogeditError as error:
-            left_out[path.name] = error.message
-            continue
-        frames = frames_record(record)
-        clip = by_clip.setdefault(content_key(frames), ClipFiles(frames, {}, [], []))
-        clip.files[content_key(record)] = path
-        inversion = record.trajectory if isinstance(record, EditRecord) else record
-        if isinstance(record, EditRecord):
-            clip.edits.append((path, record))
-        known = {content_key(other) for other in clip.inversions}
-        if isinstance(inversion, TrajectoryRecord) and content_key(inversion) not in known:
-            clip.inversions.append(inversion)
-    return list(by_clip.values()), left_out
-
-
-def _modified(path: Path) -> int:
-    """When a file was written, in ns; a link to nothing comes first."""
-    try:
-        return path.stat().st_mtime_ns
-    except OSError:
-        return 0
 
 
 @dataclass(frozen=True)
@@ -168,8 +129,22 @@ class MovieWriter:
         return Movie(src, _data_url(first), width, height, len(clip), float(fps))
 
 
+@dataclass
+class _Gathered:
+    """A clip while its artifacts are decoded, one model after the other."""
+
+    files: ClipFiles
+    models: list[Settings]
+    source: Movie | None = None
+    source_label: str = "source"
+    flow: Flow | None = None  # of its frames, until the last model
+    figures: list[Figure] = field(default_factory=list)
+    edits: dict[Path, Edit] = field(default_factory=dict)
+    missing: dict[str, None] = field(default_factory=dict)  # sentences, each once
+
+
 class Reporter:
-    """Decodes and measures clip by clip; why an artifact is not shown goes into `left_out`."""
+    """Decodes and measures clips; why an artifact is not shown goes into `left_out`."""
 
     def __init__(
         self,
@@ -185,40 +160,107 @@ class Reporter:
         export = replace(settings.export, composite="none", align_edges=0, every_frame=False)
         self._settings = replace(settings, export=export)
         self._session = session
-        self._checkpoint = checkpoint_for(settings)
-        self._workspace = workspace
+        self._workspace = Workspace(workspace)
         self._notes = read_notes(workspace)
         self._movies = movies
         self._left_out = left_out
         self._run = run
+        self._models: Mapping[Path, Settings] = {}
 
-    def clip(self, files: ClipFiles) -> Clip:
-        """Report one clip with its inversions and edits."""
-        frames, key = files.frames, content_key(files.frames)[:12]
-        pixels, round_trip = self._frames(files), self._round_trip(files)
-        shown = round_trip if pixels is None else pixels
-        movie = None
-        if shown is not None:
-            movie = self._movies.write(shown, f"source-{key}", fps=frames.fps)
+    def clips(self, clips: Sequence[ClipFiles]) -> list[Clip]:
+        """Report clips with their inversions and edits.
+
+        All that one model made is decoded before what the next one made: each is loaded once.
+        """
+        self._models = find_models(clips, self._settings, self._left_out)
+        models = list(dict.fromkeys(self._models.values()))
+        gathered = []
+        for files in clips:
+            of_edits, of_all = (
+                {self._models[path] for path in paths if path in self._models}
+                for paths in (dict(files.edits), files.made)
+            )
+            own = of_edits or of_all  # a model without an edit has nothing to compare
+            gathered.append(_Gathered(files, [model for model in models if model in own]))
+        for model in models:
+            self._session.notify_once(found_as(model), self._run)
+            for clip in gathered:
+                if model in clip.models:
+                    self._decode(clip, model)
+        return [self._clip(clip) for clip in gathered]
+
+    def _decode(self, clip: _Gathered, model: Settings) -> None:
+        """Decode and measure what one model made of a clip."""
+        files, digest = clip.files, checkpoint_for(model).digest
+        inversions = [record for record in files.inversions if record.model.digest == digest]
+        pixels, round_trip = self._frames(files), self._round_trip(files, inversions, model)
+        self._note_missing(clip, inversions, model, pixels=pixels, round_trip=round_trip)
+        self._show_source(clip, pixels, round_trip)
         source: measure.Source | None = None
-        figures: list[Figure] = []
         if round_trip is not None:
-            self._run.notify(f"measuring {frames.source.name}")
-            source, figures = measure.measure_source(pixels, round_trip)
-        inversions = [self._inversion(record, files) for record in files.inversions]
-        edits = []
-        for (path, record), distinct in zip(files.edits, distinctions(files.edits), strict=True):
-            self._run.notify(f"decoding {path.name}")
-            with self._leaving_out(path):
-                edit = self._edit(path, record, source)
-                edits.append(replace(edit, distinct=distinct))
+            self._run.notify(f"measuring {files.frames.source.name}")
+            source, figures = measure.measure_source(pixels, round_trip, flow=clip.flow)
+            clip.flow = None if pixels is None or model == clip.models[-1] else source.flow
+            if len(clip.models) > 1:
+                by = describe_model(replace(inversions[0].latents.model, dtype=dtype_for(model)))
+                figures = [replace(figure, note=f"{figure.note}; {by}") for figure in figures]
+            clip.figures += figures
+        for path, record in files.edits:
+            if self._models.get(path) == model:
+                self._run.notify(f"decoding {path.name}")
+                with self._leaving_out(path):
+                    clip.edits[path] = self._edit(path, record, source, model)
+
+    def _note_missing(
+        self,
+        clip: _Gathered,
+        inversions: Sequence[TrajectoryRecord],
+        model: Settings,
+        *,
+        pixels: Frames | None,
+        round_trip: Frames | None,
+    ) -> None:
+        """Note the figures that cannot be made, with what makes their files again in this order."""
+        place = self._workspace
+        if pixels is None:
+            clip.missing[without_frames(clip.files.frames, place)] = None
+        if round_trip is None and inversions:
+            clip.missing[without_latents(inversions[0], place, model)] = None
+        for record in inversions:
+            if clip.files.find(record) is None:
+                clip.missing[without_trajectory(record, place, model)] = None
+
+    def _show_source(self, clip: _Gathered, pixels: Frames | None, decoded: Frames | None) -> None:
+        shown = decoded if pixels is None else pixels
+        if clip.source is None and shown is not None:
+            frames = clip.files.frames
+            name = f"source-{content_key(frames)[:12]}"
+            clip.source = self._movies.write(shown, name, fps=frames.fps)
+            clip.source_label = "source after the VAE" if pixels is None else "source"
+
+    def _clip(self, clip: _Gathered) -> Clip:
+        files = clip.files
+        if not clip.models:  # the source is all that can be shown of it
+            self._show_source(clip, self._frames(files), None)
+        distinct = zip(files.edits, distinctions(files.edits), strict=True)
+        edits = [
+            replace(clip.edits[path], distinct=facts)
+            for (path, _), facts in distinct
+            if path in clip.edits
+        ]
+        shown = [record for path, record in files.edits if path in clip.edits]
+        missing = [*clip.missing, *without_notes(self._notes, shown, files.inversions)]
+        title = files.frames.source.name
+        for sentence in missing:
+            self._run.notify(f"{title}: {sentence}")
         return Clip(
-            title=frames.source.name,
-            facts=_clip_facts(frames),
-            source=movie,
-            source_label="source" if pixels is not None else "source after the VAE",
-            figures=figures,
-            inversions=inversions,
+            title=title,
+            facts=_clip_facts(files.frames),
+            source=clip.source,
+            source_label=clip.source_label,
+            figures=clip.figures,
+            missing=missing,
+            inversions=[self._inversion(record, files) for record in files.inversions],
             edits=edits,
         )
 
@@ -238,38 +280,41 @@ class Reporter:
                 return FramesOnDisk(frames, files.frames.num_frames)
         return None
 
-    def _round_trip(self, files: ClipFiles) -> Frames | None:
+    def _round_trip(
+        self, files: ClipFiles, inversions: Iterable[TrajectoryRecord], model: Settings
+    ) -> Frames | None:
         """Decode the clip's own latents, from their artifact or from an inversion."""
-        for record in files.inversions:
+        for record in inversions:
             for path, decoded in (
                 (files.find(record.latents), decode),
                 (files.find(record), decode_source),
             ):
-                if path is not None:
+                if path is not None and path in self._models:
                     with self._leaving_out(path):
-                        stream = decoded(path, self._settings, session=self._session, run=Run())
+                        stream = decoded(path, model, session=self._session, run=Run())
                         return self._kept(stream)
         return None
 
     def _kept(self, decoded: FrameStream) -> FrameFile:
         """Keep decoded frames, which are read for every figure."""
-        return FrameFile(decoded, self._workspace)
+        return FrameFile(decoded, self._workspace.root)
 
     def _inversion(self, record: TrajectoryRecord, files: ClipFiles) -> Inversion:
         note = self._notes.get(content_key(record))
         figures = [measure.residual_figure(note), measure.time_figure(note)]
         path = files.find(record)
-        if path is not None:
+        if path is not None and path in self._models:
             with self._leaving_out(path):
-                check_same_model(path.name, record, self._checkpoint)
                 noise = read_artifact(path, "trajectory").tensors.slices("trajectory")[-1]
                 figures.insert(0, measure.noise_figure(noise))
         facts = _with_value(describe_settings(record.settings))
         facts["model"] = describe_model(record.model)
         return Inversion(content_key(record)[:12], facts, figures)
 
-    def _edit(self, path: Path, record: EditRecord, source: measure.Source | None) -> Edit:
-        stream = decode(path, self._settings, session=self._session, run=Run())
+    def _edit(
+        self, path: Path, record: EditRecord, source: measure.Source | None, model: Settings
+    ) -> Edit:
+        stream = decode(path, model, session=self._session, run=Run())
         made = shown = self._kept(stream)
         tensors = read_artifact(path, "edit").tensors
         mask = FramesOnDisk(tensors.slices("mask"), len(made)) if record.has_mask else None
@@ -277,7 +322,7 @@ class Reporter:
             laid = lay_over(made, source.round_trip, mask)
             shown = self._kept(replace(made.stream, frames=laid))
         elif mask is not None:  # the edit's own file has the source's latents
-            plain = replace(self._settings, export=ExportSettings(composite="decode"))
+            plain = replace(model, export=ExportSettings(composite="decode"))
             shown = self._kept(decode(path, plain, session=self._session, run=Run()))
         figures = measure.measure_edit(made, source, shown=shown, mask=mask)
         key = content_key(record)

@@ -47,14 +47,17 @@ class Source:
     warp_error: float
 
 
-def measure_source(frames: Clip | None, round_trip: Clip) -> tuple[Source, list[Figure]]:
+def measure_source(
+    frames: Clip | None, round_trip: Clip, *, flow: Flow | None = None
+) -> tuple[Source, list[Figure]]:
     """Measure a clip itself.
 
     Args:
         frames: Those of the clip, uint8 [H, W, 3]; None where they are gone.
         round_trip: The clip after the VAE.
+        flow: The motion of the frames, where it is known; None estimates it.
     """
-    flow = estimate_flow(round_trip if frames is None else frames)
+    flow = flow or estimate_flow(round_trip if frames is None else frames)
     source = Source(round_trip, flow, warp_error(round_trip, flow))
     figures = []
     if frames is not None:

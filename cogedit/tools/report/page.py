@@ -15,7 +15,8 @@ from cogedit.errors import UsageError
 from cogedit.schema import as_path
 from cogedit.stages.run import Exported, Run, check_output
 from cogedit.stages.session import Session, use_session
-from cogedit.tools.report.contents import MovieWriter, Reporter, read_workspace
+from cogedit.tools.report.contents import MovieWriter, Reporter
+from cogedit.tools.report.files import read_workspace
 from cogedit.version import __version__
 from cogedit.wording import count_of
 
@@ -42,12 +43,14 @@ def report(
 ) -> Exported:
     """Write a page that compares the edits of a workspace with their source.
 
-    Artifacts that cannot be read, or that belong to another model, are listed on the page with the
+    Each edit is decoded by the model that made it; where `settings` name one, by that. Artifacts
+    that cannot be read, or whose model is another or not here, are listed on the page with the
     reason.
 
     Args:
         workspace: The folder of the artifacts.
-        settings: `model`, `device`, `dtype` and `decode_tiling`, for decoding.
+        settings: `model`, `device`, `dtype` and `decode_tiling`, for decoding; the model `auto`
+            and the dtype None are those of each artifact.
         output: The page, ending in .html; None is `report.html` in the workspace.
         beside: Keep the videos in a folder beside the page, `<name>-videos`; else the page holds
             them itself.
@@ -56,7 +59,7 @@ def report(
 
     Raises:
         UsageError: The workspace holds no edit, or `output` is another file.
-        ModelError: The model is missing or incomplete.
+        ModelError: The model is missing or incomplete; where none was named, all are.
         DeviceMemoryError: The device is out of memory.
         StorageError: The page cannot be written.
     """
@@ -77,8 +80,10 @@ def report(
     with _movie_writer(path, beside=beside) as movies, use_session(session) as owner:
         keep_in_use(workspace)
         reporter = Reporter(workspace, settings, movies, left_out, run=run, session=owner)
-        contents = [reporter.clip(clip) for clip in clips]
+        contents = reporter.clips(clips)
     num_edits = sum(len(clip.edits) for clip in contents)
+    of_all = sum(len(clip.edits) for clip in clips)
+    shown = count_of(of_all, "edit") if num_edits == of_all else f"{num_edits} of {of_all} edits"
     notice = ""
     if num_edits and settings.export.align_edges:
         notice = (
@@ -98,7 +103,7 @@ def report(
         file.write(page.encode(errors="surrogateescape"))
     for name, reason in sorted(left_out.items()):
         run.notify(f"left out {name}: {reason}")
-    run.notify(f"wrote {path} ({count_of(num_edits, 'edit')}, {path.stat().st_size / 1e6:.1f} MB)")
+    run.notify(f"wrote {path} ({shown}, {path.stat().st_size / 1e6:.1f} MB)")
     return Exported(path, reused=False)
 
 
