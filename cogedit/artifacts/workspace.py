@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cogedit.artifacts.atomic import show, storage_error
-from cogedit.artifacts.records import Record, RecordT, content_key, earlier_record
+from cogedit.artifacts.records import Record, RecordT, chain_of, content_key, earlier_record
 from cogedit.artifacts.store import SUFFIX, read_record, removal_hint, verify_artifact
 from cogedit.artifacts.unfinished import Unfinished, made_together
 from cogedit.errors import ArtifactDamaged, ArtifactError, ArtifactMismatch, StorageError
@@ -90,11 +90,34 @@ class Workspace:
         if earlier == record:
             return record
         key, place = content_key(earlier), output or self.path_for(earlier)
-        exists = place.exists() if output is None else _key_of(output) == key
+        exists = self.holds(earlier, output=output)
         alone = Unfinished.of(place.parent, record.kind, [key])
         together = made_together(place.parent, record.kind)
         is_kept = exists or alone.root.is_dir() or any(key in made.makes for made in together)
         return earlier if is_kept else record
+
+    def holds(self, record: Record, *, output: Path | None = None) -> bool:
+        """Whether the artifact of a record is in its place or at `output`, without a look into it.
+
+        At `output` the record is read: anything may lie there.
+        """
+        if output is None:
+            return self.path_for(record).exists()
+        return _key_of(output) == content_key(record)
+
+    def recall(self, record: Record, output: Path | None = None) -> list[Record]:
+        """The record as later artifacts carry it, with the digests that its own file had.
+
+        Those in the workspace and that at `output` are asked. There are several where it was made
+        more than once and the results differ, on two devices for example.
+        """
+        keys = {content_key(record), content_key(earlier_record(record))}
+        links: dict[Record, None] = {}
+        for path in (*sorted(self.root.glob(f"*{SUFFIX}")), *([] if output is None else [output])):
+            with contextlib.suppress(ArtifactError, StorageError):
+                chain = chain_of(read_record(path))[:-1]
+                links |= dict.fromkeys(link for link in chain if link.kind == record.kind)
+        return [link for link in links if content_key(link) in keys]
 
     def newest(self, kind: ArtifactKind) -> Path | None:
         """The artifact of this kind that was written last, or None.

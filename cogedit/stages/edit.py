@@ -8,26 +8,35 @@ import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
-from cogedit.artifacts import EditRecord, Workspace, content_key, short_stem, sniff_kind
+from cogedit.artifacts import (
+    EditRecord,
+    Workspace,
+    content_key,
+    frames_record,
+    short_stem,
+    sniff_kind,
+)
 from cogedit.config import Settings
 from cogedit.errors import StorageError, UsageError
 from cogedit.media.encoding import OTHER_VIDEO_SUFFIXES, VIDEO_SUFFIXES
 from cogedit.schema import as_path
 from cogedit.stages.claim import claim
 from cogedit.stages.decode import check_composite
-from cogedit.stages.export import check_export, encoding_for, export
+from cogedit.stages.encode import encode
+from cogedit.stages.export import check_export, encoding_for, export, is_exported
 from cogedit.stages.given import options_for, take_given
+from cogedit.stages.inverted import levels_of, trajectory_for
+from cogedit.stages.load import load
 from cogedit.stages.model import checkpoint_for
 from cogedit.stages.reconstruct import (
     check_edits,
     expect_prompts,
-    levels_of,
     make_edits,
-    trajectory_for,
 )
 from cogedit.stages.replacing import check_replaceable, place_of_source
 from cogedit.stages.run import Exported, Run, Written, check_is_here, check_output, workspace_for
 from cogedit.stages.session import Session, use_session
+from cogedit.stages.source import source_needed
 
 
 def edit(
@@ -89,10 +98,10 @@ def edit(
         owner.expect_decoding()
 
         # 2. Video -> frames -> latents -> trajectory, as far as they are missing.
-        trajectory = trajectory_for(video, options, settings, given=given, run=run, session=owner)
+        inverted = trajectory_for(video, options, settings, given=given, run=run, session=owner)
 
         # 3. Trajectory + prompts -> edits.
-        edits = make_edits(trajectory, options, settings, given=given, run=run, session=owner)
+        edits = make_edits(inverted, options, settings, given=given, run=run, session=owner)
 
         # 4. Edits -> videos.
         return [
@@ -167,8 +176,11 @@ def export_edit(
     is_ours = not names_video(output)
     if is_ours:
         Workspace(path.parent).create()
-    if source_video is None and sniff_kind(video) is None:
-        source_video = video
+    if sniff_kind(video) is None:
+        source_video = source_video or video
+        restore_source(
+            edited, video, settings, path=path, with_source=with_source, run=run, session=session
+        )
     with claim(path, run, is_ours=is_ours) as claimed:
         return export(
             edited.path,
@@ -179,6 +191,33 @@ def export_edit(
             run=claimed,
             session=session,
         )
+
+
+def restore_source(
+    edited: Written[EditRecord],
+    video: Path,
+    settings: Settings,
+    *,
+    path: Path,
+    with_source: bool,
+    run: Run,
+    session: Session,
+) -> None:
+    """Make again what was removed of the clip, as far as the export of an edit shows it."""
+    needs_frames, needs_latents = source_needed(
+        settings.export, has_mask=edited.record.has_mask, with_source=with_source
+    )
+    if not needs_frames:
+        return
+    has_source = not with_source or place_of_source(path).exists()
+    if has_source and not run.force and is_exported(edited.path, settings, output=path):
+        return
+    workspace, trajectory = workspace_for(video, settings), edited.record.trajectory
+    has_latents = workspace.holds(trajectory.latents) or workspace.holds(trajectory)
+    if needs_latents and not has_latents:
+        encode(video, settings, run=run.earlier, session=session)
+    elif not workspace.holds(frames_record(trajectory)):
+        load(video, settings, run=run.earlier)
 
 
 _SLUG_LENGTH = 40

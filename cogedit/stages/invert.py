@@ -134,7 +134,7 @@ def is_inverted(latents: Path, settings: Settings) -> bool:
     """Return whether the inversion of a latents artifact exists, without a look into it."""
     record, workspace = read_record(latents, "latents"), workspace_for(latents, settings)
     inversion = trajectory_record(record, checkpoint_for(settings), settings=settings)
-    return workspace.path_for(workspace.as_kept(inversion)).exists()
+    return workspace.holds(workspace.as_kept(inversion))
 
 
 def check_inversion_settings(settings: Settings, checkpoint: Checkpoint) -> None:

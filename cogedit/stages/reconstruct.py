@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -10,32 +10,24 @@ from typing import TYPE_CHECKING
 
 from cogedit.artifacts import (
     EditRecord,
-    ModelRecord,
-    TrajectoryRecord,
     content_key,
-    frames_record,
     keep_in_use,
     made_together,
-    read_record,
-    sniff_kind,
 )
 from cogedit.config import Settings, check_settings
 from cogedit.diffusion.schedule import visited
 from cogedit.errors import UsageError
-from cogedit.media.masks import check_mask
 from cogedit.models.checkpoint import Checkpoint
 from cogedit.schema import as_path, show_value
 from cogedit.stages.claim import claim
-from cogedit.stages.encode import encode
+from cogedit.stages.edit_notes import no_effect_notes, source_prompt_notes
+from cogedit.stages.edit_records import edits_described
 from cogedit.stages.given import Given, options_for, take_given
-from cogedit.stages.invert import check_inversion_settings, invert, is_inverted
-from cogedit.stages.load import load
+from cogedit.stages.inverted import Inverted, levels_of, trajectory_for
 from cogedit.stages.mask import is_mask_video, place_of_mask, show_mask
 from cogedit.stages.model import (
     check_same_model,
-    check_transformer,
     checkpoint_for,
-    transformer_record,
 )
 from cogedit.stages.run import (
     Run,
@@ -44,7 +36,6 @@ from cogedit.stages.run import (
     check_text,
     find,
     find_or_make,
-    workspace_for,
 )
 from cogedit.stages.session import Session, use_session
 from cogedit.types import ReconstructSettings
@@ -125,8 +116,18 @@ def reconstruct(
     check_edits(options, checkpoint, num_levels=levels_of(source, settings))
     with claim(output, run) as run, use_session(session) as owner:
         expect_prompts(options, owner)
+        inverted = trajectory_for(
+            source,
+            options,
+            settings,
+            given=given,
+            output=output,
+            save_trajectory=save_trajectory,
+            run=run,
+            session=owner,
+        )
         return make_edits(
-            trajectory_for(source, options, settings, given=given, run=run, session=owner),
+            inverted,
             options,
             settings,
             given=given,
@@ -138,7 +139,7 @@ def reconstruct(
 
 
 def make_edits(
-    trajectory: Path,
+    inverted: Inverted,
     options: Sequence[ReconstructSettings],
     settings: Settings,
     *,
@@ -152,16 +153,15 @@ def make_edits(
 
     Options that differ in the prompt and the seed alone are denoised together.
     """
+    trajectory, record, workspace = inverted.path, inverted.record, inverted.workspace
     keep_in_use(trajectory.parent)
-    record, checkpoint = read_record(trajectory, "trajectory"), checkpoint_for(settings)
+    checkpoint = checkpoint_for(settings)
     check_same_model(str(trajectory), record, checkpoint)
     check_edits(options, checkpoint, num_levels=record.settings.num_levels)
-    model = transformer_record(checkpoint, settings, loras=settings.lora)
-    describe = partial(
-        edit_record, trajectory=record, model=model, has_trajectory=save_trajectory, given=given
+    edits_of = edits_described(
+        options, settings, checkpoint, given=given, save_trajectory=save_trajectory
     )
-    workspace = workspace_for(trajectory, settings)
-    records = [workspace.as_kept(describe(edit), output=output) for edit in options]
+    records = [workspace.as_kept(edit, output=output) for edit in edits_of(record)]
     keys = [content_key(edit) for edit in records]
     wanted = dict(zip(keys, records, strict=True))
     missing = {
@@ -246,43 +246,6 @@ def _notify_of_first_frame(given: Given, run: Run, session: Session) -> None:
         )
 
 
-def no_effect_notes(options: Sequence[ReconstructSettings], given: Given) -> Iterator[str]:
-    """Say that a seed or a prompt has no effect: the edit is not what it may seem to be."""
-    fixed = [edit for edit in options if not edit.draws_noise]
-    if {edit.seed for edit in fixed} - {ReconstructSettings.seed}:
-        remedy = "--start-from random" if fixed[0].method == "flow" else "--start-noise 0.3"
-        yield (
-            "the seed has no effect: the edit starts from the source's own noise "
-            f"({remedy} adds noise that depends on the seed)"
-        )
-    tokens = ReconstructSettings.injection_tokens
-    if any(e.injection_mode == "queries-keys" and e.injection_tokens != tokens for e in options):
-        yield "--injection-tokens changes nothing with --injection-mode queries-keys"
-    if given.first_frame is not None:
-        return
-    if any(not edit.prompt.strip() for edit in options):
-        yield "the prompt is empty: the edit shows what the model makes of the source alone"
-    elif all(edit.guidance_scale == 1 for edit in options):
-        yield (
-            "guidance is off (scale 1), which follows a prompt weakly; --guidance-scale 5 turns "
-            "it on"
-        )
-
-
-def source_prompt_notes(options: Sequence[ReconstructSettings]) -> Iterator[str]:
-    """Say, of edits of an inversion without a prompt, which settings would make use of one."""
-    remedy = "--source-prompt says what the source shows"
-    if any(edit.auto_mask for edit in options):
-        yield (
-            f"--auto-mask compares the prompt with an empty one; the mask is better where {remedy}"
-        )
-    if any(edit.unconditional == "source" and edit.prompt.strip() for edit in options):
-        yield (
-            "guidance points from the source's prompt, which is empty, to the edit's; the edit is "
-            f"better where {remedy}"
-        )
-
-
 def check_edits(
     options: Sequence[ReconstructSettings], checkpoint: Checkpoint, *, num_levels: int
 ) -> None:
@@ -312,75 +275,3 @@ def check_edits(
                 "injection_mode queries-keys, which mixes two attentions",
                 hint="choose a strength of at most 1, or --injection-mode concatenate",
             )
-
-
-def _is_uninverted(source: Path) -> bool:
-    return sniff_kind(source) in (None, "frames", "latents")
-
-
-def levels_of(source: Path, settings: Settings) -> int:
-    """Return how many timesteps the inversion of a source visits, or visited."""
-    if _is_uninverted(source):
-        return settings.invert.num_levels
-    return read_record(source, "trajectory").settings.num_levels
-
-
-def trajectory_for(
-    source: Path,
-    options: Sequence[ReconstructSettings],
-    settings: Settings,
-    *,
-    given: Given,
-    run: Run,
-    session: Session,
-) -> Path:
-    """Run the stages before the edits as far as they are missing, and return the trajectory."""
-    if _is_uninverted(source):
-        check_inversion_settings(settings, checkpoint_for(settings))
-    check_transformer(settings)
-    if given.mask is not None:
-        # Before the inversion, which takes long: whether the mask fits follows from the clip.
-        if sniff_kind(source) is None:
-            source = load(source, settings, run=run.earlier).path
-        frames = frames_record(read_record(source))
-        check_mask(given.mask, frames.source, indices=frames.frame_indices)
-    if not _is_uninverted(source):
-        return source
-    if sniff_kind(source) != "latents":
-        source = encode(source, settings, run=run.earlier, session=session).path
-    if not settings.invert.prompt and not is_inverted(source, settings):
-        for note in source_prompt_notes(options):  # before the inversion, which it is for, is made
-            session.notify_once(note, run)
-    return invert(source, settings, run=run.earlier, session=session).path
-
-
-def as_recorded(options: ReconstructSettings, num_levels: int) -> ReconstructSettings:
-    """Return the settings of an edit of so many timesteps as they are recorded, one way for one.
-
-    All timesteps of the inversion are written as None, and where no noise is drawn, all seeds make
-    the same edit.
-    """
-    if options.num_inference_steps == num_levels:
-        options = replace(options, num_inference_steps=None)
-    if not options.draws_noise:
-        options = replace(options, seed=ReconstructSettings.seed)
-    return options
-
-
-def edit_record(
-    options: ReconstructSettings,
-    trajectory: TrajectoryRecord,
-    *,
-    model: ModelRecord,
-    has_trajectory: bool,
-    given: Given,
-) -> EditRecord:
-    """Describe an edit of a trajectory, so that one edit has one content key."""
-    return EditRecord(
-        trajectory=trajectory,
-        model=model,
-        settings=as_recorded(options, trajectory.settings.num_levels),
-        has_trajectory=has_trajectory,
-        mask=given.mask.source if given.mask is not None else None,
-        first_frame=given.picture,
-    )

@@ -208,22 +208,30 @@ def otherwise_use(export: ExportSettings) -> str:
     return f"or use {' '.join(words)}"
 
 
-def check_source_artifacts(artifact: Path, settings: Settings, *, has_mask: bool) -> None:
-    """Refuse, before anything is computed, to start from an artifact whose clip is gone.
+def source_needed(
+    export: ExportSettings, *, has_mask: bool, with_source: bool = False
+) -> tuple[bool, bool]:
+    """Return whether the export of an edit takes the frames and the latents of its source.
 
-    The frames are needed where the export aligns edges or shows them, the latents where it aligns
-    edges and the edits have no mask: with one they carry the source's latents.
+    The frames are needed where it aligns edges or shows them, the latents where it aligns edges and
+    the edit has no mask: with one it carries the source's latents.
     """
+    # At the source's size they are taken from the video itself.
+    is_shown = export.size == "clip" and (with_source or export.composite == "source")
+    return export.align_edges > 0 or is_shown, export.align_edges > 0 and not has_mask
+
+
+def check_source_artifacts(artifact: Path, settings: Settings, *, has_mask: bool) -> None:
+    """Refuse, before anything is computed, to start from an artifact whose clip is gone."""
     export = settings.export
-    # At the source's size a composite is made of the video itself.
-    composite = export.composite == "source" and export.size == "clip"
-    if not export.align_edges and not composite:
+    needs_frames, needs_latents = source_needed(export, has_mask=has_mask)
+    if not needs_frames:
         return
     otherwise = otherwise_use(export)
     record = read_record(artifact)
     _find_frames(workspace_for(artifact, settings), record, otherwise=otherwise)
     # Of an earlier artifact the latents will still be made, in the workspace.
-    if export.align_edges and not has_mask and isinstance(record, TrajectoryRecord):
+    if needs_latents and isinstance(record, TrajectoryRecord):
         _find_latents(artifact, record, settings, otherwise=otherwise)
 
 

@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 from cogedit.artifacts import EditRecord
@@ -16,8 +15,9 @@ from cogedit.progress import ShowStep
 from cogedit.stages.claim import claim
 from cogedit.stages.edit import check_edit, export_edit, names_video
 from cogedit.stages.given import Given, take_given
+from cogedit.stages.inverted import Inverted, trajectory_for
 from cogedit.stages.model import checkpoint_for
-from cogedit.stages.reconstruct import make_edits, trajectory_for
+from cogedit.stages.reconstruct import make_edits
 from cogedit.stages.run import Exported, Run, Written
 from cogedit.stages.session import Session
 from cogedit.tools.batch_plan import BatchEdit, check_output_of
@@ -137,20 +137,20 @@ def _made(ready: Sequence[BatchEdit], run: Run, session: Session) -> Iterator[Ba
             video, settings, checkpoint, mask=first.mask, first_frame=first.first_frame
         )
         options = [edit.reconstruct for edit in ready]
-        trajectory = trajectory_for(video, options, settings, given=given, run=run, session=session)
+        inverted = trajectory_for(video, options, settings, given=given, run=run, session=session)
     except Interrupted:
         raise
     except CogeditError as error:
         yield from (result_of(edit, error) for edit in ready)
         return
-    for edit, made in _edited(ready, trajectory, given=given, run=run, session=session):
+    for edit, made in _edited(ready, inverted, given=given, run=run, session=session):
         outcome = made if isinstance(made, CogeditError) else _exported(edit, made, run, session)
         yield result_of(edit, outcome)
 
 
 def _edited(
     edits: Sequence[BatchEdit],
-    trajectory: Path,
+    inverted: Inverted,
     *,
     given: Given,
     run: Run,
@@ -160,7 +160,7 @@ def _edited(
     try:
         with memory_expected("these edits"):
             written = make_edits(
-                trajectory,
+                inverted,
                 [edit.reconstruct for edit in edits],
                 edits[0].settings,
                 given=given,
@@ -175,7 +175,7 @@ def _edited(
             return
         run.notify(f"together they fail ({error.message}); trying one by one")
         for edit in edits:
-            yield from _edited([edit], trajectory, given=given, run=run, session=session)
+            yield from _edited([edit], inverted, given=given, run=run, session=session)
     else:
         yield from zip(edits, written, strict=True)
 

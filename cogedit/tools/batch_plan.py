@@ -14,16 +14,17 @@ from cogedit.errors import CogeditError, Interrupted, StorageError, UsageError, 
 from cogedit.media.masks import check_mask
 from cogedit.models.checkpoint import Checkpoint, looked_up_once
 from cogedit.stages.edit import check_edit, names_video, place_of_video
+from cogedit.stages.edit_records import edits_described
+from cogedit.stages.existing import all_exist, follow
 from cogedit.stages.export import is_exported
 from cogedit.stages.given import Given, take_given
 from cogedit.stages.invert import check_inversion_settings
 from cogedit.stages.load import find_clip
-from cogedit.stages.model import checkpoint_for, lora_records, transformer_record
-from cogedit.stages.reconstruct import check_edits, edit_record
+from cogedit.stages.model import checkpoint_for, lora_records
+from cogedit.stages.reconstruct import check_edits
 from cogedit.stages.replacing import check_replaceable
 from cogedit.stages.run import Run, workspace_for
 from cogedit.stages.settings import chosen_model, found_as, settings_for, settle_rate
-from cogedit.tools.existing import follow
 from cogedit.types import ExportSettings, ReconstructSettings
 
 
@@ -77,7 +78,7 @@ class BatchPlan:
         video: The video.
         prompt: What the edit shows.
         first_frame: Its first frame; None is the source's own.
-        inversion: Whether the trajectory exists.
+        inversion: Whether the trajectory exists, or was removed and is not needed.
         edit: Whether the edit exists.
         export: Whether its video exists.
         error: Why the edit would fail; None where nothing is known to be wrong.
@@ -269,14 +270,19 @@ def _preview(plan: BatchPlan, edit: BatchEdit, run: Run) -> BatchPlan:
     check_output_of(edit, run)
     workspace = workspace_for(video, settings)
     quiet = replace(run, notify=run.detail)
-    trajectory = follow(video, settings, checkpoint, workspace=workspace, run=quiet)[-1]
-    if not isinstance(trajectory, TrajectoryRecord):
-        return plan
-    model = transformer_record(checkpoint, settings, loras=settings.lora)
-    record = edit_record(
-        edit.reconstruct, trajectory, model=model, has_trajectory=False, given=given
+    edits_of = edits_described([edit.reconstruct], settings, checkpoint, given=given)
+    *_, last = follow(
+        video,
+        settings,
+        checkpoint,
+        workspace=workspace,
+        run=quiet,
+        suffices=None if run.force else lambda one: all_exist(edits_of(one), workspace),
     )
-    record = workspace.as_kept(record)
+    if not isinstance(last.record, TrajectoryRecord):
+        return plan
+    [described] = edits_of(last.record)
+    record = workspace.as_kept(described)
     made = workspace.find(record)
     if made is None or run.force:
         return replace(plan, inversion=True)

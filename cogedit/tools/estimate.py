@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import get_args
 
 from cogedit.artifacts import (
     FramesRecord,
-    Record,
     TrajectoryRecord,
     frames_record,
     sniff_kind,
@@ -35,29 +33,26 @@ from cogedit.models.cost import (
 )
 from cogedit.models.split import Division
 from cogedit.models.vae_cost import Direction
+from cogedit.stages.edit_notes import no_effect_notes, source_prompt_notes
+from cogedit.stages.edit_records import as_recorded, edits_described
+from cogedit.stages.existing import Link, all_exist, follow
 from cogedit.stages.given import take_given
 from cogedit.stages.invert import check_inversion_settings, check_levels
+from cogedit.stages.inverted import levels_of
 from cogedit.stages.model import (
     check_gpus,
     checkpoint_for,
     device_type,
     dtype_for,
     lora_records,
-    transformer_record,
     weights_for,
 )
 from cogedit.stages.reconstruct import (
     as_in_one_pass,
-    as_recorded,
     check_edits,
-    edit_record,
     edits_together,
-    levels_of,
-    no_effect_notes,
-    source_prompt_notes,
 )
 from cogedit.stages.run import Run, workspace_for
-from cogedit.tools.existing import existing, follow
 from cogedit.tools.grid import edits_of, parse_grid
 from cogedit.tools.vae_estimate import VAEEstimate, estimate_vae
 from cogedit.types import InvertSettings, ReconstructSettings, WindowPlan
@@ -183,31 +178,40 @@ def estimate(
         check_inversion_settings(settings, checkpoint)
     given = take_given(source, settings, checkpoint, mask=mask, first_frame=first_frame)
     workspace = workspace_for(source, settings)
-    chain = follow(source, settings, checkpoint, workspace=workspace, run=run)
-    frames = frames_record(chain[0])
+    described = edits_described(
+        edits, settings, checkpoint, given=given, save_trajectory=save_trajectory
+    )
+    # A sweep shows what the trajectory holds of the source.
+    is_needed = run.force or not edits or vary is not None
+    links = follow(
+        source,
+        settings,
+        checkpoint,
+        workspace=workspace,
+        run=run,
+        suffices=None if is_needed else lambda one: all_exist(described(one), workspace),
+    )
+    last = links[-1].record
+    frames = frames_record(last)
     if given.mask is not None:
         check_mask(given.mask, frames.source, indices=frames.frame_indices)
-    trajectory = chain[-1] if isinstance(chain[-1], TrajectoryRecord) else None
+    trajectory = last if isinstance(last, TrajectoryRecord) else None
     if run.force and not edits:
         trajectory = None
     cost = _Cost(checkpoint, settings, frames, trajectory)
     stages = [cost.inversion(settings.invert, reused=trajectory is not None)]
     inversion = settings.invert if trajectory is None else trajectory.settings
-    samples = cost.trajectory_bytes(inversion)
+    samples, earlier_bytes = cost.trajectory_bytes(inversion), cost.earlier_bytes(links)
     if edits:
-        describe = partial(
-            edit_record,
-            model=transformer_record(checkpoint, settings, loras=settings.lora),
-            has_trajectory=save_trajectory,
-            given=given,
-        )
-        missing = [  # equal edits are made once
-            edit
-            for edit in dict.fromkeys(as_recorded(e, inversion.num_levels) for e in edits)
-            if run.force
-            or trajectory is None
-            or existing(describe(edit, trajectory), workspace) is None
-        ]
+        # Equal edits are made once.
+        missing = list(dict.fromkeys(as_recorded(edit, inversion.num_levels) for edit in edits))
+        if trajectory is not None and not run.force:
+            missing = [
+                edit.settings
+                for edit in dict.fromkeys(described(trajectory))
+                if workspace.find(workspace.as_kept(edit)) is None
+            ]
+            earlier_bytes = earlier_bytes if missing or is_needed else 0
         notes = [*no_effect_notes(edits, given)]
         notes += () if inversion.prompt else source_prompt_notes(missing)
         for note in notes:
@@ -217,7 +221,7 @@ def estimate(
         )
         stages.append(replace(stage, reused=len(edits) - len(missing), artifacts=len(edits)))
         samples += size
-    return cost.total(stages, earlier_bytes=cost.earlier_bytes(chain), samples_bytes=samples)
+    return cost.total(stages, earlier_bytes=earlier_bytes, samples_bytes=samples)
 
 
 class _Cost:
@@ -262,11 +266,11 @@ class _Cost:
         size = self._frames.settings
         return size.width * size.height * len(self._frames.frame_indices)
 
-    def earlier_bytes(self, chain: Sequence[Record]) -> int:
-        """Size of the frames and latents that are not among the records that exist."""
-        frames = 0 if self._frames.tensors else 3 * self._pixels
+    def earlier_bytes(self, links: Sequence[Link]) -> int:
+        """Size of the frames and latents that a run would write: the latents not before more."""
+        frames = 3 * self._pixels if links[0].path is None else 0
         count = self._num_latent_frames + self._checkpoint.takes_first_frame
-        return frames + (self._frames_bytes(count) if len(chain) < 2 else 0)
+        return frames + (self._frames_bytes(count) if len(links) < 2 else 0)
 
     def inversion(self, settings: InvertSettings, *, reused: bool) -> StageEstimate:
         if reused:

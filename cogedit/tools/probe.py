@@ -30,12 +30,13 @@ from cogedit.models.layer_probe import (
 )
 from cogedit.progress import WindowProgress
 from cogedit.stages.given import Given
+from cogedit.stages.inverted import levels_of, trajectory_for
 from cogedit.stages.model import (
     check_same_model,
     checkpoint_for,
     dtype_for,
 )
-from cogedit.stages.reconstruct import check_edits, edits_together, levels_of, trajectory_for
+from cogedit.stages.reconstruct import check_edits, edits_together
 from cogedit.stages.run import Run
 from cogedit.stages.session import Session, use_session
 from cogedit.tools.estimate import Estimate, StageEstimate, estimate
@@ -98,7 +99,9 @@ def probe_layers(
     edit = _checked_edit(source, prompt, settings)
     with use_session(session) as owner:
         owner.expect_prompts([edit.prompt, edit.negative_prompt])
-        path = trajectory_for(source, [edit], settings, given=Given(), run=run, session=owner)
+        path = trajectory_for(
+            source, [edit], settings, given=Given(), needs_file=True, run=run, session=owner
+        ).path
         check_same_model(str(path), read_record(path, "trajectory"), checkpoint)
         record, reference, condition = open_trajectory(path, checkpoint)
         own, shape = record.settings.prompt, latent_shape(reference.latents)

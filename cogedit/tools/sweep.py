@@ -22,15 +22,14 @@ from cogedit.schema import as_path
 from cogedit.stages.claim import claim
 from cogedit.stages.decode import decode, decode_source
 from cogedit.stages.given import take_given
+from cogedit.stages.inverted import levels_of, trajectory_for
 from cogedit.stages.model import checkpoint_for
 from cogedit.stages.reconstruct import (
     check_edits,
     expect_prompts,
-    levels_of,
     make_edits,
-    trajectory_for,
 )
-from cogedit.stages.run import Run, Written, check_absent, check_output, workspace_for
+from cogedit.stages.run import Run, Written, check_absent, check_output
 from cogedit.stages.session import Session, use_session
 from cogedit.tools.captions import setting_name, setting_text
 from cogedit.tools.grid import Cell, edits_of, parse_grid
@@ -100,11 +99,14 @@ def sweep(
         check_sheet(output, inputs=(), run=run)  # again: it may have been waited for
         expect_prompts(grid, owner)
         owner.expect_decoding()
-        source = trajectory_for(source, grid, settings, given=given, run=run, session=owner)
-        edits = make_edits(source, grid, settings, given=given, run=run, session=owner)
-        frames, figures = _decoded(edits, source, settings, session=owner, run=run)
+        # The edits are compared with what the trajectory holds of their source.
+        inverted = trajectory_for(
+            source, grid, settings, given=given, needs_file=True, run=run, session=owner
+        )
+        edits = make_edits(inverted, grid, settings, given=given, run=run, session=owner)
+        frames, figures = _decoded(edits, inverted.path, settings, session=owner, run=run)
         key = "-".join(content_key(edit.record)[:6] for edit in (edits[0], edits[-1]))
-        folder = workspace_for(source, settings).root
+        folder = inverted.workspace.root
         sheet = output or folder / f"sweep-{len(edits)}-{key}.png"
         over: Over = "anything" if output is None or run.force else None
         titles = [edit.record.title for edit in edits[:: len(cells)]]
