@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,12 +113,14 @@ class Workspace:
         more than once and the results differ, on two devices for example.
         """
         keys = {content_key(record), content_key(earlier_record(record))}
-        links: dict[Record, None] = {}
-        for path in (*sorted(self.root.glob(f"*{SUFFIX}")), *([] if output is None else [output])):
-            with contextlib.suppress(ArtifactError, StorageError):
-                chain = chain_of(read_record(path))[:-1]
-                links |= dict.fromkeys(link for link in chain if link.kind == record.kind)
-        return [link for link in links if content_key(link) in keys]
+        found: dict[Record, None] = {}
+        if output is not None:
+            found |= dict.fromkeys(link for link in _carried([output]) if content_key(link) in keys)
+        with contextlib.suppress(OSError):
+            changed = self.root.stat().st_mtime_ns
+            for key in keys:
+                found |= dict.fromkeys(_carried_in(self.root.absolute(), changed).get(key, ()))
+        return [*found]
 
     def newest(self, kind: ArtifactKind) -> Path | None:
         """The artifact of this kind that was written last, or None.
@@ -125,6 +128,28 @@ class Workspace:
         Files that cannot be read are passed over: one bad file must not hide the good ones.
         """
         return _newest([self.root], kind)
+
+
+@functools.lru_cache(maxsize=64)
+def _carried_in(root: Path, changed: int) -> Mapping[str, Sequence[Record]]:
+    """The records that the artifacts in a folder carry of earlier ones, by their content keys.
+
+    They are read once while no file comes or goes there, which `changed` tells: every edit of a
+    list asks for them.
+    """
+    found: dict[str, list[Record]] = {}
+    for link in _carried(sorted(root.glob(f"*{SUFFIX}"))):
+        found.setdefault(content_key(link), []).append(link)
+    return found
+
+
+def _carried(paths: Iterable[Path]) -> Iterable[Record]:
+    """The records that artifacts carry of earlier ones, each once."""
+    links: dict[Record, None] = {}
+    for path in paths:
+        with contextlib.suppress(ArtifactError, StorageError):
+            links |= dict.fromkeys(chain_of(read_record(path))[:-1])
+    return links
 
 
 def _key_of(path: Path) -> str | None:
