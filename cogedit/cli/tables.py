@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from cogedit.artifacts.listing import Entry
     from cogedit.tools import Estimate, LayerProbe
     from cogedit.tools.batch_plan import BatchPlan
+    from cogedit.tools.clip_cost import StageEstimate
     from cogedit.tools.doctor import Diagnosis
-    from cogedit.tools.estimate import StageEstimate
     from cogedit.tools.vae_estimate import VAEEstimate
 
 _MAX_DRAWN = 500

@@ -28,11 +28,7 @@ from cogedit.stages.given import options_for, take_given
 from cogedit.stages.inverted import levels_of, trajectory_for
 from cogedit.stages.load import load
 from cogedit.stages.model import checkpoint_for
-from cogedit.stages.reconstruct import (
-    check_edits,
-    expect_prompts,
-    make_edits,
-)
+from cogedit.stages.reconstruct import check_edits, expect_prompts, make_edits
 from cogedit.stages.replacing import check_replaceable, place_of_source
 from cogedit.stages.run import Exported, Run, Written, check_is_here, check_output, workspace_for
 from cogedit.stages.session import Session, use_session

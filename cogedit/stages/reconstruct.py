@@ -8,12 +8,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cogedit.artifacts import (
-    EditRecord,
-    content_key,
-    keep_in_use,
-    made_together,
-)
+from cogedit.artifacts import EditRecord, content_key, keep_in_use, made_together
 from cogedit.config import Settings, check_settings
 from cogedit.diffusion.schedule import visited
 from cogedit.errors import UsageError
@@ -25,18 +20,8 @@ from cogedit.stages.edit_records import edits_described
 from cogedit.stages.given import Given, options_for, take_given
 from cogedit.stages.inverted import Inverted, levels_of, trajectory_for
 from cogedit.stages.mask import is_mask_video, place_of_mask, show_mask
-from cogedit.stages.model import (
-    check_same_model,
-    checkpoint_for,
-)
-from cogedit.stages.run import (
-    Run,
-    Written,
-    check_output,
-    check_text,
-    find,
-    find_or_make,
-)
+from cogedit.stages.model import check_same_model, checkpoint_for
+from cogedit.stages.run import Run, Written, check_output, check_text, find, find_or_make
 from cogedit.stages.session import Session, use_session
 from cogedit.types import ReconstructSettings
 

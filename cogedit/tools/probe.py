@@ -39,7 +39,8 @@ from cogedit.stages.model import (
 from cogedit.stages.reconstruct import check_edits, edits_together
 from cogedit.stages.run import Run
 from cogedit.stages.session import Session, use_session
-from cogedit.tools.estimate import Estimate, StageEstimate, estimate
+from cogedit.tools.clip_cost import Estimate, StageEstimate
+from cogedit.tools.estimate import estimate
 from cogedit.types import InvertSettings, ReconstructSettings, WindowPlan
 
 MOST = 0.8

@@ -24,11 +24,7 @@ from cogedit.stages.decode import decode, decode_source
 from cogedit.stages.given import take_given
 from cogedit.stages.inverted import levels_of, trajectory_for
 from cogedit.stages.model import checkpoint_for
-from cogedit.stages.reconstruct import (
-    check_edits,
-    expect_prompts,
-    make_edits,
-)
+from cogedit.stages.reconstruct import check_edits, expect_prompts, make_edits
 from cogedit.stages.run import Run, Written, check_absent, check_output
 from cogedit.stages.session import Session, use_session
 from cogedit.tools.captions import setting_name, setting_text
