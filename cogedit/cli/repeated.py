@@ -19,6 +19,7 @@ from cogedit.artifacts import (
     frames_record,
 )
 from cogedit.cli.flags import flag_for
+from cogedit.clip_times import parse_time
 from cogedit.config import Settings, all_settings
 from cogedit.errors import UsageError
 from cogedit.schema import show_value
@@ -72,7 +73,7 @@ def check_repeated(
         # It begins after the frames that it skips; where it skips none, at 0.
         if link.settings.skip_frames_start:
             made = f"{link.settings.skip_frames_start}f"
-        elif given == "0":
+        elif parse_time(given).at(source_video.fps) == 0:
             return
     if isinstance(link, TrajectoryRecord) and key == "invert.window_overlap":
         # It is recorded with the windows, where a clip has several.

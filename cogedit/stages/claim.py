@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -27,10 +28,14 @@ def claim(output: Path | None, run: Run, *, is_ours: bool = False) -> Iterator[R
     Raises:
         UsageError: Another process is writing it.
     """
-    if output is None or output.absolute() in run.claims:
+    if output is None:
         yield run
         return
-    place = output.absolute()
+    # Two ways to write one place are one claim: whoever holds it would wait for itself.
+    place = Path(os.path.realpath(output.parent)) / output.name
+    if place in run.claims:
+        yield run
+        return
     if is_ours:
         text = is_made_elsewhere(output)
     else:

@@ -25,6 +25,7 @@ from cogedit.stages.decode import check_composite
 from cogedit.stages.encode import encode
 from cogedit.stages.export import check_export, encoding_for, export, is_exported
 from cogedit.stages.given import options_for, take_given
+from cogedit.stages.invert import invert
 from cogedit.stages.inverted import levels_of, trajectory_for
 from cogedit.stages.load import load
 from cogedit.stages.model import checkpoint_for
@@ -174,9 +175,9 @@ def export_edit(
         Workspace(path.parent).create()
     if sniff_kind(video) is None:
         source_video = source_video or video
-        restore_source(
-            edited, video, settings, path=path, with_source=with_source, run=run, session=session
-        )
+    restore_source(
+        edited, video, settings, path=path, with_source=with_source, run=run, session=session
+    )
     with claim(path, run, is_ours=is_ours) as claimed:
         return export(
             edited.path,
@@ -199,20 +200,25 @@ def restore_source(
     run: Run,
     session: Session,
 ) -> None:
-    """Make again what was removed of the clip, as far as the export of an edit shows it."""
+    """Make again what was removed of the clip, as far as the export of an edit shows it.
+
+    From an artifact what comes after it can be made alone, and of a trajectory nothing.
+    """
     needs_frames, needs_latents = source_needed(
         settings.export, has_mask=edited.record.has_mask, with_source=with_source
     )
-    if not needs_frames:
-        return
-    has_source = not with_source or place_of_source(path).exists()
-    if has_source and not run.force and is_exported(edited.path, settings, output=path):
+    if not needs_frames or (
+        not run.force and is_exported(edited.path, settings, output=path, with_source=with_source)
+    ):
         return
     workspace, trajectory = workspace_for(video, settings), edited.record.trajectory
     has_latents = workspace.holds(trajectory.latents) or workspace.holds(trajectory)
-    if needs_latents and not has_latents:
+    kind = sniff_kind(video)
+    if needs_latents and not has_latents and kind in (None, "frames"):
         encode(video, settings, run=run.earlier, session=session)
-    elif not workspace.holds(frames_record(trajectory)):
+    elif needs_latents and not has_latents and kind == "latents":
+        invert(video, settings, run=run.earlier, session=session)  # which holds them, too
+    elif kind is None and not workspace.holds(frames_record(trajectory)):
         load(video, settings, run=run.earlier)
 
 

@@ -136,12 +136,16 @@ def _source_clip(job: _Job) -> _Job:
     return shown
 
 
-def is_exported(source: Path, settings: Settings, *, output: Path) -> bool:
-    """Return whether the video of an artifact exists with these settings."""
+def is_exported(
+    source: Path, settings: Settings, *, output: Path, with_source: bool = False
+) -> bool:
+    """Return whether the video of an artifact, and of its source, exists with these settings."""
     job = _job(source, settings, output=output, run=Run())
     # Whether there is audio shows when the source is looked for.
     mute = replace(job, recipe=replace(job.recipe, sound=False))
-    return _exists(job) or _exists(mute)
+    return any(
+        _exists(way) and (not with_source or _exists(_source_clip(way))) for way in (job, mute)
+    )
 
 
 def encoding_for(output: Path | None, export: ExportSettings) -> Encoding:

@@ -54,6 +54,7 @@ def test_the_same_flags_go_to_every_stage(tmp_path):
         ("edit", ["--injection-layers", "0:end", "--no-auto-mask"]),
         ("trajectory", ["--seed", "7", "--low-levels", "auto"]),
         ("trajectory", ["--start", "0"]),
+        ("trajectory", ["--start", "0f"]),
     ],
 )
 def test_a_repeated_value_is_accepted(chain, kind, flags):

@@ -227,6 +227,37 @@ def test_the_source_clip_beside_an_export_is_read_again(there):
     assert not there.loads
 
 
+def test_a_source_clip_with_other_settings_is_written_anew(there, tmp_path):
+    def export(crf, **options):
+        settings = replace(there.settings, export=replace(there.settings.export, crf=crf))
+        output = tmp_path / "shown.mp4"
+        return cogedit.edit(there.video, CAT, settings, output=output, **options)[0]
+
+    other = export(18, with_source=True).source.read_bytes()
+    export(23)
+    remove(there.folder, *BEFORE)
+    assert export(23, with_source=True).source.read_bytes() != other
+
+
+@pytest.mark.parametrize("kind", ["frames", "latents"])
+def test_an_edit_of_an_artifact_gets_back_what_comes_after_it(there, tmp_path, kind):
+    """The latents that aligned edges need, where they lie elsewhere or were removed."""
+    [source] = there.folder.glob(f"{kind}-*")
+    if kind == "latents":
+        source = shutil.move(source, tmp_path / "mine.safetensors")
+    settings = settings_of(
+        source, **SMALL, export__align_edges=5, workspace=there.folder, model=str(TINY_PIPELINE)
+    )
+    settings = replace(settings, reconstruct=there.settings.reconstruct)
+    remove(
+        there.folder,
+        *[one for one in ("latents", "trajectory") if list(there.folder.glob(f"{one}-*"))],
+    )
+    [made] = cogedit.edit(source, CAT, settings, output=tmp_path / "shown.mp4")
+    assert made.path.is_file()
+    assert len(list(there.folder.glob("edit-*"))) == 2
+
+
 def test_a_sweep_inverts_again_for_the_source_that_it_shows(there):
     swept = sweep(there.video, [CAT], there.settings, vary=["seed=0"])
     remove(there.folder, *BEFORE)

@@ -19,6 +19,7 @@ from cogedit.artifacts import LatentsRecord, leases, read_artifact, write_artifa
 from cogedit.artifacts.codec import canonical_text, encode_record
 from cogedit.errors import ArtifactMismatch, ModelError, StorageError, UsageError, VideoError
 from cogedit.media.recipe_comment import find_comment
+from cogedit.stages.claim import claim
 from cogedit.stages.invert import check_inversion
 from cogedit.stages.model import checkpoint_for, model_record, transformer_record
 from cogedit.types import EncodeSettings, LoadSettings
@@ -631,3 +632,12 @@ def test_a_name_of_our_own_is_waited_for_and_one_that_was_given_is_refused(video
         cogedit.edit(video, [PROMPT], settings, output=given)
     assert not given.exists()
     held.release()
+
+
+def test_one_place_is_claimed_once_however_it_is_written(tmp_path):
+    """Else whoever waits for the claim waits for itself."""
+    (tmp_path / "link").symlink_to(tmp_path)
+    with claim(tmp_path / "out.mp4", cogedit.Run()) as run:
+        for written in ("link/out.mp4", "link/../" + tmp_path.name + "/out.mp4"):
+            with claim(tmp_path / written, run, is_ours=True) as again:
+                assert again.claims == run.claims

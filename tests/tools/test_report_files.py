@@ -4,6 +4,7 @@ import re
 import shlex
 import shutil
 from html import unescape
+from pathlib import Path
 
 import pytest
 from pipelines import TINY_MODEL, decode, decode_source
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 from videos import make_video
 
 import cogedit
+import cogedit.shapes
 from cogedit.artifacts import content_key, read_record
 from cogedit.cli import app
 from cogedit.media.metrics import psnr
@@ -103,6 +105,17 @@ def test_a_model_that_was_named_leaves_the_others_out(two_models):
     assert decoded(said) == [edits[0].name, edits[2].name]
     assert f"left out {edits[1].name}: {edits[1].name} was made with model shapes-i2v" in said
     assert said.splitlines()[-1].startswith("wrote w/report.html (2 of 3 edits, ")
+
+
+def test_an_edit_of_a_single_file_leaves_the_others_in(copied):
+    own = Path(cogedit.shapes.__file__).parent / "weights" / "transformer"
+    file = copied.parent / "mine.safetensors"
+    shutil.copy(own / "diffusion_pytorch_model.safetensors", file)
+    tuned = edit(copied.parent, "a red circle", "--model", "shapes", "--transformer", file, *FEW)
+    said = cogedit_in(copied.parent, "report", "w", "--model", "shapes")
+    assert key_of(tuned) not in shown(copied)
+    assert "--transformer FILE" in said
+    assert said.splitlines()[-1].startswith("wrote w/report.html (2 of 4 edits, ")
 
 
 def test_a_model_that_is_not_here_leaves_its_edits_out(copied):

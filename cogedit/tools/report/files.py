@@ -87,7 +87,12 @@ def find_models(
     for path, record in made:
         try:
             own = settings_as_made(path, record.model, settings)
-            own = replace(own, weights=None)  # of the transformer, which nothing here runs
+        except ModelError as error:  # made with a file that it does not know
+            missing.append(error)
+            left_out[path.name] = str(error)
+            continue
+        own = replace(own, weights=None)  # of the transformer, which nothing here runs
+        try:
             check_same_model(path.name, record, look_up(own))
         except ArtifactMismatch as error:
             left_out[path.name] = error.message
