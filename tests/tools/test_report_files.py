@@ -139,6 +139,7 @@ def left_out_figures(stderr):
     return re.findall(r"^clip\.mp4: (.* left out .*)$", stderr, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_figures_whose_files_are_gone_are_named_with_the_commands_that_make_them(copied):
     gone = {
         path.name
