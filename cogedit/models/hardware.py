@@ -62,6 +62,7 @@ class Driver:
     cuda: int
 
 
+@functools.cache
 def nvidia_driver() -> Driver | None:
     """Ask NVIDIA's driver; None if there is none, or it does not start."""
     library = "nvcuda.dll" if os.name == "nt" else "libcuda.so.1"
@@ -78,6 +79,7 @@ def nvidia_driver() -> Driver | None:
     return None if any(answers) else Driver(count.value, newest.value // 1000)
 
 
+@functools.cache
 def cuda_of_torch() -> int | None:
     """Return for which CUDA torch was built, 13 of 13.0; None without torch or CUDA."""
     found = find_spec("torch")

@@ -44,6 +44,7 @@ from cogedit.stages.source import (
     check_source_artifacts,
     find_source,
     keeps_time,
+    require_source,
     resize_plan,
 )
 from cogedit.stages.splice import check_source, one_bar, spliced, write_whole
@@ -229,14 +230,14 @@ def check_export(
         rate = options.fps or own_rate(frames, every_frame=every_frame)
         recipe = Recipe(record, rate, encoding, size=options.size, every_frame=every_frame)
         if every_frame:
-            _require(found, frames, "--every-frame")
+            require_source(found, frames, "--every-frame")
         if options.splice:
             recipe = spliced(recipe, options)
-            check_source(_require(found, frames, "--splice"), encoding, options)
+            check_source(require_source(found, frames, "--splice"), encoding, options)
         _check_size(recipe)
         own_pixels = options.align_edges > 0 or options.composite == "source"
         if options.size == "source" and (own_pixels or needs_own_frames(resize_plan(frames))):
-            _require(found, frames, "--size source")
+            require_source(found, frames, "--size source")
         check_source_artifacts(video, settings, has_mask=has_mask)
         if output is not None:
             check_not_source(output, record)
@@ -290,7 +291,7 @@ def _export(job: _Job, source_video: Path | None, session: Session | None) -> Ex
         found = find_source(frames, job.artifact, source_video)
     if needs_source or recipe.every_frame:
         flag = "--every-frame" if recipe.every_frame else "--size source"
-        _require(found, frames, "--splice" if recipe.splice else flag)
+        require_source(found, frames, "--splice" if recipe.splice else flag)
     audio = _audio_of(found, job) if recipe.sound and not recipe.splice else None
     silent = audio if isinstance(audio, str) else None
     if silent is not None:
@@ -354,16 +355,6 @@ def _with_tiling(job: _Job, session: Session) -> _Job:
     tiling = session.plan_vae(shape, settings, "decode").way.in_tiles
     settings = replace(settings, decode_tiling=tiling)
     return replace(job, settings=settings, recipe=replace(job.recipe, decode_tiling=tiling))
-
-
-def _require(found: FoundSource | str, frames: FramesRecord, flag: str) -> FoundSource:
-    """Raise `VideoError` if the source video was not found, for the reason in its place."""
-    if isinstance(found, str):
-        raise VideoError(
-            f"{flag} needs frames of {frames.source.name} itself, and {found}",
-            hint="name it with --source VIDEO",
-        )
-    return found
 
 
 def _reused(job: _Job) -> Exported:

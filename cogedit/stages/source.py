@@ -105,6 +105,16 @@ def find_source(
     return f"{source.place} is neither here nor {beside}"
 
 
+def require_source(found: FoundSource | str, frames: FramesRecord, flag: str) -> FoundSource:
+    """Raise `VideoError` if the source video was not found, for the reason in its place."""
+    if isinstance(found, str):
+        raise VideoError(
+            f"{flag} needs frames of {frames.source.name} itself, and {found}",
+            hint="name it with --source VIDEO",
+        )
+    return found
+
+
 def _candidates(source: SourceVideo, artifact: Path) -> list[Path]:
     """The files, or the folders of pictures, that have the name of a source."""
     name = Path(source.name).name
