@@ -102,6 +102,7 @@ def sweep(
         "reconstruct.auto_mask",
         "reconstruct.auto_mask_threshold",
         "reconstruct.mask_dilation",
+        "reconstruct.mask_outside",
     ),
 )
 def probe_layers(

@@ -206,10 +206,28 @@ def read_mask(
             hint="--resize-mode pad keeps all of it",
         )
     raise UsageError(
-        f"the mask {mask.source.name} leaves nothing to change: in none of the clip's frames "
-        "is a pixel of it white",
-        hint="white is where the edit may change the source",
+        f"the mask {mask.source.name} is black all over the clip: no pixel of it is white",
+        hint="white is where the edit may change the source, or with --mask-outside what it keeps",
     )
+
+
+def outside_of(mask: PackedMask, resize: ResizePlan) -> PackedMask:
+    """What a mask leaves out of the clip that `resize` made; bars of `pad` are no part of it.
+
+    Raises:
+        UsageError: It leaves nothing out.
+    """
+    box, picture = resize.box, np.ones(mask.shape[1:], dtype=np.bool_)
+    if box.mode == "pad":
+        picture[:] = False
+        picture[box.top :, box.left :][: box.scaled_height, : box.scaled_width] = True
+    outside = PackedMask(picture & (frame == 0) for frame in mask)
+    if not outside.num_white:
+        raise UsageError(
+            "nothing is left to change outside of the mask: it is white all over the clip",
+            hint="leave --mask-outside out",
+        )
+    return outside
 
 
 def _draw_box(mask: GivenMask, indices: Sequence[int], resize: ResizePlan) -> Iterator[Mask]:

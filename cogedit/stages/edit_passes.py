@@ -24,7 +24,7 @@ from cogedit.config import Settings
 from cogedit.diffusion.latent_mask import pool_mask, unpool_mask
 from cogedit.diffusion.schedule import Schedule
 from cogedit.errors import UsageError
-from cogedit.media.masks import read_mask
+from cogedit.media.masks import outside_of, read_mask
 from cogedit.media.packed_mask import PackedMask
 from cogedit.models.auto_mask import find_masks
 from cogedit.models.cost import TransformerSizes, Work, edit_work, latent_shape
@@ -217,6 +217,8 @@ class EditPasses:
 
     def _pixels(self, record: EditRecord) -> PackedMask | None:
         """The mask of an edit as pixels of the clip; None where it has none."""
+        if self._mask is not None and record.settings.mask_outside:
+            return outside_of(self._mask, resize_plan(frames_record(self._record)))
         if self._mask is not None or not record.settings.auto_mask:
             return self._mask
         embeds, condition = self._embeds, self._condition

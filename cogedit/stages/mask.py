@@ -22,15 +22,17 @@ _COMMENT = "cogedit: automatic mask of edit"
 
 
 def take_mask(given: str | Path | None, settings: Settings) -> GivenMask | None:
-    """Identify the mask of a run, if one was given; it excludes an automatic one."""
-    check_one_mask(given, [settings.reconstruct])
+    """Identify the mask of a run, if one was given, as `check_given_mask` allows."""
+    check_given_mask(given, [settings.reconstruct])
     return None if given is None else open_mask(given)
 
 
-def check_one_mask(given: str | Path | None, options: Sequence[ReconstructSettings]) -> None:
-    """Refuse edits with a given mask and an automatic one."""
+def check_given_mask(given: str | Path | None, options: Sequence[ReconstructSettings]) -> None:
+    """Refuse edits with a given mask and an automatic one, or outside of one that is not given."""
     if given is not None and any(edit.auto_mask for edit in options):
         raise UsageError("--mask and --auto-mask exclude each other", hint="leave one of them out")
+    if given is None and any(edit.mask_outside for edit in options):
+        raise UsageError("--mask-outside needs a mask", hint="give --mask, or leave it out")
 
 
 def place_of_mask(edit: Path) -> Path:

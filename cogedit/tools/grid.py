@@ -12,7 +12,7 @@ from pathlib import Path
 from cogedit.config import Settings, resolve_settings
 from cogedit.errors import UsageError
 from cogedit.stages.given import options_for
-from cogedit.stages.mask import check_one_mask
+from cogedit.stages.mask import check_given_mask
 from cogedit.tools.captions import setting_name
 from cogedit.types import ReconstructSettings
 
@@ -67,7 +67,7 @@ def edits_of(
 
     Raises:
         UsageError: There is neither a prompt nor a first frame, or a cell has an automatic mask
-            beside the one that is given.
+            beside the one that is given, or is to change what is outside of none.
     """
     options = options_for(prompts, settings, first_frame=first_frame)
     edits = [
@@ -75,7 +75,7 @@ def edits_of(
         for edit in options
         for cell in cells
     ]
-    check_one_mask(mask, edits)
+    check_given_mask(mask, edits)
     return edits
 
 

@@ -124,6 +124,12 @@ class ReconstructSettings:
         unit="latents",
         default_text="1 for a given mask, 0 for an automatic one",
     )
+    mask_outside: bool = setting(
+        False,
+        "Mask",
+        "The given mask shows what to keep: the edit may change the source where it is black.",
+        is_later=True,
+    )
     auto_mask: bool = setting(
         False, "Mask", "Find the mask: where the prompt and --source-prompt predict differently."
     )

@@ -12,7 +12,7 @@ from videos import ffmpeg
 from cogedit.errors import UsageError, VideoError
 from cogedit.media import probe
 from cogedit.media.clip import plan_resize
-from cogedit.media.masks import check_mask, open_mask, read_mask
+from cogedit.media.masks import check_mask, open_mask, outside_of, read_mask
 from cogedit.sources import MaskSource, SourceVideo
 from cogedit.types import LoadSettings
 
@@ -108,6 +108,14 @@ def test_a_box_through_the_resize_box(width, height, mode, expected):
 
 def test_the_whole_picture_under_pad_leaves_the_bars_alone():
     assert bounds(read("0,0,64,48", width=32, height=32, mode="pad")[0]) == (0, 4, 32, 28)
+
+
+def test_outside_of_a_mask_under_pad_leaves_the_bars_alone():
+    settings = LoadSettings(width=32, height=32, resize_mode="pad")
+    resize = plan_resize(SOURCE.width, SOURCE.height, settings=settings)
+    mask = read_mask(open_mask("0,0,32,48"), SOURCE, indices=INDICES, resize=resize)
+    for frame in outside_of(mask, resize):
+        assert bounds(frame) == (16, 4, 32, 28)
 
 
 def test_a_box_is_recorded_as_one_text():
