@@ -7,7 +7,9 @@ from html import unescape
 from pathlib import Path
 
 import pytest
-from pipelines import TINY_MODEL, decode, decode_source
+from hub import fill_cache
+from huggingface_hub import constants
+from pipelines import TINY_MODEL, TINY_PIPELINE, decode, decode_source
 from typer.testing import CliRunner
 from videos import make_video
 
@@ -133,6 +135,23 @@ def test_a_model_that_is_not_here_leaves_its_edits_out(copied):
     result = CliRunner().invoke(app, ["report", str(copied)])
     assert result.exit_code == 5
     assert "--model DIR" in result.stderr
+
+
+def test_a_model_that_would_have_to_be_downloaded_leaves_its_edits_out(
+    copied, tmp_path_factory, monkeypatch
+):
+    cache = tmp_path_factory.mktemp("hub")
+    fill_cache(cache, "some/model", TINY_PIPELINE)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    size = ("--width", "96", "--height", "64")
+    own = edit(copied.parent, "a cat", "--model", "some/model", "--dtype", "fp32", *size, *FEW)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache / "another"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    said = cogedit_in(copied.parent, "report", "w")
+    [line] = [line for line in said.splitlines() if line.startswith(f"left out {own.name}: ")]
+    assert "some/model is not in the local cache" in line  # and nobody asked the Hub
+    assert "hf download some/model" in line
+    assert len(shown(copied)) == 3
 
 
 def left_out_figures(stderr):

@@ -72,7 +72,8 @@ def find_models(
     """Find the model of every file that one made, and add those without one to `left_out`.
 
     It is the one that `settings` name, and the files of others are left out; where they name none,
-    each file's own, in its dtype.
+    each file's own, in its dtype. Of these only what is on this machine counts: many gigabytes are
+    too much for a page.
 
     Returns:
         By file the settings that decode it, equal for the files of one model.
@@ -83,7 +84,7 @@ def find_models(
     found: dict[Path, Settings] = {}
     missing: list[ModelError] = []
     made = [(path, record) for clip in clips for path, record in clip.made.items()]
-    look_up = _looked_up_once()
+    look_up = _looked_up_once(is_named=settings.model != "auto")
     for path, record in made:
         try:
             own = settings_as_made(path, record.model, settings)
@@ -108,14 +109,14 @@ def find_models(
     return found
 
 
-def _looked_up_once() -> Callable[[Settings], Checkpoint]:
+def _looked_up_once(*, is_named: bool) -> Callable[[Settings], Checkpoint]:
     """Look a model up once for all its edits, also one that a network is asked for in vain."""
     known: dict[Settings, Checkpoint | ModelError] = {}
 
     def look_up(settings: Settings) -> Checkpoint:
         if settings not in known:
             try:
-                known[settings] = checkpoint_for(settings)
+                known[settings] = checkpoint_for(settings, download=is_named)
             except ModelError as error:
                 known[settings] = error
         checkpoint = known[settings]
