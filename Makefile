@@ -16,7 +16,8 @@ CLIPS ?= 12
 QUALITY_ROWS := recolor@caption=color faithful@caption=color,same balanced@caption \
     bold@caption=shape,background fast
 # A file runs on one worker. Not sorted by their number of tests: the slowest files have few.
-PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
+# One more worker than two cores have, since some tests wait for processes that they start.
+PARALLEL := -n 3 --dist loadfile --no-loadscope-reorder
 INSTALLED := $(VENV)/.installed
 
 .PHONY: demo test test-fast soak check lint bench bench-speed bench-quality bench-long clean

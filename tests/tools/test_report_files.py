@@ -21,6 +21,7 @@ from cogedit.media.metrics import psnr
 from cogedit.stages.pass_times import FILE
 
 FEW = ("--num-inference-steps", "2", "--guidance-scale", "1", "--device", "cpu")
+SMALL = ("--width", "32", "--height", "32", "--max-num-frames", "5")
 PROMPTS = ("a red star", "a green star", "a blue star")
 MODELS = ("shapes", "shapes-i2v", "shapes")
 
@@ -50,7 +51,7 @@ def two_models(tmp_path_factory):
     said = ("--source-prompt", "it's a star", "--inversion-iterations", "auto", "--vae-tiling")
     own = {"shapes": said, "shapes-i2v": ()}
     edits = [
-        edit(folder, prompt, "--model", model, *own[model], *FEW)
+        edit(folder, prompt, "--model", model, *own[model], *SMALL, *FEW)
         for prompt, model in zip(PROMPTS, MODELS, strict=True)
     ]
     return folder, edits
@@ -110,12 +111,13 @@ def test_a_model_that_was_named_leaves_the_others_out(two_models):
 
 
 def test_an_edit_of_a_single_file_leaves_the_others_in(copied):
-    own = Path(cogedit.shapes.__file__).parent / "weights" / "transformer"
+    weights = Path(cogedit.shapes.__file__).parent / "weights" / "transformer"
     file = copied.parent / "mine.safetensors"
-    shutil.copy(own / "diffusion_pytorch_model.safetensors", file)
-    tuned = edit(copied.parent, "a red circle", "--model", "shapes", "--transformer", file, *FEW)
+    shutil.copy(weights / "diffusion_pytorch_model.safetensors", file)
+    tuned = ("--model", "shapes", "--transformer", file)
+    own = edit(copied.parent, "a red circle", *tuned, *SMALL, *FEW)
     said = cogedit_in(copied.parent, "report", "w", "--model", "shapes")
-    assert key_of(tuned) not in shown(copied)
+    assert key_of(own) not in shown(copied)
     assert "--transformer FILE" in said
     assert said.splitlines()[-1].startswith("wrote w/report.html (2 of 4 edits, ")
 
