@@ -11,6 +11,7 @@ from pathlib import Path
 from cogedit.artifacts import TrajectoryRecord, sniff_kind
 from cogedit.config import BatchRow, ResolvedSettings, Settings
 from cogedit.errors import CogeditError, Interrupted, StorageError, UsageError, VideoError
+from cogedit.media.images import are_images
 from cogedit.media.masks import check_mask
 from cogedit.models.checkpoint import Checkpoint, looked_up_once
 from cogedit.stages.edit import check_edit, names_video, place_of_video
@@ -120,13 +121,15 @@ def plan_batch(
     said: set[str | None] = {None}
     settled: dict[str, ResolvedSettings] = {}  # most rows differ in their prompts alone
     for row in rows:
-        num_edits = len(row.prompts) * len(row.videos)
+        with _naming(row.where):
+            videos = [video for given in row.videos for video in _matches(given, row.output)]
+        num_edits = len(row.prompts) * len(videos)
         if num_edits > 1 and names_video(row.output):
             raise UsageError(
                 f"the output of {row.where} names one video, and there are {num_edits} edits",
                 hint="name a folder",
             )
-        for video in row.videos:
+        for video in videos:
             with _naming(row.where):
                 if sniff_kind(video) is not None:
                     raise UsageError(f"{video} is an artifact", hint="a batch starts from videos")
@@ -148,6 +151,21 @@ def plan_batch(
                 said.add(note)
     _check_outputs(edits)
     return tuple(edits)
+
+
+def _matches(given: Path, output: Path | None) -> list[Path]:
+    """The videos that a pattern such as `clips/*.mp4` names; one of pictures is a single video."""
+    if not any(mark in given.name for mark in "*?[") or given.exists() or are_images(given):
+        return [given]
+    if output is not None and output.resolve() == given.parent.resolve():
+        raise UsageError(
+            f"the edits of {given} would be among the videos that it names",
+            hint="name another folder as output",
+        )
+    found = sorted(path for path in given.parent.glob(given.name) if path.is_file())
+    if not found:
+        raise UsageError(f"no video is called {given}", hint="check the folder and the pattern")
+    return found
 
 
 @contextmanager

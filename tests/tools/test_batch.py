@@ -451,6 +451,28 @@ def planned(folder, rows):
     return plan_batch(read_batch("edits.csv"), FLAGS)
 
 
+def test_a_pattern_names_the_videos_of_a_folder(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    (folder / "c.mp4").mkdir()
+    edits = planned(folder, [("[ab]*.mp4", "x")])
+    assert [edit.video.name for edit in edits] == ["a.mp4", "b.mp4", "broken.mp4"]
+    [edit] = planned(folder, [("*.png", "x")])  # pictures are the frames of one video
+    assert edit.video == Path("*.png")
+    (folder / "a*.mp4").write_bytes((folder / "a.mp4").read_bytes())
+    [edit] = planned(folder, [("a*.mp4", "x")])  # of this name there is one
+    assert edit.video == Path("a*.mp4")
+
+
+@pytest.mark.parametrize(("video", "output"), [("*.mov", ""), ("*.mp4", "."), ("*.mp4", "o.mp4")])
+def test_a_pattern_that_cannot_work_is_refused(folder, video, output):
+    (folder / "edits.csv").write_text(as_csv([(video, "x", output)], ("video", "prompt", "output")))
+    before = files(folder)
+    shown = invoke("edits.csv", *TINY, folder=folder)
+    assert shown.exit_code == 2
+    assert "row 1 of edits.csv" in shown.stderr
+    assert files(folder) == before
+
+
 def test_an_edit_that_fails_in_company_fails_alone(folder, monkeypatch):
     """The others of its pass are made one by one."""
     monkeypatch.chdir(folder)
