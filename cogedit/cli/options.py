@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from cogedit.cancellation import Cancellation
 from cogedit.cli.progress import Thumbnail
 from cogedit.cli.screen import Screen, handle_errors
 from cogedit.errors import UsageError
 from cogedit.schema import path_of
 
 if TYPE_CHECKING:
-    from cogedit.cancellation import Cancellation
     from cogedit.cli.flags import Flag
     from cogedit.config import ResolvedSettings, Settings
     from cogedit.stages import Run
@@ -29,12 +29,6 @@ _STAGES_BEHIND: Mapping[ArtifactKind, tuple[str, ...]] = {
 }
 
 
-def _new_stop() -> Cancellation:
-    from cogedit.cancellation import Cancellation
-
-    return Cancellation()
-
-
 @dataclass(frozen=True)
 class Call:
     """The options of a command besides its own arguments."""
@@ -45,7 +39,7 @@ class Call:
     config: str | None  # preset or TOML file
     force: bool  # recompute the command's own output
     screen: Screen
-    stop: Cancellation = field(default_factory=_new_stop)  # lets a signal stop a loop after a step
+    stop: Cancellation = field(default_factory=Cancellation)  # a signal stops a loop after a step
 
     @property
     def run(self) -> Run:
