@@ -46,6 +46,12 @@ def is_regular(path: Path) -> bool:
         return False
 
 
+def nearest_folder(path: Path) -> Path:
+    """The folder itself, or the nearest one above it that exists."""
+    path = path.absolute()
+    return next(folder for folder in (path, *path.parents) if folder.is_dir())
+
+
 def make_folder(path: Path) -> None:
     """Make a folder that another process may remove at any moment, and may have made.
 

@@ -17,6 +17,7 @@ from typing import cast, get_args
 
 from cogedit.artifacts import DeviceType, show_size
 from cogedit.config import Settings, preset_for_model
+from cogedit.disk import nearest_folder
 from cogedit.errors import (
     CogeditError,
     ConfigError,
@@ -156,7 +157,7 @@ def diagnose(settings: Settings) -> Diagnosis:
     if broken & {"numpy", "huggingface_hub"}:  # models cannot be looked for without these
         return Diagnosis(model, tuple(findings), (), presets)
     cache = hub_cache()
-    free = shutil.disk_usage(_nearest_folder(cache)).free
+    free = shutil.disk_usage(nearest_folder(cache)).free
     findings.append(Finding("cache", f"{show_size(free)} free in {cache}"))
     findings.append(check_model(model, settings.revision, settings.files))
     findings += [check_lora(file, model, settings) for file in settings.loras]
@@ -317,7 +318,7 @@ def check_ffmpeg() -> Finding:
 
 def check_disk(workspace: Path) -> Finding:
     """Check that artifacts can be written to a workspace."""
-    folder = _nearest_folder(workspace)
+    folder = nearest_folder(workspace)
     free = shutil.disk_usage(folder).free
     found = f"{show_size(free)} free in {folder}"
     if not os.access(folder, os.W_OK | os.X_OK):
@@ -329,12 +330,6 @@ def check_disk(workspace: Path) -> Finding:
         )
         return Finding.of_error("disk", found, error)
     return Finding("disk", found)
-
-
-def _nearest_folder(path: Path) -> Path:
-    """Return the folder itself, or the nearest one above it that exists."""
-    path = path.absolute()
-    return next(folder for folder in (path, *path.parents) if folder.is_dir())
 
 
 def check_model(model: str, revision: str | None, files: Files = ()) -> Finding:
