@@ -207,7 +207,7 @@ class ClipCost:
         has_mask: bool,
     ) -> int:
         """Size of the artifact of one edit without its header."""
-        num_steps = (edit.num_inference_steps or inversion.num_levels) - edit.first_step
+        num_steps = edit.num_steps(inversion.num_levels)
         size = self._samples_bytes(1 + num_steps if keeps_steps else 1)
         # With a mask it holds a byte for each pixel, and the source's latents.
         has_mask |= edit.auto_mask
