@@ -25,6 +25,7 @@ from cogedit.errors import (
     ModelError,
     StorageError,
     UsageError,
+    first_line,
 )
 from cogedit.media.ffmpeg import examine_ffmpeg
 from cogedit.media.probe import decord_version
@@ -199,8 +200,7 @@ def _library(name: str, *, imports: bool = True) -> Finding:
             module = importlib.import_module(name)
             getattr(module, _LAZY_CLASSES.get(name, "__name__"))
     except Exception as error:  # noqa: BLE001 - a broken library raises anything
-        first_line = (str(error).strip().splitlines() or [""])[0]
-        problem = f"{name} cannot be imported: {type(error).__name__}: {first_line}"
+        problem = f"{name} cannot be imported: {type(error).__name__}: {first_line(error)}"
         return Finding.of_error(name, installed, ConfigError(problem, hint=fix))
     return Finding(name, installed)
 
@@ -217,7 +217,7 @@ def torch_devices() -> Iterator[Device]:
         try:
             free, total = torch.cuda.mem_get_info(index)
         except RuntimeError as error:  # another process has it to itself, or its driver is broken
-            label += f" ({str(error).splitlines()[0]})"
+            label += f" ({first_line(error)})"
         yield Device(f"cuda:{index}", label, total, free)
     total, free = int(psutil.virtual_memory().total), free_memory(torch.device("cpu"))
     if torch.backends.mps.is_available():
