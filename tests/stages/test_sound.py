@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pipelines import GOLDEN_PIPELINE
+from pipelines import small_settings
 from videos import ffmpeg, make_video
 
 import cogedit
@@ -18,14 +18,8 @@ CLIPS = Path(__file__).parent.parent / "data" / "clips"
 
 
 def settings_of(source, **flags):
-    given = {
-        "model": str(GOLDEN_PIPELINE),
-        "device": "cpu",
-        "load.max_num_frames": 25,
-        "load.frame_rate": "spread",
-    }
-    dotted = {key.replace("__", "."): value for key, value in flags.items()}
-    return cogedit.settings_for(source, given | dotted, environ={}).settings
+    usual = {"load__max_num_frames": 25, "load__frame_rate": "spread"}
+    return small_settings(source, **usual | flags)
 
 
 def export(name, folder, **flags):
