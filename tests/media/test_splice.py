@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from videos import ffmpeg, make_counter, make_video
+from videos import ffmpeg, make_counter, make_video, read_sound
 
 from cogedit.errors import UsageError, VideoError
 from cogedit.media.encoding import plan_encoding
@@ -291,8 +291,6 @@ def test_sound_and_pictures_of_a_transport_stream_stay_together(tmp_path):
     coded = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-c:a", "aac"]
     ffmpeg(*moving, *tone, "-map", "0:v", "-map", "1:a", *coded, source)
     splice(source, output)
-    raw = ["-af", "aresample=async=1:first_pts=0", "-f", "s16le", "-ac", "1", "-ar", "8000", "-"]
-    heard = np.frombuffer(ffmpeg("-i", output, "-map", "0:a:0", *raw), np.int16).astype(int)
     start = float(probe_stored(output).timing.start)
     # A second after the first picture.
-    assert np.argmax(np.abs(heard) > 4000) / 8000 - start == pytest.approx(1, abs=0.06)
+    assert np.argmax(np.abs(read_sound(output)) > 4000) / 8000 - start == pytest.approx(1, abs=0.06)

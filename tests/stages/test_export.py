@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from pipelines import TINY_MODEL, settings_here
 from typer.testing import CliRunner
-from videos import ffmpeg, make_video, read_back
+from videos import ffmpeg, make_video, read_back, read_sound
 
 import cogedit
 from cogedit.artifacts import content_key, read_record
@@ -55,11 +55,6 @@ def make_tone(path, *, delay=0.0):
     return path
 
 
-def samples(path):
-    timed = ["-af", "aresample=async=1:first_pts=0", "-f", "s16le", "-ac", "1", "-ar", "8000", "-"]
-    return np.frombuffer(ffmpeg("-i", path, "-map", "0:a:0", *timed), np.int16).astype(int)
-
-
 # Rate and sound
 
 
@@ -72,7 +67,7 @@ def test_a_sampled_clip_plays_at_the_source_s_speed_with_its_sound(here):
     assert facts.num_frames == 9
     assert facts.audio_tracks[0].codec == "aac"
     seconds = float(9 * 2 / FPS)
-    assert abs(len(samples(done.path)) / 8000 - seconds) < 0.05
+    assert abs(len(read_sound(done.path)) / 8000 - seconds) < 0.05
     assert "with the source's audio" in done.said
 
 
@@ -83,8 +78,8 @@ def test_sound_is_in_time_with_the_picture(here, codec, delay):
     frames = load(video, load__frame_sample_step=4, load__skip_frames_start=30)
     done = export(frames, export__codec=codec)
     # The clip begins at frame 30, 1.2 s, and plays 36 frames long.
-    assert abs(np.argmax(np.abs(samples(done.path)) > 3000) / 8000 - 0.8) < 0.03
-    assert abs(len(samples(done.path)) / 8000 - 1.44) < 0.05
+    assert abs(np.argmax(np.abs(read_sound(done.path)) > 3000) / 8000 - 0.8) < 0.03
+    assert abs(len(read_sound(done.path)) / 8000 - 1.44) < 0.05
 
 
 def test_sound_stays_away_where_it_would_not_fit(here):
