@@ -12,7 +12,6 @@ import secrets
 import stat
 import tempfile
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Literal
 
@@ -45,6 +44,12 @@ def is_regular(path: Path) -> bool:
         return stat.S_ISREG(path.lstat().st_mode)
     except OSError:
         return False
+
+
+def nearest_folder(path: Path) -> Path:
+    """The folder itself, or the nearest one above it that exists."""
+    path = path.absolute()
+    return next(folder for folder in (path, *path.parents) if folder.is_dir())
 
 
 def make_folder(path: Path) -> None:
@@ -172,18 +177,12 @@ def _move_where_nothing_is(temporary: Path, path: Path) -> None:
 def sync_folder(folder: Path) -> None:
     """Have the names in a folder on the disk, where the file system can do that."""
     try:
-        with _descriptor(folder) as descriptor:
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
             os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         # Some network and FUSE file systems, and Windows, cannot sync a folder: nothing to do.
         if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES):
             raise
-
-
-@contextlib.contextmanager
-def _descriptor(folder: Path) -> Iterator[int]:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)

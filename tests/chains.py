@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,6 +22,7 @@ from cogedit.artifacts import (
     canonical_json,
     write_artifact,
 )
+from cogedit.artifacts.codec import canonical_text
 from cogedit.sources import MaskSource, ResizeBox, SourceVideo
 from cogedit.types import EncodeSettings, InvertSettings, LoadSettings, ReconstructSettings
 
@@ -37,6 +41,29 @@ class Chain:
         """A file of this kind that a test may damage."""
         to.write_bytes(self.paths[kind].read_bytes())
         return to
+
+
+def header_size(content: bytes) -> int:
+    """Bytes of length and header of a file."""
+    return 8 + int.from_bytes(content[:8], "little")
+
+
+def packed(body: bytes, payload: bytes = b"") -> bytes:
+    """A file of a header and a payload."""
+    body += b" " * (-len(body) % 8)
+    return len(body).to_bytes(8, "little") + body + payload
+
+
+def forged(content: bytes, change: Callable[[dict[str, Any], dict[str, Any]], object]) -> bytes:
+    """The file with its record and tensor table changed and the record's digest made anew."""
+    size = header_size(content)
+    header = json.loads(content[8:size])
+    record = json.loads(header["__metadata__"]["cogedit"])["record"]
+    change(record, header)
+    text = canonical_text(record)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    header["__metadata__"]["cogedit"] = f'{{"record":{text},"sha256":"{digest}"}}'
+    return packed(json.dumps(header, separators=(",", ":")).encode(), content[size:])
 
 
 def bare_frames_record() -> FramesRecord:

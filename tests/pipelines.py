@@ -121,21 +121,20 @@ TINY_MODEL = ("--model", str(TINY_PIPELINE), "--dtype", "fp32", "--device", "cpu
 """The options of a command that runs the tiny pipeline."""
 
 
+def small_settings(source, *, config=None, cwd=None, **flags):
+    """Settings of the tiny pipeline on the CPU in float32; `load__width` is "load.width"."""
+    usual = {"model": str(TINY_PIPELINE), "dtype": "fp32", "device": "cpu"}
+    dotted = {key.replace("__", "."): value for key, value in flags.items()}
+    return cogedit.settings_for(source, usual | dotted, config=config, environ={}, cwd=cwd).settings
+
+
 def tiny_settings(video: Path, flags: Mapping[str, object]):
     """Settings of stages over a video with the tiny pipeline; `flags` add to them.
 
     The artifacts lie beside the video, and two inference steps are what an inversion needs.
     """
-
-    given = {
-        "model": str(TINY_PIPELINE),
-        "dtype": "fp32",
-        "device": "cpu",
-        "workspace": video.with_suffix(".cogedit"),
-        "invert.num_inference_steps": 2,
-        **flags,
-    }
-    return cogedit.settings_for(video, given, environ={}, cwd=video.parent).settings
+    usual = {"workspace": video.with_suffix(".cogedit"), "invert.num_inference_steps": 2}
+    return small_settings(video, cwd=video.parent, **{**usual, **flags})
 
 
 def tiny_artifacts(video: Path, flags: Mapping[str, object]) -> dict[str, Path]:
@@ -152,33 +151,25 @@ def tiny_artifacts(video: Path, flags: Mapping[str, object]) -> dict[str, Path]:
 
 def settings_of(video, **flags):
     """Settings of the tiny pipeline for a video: 9 frames, 3 steps, artifacts beside it."""
-    given = {
-        "model": str(TINY_PIPELINE),
-        "dtype": "fp32",
-        "device": "cpu",
+    usual = {
         "workspace": video.parent / "clip.cogedit",
-        "load.max_num_frames": 9,
-        "load.frame_rate": "spread",
-        "load.resize_mode": "stretch",
-        "invert.num_inference_steps": 3,
-        "reconstruct.guidance_scale": 1.0,
+        "load__max_num_frames": 9,
+        "load__frame_rate": "spread",
+        "load__resize_mode": "stretch",
+        "invert__num_inference_steps": 3,
+        "reconstruct__guidance_scale": 1.0,
     }
-    dotted = {key.replace("__", "."): value for key, value in flags.items()}
-    return cogedit.settings_for(video, given | dotted, environ={}, cwd=video.parent).settings
+    return small_settings(video, cwd=video.parent, **usual | flags)
 
 
 def settings_here(source, **flags):
     """Settings of the tiny pipeline as a command would take them: 9 frames, 2 steps."""
-    given = {
-        "model": str(TINY_PIPELINE),
-        "dtype": "fp32",
-        "device": "cpu",
-        "load.max_num_frames": 9,
-        "invert.num_inference_steps": 2,
-        "reconstruct.guidance_scale": 1.0,
+    usual = {
+        "load__max_num_frames": 9,
+        "invert__num_inference_steps": 2,
+        "reconstruct__guidance_scale": 1.0,
     }
-    dotted = {key.replace("__", "."): value for key, value in flags.items()}
-    return cogedit.settings_for(source, given | dotted, environ={}).settings
+    return small_settings(source, **usual | flags)
 
 
 def decode(artifact, settings):

@@ -2,7 +2,10 @@
 
 import math
 
+import torch
 from diffusers import CogVideoXDDIMScheduler
+
+from cogedit.diffusion.schedule import Schedule
 
 CONFIG = {
     "beta_start": 0.00085,
@@ -18,6 +21,16 @@ CONFIG = {
 def forward_scheduler(snr_shift_scale=1.0):
     """5B has no shift (1.0), 2B has 3.0."""
     return CogVideoXDDIMScheduler(**CONFIG, snr_shift_scale=snr_shift_scale)
+
+
+def schedule_of(num_steps, snr_shift_scale=1.0):
+    """Evenly spaced levels of that scheduler."""
+    return Schedule.trailing(forward_scheduler(snr_shift_scale).alphas_cumprod, num_steps)
+
+
+def gaussian(seed):
+    """A small sample [1, 3, 4, 4, 4]."""
+    return torch.randn(1, 3, 4, 4, 4, generator=torch.Generator().manual_seed(seed))
 
 
 def pulls_to(schedule, target, variance=0.25):

@@ -35,6 +35,7 @@ from cogedit.artifacts.steps import (
     write_step,
 )
 from cogedit.artifacts.store import (
+    MADE_BY,
     Artifact,
     read_artifact,
     read_record,
@@ -51,6 +52,7 @@ from cogedit.artifacts.workspace import (
 )
 
 __all__ = [
+    "MADE_BY",
     "UNFINISHED_SUFFIX",
     "Artifact",
     "DeviceType",

@@ -184,11 +184,6 @@ RECORD_TYPES: dict[ArtifactKind, type[Record]] = {
 """In the order in which the stages make them."""
 
 
-def with_tensors(record: RecordT, tensors: tuple[TensorRecord, ...]) -> RecordT:
-    """The same record with these tensors."""
-    return replace(record, tensors=tensors)
-
-
 def content_key(record: Record) -> str:
     """What identifies an artifact before it is made: sha256 in hex of its record.
 
@@ -201,7 +196,7 @@ def content_key(record: Record) -> str:
     Raises:
         ArtifactError: A field of the record holds another type than it declares.
     """
-    value = _without_provenance(encode_record(with_tensors(record, ())))
+    value = _without_provenance(encode_record(replace(record, tensors=())))
     return hashlib.sha256(canonical_text(value).encode("ascii")).hexdigest()
 
 

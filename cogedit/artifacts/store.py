@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, BinaryIO, Generic, Literal, TypeVar, overload
 from cogedit.artifacts.atomic import show, storage_error
 from cogedit.artifacts.layout import MAGIC, MAX_HEADER_BYTES, decode_header, encode_header
 from cogedit.artifacts.records import (
-    RECORD_TYPES,
     EditRecord,
     FramesRecord,
     LatentsRecord,
@@ -41,13 +40,15 @@ SUFFIX = ".safetensors"
 Expected = ArtifactKind | tuple[ArtifactKind, ...] | None
 """The kind or kinds that a command accepts; None for any."""
 
-_COMMANDS: dict[ArtifactKind, tuple[str, str]] = {
-    "frames": ("load", ""),
-    "latents": ("encode", ""),
-    "trajectory": ("invert", ""),
-    "edit": ("reconstruct", " --prompt PROMPT"),
+MADE_BY: dict[ArtifactKind, str] = {
+    "frames": "load",
+    "latents": "encode",
+    "trajectory": "invert",
+    "edit": "reconstruct",
 }
-_KINDS = tuple(RECORD_TYPES)  # in the order of the stages
+"""The stage that makes each kind, and its command, in their order."""
+
+_KINDS = tuple(MADE_BY)
 _NAME = re.compile(rf"({'|'.join(_KINDS)})-[0-9a-f]{{12}}\{SUFFIX}")
 
 RecordT_co = TypeVar("RecordT_co", bound=Record, covariant=True)
@@ -264,8 +265,9 @@ def _mend(path: Path, expected: Expected) -> str:
 
 def _make(expected: Expected, source: str = "VIDEO") -> str:
     """The command that makes a good file; for several kinds, the furthest along."""
-    command, options = _COMMANDS[_furthest(_kinds(expected))]
-    return f"make it with `cogedit {command} {source}{options}`"
+    kind = _furthest(_kinds(expected))
+    options = " --prompt PROMPT" if kind == "edit" else ""
+    return f"make it with `cogedit {MADE_BY[kind]} {source}{options}`"
 
 
 def _instead(path: Path, expected: Expected) -> str:

@@ -9,30 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from cogedit.cancellation import Cancellation
 from cogedit.cli.progress import Thumbnail
 from cogedit.cli.screen import Screen, handle_errors
 from cogedit.errors import UsageError
 from cogedit.schema import path_of
 
 if TYPE_CHECKING:
-    from cogedit.cancellation import Cancellation
     from cogedit.cli.flags import Flag
     from cogedit.config import ResolvedSettings, Settings
     from cogedit.stages import Run
-    from cogedit.types import ArtifactKind
-
-_STAGES_BEHIND: Mapping[ArtifactKind, tuple[str, ...]] = {
-    "frames": ("load",),
-    "latents": ("load", "encode"),
-    "trajectory": ("load", "encode", "invert"),
-    "edit": ("load", "encode", "invert", "reconstruct"),
-}
-
-
-def _new_stop() -> Cancellation:
-    from cogedit.cancellation import Cancellation
-
-    return Cancellation()
 
 
 @dataclass(frozen=True)
@@ -45,7 +31,7 @@ class Call:
     config: str | None  # preset or TOML file
     force: bool  # recompute the command's own output
     screen: Screen
-    stop: Cancellation = field(default_factory=_new_stop)  # lets a signal stop a loop after a step
+    stop: Cancellation = field(default_factory=Cancellation)  # a signal stops a loop after a step
 
     @property
     def run(self) -> Run:
@@ -101,14 +87,16 @@ class Call:
 
     def resolve(self, source: Path | None) -> ResolvedSettings:
         """Resolve the settings as `settings` does, with the origin of each."""
-        from cogedit.artifacts import read_record, sniff_kind
+        from cogedit.artifacts import MADE_BY, chain_of, read_record, sniff_kind
         from cogedit.cli.repeated import check_repeated, stage_of
         from cogedit.config import TABLES
         from cogedit.stages import settings_for
         from cogedit.stages.settings import settle_every_frame, settle_rate
 
-        kind = None if source is None else sniff_kind(source)
-        past = () if kind is None else _STAGES_BEHIND[kind]
+        record = None
+        if source is not None and sniff_kind(source) is not None:
+            record = read_record(source)
+        past = () if record is None else [MADE_BY[link.kind] for link in chain_of(record)]
         flags = self.flags if "invert" in past else self.flags_of_all
         if source is not None and "export" in self.tables:
             flags = settle_rate(source, flags)
@@ -120,8 +108,8 @@ class Call:
             if key not in flags:  # it was settled to mean another setting
                 continue
             stage = stage_of(key)
-            if source is not None and stage in past:
-                check_repeated(source, read_record(source), key, resolved.settings, flag=name)
+            if source is not None and record is not None and stage in past:
+                check_repeated(source, record, key, resolved.settings, flag=name)
             elif stage in TABLES and stage not in self.tables:
                 idle.append(name)
         if idle:

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from cogedit.progress import RGBPicture, ShowStep, Step, StepInfo, WindowInfo
+
 if TYPE_CHECKING:
     from rich.progress import Progress
-
-    from cogedit.progress import RGBPicture, ShowStep, Step
 
 PLAIN_INTERVAL = 30.0
 """Seconds between two progress lines where there is no terminal."""
@@ -89,8 +89,6 @@ class Pace:
 
 def plain_progress(doing: str, say: Callable[[str], None]) -> ShowStep:
     """Say a line about every 30 s, with step, rate, time left and memory; or step and window."""
-    from cogedit.progress import WindowInfo
-
     pace, said_at = Pace(), time.monotonic()
 
     def on_step(info: Step) -> None:
@@ -122,8 +120,6 @@ def event_progress(doing: str, emit: Callable[[Mapping[str, object]], None]) -> 
 
     Where a clip takes several windows, each of them is an event, too.
     """
-    from cogedit.progress import StepInfo, WindowInfo
-
     pace = Pace()
 
     def on_step(info: Step) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import cast
 
 from cogedit.artifacts import (
+    MADE_BY,
     EditRecord,
     FramesRecord,
     Record,
@@ -24,15 +25,7 @@ from cogedit.config import Settings, all_settings
 from cogedit.errors import UsageError
 from cogedit.schema import show_value
 from cogedit.stages.model import are_same_loras, checkpoint_for, lora_records
-from cogedit.types import ArtifactKind, LoraFile, Loras
-
-_MADE_BY: dict[ArtifactKind, str] = {
-    "frames": "load",
-    "latents": "encode",
-    "trajectory": "invert",
-    "edit": "reconstruct",
-}
-
+from cogedit.types import LoraFile, Loras
 
 _LORAS = {"lora": "reconstruct", "inversion_lora": "invert"}
 """Settings that are of the model, and whose stage is one."""
@@ -59,7 +52,7 @@ def check_repeated(
         UsageError: With both values, and the command that makes such an artifact.
     """
     stage, name = stage_of(key), key.rpartition(".")[2]
-    link = next(link for link in chain_of(record) if _MADE_BY[link.kind] == stage)
+    link = next(link for link in chain_of(record) if MADE_BY[link.kind] == stage)
     given: object = getattr(settings if key in _LORAS else getattr(settings, stage), name)
     made: object = given if key in _LORAS else getattr(link.settings, name)
     if key in _LORAS and isinstance(link, TrajectoryRecord | EditRecord):
@@ -91,7 +84,7 @@ def check_repeated(
             return
     if given == made:
         return
-    command = _MADE_BY[record.kind]
+    command = MADE_BY[record.kind]
     words = ["cogedit", command, source_video.place]
     if isinstance(record, EditRecord):
         words += ["--prompt", record.settings.prompt]

@@ -15,10 +15,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
 
 import typer
 
+from cogedit.cancellation import Cancellation
 from cogedit.cli.progress import Notes, Thumbnail, event_progress, plain_progress
 from cogedit.cli.waiting import WaitingLine
 from cogedit.errors import (
@@ -28,10 +28,7 @@ from cogedit.errors import (
     Terminated,
     memory_expected,
 )
-
-if TYPE_CHECKING:
-    from cogedit.cancellation import Cancellation
-    from cogedit.progress import RGBPicture, ShowStep
+from cogedit.progress import RGBPicture, ShowStep
 
 _REFUSED = "ACCES DQUOT FBIG IO LOOP MFILE NAMETOOLONG NFILE NOSPC PERM ROFS STALE"
 """Errors of the operating system that are no bug, by their names in `errno` after the E."""
@@ -156,10 +153,7 @@ def handle_errors(
     """
     if not debug:
         warnings.simplefilter("ignore")
-    if cancellation is None:
-        from cogedit.cancellation import Cancellation
-
-        cancellation = Cancellation()
+    cancellation = cancellation or Cancellation()
     try:
         with _signals_passed_on(cancellation, screen), memory_expected("this run"):
             _check_directory()

@@ -10,6 +10,7 @@ from pathlib import Path
 import typer
 
 from cogedit.artifacts import (
+    MADE_BY,
     EditRecord,
     FramesRecord,
     ModelRecord,
@@ -93,7 +94,7 @@ def _stage_rows(record: Record) -> list[tuple[str, str]]:
                 f"{show_rate(record.fps)}{added}",
             ),
         ]
-    stage = {"latents": "encode", "trajectory": "invert", "edit": "reconstruct"}[record.kind]
+    stage = MADE_BY[record.kind]
     rows = [(stage, _settings(record.settings)), (f"{stage} model", _model(record.model))]
     if isinstance(record, TrajectoryRecord) and record.windows is not None:
         windows = record.windows

@@ -1,6 +1,6 @@
 """Settings: what they are, and where each value of a run comes from."""
 
-from cogedit.config.batch_file import STDIN, BatchRow, read_batch
+from cogedit.config.batch_file import BatchRow, read_batch
 from cogedit.config.resolve import (
     CONFIG_FILE,
     CONFIG_VARIABLE,
@@ -19,7 +19,6 @@ from cogedit.schema import plain_value
 __all__ = [
     "CONFIG_FILE",
     "CONFIG_VARIABLE",
-    "STDIN",
     "TABLES",
     "BatchRow",
     "ResolvedSettings",

@@ -55,16 +55,6 @@ class VideoFacts:
         return self.timing.num_shown(self.grid)
 
     @property
-    def audio_codec(self) -> str | None:
-        """The codec of the first audio track, by ffmpeg's name; None without audio."""
-        return self.audio_tracks[0].codec if self.audio_tracks else None
-
-    @property
-    def start(self) -> Fraction:
-        """Time of the first frame in seconds: audio may begin before it."""
-        return self.timing.start
-
-    @property
     def notes(self) -> tuple[str, ...]:
         """Notes for the user about how the file is read, one sentence each."""
         notes = [*self.own_notes]

@@ -290,7 +290,8 @@ def read_image(file: Path, background: tuple[int, int, int]) -> NDArray[np.uint8
     16 bits are rounded to 8. What is transparent shows `background`.
     """
     with open_image(file) as image:
-        return to_rgb(ImageOps.exif_transpose(image), background)
+        ImageOps.exif_transpose(image, in_place=True)
+        return to_rgb(image, background)
 
 
 def is_transparent(image: Image.Image) -> bool:
@@ -303,7 +304,8 @@ def is_transparent(image: Image.Image) -> bool:
 
 def to_rgb(image: Image.Image, background: tuple[int, int, int]) -> NDArray[np.uint8]:
     """The pixels of an open picture, uint8 RGB [height, width, 3], laid on `background`."""
-    if image.mode.startswith("I;16"):
+    # PGM has at most 16 bits, and comes in 32.
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
         levels = (np.asarray(image).astype(np.uint32) + 128) // 257
         return np.repeat(levels.astype(np.uint8)[..., None], 3, axis=-1)
     if image.mode in ("I", "F"):

@@ -18,16 +18,20 @@ from pathlib import Path
 import numpy as np
 
 from cogedit.disk import FileState
-from cogedit.errors import StorageError, UsageError, VideoError
+from cogedit.errors import UsageError, VideoError
 from cogedit.media.animation import is_animation
 from cogedit.media.clip import ResizePlan
 from cogedit.media.facts import VideoFacts
-from cogedit.media.ffmpeg import MAX_FRAME_PIXELS, first_error, run_ffmpeg
-from cogedit.media.ffmpeg_output import parse_header
 from cogedit.media.files import check_file, file_state, read_start
-from cogedit.media.images import are_images, digest_of, folder_of
+from cogedit.media.images import (
+    are_images,
+    digest_of,
+    folder_of,
+    is_transparent,
+    open_image,
+    read_image,
+)
 from cogedit.media.packed_mask import Mask, PackedMask
-from cogedit.media.picture_format import can_be_transparent
 from cogedit.media.probe import probe_facts, probe_stored
 from cogedit.media.reader import Frames, read_clip, resize_frame
 from cogedit.media.restore import kept_window
@@ -43,8 +47,6 @@ _BOX_FORM = "x0,y0,x1,y1 or x0,y0,x1,y1@FIRST:LAST in whole numbers"
 _IMAGE_HEADS = re.compile(
     rb"\x89PNG\r\n|\xff\xd8\xff|BM|RIFF....WEBP|II\*\0|MM\0\*|P[1-6]\s", re.DOTALL
 )
-_IMAGE_DEMUXERS = "png_pipe,jpeg_pipe,bmp_pipe,webp_pipe,tiff_pipe,ppm_pipe,pgm_pipe,pbm_pipe"
-_MAX_IMAGE_BYTES = 256 * 2**20
 _WHITE = 128
 
 
@@ -277,57 +279,6 @@ def _read_image(path: Path, state: FileState) -> tuple[Frames, bool]:
 
     What is transparent is black. The image is read once while its `state` is the same.
     """
-    image, pixel_format = _decode_image(path)
-    if not can_be_transparent(pixel_format):
-        return image, False
-    alpha, _ = _decode_image(path, ("-vf", "format=rgba,alphaextract,format=rgb24"))
-    if alpha.min() == 255:
-        return image, False
-    black = np.rint(image.astype(np.float32) * alpha / 255).astype(np.uint8)
-    return black, True
-
-
-def _decode_image(path: Path, filters: Sequence[str] = ()) -> tuple[Frames, str]:
-    """Decode an image, uint8 RGB [height, width, 3], and name its pixel format.
-
-    Its bytes go through a pipe: ffmpeg's reader of image files would take a name with a percent
-    sign or a star for a pattern of several files.
-    """
-    try:
-        if path.stat().st_size > _MAX_IMAGE_BYTES:
-            raise VideoError(f"the mask {path} is larger than {_MAX_IMAGE_BYTES} bytes")
-        content = path.read_bytes()
-    except OSError as error:
-        raise StorageError(f"cannot read {path}: {error.strerror or error}") from error
-    source = ["-protocol_whitelist", "pipe", "-format_whitelist", _IMAGE_DEMUXERS]
-    # The whole file in one packet: not every format (TIFF) is put together again from pieces.
-    source += ["-max_pixels", str(MAX_FRAME_PIXELS), "-frame_size", str(len(content))]
-    decode = [
-        *filters,
-        "-frames:v",
-        "1",
-        "-pix_fmt",
-        "rgb24",
-        "-c:v",
-        "ppm",
-        "-f",
-        "image2pipe",
-        "-",
-    ]
-    try:
-        result = run_ffmpeg([*source, "-i", "pipe:0", *decode], timeout=60, input=content)
-    except TimeoutError as error:
-        raise VideoError(f"the mask {path} could not be read in time") from error
-    # "P6\nWIDTH HEIGHT\n255\n" and the pixels.
-    match = re.match(rb"P6\s(\d+)\s(\d+)\s255\s", result.stdout)
-    if result.returncode != 0 or match is None:
-        raise VideoError(
-            f"the mask {path} is not an image that can be read: ffmpeg says: "
-            f"{first_error(result.stderr)}",
-            hint="check that the file is complete, or convert it to PNG",
-        )
-    width, height = int(match[1]), int(match[2])
-    pixels = np.frombuffer(result.stdout, np.uint8, offset=match.end())
-    if pixels.size != width * height * 3:
-        raise VideoError(f"the mask {path} is cut short", hint="copy it again")
-    return pixels.reshape(height, width, 3), parse_header(result.stderr).pixel_format
+    image = read_image(path, (0, 0, 0))
+    with open_image(path) as opened:
+        return image, is_transparent(opened)

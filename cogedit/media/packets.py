@@ -41,11 +41,6 @@ def run_packet_list(path: Path, stream: str) -> FfmpegResult:
     return result
 
 
-def count_frames(path: Path, stream: str) -> int:
-    """Number of frames that ffmpeg delivers, by decoding all. Raises `VideoError` without one."""
-    return len(list_frames(path, stream).timestamps)
-
-
 def unreadable(path: Path, result: FfmpegResult) -> VideoError:
     """Why ffmpeg could not read a file, from its messages."""
     if "matches no streams" in result.stderr:

@@ -39,6 +39,7 @@ _SHOWN_COLOURS = re.compile(
 )
 _FIELD_ORDERS = {"T": "tff", "B": "bff"}
 
+# An alpha channel, or a palette that may have one.
 _HAS_ALPHA = re.compile(r"yuva|gbrap|rgba|bgra|argb|abgr|ya\d|ayuv|vuya|uyva|pal8")
 _IS_YUV = re.compile(r"yuv[aj]?\d|nv\d|p[024]1|uyvy|yuyv|yvyu|y2\d\d|xv\d|v30x|vuy|vyu|ayuv|uyva")
 # VP8 and VP9 keep their alpha beside the picture, where ffmpeg's own decoders do not look.
@@ -133,7 +134,8 @@ def look_at_pictures(
         size = (int(shown[0]["width"]), int(shown[0]["height"]))
         seen = _colours(result.stderr[shown[0].end() :])
     fields = [match["field"] for match in shown if match["field"] in _FIELD_ORDERS]
-    has_alpha = can_be_transparent(pixel_format) and _is_transparent(path, before, header.stream)
+    may_have_alpha = _HAS_ALPHA.match(pixel_format) is not None
+    has_alpha = may_have_alpha and _is_transparent(path, before, header.stream)
     tags = seen.or_else(header.tags)
     stored = size if header.clockwise % 180 == 0 else size[::-1]
     return Pictures(
@@ -193,11 +195,6 @@ def keeps_given_size(
     args = ["-map", stream, "-c", "copy", "-bsf:v", "trace_headers", *bound, "-f", "null", "-"]
     sizes = find_messages(path, args, _GIVEN_SIZE, before=before, timeout=_DECODE_TIMEOUT)
     return sizes is not None and len(sizes) <= 2  # a width and a height
-
-
-def can_be_transparent(pixel_format: str) -> bool:
-    """Whether a pixel format of ffmpeg has an alpha channel, or a palette that may have one."""
-    return _HAS_ALPHA.match(pixel_format) is not None
 
 
 def _decode(

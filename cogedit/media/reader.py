@@ -32,7 +32,7 @@ from cogedit.media.facts import VideoFacts
 from cogedit.media.ffmpeg import FfmpegPipe, first_error, input_args
 from cogedit.media.filters import filter_chain, input_options
 from cogedit.media.images import are_images, find_images, read_image
-from cogedit.media.packets import count_frames
+from cogedit.media.packets import list_frames
 from cogedit.media.pipe import ProcessPipe
 from cogedit.media.probe import probe_stored
 from cogedit.media.seek import find_seek, seek_options
@@ -246,9 +246,9 @@ def _read_by_decord(stream: _Stream, indices: Sequence[int]) -> Generator[Frames
 def _check_end(stream: _Stream, decord: ProcessPipe) -> None:
     """Refuse a last frame that decord made up: past the end it repeats the one before."""
     _, messages = decord.wait()
-    facts = stream.facts
-    if _reported(messages) and count_frames(stream.path, facts.stream) != facts.num_frames:
-        raise DecordFailed(f"{stream.path}: {_reported(messages)}")
+    reported, facts = _reported(messages), stream.facts
+    if reported and len(list_frames(stream.path, facts.stream).timestamps) != facts.num_frames:
+        raise DecordFailed(f"{stream.path}: {reported}")
 
 
 def _reported(messages: str) -> str | None:

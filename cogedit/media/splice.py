@@ -14,7 +14,6 @@ from cogedit.disk import Over
 from cogedit.errors import StorageError, VideoError
 from cogedit.media.encoding import Encoding, plan_encoding
 from cogedit.media.facts import VideoFacts
-from cogedit.media.packets import list_packets
 from cogedit.media.samples import (
     SampleLayout,
     Samples,
@@ -27,7 +26,7 @@ from cogedit.media.samples import (
 from cogedit.media.sound import WholeAudio
 from cogedit.media.stream import FrameStream
 from cogedit.media.timing import Timing
-from cogedit.media.writer import check_place, encode, metadata_args
+from cogedit.media.writer import check_place, encode, metadata_args, read_back
 
 
 def write_splice(
@@ -168,15 +167,9 @@ def _last_duration(timing: Timing) -> list[str]:
 
 def _verify(temporary: Path, path: Path, timing: Timing) -> None:
     """Refuse a file that has not the frames of the source at their times."""
-    try:
-        packets = list_packets(temporary)
-    except (VideoError, StorageError) as error:
-        raise StorageError(f"cannot write {path}: the written file does not read back") from error
-    written, wanted = packets.timestamps, timing.timestamps
-    if len(written) != len(wanted) or packets.num_discarded:
-        raise StorageError(
-            f"cannot write {path}: {len(written)} of {len(wanted)} frames were written"
-        )
+    wanted = timing.timestamps
+    packets = read_back(temporary, path, num_frames=len(wanted))
+    written = packets.timestamps
     # Cleared of denominators: Fractions would take seconds on a long video.
     there, here = packets.time_base, timing.time_base
     of_written = there.numerator * here.denominator

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
@@ -103,15 +103,8 @@ def explains(rate: Fraction, timestamps: Sequence[int], time_base: Fraction) -> 
     """Whether frames at a constant `rate` have these timestamps, each within one tick."""
     if rate <= 0:
         return False
-    # The difference of (t - t0) * time_base and k / rate, cleared of denominators: integers, since
-    # Fractions would take seconds on a long video.
-    per_tick = time_base.numerator * rate.numerator
-    per_frame = time_base.denominator * rate.denominator
-    start = timestamps[0]
-    return all(
-        abs((timestamp - start) * per_tick - index * per_frame) <= per_tick
-        for index, timestamp in enumerate(timestamps)
-    )
+    period = 1 / (rate * time_base)
+    return all(abs(late) <= period.denominator for late in _lateness(timestamps, period))
 
 
 def find_timing(
@@ -184,7 +177,7 @@ def _steady_rate(
     period = 1 / (rate * time_base)
     if 10 * min(steps) <= 7 * period or 10 * max(steps) >= 13 * period:
         return None
-    late = _lateness(timestamps, period)
+    late = [*_lateness(timestamps, period)]
     return rate if max(late) - min(late) <= 2 * period.numerator else None
 
 
@@ -231,12 +224,10 @@ def _largest_error(timestamps: tuple[int, ...], period: Fraction) -> Fraction:
     return Fraction(max(map(abs, _lateness(timestamps, period))), period.denominator)
 
 
-def _lateness(timestamps: tuple[int, ...], period: Fraction) -> list[int]:
+def _lateness(timestamps: Sequence[int], period: Fraction) -> Iterator[int]:
     """How late each frame is, times the denominator of the period in ticks: integers are fast."""
-    return [
-        (timestamp - timestamps[0]) * period.denominator - index * period.numerator
-        for index, timestamp in enumerate(timestamps)
-    ]
+    for index, timestamp in enumerate(timestamps):
+        yield (timestamp - timestamps[0]) * period.denominator - index * period.numerator
 
 
 def snap_rate(rate: Fraction) -> Fraction:

@@ -26,6 +26,7 @@ from cogedit.disk import Over, is_regular, move_into_place
 from cogedit.errors import StorageError, UsageError, VideoError
 from cogedit.media.encoding import Encoding, plan_encoding
 from cogedit.media.ffmpeg import FfmpegPipe, FfmpegResult, file_url, first_error, input_args
+from cogedit.media.ffmpeg_output import PacketTable
 from cogedit.media.packets import list_packets
 from cogedit.media.recipe_comment import COMMENT, add_gif_comment
 from cogedit.media.stream import FrameStream
@@ -134,7 +135,9 @@ def write_video(
     def complete(temporary: Path) -> None:
         if comment is not None and encoding.codec == "gif":
             add_gif_comment(temporary, comment)
-        _verify(temporary, path, num_frames=stream.num_frames, fps=fps)
+        packets = read_back(temporary, path, num_frames=stream.num_frames)
+        if not explains(fps, packets.timestamps, packets.time_base):
+            raise StorageError(f"cannot write {path}: its timestamps do not make {fps} fps")
 
     chunks = (np.ascontiguousarray(frame).data for frame in stream.frames)
     num_pixels = stream.num_frames * stream.height * stream.width
@@ -276,7 +279,8 @@ def _failed(path: Path, result: FfmpegResult) -> StorageError:
     )
 
 
-def _verify(temporary: Path, path: Path, *, num_frames: int, fps: Fraction) -> None:
+def read_back(temporary: Path, path: Path, *, num_frames: int) -> PacketTable:
+    """List the packets of a file that is to be `path`; StorageError if it lacks frames."""
     try:
         packets = list_packets(temporary)
     except (VideoError, StorageError) as error:
@@ -284,8 +288,7 @@ def _verify(temporary: Path, path: Path, *, num_frames: int, fps: Fraction) -> N
     written = len(packets.timestamps)
     if written != num_frames or packets.num_discarded:
         raise StorageError(f"cannot write {path}: {written} of {num_frames} frames were written")
-    if not explains(fps, packets.timestamps, packets.time_base):
-        raise StorageError(f"cannot write {path}: its timestamps do not make {fps} fps")
+    return packets
 
 
 @contextlib.contextmanager

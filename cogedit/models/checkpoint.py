@@ -141,11 +141,17 @@ def find_checkpoint(
         return _find(model, revision, files, download=download)
     key = model, revision, files, download
     if key not in _held:
-        _held[key] = _find(model, revision, files, download=download)
-    return _held[key]
+        try:
+            _held[key] = _find(model, revision, files, download=download)
+        except ModelError as error:
+            _held[key] = error
+    found = _held[key]
+    if isinstance(found, ModelError):
+        raise found
+    return found
 
 
-_held: dict[tuple[str, str | None, Files, bool], Checkpoint] | None = None
+_held: dict[tuple[str, str | None, Files, bool], Checkpoint | ModelError] | None = None
 
 
 @contextmanager

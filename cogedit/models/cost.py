@@ -260,9 +260,8 @@ def edit_steps(
     settings = edits[0]
     bank = prompt_bank(edits, [inversion.prompt])
     prompts = [edit_prompts(edit, inversion.prompt, bank, source=0) for edit in edits]
-    num_steps = settings.num_inference_steps or inversion.num_levels
     # A window is a share of the steps; where they lie does not matter here.
-    schedule = Schedule((), tuple(range(num_steps - settings.first_step)))
+    schedule = Schedule((), tuple(range(settings.num_steps(inversion.num_levels))))
     guidance_steps = schedule.window(*settings.guidance_steps)
     guided = guidance_steps if settings.guidance_scale != 1 else ()
     source_guided = guidance_steps if settings.source_guidance_scale != 1 else ()

@@ -193,8 +193,7 @@ def probe_work(
     num_together: int,
 ) -> Work:
     """Count a probe with its edit, whose settings are those of `short_edit`."""
-    num_steps = settings.num_inference_steps or inversion.num_levels
-    schedule = Schedule((), tuple(range(num_steps - settings.first_step)))
+    schedule = Schedule((), tuple(range(settings.num_steps(inversion.num_levels))))
     strengths = injection_strengths(settings, schedule)
     work = edit_work([settings], inversion, sizes, shape, windows)
     seen = window_shape(shape, windows)

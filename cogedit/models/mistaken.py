@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cogedit.errors import ModelError, plain
 from cogedit.models.configs import Config, decode_config
+from cogedit.models.folder import FOLDERS
 from cogedit.models.hub import PUBLISHED, cached_models
 
 EXAMPLE = "for example --model zai-org/CogVideoX-5b"
@@ -25,7 +26,6 @@ _KINDS = {
     "CogVideoX_Fun_Pipeline_Control": "a control model (Fun)",
     "CogVideoX_Fun_Pipeline_Inpaint": "an inpainting model (Fun)",
 }
-_PARTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
 
 
 def check_kind(name: str, index: Config) -> None:
@@ -137,7 +137,7 @@ def _found_in(folder: Path) -> tuple[str, str] | None:
         named = [path.name.removeprefix("models--") for path in sorted(folder.glob("models--*"))]
         likely = next((one for one in named if "cogvideox" in one.lower()), named[0])
         return "is the Hub's cache", f"--model {likely.replace('--', '/', 1)}"
-    if _is_pipeline(folder.parent) and folder.name in _PARTS:
+    if _is_pipeline(folder.parent) and folder.name in FOLDERS:
         return "is one part of a pipeline", _by_folder(folder.parent)
     loras = sorted(folder.glob("*lora*.safetensors"))
     if loras or (folder / "adapter_config.json").is_file():

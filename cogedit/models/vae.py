@@ -231,38 +231,16 @@ def _piece_lengths(num_frames: int, size: int) -> list[int]:
 
 def num_encoder_calls(vae: AutoencoderKLCogVideoX, size: Sequence[int]) -> int:
     """How often the encoder runs for a clip [F, C, H, W]: pieces in time, by tiles in space."""
-    return _num_calls(
-        size,
-        per_call=vae.num_sample_frames_batch_size,
-        tile=(vae.tile_sample_min_height, vae.tile_sample_min_width) if vae.use_tiling else None,
-        overlap=(vae.tile_overlap_factor_height, vae.tile_overlap_factor_width),
-    )
+    pieces = _piece_lengths(size[0], vae.num_sample_frames_batch_size)
+    tiles = Tiles.of_frames(vae, size[2:])
+    return len(pieces) * (1 if tiles is None else tiles.count)
 
 
 def num_decoder_calls(vae: AutoencoderKLCogVideoX, size: Sequence[int]) -> int:
     """How often the decoder runs for latents [1, F', C', H', W'], likewise."""
-    return _num_calls(
-        size[1:],
-        per_call=vae.num_latent_frames_batch_size,
-        tile=(vae.tile_latent_min_height, vae.tile_latent_min_width) if vae.use_tiling else None,
-        overlap=(vae.tile_overlap_factor_height, vae.tile_overlap_factor_width),
-    )
-
-
-def _num_calls(
-    size: Sequence[int],
-    *,
-    per_call: int,
-    tile: tuple[int, int] | None,
-    overlap: tuple[float, float],
-) -> int:
-    """Count the pieces that diffusers cuts [F, C, H, W] into."""
-    num_frames, _, *sides = size
-    num_tiles = 1
-    if tile is not None and any(side > whole for side, whole in zip(sides, tile, strict=True)):
-        for side, whole, factor in zip(sides, tile, overlap, strict=True):
-            num_tiles *= len(range(0, side, int(whole * (1 - factor))))
-    return num_tiles * max(num_frames // per_call, 1)
+    pieces = _piece_lengths(size[1], vae.num_latent_frames_batch_size)
+    tiles = Tiles.of_latents(vae, size[3:])
+    return len(pieces) * (1 if tiles is None else tiles.count)
 
 
 @contextmanager

@@ -81,6 +81,11 @@ class Tiles:
             (after[0] - height, after[1] - width),
         )
 
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return sum(map(len, self.parts))
+
     def join(self, vae: AutoencoderKLCogVideoX, tiles: Sequence[Sequence[Tensor]]) -> Tensor:
         """Join rows of tiles [1, C, F, h, w], which are changed; each passes into the next."""
         height, width = self.shown

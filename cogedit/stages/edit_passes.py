@@ -144,7 +144,7 @@ class EditPasses:
         pixels = [self._pixels(record) for record in records]
         masks = [self._latent_mask(mask, options) for mask in pixels if mask is not None]
         num_levels = len(self._reference.timesteps)
-        num_steps = (options.num_inference_steps or num_levels) - options.first_step
+        num_steps = options.num_steps(num_levels)
         embeds, condition = self._embeds, self._condition
         loop = ResumableLoop(
             unfinished,

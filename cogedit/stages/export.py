@@ -260,7 +260,7 @@ def check_export(
             facts.audio_tracks,
             wanted=options.audio_track,
             suffix=encoding.suffix if output is None else output.suffix,
-            start=facts.start + first,
+            start=facts.timing.start + first,
             duration=end - first,
         )
         if run is not None and isinstance(audio, str):

@@ -62,7 +62,7 @@ class FoundSource:
         """
         frames = self.frames
         # Audio and video of a file need not begin together.
-        start = self.facts.start + frames.frame_indices[0] / frames.source.fps
+        start = self.facts.timing.start + frames.frame_indices[0] / frames.source.fps
         if not self.facts.audio_tracks:
             return f"{self.path} has no audio track"
         return choose_audio(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -182,8 +182,7 @@ def one_bar(run: Run) -> Run:
     @contextmanager
     def progress(doing: str, total: int) -> Iterator[ShowStep]:
         nonlocal depth
-        with ExitStack() as stack:
-            on_step = stack.enter_context((Run() if depth else run).progress(doing, total))
+        with (Run() if depth else run).progress(doing, total) as on_step:
             depth += 1
             try:
                 yield on_step

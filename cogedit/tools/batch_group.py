@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from cogedit.artifacts import EditRecord
 from cogedit.artifacts.locks import MAX_FOLDERS
 from cogedit.errors import CogeditError, Interrupted, memory_expected
-from cogedit.progress import ShowStep
 from cogedit.stages.claim import claim
 from cogedit.stages.edit import check_edit, export_edit, names_video
 from cogedit.stages.given import Given, take_given
@@ -196,15 +194,9 @@ def _exported(
 
 def _counting(run: Run, numbers: str) -> Run:
     """Return a run whose reports start with the numbers of its edits."""
-
-    @contextmanager
-    def progress(doing: str, total: int) -> Iterator[ShowStep]:
-        with run.progress(f"{numbers} {doing}", total) as on_step:
-            yield on_step
-
     return replace(
         run,
-        progress=progress,
+        progress=lambda doing, total: run.progress(f"{numbers} {doing}", total),
         notify=lambda text: run.notify(f"{numbers} {text}"),
         detail=lambda text: run.detail(f"{numbers} {text}"),
     )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cogedit.artifacts.atomic import storage_error
+from cogedit.disk import nearest_folder
 from cogedit.errors import CogeditError, ModelError, StorageError
 from cogedit.models.checkpoint import find_checkpoint, looked_up_once
 from cogedit.models.lora import find_lora
@@ -52,7 +53,7 @@ def needed_for(edits: Sequence[BatchEdit]) -> Iterator[Needed]:
         if edit.output is not None:
             written.add(edit.output.parent if names_video(edit.output) else edit.output)
     name = f".cogedit-{secrets.token_hex(8)}.nonce"
-    places = {_existing(place.absolute()) for place in written}
+    places = set(map(nearest_folder, written))
     nonces = {place / name: secrets.token_hex(16) for place in places}
     read = {path.absolute() for edit in edits for path in edit.inputs}
     with looked_up_once():
@@ -115,11 +116,6 @@ def missing_here(needed: Needed) -> list[CogeditError]:
         if found != digest:
             missing.append(ModelError(f"has another LoRA {path}", hint="copy it there again"))
     return missing
-
-
-def _existing(place: Path) -> Path:
-    """Return the nearest folder above a place that exists, or the place."""
-    return next(path for path in (place, *place.parents) if path.is_dir())
 
 
 def _size(path: Path) -> int:

@@ -28,7 +28,7 @@ from cogedit.models.split import Division
 from cogedit.models.vae_cost import Direction
 from cogedit.stages.existing import Link
 from cogedit.stages.invert import check_levels
-from cogedit.stages.model import device_type, dtype_for, weights_for
+from cogedit.stages.model import device_type, dtype_for, latent_shape_of, weights_for
 from cogedit.stages.reconstruct import as_in_one_pass, edits_together
 from cogedit.tools.vae_estimate import VAEEstimate, estimate_vae
 from cogedit.types import InvertSettings, ReconstructSettings, WindowPlan
@@ -127,13 +127,10 @@ class ClipCost:
         self._sizes = TransformerSizes.of(checkpoint.transformer_config)
         device = device_type(settings.device)
         self._division = Division(settings.transformer.gpus, settings.transformer.max_rows, device)
-        geometry, size = checkpoint.geometry, frames.settings
-        self._num_latent_frames = count = geometry.num_latent_frames(len(frames.frame_indices))
-        self._shape: LatentShape = (
-            count + geometry.num_pad_frames(count),
-            size.height // geometry.spatial_compression,
-            size.width // geometry.spatial_compression,
-        )
+        geometry = checkpoint.geometry
+        count, height, width = latent_shape_of(frames, geometry)
+        self._num_latent_frames = count
+        self._shape: LatentShape = (count + geometry.num_pad_frames(count), height, width)
         if trajectory is None:
             overlap = settings.invert.window_overlap
             self._windows = geometry.window_plan(self._shape[0], overlap)
@@ -210,7 +207,7 @@ class ClipCost:
         has_mask: bool,
     ) -> int:
         """Size of the artifact of one edit without its header."""
-        num_steps = (edit.num_inference_steps or inversion.num_levels) - edit.first_step
+        num_steps = edit.num_steps(inversion.num_levels)
         size = self._samples_bytes(1 + num_steps if keeps_steps else 1)
         # With a mask it holds a byte for each pixel, and the source's latents.
         has_mask |= edit.auto_mask

@@ -17,6 +17,7 @@ from typing import cast, get_args
 
 from cogedit.artifacts import DeviceType, show_size
 from cogedit.config import Settings, preset_for_model
+from cogedit.disk import nearest_folder
 from cogedit.errors import (
     CogeditError,
     ConfigError,
@@ -24,6 +25,7 @@ from cogedit.errors import (
     ModelError,
     StorageError,
     UsageError,
+    first_line,
 )
 from cogedit.media.ffmpeg import examine_ffmpeg
 from cogedit.media.probe import decord_version
@@ -156,7 +158,7 @@ def diagnose(settings: Settings) -> Diagnosis:
     if broken & {"numpy", "huggingface_hub"}:  # models cannot be looked for without these
         return Diagnosis(model, tuple(findings), (), presets)
     cache = hub_cache()
-    free = shutil.disk_usage(_nearest_folder(cache)).free
+    free = shutil.disk_usage(nearest_folder(cache)).free
     findings.append(Finding("cache", f"{show_size(free)} free in {cache}"))
     findings.append(check_model(model, settings.revision, settings.files))
     findings += [check_lora(file, model, settings) for file in settings.loras]
@@ -198,8 +200,7 @@ def _library(name: str, *, imports: bool = True) -> Finding:
             module = importlib.import_module(name)
             getattr(module, _LAZY_CLASSES.get(name, "__name__"))
     except Exception as error:  # noqa: BLE001 - a broken library raises anything
-        first_line = (str(error).strip().splitlines() or [""])[0]
-        problem = f"{name} cannot be imported: {type(error).__name__}: {first_line}"
+        problem = f"{name} cannot be imported: {type(error).__name__}: {first_line(error)}"
         return Finding.of_error(name, installed, ConfigError(problem, hint=fix))
     return Finding(name, installed)
 
@@ -216,7 +217,7 @@ def torch_devices() -> Iterator[Device]:
         try:
             free, total = torch.cuda.mem_get_info(index)
         except RuntimeError as error:  # another process has it to itself, or its driver is broken
-            label += f" ({str(error).splitlines()[0]})"
+            label += f" ({first_line(error)})"
         yield Device(f"cuda:{index}", label, total, free)
     total, free = int(psutil.virtual_memory().total), free_memory(torch.device("cpu"))
     if torch.backends.mps.is_available():
@@ -317,7 +318,7 @@ def check_ffmpeg() -> Finding:
 
 def check_disk(workspace: Path) -> Finding:
     """Check that artifacts can be written to a workspace."""
-    folder = _nearest_folder(workspace)
+    folder = nearest_folder(workspace)
     free = shutil.disk_usage(folder).free
     found = f"{show_size(free)} free in {folder}"
     if not os.access(folder, os.W_OK | os.X_OK):
@@ -329,12 +330,6 @@ def check_disk(workspace: Path) -> Finding:
         )
         return Finding.of_error("disk", found, error)
     return Finding("disk", found)
-
-
-def _nearest_folder(path: Path) -> Path:
-    """Return the folder itself, or the nearest one above it that exists."""
-    path = path.absolute()
-    return next(folder for folder in (path, *path.parents) if folder.is_dir())
 
 
 def check_model(model: str, revision: str | None, files: Files = ()) -> Finding:

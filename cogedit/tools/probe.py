@@ -41,7 +41,7 @@ from cogedit.stages.run import Run
 from cogedit.stages.session import Session, use_session
 from cogedit.tools.clip_cost import Estimate, StageEstimate
 from cogedit.tools.estimate import estimate
-from cogedit.types import InvertSettings, ReconstructSettings, WindowPlan
+from cogedit.types import ReconstructSettings, WindowPlan
 
 MOST = 0.8
 """Share of all changes that the window of layers to try first holds."""
@@ -112,7 +112,7 @@ def probe_layers(
         work = probe_work(edit, record.settings, sizes, shape, windows, num_together=together)
         table = alphas_cumprod(checkpoint)
         embeds = owner.embed([edit.prompt, edit.negative_prompt, own], settings, run=run)
-        num_steps = _num_steps(edit, record.settings)
+        num_steps = edit.num_steps(record.settings.num_levels)
         with (
             memory_guard("probing the layers"),
             owner.transformer(
@@ -192,10 +192,6 @@ def _num_together(sizes: TransformerSizes, shape: LatentShape, windows: WindowPl
     return edits_together(math.prod(window_shape(shape, windows)) * sizes.out_channels)
 
 
-def _num_steps(edit: ReconstructSettings, inversion: InvertSettings) -> int:
-    return (edit.num_inference_steps or inversion.num_levels) - edit.first_step
-
-
 def _checked_edit(source: Path, prompt: str, settings: Settings) -> ReconstructSettings:
     """Return the edit to probe in; UsageError where there is nothing to probe."""
     num_levels = levels_of(source, settings)
@@ -206,7 +202,7 @@ def _checked_edit(source: Path, prompt: str, settings: Settings) -> ReconstructS
             "probe-layers probes an edit that denoises; found --method flow",
             hint="leave --method flow out: the layers that matter are the model's",
         )
-    num_steps = _num_steps(edit, settings.invert)
+    num_steps = edit.num_steps(num_levels)
     if not probed_steps(edit, Schedule((), tuple(range(num_steps)))):
         raise UsageError(
             "the edit attends to its source in no step after the first, so no layer has an effect",

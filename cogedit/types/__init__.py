@@ -28,13 +28,11 @@ from cogedit.types.words import (
     InjectionMode,
     InjectionTokens,
     InverseStep,
-    Method,
     Offload,
     ResizeMode,
     Solver,
     VideoSize,
     Weights,
-    Window,
 )
 
 __all__ = [
@@ -54,7 +52,6 @@ __all__ = [
     "LoadSettings",
     "LoraFile",
     "Loras",
-    "Method",
     "Offload",
     "ReconstructSettings",
     "ResizeMode",
@@ -62,6 +59,5 @@ __all__ = [
     "TransformerSettings",
     "VideoSize",
     "Weights",
-    "Window",
     "WindowPlan",
 ]

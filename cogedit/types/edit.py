@@ -159,6 +159,10 @@ class ReconstructSettings:
         starts_below = self.solver == "midpoint" and self.noise_share == 0
         return max(self.start_step, int(starts_below))
 
+    def num_steps(self, num_levels: int) -> int:
+        """How many steps the edit of an inversion of so many timesteps has."""
+        return (self.num_inference_steps or num_levels) - self.first_step
+
     @property
     def dilation(self) -> int:
         """By how many latents the mask is grown, also where nobody said."""

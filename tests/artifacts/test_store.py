@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
-import json
 import os
 import resource
 import stat
@@ -18,6 +16,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from chains import forged, header_size, packed
 
 from cogedit.artifacts import (
     FramesRecord,
@@ -243,7 +242,7 @@ def _refusal(path: Path, kind: Any = None) -> ArtifactError:
 def test_no_byte_of_a_file_can_change(chain: Any, tmp_path: Path) -> None:
     path = chain.copy("frames", tmp_path / "a.safetensors")
     good = path.read_bytes()
-    header = 8 + int.from_bytes(good[:8], "little")
+    header = header_size(good)
     for position in [*range(header), *range(header, len(good), 17)]:
         damaged = bytearray(good)
         damaged[position] ^= 1 << (position % 8)
@@ -267,7 +266,7 @@ def test_no_length_but_the_right_one(chain: Any, tmp_path: Path) -> None:
 def test_damage_has_its_sentence(chain: Any, tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     good = chain.paths["latents"].read_bytes()
-    header = 8 + int.from_bytes(good[:8], "little")
+    header = header_size(good)
 
     def refused(content: bytes) -> ArtifactError:
         path.write_bytes(content)
@@ -361,17 +360,7 @@ def test_wrong_kind(chain: Any) -> None:
 
 def _forge(path: Path, change: Callable[[Any], None]) -> None:
     """Change a file's record, and give it the digest that makes it consistent again."""
-    content = path.read_bytes()
-    length = int.from_bytes(content[:8], "little")
-    header = json.loads(content[8 : 8 + length])
-    record = json.loads(header["__metadata__"]["cogedit"])["record"]
-    change(record)
-    text = json.dumps(record, sort_keys=True, separators=(",", ":"))
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    header["__metadata__"]["cogedit"] = f'{{"record":{text},"sha256":"{digest}"}}'
-    body = json.dumps(header, separators=(",", ":")).encode()
-    body += b" " * (-len(body) % 8)
-    path.write_bytes(len(body).to_bytes(8, "little") + body + content[8 + length :])
+    path.write_bytes(forged(path.read_bytes(), lambda record, header: change(record)))
 
 
 def test_newer_schema(chain: Any, tmp_path: Path) -> None:
@@ -447,13 +436,11 @@ def test_tensor_table_that_is_not_the_records(
     old: bytes, new: bytes, chain: Any, tmp_path: Path
 ) -> None:
     content = chain.paths["frames"].read_bytes()
-    length = int.from_bytes(content[:8], "little")
-    body = content[8 : 8 + length].rstrip()
+    size = header_size(content)
+    body = content[8:size].rstrip()
     assert body.count(old) == 1
-    body = body.replace(old, new)
-    body += b" " * (-len(body) % 8)
     path = tmp_path / "a.safetensors"
-    path.write_bytes(len(body).to_bytes(8, "little") + body + content[8 + length :])
+    path.write_bytes(packed(body.replace(old, new), content[size:]))
     assert isinstance(_refusal(path), ArtifactDamaged)
 
 

@@ -1,7 +1,6 @@
 """`cogedit cache`: shows, checks and removes, and leaves alone what a process works with."""
 
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from chains import forged
 from typer.testing import CliRunner
 
 from cogedit.artifacts import (
@@ -201,15 +201,10 @@ def test_a_name_moves_no_cursor(folder):
 
 def test_what_is_not_damaged_is_called_what_it_is(folder, chain, monkeypatch):
     """A newer record, a model's weights and a closed file are no damage, and stay."""
-    newer = folder / "frames-0123456789ab.safetensors"
     content = chain.paths["frames"].read_bytes()
-    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    record = json.loads(header["__metadata__"]["cogedit"])["record"]
-    changes = [{"schema": 2}, {"cogedit_version": "99.0.0", "extra": 1}]
-    for number, change in enumerate(changes):
-        newer.with_name(f"frames-0123456789a{number}.safetensors").write_bytes(
-            with_record(content, record | change)
-        )
+    for number, change in enumerate([{"schema": 2}, {"cogedit_version": "99.0.0", "extra": 1}]):
+        path = folder / f"frames-0123456789a{number}.safetensors"
+        path.write_bytes(forged(content, lambda record, header, new=change: record.update(new)))
     weights = safetensors.torch.save({"weight": torch.zeros(3)}, metadata={"format": "pt"})
     foreign = ["lora.safetensors", "edit-0123456789ab.safetensors"]
     for name in foreign:
@@ -236,17 +231,6 @@ def test_what_is_not_damaged_is_called_what_it_is(folder, chain, monkeypatch):
     names = {Path(row["path"]).name for row in removed if row["state"] != "leftover"}
     assert names == {empty.name, edit.name}
     assert cache("verify", code=7).stdout.count("whole") == 2
-
-
-def with_record(content, record):
-    """The file with another record, whose digest is right."""
-    size = int.from_bytes(content[:8], "little")
-    header = json.loads(content[8 : 8 + size])
-    text = json.dumps(record, sort_keys=True, separators=(",", ":"))
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    header["__metadata__"]["cogedit"] = f'{{"record":{text},"sha256":"{digest}"}}'
-    body = json.dumps(header, separators=(",", ":")).encode()
-    return len(body).to_bytes(8, "little") + body + content[8 + size :]
 
 
 def refuse_to_open(path, monkeypatch):

@@ -4,19 +4,11 @@ import math
 
 import pytest
 import torch
-from schedules import forward_scheduler, pulls_to
+from schedules import gaussian, pulls_to, schedule_of
 
 from cogedit.diffusion.flow_edit import flow_edit, noise_ratio, noised_source
-from cogedit.diffusion.schedule import CLEAN, Schedule
+from cogedit.diffusion.schedule import CLEAN
 from cogedit.models.steps import run_steps
-
-
-def gaussian(seed):
-    return torch.randn(1, 3, 4, 4, 4, generator=torch.Generator().manual_seed(seed))
-
-
-def schedule_of(steps):
-    return Schedule.trailing(forward_scheduler().alphas_cumprod, steps)
 
 
 def edits(edit, source, z0, schedule, **options):

@@ -2,25 +2,16 @@
 
 import pytest
 import torch
-from schedules import forward_scheduler
+from schedules import gaussian, schedule_of
 
 from cogedit.diffusion.denoise import denoise
 from cogedit.diffusion.invert import invert_consistent, invert_upstream
 from cogedit.diffusion.midpoint import invert_midpoint
-from cogedit.diffusion.schedule import Schedule
 from cogedit.diffusion.trajectory import Trajectory
 from cogedit.errors import ArtifactMismatch, NumericalError, UsageError
 from cogedit.models.steps import run_steps
 
 STEPS = [7, 10, 15, 28, 50, 61]
-
-
-def gaussian(seed):
-    return torch.randn(1, 3, 4, 4, 4, generator=torch.Generator().manual_seed(seed))
-
-
-def schedule_of(steps, snr_shift_scale=1.0):
-    return Schedule.trailing(forward_scheduler(snr_shift_scale).alphas_cumprod, steps)
 
 
 def oracle(schedule, z0, eps):

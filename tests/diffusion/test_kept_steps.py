@@ -3,12 +3,11 @@
 import pytest
 import torch
 from accounting import DEVICE, Device
-from schedules import forward_scheduler, pulls_to
+from schedules import pulls_to, schedule_of
 
 from cogedit.diffusion.denoise import denoise, keep_outside
 from cogedit.diffusion.flow_edit import flow_edit
 from cogedit.diffusion.invert import invert_consistent, invert_upstream
-from cogedit.diffusion.schedule import Schedule
 from cogedit.diffusion.state import StepState
 from cogedit.diffusion.trajectory import Trajectory
 from cogedit.models.steps import run_steps
@@ -20,10 +19,6 @@ FEW, MANY = 6, 24
 
 def gaussian(seed):
     return torch.randn(SHAPE, generator=torch.Generator().manual_seed(seed))
-
-
-def schedule_of(num_steps):
-    return Schedule.trailing(forward_scheduler().alphas_cumprod, num_steps)
 
 
 def invert(schedule, z0, done, *, inverse):

@@ -5,12 +5,12 @@ from itertools import pairwise
 
 import pytest
 import torch
-from schedules import forward_scheduler, pulls_to
+from schedules import pulls_to, schedule_of
 
 from cogedit.diffusion.ddim import ddim_step
 from cogedit.diffusion.denoise import denoise, keep_outside
 from cogedit.diffusion.multistep import extrapolation_weight, solver_step
-from cogedit.diffusion.schedule import CLEAN, Schedule
+from cogedit.diffusion.schedule import CLEAN
 from cogedit.diffusion.trajectory import Trajectory
 from cogedit.models.steps import run_steps
 
@@ -20,10 +20,6 @@ SHIFTS = [1.0, 3.0]
 def gaussian(seed):
     noise = torch.randn(1, 3, 4, 4, 4, generator=torch.Generator().manual_seed(seed))
     return noise.double()
-
-
-def schedule_of(steps, shift=1.0):
-    return Schedule.trailing(forward_scheduler(shift).alphas_cumprod, steps)
 
 
 def sample(*args, **options):

@@ -2,12 +2,11 @@
 
 import pytest
 import torch
-from schedules import forward_scheduler, pulls_to
+from schedules import gaussian, pulls_to, schedule_of
 
 from cogedit.diffusion.denoise import denoise, keep_outside
 from cogedit.diffusion.flow_edit import flow_edit, noised_source
 from cogedit.diffusion.invert import invert_consistent
-from cogedit.diffusion.schedule import Schedule
 from cogedit.diffusion.trajectory import Trajectory
 from cogedit.models.steps import run_steps
 
@@ -15,13 +14,9 @@ STEPS = 8
 LAST = STEPS // 2  # where the windows end
 
 
-def gaussian(seed):
-    return torch.randn(1, 3, 4, 4, 4, generator=torch.Generator().manual_seed(seed))
-
-
 @pytest.fixture(scope="module")
 def schedule():
-    return Schedule.trailing(forward_scheduler().alphas_cumprod, STEPS)
+    return schedule_of(STEPS)
 
 
 def half_a_mask():

@@ -5,11 +5,10 @@ from itertools import groupby, pairwise, starmap
 
 import pytest
 import torch
-from schedules import forward_scheduler, pulls_to
+from schedules import pulls_to, schedule_of
 
 from cogedit.diffusion.denoise import denoise
 from cogedit.diffusion.invert import invert_consistent
-from cogedit.diffusion.schedule import Schedule
 from cogedit.diffusion.trajectory import Trajectory
 from cogedit.diffusion.windows import moves_windows, over_windows, window_starts, window_weights
 from cogedit.models.steps import run_steps
@@ -23,10 +22,6 @@ PLANS = [OF_5B, OF_15, OF_SHAPES, WindowPlan(13, 8, 2), WindowPlan(13, 0, 6), Wi
 
 def drawn(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def trailing(steps):
-    return Schedule.trailing(forward_scheduler().alphas_cumprod, steps)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +76,7 @@ def test_the_ramp():
 @pytest.mark.parametrize("low", [0, 1, 2])
 @pytest.mark.parametrize("is_half", [False, True])
 def test_windows_change_sides_again_and_again_on_every_usual_schedule(levels, low, is_half):
-    visited = trailing(levels).with_low_levels(low)
+    visited = schedule_of(levels).with_low_levels(low)
     for schedule in (visited, visited.midpoints()):
         steps = len(schedule.timesteps) // (2 if is_half else 1)
         moved = [moves_windows(t) for t in schedule.subset(steps).timesteps]
@@ -139,7 +134,7 @@ def mean_over_time(schedule):
 @pytest.mark.parametrize("steps", [50, 25])
 def test_an_inversion_and_its_resampling_meet_the_same_windows(steps):
     """Also where the way down visits every second timestep only."""
-    schedule, z0 = trailing(50), drawn(1, 9, 4, 2, 2)
+    schedule, z0 = schedule_of(50), drawn(1, 9, 4, 2, 2)
     seen = {}
 
     def model(x, timestep):
@@ -167,7 +162,7 @@ def test_an_inversion_and_its_resampling_meet_the_same_windows(steps):
 
 
 def test_an_interrupted_inversion_goes_on_to_the_same_bits():
-    schedule, z0 = trailing(12), drawn(1, 9, 4, 2, 2)
+    schedule, z0 = schedule_of(12), drawn(1, 9, 4, 2, 2)
 
     def model(x, t):
         return asked(mean_over_time(schedule), x, t)

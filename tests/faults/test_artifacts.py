@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import pickle
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from chains import forged, header_size, packed
 from hypothesis import given
 from hypothesis import strategies as st
 from soak import SOAK
@@ -59,19 +59,10 @@ def refusal(path: Path, *, header_is_bad: bool = False) -> str | None:
     return None
 
 
-def header_size(content: bytes) -> int:
-    return 8 + int.from_bytes(content[:8], "little")
-
-
 def flipped(content: bytes, bit: int) -> bytes:
     damaged = bytearray(content)
     damaged[bit // 8] ^= 1 << (bit % 8)
     return bytes(damaged)
-
-
-def packed(body: bytes, payload: bytes = b"") -> bytes:
-    body += b" " * (-len(body) % 8)
-    return len(body).to_bytes(8, "little") + body + payload
 
 
 @pytest.fixture
@@ -196,18 +187,6 @@ def test_huge_headers(path: Path, score: Any) -> None:
 
 
 # --- forgeries: the digests are right, what they cover is not ---------------------------------
-
-
-def forged(content: bytes, change: Callable[[dict[str, Any], dict[str, Any]], None]) -> bytes:
-    """The file with its record and tensor table changed and the record's digest made anew."""
-    size = header_size(content)
-    header = json.loads(content[8:size])
-    record = json.loads(header["__metadata__"]["cogedit"])["record"]
-    change(record, header)
-    text = canonical_text(record)
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    header["__metadata__"]["cogedit"] = f'{{"record":{text},"sha256":"{digest}"}}'
-    return packed(json.dumps(header, separators=(",", ":")).encode(), content[size:])
 
 
 def _set(place: str, value: object) -> Callable[[dict[str, Any], dict[str, Any]], None]:

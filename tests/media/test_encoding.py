@@ -125,7 +125,7 @@ def test_gif(tmp_path, fps):
     assert encoding.codec == "gif"
     write_video(frames, path, fps=fps, encoding=encoding, comment=COMMENT)
     facts = probe_facts(path)
-    assert (facts.codec, facts.num_frames, facts.audio_codec) == ("gif", 9, None)
+    assert (facts.codec, facts.num_frames, facts.audio_tracks) == ("gif", 9, ())
     found = read_back(path, width=frames.shape[2], height=frames.shape[1])
     for colour, middle in zip(BARS[1:], middles(found[4])[1:], strict=True):
         assert np.abs(middle - colour).max() <= 6, colour

@@ -169,6 +169,7 @@ def test_a_box_that_the_crop_cuts_off_is_empty():
         ("mask.pgm", ()),
         ("mask.ppm", ("-pix_fmt", "rgb24")),
         ("16 bits.png", ("-pix_fmt", "gray16be")),
+        ("16 bits.pgm", ("-pix_fmt", "gray16be")),
         ("50%d*, hé.png", ()),
     ],
 )

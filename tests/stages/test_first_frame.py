@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from pipelines import TINY_PIPELINE, make_15_i2v_like, make_i2v_like
+from pipelines import TINY_PIPELINE, make_15_i2v_like, make_i2v_like, small_settings
 from typer.testing import CliRunner
 from videos import make_video
 
@@ -41,18 +41,14 @@ def inverted(request, tmp_path_factory):
 
 
 def settings_of(folder, **flags):
-    given = {
+    usual = {
         "model": str(folder / "model"),
-        "dtype": "fp32",
-        "device": "cpu",
-        "load.frame_rate": "source",
-        "load.resize_mode": "stretch",
-        "invert.num_inference_steps": STEPS,
+        "load__frame_rate": "source",
+        "load__resize_mode": "stretch",
+        "invert__num_inference_steps": STEPS,
         "workspace": folder / "w",
     }
-    dotted = {key.replace("__", "."): value for key, value in flags.items()}
-    video = folder / "clip.mp4"
-    return cogedit.settings_for(video, given | dotted, environ={}, cwd=folder).settings
+    return small_settings(folder / "clip.mp4", cwd=folder, **usual | flags)
 
 
 class Told:

@@ -80,7 +80,7 @@ def test_every_frame_is_shown_at_the_source_s_rate_with_its_sound(edited, export
     video, plain, _ = edited
     shown, facts, output, _ = exported(size)
     assert (len(shown), facts.fps, facts.num_frames) == (NUM_FRAMES, 25, NUM_FRAMES)
-    assert facts.audio_codec == "aac"
+    assert facts.audio_tracks[0].codec == "aac"
     # At the edited frames it is what an export of these alone shows.
     few, _ = every_frame(video, plain, tmp_path / "few.mkv", size=size, export__every_frame=False)
     assert np.array_equal(shown[::STEP], few)
@@ -229,7 +229,7 @@ def test_recolor_shows_every_frame_of_a_longer_video_unasked(edited, tmp_path):
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
     facts, recipe = probe_facts(tmp_path / "red.mp4"), read_recipe(tmp_path / "red.mp4")
-    assert (facts.num_frames, facts.fps, facts.audio_codec) == (NUM_FRAMES, 25, "aac")
+    assert (facts.num_frames, facts.fps, facts.audio_tracks[0].codec) == (NUM_FRAMES, 25, "aac")
     clip = frames_record(recipe.record)
     assert clip.shown_indices == tuple(range(0, NUM_FRAMES, STEP))
 

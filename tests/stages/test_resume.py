@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from pipelines import TINY_PIPELINE
+from pipelines import small_settings
 from videos import make_video
 
 import cogedit
@@ -58,17 +58,13 @@ def inverted(clip, tmp_path):
 
 
 def settings_of(video, workspace, **flags):
-    given = {
-        "model": str(TINY_PIPELINE),
-        "dtype": "fp32",
-        "device": "cpu",
-        "load.max_num_frames": 9,
-        "load.frame_rate": "spread",
-        "invert.num_inference_steps": STEPS,
+    usual = {
+        "load__max_num_frames": 9,
+        "load__frame_rate": "spread",
+        "invert__num_inference_steps": STEPS,
         "workspace": workspace,
     }
-    dotted = {key.replace("__", "."): value for key, value in flags.items()}
-    return cogedit.settings_for(video, given | dotted, environ={}).settings
+    return small_settings(video, **usual | flags)
 
 
 def inversion_of(video, workspace, **flags):

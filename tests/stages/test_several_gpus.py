@@ -17,7 +17,7 @@ import psutil
 import pytest
 import torch
 from loras import write_lora
-from pipelines import TINY_MODEL, TINY_PIPELINE, make_15_i2v_like
+from pipelines import TINY_MODEL, TINY_PIPELINE, make_15_i2v_like, small_settings
 from videos import make_video
 
 import cogedit
@@ -52,8 +52,6 @@ def session():
 def settings_of(video, workspace, *flags, gpus=1, model=TINY_PIPELINE):
     given = {
         "model": str(model),
-        "dtype": "fp32",
-        "device": "cpu",
         "load.frame_rate": "source",
         "invert.num_inference_steps": STEPS,
         "workspace": workspace,
@@ -61,7 +59,7 @@ def settings_of(video, workspace, *flags, gpus=1, model=TINY_PIPELINE):
     }
     for more in flags:
         given |= more
-    return cogedit.settings_for(video, given, environ={}).settings
+    return small_settings(video, **given)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from pipelines import GOLDEN_PIPELINE, TINY_PIPELINE, make_i2v_like
+from pipelines import GOLDEN_PIPELINE, TINY_PIPELINE, make_i2v_like, small_settings
 from videos import make_video, read_back
 
 import cogedit
@@ -45,17 +45,13 @@ def video(tmp_path, monkeypatch):
 
 
 def settings_of(source, model, config=None, **flags):
-    """Small and quick, on the CPU in float32."""
-    given = {
+    usual = {
         "model": str(model),
-        "dtype": "fp32",
-        "device": "cpu",
-        "load.max_num_frames": 9,
-        "load.frame_rate": "spread",
-        "invert.num_inference_steps": 4,
+        "load__max_num_frames": 9,
+        "load__frame_rate": "spread",
+        "invert__num_inference_steps": 4,
     }
-    dotted = {key.replace("__", "."): value for key, value in flags.items()}
-    return cogedit.settings_for(source, given | dotted, config=config, environ={}).settings
+    return small_settings(source, config=config, **usual | flags)
 
 
 def latents_artifact(path, latents, video, settings):

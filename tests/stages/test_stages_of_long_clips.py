@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from pipelines import TINY_MODEL, TINY_PIPELINE
+from pipelines import TINY_MODEL, TINY_PIPELINE, small_settings
 from typer.testing import CliRunner
 from videos import make_video
 
@@ -38,17 +38,14 @@ def video(tmp_path_factory):
 
 
 def settings_of(video, workspace, model=TINY_PIPELINE, **flags):
-    given = {
+    usual = {
         "model": str(model),
-        "dtype": "fp32",
-        "device": "cpu",
-        "load.max_num_frames": 17,
-        "load.frame_rate": "source",
-        "invert.num_inference_steps": STEPS,
+        "load__max_num_frames": 17,
+        "load__frame_rate": "source",
+        "invert__num_inference_steps": STEPS,
         "workspace": workspace,
     }
-    dotted = {key.replace("__", "."): value for key, value in flags.items()}
-    return cogedit.settings_for(video, given | dotted, environ={}).settings
+    return small_settings(video, **usual | flags)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from loras import write_lora
-from pipelines import TINY_PIPELINE
+from pipelines import TINY_PIPELINE, small_settings
 from typer.testing import CliRunner
 from videos import make_video
 
@@ -46,16 +46,12 @@ def run(*words, code=0):
 
 
 def settings_of(home, workspace, **flags):
-    given = {
-        "model": str(TINY_PIPELINE),
-        "dtype": "fp32",
-        "device": "cpu",
+    usual = {
         "workspace": workspace,
-        "invert.num_inference_steps": STEPS,
-        "reconstruct.guidance_scale": 1.0,
+        "invert__num_inference_steps": STEPS,
+        "reconstruct__guidance_scale": 1.0,
     }
-    given |= {name.replace("__", "."): value for name, value in flags.items()}
-    return cogedit.settings_for(home / "clip.mp4", given, environ={}, cwd=home).settings
+    return small_settings(home / "clip.mp4", cwd=home, **usual | flags)
 
 
 def interrupting(after):

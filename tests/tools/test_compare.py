@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 from PIL import Image
-from pipelines import TINY_PIPELINE
+from pipelines import TINY_PIPELINE, small_settings
 from typer.testing import CliRunner
 from videos import ffmpeg, make_video, read_back
 
@@ -41,15 +41,9 @@ def two(here):
     return video(here / "a.mkv", 1), video(here / "b.mkv", 2)
 
 
-def settings_of(source=None, **flags):
-    given = {"model": str(TINY_PIPELINE), "dtype": "fp32", "device": "cpu"}
-    dotted = {key.replace("__", "."): value for key, value in flags.items()}
-    return cogedit.settings_for(source, given | dotted, environ={}).settings
-
-
 def compare(*sources, output="out.mkv", run=None, flags=None, **options):
     codec = {"export__codec": "ffv1"} if output.endswith(".mkv") else {}
-    settings = settings_of(**(codec | (flags or {})))
+    settings = small_settings(None, **(codec | (flags or {})))
     return cogedit.compare(sources, settings, output=output, run=run, **options).path
 
 
@@ -231,7 +225,7 @@ def edited(tmp_path_factory):
     source = make_video(folder / "clip.mp4", width=176, height=144, num_frames=30)
     edits = []
     for seed, prompts in ((42, ["a dog", "a cat"]), (43, ["a dog"])):
-        settings = settings_of(
+        settings = small_settings(
             source,
             workspace=folder / "w",
             load__max_num_frames=9,
@@ -256,7 +250,7 @@ def test_a_source_is_cut_to_the_frames_of_its_clip(edited, here):
     for number in range(9):
         assert len(find(found[number], clip[number])) == 2
     # An export at the source's size is compared at that size, a re-encoded copy by its recipe.
-    settings = settings_of(edits[0], export__size="source", export__codec="ffv1")
+    settings = small_settings(edits[0], export__size="source", export__codec="ffv1")
     big = cogedit.export(edits[0], settings, output=here / "big.mkv", source_video=renamed).path
     path = compare(renamed, big, output="big-row.mkv")
     # Pictures of 176 pixels are enlarged twice.
@@ -270,7 +264,7 @@ def test_captions_tell_the_clips_apart(edited, here):
     frames = next((folder / "w").glob("frames-*"))
     latents = next((folder / "w").glob("latents-*"))
     ffmpeg("-i", folder / "clip.mp4", "-frames:v", "9", here / "other.mp4")
-    exported = cogedit.export(edits[1], settings_of(edits[1]), output=here / "x.mp4").path
+    exported = cogedit.export(edits[1], small_settings(edits[1]), output=here / "x.mp4").path
     given = [open_input(path) for path in (*edits, frames, latents, here / "other.mp4", exported)]
     assert captions(cut_sources(given)) == [
         "a dog (seed 42)",
@@ -297,7 +291,7 @@ def test_captions_name_what_differs_in_the_inversion(edited):
 
 def test_two_models_are_refused(edited, pipeline_2b, here):
     folder, edits = edited
-    small = settings_of(
+    small = small_settings(
         folder / "clip.mp4",
         model=str(pipeline_2b),
         load__max_num_frames=9,

@@ -257,6 +257,8 @@ def test_a_model_that_is_not_here_is_not_downloaded(video):
         (["-p", "b", "-o", "out.mp4"], 2, "-o"),
         (["-o", "gone/out.mp4"], 7, "gone"),
         (["--composite", "source"], 2, "--composite source"),
+        (["--num-inference-steps", "9", "--inversion-steps", "5"], 2, "9"),
+        (["--start-step", "4", "--inversion-steps", "4"], 2, "start_step"),
     ],
 )
 def test_a_dry_run_refuses_what_the_run_would(video, tmp_path, options, code, named):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from cogedit.artifacts import (
 )
 from cogedit.config import Settings
 from cogedit.errors import ArtifactMismatch, CogeditError, ModelError
-from cogedit.models.checkpoint import Checkpoint
+from cogedit.models.checkpoint import looked_up_once
 from cogedit.stages.model import check_same_model, checkpoint_for
 from cogedit.stages.settings import settings_as_made
 
@@ -66,6 +66,7 @@ def read_workspace(root: Path) -> tuple[list[ClipFiles], dict[str, str]]:
     return list(by_clip.values()), left_out
 
 
+@looked_up_once()  # also a model that a network is asked for in vain
 def find_models(
     clips: Sequence[ClipFiles], settings: Settings, left_out: dict[str, str]
 ) -> Mapping[Path, Settings]:
@@ -84,7 +85,6 @@ def find_models(
     found: dict[Path, Settings] = {}
     missing: list[ModelError] = []
     made = [(path, record) for clip in clips for path, record in clip.made.items()]
-    look_up = _looked_up_once(is_named=settings.model != "auto")
     for path, record in made:
         try:
             own = settings_as_made(path, record.model, settings)
@@ -94,7 +94,8 @@ def find_models(
             continue
         own = replace(own, weights=None)  # of the transformer, which nothing here runs
         try:
-            check_same_model(path.name, record, look_up(own))
+            checkpoint = checkpoint_for(own, download=settings.model != "auto")
+            check_same_model(path.name, record, checkpoint)
         except ArtifactMismatch as error:
             left_out[path.name] = error.message
         except ModelError as error:
@@ -107,24 +108,6 @@ def find_models(
     if missing and not found:
         raise missing[0]
     return found
-
-
-def _looked_up_once(*, is_named: bool) -> Callable[[Settings], Checkpoint]:
-    """Look a model up once for all its edits, also one that a network is asked for in vain."""
-    known: dict[Settings, Checkpoint | ModelError] = {}
-
-    def look_up(settings: Settings) -> Checkpoint:
-        if settings not in known:
-            try:
-                known[settings] = checkpoint_for(settings, download=is_named)
-            except ModelError as error:
-                known[settings] = error
-        checkpoint = known[settings]
-        if isinstance(checkpoint, ModelError):
-            raise checkpoint
-        return checkpoint
-
-    return look_up
 
 
 def _modified(path: Path) -> int:
