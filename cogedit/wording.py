@@ -5,7 +5,12 @@ from fractions import Fraction
 
 def count_of(number: int, noun: str) -> str:
     """A number of things: `1 frame`, `9 frames`. The noun takes an s."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    return f"{number} {noun_of(number, noun)}"
+
+
+def noun_of(number: int, noun: str) -> str:
+    """The noun alone, for a number that is written in another way, such as `1,200`."""
+    return noun if number == 1 else f"{noun}s"
 
 
 def show_rate(fps: Fraction) -> str:

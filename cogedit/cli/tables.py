@@ -26,7 +26,7 @@ from cogedit.cli.progress import duration
 from cogedit.cli.screen import Screen, printable
 from cogedit.clip_times import show_time
 from cogedit.version import __version__
-from cogedit.wording import count_of
+from cogedit.wording import count_of, noun_of
 
 if TYPE_CHECKING:
     from cogedit.artifacts.listing import Entry
@@ -118,8 +118,9 @@ def show_estimate(screen: Screen, command: str, estimate: Estimate) -> None:
 def cost_text(stage: StageEstimate) -> str:
     """Say what a stage would compute, and how long it would take."""
     work = stage.work
-    counted = f"{work.calls:,} calls, {work.rows:,} rows, {flops(work.flops.total)}"
-    return f"{counted}, about {duration(stage.seconds)}"
+    numbers = {"call": work.calls, "row": work.rows}
+    counted = [f"{number:,} {noun_of(number, noun)}" for noun, number in numbers.items()]
+    return ", ".join([*counted, flops(work.flops.total), f"about {duration(stage.seconds)}"])
 
 
 def show_probe(screen: Screen, probe: LayerProbe) -> None:

@@ -34,6 +34,7 @@ from cogedit.models.rows import (
 from cogedit.models.steps import run_steps
 from cogedit.progress import OnStep
 from cogedit.types import InvertSettings, ReconstructSettings, TransformerSettings, WindowPlan
+from cogedit.wording import count_of
 
 if TYPE_CHECKING:
     from diffusers import CogVideoXTransformer3DModel
@@ -50,7 +51,9 @@ def inversion_schedule(settings: InvertSettings, alphas_cumprod: Tensor) -> Sche
     """
     count, low = settings.num_inference_steps, settings.num_low_levels
     if low >= count:
-        raise UsageError(f"low_levels is {low}; it must be less than the {count} inference steps")
+        raise UsageError(
+            f"low_levels is {low}; it must be less than the {count_of(count, 'inference step')}"
+        )
     schedule = Schedule.trailing(alphas_cumprod, count - low).with_low_levels(low)
     return schedule.midpoints() if settings.inverse == "midpoint" else schedule
 
