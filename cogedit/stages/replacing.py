@@ -40,6 +40,11 @@ def check_replaceable(
     else:  # an edit that is reused may know an equal picture by another name
         is_by_it = first_frame.name == picture.name or first_frame.sha256 == picture.sha256
     if not isinstance(record, EditRecord | FramesRecord) or shown != prompt or not is_by_it:
+        if prompt is None:
+            raise UsageError(
+                f"{output} exists and is no source clip of an edit, which --with-source writes",
+                hint="name another file with -o",
+            )
         raise in_the_way(output, "this edit")
 
 
