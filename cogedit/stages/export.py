@@ -327,7 +327,7 @@ def _export(job: _Job, source_video: Path | None, session: Session | None) -> Ex
                 raise
             if _exists(job):  # another process made the same
                 return _reused(job)
-            raise in_the_way(job.path, "this artifact", job.artifact) from error
+            raise in_the_way(job.path, "this artifact", job.artifact, job.settings) from error
     with_audio = ", with the source's audio" if recipe.sound else ""
     instead = ", in place of one with other export settings (-o keeps both)" if replaced else ""
     run.notify(f"wrote {job.path} ({written}{with_audio}){instead}")
@@ -396,4 +396,4 @@ def _exists(job: _Job) -> bool:
     if job.may_replace:
         check_not_source(path, recipe.record)
         return False
-    raise in_the_way(path, "this artifact", job.artifact)
+    raise in_the_way(path, "this artifact", job.artifact, job.settings)
