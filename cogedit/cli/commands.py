@@ -220,7 +220,7 @@ def invert(
         from cogedit import tools
         from cogedit.cli.tables import show_estimate
 
-        estimate = tools.estimate(source, settings, output=output, run=call.run)
+        estimate = tools.estimate(source, settings, output=output, check=check, run=call.run)
         show_estimate(call.screen, "invert", estimate)
         return
     with stages.Session() as session:

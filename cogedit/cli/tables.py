@@ -141,9 +141,9 @@ def show_probe(screen: Screen, probe: LayerProbe) -> None:
     show_rows(rows, headings=("layer", *(f"t = {t}" for t in timesteps), "mean", ""))
     wholes = ", ".join(_percent(level.whole) for level in probe.levels)
     screen.say(
-        f"by layer, at timesteps {', '.join(timesteps)} and in the mean: how far the estimate of "
-        "the clean clip moves where this layer alone leaves the source out, in percent of how far "
-        f"it moves where all do, which is {wholes} % of itself"
+        f"by layer, at {noun_of(len(timesteps), 'timestep')} {', '.join(timesteps)} and in the "
+        "mean: how far the estimate of the clean clip moves where this layer alone leaves the "
+        f"source out, in percent of how far it moves where all do, which is {wholes} % of itself"
     )
     first, end = probe.window
     if end - first < len(probe.layers):

@@ -24,7 +24,7 @@ from cogedit.stages.existing import all_exist, follow
 from cogedit.stages.given import take_given
 from cogedit.stages.invert import check_inversion_settings, trajectory_record
 from cogedit.stages.inverted import levels_of
-from cogedit.stages.model import check_gpus, checkpoint_for, lora_records
+from cogedit.stages.model import check_transformer, checkpoint_for
 from cogedit.stages.reconstruct import check_edits, check_place_of_mask
 from cogedit.stages.run import Run, find, workspace_for
 from cogedit.tools.clip_cost import ClipCost, Estimate
@@ -42,6 +42,7 @@ def estimate(
     mask: str | Path | None = None,
     first_frame: str | Path | None = None,
     output: str | Path | None = None,
+    check: bool = False,
     run: Run | None = None,
 ) -> Estimate:
     """Estimate what an inversion, or edits with all that comes before them, would take.
@@ -59,15 +60,15 @@ def estimate(
         first_frame: Likewise.
         output: The artifact that `invert` or `reconstruct` would write; None is its place in the
             workspace.
+        check: Whether the inversion is sampled back (`check_inversion`).
         run: With `force`, what the run would recompute counts as missing.
 
     Raises:
         CogeditError: As the run, where that can be known beforehand.
     """
     source, output, run = Path(source), as_path(output), run or Run()
-    check_gpus(settings)
+    check_transformer(settings, download=False)
     checkpoint = checkpoint_for(settings, download=False)
-    lora_records(checkpoint, settings.loras)
     edits: list[ReconstructSettings] = []
     if prompts is not None or vary is not None:
         cells = parse_grid(() if vary is None else vary)
@@ -108,6 +109,8 @@ def estimate(
     cost = ClipCost(checkpoint, settings, frames, trajectory)
     stages = [cost.inversion(settings.invert, reused=trajectory is not None)]
     inversion = settings.invert if trajectory is None else trajectory.settings
+    if check:
+        stages.append(cost.check(inversion))
     samples, earlier_bytes = cost.trajectory_bytes(inversion), cost.earlier_bytes(links)
     if edits:
         # Equal edits are made once.

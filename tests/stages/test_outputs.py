@@ -138,3 +138,19 @@ def test_what_no_inversion_can_have_is_refused_before_anything_is_written(tmp_pa
         words = ["edit", video, "-p", "a cat", *TINY, *place, *flags, *dry]
         assert f"{flags[1]}" in cogedit(*words, code=2).stderr
     assert not (tmp_path / "work").exists()
+
+
+def test_a_dry_run_counts_the_check_of_an_inversion(here):
+    """As many calls as the inversion has steps, also where that exists."""
+    words = ["invert", "clip.mp4", *TINY, "--check", "--dry-run"]
+    rows = dict(line.split(maxsplit=1) for line in cogedit(*words).stdout.splitlines())
+    assert rows["check"].startswith("2 calls, 2 rows, ")
+    assert "check" not in cogedit(*words[:-2], "--dry-run").stdout
+
+
+@pytest.mark.parametrize("dry", [["--dry-run"], []])
+@pytest.mark.parametrize("command", [["edit", "-p", "b"], ["invert"], ["probe-layers", "-p", "b"]])
+def test_a_dry_run_asks_for_the_kernels_of_the_run(here, command, dry):
+    first, *rest = command
+    words = [first, "clip.mp4", *rest, *TINY, "--attention-backend", "cudnn", *dry]
+    assert "cudnn needs a CUDA device; this run is on cpu" in cogedit(*words, code=2).stderr
