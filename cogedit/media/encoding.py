@@ -233,14 +233,21 @@ def plan_encoding(
         raise _wrong_container(codec, suffix, path)
     if lossless and not form.can_be_lossless:
         able = ", ".join(name for name, other in _FORMATS.items() if other.can_be_lossless)
-        raise UsageError(f"{codec} is never lossless", hint=f"--codec is one of {able}")
+        raise UsageError(
+            f"{codec} is never lossless", hint=f"--codec is one of {able}, or --no-lossless"
+        )
     if crf is not None:
         if form.max_crf is None:
-            raise UsageError(f"{codec} has no crf; found {crf}", hint="leave --crf out")
+            raise UsageError(
+                f"{codec} has no crf; found {crf}", hint="leave --crf out (--crf auto)"
+            )
         if not 0 <= crf <= form.max_crf:
             raise UsageError(f"crf is {crf}, it must lie in 0 to {form.max_crf} for {codec}")
         if lossless:
-            raise UsageError(f"crf is {crf}, and a lossless video has none", hint="leave one out")
+            raise UsageError(
+                f"crf is {crf}, and a lossless video has none",
+                hint="leave one out (--crf auto or --no-lossless)",
+            )
     if for_splice and not form.has_audio:
         able = ", ".join(name for name, other in _FORMATS.items() if other.has_audio)
         raise UsageError(

@@ -30,7 +30,10 @@ def take_mask(given: str | Path | None, settings: Settings) -> GivenMask | None:
 def check_one_mask(given: str | Path | None, options: Sequence[ReconstructSettings]) -> None:
     """Refuse edits with a given mask and an automatic one."""
     if given is not None and any(edit.auto_mask for edit in options):
-        raise UsageError("--mask and --auto-mask exclude each other", hint="leave one of them out")
+        raise UsageError(
+            "--mask and --auto-mask exclude each other",
+            hint="leave one of them out (--no-auto-mask)",
+        )
 
 
 def place_of_mask(edit: Path) -> Path:
