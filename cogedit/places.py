@@ -1,4 +1,7 @@
-"""Places that a user names and that no folder of this machine has: URLs, and paths of Windows."""
+"""Places that a user names: folders for several files, and what no folder of this machine has.
+
+The latter are URLs, and paths of Windows.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,10 @@ import os
 import re
 import shlex
 from dataclasses import dataclass
+from pathlib import Path
+
+Output = str | Path
+"""A file, or a folder for several; text that ends in a slash is a folder, which need not exist."""
 
 # One slash or more: a `Path` takes "https://a" for the folders "https:" and "a".
 _URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]+):/+(?P<rest>.+)", re.IGNORECASE | re.DOTALL)
@@ -16,6 +23,11 @@ _SITE = re.compile(
 _STREAMED = re.compile(r"\b(youtube|youtu\.be|vimeo|tiktok)\b", re.IGNORECASE)
 _DRIVE = re.compile(r"([A-Za-z]):[\\/]*(.*)", re.DOTALL)
 _COMMANDS = {"s3": "aws s3 cp {} .", "gs": "gcloud storage cp {} ."}
+
+
+def is_folder_name(output: Output) -> bool:
+    """Whether a name is written as that of a folder, with a slash at its end."""
+    return isinstance(output, str) and output.endswith(("/", os.sep))
 
 
 @dataclass(frozen=True)

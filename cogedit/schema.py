@@ -243,6 +243,8 @@ class Setting:
         try:
             if not isinstance(items, list | tuple):
                 raise ValueError("no list")  # noqa: TRY004
+            if "none" in items and len(items) > 1:
+                raise ValueError("none of them, and some")
             return () if [*items] == ["none"] else tuple(map(read, items))
         except ValueError as error:
             raise ValueError(self.expected) from error

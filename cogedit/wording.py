@@ -1,11 +1,21 @@
-"""How notes and tables write a number of things and a frame rate."""
+"""How notes and tables write a number of things, a size of memory and a frame rate."""
 
 from fractions import Fraction
 
 
 def count_of(number: int, noun: str) -> str:
     """A number of things: `1 frame`, `9 frames`. The noun takes an s."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    return f"{number} {noun_of(number, noun)}"
+
+
+def noun_of(number: int, noun: str) -> str:
+    """The noun alone, for a number that is written in another way, such as `1,200`."""
+    return noun if number == 1 else f"{noun}s"
+
+
+def show_gb(num_bytes: float) -> str:
+    """A size of memory in GB, and of a small model in MB."""
+    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e8 else f"{num_bytes / 1e6:.1f} MB"
 
 
 def show_rate(fps: Fraction) -> str:

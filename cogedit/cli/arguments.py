@@ -34,6 +34,7 @@ def option(
     metavar: str | None = None,
     panel: str | None = None,
     is_path: bool = False,
+    parser: Callable[[str], object] | None = None,
 ) -> object:
     """Declare an option by its names, and what it does."""
     return typer.Option(
@@ -42,13 +43,14 @@ def option(
         metavar=metavar,
         rich_help_panel=panel,
         show_default=False,
-        parser=_path if is_path else None,
+        parser=_path if is_path else parser,
     )
 
 
-def output_option(text: str = "The file to write.") -> object:
-    """Declare `--output`."""
-    return option("--output", "-o", text=text, metavar="PATH", is_path=True)
+def output_option(text: str = "The file to write.", *, keeps_slash: bool = False) -> object:
+    """Declare `--output`; with `keeps_slash` as text, whose last slash says that it is a folder."""
+    parser = _path_text if keeps_slash else _path
+    return option("--output", "-o", text=text, metavar="PATH", parser=parser)
 
 
 def _path(text: str) -> Path:
@@ -59,6 +61,11 @@ def _path(text: str) -> Path:
     if not text:
         raise typer.BadParameter("it is empty, expected a path (. is the current folder)")
     return Path(text)
+
+
+def _path_text(text: str) -> str:
+    _path(text)
+    return text
 
 
 Video = Annotated[Path, argument("VIDEO", "A video file, or a folder of pictures.")]

@@ -16,6 +16,7 @@ from cogedit.cli.arguments import argument, option
 from cogedit.cli.screen import Screen, handle_errors, printable
 from cogedit.cli.usage import App
 from cogedit.errors import ArtifactDamaged, StorageError, UsageError
+from cogedit.wording import count_of
 
 if TYPE_CHECKING:
     from cogedit.artifacts.listing import Entry, Pruned, State
@@ -37,8 +38,8 @@ Json = Annotated[bool, option("--json", text="Print one JSON object.")]
 
 
 _UNCHECKED: dict[State, str] = {
-    "newer": "were made by a newer cogedit and are not checked",
-    "foreign": "are files of other programs and are not checked",
+    "newer": "not checked, made by a newer cogedit",
+    "foreign": "not checked, of another program",
 }
 
 
@@ -70,14 +71,16 @@ def verify(folders: Folders = None, json_output: Json = False) -> None:
         count = Counter(entry.state for entry in files)
         for state, meaning in _UNCHECKED.items():
             if count[state]:
-                Screen().say(f"{count[state]} of {len(files)} {meaning}")
+                Screen().say(f"{meaning}: {count[state]} of {count_of(len(files), 'file')}")
         if count["damaged"]:
             raise ArtifactDamaged(
-                f"{count['damaged']} of {len(files)} artifacts are damaged",
+                f"damaged: {count['damaged']} of {count_of(len(files), 'artifact')}",
                 hint="remove them with `cogedit cache prune --damaged`",
             )
         if count["unreadable"]:
-            raise StorageError(f"{count['unreadable']} of {len(files)} files cannot be read")
+            raise StorageError(
+                f"cannot be read: {count['unreadable']} of {count_of(len(files), 'file')}"
+            )
 
 
 @cache_app.command("prune")

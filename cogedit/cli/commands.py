@@ -72,9 +72,10 @@ def edit(
     with_source: WithSource = False,
     dry_run: DryRun = False,
     output: Annotated[
-        Path | None,
+        str | None,
         output_option(
-            "Folder for the videos, or the video for a single prompt. Default: the workspace."
+            "Folder for the videos, or the video for a single prompt. Default: the workspace.",
+            keeps_slash=True,
         ),
     ] = None,
 ) -> None:
@@ -87,7 +88,7 @@ def edit(
     Example: cogedit edit bear.mp4 --model zai-org/CogVideoX-5b-I2V --first-frame edited.png
     """
     from cogedit import stages
-    from cogedit.stages.edit import check_edit
+    from cogedit.stages.edit import check_dry_run
     from cogedit.stages.given import check_is_edit
 
     first_frame = only_first_frame(first_frames)
@@ -97,14 +98,15 @@ def edit(
         from cogedit import tools
         from cogedit.cli.tables import show_estimate
 
-        check_edit(
+        check_dry_run(
             video,
+            prompt or (),
             settings,
             mask=mask,
             first_frame=first_frame,
             output=output,
             source_video=source_video,
-            num_prompts=len(prompt or ()),
+            with_source=with_source,
             run=call.run,
         )
         show_estimate(
@@ -218,7 +220,8 @@ def invert(
         from cogedit import tools
         from cogedit.cli.tables import show_estimate
 
-        show_estimate(call.screen, "invert", tools.estimate(source, settings, run=call.run))
+        estimate = tools.estimate(source, settings, output=output, check=check, run=call.run)
+        show_estimate(call.screen, "invert", estimate)
         return
     with stages.Session() as session:
         written = stages.invert(source, settings, output=output, run=call.run, session=session)
@@ -267,6 +270,7 @@ def reconstruct(
             save_trajectory=save_trajectory,
             mask=mask,
             first_frame=first_frame,
+            output=output,
             run=call.run,
         )
         show_estimate(call.screen, "reconstruct", estimate)

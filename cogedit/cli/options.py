@@ -124,13 +124,18 @@ def _at_home(name: str, value: object) -> object:
     """
     if isinstance(value, list):
         return [_at_home(name, item) for item in value]
-    if not isinstance(value, Path) and (name not in ("mask", "edits") or value is None):
+    texts = ("mask", "edits", "output")
+    if not isinstance(value, Path) and (name not in texts or value is None):
         return value
     try:
         path = path_of(cast("str | Path", value))
     except ValueError as error:
         raise UsageError(f"'{value}' is no file: {error}") from error
-    return path if isinstance(value, Path) else str(path) if str(value).startswith("~") else value
+    if isinstance(value, Path):
+        return path
+    text = str(value)
+    slash = "/" if text.endswith("/") else ""  # of a folder's name
+    return f"{path}{slash}" if text.startswith("~") else text
 
 
 def with_options(

@@ -26,7 +26,7 @@ from cogedit.cli.progress import duration
 from cogedit.cli.screen import Screen, printable
 from cogedit.clip_times import show_time
 from cogedit.version import __version__
-from cogedit.wording import count_of
+from cogedit.wording import count_of, noun_of
 
 if TYPE_CHECKING:
     from cogedit.artifacts.listing import Entry
@@ -118,8 +118,9 @@ def show_estimate(screen: Screen, command: str, estimate: Estimate) -> None:
 def cost_text(stage: StageEstimate) -> str:
     """Say what a stage would compute, and how long it would take."""
     work = stage.work
-    counted = f"{work.calls:,} calls, {work.rows:,} rows, {flops(work.flops.total)}"
-    return f"{counted}, about {duration(stage.seconds)}"
+    numbers = {"call": work.calls, "row": work.rows}
+    counted = [f"{number:,} {noun_of(number, noun)}" for noun, number in numbers.items()]
+    return ", ".join([*counted, flops(work.flops.total), f"about {duration(stage.seconds)}"])
 
 
 def show_probe(screen: Screen, probe: LayerProbe) -> None:
@@ -140,9 +141,9 @@ def show_probe(screen: Screen, probe: LayerProbe) -> None:
     show_rows(rows, headings=("layer", *(f"t = {t}" for t in timesteps), "mean", ""))
     wholes = ", ".join(_percent(level.whole) for level in probe.levels)
     screen.say(
-        f"by layer, at timesteps {', '.join(timesteps)} and in the mean: how far the estimate of "
-        "the clean clip moves where this layer alone leaves the source out, in percent of how far "
-        f"it moves where all do, which is {wholes} % of itself"
+        f"by layer, at {noun_of(len(timesteps), 'timestep')} {', '.join(timesteps)} and in the "
+        "mean: how far the estimate of the clean clip moves where this layer alone leaves the "
+        f"source out, in percent of how far it moves where all do, which is {wholes} % of itself"
     )
     first, end = probe.window
     if end - first < len(probe.layers):

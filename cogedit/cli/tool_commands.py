@@ -25,6 +25,7 @@ from cogedit.cli.defaults import newest_artifact, settings_without_model
 from cogedit.cli.options import Call, with_options
 from cogedit.errors import BatchError, UsageError
 from cogedit.version import __version__
+from cogedit.wording import count_of
 
 if TYPE_CHECKING:
     from cogedit.tools.batch_driver import Start
@@ -199,7 +200,7 @@ def batch(
         plans = preview_batch(planned, run=run)
         show_batch_plans(call.screen, plans)
         if num_failing := sum(plan.error is not None for plan in plans):
-            raise BatchError(f"{num_failing} of {len(plans)} edits would fail")
+            raise BatchError(f"{num_failing} of {count_of(len(plans), 'edit')} would fail")
         return
     done = batch(planned, results=results, fail_fast=fail_fast, start=start, run=run)
     if call.screen.json_output:
@@ -209,8 +210,8 @@ def batch(
     if num_failed := sum(edit.status == "failed" for edit in done):
         left = len(planned) - len(done)
         raise BatchError(
-            f"{num_failed} of {len(planned)} edits failed"
-            + (f", {left} were not started" if left else ""),
+            f"{num_failed} of {count_of(len(planned), 'edit')} failed"
+            + (f"; not started: {left}" if left else ""),
             hint="run the same command again to retry these; the others are reused",
         )
 

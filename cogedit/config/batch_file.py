@@ -6,6 +6,7 @@ import codecs
 import csv
 import io
 import json
+import os
 import re
 import sys
 import tomllib
@@ -19,7 +20,7 @@ from cogedit.config.resolve import check_values, is_file_name
 from cogedit.config.settings import all_settings
 from cogedit.config.text_file import read_file, toml_problem
 from cogedit.errors import ConfigError, shown
-from cogedit.places import find_elsewhere
+from cogedit.places import Output, find_elsewhere, is_folder_name
 from cogedit.schema import path_of
 from cogedit.types import Loras
 
@@ -46,7 +47,7 @@ class BatchRow:
     where: str  # "row 3 of edits.csv"
     videos: tuple[Path, ...]
     prompts: tuple[str, ...]
-    output: Path | None  # video or folder; None is the workspace
+    output: Output | None  # video or folder; None is the workspace
     mask: str | None  # a file or a box; None is everywhere
     first_frame: str | None  # a picture; None is the source's own
     config: str | None  # preset or TOML file; None is the run's
@@ -215,12 +216,18 @@ def _row(
         where=where,
         videos=tuple(_place(video, base, f"`video` in {where}") for video in texts["video"]),
         prompts=texts["prompt"],
-        output=None if output is None else _place(output, base, f"`output` in {where}"),
+        output=None if output is None else _output(output, base, f"`output` in {where}"),
         mask=mask,
         first_frame=first_frame,
         config=config,
         values={where: _settings(own, base), name: _settings(defaults, base)},
     )
+
+
+def _output(text: str, base: Path, what: str) -> Output:
+    """An output of a row; the slash at the end of a folder's name stays."""
+    place = _place(text, base, what)
+    return f"{place}{os.sep}" if is_folder_name(text) and place.suffix else place
 
 
 def _place(text: str, base: Path, what: str) -> Path:

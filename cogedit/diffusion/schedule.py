@@ -22,6 +22,15 @@ CLEAN = -1
 """The timestep of the clean sample, where `alphas_cumprod` is 1."""
 
 
+def check_low_levels(low_levels: int, num_inference_steps: int) -> None:
+    """Raise `UsageError` where so many of an inversion's timesteps cannot be the low ones."""
+    if low_levels >= num_inference_steps:
+        raise UsageError(
+            f"low_levels is {low_levels}; it must be less than num_inference_steps, which is "
+            f"{num_inference_steps}"
+        )
+
+
 @dataclass(frozen=True)
 class Schedule:
     """A table of noise levels and the ones among them that a run visits.

@@ -8,6 +8,7 @@ alone leaves the colours of BT.601 under the label of BT.709. Lossless means RGB
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -220,20 +221,33 @@ def plan_encoding(
     """
     suffix = None if path is None else path.suffix.lower()
     if codec is None:
+        if suffix not in (None, "", *VIDEO_SUFFIXES):
+            raise UsageError(
+                f"cannot write {path}: no video that is written ends in {suffix}, expected "
+                f"{list_suffixes(VIDEO_SUFFIXES)}",
+                hint=_IMAGES if suffix == ".png" else None,
+            )
         codec = "gif" if suffix == ".gif" else "h264"
     form = _FORMATS[codec]
     if suffix is not None and suffix not in form.suffixes:
         raise _wrong_container(codec, suffix, path)
     if lossless and not form.can_be_lossless:
         able = ", ".join(name for name, other in _FORMATS.items() if other.can_be_lossless)
-        raise UsageError(f"{codec} is never lossless", hint=f"--codec is one of {able}")
+        raise UsageError(
+            f"{codec} is never lossless", hint=f"--codec is one of {able}, or --no-lossless"
+        )
     if crf is not None:
         if form.max_crf is None:
-            raise UsageError(f"{codec} has no crf; found {crf}", hint="leave --crf out")
+            raise UsageError(
+                f"{codec} has no crf; found {crf}", hint="leave --crf out (--crf auto)"
+            )
         if not 0 <= crf <= form.max_crf:
             raise UsageError(f"crf is {crf}, it must lie in 0 to {form.max_crf} for {codec}")
         if lossless:
-            raise UsageError(f"crf is {crf}, and a lossless video has none", hint="leave one out")
+            raise UsageError(
+                f"crf is {crf}, and a lossless video has none",
+                hint="leave one out (--crf auto or --no-lossless)",
+            )
     if for_splice and not form.has_audio:
         able = ", ".join(name for name, other in _FORMATS.items() if other.has_audio)
         raise UsageError(
@@ -245,6 +259,9 @@ def plan_encoding(
     return Encoding(codec, None if exact else crf, exact)
 
 
+_IMAGES = "--codec png writes images into the folder that -o names"
+
+
 def _wrong_container(codec: Codec, suffix: str, path: Path | None) -> UsageError:
     suffixes = _FORMATS[codec].suffixes
     if codec == "png":
@@ -253,12 +270,17 @@ def _wrong_container(codec: Codec, suffix: str, path: Path | None) -> UsageError
             hint="name a folder with -o",
         )
     takers = [name for name, form in _FORMATS.items() if suffix in form.suffixes]
-    expected = " or ".join(suffixes)
     hint = f"{suffix} takes --codec {' or '.join(takers)}" if takers and suffix else None
     if suffix == ".png":
-        hint = "--codec png writes images into the folder that -o names"
+        hint = _IMAGES
     return UsageError(
         f"cannot write {path}: the suffix {suffix or '(none)'} does not go with {codec}, "
-        f"expected {expected}",
+        f"expected {list_suffixes(suffixes)}",
         hint=hint,
     )
+
+
+def list_suffixes(suffixes: Sequence[str]) -> str:
+    """Return suffixes as a sentence has them: `.mp4, .mov or .mkv`."""
+    *others, last = suffixes
+    return f"{', '.join(others)} or {last}" if others else last

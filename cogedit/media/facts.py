@@ -91,6 +91,8 @@ class VideoFacts:
             )
         if pictures.has_alpha:
             yield f"the video is transparent: laid on {self.background} (--background)"
+        elif self.background != LoadSettings.background:
+            yield "--background changes nothing of the video, which is not transparent"
         if pictures.is_hdr:
             filled = "" if not pictures.filled_tags else ", missing color tags filled in"
             yield f"the video is HDR: tone mapped to BT.709, with white at 203 nits{filled}"

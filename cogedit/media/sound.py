@@ -12,6 +12,7 @@ from cogedit.errors import UsageError, VideoError
 from cogedit.media.ffmpeg import FfmpegResult, input_args, run_ffmpeg, run_on_input
 from cogedit.media.ffmpeg_output import AudioTrack, parse_header
 from cogedit.media.writer import AudioSource, can_copy_audio
+from cogedit.wording import count_of
 
 
 @dataclass(frozen=True)
@@ -114,8 +115,8 @@ def _number_of(wanted: int, path: Path, tracks: Sequence[AudioTrack]) -> int:
     """The number from 0 of a track that was asked for."""
     if wanted > len(tracks):
         raise UsageError(
-            f"{path} has {len(tracks)} audio tracks, and --audio-track is {wanted}: expected "
-            f"1 to {len(tracks)}"
+            f"{path} has {count_of(len(tracks), 'audio track')}, and --audio-track is {wanted}",
+            hint="leave it out, or choose one of them, counted from 1",
         )
     return wanted - 1
 

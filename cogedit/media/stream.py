@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from cogedit.disk import NamelessFile
 from cogedit.errors import StorageError, VideoError
+from cogedit.wording import count_of
 
 Frame = NDArray[np.uint8]
 """uint8 RGB, [H, W, 3]."""
@@ -62,7 +63,7 @@ class FrameFile(Sequence[Frame]):
             with _enough_space(folder, len(self) * self._frame_bytes):
                 self._file.append(np.ascontiguousarray(frame).data.cast("B"))
         if count != stream.num_frames:
-            raise VideoError(f"{count} frames were decoded, expected {stream.num_frames}")
+            raise VideoError(f"decoded {count_of(count, 'frame')}, expected {stream.num_frames}")
 
     @property
     def _frame_bytes(self) -> int:

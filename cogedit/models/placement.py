@@ -25,6 +25,7 @@ from cogedit.models.device import being_current, release_memory
 from cogedit.models.pinned import keep_host_copies, pin_blocks, stored_tensors
 from cogedit.models.quiet import quiet_imports
 from cogedit.types import Offload, Weights
+from cogedit.wording import show_gb
 
 if TYPE_CHECKING:
     from diffusers import CogVideoXTransformer3DModel
@@ -79,12 +80,13 @@ def choose_offload(
     """
     usable = free * (1 - RESERVE)
     whole, blocks = (part + estimate.activations for part in (estimate.weights, estimate.resident))
-    needs = f"{_gb(estimate.weights)} of weights and about {_gb(estimate.activations)} beside them"
+    needs = f"{show_gb(estimate.weights)} of weights and about {show_gb(estimate.activations)} "
+    needs += "beside them"
     if whole <= usable:
-        return "none", f"{name} stays on the device: {needs}, {_gb(free)} free"
-    reason = f"{name} comes block by block: {needs} do not fit into {_gb(free)} free"
+        return "none", f"{name} stays on the device: {needs}, {show_gb(free)} free"
+    reason = f"{name} comes block by block: {needs} do not fit into {show_gb(free)} free"
     if blocks > usable:
-        reason += f", and even so it takes about {_gb(blocks)} ({otherwise})"
+        reason += f", and even so it takes about {show_gb(blocks)} ({otherwise})"
     return "group", reason
 
 
@@ -241,7 +243,3 @@ def on_device(
 def _bytes(module: nn.Module) -> int:
     held = (*module.parameters(), *module.buffers())
     return sum(stored.nbytes for tensor in held for stored in stored_tensors(tensor))
-
-
-def _gb(num_bytes: float) -> str:
-    return f"{num_bytes / 1e9:.1f} GB"

@@ -14,11 +14,10 @@ from cogedit.diffusion.denoise import denoise, keep_outside, start_sample
 from cogedit.diffusion.flow_edit import FlowModel, flow_edit, noised_source
 from cogedit.diffusion.invert import invert_consistent, invert_upstream
 from cogedit.diffusion.midpoint import invert_midpoint
-from cogedit.diffusion.schedule import Schedule
+from cogedit.diffusion.schedule import Schedule, check_low_levels
 from cogedit.diffusion.state import OnState, StepState
 from cogedit.diffusion.trajectory import Samples, Trajectory
 from cogedit.diffusion.windows import OnWindow
-from cogedit.errors import UsageError
 from cogedit.models.attention import Injection
 from cogedit.models.denoiser import Denoiser
 from cogedit.models.forward import run_rows
@@ -49,8 +48,7 @@ def inversion_schedule(settings: InvertSettings, alphas_cumprod: Tensor) -> Sche
         UsageError: The settings ask for levels that the table does not have.
     """
     count, low = settings.num_inference_steps, settings.num_low_levels
-    if low >= count:
-        raise UsageError(f"low_levels is {low}; it must be less than the {count} inference steps")
+    check_low_levels(low, count)
     schedule = Schedule.trailing(alphas_cumprod, count - low).with_low_levels(low)
     return schedule.midpoints() if settings.inverse == "midpoint" else schedule
 

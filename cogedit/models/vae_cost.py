@@ -17,6 +17,7 @@ from typing import Literal
 from cogedit.errors import DeviceMemoryError
 from cogedit.models.configs import Config, VAEConfig, check_config
 from cogedit.models.cost import LatentShape
+from cogedit.wording import show_gb
 
 Direction = Literal["encode", "decode"]
 
@@ -114,10 +115,10 @@ class VAEPlan:
         """Say why it is not the fastest way; None where it is."""
         if self.way == VAEWay():
             return None
-        how = f"{direction[:-1]}ing {self.way}, about {_gb(self.num_bytes)}"
+        how = f"{direction[:-1]}ing {self.way}, about {show_gb(self.num_bytes)}"
         if free >= self.whole_bytes:  # it was asked for
             return how
-        return f"{how}: at once it takes {_gb(self.whole_bytes)}, and {_gb(free)} is free"
+        return f"{how}: at once it takes {show_gb(self.whole_bytes)}, and {show_gb(free)} is free"
 
 
 def plan_vae(
@@ -160,16 +161,12 @@ def plan_vae(
     least, flag = ways[-1], {"encode": "--vae-tiling", "decode": "--decode-tiling"}[direction]
     hint = "use a smaller --width and --height, or fewer frames (--max-num-frames)"
     if tiling is False and has_tiles and needs(WAYS[-1]) <= usable:
-        hint = f"use {flag}: in tiles it takes about {_gb(needs(WAYS[-1]))}"
+        hint = f"use {flag}: in tiles it takes about {show_gb(needs(WAYS[-1]))}"
     raise DeviceMemoryError(
-        f"{direction[:-1]}ing this clip takes about {_gb(needs(least))} {least}, and "
-        f"{_gb(usable)} of memory is free for it",
+        f"{direction[:-1]}ing this clip takes about {show_gb(needs(least))} {least}, and "
+        f"{show_gb(usable)} of memory is free for it",
         hint=hint,
     )
-
-
-def _gb(num_bytes: float) -> str:
-    return f"{num_bytes / 1e9:.1f} GB"
 
 
 @dataclass(frozen=True)

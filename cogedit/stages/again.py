@@ -68,6 +68,19 @@ def invert_again(trajectory: TrajectoryRecord, workspace: Workspace, settings: S
     return f"`{shlex.join(words)}`"
 
 
+def export_again(artifact: Path, settings: Settings, *flags: str) -> str:
+    """Write the command that exports an artifact with some flags, by the model of a run.
+
+    The artifact names its model; where the folder or the files of that lie, it does not know.
+    """
+    words = ["cogedit", "export", str(artifact), *flags]
+    if Path(settings.model).is_dir():
+        words += ["--model", settings.model]
+    for part, path in settings.files:
+        words += [f"--{part}", str(path)]
+    return shlex.join(words)
+
+
 def _into(workspace: Workspace) -> list[str]:
     return ["--workspace", str(workspace.root)]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +27,7 @@ from cogedit.media.edges import Change, FitShare, Moments, measure_moments
 from cogedit.media.restore import image_window
 from cogedit.media.stream import Frame, FrameFile, FrameStream
 from cogedit.models.cost import latent_shape
+from cogedit.stages.again import export_again
 from cogedit.stages.model import check_same_model, checkpoint_for, dtype_for
 from cogedit.stages.run import Run
 from cogedit.stages.session import Session
@@ -159,7 +159,7 @@ def check_composite(export: ExportSettings) -> None:
         raise UsageError(
             "--align-edges shows the grain of the source's own frames, and --composite decode "
             "what the VAE leaves of it",
-            hint=f"--composite source goes with it, or {_unaligned(export)}",
+            hint=f"--composite source goes with it, or {' '.join(_unaligned(export))}",
         )
 
 
@@ -227,25 +227,26 @@ def _moments(
                 [frame] = measured_frame
                 share.add(frame, round_trip[place], own[place], fitted=one)
             if place == last and share.share < _MOSTLY:
-                run.notify(_when_blurred(share.share, source, settings.export))
+                run.notify(_when_blurred(share.share, source, settings))
             yield one
 
     return watched()
 
 
-def _when_blurred(share: float, edit: Path, export: ExportSettings) -> str:
+def _when_blurred(share: float, edit: Path, settings: Settings) -> str:
     """Say that the video does not show what the model made."""
+    command = export_again(edit, settings, *_unaligned(settings.export))
     return (
         f"{edit.name}: {share:.0%} of what the edit changed is shown; --align-edges keeps the "
         "source's edges and texture, and blurs away new ones; "
-        f"`cogedit export {shlex.quote(str(edit))} {_unaligned(export)}` shows it as the model "
-        "made it"
+        f"`{command}` shows it as the model made it"
     )
 
 
-def _unaligned(export: ExportSettings) -> str:
+def _unaligned(export: ExportSettings) -> list[str]:
     """The flags that leave edges as they are."""
-    return "--align-edges 0 --no-every-frame" if export.every_frame else "--align-edges 0"
+    every_frame = ["--no-every-frame"] if export.every_frame else []
+    return ["--align-edges", "0", *every_frame]
 
 
 def _round_trip(
@@ -315,10 +316,7 @@ def _stream(
 
 def _when_out_of_memory(source: Path, settings: Settings, *, is_tiled: bool) -> str:
     """Return the command that shows an artifact, which is on disk, with less memory."""
-    words = ["cogedit", "export", str(source)]
-    words += ["--device", "cpu"] if is_tiled else ["--decode-tiling"]
-    if Path(settings.model).is_dir():  # the artifact names a folder, and not where it is
-        words += ["--model", settings.model]
+    flags = ["--device", "cpu"] if is_tiled else ["--decode-tiling"]
     if settings.device != "auto" and not is_tiled:
-        words += ["--device", settings.device]
-    return f"{source} is kept: {shlex.join(words)}"
+        flags += ["--device", settings.device]
+    return f"{source} is kept: {export_again(source, settings, *flags)}"

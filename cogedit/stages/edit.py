@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 import unicodedata
 from collections.abc import Sequence
@@ -18,13 +19,14 @@ from cogedit.artifacts import (
 )
 from cogedit.config import Settings
 from cogedit.errors import StorageError, UsageError
-from cogedit.media.encoding import OTHER_VIDEO_SUFFIXES, VIDEO_SUFFIXES
+from cogedit.media.encoding import VIDEO_SUFFIXES
+from cogedit.places import Output, is_folder_name
 from cogedit.schema import as_path
 from cogedit.stages.claim import claim
 from cogedit.stages.decode import check_composite
 from cogedit.stages.encode import encode
 from cogedit.stages.export import check_export, encoding_for, export, is_exported
-from cogedit.stages.given import options_for, take_given
+from cogedit.stages.given import Given, options_for, take_given
 from cogedit.stages.invert import invert
 from cogedit.stages.inverted import levels_of, trajectory_for
 from cogedit.stages.load import load
@@ -34,6 +36,7 @@ from cogedit.stages.replacing import check_replaceable, place_of_source
 from cogedit.stages.run import Exported, Run, Written, check_is_here, check_output, workspace_for
 from cogedit.stages.session import Session, use_session
 from cogedit.stages.source import source_needed
+from cogedit.types import ExportSettings
 
 
 def edit(
@@ -58,7 +61,8 @@ def edit(
         mask: As for `reconstruct`.
         first_frame: Likewise.
         output: The folder for the videos, made if need be, or the video itself for a single
-            prompt; None is the workspace.
+            prompt; None is the workspace. A folder exists, or its name has no suffix, or it is
+            text that ends in a slash.
         source_video: As for `export`; None is the video itself where the run starts from it.
         with_source: As for `export`.
         run: How to run; None is silent.
@@ -68,7 +72,7 @@ def edit(
         The videos, in the order of the prompts, named after source, prompt and content key.
     """
     video, run = Path(video), run or Run()
-    output, source_video = as_path(output), as_path(source_video)
+    source_video = as_path(source_video)
     options = options_for(prompts, settings, first_frame=first_frame)
 
     # 1. Refuse now what could not be computed, shown or written afterwards.
@@ -82,14 +86,12 @@ def edit(
         num_prompts=len(options),
         run=run,
     )
-    named = output if names_video(output) else None
+    named = as_path(output) if names_video(output) else None
     with claim(named, run) as run, use_session(session) as owner:
-        if named is not None and with_source:
-            check_replaceable(place_of_source(named), None)
         checkpoint = checkpoint_for(settings)
         given = take_given(video, settings, checkpoint, mask=mask, first_frame=first_frame)
-        if named is not None and not run.force:
-            check_replaceable(named, options[0].prompt, given.picture)
+        if named is not None:
+            check_replaced(named, options[0].prompt, given, with_source=with_source, run=run)
         check_edits(options, checkpoint, num_levels=levels_of(video, settings))
         expect_prompts(options, owner)
         owner.expect_decoding()
@@ -116,11 +118,15 @@ def edit(
         ]
 
 
-def names_video(output: Path | None) -> bool:
-    """Return whether an output is one video, not a folder for several."""
-    # A name of an image, or of a container that no export writes, does not mean a folder.
-    known = (*VIDEO_SUFFIXES, *OTHER_VIDEO_SUFFIXES, ".jpg", ".png")
-    return output is not None and output.suffix.lower() in known and not output.is_dir()
+def names_video(output: Output | None) -> bool:
+    """Return whether an output is one video, not a folder for several.
+
+    A suffix that no video has is refused where the video is checked: a folder of that name would
+    be a surprise.
+    """
+    if output is None or is_folder_name(output):
+        return False
+    return Path(output).suffix != "" and not Path(output).is_dir()
 
 
 def check_edit(
@@ -129,32 +135,86 @@ def check_edit(
     *,
     mask: str | Path | None,
     first_frame: str | Path | None,
-    output: Path | None,
+    output: Output | None,
     source_video: Path | None = None,
     num_prompts: int = 1,
     run: Run,
 ) -> None:
     """Refuse, before anything is computed, what `edit` could not show or write afterwards."""
-    if num_prompts > 1 and names_video(output):
+    path = as_path(output)
+    named = path if names_video(output) else None
+    if named is not None:
+        check_is_here(named)
+        _check_suffix(named, settings.export)
+    if num_prompts > 1 and named is not None:
         raise UsageError(
-            f"-o names one video, and there are {num_prompts} prompts", hint="name a folder"
+            f"-o names one video, and there are {num_prompts} prompts",
+            hint="name a folder: without a suffix, or with a slash at its end",
         )
     check_composite(settings.export)
     wanted, has_mask = settings.export.composite, mask is not None or settings.reconstruct.auto_mask
     if wanted in ("decode", "source") and not has_mask:
         raise UsageError(f"--composite {wanted} needs a mask", hint="give --mask or --auto-mask")
-    named = output if names_video(output) else None
     read = [video, mask, first_frame, source_video, *settings.read_files]
     check_output(named, inputs=read, run=run)
-    if output is not None:
-        check_is_here(output)
-    if output is not None and named is None and output.exists() and not output.is_dir():
+    if path is not None:
+        check_is_here(path)
+    if path is not None and named is None and path.exists() and not path.is_dir():
         raise StorageError(
-            f"cannot write videos into {output}: it is a file", hint="choose another -o"
+            f"cannot write videos into {path}: it is a file", hint="choose another -o"
         )
     check_export(
         video, settings, output=named, source_video=source_video, has_mask=has_mask, run=run
     )
+
+
+def check_dry_run(
+    video: Path,
+    prompts: Sequence[str],
+    settings: Settings,
+    *,
+    mask: str | Path | None,
+    first_frame: str | Path | None,
+    output: Output | None,
+    source_video: Path | None,
+    with_source: bool,
+    run: Run,
+) -> None:
+    """Refuse what `edit` would refuse before it computes anything; the arguments are its own."""
+    check_edit(
+        video,
+        settings,
+        mask=mask,
+        first_frame=first_frame,
+        output=output,
+        source_video=source_video,
+        num_prompts=len(prompts),
+        run=run,
+    )
+    if output is not None and names_video(output):
+        checkpoint = checkpoint_for(settings, download=False)
+        given = take_given(video, settings, checkpoint, mask=mask, first_frame=first_frame)
+        prompt = prompts[0] if prompts else ""
+        check_replaced(Path(output), prompt, given, with_source=with_source, run=run)
+
+
+def check_replaced(video: Path, prompt: str, given: Given, *, with_source: bool, run: Run) -> None:
+    """Refuse to replace what is no export of such an edit, or beside it of its source clip."""
+    if with_source:
+        check_replaceable(place_of_source(video), None)
+    if not run.force:
+        check_replaceable(video, prompt, given.picture)
+
+
+def _check_suffix(video: Path, export: ExportSettings) -> None:
+    """Refuse a suffix that the codec does not have; of a folder, say how it is named."""
+    try:
+        encoding_for(video, export)
+    except UsageError as error:
+        if video.suffix.lower() in VIDEO_SUFFIXES or error.hint is not None:
+            raise
+        folder = f"a folder of that name ends in a slash: -o {shlex.quote(f'{video}/')}"
+        raise UsageError(error.message, hint=folder) from error
 
 
 def export_edit(
@@ -162,7 +222,7 @@ def export_edit(
     video: Path,
     settings: Settings,
     *,
-    output: Path | None,
+    output: Output | None,
     source_video: Path | None = None,
     with_source: bool = False,
     run: Run,
@@ -226,13 +286,13 @@ _SLUG_LENGTH = 40
 
 
 def place_of_video(
-    record: EditRecord, video: Path, settings: Settings, *, output: Path | None
+    record: EditRecord, video: Path, settings: Settings, *, output: Output | None
 ) -> Path:
     """Return where the video of an edit goes: the file that was named, or a name of its own."""
     if output is not None and names_video(output):
-        return output
+        return Path(output)
     suffix = encoding_for(None, settings.export).suffix
-    folder = workspace_for(video, settings).root if output is None else output
+    folder = workspace_for(video, settings).root if output is None else Path(output)
     source = short_stem(Path(record.trajectory.latents.frames.source.name))
     shown = record.settings.prompt
     if record.first_frame is not None and not shown.strip():

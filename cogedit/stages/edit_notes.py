@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from cogedit.stages.given import Given
-from cogedit.types import ReconstructSettings
+from cogedit.types import InvertSettings, ReconstructSettings
 
 
 def no_effect_notes(options: Sequence[ReconstructSettings], given: Given) -> Iterator[str]:
-    """Say that a seed or a prompt has no effect: the edit is not what it may seem to be."""
+    """Say which settings have no effect: the edit is not what it may seem to be."""
     fixed = [edit for edit in options if not edit.draws_noise]
     if {edit.seed for edit in fixed} - {ReconstructSettings.seed}:
         remedy = "--start-from random" if fixed[0].method == "flow" else "--start-noise 0.3"
@@ -17,9 +17,8 @@ def no_effect_notes(options: Sequence[ReconstructSettings], given: Given) -> Ite
             "the seed has no effect: the edit starts from the source's own noise "
             f"({remedy} adds noise that depends on the seed)"
         )
-    tokens = ReconstructSettings.injection_tokens
-    if any(e.injection_mode == "queries-keys" and e.injection_tokens != tokens for e in options):
-        yield "--injection-tokens changes nothing with --injection-mode queries-keys"
+    for flag, why in _idle_in_all(options, has_mask=given.mask is not None):
+        yield f"{flag} changes nothing {why}"
     if given.first_frame is not None:
         return
     if any(not edit.prompt.strip() for edit in options):
@@ -29,6 +28,42 @@ def no_effect_notes(options: Sequence[ReconstructSettings], given: Given) -> Ite
             "guidance is off (scale 1), which follows a prompt weakly; --guidance-scale 5 turns "
             "it on"
         )
+
+
+def _idle_in_all(
+    options: Sequence[ReconstructSettings], *, has_mask: bool
+) -> list[tuple[str, str]]:
+    """Return the flags that change none of some edits, and why."""
+    first, *others = [[*_idle(edit, has_mask=has_mask)] for edit in options] or [[]]
+    return [flag for flag in first if all(flag in idle for idle in others)]
+
+
+def _idle(edit: ReconstructSettings, *, has_mask: bool) -> Iterator[tuple[str, str]]:
+    """Yield the flags that change nothing in an edit, and why; none that a preset has given."""
+    default = ReconstructSettings(prompt="")
+    is_flow = edit.method == "flow"
+    if edit.injection_mode == "queries-keys" and edit.injection_tokens != default.injection_tokens:
+        yield "--injection-tokens", "with --injection-mode queries-keys"
+    if edit.source_guidance_scale != default.source_guidance_scale and not is_flow:
+        yield "--source-guidance-scale", "without --method flow"
+    if edit.start_noise is not None and is_flow:
+        yield "--start-noise", "with --method flow, where --start-from random adds noise"
+    is_guided = edit.guidance_scale != 1 or (is_flow and edit.source_guidance_scale != 1)
+    if edit.negative_prompt and not is_guided:
+        yield "--negative-prompt", "without guidance (--guidance-scale 1)"
+    elif edit.negative_prompt and edit.unconditional == "source":
+        yield "--negative-prompt", "with --unconditional source"
+    if edit.auto_mask_threshold != default.auto_mask_threshold and not edit.auto_mask:
+        yield "--auto-mask-threshold", "without --auto-mask"
+    if edit.mask_dilation is not None and not (edit.auto_mask or has_mask):
+        yield "--mask-dilation", "without --mask or --auto-mask"
+
+
+def inversion_notes(inversion: InvertSettings) -> Iterator[str]:
+    """Say which settings of an inversion have no effect."""
+    default = InvertSettings().inversion_iterations
+    if inversion.inverse != "consistent" and inversion.inversion_iterations != default:
+        yield f"--inversion-iterations changes nothing with --inverse {inversion.inverse}"
 
 
 def source_prompt_notes(options: Sequence[ReconstructSettings]) -> Iterator[str]:

@@ -20,11 +20,12 @@ from cogedit.config import Settings
 from cogedit.errors import UsageError
 from cogedit.models.checkpoint import Checkpoint
 from cogedit.schema import as_path
+from cogedit.stages.artifact_output import check_artifact
 from cogedit.stages.claim import claim
 from cogedit.stages.first_frame import encode_first_frame
 from cogedit.stages.load import load
 from cogedit.stages.model import checkpoint_for, latent_shape_of, model_record
-from cogedit.stages.run import Run, Written, check_output, find_or_make, workspace_for
+from cogedit.stages.run import Run, Written, find_or_make, workspace_for
 from cogedit.stages.session import Session, use_session
 from cogedit.types import EncodeSettings
 
@@ -54,7 +55,8 @@ def encode(
         UsageError: Its size does not suit the model.
     """
     source, output, run = Path(source), as_path(output), run or Run()
-    check_output(output, inputs=[source, *settings.read_files], run=run)
+    check_artifact(output, inputs=[source, *settings.read_files], run=run)
+    check_span(settings.encode)
     workspace = workspace_for(source, settings)
     checkpoint = checkpoint_for(settings)
     with keeping_in_use(), claim(output, run) as claimed:
@@ -115,12 +117,17 @@ def latents_record(
     )
 
 
-def _encoding(num_frames: int, settings: EncodeSettings) -> EncodeSettings:
-    """The settings of a clip of so many frames; UsageError for a span that no clip can have."""
+def check_span(settings: EncodeSettings) -> None:
+    """Refuse, before any stage runs, a span that no clip can have."""
     if settings.vae_span is not None and settings.vae_span % 8 != 1:
         raise UsageError(
             f"--vae-span is {settings.vae_span}, expected 8n + 1 frames such as 9, 17 or 49"
         )
+
+
+def _encoding(num_frames: int, settings: EncodeSettings) -> EncodeSettings:
+    """The settings of a clip of so many frames; UsageError for a span that no clip can have."""
+    check_span(settings)
     if num_frames <= (settings.vae_span or num_frames):
         return replace(settings, vae_span=None)
     return settings

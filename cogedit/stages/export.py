@@ -245,6 +245,8 @@ def check_export(
     with (run or Run()).wait(f"looking at {video.name}"), read_ahead(video):
         clip = find_clip(video, settings)
     frames, facts = clip.record, clip.facts
+    if source_video is not None:
+        find_source(frames, video, source_video)
     every_frame = takes_every_frame(frames, options, for_edit=True)
     rate = options.fps or own_rate(frames, every_frame=every_frame)
     recipe = Recipe(frames, rate, encoding, size=options.size, every_frame=every_frame)
@@ -276,9 +278,12 @@ def _check_size(recipe: Recipe) -> None:
 def _export(job: _Job, source_video: Path | None, session: Session | None) -> Exported:
     """Write the video of a job, unless it exists."""
     recipe, run, before = job.recipe, job.run, state_of(job.path)
+    frames = frames_record(recipe.record)
+    found: FoundSource | str = ""
+    if source_video is not None:  # another video is refused, also where nothing is left to do
+        found = find_source(frames, job.artifact, source_video)
     if _exists(job) and not run.force:
         return _reused(job)
-    frames = frames_record(recipe.record)
     needs_source = recipe.size == "source" and (
         isinstance(recipe.record, FramesRecord)
         or recipe.splice
@@ -286,9 +291,8 @@ def _export(job: _Job, source_video: Path | None, session: Session | None) -> Ex
         or recipe.align_edges > 0
         or needs_own_frames(resize_plan(frames))
     )
-    found: FoundSource | str = ""
-    if needs_source or recipe.every_frame or recipe.sound or source_video is not None:
-        found = find_source(frames, job.artifact, source_video)
+    if source_video is None and (needs_source or recipe.every_frame or recipe.sound):
+        found = find_source(frames, job.artifact)
     if needs_source or recipe.every_frame:
         flag = "--every-frame" if recipe.every_frame else "--size source"
         require_source(found, frames, "--splice" if recipe.splice else flag)
@@ -323,7 +327,7 @@ def _export(job: _Job, source_video: Path | None, session: Session | None) -> Ex
                 raise
             if _exists(job):  # another process made the same
                 return _reused(job)
-            raise in_the_way(job.path, "this artifact", job.artifact) from error
+            raise in_the_way(job.path, "this artifact", job.artifact, job.settings) from error
     with_audio = ", with the source's audio" if recipe.sound else ""
     instead = ", in place of one with other export settings (-o keeps both)" if replaced else ""
     run.notify(f"wrote {job.path} ({written}{with_audio}){instead}")
@@ -392,4 +396,4 @@ def _exists(job: _Job) -> bool:
     if job.may_replace:
         check_not_source(path, recipe.record)
         return False
-    raise in_the_way(path, "this artifact", job.artifact)
+    raise in_the_way(path, "this artifact", job.artifact, job.settings)

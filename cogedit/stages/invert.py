@@ -19,6 +19,7 @@ from cogedit.artifacts import (
     sniff_kind,
 )
 from cogedit.config import Settings, check_settings
+from cogedit.diffusion.schedule import check_low_levels
 from cogedit.diffusion.windows import window_starts
 from cogedit.errors import UsageError
 from cogedit.media.metrics import psnr
@@ -26,8 +27,10 @@ from cogedit.models.checkpoint import Checkpoint
 from cogedit.models.cost import TransformerSizes, edit_work, inversion_work, latent_shape
 from cogedit.progress import StepInfo, WindowProgress
 from cogedit.schema import as_path
+from cogedit.stages.artifact_output import check_artifact
 from cogedit.stages.claim import claim
-from cogedit.stages.encode import encode
+from cogedit.stages.edit_notes import inversion_notes
+from cogedit.stages.encode import check_span, encode
 from cogedit.stages.first_frame import condition_of
 from cogedit.stages.model import (
     check_same_loras,
@@ -41,7 +44,6 @@ from cogedit.stages.model import (
 from cogedit.stages.run import (
     Run,
     Written,
-    check_output,
     check_text,
     find_or_make,
     place_of,
@@ -98,7 +100,7 @@ def invert(
         UsageError: A setting is out of range.
     """
     source, output, run = Path(source), as_path(output), run or Run()
-    check_output(output, inputs=[source, *settings.read_files], run=run)
+    check_artifact(output, inputs=[source, *settings.read_files], run=run)
     checkpoint = checkpoint_for(settings)
     check_inversion_settings(settings, checkpoint)
     check_transformer(settings)
@@ -111,6 +113,8 @@ def invert(
         check_same_model(str(source), latents, checkpoint)
         record = trajectory_record(latents, checkpoint, settings=settings)
         record = workspace.as_kept(record, output=output)
+        for note in inversion_notes(settings.invert):
+            owner.notify_once(note, run)
         _notify_of_windows(record, checkpoint, settings, run)
 
         def make() -> Mapping[str, Tensor | Pieces]:
@@ -143,6 +147,8 @@ def check_inversion_settings(settings: Settings, checkpoint: Checkpoint) -> None
     check_text(settings.invert.prompt)
     if settings.invert.num_inference_steps < 2 and settings.invert.inverse == "consistent":
         raise UsageError("the inversion needs at least 2 inference steps; found 1")
+    check_low_levels(settings.invert.num_low_levels, settings.invert.num_inference_steps)
+    check_span(settings.encode)
     checkpoint.geometry.window_plan(0, settings.invert.window_overlap)
 
 

@@ -22,9 +22,10 @@ from cogedit.models.checkpoint import NotCachedError
 from cogedit.models.geometry import TRAINED_FPS, TRAINED_FPS_15
 from cogedit.schema import as_path
 from cogedit.sources import SourceVideo
+from cogedit.stages.artifact_output import check_artifact
 from cogedit.stages.claim import claim
 from cogedit.stages.model import checkpoint_for, takes_first_frame
-from cogedit.stages.run import Run, Written, check_output, find_or_make, workspace_for
+from cogedit.stages.run import Run, Written, find_or_make, workspace_for
 from cogedit.types import LoadSettings
 from cogedit.wording import count_of, show_rate
 
@@ -63,7 +64,7 @@ def load(
         StorageError: The artifact cannot be written.
     """
     video, output, run = Path(video), as_path(output), run or Run()
-    check_output(output, inputs=[video, *settings.read_files], run=run)
+    check_artifact(output, inputs=[video, *settings.read_files], run=run)
 
     def make(clip: Clip, *, fall_back: bool) -> Written[FramesRecord]:
         indices, resize = clip.record.frame_indices, clip.resize

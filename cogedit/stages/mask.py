@@ -30,7 +30,10 @@ def take_mask(given: str | Path | None, settings: Settings) -> GivenMask | None:
 def check_given_mask(given: str | Path | None, options: Sequence[ReconstructSettings]) -> None:
     """Refuse edits with a given mask and an automatic one, or outside of one that is not given."""
     if given is not None and any(edit.auto_mask for edit in options):
-        raise UsageError("--mask and --auto-mask exclude each other", hint="leave one of them out")
+        raise UsageError(
+            "--mask and --auto-mask exclude each other",
+            hint="leave one of them out (--no-auto-mask)",
+        )
     if given is None and any(edit.mask_outside for edit in options):
         raise UsageError("--mask-outside needs a mask", hint="give --mask, or leave it out")
 

@@ -37,6 +37,7 @@ from cogedit.models.hardware import (
 )
 from cogedit.models.lora import find_lora
 from cogedit.types import INEXACT_BACKENDS, DType, LoraFile, Weights
+from cogedit.wording import count_of
 
 _MANY_WEIGHTS = 2**28
 """Weights that take a gigabyte in fp32, which is not worth rounding for on a CPU."""
@@ -92,10 +93,10 @@ def lora_records(checkpoint: Checkpoint, loras: Sequence[LoraFile]) -> tuple[Lor
     return tuple(LoraRecord(file.path.name, lora.digest, file.scale) for file, lora in found)
 
 
-def check_transformer(settings: Settings) -> None:
+def check_transformer(settings: Settings, *, download: bool = True) -> None:
     """Refuse, before any stage runs, kernels and weights that are not there, LoRAs among them."""
     check_settings(settings.transformer)
-    lora_records(checkpoint_for(settings), settings.loras)
+    lora_records(checkpoint_for(settings, download=download), settings.loras)
     check_gpus(settings)
     weights = weights_for(settings)
     if weights is not None:
@@ -133,7 +134,7 @@ def check_gpus(settings: Settings) -> None:
     wanted = int(os.environ.get("LOCAL_WORLD_SIZE", count))
     if here < wanted:
         raise UsageError(
-            f"--gpus is {count}, and this machine has {here} CUDA devices",
+            f"--gpus is {count}, and this machine has {count_of(here, 'CUDA device')}",
             hint=f"--gpus {here}" if here > 1 else "leave --gpus out",
         )
 

@@ -95,6 +95,8 @@ def idle_options(recipe: Recipe, options: ExportSettings) -> Iterator[str]:
         yield "--every-frame changes nothing: only edits are shown on other frames"
     if options.crossfade and not recipe.splice:
         yield "--crossfade changes nothing without --splice"
+    if options.audio_track is not None and not recipe.sound:
+        yield "--audio-track changes nothing: the video is written without audio"
     if options.feather and recipe.composite == "none":
         yield "--feather changes nothing: no part of the video is the source's by a mask"
 

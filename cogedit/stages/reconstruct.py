@@ -14,6 +14,7 @@ from cogedit.diffusion.schedule import visited
 from cogedit.errors import UsageError
 from cogedit.models.checkpoint import Checkpoint
 from cogedit.schema import as_path, show_value
+from cogedit.stages.artifact_output import check_artifact
 from cogedit.stages.claim import claim
 from cogedit.stages.edit_notes import no_effect_notes, source_prompt_notes
 from cogedit.stages.edit_records import edits_described
@@ -90,12 +91,8 @@ def reconstruct(
     """
     source, output, run = Path(source), as_path(output), run or Run()
     options = options_for(prompts, settings, first_frame=first_frame)
-    if output is not None and len(options) > 1:
-        raise UsageError(
-            f"-o names one file, and there are {len(options)} prompts",
-            hint="leave -o out: each edit gets a name of its own in the workspace",
-        )
-    check_output(output, inputs=[source, mask, first_frame, *settings.read_files], run=run)
+    inputs = [source, mask, first_frame, *settings.read_files]
+    check_artifact(output, inputs=inputs, num_edits=len(options), run=run)
     checkpoint = checkpoint_for(settings)
     given = take_given(source, settings, checkpoint, mask=mask, first_frame=first_frame)
     check_edits(options, checkpoint, num_levels=levels_of(source, settings))
@@ -155,7 +152,7 @@ def make_edits(
         if run.force or find(edit, output=output, workspace=workspace) is None
     }
     if missing and output is not None and options[0].auto_mask:
-        _check_place_of_mask(output, trajectory, run)
+        check_place_of_mask(output, trajectory, run)
     notes = [*no_effect_notes(options, given)]
     if not record.settings.prompt:
         notes += source_prompt_notes([wanted[key].settings for key in missing])
@@ -201,7 +198,7 @@ def make_edits(
     ]
 
 
-def _check_place_of_mask(output: Path, trajectory: Path, run: Run) -> None:
+def check_place_of_mask(output: Path, trajectory: Path, run: Run) -> None:
     """Refuse to write an automatic mask, whose place follows from the output, over other files."""
     place = place_of_mask(output)
     check_output(place, inputs=[trajectory], run=run)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 from cogedit.artifacts import EditRecord, FramesRecord, Record, frames_record
+from cogedit.config import Settings
 from cogedit.errors import ArtifactError, UsageError, VideoError
 from cogedit.media.files import file_digest
 from cogedit.media.images import SUFFIXES, are_images, folder_of
 from cogedit.sources import PictureSource
+from cogedit.stages.again import export_again
 from cogedit.stages.recipe import read_recipe
 
 
@@ -40,6 +41,11 @@ def check_replaceable(
     else:  # an edit that is reused may know an equal picture by another name
         is_by_it = first_frame.name == picture.name or first_frame.sha256 == picture.sha256
     if not isinstance(record, EditRecord | FramesRecord) or shown != prompt or not is_by_it:
+        if prompt is None:
+            raise UsageError(
+                f"{output} exists and is no source clip of an edit, which --with-source writes",
+                hint="name another file with -o",
+            )
         raise in_the_way(output, "this edit")
 
 
@@ -51,11 +57,16 @@ def check_not_source(output: Path, record: Record) -> None:
         )
 
 
-def in_the_way(path: Path, what: str, artifact: Path | None = None) -> UsageError:
-    """Say that another file lies in the place of an export, and of which artifact it was to be."""
+def in_the_way(
+    path: Path, what: str, artifact: Path | None = None, settings: Settings | None = None
+) -> UsageError:
+    """Say that another file lies in the place of an export, and of which artifact it was to be.
+
+    `settings` are those of the run that has made the artifact.
+    """
     hint = "name another file with -o, or the same one with -o and --force to replace it"
-    if artifact is not None:  # what is made already is not lost
-        hint += f"; {artifact} is whole: cogedit export {shlex.quote(str(artifact))} -o FILE"
+    if artifact is not None and settings is not None:  # what is made already is not lost
+        hint += f"; {artifact} is whole: {export_again(artifact, settings, '-o', 'FILE')}"
     return UsageError(f"{path} exists and is no export of {what}", hint=hint)
 
 

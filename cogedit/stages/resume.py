@@ -23,6 +23,7 @@ from cogedit.artifacts.tensor_file import on_cpu
 from cogedit.diffusion.state import StepState
 from cogedit.errors import CogeditError, Interrupted, LeaseLost
 from cogedit.stages.run import Run
+from cogedit.wording import count_of
 
 
 class ResumableLoop:
@@ -134,5 +135,5 @@ class ResumableLoop:
         told_elsewhere = isinstance(error, Interrupted | LeaseLost)
         failed_in_loop = isinstance(error, Exception) and not told_elsewhere
         if failed_in_loop and self._last is not None:
-            kept = f"{self._count} of {self._last.info.total} steps are kept"
+            kept = f"kept: {self._count} of {count_of(self._last.info.total, 'step')}"
             self._run.notify(f"{kept}; the same command goes on from there")

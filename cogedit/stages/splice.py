@@ -37,7 +37,7 @@ def spliced(recipe: Recipe, options: ExportSettings) -> Recipe:
     if source.is_untimed or source.reader == "pillow":
         raise UsageError(
             f"--splice puts a clip back at the times of its source, and {source.place} is no video",
-            hint="leave --splice out",
+            hint="leave --splice out (--no-splice)",
         )
     if options.fps not in (None, source.fps):
         raise UsageError(

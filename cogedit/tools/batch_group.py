@@ -10,6 +10,7 @@ from typing import Literal
 from cogedit.artifacts import EditRecord
 from cogedit.artifacts.locks import MAX_FOLDERS
 from cogedit.errors import CogeditError, Interrupted, memory_expected
+from cogedit.schema import as_path
 from cogedit.stages.claim import claim
 from cogedit.stages.edit import check_edit, export_edit, names_video
 from cogedit.stages.given import Given, take_given
@@ -92,7 +93,7 @@ def make_group(group: Group, *, run: Run, session: Session) -> Iterator[BatchRes
             try:
                 _check(edit, run)
                 few = len(ready) < MAX_FOLDERS  # of more, the export itself claims each
-                named = edit.output if names_video(edit.output) and few else None
+                named = as_path(edit.output) if names_video(edit.output) and few else None
                 run = claims.enter_context(claim(named, run))
                 ready.append(edit)
             except CogeditError as error:

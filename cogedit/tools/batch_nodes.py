@@ -51,7 +51,8 @@ def needed_for(edits: Sequence[BatchEdit]) -> Iterator[Needed]:
     for edit in edits:
         written.add(edit.settings.workspace or here)
         if edit.output is not None:
-            written.add(edit.output.parent if names_video(edit.output) else edit.output)
+            place = Path(edit.output)
+            written.add(place.parent if names_video(edit.output) else place)
     name = f".cogedit-{secrets.token_hex(8)}.nonce"
     places = set(map(nearest_folder, written))
     nonces = {place / name: secrets.token_hex(16) for place in places}

@@ -14,6 +14,7 @@ from cogedit.errors import CogeditError, Interrupted, StorageError, UsageError, 
 from cogedit.media.images import are_images
 from cogedit.media.masks import check_mask
 from cogedit.models.checkpoint import Checkpoint, looked_up_once
+from cogedit.places import Output
 from cogedit.stages.edit import check_edit, names_video, place_of_video
 from cogedit.stages.edit_records import edits_described
 from cogedit.stages.existing import all_exist, follow
@@ -36,7 +37,7 @@ class BatchEdit:
     where: str  # "row 3 of edits.csv"
     video: Path
     prompt: str
-    output: Path | None  # a video or a folder; None is the workspace
+    output: Output | None  # a video or a folder; None is the workspace
     mask: str | None  # as for `reconstruct`
     settings: Settings
     first_frame: str | None = None
@@ -127,7 +128,7 @@ def plan_batch(
         if num_edits > 1 and names_video(row.output):
             raise UsageError(
                 f"the output of {row.where} names one video, and there are {num_edits} edits",
-                hint="name a folder",
+                hint="name a folder: without a suffix, or with a slash at its end",
             )
         for video in videos:
             with _naming(row.where):
@@ -153,11 +154,11 @@ def plan_batch(
     return tuple(edits)
 
 
-def _matches(given: Path, output: Path | None) -> list[Path]:
+def _matches(given: Path, output: str | Path | None) -> list[Path]:
     """The videos that a pattern such as `clips/*.mp4` names; one of pictures is a single video."""
     if not any(mark in given.name for mark in "*?[") or given.exists() or are_images(given):
         return [given]
-    if output is not None and output.resolve() == given.parent.resolve():
+    if output is not None and Path(output).resolve() == given.parent.resolve():
         raise UsageError(
             f"the edits of {given} would be among the videos that it names",
             hint="name another folder as output",
@@ -217,19 +218,20 @@ def _check_outputs(edits: Sequence[BatchEdit]) -> None:
     for edit in edits:
         if edit.output is None or not names_video(edit.output):
             continue
-        other = rows.setdefault(edit.output.resolve(), edit.where)
+        output = Path(edit.output)
+        other = rows.setdefault(output.resolve(), edit.where)
         if other != edit.where:
             raise UsageError(
-                f"{other} and {edit.where} have the same output, {edit.output}",
+                f"{other} and {edit.where} have the same output, {output}",
                 hint="give each a name of its own, or a folder",
             )
-        found = _identity(edit.output)
+        found = _identity(output)
         if found is not None and found in read:
             try:
-                check_replaced(edit, edit.output)
+                check_replaced(edit, output)
             except UsageError as error:
                 raise UsageError(
-                    f"the output of {edit.where}, {edit.output}, is what {read[found]} reads",
+                    f"the output of {edit.where}, {output}, is what {read[found]} reads",
                     hint="name another file",
                 ) from error
 
@@ -237,7 +239,7 @@ def _check_outputs(edits: Sequence[BatchEdit]) -> None:
 def check_output_of(edit: BatchEdit, run: Run) -> None:
     """Refuse to replace what lies where the video of a row goes, unless the run is forced to."""
     if edit.output is not None and names_video(edit.output) and not run.force:
-        check_replaced(edit, edit.output)
+        check_replaced(edit, Path(edit.output))
 
 
 def check_replaced(edit: BatchEdit, output: Path) -> None:

@@ -36,7 +36,7 @@ from cogedit.types import InvertSettings, ReconstructSettings, WindowPlan
 
 @dataclass(frozen=True)
 class StageEstimate:
-    """What one stage ("invert" or "reconstruct") would take.
+    """What one stage ("invert", "check" or "reconstruct") would take.
 
     Attributes:
         reused: How many of its artifacts exist, or are equal to one that it would make.
@@ -163,6 +163,12 @@ class ClipCost:
         check_levels(settings, self._checkpoint)
         work = inversion_work(settings, self._sizes, self._shape, self._windows, self._division)
         return StageEstimate("invert", 0, 1, work, self.trajectory_bytes(settings))
+
+    def check(self, inversion: InvertSettings) -> StageEstimate:
+        """Count sampling an inversion back from its noise."""
+        plain = [inversion.resampling]
+        work = edit_work(plain, inversion, self._sizes, self._shape, self._windows, self._division)
+        return StageEstimate("check", 0, 1, work, 0)
 
     def trajectory_bytes(self, settings: InvertSettings) -> int:
         """Size of the trajectory of an inversion, on disk and in memory."""

@@ -25,7 +25,7 @@ from cogedit.disk import Over
 from cogedit.errors import ArtifactError, UsageError
 from cogedit.media.clip import ResizePlan
 from cogedit.media.comparison import Compared, compare_frames, compare_sheet
-from cogedit.media.encoding import Encoding, plan_encoding
+from cogedit.media.encoding import VIDEO_SUFFIXES, Encoding, list_suffixes, plan_encoding
 from cogedit.media.facts import VideoFacts
 from cogedit.media.images import digest_of
 from cogedit.media.probe import probe_as_recorded, probe_facts
@@ -104,6 +104,11 @@ def compare(
     export = settings.export
     encoding = Encoding("png", None, lossless=True)
     if not is_image:
+        if export.codec is None and output.suffix.lower() not in VIDEO_SUFFIXES:
+            raise UsageError(
+                f"cannot write {output}: expected a name that ends in "
+                f"{list_suffixes(VIDEO_SUFFIXES)}, or of an image in .png"
+            )
         encoding = plan_encoding(output, export.codec, crf=export.crf, lossless=export.lossless)
     is_folder = encoding.codec == "png" and not is_image
     check_output(output, inputs=paths, run=run, is_folder=is_folder)

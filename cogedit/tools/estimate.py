@@ -6,18 +6,27 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from cogedit.artifacts import TrajectoryRecord, frames_record, sniff_kind
+from cogedit.artifacts import (
+    LatentsRecord,
+    Record,
+    TrajectoryRecord,
+    Workspace,
+    frames_record,
+    sniff_kind,
+)
 from cogedit.config import Settings
 from cogedit.media.masks import check_mask
-from cogedit.stages.edit_notes import no_effect_notes, source_prompt_notes
+from cogedit.schema import as_path
+from cogedit.stages.artifact_output import check_artifact
+from cogedit.stages.edit_notes import inversion_notes, no_effect_notes, source_prompt_notes
 from cogedit.stages.edit_records import as_recorded, edits_described
 from cogedit.stages.existing import all_exist, follow
 from cogedit.stages.given import take_given
-from cogedit.stages.invert import check_inversion_settings
+from cogedit.stages.invert import check_inversion_settings, trajectory_record
 from cogedit.stages.inverted import levels_of
-from cogedit.stages.model import check_gpus, checkpoint_for, lora_records
-from cogedit.stages.reconstruct import check_edits
-from cogedit.stages.run import Run, workspace_for
+from cogedit.stages.model import check_transformer, checkpoint_for
+from cogedit.stages.reconstruct import check_edits, check_place_of_mask
+from cogedit.stages.run import Run, find, workspace_for
 from cogedit.tools.clip_cost import ClipCost, Estimate
 from cogedit.tools.grid import edits_of, parse_grid
 from cogedit.types import ReconstructSettings
@@ -32,6 +41,8 @@ def estimate(
     save_trajectory: bool = False,
     mask: str | Path | None = None,
     first_frame: str | Path | None = None,
+    output: str | Path | None = None,
+    check: bool = False,
     run: Run | None = None,
 ) -> Estimate:
     """Estimate what an inversion, or edits with all that comes before them, would take.
@@ -47,15 +58,17 @@ def estimate(
         save_trajectory: Keep every step of the edits.
         mask: As for `reconstruct`.
         first_frame: Likewise.
+        output: The artifact that `invert` or `reconstruct` would write; None is its place in the
+            workspace.
+        check: Whether the inversion is sampled back (`check_inversion`).
         run: With `force`, what the run would recompute counts as missing.
 
     Raises:
         CogeditError: As the run, where that can be known beforehand.
     """
-    source, run = Path(source), run or Run()
-    check_gpus(settings)
+    source, output, run = Path(source), as_path(output), run or Run()
+    check_transformer(settings, download=False)
     checkpoint = checkpoint_for(settings, download=False)
-    lora_records(checkpoint, settings.loras)
     edits: list[ReconstructSettings] = []
     if prompts is not None or vary is not None:
         cells = parse_grid(() if vary is None else vary)
@@ -64,6 +77,10 @@ def estimate(
         check_edits(edits, checkpoint, num_levels=levels_of(source, settings))
     if not edits or sniff_kind(source) != "trajectory":
         check_inversion_settings(settings, checkpoint)
+        for note in inversion_notes(settings.invert):
+            run.notify(note)
+    read = [source, mask, first_frame, *settings.read_files]
+    check_artifact(output, inputs=read, num_edits=len(edits), run=run)
     given = take_given(source, settings, checkpoint, mask=mask, first_frame=first_frame)
     workspace = workspace_for(source, settings)
     described = edits_described(
@@ -77,7 +94,8 @@ def estimate(
         checkpoint,
         workspace=workspace,
         run=run,
-        suffices=None if is_needed else lambda one: all_exist(described(one), workspace),
+        suffices=None if is_needed else lambda one: all_exist(described(one), workspace, output),
+        output=output,
     )
     last = links[-1].record
     frames = frames_record(last)
@@ -86,9 +104,13 @@ def estimate(
     trajectory = last if isinstance(last, TrajectoryRecord) else None
     if run.force and not edits:
         trajectory = None
+    elif output is not None and not edits:
+        trajectory = _inverted_at(output, last, settings, workspace)
     cost = ClipCost(checkpoint, settings, frames, trajectory)
     stages = [cost.inversion(settings.invert, reused=trajectory is not None)]
     inversion = settings.invert if trajectory is None else trajectory.settings
+    if check:
+        stages.append(cost.check(inversion))
     samples, earlier_bytes = cost.trajectory_bytes(inversion), cost.earlier_bytes(links)
     if edits:
         # Equal edits are made once.
@@ -97,9 +119,12 @@ def estimate(
             missing = [
                 edit.settings
                 for edit in dict.fromkeys(described(trajectory))
-                if workspace.find(workspace.as_kept(edit)) is None
+                if find(workspace.as_kept(edit, output=output), output=output, workspace=workspace)
+                is None
             ]
             earlier_bytes = earlier_bytes if missing or is_needed else 0
+        if missing and output is not None and edits[0].auto_mask:
+            check_place_of_mask(output, source, run)
         notes = [*no_effect_notes(edits, given)]
         notes += () if inversion.prompt else source_prompt_notes(missing)
         for note in notes:
@@ -110,3 +135,17 @@ def estimate(
         stages.append(replace(stage, reused=len(edits) - len(missing), artifacts=len(edits)))
         samples += size
     return cost.total(stages, earlier_bytes=earlier_bytes, samples_bytes=samples)
+
+
+def _inverted_at(
+    output: Path, last: Record, settings: Settings, workspace: Workspace
+) -> TrajectoryRecord | None:
+    """Return the inversion that an output holds; UsageError where it holds something else.
+
+    What the latents of a clip will be, its frames do not tell.
+    """
+    if isinstance(last, LatentsRecord):
+        last = trajectory_record(last, checkpoint_for(settings, download=False), settings=settings)
+    if not isinstance(last, TrajectoryRecord):
+        return None
+    return None if find(last, output=output, workspace=workspace) is None else last

@@ -106,6 +106,7 @@ def test_verify_finds_the_damaged_one(folder, chain):
     [damaged] = [row for row in rows if row["state"] == "damaged"]
     assert damaged["path"] == str(path)
     assert "has digest" in damaged["about"]
+    assert f"error: damaged: 1 of {len(rows)} artifacts" in result.stderr
     assert "`cogedit cache prune --damaged`" in result.stderr
     assert json.loads(cache("prune", "--damaged", "--json").stdout)["removed"][0] == damaged
     assert not path.exists()

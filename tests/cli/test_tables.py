@@ -3,7 +3,11 @@
 import re
 import sys
 
-from cogedit.cli.tables import show_rows
+import pytest
+
+from cogedit.cli.tables import cost_text, show_rows
+from cogedit.models.cost import Flops, Work
+from cogedit.tools.clip_cost import StageEstimate
 
 ROWS = [
     ("a.safetensors", "12 B", "한 [bold]cat[/bold] " * 8),
@@ -41,3 +45,12 @@ def test_a_long_listing_is_not_drawn(capsys, monkeypatch):
     on_a_terminal(monkeypatch)
     show_rows(ROWS * 1000, headings=("path", "size", "about"))
     assert len(capsys.readouterr().out.splitlines()) == 2000
+
+
+@pytest.mark.parametrize(
+    ("calls", "rows", "text"),
+    [(1, 1, "1 call, 1 row"), (1, 2, "1 call, 2 rows"), (1200, 2400, "1,200 calls, 2,400 rows")],
+)
+def test_one_call_is_no_calls(calls, rows, text):
+    stage = StageEstimate("invert", 0, 1, Work(calls=calls, rows=rows, flops=Flops()), 0)
+    assert cost_text(stage).startswith(f"{text}, ")

@@ -232,7 +232,7 @@ def test_nan_names_step_and_tensor_and_keeps_the_last_good_step(clip, workspace,
         with pytest.raises(NumericalError, match=r"the inverted sample .* at step 4") as raised:
             cogedit.invert(clip[0], settings_of(clip[0], workspace), run=told.run)
     assert raised.value.exit_code == 8
-    assert told.said[-1] == "3 of 6 steps are kept; the same command goes on from there"
+    assert told.said[-1] == "kept: 3 of 6 steps; the same command goes on from there"
     assert kept(workspace) == 3
     goes_on(clip, workspace, 3)
 
@@ -252,7 +252,7 @@ def test_a_full_device_keeps_the_last_good_step(clip, workspace, monkeypatch):
             cogedit.invert(clip[0], settings_of(clip[0], workspace), run=told.run)
     assert raised.value.exit_code == 6
     assert "--max-num-frames" in raised.value.hint
-    assert told.said[-1] == "4 of 6 steps are kept; the same command goes on from there"
+    assert told.said[-1] == "kept: 4 of 6 steps; the same command goes on from there"
     goes_on(clip, workspace, 4)
 
 

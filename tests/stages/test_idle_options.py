@@ -1,0 +1,94 @@
+"""Options that change nothing beside others: a line says so, in a dry run as in the run."""
+
+import pytest
+from pipelines import TINY_MODEL
+from typer.testing import CliRunner
+from videos import make_video
+
+from cogedit.cli import app
+
+TINY = [*TINY_MODEL, "--num-inference-steps", "2"]
+FLOW = ["--method", "flow"]
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("idle")
+    make_video(folder / "clip.mp4", num_frames=12)
+    make_video(folder / "heard.mp4", num_frames=12, sound=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        yield folder
+
+
+def said(*flags, video="clip.mp4", command=("edit", "-p", "a cat")):
+    first, *rest = command
+    result = CliRunner().invoke(app, [first, video, *rest, *TINY, *flags])
+    assert result.exit_code == 0, result.stderr
+    return [line for line in result.stderr.splitlines() if "changes nothing" in line]
+
+
+@pytest.mark.parametrize("dry", [["--dry-run"], []])
+@pytest.mark.parametrize(
+    ("flags", "text"),
+    [
+        (["--source-guidance-scale", "2"], "without --method flow"),
+        (["--start-noise", "0.5", *FLOW], "with --method flow, where --start-from random adds"),
+        (["--negative-prompt", "x", "--guidance-scale", "1"], "without guidance"),
+        (["--negative-prompt", "x", "--unconditional", "source"], "with --unconditional source"),
+        (["--auto-mask-threshold", "0.5"], "without --auto-mask"),
+        (["--auto-mask-threshold", "0.5", "--mask", "0,0,80,50"], "without --auto-mask"),
+        (["--mask-dilation", "2"], "without --mask or --auto-mask"),
+        (["--inversion-iterations", "2", "--inverse", "upstream"], "with --inverse upstream"),
+        (["--inversion-iterations", "2", "--inverse", "midpoint"], "with --inverse midpoint"),
+        (["--background", "red"], "of the video, which is not transparent"),
+    ],
+)
+def test_what_changes_nothing_is_said(here, flags, text, dry):
+    assert said(*flags, *dry) == [f"{flags[0]} changes nothing {text}{end(text)}"]
+
+
+def end(text):
+    return {
+        "without guidance": " (--guidance-scale 1)",
+        "with --method flow, where --start-from random adds": " noise",
+    }.get(text, "")
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--source-guidance-scale", "2", *FLOW],
+        ["--negative-prompt", "x", "--guidance-scale", "1", "--source-guidance-scale", "2", *FLOW],
+        ["--mask-dilation", "2", "--mask", "0,0,80,50"],
+        ["--auto-mask-threshold", "0.5", "--auto-mask", "--source-prompt", "a dog"],
+        ["--inversion-iterations", "2"],
+        ["--config", "upstream", "--inversion-steps", "2"],
+        ["--config", "bold"],
+        ["--config", "fast", "--inversion-steps", "3"],
+    ],
+)
+def test_what_changes_something_is_not(here, flags):
+    assert said(*flags, "--dry-run") == []
+
+
+@pytest.mark.parametrize(
+    "flags", [["--no-sound"], ["--codec", "gif"], ["--fps", "12"], ["--size", "clip"]]
+)
+def test_a_track_of_audio_that_is_not_written(here, flags):
+    track = ["--audio-track", "1"]
+    video = "clip.mp4" if flags[0] == "--size" else "heard.mp4"
+    assert said(*track, *flags, video=video) == [
+        "--audio-track changes nothing: the video is written without audio"
+    ]
+    assert said(*track, video="heard.mp4") == []
+
+
+def test_a_sweep_says_what_none_of_its_edits_uses(here):
+    def swept(*values):
+        vary = [word for value in values for word in ("--vary", value)]
+        command = ("sweep", "-p", "a cat", "--dry-run")
+        return said("--source-guidance-scale", "2", *vary, command=command)
+
+    assert swept("guidance-scale=2,3") != []
+    assert swept("method=injection,flow") == []
