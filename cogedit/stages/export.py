@@ -303,6 +303,7 @@ def _export(job: _Job, source_video: Path | None, session: Session | None) -> Ex
         run.notify(f"exported without audio: {job.silent}")
     check_writable(job.path, is_folder=recipe.encoding.codec == "png")
     replaced = job.path.exists() and not run.force
+    run.cancellation.check(f"before {job.path.name} was begun")
     with in_use(job.path.parent), use_session(session) as owner:
         job = _with_tiling(job, owner)
         recipe = job.recipe

@@ -38,11 +38,11 @@ from cogedit.stages.model import (
     scheduler_record,
     transformer_record,
 )
+from cogedit.stages.prompts import check_text
 from cogedit.stages.run import (
     Run,
     Written,
     check_output,
-    check_text,
     find_or_make,
     place_of,
     workspace_for,
@@ -328,7 +328,7 @@ def check_inversion(
             owner.transformer(
                 work, shape, settings, windows=windows, loras=settings.inversion_lora, run=run
             ) as transformer,
-            run.progress("resampling", len(inverted.timesteps)) as on_step,
+            run.stoppable("resampling", len(inverted.timesteps)) as on_step,
         ):
             shown = WindowProgress(on_step, total=len(inverted.timesteps))
             samples = edit_latents(

@@ -21,7 +21,8 @@ from cogedit.stages.given import Given, options_for, take_given
 from cogedit.stages.inverted import Inverted, levels_of, trajectory_for
 from cogedit.stages.mask import is_mask_video, place_of_mask, show_mask
 from cogedit.stages.model import check_same_model, checkpoint_for
-from cogedit.stages.run import Run, Written, check_output, check_text, find, find_or_make
+from cogedit.stages.prompts import check_text
+from cogedit.stages.run import Run, Written, check_output, find, find_or_make
 from cogedit.stages.session import Session, use_session
 from cogedit.types import ReconstructSettings
 

@@ -119,7 +119,7 @@ def probe_layers(
                 work, shape, settings, windows=windows, loras=settings.lora, run=run
             ) as transformer,
         ):
-            with run.progress(f"editing: {prompt}", num_steps) as on_step:
+            with run.stoppable(f"editing: {prompt}", num_steps) as on_step:
                 shown = WindowProgress(on_step, total=num_steps)
                 samples = edit_latents(
                     transformer,
@@ -136,7 +136,7 @@ def probe_layers(
                     ranks=owner.ranks,
                 )
             schedule = Schedule((), tuple(range(num_steps)))
-            with run.progress("probing layers", len(probed_steps(edit, schedule))) as on_step:
+            with run.stoppable("probing layers", len(probed_steps(edit, schedule))) as on_step:
                 levels = probe_levels(
                     transformer,
                     reference,
