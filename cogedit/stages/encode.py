@@ -20,6 +20,7 @@ from cogedit.config import Settings
 from cogedit.errors import UsageError
 from cogedit.models.checkpoint import Checkpoint
 from cogedit.schema import as_path
+from cogedit.stages.arguments import source_of
 from cogedit.stages.claim import claim
 from cogedit.stages.first_frame import encode_first_frame
 from cogedit.stages.load import load
@@ -53,7 +54,7 @@ def encode(
         ArtifactError: The source is no frames artifact, or damaged.
         UsageError: Its size does not suit the model.
     """
-    source, output, run = Path(source), as_path(output), run or Run()
+    source, output, run = source_of(source, settings), as_path(output), run or Run()
     check_output(output, inputs=[source, *settings.read_files], run=run)
     workspace = workspace_for(source, settings)
     checkpoint = checkpoint_for(settings)

@@ -26,6 +26,7 @@ from cogedit.models.checkpoint import Checkpoint
 from cogedit.models.cost import TransformerSizes, edit_work, inversion_work, latent_shape
 from cogedit.progress import StepInfo, WindowProgress
 from cogedit.schema import as_path
+from cogedit.stages.arguments import source_of
 from cogedit.stages.claim import claim
 from cogedit.stages.encode import encode
 from cogedit.stages.first_frame import condition_of
@@ -97,7 +98,7 @@ def invert(
         ArtifactError: The source is of a later kind, of another model, or damaged.
         UsageError: A setting is out of range.
     """
-    source, output, run = Path(source), as_path(output), run or Run()
+    source, output, run = source_of(source, settings), as_path(output), run or Run()
     check_output(output, inputs=[source, *settings.read_files], run=run)
     checkpoint = checkpoint_for(settings)
     check_inversion_settings(settings, checkpoint)
@@ -310,7 +311,7 @@ def check_inversion(
     from cogedit.models.vae_tiles import TensorFile
     from cogedit.stages.trajectory import open_trajectory
 
-    trajectory, run = Path(trajectory), run or Run()
+    trajectory, run = source_of(trajectory, settings), run or Run()
     checkpoint = checkpoint_for(settings)
     inverted_with = read_record(trajectory, "trajectory")
     check_same_model(str(trajectory), inverted_with, checkpoint)

@@ -14,6 +14,7 @@ from cogedit.diffusion.schedule import visited
 from cogedit.errors import UsageError
 from cogedit.models.checkpoint import Checkpoint
 from cogedit.schema import as_path, show_value
+from cogedit.stages.arguments import source_of
 from cogedit.stages.claim import claim
 from cogedit.stages.edit_notes import no_effect_notes, source_prompt_notes
 from cogedit.stages.edit_records import edits_described
@@ -89,7 +90,7 @@ def reconstruct(
         VideoError: The mask or the first frame cannot be read, or the mask does not fit the source.
         ArtifactError: The source is of a later kind, of another model, or damaged.
     """
-    source, output, run = Path(source), as_path(output), run or Run()
+    source, output, run = source_of(source, settings), as_path(output), run or Run()
     options = options_for(prompts, settings, first_frame=first_frame)
     if output is not None and len(options) > 1:
         raise UsageError(

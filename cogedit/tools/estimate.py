@@ -9,6 +9,7 @@ from pathlib import Path
 from cogedit.artifacts import TrajectoryRecord, frames_record, sniff_kind
 from cogedit.config import Settings
 from cogedit.media.masks import check_mask
+from cogedit.stages.arguments import source_of
 from cogedit.stages.edit_notes import no_effect_notes, source_prompt_notes
 from cogedit.stages.edit_records import as_recorded, edits_described
 from cogedit.stages.existing import all_exist, follow
@@ -52,7 +53,7 @@ def estimate(
     Raises:
         CogeditError: As the run, where that can be known beforehand.
     """
-    source, run = Path(source), run or Run()
+    source, run = source_of(source, settings), run or Run()
     check_gpus(settings)
     checkpoint = checkpoint_for(settings, download=False)
     lora_records(checkpoint, settings.loras)
