@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from accelerate import cpu_offload
+from accelerate import cpu_offload  # type: ignore[import-untyped]
 from diffusers import (
     CogVideoXDDIMScheduler,
     CogVideoXDPMScheduler,
