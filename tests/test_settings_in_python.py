@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -14,7 +15,7 @@ from videos import make_video
 
 import cogedit
 from cogedit.config import Settings, resolve_settings
-from cogedit.errors import UsageError
+from cogedit.errors import ModelError, UsageError
 from cogedit.types import ExportSettings, InvertSettings, ReconstructSettings
 
 FOLDER = Path(__file__).parent
@@ -139,3 +140,41 @@ def test_a_grid_takes_the_keys_of_settings() -> None:
     expected = parse_grid("start-step=0,1")
     for name in ("start_step", "reconstruct.start_step", "--start-step"):
         assert parse_grid(f"{name}=0,1") == expected
+
+
+def notes_of(call: Callable[[], object]) -> tuple[str, list[str]]:
+    """What an error says, and what a traceback shows below it."""
+    with pytest.raises(UsageError) as caught:
+        call()
+    return str(caught.value), getattr(caught.value, "__notes__", [])
+
+
+def test_options_in_an_error_are_named_for_python(here: Path) -> None:
+    """The sentence stays that of the command line."""
+    settings, video = resolve({"model": "shapes"}), make_video(here / "clip.mp4")
+    picture = cogedit.save_frame(video, settings, output=here / "first.png")
+    said, notes = notes_of(lambda: cogedit.save_frame(video, settings, output=picture))
+    assert said.endswith("exists (choose another -o, or replace it with --force)")
+    assert notes == ["In Python: -o is `output`, --force is `run=Run(force=True)`"]
+    said, notes = notes_of(
+        lambda: cogedit.encode(video, resolve({"model": "shapes", "encode.vae_span": 10}))
+    )
+    assert said.startswith("--vae-span is 10")
+    assert notes == ["In Python: --vae-span is the setting encode.vae_span"]
+
+
+def test_an_error_without_options_has_no_note_and_travels_with_its_own() -> None:
+    assert not hasattr(UsageError("nothing - of a-b --this-kind", hint="-o-o"), "__notes__")
+    error = pickle.loads(pickle.dumps(UsageError("it exists", hint="choose another -o")))
+    assert error.hint == "choose another -o"
+    assert error.__notes__ == ["In Python: -o is `output`"]
+
+
+def test_options_that_several_settings_share_name_them_all() -> None:
+    [note] = UsageError("--num-inference-steps is 0").__notes__
+    assert "invert.num_inference_steps or reconstruct.num_inference_steps" in note
+
+
+def test_settings_without_a_model_say_who_chooses_one(here: Path) -> None:
+    with pytest.raises(ModelError, match=r"model is 'auto'.*settings_for\(source, flags\)"):
+        cogedit.encode(make_video(here / "clip.mp4"), Settings())
