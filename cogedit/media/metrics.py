@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from itertools import pairwise, repeat, zip_longest
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -50,7 +50,7 @@ def psnr(
     return MAX_PSNR if total == 0 else min(MAX_PSNR, 10 * math.log10(255**2 / (total / count)))
 
 
-_Array = npt.NDArray[np.generic]
+_Array = npt.NDArray[Any]
 
 
 def _pairs(

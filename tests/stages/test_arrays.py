@@ -27,6 +27,17 @@ def test_frames_come_back_as_they_were_written(tmp_path, frames, name):
     assert np.array_equal(cogedit.read_clip(loaded.path), frames)
 
 
+def test_frames_that_no_video_shows_are_left_out(tmp_path):
+    """They fill a clip up to 8n + 1: source and edit have the same frames."""
+    video = make_video(tmp_path / "clip.mp4", num_frames=6)
+    settings = settings_of(video, load__frame_rate="source")
+    loaded = cogedit.load(video, settings)
+    assert loaded.record.num_extra_frames == 3
+    assert len(cogedit.read_clip(loaded.path)) == 6
+    exported = cogedit.export(loaded.path, settings, output=tmp_path / "shown.mp4")
+    assert len(cogedit.read_clip(exported.path)) == 6
+
+
 @pytest.mark.parametrize("kind", [list, Image.fromarray, torch.from_numpy])
 def test_pictures_tensors_and_arrays_are_frames(tmp_path, frames, kind):
     given = frames if kind is list else (kind(frame) for frame in frames)
