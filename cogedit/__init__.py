@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         InversionCheck,
         Run,
         Session,
+        Settings,
         Written,
         check_inversion,
         edit,
@@ -27,9 +28,13 @@ if TYPE_CHECKING:
         export,
         invert,
         load,
+        psnr,
+        read_clip,
         reconstruct,
         save_frame,
         settings_for,
+        ssim,
+        write_clip,
     )
     from cogedit.tools import Estimate, LayerProbe, Swept, compare, estimate, probe_layers, sweep
     from cogedit.version import __version__
@@ -42,6 +47,7 @@ __all__ = [
     "LayerProbe",
     "Run",
     "Session",
+    "Settings",
     "Swept",
     "Written",
     "__version__",
@@ -54,10 +60,14 @@ __all__ = [
     "invert",
     "load",
     "probe_layers",
+    "psnr",
+    "read_clip",
     "reconstruct",
     "save_frame",
     "settings_for",
+    "ssim",
     "sweep",
+    "write_clip",
 ]
 
 

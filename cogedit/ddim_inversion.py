@@ -24,7 +24,7 @@ from cogedit.diffusion.denoise import denoise
 from cogedit.diffusion.invert import invert_upstream
 from cogedit.diffusion.schedule import Schedule
 from cogedit.diffusion.trajectory import Trajectory
-from cogedit.errors import UsageError, VideoError
+from cogedit.errors import UsageError, VideoError, shown
 from cogedit.media.probe import probe_stored
 from cogedit.media.reader import read_frames_upstream
 from cogedit.media.writer import write_video
@@ -37,11 +37,13 @@ from cogedit.models.attention import (
     project,
 )
 from cogedit.models.denoiser import Denoiser
+from cogedit.models.device import compute_device
 from cogedit.models.kernels import attention
 from cogedit.models.loading import scheduler_problem
 from cogedit.models.prompts import embed_prompts
 from cogedit.models.rows import EditPrompts
 from cogedit.models.steps import run_steps
+from cogedit.models.tensor_checks import check_clip, check_frames, check_latents, shape_text
 from cogedit.models.vae import decode_pixels, encode_frames, to_model_range
 from cogedit.progress import OnStep
 
@@ -75,7 +77,7 @@ def get_video_frames(
 ) -> Tensor:
     """Read a clip as the upstream script does: stretched to size, trimmed to 4k + 1 frames.
 
-    Of a video longer than `max_num_frames` every `frame_sample_step`-th frame is taken; None
+    Of a video longer than `max_num_frames` every `frame_sample_step`-th frame is taken; None or 0
     spreads the frames over the video.
 
     Returns:
@@ -83,7 +85,18 @@ def get_video_frames(
 
     Raises:
         VideoError: The file cannot be read, or no frame is left.
+        UsageError: A number is out of range.
     """
+    for name, number, least in (
+        ("width", width, 1),
+        ("height", height, 1),
+        ("skip_frames_start", skip_frames_start, 0),
+        ("skip_frames_end", skip_frames_end, 0),
+        ("max_num_frames", max_num_frames, 1),
+        ("frame_sample_step", frame_sample_step, 0),
+    ):
+        if number is not None and number < least:
+            raise UsageError(f"{name} is {number}, expected at least {least}")
     path = Path(video_path)
     num_frames = probe_stored(path).num_frames
     start, end = skip_frames_start, num_frames - skip_frames_end
@@ -101,7 +114,11 @@ def get_video_frames(
 
 
 def encode_video_frames(vae: AutoencoderKLCogVideoX, video_frames: Tensor) -> Tensor:
-    """Encode frames [F, C, H, W] in [-1, 1] to scaled latents [1, F', C', H', W'] float32."""
+    """Encode frames [F, C, H, W] in [-1, 1] to scaled latents [1, F', C', H', W'] float32.
+
+    UsageError for whole numbers, which are no such frames, or another shape.
+    """
+    check_frames(video_frames, vae)
     return encode_frames(vae, video_frames)
 
 
@@ -118,7 +135,7 @@ def sample(
     """Invert or denoise, and return the whole trajectory.
 
     Args:
-        pipeline: A CogVideoX text-to-video pipeline.
+        pipeline: A CogVideoX text-to-video pipeline, on a device or with offloading.
         latents: Clean latents to invert or noise to denoise, [B, F', C', H', W'].
         scheduler: `DDIMInverseScheduler` inverts, `CogVideoXDDIMScheduler` denoises.
         prompt: Text; None and "" are the empty prompt.
@@ -132,12 +149,16 @@ def sample(
         [N, B, F', C', H', W'] float32: the sample after each step.
 
     Raises:
-        UsageError: Another scheduler class or configuration, an inversion with a reference, a
-            reference of another length, or a reference without `OverrideAttnProcessors` or the
-            other way round.
+        UsageError: Another scheduler class or configuration, latents that the transformer does not
+            take, an inversion with a reference, a reference of another length or shape, or one
+            without `OverrideAttnProcessors` or the other way round.
     """
     name = type(scheduler).__name__
     _check_scheduler(scheduler)
+    if not isinstance(prompt, str | None):
+        raise UsageError(f"prompt is {shown(prompt)}; expected one text for all clips")
+    if name == "DDIMInverseScheduler":
+        _check_noise_levels(pipeline)
     # `DDIMInverseScheduler(**config)` drops 2B's snr_shift_scale: both directions read the
     # forward table.
     forward = pipeline.scheduler if name == "DDIMInverseScheduler" else scheduler
@@ -171,9 +192,10 @@ def sample_embedded(
     on_step: OnStep | None = None,
 ) -> Tensor:
     """Do what `sample` does, given embeddings of the prompt and the empty prompt, [2, L, D]."""
-    reference = _reference(reference_latents, transformer, schedule)
-    if inverting and reference is not None:
+    if inverting and reference_latents is not None:
         raise UsageError("An inversion takes no reference_latents")
+    check_latents(latents, transformer)
+    reference = _reference(reference_latents, latents, transformer, schedule)
     denoiser = Denoiser(
         transformer,
         embeds=embeds,
@@ -196,7 +218,8 @@ def sample_embedded(
 def export_latents_to_video(
     pipeline: CogVideoXPipeline, latents: Tensor, video_path: str | Path, fps: int = 16
 ) -> None:
-    """Decode latents [1, F', C', H', W'] and write them as a video."""
+    """Decode latents [1, F', C', H', W'] and write them as a video; UsageError for other shapes."""
+    check_clip(latents, pipeline.vae)
     frames = torch.cat(list(decode_pixels(pipeline.vae, latents)))
     write_video(frames.cpu().numpy(), Path(video_path), fps=Fraction(fps))
 
@@ -281,35 +304,61 @@ def _check_scheduler(scheduler: DDIMInverseScheduler | CogVideoXDDIMScheduler) -
         raise UsageError(f"sample() got a {name} with {problem}")
 
 
+def _check_noise_levels(pipeline: CogVideoXPipeline) -> None:
+    """Refuse to invert on the noise levels of a scheduler that may have others than the model."""
+    name = type(pipeline.scheduler).__name__
+    if name not in {"CogVideoXDDIMScheduler", "CogVideoXDPMScheduler"}:
+        raise UsageError(
+            f"the pipeline's scheduler is a {name}, whose noise levels may not be the model's",
+            hint="pipe.scheduler = CogVideoXDDIMScheduler.from_config(pipe.scheduler.config)",
+        )
+    prediction: str = pipeline.scheduler.config.prediction_type
+    if prediction != "v_prediction":
+        raise UsageError(
+            f"the pipeline's scheduler has prediction_type = {prediction!r}; "
+            "expected 'v_prediction'"
+        )
+
+
 def _state(latents: Tensor, transformer: CogVideoXTransformer3DModel) -> Tensor:
     """Return latents for the loop: on the device, in float32 at least."""
-    return latents.to(transformer.device, torch.promote_types(latents.dtype, torch.float32))
+    return latents.to(
+        compute_device(transformer), torch.promote_types(latents.dtype, torch.float32)
+    )
 
 
 def _reference(
-    latents: Tensor | None, transformer: CogVideoXTransformer3DModel, schedule: Schedule
+    reference: Tensor | None,
+    latents: Tensor,
+    transformer: CogVideoXTransformer3DModel,
+    schedule: Schedule,
 ) -> Trajectory | None:
     """Turn a reversed trajectory, given by position, into one that is looked up by timestep."""
     injecting = any(
         isinstance(processor, CogVideoXAttnProcessor2_0ForDDIMInversion)
         for processor in transformer.attn_processors.values()
     )
-    if latents is None:
+    if reference is None:
         if injecting:
             raise UsageError(
                 "OverrideAttnProcessors needs reference_latents",
                 hint="give sample() the inversion's trajectory, or call it outside of the block",
             )
         return None
-    if len(latents) != len(schedule.timesteps):
+    if len(reference) != len(schedule.timesteps):
         raise UsageError(
-            f"reference_latents has {len(latents)} entries; expected {len(schedule.timesteps)}, "
+            f"reference_latents has {len(reference)} entries; expected {len(schedule.timesteps)}, "
             "one for each inference step"
+        )
+    if reference.shape[1:] != latents.shape:
+        raise UsageError(
+            f"reference_latents is {shape_text(reference)}, expected "
+            f"{[len(reference), *latents.shape]}: at each step the shape of latents"
         )
     if not injecting:
         raise UsageError(
             "reference_latents without injecting processors would have no effect",
             hint="call sample() inside `with OverrideAttnProcessors(pipe.transformer):`",
         )
-    samples = _state(latents.flip(0), transformer)
+    samples = _state(reference.flip(0), transformer)
     return Trajectory(samples, samples[0], tuple(reversed(schedule.timesteps)))

@@ -24,7 +24,7 @@ CogeditError              1   (never raised itself; an uncaught exception is a b
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import ClassVar
 
@@ -32,8 +32,19 @@ _LONG = 100
 """Characters of a value in a sentence."""
 
 
+_explain: list[Callable[[str], str | None]] = []
+
+
+def explain_options(explain: Callable[[str], str | None]) -> None:
+    """Let a function say what the options in an error's text are where there is no command line."""
+    _explain.append(explain)
+
+
 class CogeditError(Exception):
     """An error with a sentence for the user and, where one exists, the command that mends it.
+
+    Options are named as a command line has them. A note says what they are in Python, which a
+    traceback shows below the error.
 
     Args:
         message: What happened and where: what was found against what was expected.
@@ -47,6 +58,9 @@ class CogeditError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+        for explain in _explain:
+            if (note := explain(f"{message} {hint or ''}")) is not None:
+                self.add_note(note)
 
     def __str__(self) -> str:
         return self.message if self.hint is None else f"{self.message} ({self.hint})"

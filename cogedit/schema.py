@@ -210,6 +210,7 @@ class Setting:
         Raises:
             ValueError: It is of another type or out of range; `expected` says what is allowed.
         """
+        value = _of_python(value)
         if self.is_list:
             return self._read_list(value)
         if self.optional and (value is None or (value == self.none_text and self.has_auto)):
@@ -328,6 +329,14 @@ def path_of(text: str | Path) -> Path:
 def as_path(path: str | Path | None) -> Path | None:
     """Return what a caller may leave out, or write as text, as a path."""
     return None if path is None else Path(path)
+
+
+def _of_python(value: object) -> object:
+    """Return what NumPy's or PyTorch's numbers and arrays are as Python's own."""
+    if isinstance(value, list | tuple):
+        return type(value)(map(_of_python, value))
+    plain = getattr(value, "tolist", None)
+    return value if plain is None or isinstance(value, str) else plain()
 
 
 def _read_custom(kind: type[object], value: object) -> object:

@@ -20,7 +20,13 @@ def settings_without_model(call: Call) -> Settings:
     """Resolve the settings of a command that needs no model: none is chosen or looked for."""
     from cogedit.config import resolve_settings
 
-    resolved = resolve_settings(call.flags, config=call.config, environ=os.environ, cwd=Path.cwd())
+    resolved = resolve_settings(
+        call.flags,
+        config=call.config,
+        environ=os.environ,
+        cwd=Path.cwd(),
+        flag_names=call.names,
+    )
     return resolved.settings
 
 

@@ -1,6 +1,7 @@
 """Settings: what they are, and where each value of a run comes from."""
 
 from cogedit.config.batch_file import BatchRow, read_batch
+from cogedit.config.in_python import in_python
 from cogedit.config.resolve import (
     CONFIG_FILE,
     CONFIG_VARIABLE,
@@ -14,6 +15,7 @@ from cogedit.config.resolve import (
 )
 from cogedit.config.settings import TABLES, Settings, all_settings, check_settings
 from cogedit.config.toml import setting_values, settings_toml
+from cogedit.errors import explain_options
 from cogedit.schema import plain_value
 
 __all__ = [
@@ -36,3 +38,5 @@ __all__ = [
     "setting_values",
     "settings_toml",
 ]
+
+explain_options(in_python)

@@ -12,7 +12,7 @@ import functools
 import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
 
@@ -53,7 +53,8 @@ class _Layer:
     source: str  # "flag", "environment", the name of a file, "preset NAME"
     values: Mapping[str, object]
     is_text: bool = False  # whether text stands for numbers; in TOML "6" is no number
-    names: Mapping[str, str] = field(default_factory=dict)  # of flags, where not `flag_name`
+    # Of flags, where not `flag_name`; None for a caller in Python, who names settings.
+    names: Mapping[str, str] | None = None
 
     def origin(self, key: str) -> str:
         """Where a value came from, for people."""
@@ -64,7 +65,7 @@ class _Layer:
     def refuse(self, key: str, found: object, expected: str) -> UsageError:
         """The error for a value of this source."""
         if self.source == "flag":
-            flag = self.names.get(key) or flag_name(key)
+            flag = key if self.names is None else self.names.get(key) or flag_name(key)
             return UsageError(f"{flag} is {plain(found)}, expected {expected}")
         if self.source == "environment":
             return ConfigError(f"{self.origin(key)} is {plain(found)}, expected {expected}")
@@ -95,7 +96,8 @@ def resolve_settings(
         inferred: What follows from the artifact, the machine or the model: by origin, values by
             dotted key. It gives way to everything that was asked for, but not to the preset that
             only follows from the model.
-        flag_names: By dotted key, what a flag was called, for the message that refuses it.
+        flag_names: By dotted key, what a flag was called, for the message that refuses it; None
+            calls it by its key.
 
     Raises:
         UsageError: A flag has a wrong type or is out of range.
@@ -103,7 +105,7 @@ def resolve_settings(
             read as TOML.
     """
     given = {key: value for key, value in flags.items() if value is not None}
-    layers = [_Layer("flag", given, is_text=True, names=flag_names or {})]
+    layers = [_Layer("flag", given, is_text=True, names=flag_names)]
     layers += [_Layer(origin, values, is_text=True) for origin, values in (rows or {}).items()]
     layers.append(_environment_layer(environ))
     wanted = config or environ.get(CONFIG_VARIABLE) or None
@@ -263,9 +265,13 @@ def _flatten(parsed: Mapping[str, object]) -> Iterator[tuple[str, object]]:
 def _nearest(key: str, known: list[str]) -> str:
     """What was probably meant; the whole list where nothing is near."""
     if key == "reconstruct.prompt" and "prompt" not in known:
-        return "a prompt belongs to the command: `cogedit reconstruct --prompt PROMPT`"
+        return (
+            "a prompt belongs to the command, `cogedit reconstruct --prompt PROMPT`; in Python to "
+            "the call, `cogedit.reconstruct(source, prompts, settings)`"
+        )
     if key in REMOVED:
         return REMOVED[key]
+    key = key.lstrip("-").replace("-", "_")  # a flag in place of its key
     same_name = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
     near = same_name or difflib.get_close_matches(key, known, n=1)
     if not near:

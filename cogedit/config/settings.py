@@ -47,6 +47,10 @@ class Settings:
     """Everything that a command can be told, apart from its files and its prompt.
 
     `reconstruct` has no prompt here: it belongs to one command, `reconstruct_with` adds it.
+
+    One that is made in Python (`dataclasses.replace`) is checked when it is made, and has what a
+    `cogedit.toml` would give: lists become tuples, text becomes paths, numbers of NumPy Python's.
+    UsageError for a value of a wrong type or out of range.
     """
 
     model: Name = setting(
@@ -139,6 +143,18 @@ class Settings:
     export: ExportSettings = field(default_factory=ExportSettings)
     transformer: TransformerSettings = field(default_factory=TransformerSettings)
 
+    def __post_init__(self) -> None:
+        for name, kind in TABLES.items():
+            table: object = getattr(self, name)
+            if not isinstance(table, kind):
+                expected = f"a cogedit.types.{kind.__name__}"
+                raise UsageError(f"{name} is {shown(table)}, expected {expected}")
+            for key, value in _read_anew(table, f"{name}.").items():
+                table = replace(table, **{key: value})  # type: ignore[type-var]
+            object.__setattr__(self, name, table)
+        for key, value in _read_anew(self, "").items():
+            object.__setattr__(self, key, value)
+
     @property
     def files(self) -> tuple[tuple[Literal["transformer", "vae"], Path], ...]:
         """Parts of the model that are files of their own."""
@@ -175,11 +191,24 @@ def check_settings(settings: SettingsT) -> SettingsT:
     Raises:
         UsageError: A value has a wrong type or is out of range.
     """
+    _read_anew(settings, "")
+    return settings
+
+
+def _read_anew(settings: object, table: str) -> Mapping[str, object]:
+    """Read the values of a record made in Python; return those that are written in another way."""
+    anew: dict[str, object] = {}
     for described in settings_of(type(settings)):  # type: ignore[arg-type]
+        if "." in described.key:  # of a table
+            continue
         value: object = getattr(settings, described.key)
+        if value is described.default:
+            continue
         try:
-            described.read(value, is_text=False)
+            read = described.read(value, is_text=False)
         except ValueError as error:
             found = shown(value)
-            raise UsageError(f"{described.key} is {found}, expected {error}") from error
-    return settings
+            raise UsageError(f"{table}{described.key} is {found}, expected {error}") from error
+        if repr(read) != repr(value):  # 1 and 1.0 are equal, and a record tells them apart
+            anew[described.key] = read
+    return anew

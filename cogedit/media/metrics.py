@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from itertools import pairwise, repeat
-from typing import TypeVar
+from itertools import pairwise, repeat, zip_longest
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+
+from cogedit.errors import UsageError
 
 Frame = npt.NDArray[np.uint8]
 Pair = TypeVar("Pair")
@@ -30,11 +32,14 @@ def psnr(
         expected: As many of the same shape.
         where: As many [H, W], the pixels that count; None is all.
 
+    Raises:
+        UsageError: The clips have other numbers of frames, or frames of other shapes.
+
     Returns:
         10 log10(255^2 / mean squared error), at most `MAX_PSNR`; NaN if no pixel counts.
     """
     total, count = 0.0, 0
-    for frames, chosen in _with_choice(zip(clip, expected, strict=True), where):
+    for frames, chosen in _with_choice(_pairs(clip, expected), where):
         error = np.subtract(*frames, dtype=np.float64) ** 2
         if chosen is not None:
             error = error[chosen]
@@ -43,6 +48,24 @@ def psnr(
     if not count:
         return math.nan
     return MAX_PSNR if total == 0 else min(MAX_PSNR, 10 * math.log10(255**2 / (total / count)))
+
+
+_Array = npt.NDArray[Any]
+
+
+def _pairs(
+    clip: Iterable[npt.ArrayLike], expected: Iterable[npt.ArrayLike]
+) -> Iterator[tuple[_Array, _Array]]:
+    """Join the frames of two clips; UsageError where they have other numbers or shapes of them."""
+    for number, pair in enumerate(zip_longest(clip, expected)):
+        if any(frame is None for frame in pair):
+            raise UsageError(f"the clips have different lengths: one ends after frame {number}")
+        frame, other = map(np.asarray, pair)
+        if frame.shape != other.shape:
+            raise UsageError(
+                f"frame {number} is {frame.shape} in one clip, {other.shape} in the other"
+            )
+        yield frame, other
 
 
 def mean_change(clip: Iterable[Frame], expected: Iterable[Frame]) -> float:
@@ -60,7 +83,7 @@ def flicker(clip: Iterable[Frame], expected: Iterable[Frame]) -> float:
 
 
 def _changes(clip: Iterable[Frame], expected: Iterable[Frame]) -> Iterator[npt.NDArray[np.int16]]:
-    for frame, other in zip(clip, expected, strict=True):
+    for frame, other in _pairs(clip, expected):
         yield np.subtract(frame, other, dtype=np.int16)
 
 
@@ -93,7 +116,7 @@ def ssim(
     """
     total, count = 0.0, 0
     inner = slice(_RADIUS, -_RADIUS)
-    for frames, chosen in _with_choice(zip(clip, expected, strict=True), where):
+    for frames, chosen in _with_choice(_pairs(clip, expected), where):
         similarity = _ssim_map(*map(luma, frames))
         counted = similarity if chosen is None else similarity[chosen[inner, inner]]
         total += float(counted.sum())

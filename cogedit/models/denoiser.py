@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cogedit.diffusion.windows import OnWindow, over_windows
 from cogedit.models.attention import Injection
+from cogedit.models.device import compute_device
 from cogedit.models.first_frame import with_condition
 from cogedit.models.ranks import Ranks
 from cogedit.models.row_model import RowCall, RowModel
@@ -77,7 +78,7 @@ class Denoiser:
             injection.window(len(transformer.transformer_blocks))
         self.transformer = transformer
         self.guidance_scale = guidance_scale
-        self._embeds = embeds.to(transformer.device, transformer.dtype)
+        self._embeds = embeds.to(compute_device(transformer), transformer.dtype)
         self._prompts = tuple(prompts)
         self._condition = condition
         self._reference_condition = reference_condition

@@ -6,8 +6,10 @@ import gc
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from typing import cast
 
 import torch
+from torch import nn
 
 from cogedit.errors import DeviceMemoryError, UsageError
 from cogedit.types import DType
@@ -42,6 +44,31 @@ def resolve_device(device: str) -> torch.device:
     if resolved.type not in {"cuda", "mps", "cpu"}:
         raise UsageError(f"The device {device} is not supported; use cuda, mps or cpu")
     return resolved
+
+
+def compute_device(module: nn.Module) -> torch.device:
+    """Return where a model of diffusers or transformers computes.
+
+    `enable_model_cpu_offload` and `enable_sequential_cpu_offload` of a pipeline let weights wait
+    elsewhere, the latter on the device "meta"; accelerate's hooks know where they are used, as
+    `DiffusionPipeline._execution_device` reads it.
+    """
+    if hasattr(module, "_hf_hook"):
+        for part in module.modules():
+            device = getattr(getattr(part, "_hf_hook", None), "execution_device", None)
+            if device is not None:
+                return torch.device(device)
+    return cast(torch.device, module.device)
+
+
+def bring_weights(module: nn.Module) -> None:
+    """Let accelerate's hook bring a model of which parts are called, and not the model itself.
+
+    `apply_forward_hook` of diffusers does so for a VAE's `encode` and `decode`.
+    """
+    bring = getattr(getattr(module, "_hf_hook", None), "pre_forward", None)
+    if bring is not None:
+        bring(module)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from cogedit.errors import ModelError, first_line
+from cogedit.models.device import compute_device
 from cogedit.models.quiet import is_panic, quiet_panics
 
 if TYPE_CHECKING:
@@ -71,9 +72,10 @@ def embed_prompts(
             f"The vocabulary in tokenizer/ has a token {largest}; the text encoder knows {known}",
             hint="copy or download the model again",
         )
+    device = compute_device(text_encoder)
     try:
         with torch.no_grad():
-            embeds = tuple(text_encoder(tokens.to(text_encoder.device))[0] for tokens in ids)
+            embeds = tuple(text_encoder(tokens.to(device))[0] for tokens in ids)
     except (IndexError, TypeError, ValueError, ZeroDivisionError) as error:
         raise ModelError(
             f"The text encoder cannot work as its config.json says: {first_line(error)}",

@@ -1,12 +1,20 @@
-"""Silence the libraries' warnings and bars that do not help a user."""
+"""Silence the libraries' warnings and bars that do not help a user.
+
+What is silenced belongs to the whole process, and so does what transformers changes while it loads:
+one thread at a time is in these bodies, and the others wait.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+
+_alone = threading.RLock()
+"""Two threads that each put back what they found would leave the other's silence for good."""
 
 
 @contextmanager
@@ -15,32 +23,38 @@ def quiet_imports() -> Iterator[None]:
 
     diffusers imports torchao where it is installed, which warns of kernels for other devices.
     """
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)
+    with _alone:
+        before = logging.root.manager.disable
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(before)
 
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Load without the libraries' progress bars and long lists of keys."""
+    """Load without the libraries' progress bars and long lists of keys.
+
+    The body is one thread's at a time also because transformers replaces functions of its classes
+    while it loads: two at once leave a model without its tied weights, and all later ones too.
+    """
     import diffusers.utils.logging as diffusers_logging
     import transformers.utils.logging as transformers_logging
 
     both = (diffusers_logging, transformers_logging)
-    before = [(log, log.get_verbosity(), log.is_progress_bar_enabled()) for log in both]
-    for log in both:
-        log.set_verbosity_error()
-        log.disable_progress_bar()
-    try:
-        yield
-    finally:
-        for log, verbosity, bars in before:
-            log.set_verbosity(verbosity)
-            if bars:
-                log.enable_progress_bar()
+    with _alone:
+        before = [(log, log.get_verbosity(), log.is_progress_bar_enabled()) for log in both]
+        for log in both:
+            log.set_verbosity_error()
+            log.disable_progress_bar()
+        try:
+            yield
+        finally:
+            for log, verbosity, bars in before:
+                log.set_verbosity(verbosity)
+                if bars:
+                    log.enable_progress_bar()
 
 
 @contextmanager
@@ -50,6 +64,12 @@ def quiet_panics() -> Iterator[None]:
     The panic is raised as a BaseException, which says the same. What others write meanwhile is
     shown when the body has ended.
     """
+    with _alone, _held_stderr():
+        yield
+
+
+@contextmanager
+def _held_stderr() -> Iterator[None]:
     try:
         stderr = os.dup(2)
     except OSError:  # closed

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
+
+from cogedit.models.device import compute_device
 
 if TYPE_CHECKING:
     from diffusers import CogVideoXTransformer3DModel
@@ -31,7 +32,7 @@ def image_rotary_emb(
     patch = config.patch_size
     grid = height // patch, width // patch
     base = config.sample_height // patch, config.sample_width // patch
-    device: torch.device = transformer.device
+    device = compute_device(transformer)
     if config.patch_size_t is None:
         cos, sin = get_3d_rotary_pos_embed(
             embed_dim=config.attention_head_dim,

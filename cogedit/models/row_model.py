@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from cogedit.models.attention import Injection
+from cogedit.models.device import compute_device
 from cogedit.models.forward import CallOptions, chunk_size, runs_rows
 from cogedit.models.rotary import image_rotary_emb
 from cogedit.models.rows import RowPlan
@@ -53,8 +54,7 @@ class RowModel:
     @property
     def device(self) -> torch.device:
         """Where it computes."""
-        device: torch.device = self._transformer.device
-        return device
+        return compute_device(self._transformer)
 
     @property
     def num_heads(self) -> int:

@@ -20,6 +20,7 @@ from cogedit.diffusion.trajectory import Samples, Trajectory
 from cogedit.diffusion.windows import OnWindow
 from cogedit.models.attention import Injection
 from cogedit.models.denoiser import Denoiser
+from cogedit.models.device import compute_device
 from cogedit.models.forward import run_rows
 from cogedit.models.ranks import Ranks
 from cogedit.models.rows import (
@@ -175,7 +176,7 @@ def edit_latents(
         ArtifactMismatch: The reference did not visit a timestep that the edit needs.
         NumericalError: NaN or Inf appeared.
     """
-    shared, device = settings[0], transformer.device
+    shared, device = settings[0], compute_device(transformer)
     schedule = edit_schedule(shared, reference, alphas_cumprod)
     sources = _sources(settings, num_clips=len(reference.latents))
     if len(reference.latents) < len(settings):

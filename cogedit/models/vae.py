@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor, nn
 
+from cogedit.models.device import bring_weights, compute_device
 from cogedit.models.vae_memory import saving_memory
 from cogedit.models.vae_tiles import TensorFile, Tiles
 
@@ -87,7 +88,8 @@ def _encode(
     The encoder is causal, as the decoder is (`decode_pieces`), and these are the pieces of
     `AutoencoderKLCogVideoX.encode`; one of them is on the device at a time.
     """
-    spans = _spans(size[0], span)
+    spans, device = _spans(size[0], span), compute_device(vae)
+    bring_weights(vae)
 
     def encode_part(rows: slice, columns: slice) -> Tensor:
         encoded = []
@@ -96,7 +98,7 @@ def _encode(
             conv_cache = None
             for first, last in pairwise(accumulate(lengths, initial=start)):
                 piece = read(slice(first, last), rows, columns).movedim(0, 1).unsqueeze(0)
-                piece = piece.to(vae.device, vae.dtype)
+                piece = piece.to(device, vae.dtype)
                 piece, conv_cache = vae.encoder(piece, conv_cache=conv_cache)
                 piece = piece if vae.quant_conv is None else vae.quant_conv(piece)
                 # The latent frame of the shared frame is the span's before.
@@ -181,7 +183,9 @@ def decode_pieces(
     would take what the tiles save. The tiles wait in a file in `folder` to be joined.
     """
     unscaled = latents.movedim(1, 2) / float(vae.config.scaling_factor)
-    z = unscaled.to(vae.device, vae.dtype)
+    device = compute_device(vae)
+    z = unscaled.to(device, vae.dtype)
+    bring_weights(vae)
     lengths = _piece_lengths(z.shape[2], int(vae.num_latent_frames_batch_size))
 
     def decode_part(rows: slice, columns: slice) -> Iterator[Tensor]:
@@ -206,9 +210,7 @@ def decode_pieces(
         file = TensorFile(folder)
         kept = [[[*map(file.put, decode_part(*part))] for part in row] for row in tiles.parts]
         joined = (
-            tiles.join(
-                vae, [[file.get(tile[index]).to(vae.device) for tile in row] for row in kept]
-            )
+            tiles.join(vae, [[file.get(tile[index]).to(device) for tile in row] for row in kept])
             for index in range(len(lengths))
         )
     for piece in joined:

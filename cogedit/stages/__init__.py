@@ -6,6 +6,9 @@ runs the model also raises `ModelError` where it is missing or incomplete, `Devi
 `NumericalError` at NaN or Inf, and `Interrupted` where a stop was requested.
 """
 
+from cogedit.config import Settings
+from cogedit.media.metrics import psnr, ssim
+from cogedit.stages.arrays import read_clip, write_clip
 from cogedit.stages.edit import edit
 from cogedit.stages.encode import encode
 from cogedit.stages.export import export
@@ -22,6 +25,7 @@ __all__ = [
     "InversionCheck",
     "Run",
     "Session",
+    "Settings",
     "Written",
     "check_inversion",
     "edit",
@@ -29,7 +33,11 @@ __all__ = [
     "export",
     "invert",
     "load",
+    "psnr",
+    "read_clip",
     "reconstruct",
     "save_frame",
     "settings_for",
+    "ssim",
+    "write_clip",
 ]

@@ -22,6 +22,7 @@ from cogedit.errors import StorageError, UsageError
 from cogedit.media.encoding import VIDEO_SUFFIXES
 from cogedit.places import Output, is_folder_name
 from cogedit.schema import as_path
+from cogedit.stages.arguments import source_of
 from cogedit.stages.claim import claim
 from cogedit.stages.decode import check_composite
 from cogedit.stages.encode import encode
@@ -71,7 +72,7 @@ def edit(
     Returns:
         The videos, in the order of the prompts, named after source, prompt and content key.
     """
-    video, run = Path(video), run or Run()
+    video, run = source_of(video, settings), run or Run()
     source_video = as_path(source_video)
     options = options_for(prompts, settings, first_frame=first_frame)
 

@@ -20,6 +20,7 @@ from cogedit.config import Settings
 from cogedit.errors import UsageError
 from cogedit.models.checkpoint import Checkpoint
 from cogedit.schema import as_path
+from cogedit.stages.arguments import source_of
 from cogedit.stages.artifact_output import check_artifact
 from cogedit.stages.claim import claim
 from cogedit.stages.first_frame import encode_first_frame
@@ -54,7 +55,7 @@ def encode(
         ArtifactError: The source is no frames artifact, or damaged.
         UsageError: Its size does not suit the model.
     """
-    source, output, run = Path(source), as_path(output), run or Run()
+    source, output, run = source_of(source, settings), as_path(output), run or Run()
     check_artifact(output, inputs=[source, *settings.read_files], run=run)
     check_span(settings.encode)
     workspace = workspace_for(source, settings)

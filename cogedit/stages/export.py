@@ -29,6 +29,7 @@ from cogedit.media.sound import choose_audio
 from cogedit.media.stream import FrameStream
 from cogedit.media.writer import AudioSource, write_video
 from cogedit.schema import as_path
+from cogedit.stages.arguments import source_of
 from cogedit.stages.claim import claim
 from cogedit.stages.decode import composite_for
 from cogedit.stages.full_rate import frame_numbers, own_rate, takes_every_frame
@@ -104,7 +105,9 @@ def export(
         StorageError: The video cannot be written.
     """
     output, source_video = as_path(output), as_path(source_video)
-    job = _job(Path(source), settings, output=output, run=run or Run(), read=[source_video])
+    job = _job(
+        source_of(source, settings), settings, output=output, run=run or Run(), read=[source_video]
+    )
     for note in idle_options(job.recipe, settings.export):
         job.run.notify(note) if session is None else session.notify_once(note, job.run)
     with claim(output, job.run), keeping_in_use():
@@ -307,6 +310,7 @@ def _export(job: _Job, source_video: Path | None, session: Session | None) -> Ex
         run.notify(f"exported without audio: {job.silent}")
     check_writable(job.path, is_folder=recipe.encoding.codec == "png")
     replaced = job.path.exists() and not run.force
+    run.cancellation.check(f"before {job.path.name} was begun")
     with in_use(job.path.parent), use_session(session) as owner:
         job = _with_tiling(job, owner)
         recipe = job.recipe

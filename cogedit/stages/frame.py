@@ -23,6 +23,7 @@ from cogedit.errors import ArtifactError, UsageError, shown
 from cogedit.media.clip import find_span
 from cogedit.media.reader import DecordFailed, read_clip
 from cogedit.media.writer import save_png
+from cogedit.stages.arguments import source_of
 from cogedit.stages.claim import claim
 from cogedit.stages.load import find_clip
 from cogedit.stages.run import Run, check_absent, check_output, workspace_for
@@ -52,7 +53,7 @@ def save_frame(
         VideoError: The video cannot be read, or has no frame then.
         ArtifactError: Neither the artifact's frames nor its video are here.
     """
-    source, output, run = Path(source), Path(output), run or Run()
+    source, output, run = source_of(source, settings), Path(output), run or Run()
     if output.suffix.lower() != ".png":
         raise UsageError(f"a frame is written as PNG; found -o {output}", hint="end it in .png")
     check_output(output, inputs=[source], run=run)

@@ -11,6 +11,7 @@ from cogedit.errors import UsageError
 from cogedit.media.masks import GivenMask
 from cogedit.models.checkpoint import Checkpoint
 from cogedit.sources import PictureSource
+from cogedit.stages.arguments import path_given
 from cogedit.stages.first_frame import GivenFirstFrame, take_first_frame
 from cogedit.stages.mask import take_mask
 from cogedit.types import ReconstructSettings
@@ -38,6 +39,9 @@ def take_given(
     first_frame: str | Path | None,
 ) -> Given:
     """Identify the files that a run is given; errors are those of the two functions."""
+    for name, file in (("the mask", mask), ("the first frame", first_frame)):
+        if file is not None:
+            path_given(name, file)
     return Given(
         take_mask(mask, settings), take_first_frame(first_frame, video, settings, checkpoint)
     )

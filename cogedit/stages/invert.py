@@ -27,6 +27,7 @@ from cogedit.models.checkpoint import Checkpoint
 from cogedit.models.cost import TransformerSizes, edit_work, inversion_work, latent_shape
 from cogedit.progress import StepInfo, WindowProgress
 from cogedit.schema import as_path
+from cogedit.stages.arguments import source_of
 from cogedit.stages.artifact_output import check_artifact
 from cogedit.stages.claim import claim
 from cogedit.stages.edit_notes import inversion_notes
@@ -41,10 +42,10 @@ from cogedit.stages.model import (
     scheduler_record,
     transformer_record,
 )
+from cogedit.stages.prompts import check_text
 from cogedit.stages.run import (
     Run,
     Written,
-    check_text,
     find_or_make,
     place_of,
     workspace_for,
@@ -99,7 +100,7 @@ def invert(
         ArtifactError: The source is of a later kind, of another model, or damaged.
         UsageError: A setting is out of range.
     """
-    source, output, run = Path(source), as_path(output), run or Run()
+    source, output, run = source_of(source, settings), as_path(output), run or Run()
     check_artifact(output, inputs=[source, *settings.read_files], run=run)
     checkpoint = checkpoint_for(settings)
     check_inversion_settings(settings, checkpoint)
@@ -316,7 +317,7 @@ def check_inversion(
     from cogedit.models.vae_tiles import TensorFile
     from cogedit.stages.trajectory import open_trajectory
 
-    trajectory, run = Path(trajectory), run or Run()
+    trajectory, run = source_of(trajectory, settings), run or Run()
     checkpoint = checkpoint_for(settings)
     inverted_with = read_record(trajectory, "trajectory")
     check_same_model(str(trajectory), inverted_with, checkpoint)
@@ -334,7 +335,7 @@ def check_inversion(
             owner.transformer(
                 work, shape, settings, windows=windows, loras=settings.inversion_lora, run=run
             ) as transformer,
-            run.progress("resampling", len(inverted.timesteps)) as on_step,
+            run.stoppable("resampling", len(inverted.timesteps)) as on_step,
         ):
             shown = WindowProgress(on_step, total=len(inverted.timesteps))
             samples = edit_latents(

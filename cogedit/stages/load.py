@@ -22,6 +22,7 @@ from cogedit.models.checkpoint import NotCachedError
 from cogedit.models.geometry import TRAINED_FPS, TRAINED_FPS_15
 from cogedit.schema import as_path
 from cogedit.sources import SourceVideo
+from cogedit.stages.arguments import source_of
 from cogedit.stages.artifact_output import check_artifact
 from cogedit.stages.claim import claim
 from cogedit.stages.model import checkpoint_for, takes_first_frame
@@ -63,7 +64,7 @@ def load(
         UsageError: The size does not suit the model, or a setting is out of range.
         StorageError: The artifact cannot be written.
     """
-    video, output, run = Path(video), as_path(output), run or Run()
+    video, output, run = source_of(video, settings), as_path(output), run or Run()
     check_artifact(output, inputs=[video, *settings.read_files], run=run)
 
     def make(clip: Clip, *, fall_back: bool) -> Written[FramesRecord]:

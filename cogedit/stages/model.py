@@ -45,6 +45,11 @@ _MANY_WEIGHTS = 2**28
 
 def checkpoint_for(settings: Settings, *, download: bool = True) -> Checkpoint:
     """Find the checkpoint that the settings name; errors are those of `find_checkpoint`."""
+    if settings.model == "auto":
+        raise ModelError(
+            "model is 'auto', for which `cogedit.settings_for(source, flags)` chooses one",
+            hint="take its `.settings`, or name a model",
+        )
     return find_checkpoint(
         settings.model, settings.revision, files=settings.files, download=download
     )

@@ -21,6 +21,17 @@ LABELS: dict[PartName, str] = {
 }
 """What the parts are called in sentences."""
 
+OTHERWISE: dict[PartName, str] = {
+    "text_encoder": "--device chooses another device",
+    "transformer": "--weights fp8 or fewer frames help",
+}
+"""What helps where a part is too large for the device."""
+
+LOST_IN_FP8 = (
+    "a transformer in fp8 takes up small changes of a LoRA only in part (--weights bf16 takes up "
+    "all of them)"
+)
+
 BESIDE_T5 = 2**28
 """Bytes that T5 computes in, at most: one prompt at a time."""
 

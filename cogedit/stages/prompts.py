@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from cogedit.artifacts.embeds import EmbedsRecord, default_cache, find_embeds, write_embeds
 from cogedit.config import Settings
-from cogedit.errors import ArtifactDamaged, StorageError
+from cogedit.errors import ArtifactDamaged, StorageError, UsageError
 from cogedit.models.checkpoint import Checkpoint
 from cogedit.stages.model import dtype_for
 from cogedit.stages.run import Run
@@ -18,6 +18,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _SHOWN_WORDS = 8
+
+
+def check_text(text: str) -> None:
+    """Refuse a prompt that is not UTF-8, such as bytes of another encoding on the command line."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"the prompt {text!r} is not UTF-8", hint="set the locale") from error
 
 
 class PromptCache:

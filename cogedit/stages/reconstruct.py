@@ -14,6 +14,7 @@ from cogedit.diffusion.schedule import visited
 from cogedit.errors import UsageError
 from cogedit.models.checkpoint import Checkpoint
 from cogedit.schema import as_path, show_value
+from cogedit.stages.arguments import source_of
 from cogedit.stages.artifact_output import check_artifact
 from cogedit.stages.claim import claim
 from cogedit.stages.edit_notes import no_effect_notes, source_prompt_notes
@@ -22,7 +23,8 @@ from cogedit.stages.given import Given, options_for, take_given
 from cogedit.stages.inverted import Inverted, levels_of, trajectory_for
 from cogedit.stages.mask import is_mask_video, place_of_mask, show_mask
 from cogedit.stages.model import check_same_model, checkpoint_for
-from cogedit.stages.run import Run, Written, check_output, check_text, find, find_or_make
+from cogedit.stages.prompts import check_text
+from cogedit.stages.run import Run, Written, check_output, find, find_or_make
 from cogedit.stages.session import Session, use_session
 from cogedit.types import ReconstructSettings
 
@@ -89,7 +91,7 @@ def reconstruct(
         VideoError: The mask or the first frame cannot be read, or the mask does not fit the source.
         ArtifactError: The source is of a later kind, of another model, or damaged.
     """
-    source, output, run = Path(source), as_path(output), run or Run()
+    source, output, run = source_of(source, settings), as_path(output), run or Run()
     options = options_for(prompts, settings, first_frame=first_frame)
     inputs = [source, mask, first_frame, *settings.read_files]
     check_artifact(output, inputs=inputs, num_edits=len(options), run=run)

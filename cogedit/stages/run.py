@@ -45,7 +45,7 @@ from cogedit.errors import (
 )
 from cogedit.media.images import are_images, folder_of
 from cogedit.places import find_elsewhere
-from cogedit.progress import RGBPicture, ShowStep, Step
+from cogedit.progress import RGBPicture, ShowStep, Step, WindowInfo
 from cogedit.stages.replacing import is_of_a_model, is_replaced
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class Run:
         progress: Shows the steps of a long loop.
         wait: Shows what is being waited for, where there are no steps.
         preview: Shown images of the edits after each of their steps; None where nobody looks.
-        cancellation: Lets a signal, or another thread, stop a long loop after its step.
+        cancellation: Lets a signal, or another thread, stop between two steps or stages.
         is_earlier: Whether this is a stage before the one that was asked for.
         inputs: More files that the run reads, such as a batch file; no output replaces one.
         claims: Outputs that no other command writes meanwhile (`claim`).
@@ -106,10 +106,22 @@ class Run:
     claims: frozenset[Path] = frozenset()
 
     @contextmanager
-    def counting(self, doing: str, total: int) -> Iterator[Callable[[], None]]:
-        """Show a loop that has no timesteps; what this yields is called after each step."""
-        numbers = count()
+    def stoppable(self, doing: str, total: int) -> Iterator[ShowStep]:
+        """Show a loop of which nothing is kept; it stops after a step if that was requested."""
+
+        def show(step: Step) -> None:
+            on_step(step)
+            if step.index + 1 < total and not isinstance(step, WindowInfo):
+                self.cancellation.check(f"while {doing}, after step {step.index + 1} of {total}")
+
         with self.progress(doing, total) as on_step:
+            yield show
+
+    @contextmanager
+    def counting(self, doing: str, total: int) -> Iterator[Callable[[], None]]:
+        """`stoppable` without timesteps: what this yields is called after each step."""
+        numbers = count()
+        with self.stoppable(doing, total) as on_step:
             yield lambda: on_step(Step(next(numbers), total))
 
     def while_waiting(self, text: str) -> Callable[[], None]:
@@ -237,6 +249,7 @@ def _make(
 ) -> Written[RecordT]:
     """Make an artifact where no other process does, and write it."""
     path = place_of(record, output=output, workspace=workspace)
+    run.cancellation.check(f"before {path.name} was begun")
     scratch = Unfinished.of(path.parent, record.kind, [content_key(record)]).root
     with run.wait("starting PyTorch"):
         import torch  # noqa: F401  (seconds, the first time)
@@ -364,14 +377,6 @@ def check_is_here(output: Path) -> None:
     elsewhere = named if output.parent.is_dir() else named or find_elsewhere(str(output))
     if elsewhere is not None and not output.exists():
         raise UsageError(f"-o: {elsewhere.message}", hint="name a file or folder here")
-
-
-def check_text(text: str) -> None:
-    """Refuse a prompt that is not UTF-8, such as bytes of another encoding on the command line."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise UsageError(f"the prompt {text!r} is not UTF-8", hint="set the locale") from error
 
 
 def check_writable(path: Path, *, is_folder: bool = False) -> None:

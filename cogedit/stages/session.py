@@ -7,7 +7,7 @@ moves from the device to host memory, or it is released. Where everything fits, 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Self, cast
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Self, cast
 from cogedit.artifacts import LoraRecord, keeping_in_use, show_size
 from cogedit.artifacts.embeds import EmbedsRecord
 from cogedit.config import Settings
+from cogedit.errors import UsageError, shown
 from cogedit.models.checkpoint import Checkpoint
 from cogedit.models.cost import (
     ITEM_SIZE,
@@ -38,12 +39,15 @@ from cogedit.stages.model import (
 from cogedit.stages.model_part import (
     BESIDE_T5,
     LABELS,
+    LOST_IN_FP8,
+    OTHERWISE,
     Part,
     PartName,
     free_memory_of,
     make_room,
     release,
 )
+from cogedit.stages.one_thread import OneThread
 from cogedit.stages.prompts import PromptCache, embeds_record
 from cogedit.stages.run import Run
 from cogedit.types import LoraFile, Offload, WindowPlan
@@ -61,12 +65,6 @@ if TYPE_CHECKING:
     _Loaded = tuple[object, nn.Module]
 
 
-_LOST_IN_FP8 = (
-    "a transformer in fp8 takes up small changes of a LoRA only in part (--weights bf16 takes up "
-    "all of them)"
-)
-
-
 class Session:
     """Owns the loaded parts of a model for the life of a command.
 
@@ -77,10 +75,12 @@ class Session:
                 edit(video, prompts, settings, session=session)
 
     The settings of each call say which model it is for: a part that was loaded under other ones is
-    replaced. Leaving the body frees the memory of everything. A session belongs to one thread.
+    replaced. Leaving the outermost body frees the memory of everything. One thread uses a session
+    at a time: UsageError where two do, or a process that was forked.
     """
 
     def __init__(self) -> None:
+        self._users = OneThread()  # the first to be pickled, which it refuses
         self._parts: dict[PartName, Part] = {}
         self._embeds = PromptCache()
         self._expected: dict[str, None] = {}
@@ -95,19 +95,22 @@ class Session:
         return self._helpers.ranks
 
     def __enter__(self) -> Self:
+        self._users.enter()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        if self._users.leave():
+            self.close()
 
     def close(self) -> None:
         """Release everything; the session can be used again, and loads again."""
-        self._embeds.clear()
-        self._expected.clear()
-        self._decodes = False
-        self._source = None
-        self._helpers.close()
-        release(self._parts, *self._parts)
+        with self._users.turn():
+            self._embeds.clear()
+            self._expected.clear()
+            self._decodes = False
+            self._source = None
+            self._helpers.close()
+            release(self._parts, *self._parts)
 
     def notify_once(self, note: str | None, run: Run) -> None:
         """Say what holds for everything that is made in this session, if there is anything."""
@@ -204,7 +207,7 @@ class Session:
                 self.notify_once(note, run)
             own = checkpoint.files.get("transformer")
             if loras and stored == "fp8" and own is not None and own.is_fp8:
-                self.notify_once(_LOST_IN_FP8, run)
+                self.notify_once(LOST_IN_FP8, run)
             if stored is not None:
                 store_weights(transformer, stored)
             return transformer, transformer
@@ -365,14 +368,10 @@ class Session:
                 run.notify(f"--offload {offload} has no effect on {part.device.type}")
             offload = "none"
         elif offload == "auto":
-            otherwise = {
-                "text_encoder": "--device chooses another device",
-                "transformer": "--weights fp8 or fewer frames help",
-            }[name]
             needed = estimate.activations + (0 if here else estimate.weights)
             free = free_memory_of(part.device, needed) + (estimate.weights if here else 0)
             offload, why = choose_offload(
-                estimate, free=free, name=LABELS[name], otherwise=otherwise
+                estimate, free=free, name=LABELS[name], otherwise=OTHERWISE[name]
             )
             if offload != part.offload:
                 run.notify(why)
@@ -393,5 +392,8 @@ def use_session(session: Session | None) -> Iterator[Session]:
 
     The workspaces of the body stay in use until it ends, so that nothing is removed in between.
     """
-    with keeping_in_use(), Session() if session is None else nullcontext(session) as owner:
+    if not isinstance(session, Session | None):
+        raise UsageError(f"session is {shown(session)}, expected a cogedit.Session")
+    owner = Session() if session is None else session
+    with keeping_in_use(), owner if session is None else owner._users.turn():
         yield owner

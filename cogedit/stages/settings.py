@@ -25,6 +25,7 @@ from cogedit.media.probe import probe_facts
 from cogedit.models.checkpoint import EMBEDDED, NotCachedError
 from cogedit.models.hardware import cuda_present
 from cogedit.models.hub import other_owner
+from cogedit.stages.arguments import path_given
 from cogedit.stages.model import checkpoint_for, takes_first_frame
 
 Inferred = Mapping[str, Mapping[str, object]]
@@ -78,7 +79,7 @@ def settings_for(
         cwd=Path.cwd() if cwd is None else cwd,
         flag_names=flag_names,
     )
-    path = None if source is None else Path(source)
+    path = None if source is None else path_given("the source", source)
     is_artifact = path is not None and sniff_kind(path) is not None
     resolved = resolve(inferred={})
     model = resolved.settings.model

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 from cogedit.artifacts import (
     EditRecord,
@@ -22,7 +23,7 @@ from cogedit.artifacts import (
 )
 from cogedit.config import Settings
 from cogedit.disk import Over
-from cogedit.errors import ArtifactError, UsageError
+from cogedit.errors import ArtifactError, UsageError, shown
 from cogedit.media.clip import ResizePlan
 from cogedit.media.comparison import Compared, compare_frames, compare_sheet
 from cogedit.media.encoding import VIDEO_SUFFIXES, Encoding, list_suffixes, plan_encoding
@@ -32,6 +33,7 @@ from cogedit.media.probe import probe_as_recorded, probe_facts
 from cogedit.media.reader import iterate_frames, resize_frame
 from cogedit.media.stream import Frame, FrameFile, FrameStream
 from cogedit.media.writer import save_png, write_video
+from cogedit.stages.arguments import source_of
 from cogedit.stages.claim import claim
 from cogedit.stages.decode import decode
 from cogedit.stages.full_rate import frame_numbers, own_rate
@@ -97,7 +99,12 @@ def compare(
         ModelError: The model is missing or incomplete.
         StorageError: The output cannot be written.
     """
-    run, paths, output = run or Run(), [Path(source) for source in sources], Path(output)
+    listed = [sources] if isinstance(sources, str | Path) else sources
+    run, paths, output = (
+        run or Run(),
+        [source_of(source, settings) for source in listed],
+        Path(output),
+    )
     is_image = output.suffix.lower() == ".png"
     layout = layout or ("sheet" if is_image else "row")
     _check_usage(paths, layout, labels=labels, is_image=is_image)
@@ -143,6 +150,8 @@ def compare(
 def _check_usage(
     paths: Sequence[Path], layout: ComparisonLayout, *, labels: Sequence[str], is_image: bool
 ) -> None:
+    if layout not in (known := get_args(ComparisonLayout)):
+        raise UsageError(f"layout is {shown(layout)}, expected one of {', '.join(known)}")
     if len(paths) < 2:
         raise UsageError(f"a comparison takes two or more clips; found {len(paths)}")
     if layout == "wipe" and len(paths) != 2:

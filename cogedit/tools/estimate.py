@@ -17,6 +17,7 @@ from cogedit.artifacts import (
 from cogedit.config import Settings
 from cogedit.media.masks import check_mask
 from cogedit.schema import as_path
+from cogedit.stages.arguments import source_of
 from cogedit.stages.artifact_output import check_artifact
 from cogedit.stages.edit_notes import inversion_notes, no_effect_notes, source_prompt_notes
 from cogedit.stages.edit_records import as_recorded, edits_described
@@ -66,7 +67,7 @@ def estimate(
     Raises:
         CogeditError: As the run, where that can be known beforehand.
     """
-    source, output, run = Path(source), as_path(output), run or Run()
+    source, output, run = source_of(source, settings), as_path(output), run or Run()
     check_transformer(settings, download=False)
     checkpoint = checkpoint_for(settings, download=False)
     edits: list[ReconstructSettings] = []

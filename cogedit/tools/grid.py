@@ -28,7 +28,7 @@ def parse_grid(vary: str | Sequence[str]) -> tuple[Cell, ...]:
 
     Args:
         vary: NAME=VALUE,VALUE,... where NAME is an option of `reconstruct` without its dashes, or
-            the end of one that no other option shares.
+            the end of one that no other option shares, or its key, "reconstruct.start_step".
 
     Returns:
         One mapping per cell, the last name fastest; without names, one that is empty.
@@ -82,7 +82,7 @@ def edits_of(
 def _field(name: str) -> str:
     """Return the field of `ReconstructSettings` that a name means."""
     known = [field.name for field in fields(ReconstructSettings) if field.name != "prompt"]
-    wanted = name.removeprefix("--").replace("-", "_")
+    wanted = name.removeprefix("--").removeprefix("reconstruct.").replace("-", "_")
     for key in known:
         if wanted in (key, setting_name(key).replace("-", "_")):
             return key
@@ -103,6 +103,6 @@ def _field(name: str) -> str:
 def _value(key: str, text: str) -> object:
     """Convert and check a value as the option's own flag would."""
     flags = {f"reconstruct.{key}": text}
-    resolved = resolve_settings(flags, environ={}, cwd=Path(__file__).parent)
+    resolved = resolve_settings(flags, environ={}, cwd=Path(__file__).parent, flag_names={})
     value: object = getattr(resolved.settings.reconstruct, key)
     return value

@@ -29,6 +29,7 @@ from cogedit.models.layer_probe import (
     short_edit,
 )
 from cogedit.progress import WindowProgress
+from cogedit.stages.arguments import source_of
 from cogedit.stages.given import Given
 from cogedit.stages.inverted import levels_of, trajectory_for
 from cogedit.stages.model import (
@@ -96,7 +97,8 @@ def probe_layers(
     from cogedit.models.sampling import edit_latents
     from cogedit.stages.trajectory import open_trajectory
 
-    source, run, checkpoint = Path(source), run or Run(), checkpoint_for(settings)
+    source, run = source_of(source, settings), run or Run()
+    checkpoint = checkpoint_for(settings)
     edit = _checked_edit(source, prompt, settings)
     with use_session(session) as owner:
         owner.expect_prompts([edit.prompt, edit.negative_prompt])
@@ -119,7 +121,7 @@ def probe_layers(
                 work, shape, settings, windows=windows, loras=settings.lora, run=run
             ) as transformer,
         ):
-            with run.progress(f"editing: {prompt}", num_steps) as on_step:
+            with run.stoppable(f"editing: {prompt}", num_steps) as on_step:
                 shown = WindowProgress(on_step, total=num_steps)
                 samples = edit_latents(
                     transformer,
@@ -136,7 +138,7 @@ def probe_layers(
                     ranks=owner.ranks,
                 )
             schedule = Schedule((), tuple(range(num_steps)))
-            with run.progress("probing layers", len(probed_steps(edit, schedule))) as on_step:
+            with run.stoppable("probing layers", len(probed_steps(edit, schedule))) as on_step:
                 levels = probe_levels(
                     transformer,
                     reference,
@@ -161,7 +163,7 @@ def estimate_probe(
     from cogedit.models.device import DTYPES, memory_guard, resolve_device
     from cogedit.models.memory_probe import measure_speed
 
-    source, checkpoint = Path(source), checkpoint_for(settings)
+    source, checkpoint = source_of(source, settings), checkpoint_for(settings)
     edit = _checked_edit(source, prompt, settings)
     found = estimate(source, settings, run=run)
     sizes, shape = TransformerSizes.of(checkpoint.transformer_config), found.latent_shape

@@ -19,6 +19,7 @@ from cogedit.media.metrics import flicker, mean_change, psnr
 from cogedit.media.stream import FrameFile
 from cogedit.media.writer import save_png
 from cogedit.schema import as_path
+from cogedit.stages.arguments import source_of
 from cogedit.stages.claim import claim
 from cogedit.stages.decode import decode, decode_source
 from cogedit.stages.given import take_given
@@ -73,7 +74,8 @@ def sweep(
         source: A trajectory, or anything before it.
         prompts: The grid is run under each of them; with a first frame there need be none.
         settings: What is not varied.
-        vary: The grid, as in `parse_grid`.
+        vary: The grid: settings of `reconstruct` with their values, each as in
+            "injection_strength=0.25,1" or "start_step=0,10".
         mask: As for `reconstruct`.
         first_frame: Likewise.
         output: The contact sheet, ending in .png; the figures go beside it as .json. None is a
@@ -84,7 +86,7 @@ def sweep(
     Raises:
         CogeditError: As `reconstruct` and `export`.
     """
-    source, output, run = Path(source), as_path(output), run or Run()
+    source, output, run = source_of(source, settings), as_path(output), run or Run()
     check_sheet(output, inputs=[source, mask, first_frame], run=run)
     cells = parse_grid(vary)
     grid = edits_of(prompts, settings, cells, mask=mask, first_frame=first_frame)
