@@ -103,7 +103,7 @@ def sweep(
         "reconstruct.auto_mask",
         "reconstruct.auto_mask_threshold",
         "reconstruct.mask_dilation",
-        "reconstruct.mask_outside",
+        "reconstruct.mask_keep",
     ),
 )
 def probe_layers(

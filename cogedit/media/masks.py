@@ -209,7 +209,7 @@ def read_mask(
         )
     raise UsageError(
         f"the mask {mask.source.name} is black all over the clip: no pixel of it is white",
-        hint="white is where the edit may change the source, or with --mask-outside what it keeps",
+        hint="white is where the edit may change the source, or with --mask-keep what it keeps",
     )
 
 
@@ -227,7 +227,7 @@ def outside_of(mask: PackedMask, resize: ResizePlan) -> PackedMask:
     if not outside.num_white:
         raise UsageError(
             "nothing is left to change outside of the mask: it is white all over the clip",
-            hint="leave --mask-outside out",
+            hint="leave --mask-keep out",
         )
     return outside
 

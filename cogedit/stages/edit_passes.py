@@ -217,7 +217,7 @@ class EditPasses:
 
     def _pixels(self, record: EditRecord) -> PackedMask | None:
         """The mask of an edit as pixels of the clip; None where it has none."""
-        if self._mask is not None and record.settings.mask_outside:
+        if self._mask is not None and record.settings.mask_keep:
             return outside_of(self._mask, resize_plan(frames_record(self._record)))
         if self._mask is not None or not record.settings.auto_mask:
             return self._mask

@@ -34,8 +34,8 @@ def check_given_mask(given: str | Path | None, options: Sequence[ReconstructSett
             "--mask and --auto-mask exclude each other",
             hint="leave one of them out (--no-auto-mask)",
         )
-    if given is None and any(edit.mask_outside for edit in options):
-        raise UsageError("--mask-outside needs a mask", hint="give --mask, or leave it out")
+    if given is None and any(edit.mask_keep for edit in options):
+        raise UsageError("--mask-keep needs a mask", hint="give --mask, or leave it out")
 
 
 def place_of_mask(edit: Path) -> Path:

@@ -124,7 +124,7 @@ class ReconstructSettings:
         unit="latents",
         default_text="1 for a given mask, 0 for an automatic one",
     )
-    mask_outside: bool = setting(
+    mask_keep: bool = setting(
         False,
         "Mask",
         "The given mask shows what to keep: the edit may change the source where it is black.",

@@ -96,7 +96,7 @@ def test_masks_and_their_settings_tell_edits_apart(inverted):
             (BOX, {}),
             (BOX + "@0:5", {}),
             (BOX, {"reconstruct__mask_dilation": 0}),
-            (BOX, {"reconstruct__mask_outside": True}),
+            (BOX, {"reconstruct__mask_keep": True}),
             (folder / "half.png", {}),
             (bytes_alone, {}),
             (None, {"reconstruct__auto_mask": True}),
@@ -136,7 +136,7 @@ def outside(written):
 
 def test_outside_of_a_mask_the_rest_of_the_picture_may_change(inverted):
     inside, _ = edit_under(inverted, BOX)
-    around, settings = edit_under(inverted, BOX, reconstruct__mask_outside=True)
+    around, settings = edit_under(inverted, BOX, reconstruct__mask_keep=True)
     assert np.array_equal(outside(inside), ~outside(around))
     folder, _ = inverted
     source = decode(cogedit.encode(folder / "clip.mp4", settings).path, settings)
@@ -333,8 +333,8 @@ def test_equal_texts_find_nothing(inverted):
         (["--mask", "0,0,177,20"], 2, "176x144"),
         (["--mask", "9,0,9,20"], 2, "9,0,9,20"),
         (["--mask", "1,2,3"], 2, "1,2,3"),
-        (["--mask-outside"], 2, "--mask-outside needs a mask"),
-        (["--mask", "0,0,176,144", "--mask-outside"], 2, "leave --mask-outside out"),
+        (["--mask-keep"], 2, "--mask-keep needs a mask"),
+        (["--mask", "0,0,176,144", "--mask-keep"], 2, "leave --mask-keep out"),
         (["--mask", BOX, "--auto-mask"], 2, "--mask and --auto-mask exclude each other"),
         (["--mask", BOX, "--mask-dilation", "-1"], 2, "--mask-dilation is -1"),
         (["--auto-mask", "--auto-mask-threshold", "2"], 2, "--auto-mask-threshold is 2"),
