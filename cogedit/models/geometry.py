@@ -97,8 +97,16 @@ class Geometry:
         """Width and height of a clip must be multiples of this many pixels."""
         return self.spatial_compression * self.patch_size
 
-    def check_clip(self, width: int, height: int, num_frames: int) -> None:
+    def check_clip(
+        self, width: int, height: int, num_frames: int, *, longer: str | None = None
+    ) -> None:
         """Refuse a clip, of so many frames and pixels, that the model cannot take.
+
+        Args:
+            width: Of the clip in pixels; so is `height`.
+            height: See `width`.
+            num_frames: Of the clip, 8n + 1.
+            longer: What gives a clip of as many frames as the model wants, if that is known.
 
         Raises:
             UsageError: A side is no multiple of a token's; the model has learned positions for
@@ -122,8 +130,10 @@ class Geometry:
                 f"the clip has {count_of(num_frames, 'frame')} of {width}x{height}; this model "
                 f"takes {count_of(self.num_frames, 'frame')} of {self.width}x{self.height} alone, "
                 "for which it has learned positions",
-                hint="leave --width, --height and --max-num-frames out; --frame-rate source takes "
-                "more frames of a short video",
+                hint=longer
+                if longer is not None and (width, height) == own[:2]
+                else "leave --width, --height and --max-num-frames out; of a short video "
+                "--frame-rate spread or source takes more frames",
             )
         if self.takes_first_frame and self.window_plan(self._padded(num_frames), None):
             most = self.max_num_frames
