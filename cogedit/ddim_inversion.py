@@ -39,7 +39,6 @@ from cogedit.models.attention import (
 from cogedit.models.denoiser import Denoiser
 from cogedit.models.device import compute_device
 from cogedit.models.kernels import attention
-from cogedit.models.loading import scheduler_problem
 from cogedit.models.prompts import embed_prompts
 from cogedit.models.rows import EditPrompts
 from cogedit.models.steps import run_steps
@@ -291,6 +290,15 @@ class OverrideAttnProcessors:
         self._transformer.set_attn_processor(self._originals)
 
 
+_STEPS = {
+    "prediction_type": "v_prediction",
+    "timestep_spacing": "trailing",
+    "set_alpha_to_one": True,
+    "clip_sample": False,
+}
+"""What a scheduler says of its own steps where they are those that are taken here."""
+
+
 def _check_scheduler(scheduler: DDIMInverseScheduler | CogVideoXDDIMScheduler) -> None:
     """Refuse a scheduler whose own steps would be others than those taken here."""
     name = type(scheduler).__name__
@@ -299,9 +307,14 @@ def _check_scheduler(scheduler: DDIMInverseScheduler | CogVideoXDDIMScheduler) -
             f"sample() got a {name}; expected DDIMInverseScheduler or CogVideoXDDIMScheduler",
             hint="build one from the pipeline's: CogVideoXDDIMScheduler.from_config(config)",
         )
-    problem = scheduler_problem(scheduler.config)
-    if problem is not None:
-        raise UsageError(f"sample() got a {name} with {problem}")
+    for key, expected in _STEPS.items():
+        found = scheduler.config[key]
+        if found != expected:
+            mend = f"build it with {name}.from_config(config, {key}={expected!r})"
+            raise UsageError(
+                f"sample() got a {name} with {key} = {found!r}; expected {expected!r}",
+                hint="take a model that predicts velocity" if key == "prediction_type" else mend,
+            )
 
 
 def _check_noise_levels(pipeline: CogVideoXPipeline) -> None:

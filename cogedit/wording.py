@@ -1,6 +1,12 @@
-"""How notes and tables write a number of things, a size of memory and a frame rate."""
+"""How notes and tables write numbers of things, sizes and rates, and what several hints say."""
 
 from fractions import Fraction
+
+LESS_CLIP = (
+    "fewer frames (--max-num-frames), or as a last resort a smaller --width and --height, at which "
+    "most models were not trained"
+)
+"""What needs less memory in every stage, for the end of a hint."""
 
 
 def count_of(number: int, noun: str) -> str:

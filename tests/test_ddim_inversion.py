@@ -362,8 +362,9 @@ def test_the_processors_without_a_reference_are_refused(golden, golden_pipeline,
 )
 def test_a_scheduler_with_other_steps_is_refused(golden, golden_pipeline, key, value):
     scheduler = CogVideoXDDIMScheduler.from_config(golden_pipeline.scheduler.config, **{key: value})
-    with pytest.raises(UsageError, match=f"{key} = {value!r}"):
+    with pytest.raises(UsageError, match=f"{key} = {value!r}") as caught:
         sample(golden_pipeline, golden["noise"], scheduler, PROMPT, STEPS)
+    assert caught.value.hint
 
 
 def test_2b_is_inverted_on_its_own_levels(pipeline_2b):

@@ -20,6 +20,9 @@ _MAX_SCALED_PIXELS = 8192 * 8192
 SPARSE_SECONDS = Fraction(1, 2)
 """How far apart frames may be for what lies between them to be told from them, as a rule."""
 
+ANY_SIZE = "a --width and --height of its own aspect ratio"
+"""What crops less, for a model of which nothing else is known."""
+
 _TIMES = ("start", "end", "duration")
 _SKIPS = ("skip_frames_start", "skip_frames_end")
 
@@ -48,16 +51,18 @@ class ResizePlan:
     width: int
     height: int
 
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Notes for the user about the new size, one phrase each."""
+    def notes(self, *, other_size: str | None = ANY_SIZE) -> tuple[str, ...]:
+        """Notes for the user about the new size, one phrase each.
+
+        `other_size` names one that the model takes and that crops less; None is none.
+        """
         notes = []
         box = self.box
         lost = 1 - self.width * self.height / (box.scaled_width * box.scaled_height)
         if box.mode == "crop" and lost > 0.1:
+            also = "" if other_size is None else f", and {other_size} crops less"
             notes.append(
-                f"cropping removes {lost:.0%} of the image: --resize-mode pad keeps it, as does a "
-                "--width and --height of its own aspect ratio"
+                f"cropping removes {lost:.0%} of the image: --resize-mode pad keeps it{also}"
             )
         scale = box.scaled_width / self.source_width
         if scale > 1.05:

@@ -43,6 +43,7 @@ from cogedit.models.mistaken import (
     other_weights,
     single_file,
 )
+from cogedit.models.scheduler import check_scheduler
 from cogedit.models.single_file import Files, PartFile, read_part, transformer_config
 from cogedit.models.weights import StoredTensor, WeightFile
 from cogedit.types import DType
@@ -294,10 +295,11 @@ def _check(name: str, folder: Path, revision: str | None, files: Files, *, mend:
     try:
         geometry = Geometry.of(configs["vae"], configs["transformer"])
         check_config(TextEncoderConfig, configs["text_encoder"], "text_encoder/config.json")
-        check_config(SchedulerConfig, scheduler, _SCHEDULER)
+        its_scheduler = check_config(SchedulerConfig, scheduler, _SCHEDULER)
         check_config(TokenizerConfig, tokenizer, _TOKENIZER)
     except ModelError as error:
         raise ModelError(f"{name} is damaged: {error.message}", hint=mend) from error
+    check_scheduler(name, its_scheduler)
     check_channels(
         name,
         index,

@@ -13,6 +13,7 @@ from torch import nn
 
 from cogedit.errors import DeviceMemoryError, UsageError
 from cogedit.types import DType
+from cogedit.wording import LESS_CLIP
 
 DTYPES: dict[DType, torch.dtype] = {
     "bf16": torch.bfloat16,
@@ -118,15 +119,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(word in str(error) for word in _OUT_OF_MEMORY)
 
 
-_FEWER = "fewer frames (--max-num-frames), or a smaller --width and --height"
 _HINTS = {
-    "encoding": f"use --vae-tiling, which changes the latents a little, {_FEWER}",
+    "encoding": f"use --vae-tiling, which changes the latents a little, {LESS_CLIP}",
     "embedding the prompts": "use --offload group or --dtype bf16, or another --device",
     "loading the VAE": "use another --device",
 }
 _HINT_FOR_TRANSFORMER = (
-    "use --offload group, --weights fp8, --dtype bf16, --max-rows 1, fewer prompts at once, "
-    + _FEWER
+    "use --offload group, --weights int8 or fp8, --dtype bf16, --max-rows 1, fewer prompts at "
+    f"once, {LESS_CLIP}"
 )
 """What helps in a stage; all others run the transformer."""
 

@@ -13,9 +13,9 @@ from cogedit.wording import count_of
 _POSITION_GRID_15 = (300, 300)
 _TRAINED_15 = (96, 170)
 
-_LONGEST_FROM_IMAGE = {81: 161}
-"""Frames of the longest clips that a model from a first frame was trained on, by those that its
-configuration states: CogVideoX 1.5 takes 5 or 10 seconds, as published."""
+_LONGEST_15 = {81: 161}
+"""Frames of the longest clips that CogVideoX 1.5 was trained on, from text and from a first frame,
+by those that its configuration states: 5 or 10 seconds, as published."""
 
 TRAINED_FPS, TRAINED_FPS_15 = Fraction(8), Fraction(16)
 """Frames per second of the clips that CogVideoX 1.0 and 1.5 were trained on, as published."""
@@ -88,17 +88,25 @@ class Geometry:
     @property
     def max_num_frames(self) -> int:
         """Frames of one pass at most: those that it was trained at, or twice as many seconds."""
-        if self.takes_first_frame and self.patch_size_t is not None:
-            return _LONGEST_FROM_IMAGE.get(self.num_frames, self.num_frames)
-        return self.num_frames
+        if self.patch_size_t is None:
+            return self.num_frames
+        return _LONGEST_15.get(self.num_frames, self.num_frames)
 
     @property
     def size_multiple(self) -> int:
         """Width and height of a clip must be multiples of this many pixels."""
         return self.spatial_compression * self.patch_size
 
-    def check_clip(self, width: int, height: int, num_frames: int) -> None:
+    def check_clip(
+        self, width: int, height: int, num_frames: int, *, longer: str | None = None
+    ) -> None:
         """Refuse a clip, of so many frames and pixels, that the model cannot take.
+
+        Args:
+            width: Of the clip in pixels; so is `height`.
+            height: See `width`.
+            num_frames: Of the clip, 8n + 1.
+            longer: What gives a clip of as many frames as the model wants, if that is known.
 
         Raises:
             UsageError: A side is no multiple of a token's; the model has learned positions for
@@ -122,11 +130,12 @@ class Geometry:
                 f"the clip has {count_of(num_frames, 'frame')} of {width}x{height}; this model "
                 f"takes {count_of(self.num_frames, 'frame')} of {self.width}x{self.height} alone, "
                 "for which it has learned positions",
-                hint="leave --width, --height and --max-num-frames out; --frame-rate source takes "
-                "more frames of a short video",
+                hint=longer
+                if longer is not None and (width, height) == own[:2]
+                else "leave --width, --height and --max-num-frames out; of a short video "
+                "--frame-rate spread or source takes more frames",
             )
-        count = self.num_latent_frames(num_frames)
-        if self.takes_first_frame and self.window_plan(count + self.num_pad_frames(count), None):
+        if self.takes_first_frame and self.window_plan(self._padded(num_frames), None):
             most = self.max_num_frames
             raise UsageError(
                 f"the clip has {count_of(num_frames, 'frame')}; this model takes {most} at most: "
@@ -145,8 +154,8 @@ class Geometry:
     def window_plan(self, num_latent_frames: int, overlap: int | None) -> WindowPlan | None:
         """Choose the windows over a clip of so many latent frames, pad frames included.
 
-        A window is as long as the clips that the model was trained on. Windows begin at a multiple
-        of `patch_size_t`, where a token does.
+        A window is as long as the clips that the model is made for, also where one pass may be
+        longer. Windows begin at a multiple of `patch_size_t`, where a token does.
 
         Args:
             num_latent_frames: Of the clip.
@@ -159,8 +168,7 @@ class Geometry:
             UsageError: Windows cannot overlap so far.
         """
         step = self.patch_size_t or 1
-        own = self.num_latent_frames(self.max_num_frames)
-        length = own + self.num_pad_frames(own)
+        most, length = self._padded(self.max_num_frames), self._padded(self.num_frames)
         if overlap is None:
             overlap = round(0.3 * length / step) * step
         if overlap >= length or overlap % step:
@@ -169,6 +177,11 @@ class Geometry:
                 f"window_overlap is {overlap}, expected 0 to {length - step}{even}: a window of "
                 f"this model has {length} latent frames"
             )
-        if num_latent_frames <= length:
+        if num_latent_frames <= most:
             return None
         return WindowPlan(length, overlap, (length - overlap) // 2 // step * step)
+
+    def _padded(self, num_frames: int) -> int:
+        """Latent frames of so many frames, with those that the temporal patch adds."""
+        count = self.num_latent_frames(num_frames)
+        return count + self.num_pad_frames(count)

@@ -17,7 +17,7 @@ from typing import Literal
 from cogedit.errors import DeviceMemoryError
 from cogedit.models.configs import Config, VAEConfig, check_config
 from cogedit.models.cost import LatentShape
-from cogedit.wording import show_gb
+from cogedit.wording import LESS_CLIP, show_gb
 
 Direction = Literal["encode", "decode"]
 
@@ -159,9 +159,11 @@ def plan_vae(
         if needs(way) <= usable:
             return VAEPlan(way, needs(way), needs(WAYS[0]))
     least, flag = ways[-1], {"encode": "--vae-tiling", "decode": "--decode-tiling"}[direction]
-    hint = "use a smaller --width and --height, or fewer frames (--max-num-frames)"
-    if tiling is False and has_tiles and needs(WAYS[-1]) <= usable:
+    hint = f"use {LESS_CLIP}"
+    if tiling is False and has_tiles:
+        fits = needs(WAYS[-1]) <= usable
         hint = f"use {flag}: in tiles it takes about {show_gb(needs(WAYS[-1]))}"
+        hint += "" if fits else f", and {LESS_CLIP}"
     raise DeviceMemoryError(
         f"{direction[:-1]}ing this clip takes about {show_gb(needs(least))} {least}, and "
         f"{show_gb(usable)} of memory is free for it",

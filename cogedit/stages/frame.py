@@ -28,6 +28,7 @@ from cogedit.stages.claim import claim
 from cogedit.stages.load import find_clip
 from cogedit.stages.run import Run, check_absent, check_output, workspace_for
 from cogedit.stages.source import FoundSource, find_source, resize_plan
+from cogedit.stages.trained import resize_notes, trained_on
 from cogedit.types import LoadSettings
 
 
@@ -89,7 +90,7 @@ def _read_from(
     with run.wait(f"looking at {video.name}"):
         clip = find_clip(video, settings, with_decord=with_decord)
     found = FoundSource(video, clip.facts, clip.record)
-    return _read(found, settings.load, time, run, fall_back=not with_decord)
+    return _read(found, settings, settings.load, time, run, fall_back=not with_decord)
 
 
 def _of_artifact(
@@ -111,12 +112,13 @@ def _of_artifact(
             f"the frame is in no artifact beside {artifact}, and {found}",
             hint="go to the folder of the video, or name the video in place of the artifact",
         )
-    return _read(found, frames.settings, time, run)
+    return _read(found, settings, frames.settings, time, run)
 
 
 def _read(
     source: FoundSource,
-    settings: LoadSettings,
+    settings: Settings,
+    wanted: LoadSettings,
     time: str | None,
     run: Run,
     *,
@@ -126,11 +128,12 @@ def _read(
     frames, index = source.frames, source.frames.frame_indices[0]
     if time is not None:
         begun = replace(
-            settings, start=time, end=None, duration=None, skip_frames_start=0, skip_frames_end=0
+            wanted, start=time, end=None, duration=None, skip_frames_start=0, skip_frames_end=0
         )
         [index, *_] = find_span(frames.source, begun, timing=source.facts.timing)
     resize = resize_plan(frames)
-    for note in (_note(frames, index), *source.facts.notes, *resize.notes):
+    resized = resize_notes(resize, frames.source, wanted, trained_on(settings))
+    for note in (_note(frames, index), *source.facts.notes, *resized):
         run.notify(note)
     indices = (index,)
     read = read_clip(source.path, source.facts, indices=indices, resize=resize, fall_back=fall_back)

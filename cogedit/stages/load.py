@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from cogedit.media.clip import ClipPlan, ResizePlan, check_times, plan_clip, pla
 from cogedit.media.facts import VideoFacts
 from cogedit.media.probe import changes_size_within, identify, probe_facts
 from cogedit.media.reader import DecordFailed, read_clip
+from cogedit.media.timing import Timing
 from cogedit.models.checkpoint import NotCachedError
 from cogedit.models.geometry import TRAINED_FPS, TRAINED_FPS_15
 from cogedit.schema import as_path
@@ -27,6 +29,13 @@ from cogedit.stages.artifact_output import check_artifact
 from cogedit.stages.claim import claim
 from cogedit.stages.model import checkpoint_for, takes_first_frame
 from cogedit.stages.run import Run, Written, find_or_make, workspace_for
+from cogedit.stages.trained import (
+    Trained,
+    length_note,
+    longer_hint,
+    resize_notes,
+    trained_on,
+)
 from cogedit.types import LoadSettings
 from cogedit.wording import count_of, show_rate
 
@@ -141,7 +150,9 @@ def find_clip(
     by_model = wanted.frame_rate == "model" and not facts.is_assumed
     model_rate = rate_of(settings) if by_model else None
     takes_longer, shows_all = not takes_first_frame(settings), settings.export.every_frame
-    known = source, wanted, model_rate, facts.is_sampled, takes_longer, shows_all
+    trained = trained_on(settings)
+    at_own_rate = partial(_at_own_rate, video, wanted, facts, with_decord=with_decord)
+    known = source, wanted, model_rate, facts.is_sampled, takes_longer, shows_all, trained
     if known not in _clips:
         clip = plan_clip(
             source,
@@ -155,10 +166,20 @@ def find_clip(
             return find_clip(video, settings, with_decord=with_decord, thorough=True)
         if len(_clips) >= _MOST_CLIPS:
             _clips.clear()
-        _clips[known] = _describe(source, wanted, facts, clip)
+        _clips[known] = _describe(source, wanted, facts, clip, trained, at_own_rate)
     found = _clips[known]
-    _check_clip(settings, len(found.record.frame_indices))
+    _check_clip(settings, found, at_own_rate)
     return found
+
+
+def _at_own_rate(
+    video: Path, wanted: LoadSettings, facts: VideoFacts, *, with_decord: bool
+) -> tuple[SourceVideo, Timing]:
+    """The video as it is stored, also where frames are taken at another rate."""
+    if resampling_rate(wanted.frame_rate) is not None:
+        facts = probe_facts(video, frame_rate=None, fps=wanted.fps, with_decord=with_decord)
+        facts = facts.read_with(wanted)
+    return identify(video, facts), facts.timing
 
 
 _clips: dict[Hashable, Clip] = {}
@@ -167,8 +188,15 @@ _clips: dict[Hashable, Clip] = {}
 _MOST_CLIPS = 512
 
 
-def _describe(source: SourceVideo, wanted: LoadSettings, facts: VideoFacts, clip: ClipPlan) -> Clip:
-    """Describe a clip that was chosen."""
+def _describe(
+    source: SourceVideo,
+    wanted: LoadSettings,
+    facts: VideoFacts,
+    clip: ClipPlan,
+    trained: Trained | None,
+    at_own_rate: Callable[[], tuple[SourceVideo, Timing]],
+) -> Clip:
+    """Describe a clip that was chosen, for a model that was trained on some."""
     resize = plan_resize(source.width, source.height, settings=wanted)
     notes = [
         f"{source.name}: {count_of(source.num_frames, 'frame')} of {source.width}x{source.height} "
@@ -186,7 +214,13 @@ def _describe(source: SourceVideo, wanted: LoadSettings, facts: VideoFacts, clip
         num_extra_frames=clip.num_extra,
         end_frame=clip.end,
     )
-    return Clip(record, facts, resize, (*notes, *facts.notes, *clip.notes, *resize.notes))
+    notes += [*facts.notes, *clip.notes, *resize_notes(resize, source, wanted, trained)]
+    if trained is not None and (size_note := trained.size_note(source, wanted)) is not None:
+        notes.append(size_note)
+    if trained is not None and 2 * record.num_frames < trained.num_frames:
+        own, timing = at_own_rate()
+        notes.append(length_note(trained, record.num_frames, own, wanted, timing=timing))
+    return Clip(record, facts, resize, tuple(notes))
 
 
 def _recorded(settings: LoadSettings) -> LoadSettings:
@@ -223,10 +257,16 @@ def rate_of(settings: Settings) -> Fraction:
         ) from error
 
 
-def _check_clip(settings: Settings, num_frames: int) -> None:
+def _check_clip(
+    settings: Settings, clip: Clip, at_own_rate: Callable[[], tuple[SourceVideo, Timing]]
+) -> None:
     """Check a clip against the model, if its files are here; `encode` checks in any case."""
     try:
-        checkpoint = checkpoint_for(settings, download=False)
+        geometry = checkpoint_for(settings, download=False).geometry
     except NotCachedError:
         return
-    checkpoint.geometry.check_clip(settings.load.width, settings.load.height, num_frames)
+    wanted, num_frames, longer = settings.load, len(clip.record.frame_indices), None
+    if geometry.has_fixed_size and num_frames < geometry.num_frames:
+        own, timing = at_own_rate()
+        longer = longer_hint(geometry.num_frames, own, wanted, timing=timing)
+    geometry.check_clip(wanted.width, wanted.height, num_frames, longer=longer)

@@ -40,6 +40,7 @@ from cogedit.stages.model import suitable_dtype
 from cogedit.stages.settings import known_models, model_of_machine
 from cogedit.tools.memory_table import PresetMemory, memory_of_presets
 from cogedit.types import DType, LoraFile
+from cogedit.wording import LESS_CLIP
 
 LIBRARIES = {
     "torch": "torch",
@@ -284,7 +285,7 @@ def fit(need: PresetMemory, device: Device) -> Finding:
         error = DeviceMemoryError(
             f"{device.name} has {show_size(device.free_bytes)} free; an edit with "
             f"{need.settings.model} takes about {show_size(least)}{even}",
-            hint="use fewer frames (--max-num-frames) or a smaller --width and --height",
+            hint=f"use --weights int8, {LESS_CLIP}",
         )
         found = f"does not fit: about {show_size(need.resident_bytes)} for {clip}"
         return Finding.of_error(name, found, error)

@@ -16,6 +16,7 @@ from huggingface_hub import constants
 from typer.testing import CliRunner
 
 from cogedit.cli import app
+from cogedit.errors import DeviceMemoryError
 from cogedit.models.checkpoint import EMBEDDED
 from cogedit.tools import doctor
 from cogedit.tools.doctor import LIBRARIES, Device
@@ -199,6 +200,18 @@ def test_a_vae_that_does_not_fit_is_a_problem_with_what_helps():
     found = doctor.fit(need, Device("cuda:0", "a card", 12 * 10**9, 12 * 10**9))
     assert found.exit_code == 6
     assert "--vae-tiling" in found.hint
+    for gigabytes in (1, 3):  # neither the transformer fits, nor the VAE in tiles
+        found = doctor.fit(need, Device("cuda:0", "a card", 10**9, gigabytes * 10**9))
+        assert found.hint.index("--max-num-frames") < found.hint.index("last resort")
+        assert "most models were not trained" in found.hint
+
+
+def test_a_vae_that_does_not_fit_in_tiles_either_says_what_else():
+    [need] = [need for need in memory_of_presets() if need.preset == "cogvideox-1.5-5b"]
+    with pytest.raises(DeviceMemoryError) as caught:
+        need.plan_vae("encode", 10**9, "cuda")
+    order = ["--vae-tiling", "--max-num-frames", "last resort", "--width"]
+    assert order == sorted(order, key=caught.value.hint.index)
 
 
 @pytest.mark.parametrize("model", sorted(PUBLISHED))

@@ -79,6 +79,8 @@ def test_a_full_device_is_one_sentence(error):
     assert "inverting" in caught.value.message
     assert "--offload" in caught.value.hint
     assert "tiling" not in caught.value.hint
+    order = ["--offload group", "--weights int8", "--max-num-frames", "last resort", "--width"]
+    assert order == sorted(order, key=caught.value.hint.index)
     assert caught.value.__cause__ is error
 
 

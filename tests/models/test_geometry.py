@@ -128,3 +128,15 @@ def test_a_model_that_takes_a_first_frame_takes_one_window():
     with pytest.raises(UsageError, match=r"169 frames.* 161 ") as caught:
         geometry.check_clip(1360, 768, 169)
     assert "--max-num-frames 161" in caught.value.hint
+
+
+def test_both_models_of_1_5_take_ten_seconds_in_one_pass():
+    for channels in (16, 32):
+        geometry = Geometry.of(VAE, COGVIDEOX_15 | {"in_channels": channels})
+        assert (geometry.num_frames, geometry.max_num_frames) == (81, 161)
+        assert geometry.window_plan(42, None) is None
+    text = Geometry.of(VAE, COGVIDEOX_15)
+    longer = text.window_plan(44, None)  # 169 frames: windows of five seconds
+    assert (longer.length, longer.overlap) == (22, 6)
+    assert Geometry.of(VAE, COGVIDEOX_15 | {"sample_frames": 49}).max_num_frames == 49
+    assert Geometry.of(VAE, COGVIDEOX_5B).window_plan(14, None).length == 13

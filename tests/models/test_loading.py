@@ -16,6 +16,7 @@ from cogedit.models.loading import (
     load_transformer,
     load_vae,
 )
+from cogedit.tools.doctor import check_model
 
 CPU = torch.device("cpu")
 PARTS = {
@@ -147,10 +148,54 @@ def test_the_scheduler_is_ddim_whatever_the_checkpoint_names(folder):
     assert torch.equal(scheduler(folder, _class_name="CogVideoXDPMScheduler"), plain)
 
 
-def test_a_model_that_predicts_epsilon_is_refused(folder, refused):
-    error = refused(scheduler, folder, prediction_type="epsilon")
-    assert "'epsilon'" in error.message
-    assert "'v_prediction'" in error.message
+@pytest.mark.parametrize(
+    "its_own_sampling",
+    [
+        {"timestep_spacing": "leading"},
+        {"timestep_spacing": "linspace", "steps_offset": 1},
+        {"clip_sample": True, "set_alpha_to_one": False},
+    ],
+)
+def test_how_the_pipeline_samples_by_itself_is_not_read(folder, its_own_sampling):
+    plain = scheduler(folder)
+    assert torch.equal(scheduler(folder, **its_own_sampling), plain)
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"prediction_type": "epsilon"}, ["'epsilon'", "'v_prediction'"]),
+        ({"beta_schedule": "sigmoid"}, ["'sigmoid'", "scaled_linear"]),
+        ({"num_train_timesteps": 1}, ["num_train_timesteps = 1", "2 or more"]),
+        ({"beta_end": 0}, ["beta_end with 0", "above 0"]),
+        ({"trained_betas": [0.1] * 7}, ["7 trained_betas", "expected 1000"]),
+        ({"trained_betas": [0.1] * 999 + [1.5]}, ["with 1.5", "below 1"]),
+    ],
+)
+def test_a_scheduler_without_levels_for_velocity_is_refused_before_anything(
+    folder, refused, values, says
+):
+    path = folder / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    error = refused(find_checkpoint, str(folder))
+    assert all(part in error.message for part in says)
+    assert "copy scheduler/" in error.hint
+    assert check_model(str(folder), None).problem == error.message
+
+
+def test_a_scheduler_that_does_not_say_what_is_predicted_means_epsilon(folder, refused):
+    path = folder / "scheduler" / "scheduler_config.json"
+    config = json.loads(path.read_text())
+    del config["prediction_type"]
+    path.write_text(json.dumps(config))
+    assert "'epsilon'" in refused(find_checkpoint, str(folder)).message
+
+
+def test_measured_betas_may_end_in_noise(folder):
+    betas = [0.01] * 999 + [1.0]
+    table = scheduler(folder, trained_betas=betas, rescale_betas_zero_snr=False)
+    assert table.shape == (1000,)
+    assert table[-1] == 0
 
 
 # --- the tokenizer --------------------------------------------------------------------------------
