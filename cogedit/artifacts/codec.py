@@ -150,8 +150,6 @@ def _read_custom(kind: type[object], value: object) -> object:
 def _plain(value: object, *, left_out: Collection[str] = ()) -> Json:
     """A record's values as JSON has them, its constants beside its fields; null for those out."""
     kind = type(value)
-    if kind in _SCALARS:
-        return cast(Json, value)
     if kind is tuple:
         # Most are numbers, of which a clip has many.
         items = cast("tuple[object, ...]", value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import typer
@@ -86,7 +86,7 @@ def _stage_rows(record: Record) -> list[tuple[str, str]]:
             ("source", f"{source.name}, {length}, read by {source.reader}"),
             ("source size", f"{source.width}x{source.height}, {show_rate(source.fps)}"),
             ("source sha256", source.sha256),
-            ("load", _settings(record.settings)),
+            ("load", _values(asdict(record.settings))),
             ("seconds", f"{first} to {end} of {show_time(source.num_frames / source.fps)}"),
             (
                 "clip",
@@ -95,7 +95,7 @@ def _stage_rows(record: Record) -> list[tuple[str, str]]:
             ),
         ]
     stage = MADE_BY[record.kind]
-    rows = [(stage, _settings(record.settings)), (f"{stage} model", _model(record.model))]
+    rows = [(stage, _values(asdict(record.settings))), (f"{stage} model", _model(record.model))]
     if isinstance(record, TrajectoryRecord) and record.windows is not None:
         windows = record.windows
         rows.append(
@@ -124,14 +124,8 @@ def _model(model: ModelRecord) -> str:
     return f"{name}, in {model.dtype}{weights}{device}{torch}"
 
 
-def _settings(settings: object) -> str:
-    """Write a settings record as TOML does, without what is not set."""
-    if not is_dataclass(settings):
-        return str(settings)
-    return _values({field.name: getattr(settings, field.name) for field in fields(settings)})
-
-
 def _values(values: Mapping[str, object]) -> str:
+    """Write settings as TOML does, without what is not set."""
     return ", ".join(
         f"{key} = {json.dumps(plain_value(value), ensure_ascii=False)}"
         for key, value in values.items()

@@ -82,7 +82,7 @@ def decode(source: Path, settings: Settings, *, session: Session, run: Run) -> F
     edit = Artifact(record, artifact.tensors)
     own: Clip = []
     if export.align_edges or composite == "source":
-        own = _source_frames(source, record, settings)
+        own = source_frames(source, record, settings, otherwise=otherwise_use(export))
     if composite == "decode":
         own = _round_trip(source, edit, settings, session=session, run=run)
     if export.align_edges:
@@ -118,7 +118,8 @@ def decode_moments(
     """
     artifact = _read(source, settings)
     edit = Artifact(cast(EditRecord, artifact.record), artifact.tensors)
-    own = _source_frames(source, edit.record, settings)
+    otherwise = otherwise_use(settings.export)
+    own = source_frames(source, edit.record, settings, otherwise=otherwise)
     return own, _moments(source, edit, own, settings, session=session, run=run)
 
 
@@ -183,10 +184,6 @@ def _read(
     record = cast(LatentsRecord | TrajectoryRecord | EditRecord, artifact.record)
     check_same_model(str(source), record, checkpoint_for(settings))
     return Artifact(record, artifact.tensors)
-
-
-def _source_frames(source: Path, record: EditRecord, settings: Settings) -> Clip:
-    return source_frames(source, record, settings, otherwise=otherwise_use(settings.export))
 
 
 def _moments(
@@ -259,8 +256,7 @@ def _round_trip(
         if record.has_mask:
             clean = edit.tensors["source_latents"][:, num_pad_frames(record) :]
         else:
-            otherwise = otherwise_use(settings.export)
-            clean = source_latents(source, record, settings, otherwise=otherwise)
+            clean = source_latents(source, record, settings)
         doing = "decoding the source"
         decoded = _stream(source, record, clean, settings, session=session, run=run, doing=doing)
         return FrameFile(decoded, source.parent)

@@ -198,14 +198,12 @@ def source_frames(
     return FramesOnDisk(read_artifact(path, "frames").tensors.slices("frames"), count)
 
 
-def source_latents(
-    artifact: Path, record: EditRecord, settings: Settings, *, otherwise: str
-) -> Tensor:
+def source_latents(artifact: Path, record: EditRecord, settings: Settings) -> Tensor:
     """Read the clean latents of an edit's source, [1, F', C, H', W'] without pad frames.
 
     They may be in the trajectory; errors are those of `source_frames`.
     """
-    path = _find_latents(artifact, record.trajectory, settings, otherwise=otherwise)
+    path = _find_latents(artifact, record.trajectory, settings)
     source = read_artifact(path, ("latents", "trajectory"))
     return source.tensors["latents"][:, num_pad_frames(source.record) :]
 
@@ -237,12 +235,12 @@ def check_source_artifacts(artifact: Path, settings: Settings, *, has_mask: bool
     needs_frames, needs_latents = source_needed(export, has_mask=has_mask)
     if not needs_frames:
         return
-    otherwise = otherwise_use(export)
     record = read_record(artifact)
-    _find_frames(workspace_for(artifact, settings), record, otherwise=otherwise)
+    workspace = workspace_for(artifact, settings)
+    _find_frames(workspace, record, otherwise=otherwise_use(export))
     # Of an earlier artifact the latents will still be made, in the workspace.
     if needs_latents and isinstance(record, TrajectoryRecord):
-        _find_latents(artifact, record, settings, otherwise=otherwise)
+        _find_latents(artifact, record, settings)
 
 
 def _find_frames(workspace: Workspace, record: Record, *, otherwise: str) -> Path:
@@ -261,10 +259,8 @@ def _find_frames(workspace: Workspace, record: Record, *, otherwise: str) -> Pat
     return path
 
 
-def _find_latents(
-    artifact: Path, trajectory: TrajectoryRecord, settings: Settings, *, otherwise: str
-) -> Path:
-    workspace = workspace_for(artifact, settings)
+def _find_latents(artifact: Path, trajectory: TrajectoryRecord, settings: Settings) -> Path:
+    workspace, otherwise = workspace_for(artifact, settings), otherwise_use(settings.export)
     hint = f"make them with {encode_again(trajectory.latents, workspace, settings)}, {otherwise}"
     for record in (trajectory.latents, trajectory):
         path = _find(workspace, record, hint=hint)

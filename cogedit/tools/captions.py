@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import asdict
 from pathlib import Path
 
 from cogedit.artifacts import EditRecord, ModelRecord
@@ -30,9 +30,9 @@ def describe_settings(settings: ReconstructSettings | InvertSettings) -> dict[st
     """Return the names and values of all settings, without the prompt of an edit."""
     is_edit = isinstance(settings, ReconstructSettings)
     return {
-        setting_name(field.name): setting_text(getattr(settings, field.name))
-        for field in fields(settings)
-        if not (is_edit and field.name == "prompt")
+        setting_name(name): setting_text(value)
+        for name, value in asdict(settings).items()
+        if not (is_edit and name == "prompt")
     }
 
 

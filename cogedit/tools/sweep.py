@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -191,10 +191,9 @@ def _draw(
 
 def _figures(edit: Written[EditRecord], clip: FrameFile, source: FrameFile) -> dict[str, object]:
     """Return the settings of a cell and how far it is from the source."""
-    settings = edit.record.settings
     return {
         "path": edit.path.name,
-        "settings": {field.name: getattr(settings, field.name) for field in fields(settings)},
+        "settings": asdict(edit.record.settings),
         "psnr_to_source": round(psnr(clip, source), 3),
         "mean_change": round(mean_change(clip, source), 3),
         "flicker": round(flicker(clip, source), 3) if len(clip) > 1 else None,
