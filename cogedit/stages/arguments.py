@@ -22,7 +22,7 @@ def source_of(source: str | Path, settings: Settings) -> Path:
     if isinstance(settings, ResolvedSettings):
         hint = "pass its `.settings` on"
     raise UsageError(
-        f"settings is a {type(settings).__name__}, expected cogedit.config.Settings", hint=hint
+        f"settings is a {type(settings).__name__}, expected cogedit.Settings", hint=hint
     )
 
 
