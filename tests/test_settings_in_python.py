@@ -117,6 +117,13 @@ def test_what_is_no_path_and_what_are_no_settings_is_said(
         call("clip.mp4", cogedit.settings_for(None, environ={}, cwd=here))
 
 
+def test_what_a_call_returned_has_the_path(here: Path) -> None:
+    settings = resolve({"model": "shapes"})
+    loaded = cogedit.load(make_video(here / "clip.mp4"), settings)
+    with pytest.raises(UsageError, match=r"is a Written, .*pass its `\.path` on"):
+        cogedit.export(loaded, settings)
+
+
 def test_masks_and_first_frames_are_files(here: Path) -> None:
     settings = resolve({"model": "shapes"})
     for name in ("mask", "first_frame"):

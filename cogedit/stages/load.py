@@ -141,7 +141,8 @@ def find_clip(
     model_rate = rate_of(settings) if by_model else None
     takes_longer, shows_all = not takes_first_frame(settings), settings.export.every_frame
     known = source, wanted, model_rate, facts.is_sampled, takes_longer, shows_all
-    if known not in _clips:
+    found = _clips.get(known)  # another thread may clear them
+    if found is None:
         clip = plan_clip(
             source,
             wanted,
@@ -154,8 +155,7 @@ def find_clip(
             return find_clip(video, settings, with_decord=with_decord, thorough=True)
         if len(_clips) >= _MOST_CLIPS:
             _clips.clear()
-        _clips[known] = _describe(source, wanted, facts, clip)
-    found = _clips[known]
+        found = _clips[known] = _describe(source, wanted, facts, clip)
     _check_clip(settings, len(found.record.frame_indices))
     return found
 
