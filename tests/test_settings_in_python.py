@@ -16,7 +16,7 @@ from videos import make_video
 import cogedit
 from cogedit.config import Settings, resolve_settings
 from cogedit.errors import ModelError, UsageError
-from cogedit.types import ExportSettings, InvertSettings, ReconstructSettings
+from cogedit.types import ExportSettings, InvertSettings, LoadSettings, ReconstructSettings
 
 FOLDER = Path(__file__).parent
 """One without a `cogedit.toml`."""
@@ -35,6 +35,7 @@ def resolve(flags: Mapping[str, object]) -> Settings:
         ({"dtype": "float32"}, "dtype"),
         ({"export": ExportSettings(codec="mpeg9")}, "export.codec"),
         ({"invert": InvertSettings(num_inference_steps=0)}, "invert.num_inference_steps"),
+        ({"load": LoadSettings(background="nocolor")}, "load.background"),
         ({"load": InvertSettings()}, "load"),
     ],
 )
