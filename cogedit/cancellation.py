@@ -43,9 +43,9 @@ class Cancellation:
             self._in_loop = False
         self.check("after the last step")
 
-    def check(self, where: str) -> None:
+    def check(self, where: str, *, hint: str = "the same command goes on from there") -> None:
         """Stop here, as in "after step 12 of 50", if requested: `Interrupted`, or `Terminated`."""
         if self.signum is None:
             return
         kind = Terminated if self.signum == signal.SIGTERM else Interrupted
-        raise kind(f"{kind.verb} {where}", hint="the same command goes on from there")
+        raise kind(f"{kind.verb} {where}", hint=hint)

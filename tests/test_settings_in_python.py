@@ -16,7 +16,7 @@ from videos import make_video
 import cogedit
 from cogedit.config import Settings, resolve_settings
 from cogedit.errors import ModelError, UsageError
-from cogedit.types import ExportSettings, InvertSettings, ReconstructSettings
+from cogedit.types import ExportSettings, InvertSettings, LoadSettings, ReconstructSettings
 
 FOLDER = Path(__file__).parent
 """One without a `cogedit.toml`."""
@@ -35,6 +35,7 @@ def resolve(flags: Mapping[str, object]) -> Settings:
         ({"dtype": "float32"}, "dtype"),
         ({"export": ExportSettings(codec="mpeg9")}, "export.codec"),
         ({"invert": InvertSettings(num_inference_steps=0)}, "invert.num_inference_steps"),
+        ({"load": LoadSettings(background="nocolor")}, "load.background"),
         ({"load": InvertSettings()}, "load"),
     ],
 )
@@ -115,6 +116,13 @@ def test_what_is_no_path_and_what_are_no_settings_is_said(
             call("clip.mp4", wrong)
     with pytest.raises(UsageError, match=r"ResolvedSettings, .*pass its `\.settings` on"):
         call("clip.mp4", cogedit.settings_for(None, environ={}, cwd=here))
+
+
+def test_what_a_call_returned_has_the_path(here: Path) -> None:
+    settings = resolve({"model": "shapes"})
+    loaded = cogedit.load(make_video(here / "clip.mp4"), settings)
+    with pytest.raises(UsageError, match=r"is a Written, .*pass its `\.path` on"):
+        cogedit.export(loaded, settings)
 
 
 def test_masks_and_first_frames_are_files(here: Path) -> None:

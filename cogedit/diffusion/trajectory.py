@@ -39,11 +39,17 @@ class Trajectory:
     windows: WindowPlan | None = None
 
     def __post_init__(self) -> None:
-        """Refuse timesteps that no inversion visits.
+        """Refuse timesteps that no inversion visits; those of a file may be a tensor or a list.
 
         Raises:
-            ArtifactMismatch: They do not rise, or one is negative.
+            ArtifactMismatch: They do not rise, one is negative, or not each sample has one.
         """
+        object.__setattr__(self, "timesteps", tuple(map(int, self.timesteps)))
+        if len(self.samples) != len(self.timesteps):
+            raise ArtifactMismatch(
+                f"The trajectory has {len(self.samples)} samples, expected {len(self.timesteps)}, "
+                "one for each of its timesteps"
+            )
         if list(self.timesteps) != sorted(set(self.timesteps)) or min(self.timesteps) <= CLEAN:
             raise ArtifactMismatch(
                 f"The timesteps of the trajectory do not rise from 0: found {self.timesteps[:4]}",

@@ -26,7 +26,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, cast
+from typing import NamedTuple, Protocol, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -82,6 +82,23 @@ class Injection:
     mode: InjectionMode = "concatenate"
     tokens: InjectionTokens = "all"
     layers: tuple[int, int | None] = (0, None)
+
+    def __post_init__(self) -> None:
+        """Refuse what no layer knows: it would be taken for another, or for none.
+
+        Raises:
+            UsageError: An unknown mode or kind of tokens, or a strength out of range.
+        """
+        for name, value, known in (
+            ("mode", self.mode, get_args(InjectionMode)),
+            ("tokens", self.tokens, get_args(InjectionTokens)),
+        ):
+            if value not in known:
+                raise UsageError(f"{name} is {value!r}, expected one of {', '.join(known)}")
+        most = 1.0 if self.mode == "queries-keys" else math.inf
+        if not 0 <= self.strength <= most or math.isinf(self.strength):
+            at_most = " and at most 1 with queries-keys" if most == 1 else ""
+            raise UsageError(f"strength is {self.strength}, expected at least 0{at_most}")
 
     @classmethod
     def of(cls, settings: ReconstructSettings, strength: float) -> Injection:

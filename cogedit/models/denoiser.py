@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from cogedit.diffusion.windows import OnWindow, over_windows
+from cogedit.errors import UsageError
 from cogedit.models.attention import Injection
 from cogedit.models.device import compute_device
 from cogedit.models.first_frame import with_condition
@@ -17,6 +18,7 @@ from cogedit.models.row_model import RowCall, RowModel
 from cogedit.models.rows import EditPrompts, RowPlan, plan_rows
 from cogedit.models.sharing import predict_windows
 from cogedit.types import WindowPlan
+from cogedit.wording import count_of
 
 if TYPE_CHECKING:
     from diffusers import CogVideoXTransformer3DModel
@@ -54,7 +56,8 @@ class Denoiser:
         ranks: Processes that compute with this one, and have the same transformer.
 
     Raises:
-        UsageError: The injection's window holds no layer of this model.
+        UsageError: The injection's window holds no layer of this model, or a prompt is not among
+            the embeddings.
     """
 
     def __init__(
@@ -76,6 +79,9 @@ class Denoiser:
     ) -> None:
         if injection is not None:
             injection.window(len(transformer.transformer_blocks))
+        last = max(index or 0 for edit in prompts for index in edit.indices)
+        if last >= len(embeds):
+            raise UsageError(f"an edit has the prompt {last}, and there are {len(embeds)}, from 0")
         self.transformer = transformer
         self.guidance_scale = guidance_scale
         self._embeds = embeds.to(compute_device(transformer), transformer.dtype)
@@ -98,7 +104,15 @@ class Denoiser:
 
         The reference is x*_t, one per source, [S, F, C, H, W]; None runs the edit rows alone. In
         windows, an edit row attends to the same frames of its source.
+
+        Raises:
+            UsageError: There are not as many samples as edits.
         """
+        if len(sample) != len(self._prompts):
+            edits = count_of(len(self._prompts), "edit")
+            raise UsageError(
+                f"found {count_of(len(sample), 'sample')}, expected one for each of {edits}"
+            )
         plan = plan_rows(
             self._prompts,
             guided=self._is_guided(timestep),

@@ -52,6 +52,12 @@ class EditPrompts:
     reference_unconditional: int
     source: int = 0
 
+    @property
+    def indices(self) -> tuple[int | None, ...]:
+        """Every prompt that it may need."""
+        references = self.reference_conditional, self.reference_unconditional
+        return self.conditional, self.unconditional, *references
+
 
 def prompt_bank(
     settings: Sequence[ReconstructSettings], inversion_prompts: Iterable[str]

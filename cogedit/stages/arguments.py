@@ -22,7 +22,7 @@ def source_of(source: str | Path, settings: Settings) -> Path:
     if isinstance(settings, ResolvedSettings):
         hint = "pass its `.settings` on"
     raise UsageError(
-        f"settings is a {type(settings).__name__}, expected cogedit.config.Settings", hint=hint
+        f"settings is a {type(settings).__name__}, expected cogedit.Settings", hint=hint
     )
 
 
@@ -30,4 +30,11 @@ def path_given(name: str, value: str | Path) -> Path:
     """Return a path that a caller may write as text; UsageError for arrays and the like."""
     if isinstance(value, str | os.PathLike):
         return Path(value)
-    raise UsageError(f"{name} is a {type(value).__name__}, expected the path of a file or folder")
+    hint = None
+    if hasattr(value, "path"):  # what a call returned
+        hint = "pass its `.path` on"
+    elif hasattr(value, "shape"):
+        hint = "cogedit.write_clip(frames, path, fps=8) writes frames that are in memory"
+    raise UsageError(
+        f"{name} is a {type(value).__name__}, expected the path of a file or folder", hint=hint
+    )

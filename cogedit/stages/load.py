@@ -153,7 +153,8 @@ def find_clip(
     trained = trained_on(settings)
     at_own_rate = partial(_at_own_rate, video, wanted, facts, with_decord=with_decord)
     known = source, wanted, model_rate, facts.is_sampled, takes_longer, shows_all, trained
-    if known not in _clips:
+    found = _clips.get(known)  # another thread may clear them
+    if found is None:
         clip = plan_clip(
             source,
             wanted,
@@ -166,8 +167,7 @@ def find_clip(
             return find_clip(video, settings, with_decord=with_decord, thorough=True)
         if len(_clips) >= _MOST_CLIPS:
             _clips.clear()
-        _clips[known] = _describe(source, wanted, facts, clip, trained, at_own_rate)
-    found = _clips[known]
+        found = _clips[known] = _describe(source, wanted, facts, clip, trained, at_own_rate)
     _check_clip(settings, found, at_own_rate)
     return found
 

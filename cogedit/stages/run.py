@@ -112,7 +112,8 @@ class Run:
         def show(step: Step) -> None:
             on_step(step)
             if step.index + 1 < total and not isinstance(step, WindowInfo):
-                self.cancellation.check(f"while {doing}, after step {step.index + 1} of {total}")
+                where = f"while {doing}, after step {step.index + 1} of {total}"
+                self.cancellation.check(where, hint="the same command begins it again")
 
         with self.progress(doing, total) as on_step:
             yield show

@@ -233,15 +233,6 @@ def test_a_picture_is_laid_on_the_background_and_turned_upright(inverted, tmp_pa
     assert any("turned.png" in said and "blue" in said for said in told.said)
 
 
-@pytest.mark.parametrize("inverted", [make_i2v_like], indirect=True)
-def test_a_background_that_is_no_color_is_refused(inverted):
-    folder, _ = inverted
-    settings = settings_of(folder)
-    settings = replace(settings, load=replace(settings.load, background="nocolor"))
-    with pytest.raises(UsageError, match="nocolor"):
-        cogedit.reconstruct(folder / "clip.mp4", (), settings, first_frame=folder / "red.png")
-
-
 def bad_pictures(folder):
     Image.new("RGB", (96, 65)).save(folder / "large.png")
     frames = [Image.new("RGB", (96, 64), (n, 0, 0)) for n in (1, 99)]

@@ -52,8 +52,9 @@ def test_a_loop_of_which_nothing_is_kept_stops_after_its_step(inverted, tmp_path
         ),
         "resampling": lambda: cogedit.check_inversion(trajectory, settings, run=run),
     }[loop]
-    with pytest.raises(Interrupted, match=f"interrupted while {loop}, after step 1 of "):
+    with pytest.raises(Interrupted, match=f"interrupted while {loop}, after step 1 of ") as stopped:
         call()
+    assert stopped.value.hint == "the same command begins it again"
     [(index, total)] = seen
     assert (index, total > 1) == (0, True)
     assert not [*tmp_path.iterdir()]
