@@ -14,6 +14,7 @@ from cogedit.artifacts import (
     MADE_BY,
     EditRecord,
     FramesRecord,
+    LatentsRecord,
     Record,
     TrajectoryRecord,
     chain_of,
@@ -68,6 +69,13 @@ def check_repeated(
             made = f"{link.settings.skip_frames_start}f"
         elif parse_time(given).at(source_video.fps) == 0:
             return
+    if isinstance(link, LatentsRecord) and key == "encode.vae_span":
+        # It is recorded where the clip is longer: otherwise one span holds all of it.
+        num_frames = len(link.frames.frame_indices)
+        given, made = (
+            None if span is None or span >= num_frames else span
+            for span in (settings.encode.vae_span, link.settings.vae_span)
+        )
     if isinstance(link, TrajectoryRecord) and key == "invert.window_overlap":
         # It is recorded with the windows, where a clip has several.
         made = given if given is None or link.windows is None else link.windows.overlap

@@ -235,7 +235,15 @@ def _start_of(workers: str | None, engine: str, address: str | None) -> Start | 
 
 
 @with_options(
-    "export", without=("export.size", "export.sound", "export.splice", "export.crossfade")
+    "export",
+    without=(
+        "export.audio_track",
+        "export.crossfade",
+        "export.every_frame",
+        "export.size",
+        "export.sound",
+        "export.splice",
+    ),
 )
 def compare(
     call: Call,
@@ -265,6 +273,10 @@ def compare(
     from cogedit import tools
     from cogedit.artifacts import sniff_kind
 
+    is_image = output.suffix.lower() == ".png"
+    of_video = ("export.codec", "export.crf", "export.lossless")
+    for name in (call.names[key] for key in of_video if is_image and key in call.names):
+        call.screen.say(f"{name} changes nothing in an image")
     kinds = {source: sniff_kind(source) for source in sources}
     latent = next((source for source in sources if kinds[source] not in (None, "frames")), None)
     settings = settings_without_model(call) if latent is None else call.settings(latent)
@@ -277,7 +289,7 @@ def compare(
         shortest=shortest,
         run=call.run,
     )
-    kind = "picture" if output.suffix.lower() == ".png" else "video"
+    kind = "picture" if is_image else "video"
     row = {"path": str(done.path), "reused": done.reused, "kind": kind}
     call.screen.result("compare", [row])
 

@@ -120,10 +120,10 @@ def latents_record(
 
 def check_span(settings: EncodeSettings) -> None:
     """Refuse, before any stage runs, a span that no clip can have."""
-    if settings.vae_span is not None and settings.vae_span % 8 != 1:
-        raise UsageError(
-            f"--vae-span is {settings.vae_span}, expected 8n + 1 frames such as 9, 17 or 49"
-        )
+    span = settings.vae_span
+    # One frame is 8n + 1, too, and would begin each span where the one before began.
+    if span is not None and (span % 8 != 1 or span == 1):
+        raise UsageError(f"--vae-span is {span}, expected 8n + 1 frames such as 9, 17 or 49")
 
 
 def _encoding(num_frames: int, settings: EncodeSettings) -> EncodeSettings:

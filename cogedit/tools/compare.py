@@ -35,7 +35,7 @@ from cogedit.media.stream import Frame, FrameFile, FrameStream
 from cogedit.media.writer import save_png, write_video
 from cogedit.stages.arguments import source_of
 from cogedit.stages.claim import claim
-from cogedit.stages.decode import decode
+from cogedit.stages.decode import composite_for, decode
 from cogedit.stages.full_rate import frame_numbers, own_rate
 from cogedit.stages.recipe import read_recipe
 from cogedit.stages.run import Exported, Run, check_absent, check_output
@@ -121,7 +121,12 @@ def compare(
     check_output(output, inputs=paths, run=run, is_folder=is_folder)
     check_absent(output, run)
     over: Over = "anything" if run.force else None
+    # What an export shows of a source's frames that were not edited, a comparison leaves out.
+    settings = replace(settings, export=replace(export, every_frame=False))
     inputs = cut_sources([open_input(path, fps=export.fps) for path in paths])
+    records = [item.record for item in inputs if item.facts is None and item.record is not None]
+    if export.feather and all(composite_for(one, export) == "none" for one in records):
+        run.notify("--feather changes nothing: no clip has a part that is the source's by a mask")
     fps, num_frames = _common_rate_and_length(inputs, export.fps, shortest=shortest)
     numbers = list(range(num_frames))
     if is_image:

@@ -55,6 +55,8 @@ def test_the_same_flags_go_to_every_stage(tmp_path):
         ("trajectory", ["--seed", "7", "--low-levels", "auto"]),
         ("trajectory", ["--start", "0"]),
         ("trajectory", ["--start", "0f"]),
+        ("latents", ["--vae-span", "81"]),
+        ("edit", ["--vae-span", "all"]),
     ],
 )
 def test_a_repeated_value_is_accepted(chain, kind, flags):

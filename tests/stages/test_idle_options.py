@@ -92,3 +92,28 @@ def test_a_sweep_says_what_none_of_its_edits_uses(here):
 
     assert swept("guidance-scale=2,3") != []
     assert swept("method=injection,flow") == []
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "idle"),
+    [
+        ("o.png", ["--crf", "20", "--lossless"], ["--crf", "--lossless"]),
+        ("o.png", ["--codec", "h265", "--fps", "12"], ["--codec"]),
+        ("o.mp4", ["--crf", "20"], []),
+        ("f.png", ["--feather", "3"], ["--feather"]),
+    ],
+)
+def test_a_comparison_says_it_too(here, name, flags, idle):
+    words = ["compare", "clip.mp4", "clip.mp4", *TINY[:6], *flags, "-o", name, "--force"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.stderr
+    lines = [line for line in result.stderr.splitlines() if "changes nothing" in line]
+    assert [line.split()[0] for line in lines] == idle
+
+
+@pytest.mark.parametrize("flags", [["--audio-track", "1"], ["--every-frame"]])
+def test_what_no_comparison_has_is_no_option_of_it(here, flags):
+    words = ["compare", "clip.mp4", "clip.mp4", *flags, "-o", "o.mp4"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 2
+    assert "No such option" in result.stderr

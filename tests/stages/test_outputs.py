@@ -129,14 +129,20 @@ def test_another_source_is_refused_before_anything_is_computed(here, dry):
 
 
 @pytest.mark.parametrize(
-    "flags", [["--vae-span", "5"], ["--low-levels", "2"], ["--low-levels", "3"]]
+    "flags",
+    [
+        ["--vae-span", "1"],
+        ["--vae-span", "5"],
+        ["--low-levels", "2"],
+        ["--low-levels", "3"],
+    ],
 )
 def test_what_no_inversion_can_have_is_refused_before_anything_is_written(tmp_path, flags):
     video = make_video(tmp_path / "clip.mp4", num_frames=12)
     place = ["--workspace", tmp_path / "work"]
     for dry in (["--dry-run"], []):
         words = ["edit", video, "-p", "a cat", *TINY, *place, *flags, *dry]
-        assert f"{flags[1]}" in cogedit(*words, code=2).stderr
+        assert f" is {flags[1]}" in cogedit(*words, code=2).stderr
     assert not (tmp_path / "work").exists()
 
 
