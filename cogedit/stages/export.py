@@ -201,7 +201,7 @@ def _job(
     if recipe.sound and not recipe.splice and not (recipe.fps == rate and keeps_time(frames)):
         silent = f"at {show_rate(recipe.fps)} the clip does not keep the source's time"
         recipe = replace(recipe, sound=False)
-    _check_size(recipe)
+    recipe.check_size()
     suffix = "-frames" if encoding.codec == "png" else encoding.suffix
     path = output or source.with_name(f"{source.stem}{suffix}")
     may_replace = run.force and output is not None
@@ -237,7 +237,7 @@ def check_export(
         if options.splice:
             recipe = spliced(recipe, options)
             check_source(require_source(found, frames, "--splice"), encoding, options)
-        _check_size(recipe)
+        recipe.check_size()
         own_pixels = options.align_edges > 0 or options.composite == "source"
         if options.size == "source" and (own_pixels or needs_own_frames(resize_plan(frames))):
             require_source(found, frames, "--size source")
@@ -257,7 +257,7 @@ def check_export(
         spliced(recipe, options)
         check_source(FoundSource(video, facts, frames), encoding, options)
         return
-    _check_size(recipe)
+    recipe.check_size()
     if options.sound and encoding.has_audio and facts.audio_tracks:
         first, end = frames.span
         audio = choose_audio(
@@ -270,12 +270,6 @@ def check_export(
         )
         if run is not None and isinstance(audio, str):
             run.notify(f"exported without audio: {audio}")
-
-
-def _check_size(recipe: Recipe) -> None:
-    frames = frames_record(recipe.record)
-    shown = frames.source if recipe.size == "source" else frames.settings
-    recipe.encoding.check_frames(shown.width, shown.height, fps=recipe.fps)
 
 
 def _export(job: _Job, source_video: Path | None, session: Session | None) -> Exported:

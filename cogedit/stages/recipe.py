@@ -14,6 +14,7 @@ from cogedit.artifacts import (
     Record,
     TrajectoryRecord,
     content_key,
+    frames_record,
     parse_json,
     record_of,
     record_text,
@@ -62,6 +63,12 @@ class Recipe:
     decode_tiling: bool | None = None
     splice: bool = False
     crossfade: int = 0
+
+    def check_size(self) -> None:
+        """Refuse frames of a size that the codec does not take."""
+        frames = frames_record(self.record)
+        shown = frames.source if self.size == "source" else frames.settings
+        self.encoding.check_frames(shown.width, shown.height, fps=self.fps)
 
     def comment(self) -> str:
         """Return the recipe as canonical JSON, for the video's metadata."""
