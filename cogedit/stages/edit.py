@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import sys
@@ -160,10 +161,8 @@ def check_edit(
     check_output(named, inputs=read, run=run)
     if path is not None:
         check_is_here(path)
-    if path is not None and named is None and path.exists() and not path.is_dir():
-        raise StorageError(
-            f"cannot write videos into {path}: it is a file", hint="choose another -o"
-        )
+    if path is not None and named is None:
+        _check_folder(path)
     check_export(
         video, settings, output=named, source_video=source_video, has_mask=has_mask, run=run
     )
@@ -205,6 +204,30 @@ def check_replaced(video: Path, prompt: str, given: Given, *, with_source: bool,
         check_replaceable(place_of_source(video), None)
     if not run.force:
         check_replaceable(video, prompt, given.picture)
+
+
+def _check_folder(path: Path) -> None:
+    """Raise `StorageError` unless a folder is there and may be written to, or can be made."""
+    nearest = path.absolute()
+    while not _is_there(nearest):
+        nearest = nearest.parent
+    problem = None
+    if not nearest.is_dir():
+        kind = "a link to nothing" if nearest.is_symlink() and not nearest.exists() else "a file"
+        problem = f"it is {kind}" if nearest == path.absolute() else f"{nearest.name} is {kind}"
+    elif not os.access(nearest, os.W_OK | os.X_OK):
+        problem = "permission denied"
+    if problem is not None:
+        raise StorageError(f"cannot write videos into {path}: {problem}", hint="choose another -o")
+
+
+def _is_there(path: Path) -> bool:
+    """Whether anything has this name; OSError for one that is too long, which `exists` hides."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def _check_suffix(video: Path, export: ExportSettings) -> None:

@@ -160,3 +160,24 @@ def test_a_dry_run_asks_for_the_kernels_of_the_run(here, command, dry):
     first, *rest = command
     words = [first, "clip.mp4", *rest, *TINY, "--attention-backend", "cudnn", *dry]
     assert "cudnn needs a CUDA device; this run is on cpu" in cogedit(*words, code=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("nothing/", "it is a link to nothing"),
+        ("nothing/films", "nothing is a link to nothing"),
+        ("clip.mp4/", "it is a file"),
+        ("clip.mp4/films", "clip.mp4 is a file"),
+        ("x" * 300, None),  # which no disk takes
+    ],
+)
+@pytest.mark.parametrize("dry", [["--dry-run"], []])
+def test_a_folder_that_cannot_be_made_is_refused_before_the_edit(here, name, why, dry):
+    (here / "nothing").unlink(missing_ok=True)
+    (here / "nothing").symlink_to("nowhere")
+    before = sorted(here.rglob("*"))
+    words = ["edit", "clip.mp4", "-p", "not made yet", *TINY, "-o", name, *dry]
+    shown = cogedit(*words, code=7).stderr
+    assert why is None or f"cannot write videos into {name.rstrip('/')}: {why}" in shown
+    assert sorted(here.rglob("*")) == before
