@@ -181,8 +181,10 @@ def probe_stored(
     """
     if not are_images(path):
         check_file(path)
-    facts = facts_of_images(path)
-    facts = facts or _facts(path, file_state(path), find_ffmpeg(), with_decord, thorough)
+    facts, has_decord = facts_of_images(path), importlib.util.find_spec("decord") is not None
+    facts = facts or _facts(
+        path, file_state(path), find_ffmpeg(), with_decord, thorough, has_decord
+    )
     if fps is None or not facts.is_untimed:
         return facts
     return replace(facts, timing=even_timing(facts.num_frames, fps), is_assumed=False)
@@ -190,7 +192,12 @@ def probe_stored(
 
 @lru_cache(maxsize=512)
 def _facts(
-    path: Path, state: FileState, executable: str, with_decord: bool, thorough: bool
+    path: Path,
+    state: FileState,
+    executable: str,
+    with_decord: bool,
+    thorough: bool,
+    has_decord: bool,
 ) -> VideoFacts:
     result = run_packet_list(path, "0:V:0")
     header = parse_header(result.stderr)
@@ -225,7 +232,7 @@ def _facts(
         steps = [after - before for before, after in pairwise(packets.timestamps)]
         timing = even_timing(num_frames, snap_rate(1 / (mode(steps) * packets.time_base)))
     reader: Reader = "ffmpeg-tonemap" if pictures.is_hdr else "ffmpeg"
-    is_exact = is_listed and _is_utf8(path) and with_decord
+    is_exact = is_listed and _is_utf8(path) and with_decord and has_decord
     if is_exact and _decord_is_exact(header, packets, pictures):
         reader = "decord"
     seekable = packets.keyframes if can_seek else ()
@@ -334,7 +341,6 @@ def _decord_is_exact(header: InputHeader, packets: PacketTable, pictures: Pictur
         and not header.has_cropping
         and packets.width % 2 == 0
         and packets.height % 2 == 0
-        and importlib.util.find_spec("decord") is not None
     )
 
 
