@@ -151,7 +151,16 @@ def test_everything_is_off_its_default():
 
 
 # The others change one setting each; EVERYTHING and SAMPLED change all of them together.
-TOGETHER = ("upstream", "default", "fast", "queries-keys", "auto-mask", "exact-mask", "flow-noise")
+TOGETHER = (
+    "upstream",
+    "default",
+    "fast",
+    "queries-keys",
+    "image-queries-keys",
+    "auto-mask",
+    "exact-mask",
+    "flow-noise",
+)
 
 
 @pytest.mark.parametrize(
