@@ -220,7 +220,7 @@ def _attend_where_reference_does(
 def _image_attends_where_reference_does(
     own: Heads, q_ref: Tensor, k_ref: Tensor, *, strength: float, backend: AttentionBackend
 ) -> Tensor:
-    """Let image tokens attend to each other as those of a reference do, [rows, heads, image, d].
+    """Let image tokens attend to each other as those of a reference do, whose q and k are given.
 
     A word of the edit's prompt has nothing to do with the word in its place in the source's: only
     what image tokens attend to among themselves is taken from the reference. So, for image tokens,

@@ -146,7 +146,7 @@ def test_everything_is_off_its_default():
     """A new setting fails here until the batch is known to follow it."""
     for settings in (EVERYTHING.inversion.settings, EVERYTHING.reconstruct):
         for item in fields(settings):
-            if item.name == "mask_outside":  # how a file is read; a batch is given the masks
+            if item.name == "mask_keep":  # how a file is read; a batch is given the masks
                 continue
             if not (isinstance(settings, ReconstructSettings) and item.name == "prompt"):
                 assert getattr(settings, item.name) != item.default, item.name

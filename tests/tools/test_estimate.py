@@ -161,18 +161,6 @@ def test_equal_cells_of_a_clip_that_is_not_inverted_are_one_edit(video):
     assert any("seed has no effect" in line for line in said)
 
 
-@pytest.mark.parametrize("mode", ["concatenate", "queries-keys", "image-queries-keys"])
-def test_tokens_that_a_mode_does_not_ask_for_are_named(video, mode):
-    said = []
-    changes = {"reconstruct.injection_mode": mode, "reconstruct.injection_tokens": "image"}
-    settings = settings_with(video, **changes, **{"reconstruct.injection_strength": 1.0})
-    cogedit.estimate(video, settings, prompts="a cat", run=cogedit.Run(notify=said.append))
-    expected = f"--injection-tokens changes nothing with --injection-mode {mode}"
-    assert [line for line in said if "--injection-tokens" in line] == (
-        [] if mode == "concatenate" else [expected]
-    )
-
-
 def test_a_mask_that_the_run_refuses_is_refused(video):
     for mask in ("gone.png", "0,0,200,20"):
         with pytest.raises(CogeditError, match=mask):
