@@ -29,6 +29,14 @@ def attend_beside(
         return attend(q, k, v)
     if injection.mode == "queries-keys":
         return (1 - w) * attend(q, k, v) + w * attend(q_ref, k_ref, v)
+    if injection.mode == "image-queries-keys":
+        # The logits of the edit, but for those between image tokens: these are the reference's.
+        logits, image = q @ k.transpose(-1, -2), slice(length, None)
+        plain = (logits / math.sqrt(q.shape[-1])).softmax(-1)
+        logits[:, image, image] = q_ref[:, image] @ k_ref[:, image].transpose(-1, -2)
+        guided = (logits / math.sqrt(q.shape[-1])).softmax(-1)
+        guided[:, :length] = plain[:, :length]
+        return ((1 - w) * plain + w * guided) @ v
     if injection.tokens != "all":
         k_ref, v_ref = k_ref[:, length:], v_ref[:, length:]
     if injection.tokens == "own-text":

@@ -119,6 +119,7 @@ _CONTROLS: dict[str, dict[str, object]] = {
     "all-tokens": {"injection_tokens": "all"},
     "image-tokens": {"injection_tokens": "image"},
     "queries-keys": {"injection_mode": "queries-keys", "injection_strength": 1.0},
+    "image-queries-keys": {"injection_mode": "image-queries-keys", "injection_strength": 1.0},
     "edit-reference": {"reference_prompt": "edit"},
     "two-references": {"reference_rows": "two", "reference_prompt": "edit"},
     "source-side": {"unconditional": "source", "guidance_scale": 2.0},

@@ -70,9 +70,10 @@ class Injection:
     """How edit rows attend to their reference rows; the `RowPlan` says which row to which.
 
     Attributes:
-        strength: w, at least 0; at most 1 with "queries-keys".
+        strength: w, at least 0; at most 1 with the modes that replace the map.
         mode: "concatenate" as above; "queries-keys" replaces the edit's attention map by the
-            reference's, weighted by w, and keeps the edit's values.
+            reference's, weighted by w, and keeps the edit's values; "image-queries-keys" replaces
+            only what the image tokens give to each other.
         tokens: What a row attends to beside its own tokens ("concatenate"): the reference's text
             and image ("all"), its image, or its image and the row's own text again ("own-text").
         layers: First layer with injection and the one after the last; None is the end.
@@ -123,7 +124,9 @@ class Injection:
 
 def needs_lse(settings: ReconstructSettings) -> bool:
     """Whether an edit's attention kernel is to give the log-sum-exp of its logits as well."""
-    return settings.injection_mode == "concatenate" and settings.injection_strength not in (0, 1)
+    if settings.injection_mode == "queries-keys" or settings.injection_strength == 0:
+        return False
+    return settings.injection_mode == "image-queries-keys" or settings.injection_strength != 1
 
 
 def attend_rows(
@@ -145,6 +148,12 @@ def attend_rows(
     if injection.mode == "queries-keys":
         q_ref = _gather(references.q, targets)
         return _attend_where_reference_does(own, q_ref, k_ref, strength=strength, backend=backend)
+    if injection.mode == "image-queries-keys":
+        q_image = _gather(references.q, targets)[:, :, text_length:]
+        k_image = k_ref[:, :, text_length:]
+        return _image_attends_where_reference_does(
+            own, q_image, k_image, strength=strength, backend=backend
+        )
     v_ref = _gather(references.v, targets)
     beside = [
         _beside(mine, theirs, injection.tokens, text_length)
@@ -177,10 +186,20 @@ def attend_with_reference(
     merge joins the blocks of FlashAttention (arXiv 2205.14135, section 3.1). Keys and values of the
     references are [rows, heads, tokens, head_dim]; the output is shaped like `own.q`.
     """
-    out, lse = attention_with_lse(*own, backend=backend)
-    out_ref, lse_ref = attention_with_lse(own.q, k_ref, v_ref, backend=backend)
-    share = torch.sigmoid(lse_ref + math.log(strength) - lse).unsqueeze(-1)
-    return torch.lerp(out.float(), out_ref.float(), share).to(own.q.dtype)
+    return _merge(
+        attention_with_lse(*own, backend=backend),
+        attention_with_lse(own.q, k_ref, v_ref, backend=backend),
+        strength=strength,
+    )
+
+
+def _merge(
+    own: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor], *, strength: float = 1.0
+) -> Tensor:
+    """Join two attentions, each with its log-sum-exp, to that over both sets of keys."""
+    (out, lse), (out_other, lse_other) = own, other
+    share = torch.sigmoid(lse_other + math.log(strength) - lse).unsqueeze(-1)
+    return torch.lerp(out.float(), out_other.float(), share).to(out.dtype)
 
 
 def _attend_where_reference_does(
@@ -196,6 +215,34 @@ def _attend_where_reference_does(
     if strength == 1:
         return guided
     return torch.lerp(attention(*own, backend=backend), guided, strength)
+
+
+def _image_attends_where_reference_does(
+    own: Heads, q_ref: Tensor, k_ref: Tensor, *, strength: float, backend: AttentionBackend
+) -> Tensor:
+    """Let image tokens attend to each other as those of a reference do, whose q and k are given.
+
+    A word of the edit's prompt has nothing to do with the word in its place in the source's: only
+    what image tokens attend to among themselves is taken from the reference. So, for image tokens,
+
+        o = (1 - w) softmax(q k^T) v + w softmax([q k_text^T, q_ref k_ref^T]) v
+
+    and text tokens attend as without a reference. That replacing more of the map holds the text to
+    the source was found by Shin et al. (arXiv 2508.07519) with models whose text and image attend
+    to each other in one map, as here.
+    """
+    length = own.q.shape[2] - q_ref.shape[2]
+    q_text, q_image = own.q[:, :, :length], own.q[:, :, length:]
+    k_text, v_text, v_image = own.k[:, :, :length], own.v[:, :, :length], own.v[:, :, length:]
+    guided = _merge(
+        attention_with_lse(q_image, k_text, v_text, backend=backend),
+        attention_with_lse(q_ref, k_ref, v_image, backend=backend),
+    )
+    if strength == 1:
+        return _join([attention(q_text, own.k, own.v, backend=backend), guided])
+    out = attention(*own, backend=backend)
+    out[:, :, length:].lerp_(guided, strength)  # it is ours alone
+    return out
 
 
 def _gather(rows: Tensor, targets: Sequence[int]) -> Tensor:
@@ -245,7 +292,7 @@ def project_reference(
 ) -> Heads:
     """Make the two that an injection needs of a reference; the third is one of them again."""
     k = _heads(attn, attn.to_k, tokens, attn.norm_k, text_length, rotary)
-    if mode == "queries-keys":
+    if mode != "concatenate":
         q = _heads(attn, attn.to_q, tokens, attn.norm_q, text_length, rotary)
         return Heads(q, k, k)
     return Heads(k, k, _heads(attn, attn.to_v, tokens, None, text_length, None))

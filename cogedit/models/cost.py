@@ -223,10 +223,13 @@ def _injected_share(
     injection: ReconstructSettings, sizes: TransformerSizes, shape: LatentShape, *, strength: float
 ) -> float:
     """Attention to a reference row, as a share of a row's attention to itself."""
+    if injection.injection_mode != "concatenate" and strength == 1:
+        return 0.0  # the edit's own map is replaced, and need not be made
+    image = sizes.num_image_tokens(shape) / sizes.num_tokens(shape)
     if injection.injection_mode == "queries-keys":
-        return 0.0 if strength == 1 else 1.0
-    if injection.injection_tokens == "image":
-        return sizes.num_image_tokens(shape) / sizes.num_tokens(shape)
+        return 1.0
+    if injection.injection_mode == "image-queries-keys" or injection.injection_tokens == "image":
+        return image
     return 1.0
 
 

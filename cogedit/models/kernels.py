@@ -132,8 +132,9 @@ def _package_with_lse(
             return out.transpose(1, 2), lse.float()
     raise UsageError(
         f"--attention-backend {backend} gives no log-sum-exp, which an injection strength other "
-        "than 1 needs",
-        hint="--attention-backend native, or --injection-strength 1",
+        "than 1 and --injection-mode image-queries-keys need",
+        hint="--attention-backend native, or --injection-strength 1 with --injection-mode "
+        "concatenate",
     )
 
 

@@ -42,8 +42,8 @@ def _idle(edit: ReconstructSettings, *, has_mask: bool) -> Iterator[tuple[str, s
     """Yield the flags that change nothing in an edit, and why; none that a preset has given."""
     default = ReconstructSettings(prompt="")
     is_flow = edit.method == "flow"
-    if edit.injection_mode == "queries-keys" and edit.injection_tokens != default.injection_tokens:
-        yield "--injection-tokens", "with --injection-mode queries-keys"
+    if edit.injection_mode != "concatenate" and edit.injection_tokens != default.injection_tokens:
+        yield "--injection-tokens", "without --injection-mode concatenate"
     if edit.source_guidance_scale != default.source_guidance_scale and not is_flow:
         yield "--source-guidance-scale", "without --method flow"
     if edit.start_noise is not None and is_flow:

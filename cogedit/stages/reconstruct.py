@@ -253,9 +253,9 @@ def check_edits(
             )
         strength = edit.injection_strength
         weight = max(strength) if isinstance(strength, tuple) else strength
-        if edit.injection_mode == "queries-keys" and weight > 1:
+        if edit.injection_mode != "concatenate" and weight > 1:
             raise UsageError(
                 f"injection_strength is {show_value(strength)}, expected 0 to 1 with "
-                "injection_mode queries-keys, which mixes two attentions",
+                f"injection_mode {edit.injection_mode}, which mixes two attentions",
                 hint="choose a strength of at most 1, or --injection-mode concatenate",
             )

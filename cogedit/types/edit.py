@@ -86,7 +86,8 @@ class ReconstructSettings:
         "concatenate",
         "Attention to the source",
         "concatenate attends to the source's tokens beside the edit's own; queries-keys replays "
-        "the source's attention maps over the edit's values.",
+        "the source's attention maps over the edit's values; image-queries-keys replays only what "
+        "image tokens attend to among themselves, so that the prompt's words stay the edit's.",
     )
     injection_tokens: InjectionTokens = setting(
         "own-text",

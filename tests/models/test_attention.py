@@ -13,6 +13,13 @@ LENGTH = 3
 """Text tokens of a row."""
 
 
+MODES = [
+    *(("concatenate", w) for w in (0.5, 1.0, 2.0)),
+    *((mode, w) for mode in ("queries-keys", "image-queries-keys") for w in (0.4, 1.0)),
+]
+"""Modes and strengths."""
+
+
 def heads(seed, rows=2, tokens=7):
     generator = torch.Generator().manual_seed(seed)
     return Heads(*(torch.randn(rows, 3, tokens, 16, generator=generator) for _ in range(3)))
@@ -30,10 +37,7 @@ def test_merge_by_log_sum_exp_is_the_biased_softmax(strength):
 
 
 @pytest.mark.parametrize("targets", [(2, 0), (1, 1)])
-@pytest.mark.parametrize(
-    ("mode", "strength"),
-    [("concatenate", w) for w in (0.5, 1.0, 2.0)] + [("queries-keys", w) for w in (0.4, 1.0)],
-)
+@pytest.mark.parametrize(("mode", "strength"), MODES)
 @pytest.mark.parametrize("tokens", ["all", "image", "own-text"])
 def test_rows_attend_to_themselves_and_to_their_references(targets, mode, strength, tokens):
     own, references = heads(0), heads(1, rows=3)
@@ -56,6 +60,63 @@ def test_a_row_beside_its_equal_attends_as_it_did(tokens, keeps, strength):
     assert torch.allclose(attended, attention(*own), atol=1e-5) == keeps
 
 
+def replay(own, references, mode, strength=1.0):
+    injection = Injection(strength, mode)
+    return attend_rows(own, references, (0, 1), injection=injection, text_length=LENGTH)
+
+
+def with_text(image, text):
+    """The image tokens of one and the text tokens of the other."""
+    pairs = zip(image, text, strict=True)
+    return Heads(*(torch.cat([b[:, :, :LENGTH], a[:, :, LENGTH:]], dim=2) for a, b in pairs))
+
+
+@pytest.mark.parametrize("strength", [0.4, 1.0])
+def test_the_image_of_a_reference_replaces_what_image_tokens_give_each_other(strength):
+    """Against a dense softmax in float64."""
+    own, reference = heads(0), heads(1)
+    attended = replay(own, reference, "image-queries-keys", strength).double()
+    (q, k, v), reference = (Heads(*(x.double() for x in row)) for row in (own, reference))
+    plain = (q @ k.transpose(-1, -2) / 4).softmax(-1)
+    assert torch.allclose(attended[:, :, :LENGTH], (plain @ v)[:, :, :LENGTH], atol=1e-5)
+    words = q[:, :, LENGTH:] @ k[:, :, :LENGTH].transpose(-1, -2)
+    places = reference.q[:, :, LENGTH:] @ reference.k[:, :, LENGTH:].transpose(-1, -2)
+    guided = (torch.cat([words, places], dim=-1) / 4).softmax(-1)
+    image = (1 - strength) * plain[:, :, LENGTH:] + strength * guided
+    assert torch.allclose(attended[:, :, LENGTH:], image @ v, atol=1e-5)
+
+
+@pytest.mark.parametrize("strength", [0.4, 1.0])
+def test_the_text_of_a_reference_has_no_say_where_its_image_alone_is_replayed(strength):
+    own, reference = heads(0), heads(1)
+    other = with_text(reference, heads(2))
+    first, second = (replay(own, x, "image-queries-keys", strength) for x in (reference, other))
+    assert torch.equal(first, second)
+    first, second = (replay(own, x, "queries-keys", strength) for x in (reference, other))
+    assert not torch.allclose(first, second, atol=1e-2)
+
+
+@pytest.mark.parametrize("strength", [0.4, 1.0])
+@pytest.mark.parametrize("mode", ["queries-keys", "image-queries-keys"])
+def test_the_map_of_an_equal_row_is_ones_own(mode, strength):
+    own = heads(0)
+    reference = Heads(own.q, own.k, heads(1).v)
+    assert torch.allclose(replay(own, reference, mode, strength), attention(*own), atol=1e-5)
+
+
+@pytest.mark.parametrize("strength", [0.4, 1.0])
+def test_both_ways_to_replay_agree_where_only_image_keys_differ(strength):
+    """Then image tokens attend by both with the same logits, and text tokens do not."""
+    own = heads(0)
+    reference = with_text(Heads(own.q, heads(1).k, own.v), own)
+    whole, image = (
+        replay(own, reference, m, strength) for m in ("queries-keys", "image-queries-keys")
+    )
+    assert torch.allclose(whole[:, :, LENGTH:], image[:, :, LENGTH:], atol=1e-5)
+    assert not torch.allclose(whole, attention(*own), atol=1e-2)
+    assert torch.allclose(image[:, :, :LENGTH], attention(*own)[:, :, :LENGTH], atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("changes", "needed"),
     [
@@ -65,6 +126,9 @@ def test_a_row_beside_its_equal_attends_as_it_did(tokens, keeps, strength):
         ({"injection_strength": 0.5}, True),
         ({"injection_strength": (1.0, 0.0)}, True),
         ({"injection_strength": (1.0, 0.0), "injection_mode": "queries-keys"}, False),
+        ({"injection_strength": 1.0, "injection_mode": "image-queries-keys"}, True),
+        ({"injection_strength": (1.0, 0.0), "injection_mode": "image-queries-keys"}, True),
+        ({"injection_strength": 0.0, "injection_mode": "image-queries-keys"}, False),
     ],
 )
 def test_which_edits_need_a_kernel_with_a_log_sum_exp(changes, needed):

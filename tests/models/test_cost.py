@@ -314,6 +314,8 @@ def test_the_channels_of_a_first_frame_are_counted(tmp_path):
         {"injection_strength": (2.0, 0.0)},
         {"injection_strength": (0.0, 1.0), "injection_mode": "queries-keys"},
         {"injection_mode": "queries-keys"},
+        {"injection_strength": 0.5, "injection_mode": "image-queries-keys"},
+        {"injection_mode": "image-queries-keys"},
         {"injection_layers": (1, 2)},
         {"injection_steps": (0.0, 0.5), "guidance_steps": (0.0, 0.3)},
         {"reference_rows": "one"},

@@ -139,6 +139,10 @@ def test_rows_in_chunks_are_the_rows_at_once(load, traits, max_rows):
         (Injection(0.4, "concatenate", "image", (0, None)), False, 3),
         (Injection(0.0, "concatenate", "own-text", (2, 3)), False, 1),
         (Injection(0.0, "queries-keys", "all", (0, None)), True, 3),
+        (Injection(1.0, "image-queries-keys", "all", (1, None)), False, 2),
+        (Injection(0.4, "image-queries-keys", "own-text", (0, 1)), True, None),
+        (Injection(0.4, "image-queries-keys", "image", (1, 3)), False, 1),
+        (Injection(0.0, "image-queries-keys", "all", (2, 3)), False, 3),
         (Injection(3.0, "concatenate", "own-text", (0, None)), True, None),
         (Injection(3.0, "concatenate", "all", (1, 2)), False, 2),
     ],
@@ -155,6 +159,7 @@ def test_each_control_of_an_injection_changes_the_edit_rows(load):
     for other in (
         Injection(strength=0.4),
         Injection(mode="queries-keys"),
+        Injection(mode="image-queries-keys"),
         Injection(tokens="image"),
         Injection(tokens="own-text"),
         Injection(layers=(1, 2)),
@@ -213,8 +218,9 @@ def test_a_reference_that_is_asked_for_goes_to_the_end(load, count):
     assert [count.of(layer) for layer in range(3)] == [[3] * 4] * 3
 
 
-def test_queries_and_keys_are_what_the_other_mode_needs(load, count):
-    injection = Injection(mode="queries-keys", layers=(0, 1))
+@pytest.mark.parametrize("mode", ["queries-keys", "image-queries-keys"])
+def test_queries_and_keys_are_what_the_other_modes_need(load, count, mode):
+    injection = Injection(mode=mode, layers=(0, 1))
     with run_rows(load("5b")):
         forward(load("5b"), 2, references_of((1,), 2, injection))
     assert count.of(0) == [2, 2, 1, 1]

@@ -53,10 +53,11 @@ def edited(checkpoint, device, edit):
 
 DENOISE = {"start_noise": 0.3, "injection_strength": 1.3, "solver": "dpm++2m"}
 FLOW = {"method": "flow", "injection_mode": "queries-keys", "start": "random"}
+MAPS = {"injection_mode": "image-queries-keys", "injection_strength": (1.0, 0.2)}
 
 
 @pytest.mark.parametrize(
-    ("kind", "edit"), [("pipeline_2b", DENOISE), ("pipeline_5b", FLOW), ("pipeline_15", DENOISE)]
+    ("kind", "edit"), [("pipeline_2b", DENOISE), ("pipeline_5b", FLOW), ("pipeline_15", MAPS)]
 )
 def test_an_inversion_and_an_edit(kind, edit, request):
     checkpoint = find_checkpoint(str(request.getfixturevalue(kind)))

@@ -280,6 +280,7 @@ def test_clips_of_a_batch_have_masks_of_their_own(golden_pipeline, inverted, mod
     "changes",
     [
         {"injection_mode": "queries-keys"},
+        {"injection_mode": "image-queries-keys"},
         {"injection_tokens": "image"},
         {"injection_tokens": "own-text"},
         {"injection_strength": 2.0},

@@ -131,6 +131,7 @@ def test_windows_and_rows_of_edits_with_a_lora_under_an_automatic_mask(video, bo
     [
         {"reconstruct.injection_tokens": "own-text", "reconstruct.injection_strength": 0.5},
         {"reconstruct.injection_mode": "queries-keys"},
+        {"reconstruct.injection_mode": "image-queries-keys"},
     ],
 )
 def test_the_tokens_of_rows_that_run_at_once(video, both, flags):

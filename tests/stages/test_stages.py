@@ -466,14 +466,15 @@ def test_what_cannot_be_written_is_found_out_before_anything_is_computed(video, 
     beyond = settings_of(video, TINY_PIPELINE, reconstruct__injection_layers="0:99")
     with pytest.raises(UsageError, match="injection_layers is 0:99; tiny has layers 0:2"):
         cogedit.reconstruct(video, PROMPT, beyond)
-    for strength in ("1.5", "0.0:1.5"):
+    for strength, mode in (("1.5", "queries-keys"), ("0.0:1.5", "image-queries-keys")):
         mixed = settings_of(
             video,
             TINY_PIPELINE,
-            reconstruct__injection_mode="queries-keys",
+            reconstruct__injection_mode=mode,
             reconstruct__injection_strength=strength,
         )
-        with pytest.raises(UsageError, match=rf"injection_strength is {strength}, expected 0 to 1"):
+        expected = f"injection_strength is {strength}, expected 0 to 1 with injection_mode {mode}"
+        with pytest.raises(UsageError, match=expected):
             cogedit.reconstruct(video, PROMPT, mixed)
     once = settings_of(video, TINY_PIPELINE, invert__num_inference_steps=1)
     with pytest.raises(UsageError, match="at least 2 inference steps"):
