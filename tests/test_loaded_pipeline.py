@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 from accelerate import cpu_offload  # type: ignore[import-untyped]
+from accelerate.hooks import ModelHook, add_hook_to_module  # type: ignore[import-untyped]
 from diffusers import (
     CogVideoXDDIMScheduler,
     CogVideoXDPMScheduler,
@@ -116,14 +117,14 @@ def test_the_hook_of_a_whole_vae_brings_it(pipe):
     """Parts of the VAE are called, not itself: the hook would wait for its `forward`."""
     brought = []
 
-    class Hook:
+    class Hook(ModelHook):
         execution_device = CPU
 
-        def pre_forward(self, module):
+        def pre_forward(self, module, *args, **kwargs):
             brought.append(module)
+            return args, kwargs
 
-    vae = load().vae
-    vae._hf_hook = Hook()
+    vae = add_hook_to_module(load().vae, Hook())
     encode_video_frames(vae, torch.zeros(9, 3, 64, 96))
     assert brought == [vae]
 

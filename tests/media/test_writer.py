@@ -161,7 +161,7 @@ def test_silent_source_gives_a_silent_video(source, tmp_path):
 @pytest.mark.parametrize(
     ("name", "change", "text"),
     [
-        ("out.webm", {}, ".mp4 or .mov or .mkv"),
+        ("out.webm", {}, ".mp4, .mov or .mkv"),
         ("out", {}, ".mp4"),
         ("out.mp4", {"fps": Fraction(0)}, "0 frames per second"),
         ("out.mp4", {"fps": Fraction(-25)}, "-25 frames per second"),
