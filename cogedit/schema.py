@@ -335,8 +335,10 @@ def _of_python(value: object) -> object:
     """Return what NumPy's or PyTorch's numbers and arrays are as Python's own."""
     if isinstance(value, list | tuple):
         return type(value)(map(_of_python, value))
+    if isinstance(value, str):
+        return str(value)
     plain = getattr(value, "tolist", None)
-    return value if plain is None or isinstance(value, str) else plain()
+    return value if plain is None else plain()
 
 
 def _read_custom(kind: type[object], value: object) -> object:

@@ -16,7 +16,13 @@ from videos import make_video
 import cogedit
 from cogedit.config import Settings, resolve_settings
 from cogedit.errors import ModelError, UsageError
-from cogedit.types import ExportSettings, InvertSettings, LoadSettings, ReconstructSettings
+from cogedit.types import (
+    ExportSettings,
+    InvertSettings,
+    LoadSettings,
+    LoraFile,
+    ReconstructSettings,
+)
 
 FOLDER = Path(__file__).parent
 """One without a `cogedit.toml`."""
@@ -71,6 +77,21 @@ def test_settings_made_in_python_have_what_a_file_would_give() -> None:
         }
     )
     assert repr(settings) == repr(expected)
+
+
+def test_text_and_numbers_of_numpy_are_recorded_as_python_s() -> None:
+    inversion = InvertSettings(prompt=np.str_("a bear"), num_inference_steps=np.int64(5))
+    made = replace(Settings(), invert=inversion).invert
+    assert (type(made.prompt), type(made.num_inference_steps)) == (str, int)
+
+
+def test_loras_made_in_python_are_checked() -> None:
+    [lora] = replace(Settings(), lora=(LoraFile("a.safetensors", 1),)).lora  # type: ignore[arg-type]
+    assert repr(lora) == repr(LoraFile(Path("a.safetensors"), 1.0))
+    for path, scale in ((None, 1.0), ("a.safetensors", "much"), ("a.safetensors", float("nan"))):
+        wrong: Any = LoraFile(path, scale)  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match=r"^lora is "):
+            replace(Settings(), lora=(wrong,))
 
 
 @pytest.mark.parametrize("value", [np.int64(5), np.array(5), 5])

@@ -209,6 +209,13 @@ def _read_anew(settings: object, table: str) -> Mapping[str, object]:
         except ValueError as error:
             found = shown(value)
             raise UsageError(f"{table}{described.key} is {found}, expected {error}") from error
-        if repr(read) != repr(value):  # 1 and 1.0 are equal, and a record tells them apart
+        if not _is_written_so(read, value):
             anew[described.key] = read
     return anew
+
+
+def _is_written_so(read: object, value: object) -> bool:
+    """Whether a record writes both alike: 1 and 1.0 are equal, and so are NumPy's numbers."""
+    if isinstance(read, tuple) and isinstance(value, tuple):
+        return len(read) == len(value) and all(map(_is_written_so, read, value))
+    return type(read) is type(value) and read == value

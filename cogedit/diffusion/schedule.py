@@ -26,7 +26,7 @@ def check_low_levels(low_levels: int, num_inference_steps: int) -> None:
     """Raise `UsageError` where so many of an inversion's timesteps cannot be the low ones."""
     if low_levels >= num_inference_steps:
         raise UsageError(
-            f"low_levels is {low_levels}; it must be less than num_inference_steps, which is "
+            f"--low-levels is {low_levels}, expected fewer than the inversion's steps, "
             f"{num_inference_steps}"
         )
 

@@ -21,6 +21,7 @@ from cogedit.disk import FileState
 from cogedit.errors import ConfigError, VideoError
 from cogedit.media.files import file_state
 from cogedit.media.pipe import ProcessPipe
+from cogedit.one_at_a_time import OneAtATime
 
 RAW_STREAMS = ("h264", "hevc")
 """ffmpeg's names of streams without a container, and so without timestamps."""
@@ -146,11 +147,11 @@ def run_on_input(
         ConfigError: There is no binary, or it cannot be run.
     """
     state = file_state(path)
-    with _one_run:  # a second thread finds what the first one asked for
+    with _one_run.turn():  # a second thread finds what the first one asked for
         return _run_once(path, state, tuple(before), tuple(args), timeout, find_ffmpeg())
 
 
-_one_run = threading.Lock()
+_one_run = OneAtATime()
 
 
 def find_messages(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cogedit.disk import FileState, state_from
 from cogedit.errors import StorageError, VideoError
+from cogedit.one_at_a_time import OneAtATime
 from cogedit.places import find_elsewhere
 
 _PLAYLIST_HEADS = (b"#EXTM3U", b"ffconcat", b"[playlist]")
@@ -79,7 +80,7 @@ def file_digest(path: Path, *, unless: threading.Event | None = None) -> str:
         Left: The event `unless` was set meanwhile.
     """
     key = path, file_state(path)
-    with _one_digest:
+    with _one_digest.turn():
         if key not in _digests:
             _digests[key] = _digest(path, unless or threading.Event())
         return _digests[key]
@@ -90,7 +91,7 @@ class Left(Exception):
 
 
 _digests: dict[tuple[Path, FileState], str] = {}
-_one_digest = threading.Lock()
+_one_digest = OneAtATime()
 
 
 def _digest(path: Path, unless: threading.Event) -> str:

@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -138,32 +139,34 @@ def find_checkpoint(
         ModelError: Missing, gated, incomplete, or not a CogVideoX pipeline that edits videos.
         StorageError: Its files cannot be read, or a download cannot be written.
     """
-    if _held is None:
+    held = _held.get()
+    if held is None:
         return _find(model, revision, files, download=download)
     key = model, revision, files, download
-    if key not in _held:
+    if key not in held:
         try:
-            _held[key] = _find(model, revision, files, download=download)
+            held[key] = _find(model, revision, files, download=download)
         except ModelError as error:
-            _held[key] = error
-    found = _held[key]
+            held[key] = error
+    found = held[key]
     if isinstance(found, ModelError):
         raise found
     return found
 
 
-_held: dict[tuple[str, str | None, Files, bool], Checkpoint | ModelError] | None = None
+_Held = dict[tuple[str, str | None, Files, bool], Checkpoint | ModelError]
+_held: ContextVar[_Held | None] = ContextVar("held", default=None)
+"""Of each thread its own: what one looked up may be gone when another looks."""
 
 
 @contextmanager
 def looked_up_once() -> Iterator[None]:
     """Look each model up once in the body: thousands of edits would each look five times."""
-    global _held
-    before, _held = _held, {}
+    before = _held.set({})
     try:
         yield
     finally:
-        _held = before
+        _held.reset(before)
 
 
 def _find(model: str, revision: str | None, files: Files, *, download: bool) -> Checkpoint:

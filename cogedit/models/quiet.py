@@ -9,11 +9,12 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-_alone = threading.RLock()
+from cogedit.one_at_a_time import OneAtATime
+
+_alone = OneAtATime()
 """Two threads that each put back what they found would leave the other's silence for good."""
 
 
@@ -23,7 +24,7 @@ def quiet_imports() -> Iterator[None]:
 
     diffusers imports torchao where it is installed, which warns of kernels for other devices.
     """
-    with _alone:
+    with _alone.turn():
         before = logging.root.manager.disable
         logging.disable(logging.WARNING)
         try:
@@ -43,7 +44,7 @@ def quiet_loading() -> Iterator[None]:
     import transformers.utils.logging as transformers_logging
 
     both = (diffusers_logging, transformers_logging)
-    with _alone:
+    with _alone.turn():
         before = [(log, log.get_verbosity(), log.is_progress_bar_enabled()) for log in both]
         for log in both:
             log.set_verbosity_error()
@@ -64,7 +65,7 @@ def quiet_panics() -> Iterator[None]:
     The panic is raised as a BaseException, which says the same. What others write meanwhile is
     shown when the body has ended.
     """
-    with _alone, _held_stderr():
+    with _alone.turn(), _held_stderr():
         yield
 
 

@@ -181,7 +181,10 @@ def edit_latents(
     sources = _sources(settings, num_clips=len(reference.latents))
     if len(reference.latents) < len(settings):
         reference = reference.repeated(len(settings))
-    has_guidance = {shared.guidance_scale, shared.source_guidance_scale} != {1}
+    scales = {shared.guidance_scale}
+    if shared.method == "flow":  # which alone guides the source
+        scales.add(shared.source_guidance_scale)
+    has_guidance = scales != {1}
     guided = schedule.window(*shared.guidance_steps) if has_guidance else frozenset()
     strengths = injection_strengths(shared, schedule)
     restarts = schedule.changes(guided, injection_jumps(shared, schedule))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from cogedit.artifacts import read_artifact, sniff_kind
 from cogedit.config import all_settings
+from cogedit.disk import Over
 from cogedit.errors import UsageError, shown
 from cogedit.media.encoding import plan_encoding
 from cogedit.media.probe import probe_facts
@@ -20,6 +21,9 @@ from cogedit.media.writer import write_video
 from cogedit.stages.arguments import path_given
 from cogedit.stages.claim import claim
 from cogedit.stages.run import Run, check_absent, check_output
+from cogedit.wording import count_of
+
+_LOSSLESS = (".mp4", ".mov", ".mkv")
 
 
 def read_clip(source: str | Path) -> NDArray[np.uint8]:
@@ -67,17 +71,22 @@ def write_clip(
         rate = Fraction(str(all_settings()["export.fps"].read(fps, is_text=True)))
     except ValueError as error:
         raise UsageError(f"fps is {shown(fps)}, expected a number, above 0 to 1000") from error
+    if path.suffix.lower() not in ("", *_LOSSLESS):
+        known = ", ".join(_LOSSLESS)
+        raise UsageError(f"frames go to {known} or a folder without a suffix; found {path}")
     encoding = plan_encoding(path, None if path.suffix else "png", lossless=True)
     check_output(path, inputs=(), run=run, is_folder=not path.suffix)
-    check_absent(path, run)
-    arrays = [_frame(frame, number) for number, frame in enumerate(frames)]
-    if len({array.shape for array in arrays}) != 1:
-        raise UsageError("there are no frames" if not arrays else "frames have different sizes")
-    pixels = np.stack(arrays)
-    recorded = json.dumps({"export": {"fps": str(rate)}})  # where the codec has no times
-    with claim(path, run):
-        write_video(pixels, path, fps=rate, encoding=encoding, comment=recorded)
-    run.notify(f"wrote {path} ({len(pixels)} frames of {pixels.shape[2]}x{pixels.shape[1]})")
+    with claim(path, run) as claimed:
+        check_absent(path, claimed)
+        arrays = [_frame(frame, number) for number, frame in enumerate(frames)]
+        if len({array.shape for array in arrays}) != 1:
+            raise UsageError("there are no frames" if not arrays else "frames have different sizes")
+        pixels = np.stack(arrays)
+        recorded = json.dumps({"export": {"fps": str(rate)}})  # where the codec has no times
+        over: Over = "anything" if run.force else None
+        write_video(pixels, path, fps=rate, encoding=encoding, comment=recorded, over=over)
+    size = f"{pixels.shape[2]}x{pixels.shape[1]}"
+    run.notify(f"wrote {path} ({count_of(len(pixels), 'frame')} of {size})")
     return path
 
 

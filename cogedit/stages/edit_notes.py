@@ -39,7 +39,7 @@ def _idle_in_all(
 
 
 def _idle(edit: ReconstructSettings, *, has_mask: bool) -> Iterator[tuple[str, str]]:
-    """Yield the flags that change nothing in an edit, and why; none that a preset has given."""
+    """Yield the flags that change nothing in an edit, and why; a preset may have given them."""
     default = ReconstructSettings(prompt="")
     is_flow = edit.method == "flow"
     if edit.injection_mode != "concatenate" and edit.injection_tokens != default.injection_tokens:

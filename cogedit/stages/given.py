@@ -56,7 +56,7 @@ def options_for(
     for text in prompts if listed else [prompts]:
         if not isinstance(text, str):
             raise UsageError(f"a prompt is {text!r}, expected text")
-        texts.append(text)
+        texts.append(str(text))  # NumPy's text is no record's
     check_is_edit(texts, first_frame)
     return [settings.reconstruct_with(text) for text in texts or [""]]
 

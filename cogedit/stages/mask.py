@@ -35,7 +35,7 @@ def check_given_mask(given: str | Path | None, options: Sequence[ReconstructSett
             hint="leave one of them out (--no-auto-mask)",
         )
     if given is None and any(edit.mask_keep for edit in options):
-        raise UsageError("--mask-keep needs a mask", hint="give --mask, or leave it out")
+        raise UsageError("--mask-keep needs a mask", hint="give --mask, or --no-mask-keep")
 
 
 def place_of_mask(edit: Path) -> Path:

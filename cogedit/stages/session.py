@@ -7,7 +7,7 @@ moves from the device to host memory, or it is released. Where everything fits, 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Self, cast
@@ -98,9 +98,10 @@ class Session:
         self._users.enter()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._users.leave():
-            self.close()
+            with suppress(UsageError) if kind is not None else nullcontext():
+                self.close()
 
     def close(self) -> None:
         """Release everything; the session can be used again, and loads again."""

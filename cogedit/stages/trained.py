@@ -135,7 +135,7 @@ def longer_ways(
     without = [
         flag
         for flag, is_given in (
-            ("--max-num-frames", (wanted.max_num_frames or count) < count),
+            ("--max-num-frames", wanted.max_num_frames != count),
             ("--frame-sample-step", wanted.frame_sample_step is not None),
         )
         if is_given
@@ -172,7 +172,7 @@ def resize_notes(
     resize: ResizePlan, source: SourceVideo, wanted: LoadSettings, trained: Trained | None
 ) -> tuple[str, ...]:
     """Say what a new size does to the image, and which others the model takes."""
-    if trained is None:
+    if trained is None or not trained.takes(wanted.width, wanted.height):  # a note of its own says
         return resize.notes()
     return resize.notes(other_size=trained.other_size(source, wanted))
 

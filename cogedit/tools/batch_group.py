@@ -96,6 +96,8 @@ def make_group(group: Group, *, run: Run, session: Session) -> Iterator[BatchRes
                 named = as_path(edit.output) if names_video(edit.output) and few else None
                 run = claims.enter_context(claim(named, run))
                 ready.append(edit)
+            except Interrupted:
+                raise
             except CogeditError as error:
                 yield result_of(edit, error)
         if ready:

@@ -11,7 +11,6 @@ from pathlib import Path
 from cogedit.artifacts import TrajectoryRecord, sniff_kind
 from cogedit.config import BatchRow, ResolvedSettings, Settings
 from cogedit.errors import CogeditError, Interrupted, StorageError, UsageError, VideoError
-from cogedit.media.images import are_images
 from cogedit.media.masks import check_mask
 from cogedit.models.checkpoint import Checkpoint, looked_up_once
 from cogedit.places import Output
@@ -27,6 +26,7 @@ from cogedit.stages.reconstruct import check_edits
 from cogedit.stages.replacing import check_replaceable
 from cogedit.stages.run import Run, workspace_for
 from cogedit.stages.settings import chosen_model, found_as, settings_for, settle_rate
+from cogedit.tools.batch_videos import videos_of
 from cogedit.types import ExportSettings, ReconstructSettings
 
 
@@ -123,7 +123,7 @@ def plan_batch(
     settled: dict[str, ResolvedSettings] = {}  # most rows differ in their prompts alone
     for row in rows:
         with _naming(row.where):
-            videos = [video for given in row.videos for video in _matches(given, row.output)]
+            videos = [video for given in row.videos for video in videos_of(given, run)]
         num_edits = len(row.prompts) * len(videos)
         if num_edits > 1 and names_video(row.output):
             raise UsageError(
@@ -152,21 +152,6 @@ def plan_batch(
                 said.add(note)
     _check_outputs(edits)
     return tuple(edits)
-
-
-def _matches(given: Path, output: str | Path | None) -> list[Path]:
-    """The videos that a pattern such as `clips/*.mp4` names; one of pictures is a single video."""
-    if not any(mark in given.name for mark in "*?[") or given.exists() or are_images(given):
-        return [given]
-    if output is not None and Path(output).resolve() == given.parent.resolve():
-        raise UsageError(
-            f"the edits of {given} would be among the videos that it names",
-            hint="name another folder as output",
-        )
-    found = sorted(path for path in given.parent.glob(given.name) if path.is_file())
-    if not found:
-        raise UsageError(f"no video is called {given}", hint="check the folder and the pattern")
-    return found
 
 
 @contextmanager

@@ -121,7 +121,7 @@ class ReconstructSettings:
     mask_dilation: Radius | None = setting(
         None,
         "Mask",
-        "How far the mask is grown while the edit is made.",
+        "How far what may change is grown while the edit is made.",
         unit="latents",
         default_text="1 for a given mask, 0 for an automatic one",
     )

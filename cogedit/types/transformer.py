@@ -35,7 +35,12 @@ class LoraFile:
             ValueError: It names no file.
         """
         if isinstance(value, LoraFile):
-            return value
+            path, scale = value.path, value.scale
+            if not isinstance(path, str | Path) or not str(path):
+                raise ValueError("no file is named")
+            if not isinstance(scale, int | float) or not math.isfinite(scale):
+                raise ValueError("a scale is a finite number")
+            return cls(path_of(path), float(scale))
         if not isinstance(value, str | Path) or not str(value):
             raise ValueError("no file is named")
         file, colon, number = str(value).rpartition(":")

@@ -61,6 +61,26 @@ def test_what_is_no_clip_is_refused(tmp_path, frames, change, message):
     assert not [*tmp_path.iterdir()]
 
 
+@pytest.mark.parametrize("name", ["a.gif", "a.png", "a.webm"])
+def test_what_is_written_without_loss_is_said(tmp_path, frames, name):
+    with pytest.raises(UsageError, match=r"\.mp4, \.mov, \.mkv or a folder"):
+        cogedit.write_clip(frames, tmp_path / name, fps=8)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_file_that_appears_while_frames_are_made_is_kept(tmp_path, frames):
+    path = tmp_path / "clip.mp4"
+
+    def slowly():
+        yield from frames[:2]
+        path.write_bytes(b"another's")
+        yield from frames[2:]
+
+    with pytest.raises(UsageError, match="by another process"):
+        cogedit.write_clip(slowly(), path, fps=8)
+    assert path.read_bytes() == b"another's"
+
+
 def test_a_clip_is_not_replaced_without_force(tmp_path, frames):
     path = tmp_path / "clip.mkv"
     for fps in (0, "fast", None):

@@ -4,17 +4,19 @@ import copy
 import logging
 import os
 import pickle
+import shutil
 import sys
 import threading
 import warnings
 from contextlib import contextmanager, nullcontext
 
 import pytest
-from pipelines import settings_of
+from pipelines import TINY_PIPELINE, settings_of
 from videos import make_video
 
 import cogedit
-from cogedit.errors import CogeditError, UsageError
+from cogedit.errors import CogeditError, ModelError, UsageError
+from cogedit.models.checkpoint import find_checkpoint, looked_up_once
 
 PROMPT = "a blue cat"
 
@@ -148,3 +150,23 @@ def test_threads_with_sessions_of_their_own_run_at_once(tmp_path):
     assert [len(made[number]) for number in range(len(names))] == [2, 2, 2]
     assert made[1][0].path == made[2][0].path
     assert logging.root.manager.disable == verbosity
+
+
+def test_what_one_thread_looks_up_once_another_looks_up_itself(tmp_path):
+    folder, looked, leave = tmp_path / "model", threading.Event(), threading.Event()
+
+    def hold():
+        with looked_up_once():
+            looked.set()
+            leave.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    looked.wait()
+    with pytest.raises(ModelError):
+        find_checkpoint(str(folder))
+    shutil.copytree(TINY_PIPELINE, folder)
+    found = find_checkpoint(str(folder))
+    leave.set()
+    thread.join()
+    assert found.digest == find_checkpoint(str(TINY_PIPELINE)).digest

@@ -463,7 +463,23 @@ def test_a_pattern_names_the_videos_of_a_folder(folder, monkeypatch):
     assert edit.video == Path("a*.mp4")
 
 
-@pytest.mark.parametrize(("video", "output"), [("*.mov", ""), ("*.mp4", "."), ("*.mp4", "o.mp4")])
+def test_a_pattern_leaves_out_what_a_shell_would_and_what_cogedit_wrote(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    (folder / ".hidden.mp4").write_bytes((folder / "a.mp4").read_bytes())
+    (folder / "a.png").write_bytes(b"")
+    (folder / "broken.mp4").unlink()
+    rows = [("*.mp4", "x")]
+    (folder / "edits.csv").write_text(as_csv(rows))
+    shown = invoke("edits.csv", *TINY, "--workspace", ".", "--max-num-frames", "1", folder=folder)
+    assert shown.exit_code == 0, shown.stderr
+    assert len([*folder.glob("[!.]*.mp4")]) == 4  # two clips, and their edits
+    for pattern in ("*.mp4", "*", "a*", "a.*"):
+        named = [edit.video.name for edit in planned(folder, [(pattern, "x")])]
+        expected = ["a.mp4", "b.mp4"] if pattern in ("*.mp4", "*") else ["a.mp4"]
+        assert [name for name in named if name.endswith(".mp4")] == expected
+
+
+@pytest.mark.parametrize(("video", "output"), [("*.mov", ""), ("*/a.mp4", ""), ("*.mp4", "o.mp4")])
 def test_a_pattern_that_cannot_work_is_refused(folder, video, output):
     (folder / "edits.csv").write_text(as_csv([(video, "x", output)], ("video", "prompt", "output")))
     before = files(folder)
