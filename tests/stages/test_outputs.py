@@ -42,7 +42,8 @@ def test_a_suffix_that_no_video_has_makes_no_folder(here, name, dry, prompts):
     shown = cogedit(*EDIT, *prompts, "-o", name, *dry, code=2).stderr
     assert f"cannot write {name}: no video that is written ends in" in shown
     assert ".mp4, .mov, .mkv or .gif" in shown
-    assert f"a folder of that name ends in a slash: -o {name}/" in shown
+    is_other_file = name in ("out.jpeg", "out.webm")  # nobody calls a folder so
+    assert (f"a folder of that name ends in a slash: -o {name}/" in shown) != is_other_file
     assert not (here / name).exists()
 
 
