@@ -29,7 +29,6 @@ def said(*flags, video="clip.mp4", command=("edit", "-p", "a cat")):
     return [line for line in result.stderr.splitlines() if "changes nothing" in line]
 
 
-@pytest.mark.parametrize("dry", [["--dry-run"], []])
 @pytest.mark.parametrize(
     ("flags", "text"),
     [
@@ -46,8 +45,17 @@ def said(*flags, video="clip.mp4", command=("edit", "-p", "a cat")):
         (["--background", "red"], "of the video, which is not transparent"),
     ],
 )
-def test_what_changes_nothing_is_said(here, flags, text, dry):
-    assert said(*flags, *dry) == [f"{flags[0]} changes nothing {text}{end(text)}"]
+def test_what_changes_nothing_is_said(here, flags, text):
+    assert said(*flags, "--dry-run") == [f"{flags[0]} changes nothing {text}{end(text)}"]
+
+
+def test_a_run_says_what_its_dry_run_said(here):
+    """Of the edit, of its inversion and of the clip."""
+    flags = ["--mask-dilation", "2", "--inversion-iterations", "2", "--inverse", "upstream"]
+    flags += ["--background", "red"]
+    planned = said(*flags, "--dry-run")
+    assert len(planned) == 3
+    assert sorted(said(*flags)) == sorted(planned)
 
 
 def end(text):
