@@ -124,8 +124,8 @@ def _at_home(name: str, value: object) -> object:
     """
     if isinstance(value, list):
         return [_at_home(name, item) for item in value]
-    texts = ("mask", "edits", "output")
-    if not isinstance(value, Path) and (name not in texts or value is None):
+    is_text_of_path = name in ("mask", "edits", "output") and value is not None
+    if not isinstance(value, Path) and not is_text_of_path:
         return value
     try:
         path = path_of(cast("str | Path", value))

@@ -149,10 +149,9 @@ class Settings:
             if not isinstance(table, kind):
                 expected = f"a cogedit.types.{kind.__name__}"
                 raise UsageError(f"{name} is {shown(table)}, expected {expected}")
-            for key, value in _read_anew(table, f"{name}.").items():
-                table = replace(table, **{key: value})  # type: ignore[type-var]
-            object.__setattr__(self, name, table)
-        for key, value in _read_anew(self, "").items():
+            if changed := _read_values(table, f"{name}."):
+                object.__setattr__(self, name, replace(table, **changed))  # type: ignore[type-var]
+        for key, value in _read_values(self, "").items():
             object.__setattr__(self, key, value)
 
     @property
@@ -191,13 +190,13 @@ def check_settings(settings: SettingsT) -> SettingsT:
     Raises:
         UsageError: A value has a wrong type or is out of range.
     """
-    _read_anew(settings, "")
+    _read_values(settings, "")
     return settings
 
 
-def _read_anew(settings: object, table: str) -> Mapping[str, object]:
-    """Read the values of a record made in Python; return those that are written in another way."""
-    anew: dict[str, object] = {}
+def _read_values(settings: object, table: str) -> dict[str, object]:
+    """Read the values of a record made in Python as a file's; return those that this changes."""
+    changed: dict[str, object] = {}
     for described in settings_of(type(settings)):  # type: ignore[arg-type]
         if "." in described.key:  # of a table
             continue
@@ -210,8 +209,8 @@ def _read_anew(settings: object, table: str) -> Mapping[str, object]:
             found = shown(value)
             raise UsageError(f"{table}{described.key} is {found}, expected {error}") from error
         if not _is_written_so(read, value):
-            anew[described.key] = read
-    return anew
+            changed[described.key] = read
+    return changed
 
 
 def _is_written_so(read: object, value: object) -> bool:

@@ -54,11 +54,12 @@ VIDEO_SUFFIXES = tuple(
 )
 """Suffixes of a video that can be written."""
 
-OTHER_VIDEO_SUFFIXES = (
+KNOWN_VIDEO_SUFFIXES = (
+    *VIDEO_SUFFIXES,
     *(".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mpeg", ".mpg", ".mxf", ".nut", ".ogv", ".ts"),
     *(".webm", ".wmv"),
 )
-"""Suffixes of further videos, which are read and not written."""
+"""Those, and suffixes of further videos, which are read and not written."""
 
 _TAGS = "setparams=range={range}:colorspace={space}:color_primaries=bt709:color_trc=bt709"
 _YUV = (

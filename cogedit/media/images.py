@@ -23,16 +23,16 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from cogedit.disk import FileState
 from cogedit.errors import StorageError, VideoError
-from cogedit.media.encoding import OTHER_VIDEO_SUFFIXES, VIDEO_SUFFIXES
+from cogedit.media.encoding import KNOWN_VIDEO_SUFFIXES
 from cogedit.media.ffmpeg import MAX_FRAME_PIXELS
 from cogedit.media.files import file_digest, file_state
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM")
 SUFFIXES = {".jpg": ".jpg", ".jpeg": ".jpg", ".tif": ".tif", ".tiff": ".tif"}
 SUFFIXES |= {suffix: suffix for suffix in (".png", ".webp", ".bmp", ".ppm", ".pgm", ".pbm")}
+VIDEO_OR_PICTURE = {*KNOWN_VIDEO_SUFFIXES, *SUFFIXES}
 _SHOWN = "PNG, JPEG, WebP, BMP, TIFF or PPM"
 _NAME_ONE = "name one video, or the pictures of one; `cogedit batch` takes many videos"
-_VIDEOS = {*VIDEO_SUFFIXES, *OTHER_VIDEO_SUFFIXES}
 _OF_SYSTEMS = {"thumbs.db", "desktop.ini", "__macosx"}
 
 _NUMBER = re.compile(r"%(?:0(\d))?d")
@@ -95,7 +95,7 @@ def find_images(path: Path) -> Images:
         what = "holds no picture" if pattern is None else f"holds no picture {pattern}"
         raise VideoError(f"{folder} {what}: expected {_SHOWN}", hint=_NAME_ONE)
     if pattern is None:
-        videos = [name for name in ignored if Path(name).suffix.lower() in _VIDEOS]
+        videos = [name for name in ignored if Path(name).suffix.lower() in KNOWN_VIDEO_SUFFIXES]
         if len(names) == 1 and videos:  # a folder of clips, and a picture that lies there, too
             raise VideoError(
                 f"{folder} holds videos and one picture: {_list([*videos, *names])}; expected the "

@@ -6,8 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from cogedit.errors import UsageError
-from cogedit.media.encoding import OTHER_VIDEO_SUFFIXES, VIDEO_SUFFIXES
-from cogedit.media.images import SUFFIXES
+from cogedit.media.images import VIDEO_OR_PICTURE
 from cogedit.stages.run import Run, check_output
 
 
@@ -39,7 +38,7 @@ def check_artifact(
     check_output(output, inputs=inputs, run=run)
     if output is None:
         return
-    if output.suffix.lower() in {*VIDEO_SUFFIXES, *OTHER_VIDEO_SUFFIXES, *SUFFIXES}:
+    if output.suffix.lower() in VIDEO_OR_PICTURE:
         raise UsageError(
             f"an artifact is written as a safetensors file; found -o {output}",
             hint="end it in .safetensors; `cogedit export` writes an artifact as a video",

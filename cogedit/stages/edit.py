@@ -20,8 +20,7 @@ from cogedit.artifacts import (
 )
 from cogedit.config import Settings
 from cogedit.errors import StorageError, UsageError
-from cogedit.media.encoding import OTHER_VIDEO_SUFFIXES, VIDEO_SUFFIXES
-from cogedit.media.images import SUFFIXES
+from cogedit.media.images import VIDEO_OR_PICTURE
 from cogedit.places import Output, is_folder_name
 from cogedit.schema import as_path
 from cogedit.stages.arguments import source_of
@@ -236,7 +235,7 @@ def _check_suffix(video: Path, export: ExportSettings) -> None:
     try:
         encoding_for(video, export)
     except UsageError as error:
-        if video.suffix.lower() in (*VIDEO_SUFFIXES, *OTHER_VIDEO_SUFFIXES, *SUFFIXES):
+        if video.suffix.lower() in VIDEO_OR_PICTURE:
             raise
         folder = f"a folder of that name ends in a slash: -o {shlex.quote(f'{video}/')}"
         raise UsageError(error.message, hint=folder) from error

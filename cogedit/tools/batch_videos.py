@@ -5,13 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from cogedit.errors import StorageError, UsageError, VideoError
-from cogedit.media.encoding import OTHER_VIDEO_SUFFIXES, VIDEO_SUFFIXES
+from cogedit.media.encoding import KNOWN_VIDEO_SUFFIXES
 from cogedit.media.images import SUFFIXES
 from cogedit.media.recipe_comment import find_comment
 from cogedit.stages.run import Run
 from cogedit.wording import count_of
-
-_KNOWN = (*VIDEO_SUFFIXES, *OTHER_VIDEO_SUFFIXES)
 
 
 def videos_of(given: Path, run: Run) -> list[Path]:
@@ -38,7 +36,7 @@ def videos_of(given: Path, run: Run) -> list[Path]:
     if given.suffix.lower() in SUFFIXES or (pictures and pictures == found):
         return [given]
     if given.suffix in ("", ".*"):  # which names artifacts and lists as well
-        found = [path for path in found if path.suffix.lower() in _KNOWN]
+        found = [path for path in found if path.suffix.lower() in KNOWN_VIDEO_SUFFIXES]
     videos = [path for path in found if not _is_written(path)]
     if not videos:
         raise UsageError(f"no video is called {given}", hint="check the folder and the pattern")

@@ -9,6 +9,7 @@ import warnings
 from contextlib import suppress
 
 import pytest
+from threads import another_thread_in
 
 from cogedit.models.quiet import quiet_imports, quiet_loading, quiet_panics
 
@@ -45,24 +46,13 @@ def test_they_nest_in_one_thread(outer, inner):
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork")
 @pytest.mark.parametrize("body", BODIES)
 def test_a_forked_process_does_not_wait_for_a_thread_that_it_does_not_have(body):
-    inside, leave = threading.Event(), threading.Event()
-
-    def hold():
-        with body():
-            inside.set()
-            leave.wait()
-
-    thread = threading.Thread(target=hold)
-    thread.start()
-    inside.wait()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # other threads run
-        child = os.fork()
-    if child == 0:
-        signal.alarm(60)  # ends a process that waits for ever
-        with quiet_imports():
-            os._exit(0)
-    _, status = os.waitpid(child, 0)
-    leave.set()
-    thread.join()
+    with another_thread_in(body):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # other threads run
+            child = os.fork()
+        if child == 0:
+            signal.alarm(60)  # ends a process that waits for ever
+            with quiet_imports():
+                os._exit(0)
+        _, status = os.waitpid(child, 0)
     assert status == 0

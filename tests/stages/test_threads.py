@@ -12,6 +12,7 @@ from contextlib import contextmanager, nullcontext
 
 import pytest
 from pipelines import TINY_PIPELINE, settings_of
+from threads import another_thread_in
 from videos import make_video
 
 import cogedit
@@ -153,20 +154,10 @@ def test_threads_with_sessions_of_their_own_run_at_once(tmp_path):
 
 
 def test_what_one_thread_looks_up_once_another_looks_up_itself(tmp_path):
-    folder, looked, leave = tmp_path / "model", threading.Event(), threading.Event()
-
-    def hold():
-        with looked_up_once():
-            looked.set()
-            leave.wait()
-
-    thread = threading.Thread(target=hold)
-    thread.start()
-    looked.wait()
-    with pytest.raises(ModelError):
-        find_checkpoint(str(folder))
-    shutil.copytree(TINY_PIPELINE, folder)
-    found = find_checkpoint(str(folder))
-    leave.set()
-    thread.join()
+    folder = tmp_path / "model"
+    with another_thread_in(looked_up_once):
+        with pytest.raises(ModelError):
+            find_checkpoint(str(folder))
+        shutil.copytree(TINY_PIPELINE, folder)
+        found = find_checkpoint(str(folder))
     assert found.digest == find_checkpoint(str(TINY_PIPELINE)).digest
