@@ -17,7 +17,6 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
 from cogedit.diffusion.latent_mask import composite, pool_mask, unpool_mask
-from cogedit.diffusion.trajectory import Trajectory
 from cogedit.errors import UsageError
 from cogedit.lab import world
 from cogedit.lab.codec import decode_clip, encode_clip
@@ -28,8 +27,9 @@ from cogedit.models.auto_mask import find_masks
 from cogedit.models.checkpoint import Checkpoint
 from cogedit.models.first_frame import encode_first_frame, make_condition
 from cogedit.models.loading import alphas_cumprod, load_text_encoder, load_transformer, load_vae
+from cogedit.models.predictor import Inverted, Predictor
 from cogedit.models.prompts import embed_prompts
-from cogedit.models.sampling import Embeds, edit_latents, invert_latents
+from cogedit.models.sampling import edit_latents, invert_latents
 from cogedit.types import ReconstructSettings
 
 
@@ -91,62 +91,41 @@ class BatchPipeline:
         captions: Sequence[str],
         *,
         condition: Tensor | None = None,
-    ) -> Trajectory:
+    ) -> Inverted:
         """Invert clean latents [N, F', C, H', W'] as the stage does; one trajectory on the CPU."""
         prompts = inversion.prompts(captions)
-        return invert_latents(
-            self._transformer,
+        trajectory = invert_latents(
+            self._predictor(["", *prompts]),
             latents.to(self.device),
             [replace(inversion.settings, prompt=prompt) for prompt in prompts],
-            alphas_cumprod=self._alphas_cumprod,
-            embeds=self._embed(["", *prompts]),
             condition=condition,
             windows=inversion.windows,
         )
+        return Inverted(trajectory, tuple(prompts), condition)
 
-    def resample(
-        self,
-        trajectory: Trajectory,
-        inversion: Inversion,
-        captions: Sequence[str],
-        *,
-        condition: Tensor | None = None,
-    ) -> Tensor:
+    def resample(self, inverted: Inverted, inversion: Inversion) -> Tensor:
         """Sample from the inverted noise under the inversion's prompts, at guidance 1."""
-        plain, prompts = inversion.settings.resampling, inversion.prompts(captions)
-        seeds = [plain.seed] * len(prompts)
-        return self.edit(
-            trajectory,
-            plain,
-            prompts=prompts,
-            inversion_prompts=prompts,
-            seeds=seeds,
-            condition=condition,
-            reference_condition=condition,
-        )
+        plain, prompts = inversion.settings.resampling, inverted.prompts
+        return self.edit(inverted, plain, prompts=prompts, seeds=[plain.seed] * len(prompts))
 
     def edit(
         self,
-        trajectory: Trajectory,
+        inverted: Inverted,
         settings: ReconstructSettings,
         *,
         prompts: Sequence[str],
-        inversion_prompts: Sequence[str],
         seeds: Sequence[int],
         condition: Tensor | None = None,
-        reference_condition: Tensor | None = None,
         masks: Tensor | None = None,
     ) -> Tensor:
         """Edit clips as the stage does.
 
         Args:
-            trajectory: The clips' trajectories in one.
+            inverted: The clips.
             settings: Of all edits, except for prompt and seed.
             prompts: One per edit.
-            inversion_prompts: The prompt under which each clip was inverted.
             seeds: Of each clip's start noise.
-            condition: First frames of the edits, from `condition`.
-            reference_condition: Those of the clips, under which they were inverted.
+            condition: First frames of the edits, from `condition`; None is those of the clips.
             masks: Pixels of each clip that may change, [N, F, H, W] uint8; those of `find_masks`
                 where `settings.auto_mask` is set.
 
@@ -160,37 +139,28 @@ class BatchPipeline:
         # Masks that were found are dilated already.
         dilation = 0 if settings.auto_mask else settings.dilation
         samples = edit_latents(
-            self._transformer,
-            trajectory,
+            self._predictor([*prompts, *inverted.prompts, settings.negative_prompt]),
+            inverted,
             edits,
-            inversion_prompts=inversion_prompts,
-            alphas_cumprod=self._alphas_cumprod,
-            embeds=self._embed([*prompts, *inversion_prompts, settings.negative_prompt]),
             condition=condition,
-            reference_condition=reference_condition,
             mask=None if masks is None else self._pool(masks, dilation),
         )
         return samples[-1].cpu()
 
     def find_masks(
         self,
-        trajectory: Trajectory,
+        inverted: Inverted,
         settings: ReconstructSettings,
         *,
         prompts: Sequence[str],
-        inversion_prompts: Sequence[str],
         condition: Tensor | None = None,
-        reference_condition: Tensor | None = None,
     ) -> Tensor:
         """Find the mask of each edit as the stage does: [N, F, H, W] uint8, 1 is to change."""
         found = find_masks(
-            self._transformer,
-            trajectory,
+            self._predictor([*prompts, *inverted.prompts]),
+            inverted,
             [replace(settings, prompt=prompt) for prompt in prompts],
-            inversion_prompts=inversion_prompts,
-            embeds=self._embed([*prompts, *inversion_prompts]),
             condition=condition,
-            reference_condition=reference_condition,
         )
         geometry = self.checkpoint.geometry
         spatial, temporal = geometry.spatial_compression, geometry.temporal_compression
@@ -204,19 +174,15 @@ class BatchPipeline:
             [pool_mask(m, spatial=spatial, temporal=temporal, dilation=dilation) for m in masks]
         )
 
-    def _embed(self, prompts: Sequence[str]) -> Embeds:
-        """Embed prompts, each once per run."""
+    def _predictor(self, prompts: Sequence[str]) -> Predictor:
+        """Return the model with some prompts, each of which is embedded once per run."""
         missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._embeds]
         if missing:
             tokenizer, encoder = self._text_encoder
             length = self.checkpoint.geometry.max_text_seq_length
             embedded = embed_prompts(missing, tokenizer, encoder, max_text_seq_length=length)
             self._embeds |= dict(zip(missing, embedded.embeds, strict=True))
-        return self._embeds
-
-    @cached_property
-    def _alphas_cumprod(self) -> Tensor:
-        return alphas_cumprod(self.checkpoint)
+        return Predictor(self._transformer, alphas_cumprod(self.checkpoint), self._embeds)
 
     @cached_property
     def _vae(self) -> AutoencoderKLCogVideoX:

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cogedit.diffusion.trajectory import Trajectory
 from cogedit.diffusion.windows import window_starts
 from cogedit.lab import world
 from cogedit.lab.cases import EDIT_KINDS, EditCase, EditKind, change_mask, make_case
@@ -26,6 +25,7 @@ from cogedit.lab.quality_tables import CEILING, COPY, FLOOR
 from cogedit.lab.report import notify
 from cogedit.media.contact_sheet import SheetRow
 from cogedit.media.metrics import psnr
+from cogedit.models.predictor import Inverted
 from cogedit.models.quiet import quiet_imports
 from cogedit.types import WindowPlan
 
@@ -89,7 +89,7 @@ class Evaluation:
         condition = self._pipeline.condition(clips)
         round_trips = self._pipeline.decode(latents)
         answers = {kind: self._answers(kind, seeds, round_trips) for kind in self.edits}
-        trajectories = {
+        inverted = {
             inversion: self._invert(inversion, latents, captions, round_trips, condition=condition)
             for inversion in self.inversions
         }
@@ -102,10 +102,7 @@ class Evaluation:
                 if kind not in configuration.kinds:
                     continue
                 if (edit, kind) not in cache:
-                    trajectory = trajectories[edit.inversion]
-                    cache[edit, kind] = self._edit(
-                        edit, trajectory, right, captions, reference_condition=condition
-                    )
+                    cache[edit, kind] = self._edit(edit, inverted[edit.inversion], right)
                 made, masks = cache[edit, kind]
                 radius = configuration.align_edges
                 made = as_exported(made, right, masks=masks, align_edges=radius)
@@ -142,54 +139,43 @@ class Evaluation:
         round_trips: Sequence[Levels],
         *,
         condition: Tensor | None,
-    ) -> Trajectory:
+    ) -> Inverted:
         """Invert the source clips and measure how well they come back."""
-        trajectory = self._pipeline.invert(latents, inversion, captions, condition=condition)
-        resampled = self._pipeline.resample(trajectory, inversion, captions, condition=condition)
-        decoded = self._pipeline.decode(resampled)
+        inverted = self._pipeline.invert(latents, inversion, captions, condition=condition)
+        decoded = self._pipeline.decode(self._pipeline.resample(inverted, inversion))
+        noises = inverted.trajectory.noise
         self.inversions[inversion] += [
             InversionFigures(psnr(clip, expected), float(noise.std()))
-            for clip, expected, noise in zip(decoded, round_trips, trajectory.noise, strict=True)
+            for clip, expected, noise in zip(decoded, round_trips, noises, strict=True)
         ]
-        return trajectory
+        return inverted
 
     def _edit(
         self,
         configuration: Configuration,
-        trajectory: Trajectory,
+        inverted: Inverted,
         answers: Sequence[Answer],
-        captions: Sequence[str],
-        *,
-        reference_condition: Tensor | None,
     ) -> tuple[list[Levels], Tensor | None]:
         """Return the edited clips, and their masks [N, F, H, W] if they have any."""
         settings = configuration.reconstruct
-        by_frame = reference_condition is not None and not configuration.with_prompt
+        by_frame = inverted.condition is not None and not configuration.with_prompt
         prompts = ["" if by_frame else answer.case.prompt for answer in answers]
         condition = self._pipeline.condition(
             [world.render(answer.case.right) for answer in answers]
         )
-        inversion_prompts = configuration.inversion.prompts(captions)
         masks = None
         if settings.auto_mask:
             masks = self._pipeline.find_masks(
-                trajectory,
-                settings,
-                prompts=prompts,
-                inversion_prompts=inversion_prompts,
-                condition=condition,
-                reference_condition=reference_condition,
+                inverted, settings, prompts=prompts, condition=condition
             )
         elif configuration.exact_mask:
             masks = exact_masks(answers)
         latents = self._pipeline.edit(
-            trajectory,
+            inverted,
             settings,
             prompts=prompts,
-            inversion_prompts=inversion_prompts,
             seeds=[settings.seed + answer.case.seed for answer in answers],
             condition=condition,
-            reference_condition=reference_condition,
             masks=masks,
         )
         return self._pipeline.decode(latents), masks

@@ -22,6 +22,7 @@ from cogedit.models.cost import (
     edit_work,
     inversion_work,
 )
+from cogedit.models.predictor import Inverted
 from cogedit.models.rows import EditPrompts, plan_rows
 from cogedit.models.sampling import edit_latents, invert_latents
 from cogedit.progress import OnStep
@@ -88,20 +89,13 @@ def run_job(job: Job, inputs: Inputs, num_prompts: int) -> Tensor:
 def run_inversion(job: Job, inputs: Inputs, *, on_step: OnStep | None = None) -> Trajectory:
     """Invert the clip as the job says; as written, for one prompt."""
     if not job.as_written:
-        return invert_latents(
-            inputs.transformer,
-            inputs.latents,
-            [job.invert],
-            alphas_cumprod=inputs.alphas_cumprod,
-            embeds=inputs.embeds,
-            options=inputs.settings,
-            on_step=on_step,
-        )
-    schedule = Schedule.trailing(inputs.alphas_cumprod, job.invert.num_inference_steps)
+        return invert_latents(inputs.predictor, inputs.latents, [job.invert], on_step=on_step)
+    model = inputs.predictor
+    schedule = Schedule.trailing(model.alphas_cumprod, job.invert.num_inference_steps)
     samples = sample_embedded(
-        inputs.transformer,
+        model.transformer,
         inputs.latents,
-        torch.cat([inputs.embeds[""]] * 2),
+        model.embeds_of(["", ""]),
         schedule=schedule,
         inverting=True,
         guidance_scale=job.invert.guidance_scale,
@@ -121,23 +115,20 @@ def run_edits(
     """Edit under some prompts, as written under one; latents [N, F', C, H', W'] float32."""
     if not job.as_written:
         return edit_latents(
-            inputs.transformer,
-            inverted,
+            inputs.predictor,
+            Inverted(inverted, (job.invert.prompt,)),
             [replace(job.reconstruct, prompt=prompt) for prompt in prompts],
-            inversion_prompts=[job.invert.prompt] * len(prompts),
-            alphas_cumprod=inputs.alphas_cumprod,
-            embeds=inputs.embeds,
-            options=inputs.settings,
             keep_steps=False,
             on_step=on_step,
         )[-1]
     (prompt,) = prompts
-    schedule = Schedule.trailing(inputs.alphas_cumprod, len(inverted.timesteps))
-    with OverrideAttnProcessors(inputs.transformer):
+    model = inputs.predictor
+    schedule = Schedule.trailing(model.alphas_cumprod, len(inverted.timesteps))
+    with OverrideAttnProcessors(model.transformer):
         return sample_embedded(
-            inputs.transformer,
+            model.transformer,
             draw_noise(inputs.latents.shape, seed=job.reconstruct.seed),
-            torch.cat([inputs.embeds[prompt], inputs.embeds[""]]),
+            model.embeds_of([prompt, ""]),
             schedule=schedule,
             inverting=False,
             guidance_scale=job.reconstruct.guidance_scale,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -14,6 +13,7 @@ from transformers import T5Config, T5EncoderModel
 from cogedit.lab.components import make_scheduler
 from cogedit.lab.measure import count_flops
 from cogedit.models.cost import LatentShape, TransformerSizes
+from cogedit.models.predictor import Predictor
 from cogedit.types import TransformerSettings
 
 
@@ -75,20 +75,15 @@ class Inputs:
     """What all rows of the table work on.
 
     Attributes:
-        transformer: The model.
-        alphas_cumprod: Its noise schedule, [T].
+        predictor: The model, with the prompts and the empty one; its options are not those of the
+            row "upstream".
         latents: The clip, [1, F', C, H', W'] float32, on the model's device.
-        embeds: Embeddings [1, L, D] of the prompts and of the empty prompt.
         prompts: Of the edits.
-        settings: How the transformer runs, except in the row "upstream".
     """
 
-    transformer: CogVideoXTransformer3DModel
-    alphas_cumprod: Tensor
+    predictor: Predictor
     latents: Tensor
-    embeds: Mapping[str, Tensor]
     prompts: tuple[str, ...]
-    settings: TransformerSettings = field(default_factory=TransformerSettings)
 
 
 def random_transformer(
@@ -125,14 +120,9 @@ def random_inputs(
     latents = torch.randn((1, frames, 16, height, width), generator=generator)
     prompts = tuple(f"prompt {number}" for number in range(num_prompts))
     embed_shape = (1, size.num_text_tokens, size.text_embed_dim)
-    return Inputs(
-        transformer=transformer,
-        alphas_cumprod=make_scheduler().alphas_cumprod,
-        latents=latents.to(transformer.device),
-        embeds={text: torch.randn(embed_shape, generator=generator) for text in ("", *prompts)},
-        prompts=prompts,
-        settings=settings or TransformerSettings(),
-    )
+    embeds = {text: torch.randn(embed_shape, generator=generator) for text in ("", *prompts)}
+    predictor = Predictor(transformer, make_scheduler().alphas_cumprod, embeds, settings)
+    return Inputs(predictor, latents.to(transformer.device), prompts)
 
 
 _T5 = T5Config(

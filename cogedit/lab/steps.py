@@ -172,7 +172,7 @@ def _run_kind(kind: StepKind, inputs: Inputs, clock: StepClock, *, num_steps: in
         run_inversion(job, inputs, on_step=clock)
         return
     # Where the source's trajectory really is makes no difference to the cost.
-    schedule = Schedule.trailing(inputs.alphas_cumprod, num_steps)
+    schedule = Schedule.trailing(inputs.predictor.alphas_cumprod, num_steps)
     samples = [draw_noise(inputs.latents.shape, seed=step) for step in range(num_steps)]
     inverted = Trajectory.of(torch.stack(samples), inputs.latents.cpu(), schedule)
     run_edits(job, inputs, inverted, inputs.prompts[: kind.num_prompts], on_step=clock)

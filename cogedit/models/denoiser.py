@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -47,9 +47,8 @@ class Denoiser:
         reference_condition: Those of the sources, [1 or S, F, C, H, W].
         guidance_scale: 1 means no guidance.
         guided: Timesteps with guidance; None is all of them.
-        injection: How edit rows attend to references; None where there are no references, or the
-            transformer's attention processors know by themselves.
-        strengths: The injection's strength by timestep, in place of its own; None keeps that.
+        injection: How edit rows attend to references, at all timesteps or by timestep; None where
+            there are no references, or the transformer's attention processors know by themselves.
         reference_velocity: Whether a caller wants the velocity that the reference rows predict.
         windows: What the transformer sees at a time; None is whole clips.
         on_window: Called after each window.
@@ -70,15 +69,14 @@ class Denoiser:
         reference_condition: Tensor | None = None,
         guidance_scale: float = 1.0,
         guided: frozenset[int] | None = None,
-        injection: Injection | None = None,
-        strengths: Mapping[int, float] | None = None,
+        injection: Injection | Mapping[int, Injection] | None = None,
         reference_velocity: bool = False,
         windows: WindowPlan | None = None,
         on_window: OnWindow | None = None,
         ranks: Ranks | None = None,
     ) -> None:
-        if injection is not None:
-            injection.window(len(transformer.transformer_blocks))
+        for one in [injection] if isinstance(injection, Injection) else (injection or {}).values():
+            one.window(len(transformer.transformer_blocks))
         last = max(index or 0 for edit in prompts for index in edit.indices)
         if last >= len(embeds):
             raise UsageError(f"an edit has the prompt {last}, and there are {len(embeds)}, from 0")
@@ -90,7 +88,6 @@ class Denoiser:
         self._reference_condition = reference_condition
         self._guided = guided
         self._injection = injection
-        self._strengths = strengths
         self._reference_velocity = reference_velocity
         self._windows = windows
         self._on_window = on_window
@@ -165,8 +162,8 @@ class Denoiser:
 
     def _call(self, plan: RowPlan, timestep: int) -> RowCall:
         injection = self._injection if plan.references else None
-        if injection is not None and self._strengths is not None:
-            injection = replace(injection, strength=self._strengths[timestep])
+        if isinstance(injection, Mapping):
+            injection = injection[timestep]
         return RowCall(plan, timestep, injection)
 
     def velocity(self, sample: Tensor, timestep: int) -> Tensor:

@@ -14,7 +14,7 @@ until there, so it runs from k on (`plan_probe`). Of a clip in windows the first
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -35,13 +35,12 @@ from cogedit.models.rows import (
     plan_rows,
     prompt_bank,
 )
-from cogedit.types import InvertSettings, ReconstructSettings, TransformerSettings, WindowPlan
+from cogedit.types import InvertSettings, ReconstructSettings, WindowPlan
 
 if TYPE_CHECKING:
-    from diffusers import CogVideoXTransformer3DModel
     from torch import Tensor
 
-    from cogedit.diffusion.trajectory import Trajectory
+    from cogedit.models.predictor import Inverted, Predictor
     from cogedit.progress import OnStep
 
 NUM_STEPS = 10
@@ -91,64 +90,50 @@ def probed_steps(settings: ReconstructSettings, schedule: Schedule) -> tuple[int
 
 
 def probe_levels(
-    transformer: CogVideoXTransformer3DModel,
-    reference: Trajectory,
+    predictor: Predictor,
+    inverted: Inverted,
     settings: ReconstructSettings,
     *,
     samples: Tensor,
-    inversion_prompt: str,
-    alphas_cumprod: Tensor,
-    embeds: Mapping[str, Tensor],
     num_together: int,
-    condition: Tensor | None = None,
-    reference_condition: Tensor | None = None,
-    options: TransformerSettings | None = None,
     on_step: OnStep | None = None,
 ) -> list[ProbedLevel]:
     """Probe the layers of an edit's window of injection, at the levels of `probed_steps`.
 
     Args:
-        transformer: The checkpoint's transformer.
-        reference: Trajectory of the one clip.
+        predictor: The model, with embeddings of the edit's prompts and of the inversion's.
+        inverted: The one clip.
         settings: The edit's, as `short_edit` returns them.
         samples: The edit's own, after each of its steps, [S, 1, F, C, H, W].
-        inversion_prompt: The prompt that the clip was inverted under.
-        alphas_cumprod: The forward scheduler's table, [T].
-        embeds: Embeddings of its prompts and of the inversion's.
         num_together: How many samples may be denoised together.
-        condition: First frame of the edit, as for `edit_latents`.
-        reference_condition: That of the clip.
-        options: How the transformer runs.
         on_step: Called after each level.
 
     Raises:
         NumericalError: NaN or Inf appeared.
     """
-    import torch
-
     from cogedit.models.attention import Injection
     from cogedit.models.denoiser import Denoiser
     from cogedit.models.forward import run_rows
     from cogedit.models.sampling import edit_schedule
     from cogedit.progress import StepInfo
 
-    schedule = edit_schedule(settings, reference, alphas_cumprod)
+    reference, transformer = inverted.trajectory, predictor.transformer
+    schedule = edit_schedule(settings, reference, predictor.alphas_cumprod)
     strengths = injection_strengths(settings, schedule)
-    bank = prompt_bank([settings], [inversion_prompt])
-    prompts = replace(edit_prompts(settings, inversion_prompt, bank, source=0), unconditional=None)
+    bank, (own,) = prompt_bank([settings], inverted.prompts), inverted.prompts
+    prompts = replace(edit_prompts(settings, own, bank, source=0), unconditional=None)
     denoiser = Denoiser(
         transformer,
-        embeds=torch.cat([embeds[prompt] for prompt in bank]),
+        embeds=predictor.embeds_of(bank),
         prompts=[prompts],
-        condition=condition,
-        reference_condition=reference_condition,
-        injection=Injection.of(settings, 1.0),
-        strengths=strengths,
+        condition=inverted.condition,
+        reference_condition=inverted.condition,
+        injection={t: Injection.of(settings, w) for t, w in strengths.items()},
     )
     groups = _groups(settings, len(transformer.transformer_blocks), num_together)
     steps, found = probed_steps(settings, schedule), []
     seen = slice(None if reference.windows is None else reference.windows.length)
-    with run_rows(transformer, options):
+    with run_rows(transformer, predictor.options):
         for number, step in enumerate(steps):
             t = schedule.timesteps[step]
             x, source = samples[step - 1][:, seen].to(transformer.device), reference.at(t)[:, seen]

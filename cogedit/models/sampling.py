@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from functools import cached_property
 
-import torch
 from torch import Tensor
 
-from cogedit.diffusion.ddim import Model
 from cogedit.diffusion.denoise import denoise, keep_outside, start_sample
-from cogedit.diffusion.flow_edit import FlowModel, flow_edit, noised_source
+from cogedit.diffusion.flow_edit import flow_edit, noised_source
 from cogedit.diffusion.invert import invert_consistent, invert_upstream
 from cogedit.diffusion.midpoint import invert_midpoint
 from cogedit.diffusion.schedule import Schedule, check_low_levels
@@ -22,7 +20,7 @@ from cogedit.models.attention import Injection
 from cogedit.models.denoiser import Denoiser
 from cogedit.models.device import compute_device
 from cogedit.models.forward import run_rows
-from cogedit.models.ranks import Ranks
+from cogedit.models.predictor import Inverted, Predictor
 from cogedit.models.rows import (
     EditPrompts,
     edit_prompts,
@@ -33,13 +31,7 @@ from cogedit.models.rows import (
 )
 from cogedit.models.steps import run_steps
 from cogedit.progress import OnStep
-from cogedit.types import InvertSettings, ReconstructSettings, TransformerSettings, WindowPlan
-
-if TYPE_CHECKING:
-    from diffusers import CogVideoXTransformer3DModel
-
-Embeds = Mapping[str, Tensor]
-"""Prompt embeddings [1, L, D] by prompt."""
+from cogedit.types import InvertSettings, ReconstructSettings, WindowPlan
 
 
 def inversion_schedule(settings: InvertSettings, alphas_cumprod: Tensor) -> Schedule:
@@ -55,38 +47,34 @@ def inversion_schedule(settings: InvertSettings, alphas_cumprod: Tensor) -> Sche
 
 
 def invert_latents(
-    transformer: CogVideoXTransformer3DModel,
+    predictor: Predictor,
     latents: Tensor,
     settings: Sequence[InvertSettings],
     *,
-    alphas_cumprod: Tensor,
-    embeds: Embeds,
     condition: Tensor | None = None,
+    windows: WindowPlan | None = None,
     done: Sequence[StepState] = (),
     on_state: OnState | None = None,
     read_back: Callable[[], Samples] | None = None,
-    options: TransformerSettings | None = None,
-    windows: WindowPlan | None = None,
     on_step: OnStep | None = None,
     on_window: OnWindow | None = None,
-    ranks: Ranks | None = None,
 ) -> Trajectory:
     """Invert clips z0, [B, F, C, H, W] float32 on the transformer's device.
 
     There is one entry of settings per clip; they may differ in the prompt alone. The empty prompt
-    must be among the embeddings. Tables and callbacks are as for `edit_latents`, and so are errors;
-    `done` are the steps of an earlier run of the same inversion, from the first on. What `on_state`
-    has saved `read_back` gives again: then no step is kept in memory, and `done` may be the last
-    two. The windows are those of all edits of the trajectory; None is one pass over the whole clip.
-    The condition is the clips' own, [1 or B, F, C, H, W], for a transformer that takes their first
+    must be among the embeddings. Callbacks are as for `edit_latents`, and so are errors; `done` are
+    the steps of an earlier run of the same inversion, from the first on. What `on_state` has saved
+    `read_back` gives again: then no step is kept in memory, and `done` may be the last two. The
+    windows are those of all edits of the trajectory; None is one pass over the whole clip. The
+    condition is the clips' own, [1 or B, F, C, H, W], for a transformer that takes their first
     frames (`make_condition`).
     """
     shared = settings[0]
-    schedule = inversion_schedule(shared, alphas_cumprod)
+    schedule = inversion_schedule(shared, predictor.alphas_cumprod)
     bank = list(dict.fromkeys(["", *(clip.prompt for clip in settings)]))
     denoiser = Denoiser(
-        transformer,
-        embeds=torch.cat([embeds[prompt] for prompt in bank]),
+        predictor.transformer,
+        embeds=predictor.embeds_of(bank),
         prompts=[
             EditPrompts(bank.index(clip.prompt), 0, 0, 0, source=number)
             for number, clip in enumerate(settings)
@@ -95,7 +83,7 @@ def invert_latents(
         guidance_scale=shared.guidance_scale,
         windows=windows,
         on_window=on_window,
-        ranks=ranks,
+        ranks=predictor.ranks,
     )
     if shared.inverse == "upstream":
         states = invert_upstream(denoiser.velocity, latents, schedule, done=done)
@@ -109,7 +97,7 @@ def invert_latents(
             iterations=shared.inversion_iterations,
             done=done,
         )
-    with run_rows(transformer, options):
+    with run_rows(predictor.transformer, predictor.options):
         kept = run_steps(
             states,
             "sample",
@@ -123,23 +111,17 @@ def invert_latents(
 
 
 def edit_latents(
-    transformer: CogVideoXTransformer3DModel,
-    reference: Trajectory,
+    predictor: Predictor,
+    inverted: Inverted,
     settings: Sequence[ReconstructSettings],
     *,
-    inversion_prompts: Sequence[str],
-    alphas_cumprod: Tensor,
-    embeds: Embeds,
     condition: Tensor | None = None,
-    reference_condition: Tensor | None = None,
     mask: Tensor | None = None,
-    options: TransformerSettings | None = None,
     keep_steps: bool = True,
     done: Sequence[StepState] = (),
     on_state: OnState | None = None,
     on_step: OnStep | None = None,
     on_window: OnWindow | None = None,
-    ranks: Ranks | None = None,
 ) -> Tensor:
     """Make N edits together, as their settings say: of one clip, or each of a clip of its own.
 
@@ -148,118 +130,70 @@ def edit_latents(
     value in float32.
 
     Args:
-        transformer: The checkpoint's transformer.
-        reference: Trajectory of the one clip, or of N clips; edits are made in its windows.
+        predictor: The model, with embeddings of all prompts, negative ones and those of inversions.
+        inverted: The one clip, or N clips.
         settings: One per edit; they may differ in the prompt and the seed alone.
-        inversion_prompts: The prompt that the clip of each edit was inverted under.
-        alphas_cumprod: The forward scheduler's table, [T].
-        embeds: Embeddings of all prompts, negative prompts and inversion prompts.
         condition: First frames of the edits, [1 or N, F, C, H, W] from `make_condition`, for a
-            transformer that takes them.
-        reference_condition: Those that the reference's clips were inverted under, [1 or N, ...].
+            transformer that takes them; None is those of the clips.
         mask: 1 where the edit may change the source, [F, 1, H, W] for all edits or
             [N, F, 1, H, W]; None is everywhere.
-        options: How the transformer runs.
         keep_steps: Return every step; False returns the last alone, for less memory.
         done: Steps of an earlier run of the same edits, from the first on, or the last alone where
             not every step is returned; this run continues there.
         on_state: Called after every step with what a later run continues from.
         on_step: Called after every step.
         on_window: Called after each window of a model call.
-        ranks: Processes that compute with this one, and have the same transformer.
 
     Returns:
         The samples after each step, in host memory, [S, N, F, C, H, W] float32; the last are clean.
 
     Raises:
         UsageError: A setting is out of range.
-        ArtifactMismatch: The reference did not visit a timestep that the edit needs.
+        ArtifactMismatch: The trajectory did not visit a timestep that the edit needs.
         NumericalError: NaN or Inf appeared.
     """
-    shared, device = settings[0], compute_device(transformer)
-    schedule = edit_schedule(shared, reference, alphas_cumprod)
-    sources = _sources(settings, num_clips=len(reference.latents))
-    if len(reference.latents) < len(settings):
-        reference = reference.repeated(len(settings))
-    scales = {shared.guidance_scale}
-    if shared.method == "flow":  # which alone guides the source
-        scales.add(shared.source_guidance_scale)
-    has_guidance = scales != {1}
-    guided = schedule.window(*shared.guidance_steps) if has_guidance else frozenset()
-    strengths = injection_strengths(shared, schedule)
-    restarts = schedule.changes(guided, injection_jumps(shared, schedule))
-    seeds = [edit.seed for edit in settings]
+    edits = _Edits(predictor, inverted, settings, condition, on_window)
+    shared, trajectory = settings[0], edits.inverted.trajectory
+    device, seeds = compute_device(predictor.transformer), [edit.seed for edit in settings]
     mask = None if mask is None else mask.to(device)
-    bank = prompt_bank(settings, inversion_prompts)
-    table = torch.cat([embeds[prompt] for prompt in bank])
-    prompts = [
-        edit_prompts(edit, own, bank, source=source)
-        for edit, own, source in zip(settings, inversion_prompts, sources, strict=True)
-    ]
-    model = Denoiser(
-        transformer,
-        embeds=table,
-        prompts=prompts,
-        condition=condition,
-        reference_condition=reference_condition,
-        guidance_scale=shared.guidance_scale,
-        guided=guided,
-        injection=Injection.of(shared, max(strengths.values(), default=0.0)),
-        strengths=strengths,
-        reference_velocity=needs_reference_velocity(shared),
-        windows=reference.windows,
-        on_window=on_window,
-        ranks=ranks,
-    )
-    if shared.method == "flow":
-        z0 = reference.latents.to(device)
-        fresh = noised_source(z0, schedule, seeds=seeds)
-        # v of the sources, each under its own prompt and once however many edits it has.
-        once = list(dict.fromkeys(sources))
-        source_condition = reference_condition
-        if source_condition is not None and len(source_condition) > 1:
-            source_condition = source_condition[once]
-        source_model = Denoiser(
-            transformer,
-            embeds=table,
-            prompts=[
-                replace(prompts[i], conditional=bank.index(inversion_prompts[i])) for i in once
-            ],
-            condition=source_condition,
-            guidance_scale=shared.source_guidance_scale,
-            guided=guided,
-            windows=reference.windows,
-            on_window=on_window,
-            ranks=ranks,
-        )
+    is_flow = shared.method == "flow"
+    if is_flow:
+        z0 = trajectory.latents.to(device)
+        fresh = noised_source(z0, edits.schedule, seeds=seeds)
         states = flow_edit(
-            _flow_model(model, _of_each_edit(source_model.velocity, sources), strengths),
+            edits.velocities,
             z0,
-            schedule,
-            source_at=fresh if shared.start == "random" else reference.at,
+            edits.schedule,
+            source_at=fresh if shared.start == "random" else trajectory.at,
             mask=mask,
             solver=shared.solver,
-            restarts=restarts,
+            restarts=edits.restarts,
             done=done,
         )
     else:
-        start = start_sample(reference, schedule, seeds=seeds, start_noise=shared.noise_share)
+        start = start_sample(
+            trajectory, edits.schedule, seeds=seeds, start_noise=shared.noise_share
+        )
         states = denoise(
-            _beside(model, reference, strengths),
+            edits.velocity,
             start.to(device),
-            schedule,
+            edits.schedule,
             solver=shared.solver,
-            restarts=restarts,
-            constrain=None if mask is None else keep_outside(mask, reference),
+            restarts=edits.restarts,
+            constrain=None if mask is None else keep_outside(mask, trajectory),
             done=done,
         )
-    name = "offset" if shared.method == "flow" else "sample"
-    with run_rows(transformer, options):
+    with run_rows(predictor.transformer, predictor.options):
         samples = run_steps(
-            states, name, keep_steps=keep_steps, done=done, on_state=on_state, on_step=on_step
+            states,
+            "offset" if is_flow else "sample",
+            keep_steps=keep_steps,
+            done=done,
+            on_state=on_state,
+            on_step=on_step,
         )
-    if shared.method == "flow":
-        samples += reference.latents.cpu()  # they are offsets from it
+    if is_flow:
+        samples += trajectory.latents.cpu()  # they are offsets from it
     return samples
 
 
@@ -277,21 +211,102 @@ def edit_schedule(
     return visited.subset(settings.num_inference_steps, start_step=settings.first_step)
 
 
-def _beside(edit: Denoiser, reference: Trajectory, attending: Container[int]) -> Model:
-    """Let an edit attend to its source's sample at some timesteps."""
-    return lambda x, t: edit(x, t, reference.at(t) if t in attending else None).edit
+class _Edits:
+    """The model as edits that are made together ask it: beside their sources where they attend."""
 
+    def __init__(
+        self,
+        predictor: Predictor,
+        inverted: Inverted,
+        settings: Sequence[ReconstructSettings],
+        condition: Tensor | None,
+        on_window: OnWindow | None,
+    ) -> None:
+        clips, shared = len(inverted.prompts), settings[0]
+        self._sources = _sources(settings, num_clips=clips)
+        self._once = list(dict.fromkeys(self._sources))
+        self.inverted = inverted if clips == len(settings) else inverted.repeated(len(settings))
+        self.schedule = edit_schedule(shared, inverted.trajectory, predictor.alphas_cumprod)
+        scales = {shared.guidance_scale}
+        if shared.method == "flow":  # which alone guides the source
+            scales.add(shared.source_guidance_scale)
+        self._guided = (
+            frozenset() if scales == {1} else self.schedule.window(*shared.guidance_steps)
+        )
+        strengths = injection_strengths(shared, self.schedule)
+        self._injection = {t: Injection.of(shared, w) for t, w in strengths.items()}
+        self.restarts = self.schedule.changes(self._guided, injection_jumps(shared, self.schedule))
+        self._predictor = predictor
+        self._shared = shared
+        self._on_window = on_window
+        self._bank = prompt_bank(settings, self.inverted.prompts)
+        self._prompts = [
+            edit_prompts(edit, own, self._bank, source=source)
+            for edit, own, source in zip(
+                settings, self.inverted.prompts, self._sources, strict=True
+            )
+        ]
+        self._edit = self._denoiser(
+            self._prompts,
+            condition=inverted.condition if condition is None else condition,
+            guidance_scale=shared.guidance_scale,
+            injection=self._injection,
+        )
 
-def _flow_model(edit: Denoiser, source: Model, attending: Container[int]) -> FlowModel:
-    """Return the velocities of edit and source; the reference rows' where they are the source's."""
+    def velocity(self, x: Tensor, t: int) -> Tensor:
+        """Return v of the edits at x_t, [N, F, C, H, W]."""
+        reference = self.inverted.trajectory.at(t) if t in self._injection else None
+        return self._edit(x, t, reference).edit
 
-    def velocities(x_edit: Tensor, x_source: Tensor, t: int) -> tuple[Tensor, Tensor]:
-        predicted = edit(x_edit, t, x_source if t in attending else None)
+    def velocities(self, x_edit: Tensor, x_source: Tensor, t: int) -> tuple[Tensor, Tensor]:
+        """Return v of the edits and of their sources, each at its own x_t, [N, F, C, H, W].
+
+        The sources' is that of the reference rows where these predict it.
+        """
+        predicted = self._edit(x_edit, t, x_source if t in self._injection else None)
         if predicted.reference is not None:
             return predicted.edit, predicted.reference
-        return predicted.edit, source(x_source, t)
+        v = self._source.velocity(x_source[self._once], t)
+        return predicted.edit, v[[self._once.index(source) for source in self._sources]]
 
-    return velocities
+    @cached_property
+    def _source(self) -> Denoiser:
+        """The sources, each under its own prompt and once however many edits it has."""
+        condition, prompts = self.inverted.condition, self.inverted.prompts
+        if condition is not None and len(condition) > 1:
+            condition = condition[self._once]
+        return self._denoiser(
+            [
+                replace(self._prompts[i], conditional=self._bank.index(prompts[i]))
+                for i in self._once
+            ],
+            condition=condition,
+            guidance_scale=self._shared.source_guidance_scale,
+        )
+
+    def _denoiser(
+        self,
+        prompts: Sequence[EditPrompts],
+        *,
+        condition: Tensor | None,
+        guidance_scale: float,
+        injection: Mapping[int, Injection] | None = None,
+    ) -> Denoiser:
+        """Return the model of edits or, without an injection, of their sources."""
+        return Denoiser(
+            self._predictor.transformer,
+            embeds=self._predictor.embeds_of(self._bank),
+            prompts=prompts,
+            condition=condition,
+            reference_condition=self.inverted.condition,
+            guidance_scale=guidance_scale,
+            guided=self._guided,
+            injection=injection,
+            reference_velocity=needs_reference_velocity(self._shared),
+            windows=self.inverted.trajectory.windows,
+            on_window=self._on_window,
+            ranks=self._predictor.ranks,
+        )
 
 
 def _sources(settings: Sequence[ReconstructSettings], *, num_clips: int) -> list[int]:
@@ -303,10 +318,3 @@ def _sources(settings: Sequence[ReconstructSettings], *, num_clips: int) -> list
         (clip if num_clips > 1 else 0, s.seed if fresh else None) for clip, s in enumerate(settings)
     ]
     return [keys.index(key) for key in keys]
-
-
-def _of_each_edit(model: Model, sources: Sequence[int]) -> Model:
-    """Ask a model once for each source and hand its answer to all edits of that source."""
-    once = list(dict.fromkeys(sources))
-    index = [once.index(source) for source in sources]
-    return lambda x, t: model(x[once], t)[index]

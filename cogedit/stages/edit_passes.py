@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -30,6 +29,7 @@ from cogedit.models.auto_mask import find_masks
 from cogedit.models.cost import TransformerSizes, Work, edit_work, latent_shape
 from cogedit.models.device import memory_guard, resolve_device
 from cogedit.models.loading import alphas_cumprod
+from cogedit.models.predictor import Predictor
 from cogedit.models.sampling import edit_latents
 from cogedit.progress import WindowProgress
 from cogedit.stages.first_frame import condition_of, encode_first_frame
@@ -44,9 +44,6 @@ from cogedit.stages.session import Session
 from cogedit.stages.source import resize_plan
 from cogedit.stages.trajectory import open_trajectory
 from cogedit.types import ReconstructSettings
-
-if TYPE_CHECKING:
-    from diffusers import CogVideoXTransformer3DModel
 
 
 class EditPasses:
@@ -83,16 +80,15 @@ class EditPasses:
         self._run = run
         self._session = session
         self._first_frame = given.first_frame
-        self._record, self._reference, self._source_condition = open_trajectory(
-            path, checkpoint_for(settings)
-        )
-        self._shape = latent_shape(self._reference.latents)
+        self._checkpoint = checkpoint_for(settings)
+        self._record, self._inverted = open_trajectory(path, self._checkpoint)
+        self._source = self._inverted.trajectory
+        self._shape = latent_shape(self._source.latents)
         self._mask: PackedMask | None = None
         if given.mask is not None:
             frames = frames_record(self._record)
             indices, resize = frames.frame_indices, resize_plan(frames)
             self._mask = read_mask(given.mask, frames.source, indices=indices, resize=resize)
-        self._checkpoint = checkpoint_for(settings)
         self._made: dict[str, Mapping[str, Tensor | Pieces]] = {}
         self._done: set[str] = set()
 
@@ -134,7 +130,7 @@ class EditPasses:
             for other, record in self._wanted.items()
             if other in self._missing and other not in {key, *self._done} and shared(record) == own
         ]
-        keys = [key, *others][: edits_together(self._reference.latents.numel())]
+        keys = [key, *others][: edits_together(self._source.latents.numel())]
         return Unfinished.of(self._folder, "edit", keys)
 
     def _denoise(self, unfinished: Unfinished) -> list[Mapping[str, Tensor | Pieces]]:
@@ -143,30 +139,28 @@ class EditPasses:
         options = records[0].settings
         pixels = [self._pixels(record) for record in records]
         masks = [self._latent_mask(mask, options) for mask in pixels if mask is not None]
-        num_levels = len(self._reference.timesteps)
-        num_steps = options.num_steps(num_levels)
-        embeds, condition = self._embeds, self._condition
+        num_levels = len(self._source.timesteps)
+        num_steps, condition = options.num_steps(num_levels), self._condition
         loop = ResumableLoop(
             unfinished,
             names=("offset" if options.method == "flow" else "sample",),
-            shape=(len(records), *self._reference.latents.shape[1:]),
+            shape=(len(records), *self._source.latents.shape[1:]),
             keep_all=records[0].has_trajectory,
             run=self._run,
         )
-        table = alphas_cumprod(self._checkpoint)
         on_state = with_preview(
             loop.save,
             self._path,
             self._record,
-            self._reference,
-            schedule=Schedule.trailing(table, num_levels),
+            self._source,
+            schedule=Schedule.trailing(alphas_cumprod(self._checkpoint), num_levels),
             settings=self._settings,
             run=self._run,
         )
         what = records[0].title if len(records) == 1 else f"{len(records)} edits"
         with (
             memory_guard("editing"),
-            self._transformer as transformer,
+            self._predictor() as predictor,
             Stopwatch(resolve_device(self._settings.device)) as stopwatch,
             self._run.progress(f"editing: {what}", num_steps) as on_step,
             loop,
@@ -174,22 +168,16 @@ class EditPasses:
             num_done = loop.infos[-1].index + 1 if loop.infos else 0
             shown = WindowProgress(on_step, total=num_steps, num_done=num_done)
             samples = edit_latents(
-                transformer,
-                self._reference,
+                predictor,
+                self._inverted,
                 [record.settings for record in records],
-                inversion_prompts=[self._record.settings.prompt] * len(records),
-                alphas_cumprod=table,
-                embeds=embeds,
                 condition=condition,
-                reference_condition=self._source_condition,
                 mask=torch.stack(masks) if masks else None,
-                options=self._settings.transformer,
                 keep_steps=False,
                 done=loop.done,
                 on_state=on_state,
                 on_step=shown.step,
                 on_window=shown.window,
-                ranks=self._session.ranks,
             )
         stopwatch.note(self._notes, unfinished.makes, is_whole=not loop.infos)
         made: list[Mapping[str, Tensor | Pieces]] = []
@@ -200,13 +188,13 @@ class EditPasses:
             if mask is not None:
                 frames = partial(map, torch.from_numpy, mask)
                 tensors["mask"] = Pieces("uint8", mask.shape, frames)
-                tensors["source_latents"] = self._reference.latents
+                tensors["source_latents"] = self._source.latents
             made.append(tensors)
         return made
 
     def _steps(self, saved: SavedSteps, number: int, options: ReconstructSettings) -> Pieces:
         """All steps of one edit of a pass, read from disk when they are written."""
-        source = self._reference.latents
+        source = self._source.latents
 
         def slices() -> Iterator[Tensor]:
             for step in saved:
@@ -221,19 +209,9 @@ class EditPasses:
             return outside_of(self._mask, resize_plan(frames_record(self._record)))
         if self._mask is not None or not record.settings.auto_mask:
             return self._mask
-        embeds, condition = self._embeds, self._condition
-        with memory_guard("looking for the mask"), self._transformer as transformer:
-            [mask] = find_masks(
-                transformer,
-                self._reference,
-                [record.settings],
-                inversion_prompts=[self._record.settings.prompt],
-                embeds=embeds,
-                condition=condition,
-                reference_condition=self._source_condition,
-                options=self._settings.transformer,
-                ranks=self._session.ranks,
-            )
+        condition = self._condition
+        with memory_guard("looking for the mask"), self._predictor() as predictor:
+            [mask] = find_masks(predictor, self._inverted, [record.settings], condition=condition)
         if not mask.any():
             raise UsageError(
                 "the automatic mask is empty: the prompt and the inversion's own predict the same",
@@ -263,9 +241,9 @@ class EditPasses:
 
     @cached_property
     def _condition(self) -> Tensor | None:
-        """What the model is shown of the edits' first frame; None of a model that takes none."""
+        """What the model is shown of the edits' own first frame; None where they have none."""
         if self._first_frame is None:
-            return self._source_condition
+            return None
         first = encode_first_frame(
             torch.from_numpy(self._first_frame.pixels)[None],
             self._record.latents,
@@ -274,7 +252,8 @@ class EditPasses:
             session=self._session,
         )
         condition = condition_of(first, self._record)
-        if self._source_condition is not None and torch.equal(condition, self._source_condition):
+        own = self._inverted.condition
+        if own is not None and torch.equal(condition, own):
             self._run.notify(f"{self._first_frame.source.name} is the source's own first frame")
         return condition
 
@@ -285,17 +264,20 @@ class EditPasses:
         prompts.append(self._record.settings.prompt)
         return self._session.embed(prompts, self._settings, run=self._run)
 
-    @property
-    def _transformer(self) -> AbstractContextManager[CogVideoXTransformer3DModel]:
-        """The transformer on its device, placed for the largest of the passes to come."""
-        return self._session.transformer(
+    @contextmanager
+    def _predictor(self) -> Iterator[Predictor]:
+        """Have the model on its device, placed for the largest of the passes to come."""
+        table, embeds = alphas_cumprod(self._checkpoint), self._embeds
+        options, session = self._settings.transformer, self._session
+        with session.transformer(
             self._work,
             self._shape,
             self._settings,
             windows=self._record.windows,
             loras=self._settings.lora,
             run=self._run,
-        )
+        ) as transformer:
+            yield Predictor(transformer, table, embeds, options, session.ranks)
 
     @cached_property
     def _work(self) -> Work:

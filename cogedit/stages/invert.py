@@ -216,6 +216,7 @@ def _invert(
 
     from cogedit.models.device import memory_guard, resolve_device
     from cogedit.models.loading import alphas_cumprod
+    from cogedit.models.predictor import Predictor
     from cogedit.models.sampling import invert_latents
     from cogedit.stages.pass_times import Stopwatch
     from cogedit.stages.resume import ResumableLoop
@@ -250,21 +251,18 @@ def _invert(
                 steps.append(info)
                 shown.step(info)
 
+            table, ranks = alphas_cumprod(checkpoint), session.ranks
             inverted = invert_latents(
-                transformer,
+                Predictor(transformer, table, embeds, settings.transformer, ranks),
                 z0,
                 [inversion],
-                alphas_cumprod=alphas_cumprod(checkpoint),
-                embeds=embeds,
                 condition=None if first is None else condition_of(first, record),
-                options=settings.transformer,
                 windows=windows,
                 done=loop.done,
                 on_state=loop.save,
                 read_back=loop.read_back,
                 on_step=report,
                 on_window=shown.window,
-                ranks=session.ranks,
             )
     stopwatch.note(notes, [content_key(record)], steps=steps, is_whole=not loop.infos)
     run.notify(_quality(float(inverted.noise.std()), steps))
@@ -312,6 +310,7 @@ def check_inversion(
     """
     from cogedit.models.device import memory_guard
     from cogedit.models.loading import alphas_cumprod
+    from cogedit.models.predictor import Predictor
     from cogedit.models.sampling import edit_latents
     from cogedit.models.vae import decode_pieces, to_levels
     from cogedit.models.vae_tiles import TensorFile
@@ -322,10 +321,11 @@ def check_inversion(
     inverted_with = read_record(trajectory, "trajectory")
     check_same_model(str(trajectory), inverted_with, checkpoint)
     check_same_loras(str(trajectory), inverted_with, checkpoint, settings)
-    record, inverted, condition = open_trajectory(trajectory, checkpoint)
+    record, inverted = open_trajectory(trajectory, checkpoint)
     prompt = record.settings.prompt
     plain = record.settings.resampling
-    shape = latent_shape(inverted.latents)
+    source = inverted.trajectory
+    shape = latent_shape(source.latents)
     sizes, windows = TransformerSizes.of(checkpoint.transformer_config), record.windows
     work = edit_work([plain], record.settings, sizes, shape, windows)
     with use_session(session) as owner, memory_guard("checking the inversion"):
@@ -335,30 +335,24 @@ def check_inversion(
             owner.transformer(
                 work, shape, settings, windows=windows, loras=settings.inversion_lora, run=run
             ) as transformer,
-            run.stoppable("resampling", len(inverted.timesteps)) as on_step,
+            run.stoppable("resampling", len(source.timesteps)) as on_step,
         ):
-            shown = WindowProgress(on_step, total=len(inverted.timesteps))
+            shown = WindowProgress(on_step, total=len(source.timesteps))
+            table, ranks = alphas_cumprod(checkpoint), owner.ranks
             samples = edit_latents(
-                transformer,
+                Predictor(transformer, table, embeds, settings.transformer, ranks),
                 inverted,
                 [plain],
-                inversion_prompts=[prompt],
-                alphas_cumprod=alphas_cumprod(checkpoint),
-                embeds=embeds,
-                condition=condition,
-                reference_condition=condition,
-                options=settings.transformer,
                 keep_steps=False,
                 on_step=shown.step,
                 on_window=shown.window,
-                ranks=owner.ranks,
             )
         del transformer  # the VAE may need its memory
         vae, way = owner.vae(shape, settings, "decode", run=run)
         pad = record.num_pad_frames
         file, decoded = TensorFile(trajectory.parent), []
         with memory_guard("decoding", hint="use --decode-tiling"):
-            for latents in (samples[-1], inverted.latents):
+            for latents in (samples[-1], source.latents):
                 pieces = decode_pieces(
                     vae, latents[:, pad:], by_frame=way.by_frame, folder=trajectory.parent
                 )
@@ -369,4 +363,4 @@ def check_inversion(
                 for kept in decoded
             )
         )
-    return InversionCheck(similarity, float(inverted.noise.std()))
+    return InversionCheck(similarity, float(source.noise.std()))

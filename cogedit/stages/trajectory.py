@@ -5,27 +5,20 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from torch import Tensor
-
 from cogedit.artifacts import TrajectoryRecord, has_first_frame, read_artifact
 from cogedit.artifacts.atomic import show
 from cogedit.diffusion.trajectory import Trajectory
 from cogedit.errors import ArtifactMismatch
 from cogedit.models.checkpoint import Checkpoint
 from cogedit.models.loading import alphas_cumprod
+from cogedit.models.predictor import Inverted
 from cogedit.models.sampling import inversion_schedule
 from cogedit.stages.first_frame import condition_of
 from cogedit.types import WindowPlan
 
 
-def open_trajectory(
-    path: Path, checkpoint: Checkpoint
-) -> tuple[TrajectoryRecord, Trajectory, Tensor | None]:
+def open_trajectory(path: Path, checkpoint: Checkpoint) -> tuple[TrajectoryRecord, Inverted]:
     """Open the trajectory of a checkpoint's inversion, which is read by timestep.
-
-    Returns:
-        Its record, the trajectory, and the condition of its clip, for a model that takes a first
-        frame.
 
     Raises:
         ArtifactError: It is no trajectory, damaged, or has other timesteps than its settings visit.
@@ -44,7 +37,7 @@ def open_trajectory(
         )
     _check_windows(path, record.windows, checkpoint.geometry.patch_size_t or 1)
     condition = condition_of(tensors["first_frame"], record) if has_first_frame(record) else None
-    return record, trajectory, condition
+    return record, Inverted(trajectory, (record.settings.prompt,), condition)
 
 
 def _check_windows(path: Path, windows: WindowPlan | None, step: int) -> None:

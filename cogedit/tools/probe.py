@@ -94,6 +94,7 @@ def probe_layers(
     """
     from cogedit.models.device import memory_guard
     from cogedit.models.loading import alphas_cumprod
+    from cogedit.models.predictor import Predictor
     from cogedit.models.sampling import edit_latents
     from cogedit.stages.trajectory import open_trajectory
 
@@ -106,8 +107,8 @@ def probe_layers(
             source, [edit], settings, given=Given(), needs_file=True, run=run, session=owner
         ).path
         check_same_model(str(path), read_record(path, "trajectory"), checkpoint)
-        record, reference, condition = open_trajectory(path, checkpoint)
-        own, shape = record.settings.prompt, latent_shape(reference.latents)
+        record, inverted = open_trajectory(path, checkpoint)
+        own, shape = record.settings.prompt, latent_shape(inverted.trajectory.latents)
         sizes = TransformerSizes.of(checkpoint.transformer_config)
         windows = record.windows
         together = _num_together(sizes, shape, windows)
@@ -121,36 +122,20 @@ def probe_layers(
                 work, shape, settings, windows=windows, loras=settings.lora, run=run
             ) as transformer,
         ):
+            predictor = Predictor(transformer, table, embeds, settings.transformer, owner.ranks)
             with run.stoppable(f"editing: {prompt}", num_steps) as on_step:
                 shown = WindowProgress(on_step, total=num_steps)
                 samples = edit_latents(
-                    transformer,
-                    reference,
-                    [edit],
-                    inversion_prompts=[own],
-                    alphas_cumprod=table,
-                    embeds=embeds,
-                    condition=condition,
-                    reference_condition=condition,
-                    options=settings.transformer,
-                    on_step=shown.step,
-                    on_window=shown.window,
-                    ranks=owner.ranks,
+                    predictor, inverted, [edit], on_step=shown.step, on_window=shown.window
                 )
             schedule = Schedule((), tuple(range(num_steps)))
             with run.stoppable("probing layers", len(probed_steps(edit, schedule))) as on_step:
                 levels = probe_levels(
-                    transformer,
-                    reference,
+                    predictor,
+                    inverted,
                     edit,
                     samples=samples,
-                    inversion_prompt=own,
-                    alphas_cumprod=table,
-                    embeds=embeds,
-                    condition=condition,
-                    reference_condition=condition,
                     num_together=together,
-                    options=settings.transformer,
                     on_step=on_step,
                 )
     return _summary(levels, edit, model=checkpoint.id, num_layers=sizes.num_layers)

@@ -180,15 +180,16 @@ def test_a_batch_computes_what_the_stages_compute(
     inversion = configuration.inversion
     artifacts, _ = clips
     latents = torch.cat([tensor(path, "latents") for path in artifacts])
-    trajectory = pipeline.invert(latents, inversion, CAPTIONS)
-    texts = {"prompts": PROMPTS, "inversion_prompts": configuration.inversion.prompts(CAPTIONS)}
+    inverted = pipeline.invert(latents, inversion, CAPTIONS)
     masks = None
     if configuration.exact_mask:
         masks = EXACT_MASKS
     elif configuration.reconstruct.auto_mask:
-        masks = pipeline.find_masks(trajectory, configuration.reconstruct, **texts)
+        masks = pipeline.find_masks(inverted, configuration.reconstruct, prompts=PROMPTS)
         assert configuration.name == "auto-mask" or 0 < float(masks.float().mean()) < 1
-    edited = pipeline.edit(trajectory, configuration.reconstruct, **texts, seeds=SEEDS, masks=masks)
+    edited = pipeline.edit(
+        inverted, configuration.reconstruct, prompts=PROMPTS, seeds=SEEDS, masks=masks
+    )
     for index, path in enumerate(artifacts):
         prompt = CAPTIONS[index] if inversion.under_caption else inversion.settings.prompt
         own = replace(
@@ -196,12 +197,12 @@ def test_a_batch_computes_what_the_stages_compute(
             invert=replace(inversion.settings, prompt=prompt),
             reconstruct=replace(configuration.reconstruct, seed=SEEDS[index]),
         )
-        inverted = invert(path, own).path
-        stage = tensor(inverted, "trajectory")
-        assert trajectory.timesteps == tuple(tensor(inverted, "timesteps").tolist())
+        stored, trajectory = invert(path, own).path, inverted.trajectory
+        stage = tensor(stored, "trajectory")
+        assert trajectory.timesteps == tuple(tensor(stored, "timesteps").tolist())
         assert_close(trajectory.samples[:, index : index + 1], stage)
         given = mask_files[index] if configuration.exact_mask else None
-        [written] = reconstruct(inverted, [PROMPTS[index]], own, mask=given)
+        [written] = reconstruct(stored, [PROMPTS[index]], own, mask=given)
         assert_close(edited[index : index + 1], tensor(written.path, "latents"))
         if masks is not None:
             assert torch.equal(masks[index], tensor(written.path, "mask"))
@@ -269,12 +270,11 @@ def test_figures_of_a_batch_are_those_of_the_stages(clips, pipeline, settings):
     round_trips = pipeline.decode(pipeline.encode([frames[1], world.render(case.right)]))
     answer = Answer(case, *round_trips)
     latents = pipeline.encode(frames)
-    trajectory = pipeline.invert(latents, configuration.inversion, CAPTIONS)
+    inverted = pipeline.invert(latents, configuration.inversion, CAPTIONS)
     edited = pipeline.edit(
-        trajectory,
+        inverted,
         configuration.reconstruct,
         prompts=PROMPTS,
-        inversion_prompts=configuration.inversion.prompts(CAPTIONS),
         seeds=SEEDS,
     )
     own = replace(
@@ -304,8 +304,8 @@ def test_decoding_is_the_export_s(clips, pipeline, settings, tmp_path):
 def test_resampling_is_plain_denoising_under_the_inversion_s_prompt(clips, pipeline, settings):
     inversion = BUILT_IN["half-strength"].with_steps(STEPS).inversion
     artifacts, frames = clips
-    trajectory = pipeline.invert(pipeline.encode(frames), inversion, CAPTIONS)
-    resampled = pipeline.resample(trajectory, inversion, CAPTIONS)
+    inverted = pipeline.invert(pipeline.encode(frames), inversion, CAPTIONS)
+    resampled = pipeline.resample(inverted, inversion)
     for index, path in enumerate(artifacts):
         plain = replace(BUILT_IN["no-injection"].reconstruct, guidance_scale=1.0, start="inverted")
         own = replace(
@@ -321,14 +321,13 @@ def test_each_clip_has_its_own_prompt(clips, pipeline):
     _, frames = clips
     configuration = BUILT_IN["default"].with_steps(STEPS)
     latents = pipeline.encode([frames[0], frames[0]])
-    trajectory = pipeline.invert(latents, configuration.inversion, CAPTIONS)
+    inverted = pipeline.invert(latents, configuration.inversion, CAPTIONS)
 
     def edit(prompts):
         return pipeline.edit(
-            trajectory,
+            inverted,
             configuration.reconstruct,
             prompts=prompts,
-            inversion_prompts=["", ""],
             seeds=[42, 42],
         )
 

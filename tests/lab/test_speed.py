@@ -47,9 +47,9 @@ def test_the_counter_counts_attention_on_the_cpu():
 
 
 def test_random_weights_are_never_zero(inputs):
-    for name, weight in inputs.transformer.named_parameters():
+    for name, weight in inputs.predictor.transformer.named_parameters():
         assert bool((weight != 0).all()), name
-    assert not list(inputs.transformer.buffers())
+    assert not list(inputs.predictor.transformer.buffers())
 
 
 @pytest.mark.parametrize("count", [1, 3])

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from cogedit.models.auto_mask import find_masks, mask_levels
+from cogedit.models.predictor import Inverted, Predictor
 from cogedit.models.sampling import invert_latents
 from cogedit.types import InvertSettings, ReconstructSettings
 
@@ -13,31 +14,22 @@ PROMPT = "a blue cat running in snow"
 
 
 @pytest.fixture(scope="module")
-def embeds(golden):
-    return {"": golden["negative_prompt_embeds"], PROMPT: golden["prompt_embeds"]}
+def predictor(golden, golden_pipeline):
+    table = golden_pipeline.scheduler.alphas_cumprod
+    embeds = {"": golden["negative_prompt_embeds"], PROMPT: golden["prompt_embeds"]}
+    return Predictor(golden_pipeline.transformer, table, embeds)
 
 
 @pytest.fixture(scope="module")
-def reference(golden, golden_pipeline, embeds):
+def inverted(golden, predictor):
     both = torch.cat([golden["latents"], golden["latents"].flip(-1)])
-    return invert_latents(
-        golden_pipeline.transformer,
-        both,
-        [InvertSettings(num_inference_steps=10, inverse="upstream")] * 2,
-        alphas_cumprod=golden_pipeline.scheduler.alphas_cumprod,
-        embeds=embeds,
-    )
+    settings = [InvertSettings(num_inference_steps=10, inverse="upstream")] * 2
+    return Inverted(invert_latents(predictor, both, settings), ("", ""))
 
 
-def find(golden_pipeline, reference, embeds, *prompts, **changes):
+def find(predictor, inverted, *prompts, **changes):
     settings = [replace(ReconstructSettings(prompt), **changes) for prompt in prompts]
-    return find_masks(
-        golden_pipeline.transformer,
-        reference,
-        settings,
-        inversion_prompts=["", ""],
-        embeds=embeds,
-    )
+    return find_masks(predictor, inverted, settings)
 
 
 def test_levels_are_the_trajectory_s_own():
@@ -46,20 +38,20 @@ def test_levels_are_the_trajectory_s_own():
     assert mask_levels([999]) == (999,)
 
 
-def test_a_mask_per_clip(golden_pipeline, reference, embeds):
+def test_a_mask_per_clip(predictor, inverted):
     tight = {"auto_mask_threshold": 0.8, "mask_dilation": 0}
-    found = find(golden_pipeline, reference, embeds, PROMPT, "", **tight)
+    found = find(predictor, inverted, PROMPT, "", **tight)
     assert found.shape == (2, 3, 1, 8, 12)
     assert set(found[0].unique().tolist()) == {0.0, 1.0}
     assert not found[1].any()  # the text it was inverted under
-    alone = find(golden_pipeline, reference, embeds, PROMPT, PROMPT, **tight)
+    alone = find(predictor, inverted, PROMPT, PROMPT, **tight)
     assert torch.equal(alone[0], found[0])
     assert not torch.equal(alone[1], found[0])
 
 
-def test_threshold_and_dilation_are_the_settings(golden_pipeline, reference, embeds):
+def test_threshold_and_dilation_are_the_settings(predictor, inverted):
     def area(**changes):
-        return float(find(golden_pipeline, reference, embeds, PROMPT, PROMPT, **changes)[0].mean())
+        return float(find(predictor, inverted, PROMPT, PROMPT, **changes)[0].mean())
 
     narrow = area(auto_mask_threshold=0.8, mask_dilation=0)
     assert 0 < narrow < area(auto_mask_threshold=0.5, mask_dilation=0)

@@ -30,6 +30,7 @@ from cogedit.models.cost import (
 from cogedit.models.device import DTYPES
 from cogedit.models.layer_probe import probe_levels, probe_work, short_edit
 from cogedit.models.loading import alphas_cumprod, load_text_encoder, load_transformer
+from cogedit.models.predictor import Inverted, Predictor
 from cogedit.models.rows import rows_at_a_time
 from cogedit.models.sampling import edit_latents, inversion_schedule, invert_latents
 from cogedit.models.split import Division
@@ -281,8 +282,8 @@ def counted_inversion(transformer, checkpoint, shape, asked, embeds, *, has_cond
     """Operations of an inversion by the counter."""
     z0 = torch.randn(1, shape[0], 16, *shape[1:], generator=torch.Generator().manual_seed(1))
     condition = torch.zeros_like(z0) if has_condition else None
-    run = partial(invert_latents, transformer, z0, [asked], embeds=embeds, condition=condition)
-    return counted(partial(run, alphas_cumprod=alphas_cumprod(checkpoint)))
+    predictor = Predictor(transformer, alphas_cumprod(checkpoint), embeds)
+    return counted(partial(invert_latents, predictor, z0, [asked], condition=condition))
 
 
 @pytest.mark.parametrize("changes", [{}, {"inverse": "upstream", "guidance_scale": 2.0}])
@@ -333,17 +334,10 @@ def test_an_edit_against_the_counter(golden_model, changes, num_prompts):
     samples = torch.randn(4, 1, SHAPE[0], 16, *SHAPE[1:], generator=generator)
     reference = Trajectory(samples, samples[0], (249, 499, 749, 999))
 
-    def run():
-        edit_latents(
-            transformer,
-            reference,
-            asked,
-            inversion_prompts=[""] * num_prompts,
-            alphas_cumprod=alphas_cumprod(checkpoint),
-            embeds=embeds_of("", "a", "b", "c"),
-        )
-
+    embeds = embeds_of("", "a", "b", "c")
+    predictor = Predictor(transformer, alphas_cumprod(checkpoint), embeds)
     work = edit_work(asked, inversion, sizes, SHAPE)
+    run = partial(edit_latents, predictor, Inverted(reference), asked)
     assert work.flops.total == pytest.approx(counted(run), rel=0.02)
 
 
@@ -356,23 +350,12 @@ def test_a_probe_against_the_counter(golden_model, num_together):
     samples = torch.randn(
         4, 1, SHAPE[0], 16, *SHAPE[1:], generator=torch.Generator().manual_seed(1)
     )
-    shared = {
-        "alphas_cumprod": alphas_cumprod(checkpoint),
-        "embeds": embeds_of("", "a"),
-    }
-    reference = Trajectory(samples, samples[0], (249, 499, 749, 999))
+    predictor = Predictor(transformer, alphas_cumprod(checkpoint), embeds_of("", "a"))
+    inverted = Inverted(Trajectory(samples, samples[0], (249, 499, 749, 999)))
 
     def run():
-        edited = edit_latents(transformer, reference, [asked], inversion_prompts=[""], **shared)
-        levels = probe_levels(
-            transformer,
-            reference,
-            asked,
-            samples=edited,
-            inversion_prompt="",
-            num_together=num_together,
-            **shared,
-        )
+        edited = edit_latents(predictor, inverted, [asked])
+        levels = probe_levels(predictor, inverted, asked, samples=edited, num_together=num_together)
         assert [level.timestep for level in levels] == [749, 499]
 
     work = probe_work(asked, inversion, sizes, SHAPE, num_together=num_together)

@@ -20,6 +20,7 @@ from cogedit.models.first_frame import encode_first_frame, make_condition
 from cogedit.models.forward import run_rows
 from cogedit.models.layer_probe import probe_levels, short_edit
 from cogedit.models.loading import load_transformer
+from cogedit.models.predictor import Inverted, Predictor
 from cogedit.models.ranks import Ranks
 from cogedit.models.rotary import image_rotary_emb
 from cogedit.models.rows import EditPrompts
@@ -109,14 +110,9 @@ def test_plain_generation_is_that_of_diffusers(model):
     schedule = Schedule.trailing(table, num_steps)
     reference = Trajectory.of(noise.expand(num_steps, *noise.shape), noise, schedule)
     found = edit_latents(
-        transformer,
-        reference,
+        Predictor(transformer, table, EMBEDS),
+        Inverted(reference, (EMPTY,), condition),
         [replace(PLAIN, guidance_scale=3.0)],
-        inversion_prompts=[EMPTY],
-        alphas_cumprod=table,
-        embeds=EMBEDS,
-        condition=condition,
-        reference_condition=condition,
     )[-1]
     assert found.shape == expected.shape
     assert float((found - expected).abs().max()) < CLOSE
@@ -170,22 +166,20 @@ def test_an_edit_of_nothing_is_the_inversion_again(model):
     _, transformer, stock = model
     table = stock.scheduler.alphas_cumprod
     source, edited = condition_of(model, seed=1), condition_of(model, seed=2)
-    shared = {"alphas_cumprod": table, "embeds": EMBEDS}
+    predictor = Predictor(transformer, table, EMBEDS)
     inversion = InvertSettings(num_inference_steps=3, inverse="upstream")
     reference = invert_latents(
-        transformer, draw(*source.shape, seed=6), [inversion], condition=source, **shared
+        predictor, draw(*source.shape, seed=6), [inversion], condition=source
     )
+    inverted = Inverted(reference, (EMPTY,), source)
     flow = replace(PLAIN, prompt=EMPTY, method="flow", guidance_scale=1.0, injection_steps=(0, 0))
 
     def edit(*conditions, **options):
         return edit_latents(
-            transformer,
-            reference,
+            predictor,
+            inverted,
             [replace(flow, seed=seed) for seed, _ in enumerate(conditions)],
-            inversion_prompts=[EMPTY] * len(conditions),
             condition=torch.cat(conditions),
-            reference_condition=source,
-            **shared,
             **options,
         )[-1]
 
@@ -195,39 +189,27 @@ def test_an_edit_of_nothing_is_the_inversion_again(model):
     assert torch.allclose(edit(edited)[0], moved, atol=CLOSE)
 
     def mask(condition):
-        return find_masks(
-            transformer,
-            reference,
-            [flow],
-            inversion_prompts=[EMPTY],
-            embeds=EMBEDS,
-            condition=condition,
-            reference_condition=source,
-        )
+        return find_masks(predictor, inverted, [flow], condition=condition)
 
     assert not mask(source).any()
+    assert not mask(None).any()  # the clip's own
     assert mask(edited).any()
 
 
 def test_a_probe_leaves_the_source_out_and_not_its_frame(model):
     _, transformer, stock = model
     table = stock.scheduler.alphas_cumprod
-    source, edited = condition_of(model, seed=1), condition_of(model, seed=2)
+    source = condition_of(model, seed=1)
     levels = (299, 699, 999)
     reference = Trajectory(draw(3, *source.shape, seed=7), draw(*source.shape, seed=8), levels)
     samples = draw(3, *source.shape, seed=9)
     edit = short_edit(replace(PLAIN, injection_strength=1.0), len(levels))
-    conditions = {"condition": edited, "reference_condition": source}
     found = probe_levels(
-        transformer,
-        reference,
+        Predictor(transformer, table, EMBEDS),
+        Inverted(reference, (EMPTY,), source),
         edit,
         samples=samples,
-        inversion_prompt=EMPTY,
-        alphas_cumprod=table,
-        embeds=EMBEDS,
         num_together=14,
-        **conditions,
     )
     level = found[0]
     assert level.timestep == 699
@@ -236,7 +218,8 @@ def test_a_probe_leaves_the_source_out_and_not_its_frame(model):
         embeds=EMBEDS[PROMPT],
         prompts=[EditPrompts(0, None, 0, 0)],  # upstream's reference has the edit's prompt
         injection=Injection.of(edit, 1.0),
-        **conditions,
+        condition=source,
+        reference_condition=source,
     )
     x, abar = samples[0], float(table[699])
     with run_rows(transformer):

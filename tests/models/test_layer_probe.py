@@ -16,6 +16,7 @@ from cogedit.models.layer_probe import (
     probed_steps,
     short_edit,
 )
+from cogedit.models.predictor import Inverted, Predictor
 from cogedit.models.rotary import image_rotary_emb
 from cogedit.types import ReconstructSettings, WindowPlan
 
@@ -44,13 +45,10 @@ def test_a_layer_that_is_left_out_is_one_without_a_reference(golden_pipeline, la
     table = golden_pipeline.scheduler.alphas_cumprod
     steps = []
     found = probe_levels(
-        transformer,
-        REFERENCE,
+        Predictor(transformer, table, EMBEDS),
+        Inverted(REFERENCE, (CAPTION,)),
         settings,
         samples=SAMPLES,
-        inversion_prompt=CAPTION,
-        alphas_cumprod=table,
-        embeds=EMBEDS,
         num_together=num_together,
         on_step=steps.append,
     )
@@ -90,18 +88,17 @@ def test_a_layer_that_is_left_out_is_one_without_a_reference(golden_pipeline, la
 
 def test_of_a_long_clip_the_first_window_is_probed(golden_pipeline):
     windows = WindowPlan(length=2, overlap=1, shift=0)
+    table = golden_pipeline.scheduler.alphas_cumprod
+    predictor = Predictor(golden_pipeline.transformer, table, EMBEDS)
     short = Trajectory(REFERENCE.samples[:, :, :2], REFERENCE.latents[:, :2], LEVELS)
     long = replace(REFERENCE, windows=windows)
 
     def probed(reference, samples):
         return probe_levels(
-            golden_pipeline.transformer,
-            reference,
+            predictor,
+            Inverted(reference, (CAPTION,)),
             short_edit(ReconstructSettings(PROMPT), len(LEVELS)),
             samples=samples,
-            inversion_prompt=CAPTION,
-            alphas_cumprod=golden_pipeline.scheduler.alphas_cumprod,
-            embeds=EMBEDS,
             num_together=14,
         )
 

@@ -14,6 +14,7 @@ from cogedit.models.attention import Injection
 from cogedit.models.auto_mask import find_masks, mask_levels
 from cogedit.models.denoiser import Denoiser
 from cogedit.models.forward import run_rows
+from cogedit.models.predictor import Inverted, Predictor
 from cogedit.models.rows import EditPrompts
 from cogedit.models.sampling import edit_latents, invert_latents
 from cogedit.types import InvertSettings, ReconstructSettings, WindowPlan
@@ -28,18 +29,12 @@ WEIGHTS = {
 
 
 @pytest.fixture(scope="module")
-def transformer(golden_pipeline):
-    return golden_pipeline.transformer
-
-
-@pytest.fixture(scope="module")
 def model(golden_pipeline):
     generator = torch.Generator().manual_seed(3)
     table = torch.randn(len(TEXTS) + 1, 16, 32, generator=generator)
-    return {
-        "alphas_cumprod": golden_pipeline.scheduler.alphas_cumprod,
-        "embeds": {text: table[[k]] for k, text in enumerate([*TEXTS, ""])},
-    }
+    embeds = {text: table[[k]] for k, text in enumerate([*TEXTS, ""])}
+    noise = golden_pipeline.scheduler.alphas_cumprod
+    return Predictor(golden_pipeline.transformer, noise, embeds)
 
 
 @pytest.fixture(scope="module")
@@ -53,16 +48,14 @@ def inversion():
 
 
 @pytest.fixture(scope="module")
-def inverted(transformer, model, latents, inversion):
-    return invert_latents(transformer, latents, [inversion], windows=WINDOWS, **model)
+def inverted(model, latents, inversion):
+    return invert_latents(model, latents, [inversion], windows=WINDOWS)
 
 
 @pytest.fixture(scope="module")
-def edit(transformer, model):
+def edit(model):
     def run(reference, settings, **options):
-        return edit_latents(
-            transformer, reference, [settings], inversion_prompts=["a dog"], **model, **options
-        )
+        return edit_latents(model, Inverted(reference, ("a dog",)), [settings], **options)
 
     return run
 
@@ -78,47 +71,45 @@ def over_both(ask, *samples, timestep):
     return joined
 
 
-def denoiser(transformer, model, prompts, **options):
-    table = torch.cat([model["embeds"][text] for text in TEXTS])
-    return Denoiser(transformer, embeds=table, prompts=[prompts], **options)
+def denoiser(model, prompts, **options):
+    table = model.embeds_of(TEXTS)
+    return Denoiser(model.transformer, embeds=table, prompts=[prompts], **options)
 
 
 def visited(inverted, model, **subset):
-    table = tuple(model["alphas_cumprod"].double().tolist())
+    table = tuple(model.alphas_cumprod.double().tolist())
     return Schedule(table, tuple(reversed(inverted.timesteps))).subset(
         subset.get("steps"), start_step=0
     )
 
 
-def test_an_inversion(transformer, model, latents, inversion):
+def test_an_inversion(model, latents, inversion):
     settings = replace(inversion, inverse="upstream")
-    found = invert_latents(transformer, latents, [settings], windows=WINDOWS, **model)
-    one, x = denoiser(transformer, model, EditPrompts(1, None, 1, 1)), latents
-    schedule = Schedule.trailing(model["alphas_cumprod"], 6)
+    found = invert_latents(model, latents, [settings], windows=WINDOWS)
+    one, x = denoiser(model, EditPrompts(1, None, 1, 1)), latents
+    schedule = Schedule.trailing(model.alphas_cumprod, 6)
     for s, t in schedule.inversion_steps():
         v = over_both(lambda part, t=t: one.velocity(part, t), x, timestep=t)
         x = ddim_step(v, x, schedule=schedule, t_from=s, t_to=t)
         assert torch.allclose(found.at(t), x, atol=1e-4)
     assert {moves_windows(t) for t in schedule.timesteps} == {False, True}
-    whole = invert_latents(transformer, latents, [settings], **model)
+    whole = invert_latents(model, latents, [settings])
     assert not torch.allclose(found.noise, whole.noise, atol=1e-2)
 
 
 @pytest.mark.parametrize("windows", [WindowPlan(5, 2, 1), WindowPlan(13, 4, 4)])
 def test_a_clip_that_one_window_holds_has_the_bits_of_one_pass(
-    transformer, model, latents, inversion, edit, windows
+    model, latents, inversion, edit, windows
 ):
     settings = ReconstructSettings("a fox", guidance_scale=3.0)
-    alone = invert_latents(transformer, latents, [inversion], **model)
-    held = invert_latents(transformer, latents, [inversion], windows=windows, **model)
+    alone = invert_latents(model, latents, [inversion])
+    held = invert_latents(model, latents, [inversion], windows=windows)
     assert torch.equal(held.samples, alone.samples)
     assert torch.equal(edit(held, settings), edit(alone, settings))
 
 
 @pytest.mark.parametrize("steps", [None, 3])
-def test_an_edit_with_guidance_injection_and_mask(
-    transformer, model, latents, inverted, edit, steps
-):
+def test_an_edit_with_guidance_injection_and_mask(model, latents, inverted, edit, steps):
     settings = ReconstructSettings(
         "a fox",
         negative_prompt="blurred",
@@ -132,7 +123,6 @@ def test_an_edit_with_guidance_injection_and_mask(
     mask[1:4, :, 2:6, 3:9] = 1
     schedule = visited(inverted, model, steps=steps)
     one = denoiser(
-        transformer,
         model,
         EditPrompts(0, 2, 1, 1),
         guidance_scale=3.0,
@@ -140,7 +130,7 @@ def test_an_edit_with_guidance_injection_and_mask(
         injection=Injection.of(settings, 1.0),
     )
     x = inverted.noise
-    with run_rows(transformer):
+    with run_rows(model.transformer):
         for t, s in schedule.denoising_steps():
             samples = [x, inverted.at(t)] if t in schedule.window(0.0, 0.5) else [x]
             v = over_both(
@@ -153,7 +143,7 @@ def test_an_edit_with_guidance_injection_and_mask(
     assert not torch.allclose(found, edit(replace(inverted, windows=None), settings)[-1], atol=1e-2)
 
 
-def test_a_flow(transformer, model, latents, inverted, edit):
+def test_a_flow(model, latents, inverted, edit):
     settings = ReconstructSettings(
         "a fox",
         method="flow",
@@ -164,11 +154,11 @@ def test_a_flow(transformer, model, latents, inverted, edit):
     )
     schedule = visited(inverted, model)
     options = {"guidance_scale": 3.0, "injection": Injection.of(settings, 1.0)}
-    one = denoiser(transformer, model, EditPrompts(0, 2, 1, 1), **options)
-    source = denoiser(transformer, model, EditPrompts(1, None, 1, 1))
+    one = denoiser(model, EditPrompts(0, 2, 1, 1), **options)
+    source = denoiser(model, EditPrompts(1, None, 1, 1))
     settings = replace(settings, negative_prompt="blurred")
     offset = torch.zeros_like(latents)
-    with run_rows(transformer):
+    with run_rows(model.transformer):
         for t, s in schedule.denoising_steps():
             x_source = inverted.at(t)
             x_edit = x_source + schedule.alpha_cumprod(t) ** 0.5 * offset
@@ -192,30 +182,22 @@ def test_a_flow_of_one_text_returns_the_source_bit_for_bit(inverted, edit):
     assert all(torch.equal(sample, inverted.latents) for sample in found)
 
 
-def test_an_automatic_mask(transformer, model, inverted):
+def test_an_automatic_mask(model, inverted):
     settings = ReconstructSettings("a fox", auto_mask=True, auto_mask_threshold=0.95)
-    edit, source = (
-        denoiser(transformer, model, EditPrompts(k, None, k, k)).velocity for k in (0, 1)
-    )
+    edit, source = (denoiser(model, EditPrompts(k, None, k, k)).velocity for k in (0, 1))
     differences = [
         over_both(lambda part, t=t: edit(part, t) - source(part, t), inverted.at(t), timestep=t)
         for t in mask_levels(inverted.timesteps)
     ]
     expected = difference_mask(differences, threshold=settings.auto_mask_threshold)
-    found = find_masks(
-        transformer,
-        inverted,
-        [settings],
-        inversion_prompts=["a dog"],
-        embeds=model["embeds"],
-    )
+    found = find_masks(model, Inverted(inverted, ("a dog",)), [settings])
     assert torch.equal(found, expected)
     assert 0 < found.mean() < 1
 
 
-def test_two_clips_at_once_are_two_clips(transformer, model, latents, inversion, inverted):
+def test_two_clips_at_once_are_two_clips(model, latents, inversion, inverted):
     both = torch.cat([latents.flip(1), latents])
-    found = invert_latents(transformer, both, [inversion] * 2, windows=WINDOWS, **model)
+    found = invert_latents(model, both, [inversion] * 2, windows=WINDOWS)
     assert torch.allclose(found.samples[:, 1:], inverted.samples, atol=1e-4)
 
 

@@ -36,6 +36,7 @@ from cogedit.models.kernels import (
 )
 from cogedit.models.loading import alphas_cumprod, load_transformer, load_vae
 from cogedit.models.placement import on_device, place, store_weights
+from cogedit.models.predictor import Inverted, Predictor
 from cogedit.models.rotary import image_rotary_emb
 from cogedit.models.sampling import edit_latents, invert_latents
 from cogedit.models.vae import decode_latents, decode_pieces, encode_frames
@@ -338,21 +339,17 @@ def test_an_inversion_and_an_edit_agree_with_the_cpus(inverse):
     results = []
     for device in (torch.device("cpu"), CUDA):
         transformer = load_transformer(checkpoint, device=device, dtype=torch.float32)
+        predictor = Predictor(transformer, alphas_cumprod(checkpoint), embeds)
         trajectory = invert_latents(
-            transformer,
+            predictor,
             latents.to(device),
             [InvertSettings(num_inference_steps=6, inverse=inverse)],
-            alphas_cumprod=alphas_cumprod(checkpoint),
-            embeds=embeds,
         )
         assert trajectory.noise.device.type == "cpu"  # where they wait, and take no GPU memory
         edits = edit_latents(
-            transformer,
-            trajectory,
+            predictor,
+            Inverted(trajectory),
             [ReconstructSettings(prompt="a cat", start_noise=0.2, guidance_scale=2.0)],
-            inversion_prompts=[""],
-            alphas_cumprod=alphas_cumprod(checkpoint),
-            embeds=embeds,
         )
         results.append((trajectory.noise, edits[-1].cpu()))
     for on_gpu, on_cpu in zip(results[1], results[0], strict=True):
@@ -370,18 +367,18 @@ def test_a_pass_takes_the_memory_that_was_counted(wide_transformer, part):
     generator = torch.Generator().manual_seed(5)
     latents = torch.randn(1, frames, 16, height, width, generator=generator)
     embeds = {text: torch.randn(1, TEXT_TOKENS, 4096, generator=generator) for text in ("", "fox")}
-    shared = {"alphas_cumprod": make_scheduler().alphas_cumprod, "embeds": embeds}
+    predictor = Predictor(transformer, make_scheduler().alphas_cumprod, embeds)
     sizes = TransformerSizes.of(dict(transformer.config))
     inversion, edit = InvertSettings(num_inference_steps=2), ReconstructSettings(prompt="fox")
     torch.cuda.reset_peak_memory_stats()
     if part == "invert":
         work = inversion_work(inversion, sizes, LATENT_SHAPE)
-        invert_latents(transformer, latents.to(CUDA), [inversion], **shared)
+        invert_latents(predictor, latents.to(CUDA), [inversion])
     else:
         work = edit_work([edit], inversion, sizes, LATENT_SHAPE)
-        schedule = Schedule.trailing(shared["alphas_cumprod"], 2)
+        schedule = Schedule.trailing(predictor.alphas_cumprod, 2)
         source = Trajectory.of(torch.stack([latents, latents]), latents, schedule)
-        edit_latents(transformer, source, [edit], inversion_prompts=[""], **shared)
+        edit_latents(predictor, Inverted(source), [edit])
     taken = torch.cuda.max_memory_allocated() - weights
     counted = activation_bytes(sizes, LATENT_SHAPE, work, item_size=2, device="cuda")
     print(f"{part}: {taken / 1e9:.2f} GB taken, {counted / 1e9:.2f} GB counted")
@@ -422,23 +419,17 @@ def test_what_the_gpu_holds_does_not_grow_with_the_steps():
     generator = torch.Generator().manual_seed(5)
     latents = torch.randn(1, 3, 16, 8, 12, generator=generator)
     embeds = {text: torch.randn(1, 226, 32, generator=generator) for text in ("", "a cat")}
+    predictor = Predictor(transformer, alphas_cumprod(checkpoint), embeds)
     peaks = []
     for num_steps in (6, 6, 24):  # the first also makes what stays
         torch.cuda.reset_peak_memory_stats()
         trajectory = invert_latents(
-            transformer,
-            latents.to(CUDA),
-            [InvertSettings(num_inference_steps=num_steps)],
-            alphas_cumprod=alphas_cumprod(checkpoint),
-            embeds=embeds,
+            predictor, latents.to(CUDA), [InvertSettings(num_inference_steps=num_steps)]
         )
         edit_latents(
-            transformer,
-            trajectory,
+            predictor,
+            Inverted(trajectory),
             [ReconstructSettings(prompt="a cat")],
-            inversion_prompts=[""],
-            alphas_cumprod=alphas_cumprod(checkpoint),
-            embeds=embeds,
             mask=torch.ones(3, 1, 8, 12),
         )
         peaks.append(torch.cuda.max_memory_allocated())

@@ -13,6 +13,7 @@ from cogedit.errors import ArtifactMismatch, UsageError
 from cogedit.lab.configurations import UPSTREAM_EDIT
 from cogedit.models.attention import Injection
 from cogedit.models.denoiser import Denoiser
+from cogedit.models.predictor import Inverted, Predictor
 from cogedit.models.rows import EditPrompts
 from cogedit.models.sampling import edit_latents, invert_latents
 from cogedit.types import InvertSettings, ReconstructSettings, TransformerSettings
@@ -25,24 +26,20 @@ PLAIN = replace(UPSTREAM_EDIT, guidance_scale=1.0, start="inverted", injection_s
 
 @pytest.fixture(scope="module")
 def model(golden, golden_pipeline):
-    """What both functions need of a model."""
     generator = torch.Generator().manual_seed(9)
-    return {
-        "alphas_cumprod": golden_pipeline.scheduler.alphas_cumprod,
-        "embeds": {
-            "": golden["negative_prompt_embeds"][:, :TOKENS],
-            PROMPT: golden["prompt_embeds"][:, :TOKENS],
-            CAPTION: torch.randn(1, TOKENS, 32, generator=generator),
-        },
+    embeds = {
+        "": golden["negative_prompt_embeds"][:, :TOKENS],
+        PROMPT: golden["prompt_embeds"][:, :TOKENS],
+        CAPTION: torch.randn(1, TOKENS, 32, generator=generator),
     }
+    table = golden_pipeline.scheduler.alphas_cumprod
+    return Predictor(golden_pipeline.transformer, table, embeds)
 
 
 @pytest.fixture(scope="module")
-def invert(golden, golden_pipeline, model):
+def invert(golden, model):
     def run(settings, **options):
-        return invert_latents(
-            golden_pipeline.transformer, golden["latents"], [settings], **model, **options
-        )
+        return invert_latents(model, golden["latents"], [settings], **options)
 
     return run
 
@@ -53,16 +50,10 @@ def inverted(invert):
 
 
 @pytest.fixture(scope="module")
-def edit(golden_pipeline, model):
+def edit(model):
     def run(reference, settings, inversion_prompt="", **options):
-        return edit_latents(
-            golden_pipeline.transformer,
-            reference,
-            [settings],
-            inversion_prompts=[inversion_prompt],
-            **model,
-            **options,
-        )
+        inverted = Inverted(reference, (inversion_prompt,))
+        return edit_latents(model, inverted, [settings], **options)
 
     return run
 
@@ -206,11 +197,11 @@ def test_a_strength_that_changes_is_the_softmax_written_out(
         injection_steps=(0.1, 0.9),
         injection_tokens=tokens,
     )
-    bank = model["embeds"][PROMPT]
+    bank = model.embeds[PROMPT]
     denoiser = Denoiser(
         golden_pipeline.transformer, embeds=bank, prompts=[EditPrompts(0, None, 0, 0)]
     )
-    schedule = Schedule.trailing(model["alphas_cumprod"], 10)
+    schedule = Schedule.trailing(model.alphas_cumprod, 10)
     x = inverted.noise
     for step, (t, s) in enumerate(schedule.denoising_steps()):
         strength = first + (last - first) * (step / 10 - 0.1) / 0.8
@@ -265,12 +256,7 @@ def test_clips_of_a_batch_have_masks_of_their_own(golden_pipeline, inverted, mod
     masks = torch.zeros(2, 3, 1, 8, 12)
     masks[1] = 1
     first, second = edit_latents(
-        golden_pipeline.transformer,
-        both,
-        [replace(PLAIN, prompt=PROMPT)] * 2,
-        inversion_prompts=["", ""],
-        mask=masks,
-        **model,
+        model, Inverted(both, ("", "")), [replace(PLAIN, prompt=PROMPT)] * 2, mask=masks
     )[-1]
     assert torch.equal(first, inverted.latents[0])
     assert not torch.allclose(second, inverted.latents[0], atol=0.1)
@@ -356,13 +342,7 @@ def test_edits_of_one_clip_are_the_same_together_and_alone(
         )
         for prompt, seed in [(PROMPT, 1), (CAPTION, 1), (PROMPT, 2), ("", 2)]
     ]
-    together = edit_latents(
-        golden_pipeline.transformer,
-        inverted,
-        settings,
-        inversion_prompts=[CAPTION] * len(settings),
-        **model,
-    )
+    together = edit_latents(model, Inverted(inverted, (CAPTION,)), settings)
     assert len(together) == 4
     for number, one in enumerate(settings):
         alone = edit(inverted, one, CAPTION)[-1]
@@ -377,15 +357,12 @@ def test_the_last_step_alone(edit, inverted):
         assert torch.equal(last, edit(inverted, settings)[-1])
 
 
-def test_clips_and_edits_that_do_not_fit(golden_pipeline, inverted, model):
+def test_clips_and_edits_that_do_not_fit(inverted, model):
+    two = Inverted(inverted.repeated(2), ("", ""))
     with pytest.raises(ValueError, match="2 clips for 3 edits"):
-        edit_latents(
-            golden_pipeline.transformer,
-            inverted.repeated(2),
-            [PLAIN] * 3,
-            inversion_prompts=[""] * 3,
-            **model,
-        )
+        edit_latents(model, two, [PLAIN] * 3)
+    with pytest.raises(ValueError, match="3 prompts for 2 clips"):
+        replace(two, prompts=("", "", ""))
 
 
 @pytest.fixture
@@ -394,7 +371,7 @@ def rows_of(golden_pipeline, inverted, model):
     generator = torch.Generator().manual_seed(4)
     texts = [f"prompt {number}" for number in range(8)]
     embeds = {text: torch.randn(1, TOKENS, 32, generator=generator) for text in texts}
-    options = model | {"embeds": model["embeds"] | embeds}
+    known = replace(model, embeds=model.embeds | embeds)
     first = golden_pipeline.transformer.transformer_blocks[0].attn1
     base = replace(UPSTREAM_EDIT, num_inference_steps=2)
 
@@ -403,11 +380,9 @@ def rows_of(golden_pipeline, inverted, model):
         handle = first.to_v.register_forward_hook(lambda m, args, out: rows.append(len(args[0])))
         try:
             samples = edit_latents(
-                golden_pipeline.transformer,
-                inverted,
+                known,
+                Inverted(inverted, (CAPTION,)),
                 [replace(base, prompt=text, **changes) for text in texts[:count]],
-                inversion_prompts=[CAPTION] * count,
-                **options,
             )
         finally:
             handle.remove()
@@ -448,14 +423,11 @@ def test_a_flow_asks_for_the_source_once(rows_of):
 @pytest.mark.parametrize("max_rows", [1, 2, 5])
 def test_rows_in_chunks_give_the_same_edit(golden_pipeline, inverted, model, max_rows):
     settings = [ReconstructSettings(p, num_inference_steps=3) for p in (PROMPT, CAPTION)]
-    options = {"inversion_prompts": ["", ""], **model}
     at_once, in_chunks = (
         edit_latents(
-            golden_pipeline.transformer,
-            inverted,
+            replace(model, options=TransformerSettings(max_rows=rows)),
+            Inverted(inverted),
             settings,
-            options=TransformerSettings(max_rows=rows),
-            **options,
         )[-1]
         for rows in (100, max_rows)
     )

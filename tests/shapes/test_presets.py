@@ -35,14 +35,13 @@ def edit(pipeline, cases):
     faithful = find_configuration("faithful@caption").with_steps(STEPS)
     captions = [case.source_prompt for case in cases]
     latents = pipeline.encode([world.render(case.source) for case in cases])
-    trajectory = pipeline.invert(latents, faithful.inversion, captions)
+    inverted = pipeline.invert(latents, faithful.inversion, captions)
 
     def made(prompts, **changes):
         edited = pipeline.edit(
-            trajectory,
+            inverted,
             replace(faithful.reconstruct, **changes),
             prompts=prompts,
-            inversion_prompts=captions,
             seeds=range(COUNT),
         )
         return pipeline.decode(edited)
@@ -67,8 +66,8 @@ def test_the_default_inverts_better_than_upstream(pipeline):
 
     def kept(name, steps):
         inversion = find_configuration(name).with_steps(steps).inversion
-        trajectory = pipeline.invert(latents, inversion, captions)
-        [back] = pipeline.decode(pipeline.resample(trajectory, inversion, captions))
+        inverted = pipeline.invert(latents, inversion, captions)
+        [back] = pipeline.decode(pipeline.resample(inverted, inversion))
         return psnr(back, round_trip)
 
     # Fourteen levels and fifteen.
