@@ -326,11 +326,6 @@ def path_of(text: str | Path) -> Path:
         raise ValueError(f"there is no home folder {Path(text).parts[0]}") from error
 
 
-def as_path(path: str | Path | None) -> Path | None:
-    """Return what a caller may leave out, or write as text, as a path."""
-    return None if path is None else Path(path)
-
-
 def _of_python(value: object) -> object:
     """Return what NumPy's or PyTorch's numbers and arrays are as Python's own."""
     if isinstance(value, list | tuple):

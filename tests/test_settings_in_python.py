@@ -147,11 +147,13 @@ def test_what_a_call_returned_has_the_path(here: Path) -> None:
 
 
 def test_masks_and_first_frames_are_files(here: Path) -> None:
-    settings = resolve({"model": "shapes"})
-    for name in ("mask", "first_frame"):
-        given = {name: np.zeros((64, 64), np.uint8)}
+    video, settings = make_video(here / "clip.mp4"), resolve({"model": "shapes"})
+    for name in ("mask", "first_frame", "output"):
+        given = {"output": "out.mp4", name: np.zeros((64, 64), np.uint8)}
         with pytest.raises(UsageError, match=f"the {name.replace('_', ' ')} is a ndarray"):
-            cogedit.reconstruct(make_video(here / "clip.mp4"), "a cat", settings, **given)
+            cogedit.edit(video, "a cat", settings, **given)
+        with pytest.raises(UsageError, match=f"the {name.replace('_', ' ')} is a ndarray"):
+            cogedit.reconstruct(video, "a cat", settings, **given)
 
 
 def test_a_comparison_says_what_is_wrong(here: Path) -> None:

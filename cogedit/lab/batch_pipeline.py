@@ -27,7 +27,7 @@ from cogedit.models.auto_mask import find_masks
 from cogedit.models.checkpoint import Checkpoint
 from cogedit.models.first_frame import encode_first_frame, make_condition
 from cogedit.models.loading import alphas_cumprod, load_text_encoder, load_transformer, load_vae
-from cogedit.models.predictor import Inverted, Predictor
+from cogedit.models.predictor import InvertedClips, Predictor
 from cogedit.models.prompts import embed_prompts
 from cogedit.models.sampling import edit_latents, invert_latents
 from cogedit.types import ReconstructSettings
@@ -91,7 +91,7 @@ class BatchPipeline:
         captions: Sequence[str],
         *,
         condition: Tensor | None = None,
-    ) -> Inverted:
+    ) -> InvertedClips:
         """Invert clean latents [N, F', C, H', W'] as the stage does; one trajectory on the CPU."""
         prompts = inversion.prompts(captions)
         trajectory = invert_latents(
@@ -101,16 +101,16 @@ class BatchPipeline:
             condition=condition,
             windows=inversion.windows,
         )
-        return Inverted(trajectory, tuple(prompts), condition)
+        return InvertedClips(trajectory, tuple(prompts), condition)
 
-    def resample(self, inverted: Inverted, inversion: Inversion) -> Tensor:
+    def resample(self, inverted: InvertedClips, inversion: Inversion) -> Tensor:
         """Sample from the inverted noise under the inversion's prompts, at guidance 1."""
         plain, prompts = inversion.settings.resampling, inverted.prompts
         return self.edit(inverted, plain, prompts=prompts, seeds=[plain.seed] * len(prompts))
 
     def edit(
         self,
-        inverted: Inverted,
+        inverted: InvertedClips,
         settings: ReconstructSettings,
         *,
         prompts: Sequence[str],
@@ -149,7 +149,7 @@ class BatchPipeline:
 
     def find_masks(
         self,
-        inverted: Inverted,
+        inverted: InvertedClips,
         settings: ReconstructSettings,
         *,
         prompts: Sequence[str],

@@ -25,7 +25,7 @@ from cogedit.lab.quality_tables import CEILING, COPY, FLOOR
 from cogedit.lab.report import notify
 from cogedit.media.contact_sheet import SheetRow
 from cogedit.media.metrics import psnr
-from cogedit.models.predictor import Inverted
+from cogedit.models.predictor import InvertedClips
 from cogedit.models.quiet import quiet_imports
 from cogedit.types import WindowPlan
 
@@ -139,7 +139,7 @@ class Evaluation:
         round_trips: Sequence[Levels],
         *,
         condition: Tensor | None,
-    ) -> Inverted:
+    ) -> InvertedClips:
         """Invert the source clips and measure how well they come back."""
         inverted = self._pipeline.invert(latents, inversion, captions, condition=condition)
         decoded = self._pipeline.decode(self._pipeline.resample(inverted, inversion))
@@ -153,7 +153,7 @@ class Evaluation:
     def _edit(
         self,
         configuration: Configuration,
-        inverted: Inverted,
+        inverted: InvertedClips,
         answers: Sequence[Answer],
     ) -> tuple[list[Levels], Tensor | None]:
         """Return the edited clips, and their masks [N, F, H, W] if they have any."""

@@ -22,7 +22,7 @@ from cogedit.models.cost import (
     edit_work,
     inversion_work,
 )
-from cogedit.models.predictor import Inverted
+from cogedit.models.predictor import InvertedClips
 from cogedit.models.rows import EditPrompts, plan_rows
 from cogedit.models.sampling import edit_latents, invert_latents
 from cogedit.progress import OnStep
@@ -116,7 +116,7 @@ def run_edits(
     if not job.as_written:
         return edit_latents(
             inputs.predictor,
-            Inverted(inverted, (job.invert.prompt,)),
+            InvertedClips(inverted, (job.invert.prompt,)),
             [replace(job.reconstruct, prompt=prompt) for prompt in prompts],
             keep_steps=False,
             on_step=on_step,

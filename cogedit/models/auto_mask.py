@@ -9,7 +9,7 @@ from torch import Tensor
 from cogedit.diffusion.latent_mask import difference_mask
 from cogedit.models.denoiser import Denoiser
 from cogedit.models.forward import run_rows
-from cogedit.models.predictor import Inverted, Predictor
+from cogedit.models.predictor import InvertedClips, Predictor
 from cogedit.models.rows import EditPrompts
 from cogedit.types import ReconstructSettings
 
@@ -24,7 +24,7 @@ is, and below a new background changes only the background's own texture.
 
 def find_masks(
     predictor: Predictor,
-    inverted: Inverted,
+    inverted: InvertedClips,
     settings: Sequence[ReconstructSettings],
     *,
     condition: Tensor | None = None,

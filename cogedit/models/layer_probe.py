@@ -40,7 +40,7 @@ from cogedit.types import InvertSettings, ReconstructSettings, WindowPlan
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cogedit.models.predictor import Inverted, Predictor
+    from cogedit.models.predictor import InvertedClips, Predictor
     from cogedit.progress import OnStep
 
 NUM_STEPS = 10
@@ -91,7 +91,7 @@ def probed_steps(settings: ReconstructSettings, schedule: Schedule) -> tuple[int
 
 def probe_levels(
     predictor: Predictor,
-    inverted: Inverted,
+    inverted: InvertedClips,
     settings: ReconstructSettings,
     *,
     samples: Tensor,

@@ -44,7 +44,7 @@ class Predictor:
 
 
 @dataclass(frozen=True)
-class Inverted:
+class InvertedClips:
     """B clips as they were inverted: what their edits start from and attend to.
 
     Attributes:
@@ -65,7 +65,7 @@ class Inverted:
                 f"{len(self.prompts)} prompts for {len(self.trajectory.latents)} clips"
             )
 
-    def repeated(self, count: int) -> Inverted:
+    def repeated(self, count: int) -> InvertedClips:
         """Return one clip as `count` equal ones, without a copy."""
         trajectory = self.trajectory.repeated(count)
         return replace(self, trajectory=trajectory, prompts=self.prompts * count)

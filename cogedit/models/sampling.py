@@ -20,7 +20,7 @@ from cogedit.models.attention import Injection
 from cogedit.models.denoiser import Denoiser
 from cogedit.models.device import compute_device
 from cogedit.models.forward import run_rows
-from cogedit.models.predictor import Inverted, Predictor
+from cogedit.models.predictor import InvertedClips, Predictor
 from cogedit.models.rows import (
     EditPrompts,
     edit_prompts,
@@ -112,7 +112,7 @@ def invert_latents(
 
 def edit_latents(
     predictor: Predictor,
-    inverted: Inverted,
+    inverted: InvertedClips,
     settings: Sequence[ReconstructSettings],
     *,
     condition: Tensor | None = None,
@@ -217,7 +217,7 @@ class _Edits:
     def __init__(
         self,
         predictor: Predictor,
-        inverted: Inverted,
+        inverted: InvertedClips,
         settings: Sequence[ReconstructSettings],
         condition: Tensor | None,
         on_window: OnWindow | None,

@@ -1,4 +1,4 @@
-"""What every call of the Python API begins with: a path, and settings."""
+"""What calls of the Python API begin with: paths, and settings."""
 
 from __future__ import annotations
 
@@ -34,7 +34,13 @@ def path_given(name: str, value: str | Path) -> Path:
     if hasattr(value, "path"):  # what a call returned
         hint = "pass its `.path` on"
     elif hasattr(value, "shape"):
-        hint = "cogedit.write_clip(frames, path, fps=8) writes frames that are in memory"
+        hint = "cogedit.write_clip(frames, path, fps=8) writes frames that are in memory, and "
+        hint += "PIL.Image.fromarray(picture).save(path) one picture"
     raise UsageError(
         f"{name} is a {type(value).__name__}, expected the path of a file or folder", hint=hint
     )
+
+
+def as_path(value: str | Path | None, name: str = "the output") -> Path | None:
+    """Return a path that a caller may also leave out; UsageError as `path_given`."""
+    return None if value is None else path_given(name, value)

@@ -22,13 +22,12 @@ from cogedit.config import Settings
 from cogedit.errors import StorageError, UsageError
 from cogedit.media.images import VIDEO_OR_PICTURE
 from cogedit.places import Output, is_folder_name
-from cogedit.schema import as_path
-from cogedit.stages.arguments import source_of
+from cogedit.stages.arguments import as_path, source_of
 from cogedit.stages.claim import claim
 from cogedit.stages.decode import check_composite
 from cogedit.stages.encode import encode
 from cogedit.stages.export import check_export, encoding_for, export, is_exported
-from cogedit.stages.given import Given, options_for, take_given
+from cogedit.stages.given import Given, check_given, options_for, take_given
 from cogedit.stages.invert import invert
 from cogedit.stages.inverted import levels_of, trajectory_for
 from cogedit.stages.load import load
@@ -74,7 +73,8 @@ def edit(
         The videos, in the order of the prompts, named after source, prompt and content key.
     """
     video, run = source_of(video, settings), run or Run()
-    source_video = as_path(source_video)
+    source_video = as_path(source_video, "the source video")
+    check_given(mask, first_frame)
     options = options_for(prompts, settings, first_frame=first_frame)
 
     # 1. Refuse now what could not be computed, shown or written afterwards.

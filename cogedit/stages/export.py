@@ -28,8 +28,7 @@ from cogedit.media.restore import needs_own_frames
 from cogedit.media.sound import choose_audio
 from cogedit.media.stream import FrameStream
 from cogedit.media.writer import AudioSource, write_video
-from cogedit.schema import as_path
-from cogedit.stages.arguments import source_of
+from cogedit.stages.arguments import as_path, source_of
 from cogedit.stages.claim import claim
 from cogedit.stages.decode import composite_for
 from cogedit.stages.full_rate import frame_numbers, own_rate, takes_every_frame
@@ -104,7 +103,7 @@ def export(
         VideoError: The source video is needed and was not found.
         StorageError: The video cannot be written.
     """
-    output, source_video = as_path(output), as_path(source_video)
+    output, source_video = as_path(output), as_path(source_video, "the source video")
     job = _job(
         source_of(source, settings), settings, output=output, run=run or Run(), read=[source_video]
     )

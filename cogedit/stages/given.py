@@ -11,7 +11,7 @@ from cogedit.errors import UsageError
 from cogedit.media.masks import GivenMask
 from cogedit.models.checkpoint import Checkpoint
 from cogedit.sources import PictureSource
-from cogedit.stages.arguments import path_given
+from cogedit.stages.arguments import as_path
 from cogedit.stages.first_frame import GivenFirstFrame, take_first_frame
 from cogedit.stages.mask import take_mask
 from cogedit.types import ReconstructSettings
@@ -30,6 +30,12 @@ class Given:
         return None if self.first_frame is None else self.first_frame.source
 
 
+def check_given(mask: str | Path | None, first_frame: str | Path | None) -> None:
+    """Raise `UsageError` where one of them is an array or the like, and no file."""
+    as_path(mask, "the mask")
+    as_path(first_frame, "the first frame")
+
+
 def take_given(
     video: Path,
     settings: Settings,
@@ -39,9 +45,7 @@ def take_given(
     first_frame: str | Path | None,
 ) -> Given:
     """Identify the files that a run is given; errors are those of the two functions."""
-    for name, file in (("the mask", mask), ("the first frame", first_frame)):
-        if file is not None:
-            path_given(name, file)
+    check_given(mask, first_frame)
     return Given(
         take_mask(mask, settings), take_first_frame(first_frame, video, settings, checkpoint)
     )

@@ -26,8 +26,7 @@ from cogedit.media.metrics import psnr
 from cogedit.models.checkpoint import Checkpoint
 from cogedit.models.cost import TransformerSizes, edit_work, inversion_work, latent_shape
 from cogedit.progress import StepInfo, WindowProgress
-from cogedit.schema import as_path
-from cogedit.stages.arguments import source_of
+from cogedit.stages.arguments import as_path, source_of
 from cogedit.stages.artifact_output import check_artifact
 from cogedit.stages.claim import claim
 from cogedit.stages.edit_notes import inversion_notes

@@ -22,9 +22,8 @@ from cogedit.media.reader import DecordFailed, read_clip
 from cogedit.media.timing import Timing
 from cogedit.models.checkpoint import NotCachedError
 from cogedit.models.geometry import TRAINED_FPS, TRAINED_FPS_15
-from cogedit.schema import as_path
 from cogedit.sources import SourceVideo
-from cogedit.stages.arguments import source_of
+from cogedit.stages.arguments import as_path, source_of
 from cogedit.stages.artifact_output import check_artifact
 from cogedit.stages.claim import claim
 from cogedit.stages.model import checkpoint_for, takes_first_frame

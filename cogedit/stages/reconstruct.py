@@ -13,13 +13,13 @@ from cogedit.config import Settings, check_settings
 from cogedit.diffusion.schedule import visited
 from cogedit.errors import UsageError
 from cogedit.models.checkpoint import Checkpoint
-from cogedit.schema import as_path, show_value
-from cogedit.stages.arguments import source_of
+from cogedit.schema import show_value
+from cogedit.stages.arguments import as_path, source_of
 from cogedit.stages.artifact_output import check_artifact
 from cogedit.stages.claim import claim
 from cogedit.stages.edit_notes import no_effect_notes, source_prompt_notes
 from cogedit.stages.edit_records import edits_described
-from cogedit.stages.given import Given, options_for, take_given
+from cogedit.stages.given import Given, check_given, options_for, take_given
 from cogedit.stages.inverted import Inverted, levels_of, trajectory_for
 from cogedit.stages.mask import is_mask_video, place_of_mask, show_mask
 from cogedit.stages.model import check_same_model, checkpoint_for
@@ -92,6 +92,7 @@ def reconstruct(
         ArtifactError: The source is of a later kind, of another model, or damaged.
     """
     source, output, run = source_of(source, settings), as_path(output), run or Run()
+    check_given(mask, first_frame)
     options = options_for(prompts, settings, first_frame=first_frame)
     inputs = [source, mask, first_frame, *settings.read_files]
     check_artifact(output, inputs=inputs, num_edits=len(options), run=run)

@@ -11,13 +11,13 @@ from cogedit.diffusion.trajectory import Trajectory
 from cogedit.errors import ArtifactMismatch
 from cogedit.models.checkpoint import Checkpoint
 from cogedit.models.loading import alphas_cumprod
-from cogedit.models.predictor import Inverted
+from cogedit.models.predictor import InvertedClips
 from cogedit.models.sampling import inversion_schedule
 from cogedit.stages.first_frame import condition_of
 from cogedit.types import WindowPlan
 
 
-def open_trajectory(path: Path, checkpoint: Checkpoint) -> tuple[TrajectoryRecord, Inverted]:
+def open_trajectory(path: Path, checkpoint: Checkpoint) -> tuple[TrajectoryRecord, InvertedClips]:
     """Open the trajectory of a checkpoint's inversion, which is read by timestep.
 
     Raises:
@@ -37,7 +37,7 @@ def open_trajectory(path: Path, checkpoint: Checkpoint) -> tuple[TrajectoryRecor
         )
     _check_windows(path, record.windows, checkpoint.geometry.patch_size_t or 1)
     condition = condition_of(tensors["first_frame"], record) if has_first_frame(record) else None
-    return record, Inverted(trajectory, (record.settings.prompt,), condition)
+    return record, InvertedClips(trajectory, (record.settings.prompt,), condition)
 
 
 def _check_windows(path: Path, windows: WindowPlan | None, step: int) -> None:

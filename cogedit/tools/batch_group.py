@@ -10,7 +10,7 @@ from typing import Literal
 from cogedit.artifacts import EditRecord
 from cogedit.artifacts.locks import MAX_FOLDERS
 from cogedit.errors import CogeditError, Interrupted, memory_expected
-from cogedit.schema import as_path
+from cogedit.stages.arguments import as_path
 from cogedit.stages.claim import claim
 from cogedit.stages.edit import check_edit, export_edit, names_video
 from cogedit.stages.given import Given, take_given

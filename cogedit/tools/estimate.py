@@ -16,13 +16,12 @@ from cogedit.artifacts import (
 )
 from cogedit.config import Settings
 from cogedit.media.masks import check_mask
-from cogedit.schema import as_path
-from cogedit.stages.arguments import source_of
+from cogedit.stages.arguments import as_path, source_of
 from cogedit.stages.artifact_output import check_artifact
 from cogedit.stages.edit_notes import inversion_notes, no_effect_notes, source_prompt_notes
 from cogedit.stages.edit_records import as_recorded, edits_described
 from cogedit.stages.existing import all_exist, follow
-from cogedit.stages.given import take_given
+from cogedit.stages.given import check_given, take_given
 from cogedit.stages.invert import check_inversion_settings, trajectory_record
 from cogedit.stages.inverted import levels_of
 from cogedit.stages.model import check_transformer, checkpoint_for
@@ -68,6 +67,7 @@ def estimate(
         CogeditError: As the run, where that can be known beforehand.
     """
     source, output, run = source_of(source, settings), as_path(output), run or Run()
+    check_given(mask, first_frame)
     check_transformer(settings, download=False)
     checkpoint = checkpoint_for(settings, download=False)
     edits: list[ReconstructSettings] = []

@@ -18,11 +18,10 @@ from cogedit.media.contact_sheet import SheetRow, draw_sheet
 from cogedit.media.metrics import flicker, mean_change, psnr
 from cogedit.media.stream import FrameFile
 from cogedit.media.writer import save_png
-from cogedit.schema import as_path
-from cogedit.stages.arguments import source_of
+from cogedit.stages.arguments import as_path, source_of
 from cogedit.stages.claim import claim
 from cogedit.stages.decode import decode, decode_source
-from cogedit.stages.given import take_given
+from cogedit.stages.given import check_given, take_given
 from cogedit.stages.inverted import levels_of, trajectory_for
 from cogedit.stages.model import checkpoint_for
 from cogedit.stages.reconstruct import check_edits, expect_prompts, make_edits
@@ -87,6 +86,7 @@ def sweep(
         CogeditError: As `reconstruct` and `export`.
     """
     source, output, run = source_of(source, settings), as_path(output), run or Run()
+    check_given(mask, first_frame)
     check_sheet(output, inputs=[source, mask, first_frame], run=run)
     cells = parse_grid(vary)
     grid = edits_of(prompts, settings, cells, mask=mask, first_frame=first_frame)

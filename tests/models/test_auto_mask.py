@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cogedit.models.auto_mask import find_masks, mask_levels
-from cogedit.models.predictor import Inverted, Predictor
+from cogedit.models.predictor import InvertedClips, Predictor
 from cogedit.models.sampling import invert_latents
 from cogedit.types import InvertSettings, ReconstructSettings
 
@@ -24,7 +24,7 @@ def predictor(golden, golden_pipeline):
 def inverted(golden, predictor):
     both = torch.cat([golden["latents"], golden["latents"].flip(-1)])
     settings = [InvertSettings(num_inference_steps=10, inverse="upstream")] * 2
-    return Inverted(invert_latents(predictor, both, settings), ("", ""))
+    return InvertedClips(invert_latents(predictor, both, settings), ("", ""))
 
 
 def find(predictor, inverted, *prompts, **changes):

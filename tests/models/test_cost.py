@@ -30,7 +30,7 @@ from cogedit.models.cost import (
 from cogedit.models.device import DTYPES
 from cogedit.models.layer_probe import probe_levels, probe_work, short_edit
 from cogedit.models.loading import alphas_cumprod, load_text_encoder, load_transformer
-from cogedit.models.predictor import Inverted, Predictor
+from cogedit.models.predictor import InvertedClips, Predictor
 from cogedit.models.rows import rows_at_a_time
 from cogedit.models.sampling import edit_latents, inversion_schedule, invert_latents
 from cogedit.models.split import Division
@@ -337,7 +337,7 @@ def test_an_edit_against_the_counter(golden_model, changes, num_prompts):
     embeds = embeds_of("", "a", "b", "c")
     predictor = Predictor(transformer, alphas_cumprod(checkpoint), embeds)
     work = edit_work(asked, inversion, sizes, SHAPE)
-    run = partial(edit_latents, predictor, Inverted(reference), asked)
+    run = partial(edit_latents, predictor, InvertedClips(reference), asked)
     assert work.flops.total == pytest.approx(counted(run), rel=0.02)
 
 
@@ -351,7 +351,7 @@ def test_a_probe_against_the_counter(golden_model, num_together):
         4, 1, SHAPE[0], 16, *SHAPE[1:], generator=torch.Generator().manual_seed(1)
     )
     predictor = Predictor(transformer, alphas_cumprod(checkpoint), embeds_of("", "a"))
-    inverted = Inverted(Trajectory(samples, samples[0], (249, 499, 749, 999)))
+    inverted = InvertedClips(Trajectory(samples, samples[0], (249, 499, 749, 999)))
 
     def run():
         edited = edit_latents(predictor, inverted, [asked])

@@ -20,7 +20,7 @@ from cogedit.models.first_frame import encode_first_frame, make_condition
 from cogedit.models.forward import run_rows
 from cogedit.models.layer_probe import probe_levels, short_edit
 from cogedit.models.loading import load_transformer
-from cogedit.models.predictor import Inverted, Predictor
+from cogedit.models.predictor import InvertedClips, Predictor
 from cogedit.models.ranks import Ranks
 from cogedit.models.rotary import image_rotary_emb
 from cogedit.models.rows import EditPrompts
@@ -111,7 +111,7 @@ def test_plain_generation_is_that_of_diffusers(model):
     reference = Trajectory.of(noise.expand(num_steps, *noise.shape), noise, schedule)
     found = edit_latents(
         Predictor(transformer, table, EMBEDS),
-        Inverted(reference, (EMPTY,), condition),
+        InvertedClips(reference, (EMPTY,), condition),
         [replace(PLAIN, guidance_scale=3.0)],
     )[-1]
     assert found.shape == expected.shape
@@ -171,7 +171,7 @@ def test_an_edit_of_nothing_is_the_inversion_again(model):
     reference = invert_latents(
         predictor, draw(*source.shape, seed=6), [inversion], condition=source
     )
-    inverted = Inverted(reference, (EMPTY,), source)
+    inverted = InvertedClips(reference, (EMPTY,), source)
     flow = replace(PLAIN, prompt=EMPTY, method="flow", guidance_scale=1.0, injection_steps=(0, 0))
 
     def edit(*conditions, **options):
@@ -206,7 +206,7 @@ def test_a_probe_leaves_the_source_out_and_not_its_frame(model):
     edit = short_edit(replace(PLAIN, injection_strength=1.0), len(levels))
     found = probe_levels(
         Predictor(transformer, table, EMBEDS),
-        Inverted(reference, (EMPTY,), source),
+        InvertedClips(reference, (EMPTY,), source),
         edit,
         samples=samples,
         num_together=14,

@@ -16,7 +16,7 @@ from cogedit.models.layer_probe import (
     probed_steps,
     short_edit,
 )
-from cogedit.models.predictor import Inverted, Predictor
+from cogedit.models.predictor import InvertedClips, Predictor
 from cogedit.models.rotary import image_rotary_emb
 from cogedit.types import ReconstructSettings, WindowPlan
 
@@ -46,7 +46,7 @@ def test_a_layer_that_is_left_out_is_one_without_a_reference(golden_pipeline, la
     steps = []
     found = probe_levels(
         Predictor(transformer, table, EMBEDS),
-        Inverted(REFERENCE, (CAPTION,)),
+        InvertedClips(REFERENCE, (CAPTION,)),
         settings,
         samples=SAMPLES,
         num_together=num_together,
@@ -96,7 +96,7 @@ def test_of_a_long_clip_the_first_window_is_probed(golden_pipeline):
     def probed(reference, samples):
         return probe_levels(
             predictor,
-            Inverted(reference, (CAPTION,)),
+            InvertedClips(reference, (CAPTION,)),
             short_edit(ReconstructSettings(PROMPT), len(LEVELS)),
             samples=samples,
             num_together=14,

@@ -14,7 +14,7 @@ from cogedit.models.attention import Injection
 from cogedit.models.auto_mask import find_masks, mask_levels
 from cogedit.models.denoiser import Denoiser
 from cogedit.models.forward import run_rows
-from cogedit.models.predictor import Inverted, Predictor
+from cogedit.models.predictor import InvertedClips, Predictor
 from cogedit.models.rows import EditPrompts
 from cogedit.models.sampling import edit_latents, invert_latents
 from cogedit.types import InvertSettings, ReconstructSettings, WindowPlan
@@ -55,7 +55,7 @@ def inverted(model, latents, inversion):
 @pytest.fixture(scope="module")
 def edit(model):
     def run(reference, settings, **options):
-        return edit_latents(model, Inverted(reference, ("a dog",)), [settings], **options)
+        return edit_latents(model, InvertedClips(reference, ("a dog",)), [settings], **options)
 
     return run
 
@@ -190,7 +190,7 @@ def test_an_automatic_mask(model, inverted):
         for t in mask_levels(inverted.timesteps)
     ]
     expected = difference_mask(differences, threshold=settings.auto_mask_threshold)
-    found = find_masks(model, Inverted(inverted, ("a dog",)), [settings])
+    found = find_masks(model, InvertedClips(inverted, ("a dog",)), [settings])
     assert torch.equal(found, expected)
     assert 0 < found.mean() < 1
 

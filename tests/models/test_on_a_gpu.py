@@ -36,7 +36,7 @@ from cogedit.models.kernels import (
 )
 from cogedit.models.loading import alphas_cumprod, load_transformer, load_vae
 from cogedit.models.placement import on_device, place, store_weights
-from cogedit.models.predictor import Inverted, Predictor
+from cogedit.models.predictor import InvertedClips, Predictor
 from cogedit.models.rotary import image_rotary_emb
 from cogedit.models.sampling import edit_latents, invert_latents
 from cogedit.models.vae import decode_latents, decode_pieces, encode_frames
@@ -348,7 +348,7 @@ def test_an_inversion_and_an_edit_agree_with_the_cpus(inverse):
         assert trajectory.noise.device.type == "cpu"  # where they wait, and take no GPU memory
         edits = edit_latents(
             predictor,
-            Inverted(trajectory),
+            InvertedClips(trajectory),
             [ReconstructSettings(prompt="a cat", start_noise=0.2, guidance_scale=2.0)],
         )
         results.append((trajectory.noise, edits[-1].cpu()))
@@ -378,7 +378,7 @@ def test_a_pass_takes_the_memory_that_was_counted(wide_transformer, part):
         work = edit_work([edit], inversion, sizes, LATENT_SHAPE)
         schedule = Schedule.trailing(predictor.alphas_cumprod, 2)
         source = Trajectory.of(torch.stack([latents, latents]), latents, schedule)
-        edit_latents(predictor, Inverted(source), [edit])
+        edit_latents(predictor, InvertedClips(source), [edit])
     taken = torch.cuda.max_memory_allocated() - weights
     counted = activation_bytes(sizes, LATENT_SHAPE, work, item_size=2, device="cuda")
     print(f"{part}: {taken / 1e9:.2f} GB taken, {counted / 1e9:.2f} GB counted")
@@ -428,7 +428,7 @@ def test_what_the_gpu_holds_does_not_grow_with_the_steps():
         )
         edit_latents(
             predictor,
-            Inverted(trajectory),
+            InvertedClips(trajectory),
             [ReconstructSettings(prompt="a cat")],
             mask=torch.ones(3, 1, 8, 12),
         )

@@ -13,7 +13,7 @@ from cogedit.models.checkpoint import find_checkpoint
 from cogedit.models.kernels import attention, attention_with_lse
 from cogedit.models.loading import alphas_cumprod, load_text_encoder, load_transformer, load_vae
 from cogedit.models.placement import check_weights
-from cogedit.models.predictor import Inverted, Predictor
+from cogedit.models.predictor import InvertedClips, Predictor
 from cogedit.models.prompts import embed_prompts
 from cogedit.models.sampling import edit_latents, invert_latents
 from cogedit.models.vae import decode_latents, decode_pixels, encode_frames
@@ -37,15 +37,15 @@ def edited(checkpoint, device, edit):
     model = Predictor(transformer, alphas_cumprod(checkpoint), EMBEDS)
     settings = InvertSettings(num_inference_steps=4)
     trajectory = invert_latents(model, latents.to(device), [settings])
-    mask = find_masks(model, Inverted(trajectory), [edit])
-    samples = edit_latents(model, Inverted(trajectory), [edit], mask=mask)
+    mask = find_masks(model, InvertedClips(trajectory), [edit])
+    samples = edit_latents(model, InvertedClips(trajectory), [edit], mask=mask)
     # The same from a trajectory that is on the device.
     there = Trajectory(
         torch.stack([trajectory.at(t) for t in trajectory.timesteps]).to(device),
         trajectory.latents.to(device),
         trajectory.timesteps,
     )
-    again = edit_latents(model, Inverted(there), [edit], mask=mask)
+    again = edit_latents(model, InvertedClips(there), [edit], mask=mask)
     assert torch.equal(again[-1].cpu(), samples[-1])
     return trajectory.noise, samples[-1]
 

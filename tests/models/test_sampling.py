@@ -13,7 +13,7 @@ from cogedit.errors import ArtifactMismatch, UsageError
 from cogedit.lab.configurations import UPSTREAM_EDIT
 from cogedit.models.attention import Injection
 from cogedit.models.denoiser import Denoiser
-from cogedit.models.predictor import Inverted, Predictor
+from cogedit.models.predictor import InvertedClips, Predictor
 from cogedit.models.rows import EditPrompts
 from cogedit.models.sampling import edit_latents, invert_latents
 from cogedit.types import InvertSettings, ReconstructSettings, TransformerSettings
@@ -52,7 +52,7 @@ def inverted(invert):
 @pytest.fixture(scope="module")
 def edit(model):
     def run(reference, settings, inversion_prompt="", **options):
-        inverted = Inverted(reference, (inversion_prompt,))
+        inverted = InvertedClips(reference, (inversion_prompt,))
         return edit_latents(model, inverted, [settings], **options)
 
     return run
@@ -256,7 +256,7 @@ def test_clips_of_a_batch_have_masks_of_their_own(golden_pipeline, inverted, mod
     masks = torch.zeros(2, 3, 1, 8, 12)
     masks[1] = 1
     first, second = edit_latents(
-        model, Inverted(both, ("", "")), [replace(PLAIN, prompt=PROMPT)] * 2, mask=masks
+        model, InvertedClips(both, ("", "")), [replace(PLAIN, prompt=PROMPT)] * 2, mask=masks
     )[-1]
     assert torch.equal(first, inverted.latents[0])
     assert not torch.allclose(second, inverted.latents[0], atol=0.1)
@@ -342,7 +342,7 @@ def test_edits_of_one_clip_are_the_same_together_and_alone(
         )
         for prompt, seed in [(PROMPT, 1), (CAPTION, 1), (PROMPT, 2), ("", 2)]
     ]
-    together = edit_latents(model, Inverted(inverted, (CAPTION,)), settings)
+    together = edit_latents(model, InvertedClips(inverted, (CAPTION,)), settings)
     assert len(together) == 4
     for number, one in enumerate(settings):
         alone = edit(inverted, one, CAPTION)[-1]
@@ -358,7 +358,7 @@ def test_the_last_step_alone(edit, inverted):
 
 
 def test_clips_and_edits_that_do_not_fit(inverted, model):
-    two = Inverted(inverted.repeated(2), ("", ""))
+    two = InvertedClips(inverted.repeated(2), ("", ""))
     with pytest.raises(ValueError, match="2 clips for 3 edits"):
         edit_latents(model, two, [PLAIN] * 3)
     with pytest.raises(ValueError, match="3 prompts for 2 clips"):
@@ -381,7 +381,7 @@ def rows_of(golden_pipeline, inverted, model):
         try:
             samples = edit_latents(
                 known,
-                Inverted(inverted, (CAPTION,)),
+                InvertedClips(inverted, (CAPTION,)),
                 [replace(base, prompt=text, **changes) for text in texts[:count]],
             )
         finally:
@@ -426,7 +426,7 @@ def test_rows_in_chunks_give_the_same_edit(golden_pipeline, inverted, model, max
     at_once, in_chunks = (
         edit_latents(
             replace(model, options=TransformerSettings(max_rows=rows)),
-            Inverted(inverted),
+            InvertedClips(inverted),
             settings,
         )[-1]
         for rows in (100, max_rows)

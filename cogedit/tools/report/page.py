@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from cogedit.artifacts import Workspace, atomic_write, default_workspace, keep_in_use
 from cogedit.config import Settings
 from cogedit.errors import UsageError
-from cogedit.schema import as_path
+from cogedit.stages.arguments import as_path
 from cogedit.stages.run import Exported, Run, check_output
 from cogedit.stages.session import Session, use_session
 from cogedit.tools.report.contents import MovieWriter, Reporter
