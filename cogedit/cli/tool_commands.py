@@ -194,7 +194,12 @@ def batch(
     read = dict.fromkeys(Path(name) for name in (edits, *(row.config for row in rows)) if name)
     run = replace(call.run, inputs=(*call.run.inputs, *read))
     planned = plan_batch(
-        rows, call.flags_of_all, config=call.config, flag_names=call.names, run=run
+        rows,
+        call.flags_of_all,
+        config=call.config,
+        flag_names=call.names,
+        is_made_here=engine != "ray",
+        run=run,
     )
     if dry_run:
         plans = preview_batch(planned, run=run)

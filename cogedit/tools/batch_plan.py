@@ -21,7 +21,7 @@ from cogedit.stages.export import is_exported
 from cogedit.stages.given import Given, take_given
 from cogedit.stages.invert import check_inversion_settings
 from cogedit.stages.load import find_clip
-from cogedit.stages.model import checkpoint_for, lora_records
+from cogedit.stages.model import check_transformer, checkpoint_for, lora_records
 from cogedit.stages.reconstruct import check_edits
 from cogedit.stages.replacing import check_replaceable
 from cogedit.stages.run import Run, workspace_for
@@ -103,6 +103,7 @@ def plan_batch(
     *,
     config: str | None = None,
     flag_names: Mapping[str, str] | None = None,
+    is_made_here: bool = True,
     run: Run | None = None,
 ) -> tuple[BatchEdit, ...]:
     """Resolve every edit of a batch file, and refuse what cannot work before anything runs.
@@ -112,6 +113,7 @@ def plan_batch(
         flags: Settings by dotted key, above those of the rows.
         config: Preset or TOML file, above that of a row.
         flag_names: As for `settings_for`.
+        is_made_here: Whether this machine computes, whose device and kernels are checked then.
         run: Reports which model was chosen where none was named.
 
     Raises:
@@ -144,6 +146,7 @@ def plan_batch(
                         rows=row.values,
                         flag_names=flag_names,
                     )
+                    _check_model(settled[given].settings, is_made_here=is_made_here)
                 resolved = settled[given]
                 edits += _checked(row, video, resolved.settings, run)
             for note in (chosen_model(resolved), found_as(resolved.settings)):
@@ -165,6 +168,14 @@ def _naming(where: str) -> Iterator[None]:
         raise type(error)(f"{where}: {error.message}", hint=error.hint) from error
 
 
+def _check_model(settings: Settings, *, is_made_here: bool) -> None:
+    """Refuse LoRAs, and for this machine devices and kernels, that are not there."""
+    if is_made_here:
+        check_transformer(settings, download=False)
+    else:
+        lora_records(checkpoint_for(settings, download=False), settings.loras)
+
+
 def _checked(row: BatchRow, video: Path, settings: Settings, run: Run) -> list[BatchEdit]:
     """Check the edits of one video."""
     edits = [
@@ -172,7 +183,6 @@ def _checked(row: BatchRow, video: Path, settings: Settings, run: Run) -> list[B
         for prompt in row.prompts
     ]
     checkpoint = checkpoint_for(settings, download=False)
-    lora_records(checkpoint, settings.loras)
     check_inversion_settings(settings, checkpoint)
     num_levels = settings.invert.num_levels
     check_edits([edit.reconstruct for edit in edits], checkpoint, num_levels=num_levels)

@@ -390,6 +390,27 @@ def test_a_mask_that_no_video_has_stops_the_list(folder):
         assert files(folder) == before
 
 
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--device", "cuda:99"], "cuda:99 is not available"),
+        (["--device", "cpu", "--attention-backend", "flash"], "flash needs a CUDA device"),
+    ],
+)
+def test_a_device_or_a_kernel_that_is_not_here_stops_the_list(folder, flags, named):
+    """Of a machine that makes the edits; those of a Ray cluster check their own."""
+    (folder / "edits.csv").write_text(as_csv([("a.mp4", "x")], ("video", "prompt")))
+    before = files(folder)
+    for more in ([], ["--dry-run"]):
+        shown = invoke("edits.csv", *TINY, *flags, *more, folder=folder)
+        assert shown.exit_code == 2
+        assert "row 1 of edits.csv" in shown.stderr
+        assert named in shown.stderr
+        assert files(folder) == before
+    shown = invoke("edits.csv", *TINY, *flags, "--engine", "ray", "--dry-run", folder=folder)
+    assert shown.exit_code == 0, shown.stderr
+
+
 def test_an_inversion_that_no_clip_can_have_stops_the_list(folder):
     rows = [("a.mp4", "x", "1")]
     names = ("video", "prompt", "invert.num_inference_steps")
