@@ -18,6 +18,9 @@ import typer.testing
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Also in processes that tests start: two threads of each worker's would wait for one another.
 os.environ["OMP_NUM_THREADS"] = "1"
+# Some hundred processes would each compile the package, and every worker rewrite all assertions.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 # Prompt embeddings of the tests stay out of the user's cache.
 CACHE = tempfile.TemporaryDirectory(prefix="cogedit-tests-")
 os.environ["XDG_CACHE_HOME"] = CACHE.name

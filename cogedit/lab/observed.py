@@ -146,7 +146,7 @@ def observe(
     report = folder / "report.json"
     report.unlink(missing_ok=True)
     limit = "cpu" if device_limit is None else str(device_limit)
-    command = [sys.executable, "-m", "cogedit.lab.measured", str(report), limit, *arguments]
+    command = [sys.executable, "-P", "-m", "cogedit.lab.measured", str(report), limit, *arguments]
     path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
     started = time.monotonic()
     process = subprocess.Popen(

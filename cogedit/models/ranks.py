@@ -14,6 +14,8 @@ from __future__ import annotations
 import functools
 import json
 import os
+import secrets
+import socket
 import subprocess
 import sys
 import threading
@@ -22,6 +24,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -31,6 +34,10 @@ from torch.distributed.rendezvous import rendezvous
 
 from cogedit.errors import CogeditError, DeviceMemoryError, UsageError
 from cogedit.models.device import is_out_of_memory, wait_for
+from cogedit.models.messages import opened, sealed
+
+_Told = tuple[object, list[tuple[torch.Size, torch.dtype]]]
+"""A message, and shape and dtype of each tensor that comes with it."""
 
 _FOREVER = timedelta(days=20)
 """Ranks wait while rank 0 decodes, or waits for a lock; gloo counts milliseconds in 32 bits."""
@@ -75,11 +82,14 @@ class Ranks:
         store: Store,
         rank: int,
         size: int,
+        *,
+        run_id: str,
         processes: Sequence[subprocess.Popen[bytes]] = (),
     ) -> None:
         self.rank = rank
         self.size = size
         self.is_lost = False
+        self._key = run_id.encode()
         self._store = store
         self._processes = processes
         self._groups: dict[int, dist.ProcessGroup] = {}
@@ -96,7 +106,7 @@ class Ranks:
     def launched(cls) -> Ranks:
         """Join the processes that torchrun has started; they are there once."""
         store, rank, size = next(rendezvous("env://", timeout=_FOREVER))
-        return cls(store, rank, size)
+        return cls(store, rank, size, run_id=os.environ["TORCHELASTIC_RUN_ID"])
 
     @classmethod
     def start(cls, size: int) -> Ranks:
@@ -110,9 +120,9 @@ class Ranks:
                 "this process computes on several GPUs already",
                 hint="close its other session: torch has one group of processes at a time",
             )
-        store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=_FOREVER)
+        store, run_id = _store_of_this_machine(), f"cogedit-{secrets.token_hex(16)}"
         environ = os.environ | {
-            "TORCHELASTIC_RUN_ID": f"cogedit-{os.getpid()}",
+            "TORCHELASTIC_RUN_ID": run_id,
             "WORLD_SIZE": str(size),
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(store.port),
@@ -123,7 +133,7 @@ class Ranks:
         try:
             for rank in range(1, size):
                 process = subprocess.Popen(
-                    [sys.executable, "-m", "cogedit"],
+                    [sys.executable, "-P", "-m", "cogedit"],  # not one of the current folder
                     env=environ | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
@@ -134,7 +144,7 @@ class Ranks:
                 if any(process.poll() is not None for process in processes):
                     raise _error_of(store)
                 time.sleep(0.05)
-            return cls(store, 0, size, processes)
+            return cls(store, 0, size, run_id=run_id, processes=processes)
         except BaseException:
             _end(processes, grace=0)
             raise
@@ -145,23 +155,30 @@ class Ranks:
         store, rank, size = next(rendezvous("env://", timeout=_FOREVER))
         threading.Thread(target=_end_with_store, args=(store,), daemon=True).start()
         store.add("ready", 1)
-        return cls(store, rank, size)
+        return cls(store, rank, size, run_id=os.environ["TORCHELASTIC_RUN_ID"])
 
     def tell(self, message: object, *tensors: Tensor) -> None:
         """Tell all other ranks something, from rank 0."""
         described = [(tensor.shape, tensor.dtype) for tensor in tensors]
+        data = bytearray(sealed((message, described), self._key))
         with may_be_lost():
-            dist.broadcast_object_list([(message, described)], src=0, device=torch.device("cpu"))
+            dist.broadcast(torch.tensor(len(data)), src=0)
+            dist.broadcast(torch.frombuffer(data, dtype=torch.uint8), src=0)
             for tensor in tensors:
                 dist.broadcast(tensor.contiguous(), src=0)
 
     def hear(self, device: torch.device | None = None) -> tuple[object, list[Tensor]]:
-        """Wait for what rank 0 tells; tensors are put on a device."""
-        content: list[tuple[object, list[tuple[torch.Size, torch.dtype]]] | None] = [None]
+        """Wait for what rank 0 tells; tensors are put on a device.
+
+        Raises:
+            ValueError: It is not from this run.
+        """
+        length = torch.empty((), dtype=torch.int64)
         with may_be_lost():
-            dist.broadcast_object_list(content, src=0, device=torch.device("cpu"))
-            assert content[0] is not None
-            message, described = content[0]
+            dist.broadcast(length, src=0)
+            data = torch.empty(int(length), dtype=torch.uint8)
+            dist.broadcast(data, src=0)
+            message, described = cast("_Told", opened(data.numpy().tobytes(), self._key))
             tensors = [torch.empty(shape, dtype=dtype, device=device) for shape, dtype in described]
             for tensor in tensors:
                 dist.broadcast(tensor, src=0)
@@ -253,6 +270,20 @@ class Ranks:
                     _end(self._processes, grace=0)
                     os.write(2, f"error: {error}\n".encode())
                     os._exit(error.exit_code if isinstance(error, CogeditError) else 1)
+
+
+def _store_of_this_machine() -> TCPStore:
+    """Make a store that no other machine reaches: by itself it would listen on all networks."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    return TCPStore(
+        "127.0.0.1",
+        port,
+        is_master=True,
+        wait_for_workers=False,
+        timeout=_FOREVER,
+        master_listen_fd=listener.detach(),
+    )
 
 
 def _end(processes: Sequence[subprocess.Popen[bytes]], *, grace: float) -> None:

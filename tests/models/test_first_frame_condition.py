@@ -245,7 +245,7 @@ def test_ranks_answer_velocities_without_first_frames(model):
     }
     shape = conditions["condition"].shape
     x, x_ref = draw(*shape, seed=4), draw(*shape, seed=5)
-    ranks = Ranks(HashStore(), 0, 1)
+    ranks = Ranks(HashStore(), 0, 1, run_id="r")
     try:
         with run_rows(transformer):
             alone = Denoiser(transformer, **options)(x, 500, x_ref).edit

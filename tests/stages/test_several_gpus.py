@@ -201,6 +201,26 @@ def others():
     return [p for p in psutil.Process().children() if p.cmdline()[-2:] == ["-m", "cogedit"]]
 
 
+def test_no_other_machine_reaches_where_ranks_meet(video, session, tmp_path):
+    cogedit.invert(video, settings_of(video, tmp_path / "w", SHORT, gpus=2), session=session)
+    [other] = others()
+    port = int(other.environ()["MASTER_PORT"])
+    listening = [c.laddr for c in psutil.Process().net_connections() if c.status == "LISTEN"]
+    assert [place.ip for place in listening if place.port == port] == ["127.0.0.1"]
+
+
+STARTS = "from cogedit.models.ranks import Ranks; Ranks.start(2).close()"
+
+
+def test_ranks_run_nothing_of_the_current_folder(tmp_path):
+    """Somebody else's, it may be, with a clip and a `cogedit.toml`."""
+    for name in ("cogedit", "torch"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(f"open({name + '.ran'!r}, 'w')")
+    subprocess.run([sys.executable, "-P", "-c", STARTS], cwd=tmp_path, check=True)
+    assert not list(tmp_path.glob("*.ran"))
+
+
 @pytest.mark.slow
 def test_a_rank_that_fails_ends_all_with_its_error(
     video, session, tmp_path, monkeypatch, warm_python
@@ -245,7 +265,7 @@ from cogedit.models.ranks import Ranks
 ranks.GRACE = 0.1
 store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
 other = subprocess.Popen([sys.executable, "-c", ""])
-alone = Ranks(store, 0, 1, [other] if KILLED else [])
+alone = Ranks(store, 0, 1, run_id="r", processes=[other] if KILLED else [])
 distributed.recv = lambda *given: time.sleep(1e6)
 with alone.calling():
     if not KILLED:
