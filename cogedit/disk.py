@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import secrets
 import stat
 import tempfile
@@ -172,6 +173,31 @@ def _move_where_nothing_is(temporary: Path, path: Path) -> None:
         os.replace(temporary, path)  # noqa: PTH105
     else:
         temporary.unlink()
+
+
+FRAME_NAME = re.compile(r"frame-\d{4,}\.png")
+"""Names of the images in a folder that an export writes."""
+
+
+def remove_folder(folder: Path, names: re.Pattern[str]) -> None:
+    """Remove a folder and the files in it that have such names, through no link.
+
+    Raises:
+        OSError: It is a link, or holds something else, which stays.
+    """
+    if os.unlink not in os.supports_dir_fd:  # Windows
+        for file in folder.iterdir():
+            if names.fullmatch(file.name):
+                file.unlink()
+    else:
+        opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            for name in os.listdir(opened):  # noqa: PTH208  (of the folder that is open)
+                if names.fullmatch(name):
+                    os.unlink(name, dir_fd=opened)
+        finally:
+            os.close(opened)
+    folder.rmdir()
 
 
 def sync_folder(folder: Path) -> None:

@@ -12,6 +12,9 @@ from cogedit.schema import Count, Positive, later
 from cogedit.types import ResizeMode
 
 Reader = Literal["decord", "ffmpeg", "ffmpeg-tonemap", "pillow"]
+MAX_FRAMES = 1_000_000
+"""The most of a video: what is kept of each frame must fit into memory."""
+
 MaskKind = Literal["box", "picture", "video"]
 Digest = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 
@@ -26,7 +29,7 @@ class SourceVideo:
     height: Positive
     rotation: Annotated[int, Meta(ge=0, le=270, multiple_of=90)]  # clockwise, in degrees
     fps: Fraction  # frames per second, exact
-    num_frames: Positive  # that the reader delivers
+    num_frames: Annotated[int, Meta(ge=1, le=MAX_FRAMES)]  # that the reader delivers
     reader: Reader  # the decoder that is right for it; "ffmpeg-tonemap" maps HDR to BT.709
     has_audio: bool
     # Colour tags that its frames lack, as ffmpeg's setparams filter takes them.

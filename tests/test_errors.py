@@ -220,9 +220,10 @@ def test_markup_and_control_characters_are_shown_as_they_are(fail):
 
 def test_debug_shows_the_traceback_of_an_expected_error(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    result = CliRunner().invoke(app, ["load", "nothing.mp4", "--debug", *SMALL])
+    result = CliRunner().invoke(app, ["load", "no\x1b[31mthing.mp4", "--debug", *SMALL])
     assert result.exit_code == 3
     assert "Traceback" in result.stderr
+    assert "\x1b" not in result.stderr
     assert "\nerror: " in result.stderr
 
 

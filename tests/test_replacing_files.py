@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from cogedit.disk import is_regular, move_into_place, state_of
+from cogedit.disk import FRAME_NAME, is_regular, move_into_place, remove_folder, state_of
 
 
 @pytest.fixture(params=["links", "no links"])
@@ -77,3 +77,27 @@ def test_a_folder_takes_the_place_of_another(tmp_path):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["new"]
     assert [path.name for path in new.iterdir()] == ["old"]  # to be removed by the caller
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_folder_is_removed_with_what_was_made_in_it(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number in range(2):
+        (folder / f"frame-{number:04d}.png").write_bytes(b"image")
+    remove_folder(folder, FRAME_NAME)
+    assert not folder.exists()
+
+
+def test_what_others_put_into_a_folder_or_in_its_place_is_not_removed(tmp_path):
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    for name in ("frame-0000.png", "thesis.tex"):
+        (theirs / name).write_bytes(b"mine")
+    link = tmp_path / "images"
+    link.symlink_to(theirs)
+    with pytest.raises(OSError):  # noqa: PT011  (systems say other things of a link)
+        remove_folder(link, FRAME_NAME)
+    assert len([*theirs.iterdir()]) == 2
+    with pytest.raises(OSError, match="not empty"):
+        remove_folder(theirs, FRAME_NAME)
+    assert [path.name for path in theirs.iterdir()] == ["thesis.tex"]

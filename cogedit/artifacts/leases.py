@@ -43,7 +43,7 @@ SILENCE = 180.0
 FIRST_POLL, LONGEST_POLL = 0.05, 2.0
 """Seconds between two attempts to get a lease."""
 
-_HOLDER = re.compile(r"([0-9a-f]{16})\.(\d{1,9})\.(\d{1,18})\.[0-9a-f]{16}")
+HOLDER_NAME = re.compile(r"([0-9a-f]{16})\.(\d{1,9})\.(\d{1,18})\.[0-9a-f]{16}")
 """Machine, process, when that started, and what makes every lease another."""
 
 _held: dict[Path, Lease] = {}
@@ -220,7 +220,7 @@ def is_lease(path: Path) -> bool:
     if path.is_symlink() or not path.is_dir():
         return False
     with contextlib.suppress(FileNotFoundError):  # given back since that line
-        return all(_HOLDER.fullmatch(file.name) for file in path.iterdir())
+        return all(HOLDER_NAME.fullmatch(file.name) for file in path.iterdir())
     return False
 
 
@@ -258,7 +258,7 @@ def _take_from_the_dead(path: Path, *, is_watched: bool) -> bool:
     # First the time: whoever is stopped between the two must not see silence.
     now = file_system_time(path.parent)
     for file in path.iterdir():
-        if not _HOLDER.fullmatch(file.name):
+        if not HOLDER_NAME.fullmatch(file.name):
             raise FileExistsError(errno.EEXIST, f"it holds {file.name}, which is not cogedit's")
         is_dead = _is_silent(file, now) and (not is_watched or _stands_still(file))
         if not is_dead and not _has_ended(file):
@@ -294,7 +294,7 @@ def _stands_still(file: Path) -> bool:
 
 def _has_ended(file: Path) -> bool:
     """Whether the holder is a process of this machine that runs no more."""
-    found = _HOLDER.fullmatch(file.name)
+    found = HOLDER_NAME.fullmatch(file.name)
     if found is None or found[1] != _machine():
         return False
     pid = int(found[2])

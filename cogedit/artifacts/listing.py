@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from cogedit.artifacts.atomic import show, temporary_files
-from cogedit.artifacts.leases import are_held, file_system_time, is_lease
+from cogedit.artifacts.leases import HOLDER_NAME, are_held, file_system_time, is_lease
 from cogedit.artifacts.locks import unused
 from cogedit.artifacts.records import EditRecord, Record, frames_record
 from cogedit.artifacts.steps import newest_step
@@ -20,7 +20,7 @@ from cogedit.artifacts.store import SUFFIX, is_artifact_file, read_record, verif
 from cogedit.artifacts.unfinished import UNFINISHED_SUFFIX, Unfinished
 from cogedit.artifacts.workspace import FOLDER_SUFFIX
 from cogedit.clip_times import show_time
-from cogedit.disk import is_regular
+from cogedit.disk import FRAME_NAME, is_regular, remove_folder
 from cogedit.errors import ArtifactError, ArtifactNewer, CogeditError, StorageError
 from cogedit.types import ArtifactKind
 
@@ -43,7 +43,6 @@ IDLE_SECONDS = 3600.0
 _EXPORT = re.compile(r"\.cogedit-[0-9a-f]{16}(\.[a-z0-9]+)?", re.IGNORECASE)
 """A video, or a folder of images, that is being written (`cogedit.media`)."""
 
-_IMAGE = re.compile(r"frame-\d{4,}\.png")
 _MAKING = re.compile(rf"(frames|latents|trajectory|edits?)-[0-9a-f]{{12}}\{UNFINISHED_SUFFIX}")
 
 _KINDS: dict[str, ArtifactKind] = {"trajectory": "trajectory", "edit": "edit", "edits": "edit"}
@@ -144,9 +143,7 @@ def _remove(path: Path) -> bool:
         return Unfinished(path, ()).clear()
     try:
         if path.is_dir():
-            for image in path.iterdir():
-                image.unlink()
-            path.rmdir()
+            remove_folder(path, HOLDER_NAME if is_lease(path) else FRAME_NAME)
         else:
             path.unlink()
     except FileNotFoundError:
@@ -228,7 +225,9 @@ def _is_image_folder(path: Path) -> bool:
     if path.is_symlink() or not path.is_dir():
         return False
     with contextlib.suppress(FileNotFoundError):  # renamed or removed since it was listed
-        return all(_IMAGE.fullmatch(image.name) and is_regular(image) for image in path.iterdir())
+        return all(
+            FRAME_NAME.fullmatch(image.name) and is_regular(image) for image in path.iterdir()
+        )
     return False
 
 

@@ -160,7 +160,7 @@ def handle_errors(
             yield
     except CogeditError as error:
         if debug:
-            traceback.print_exc()
+            _show_traceback()
         screen.error(error.message, error.exit_code, hint=error.hint)
         raise typer.Exit(error.exit_code) from error
     except OSError as error:
@@ -168,12 +168,18 @@ def handle_errors(
         if errno.errorcode.get(error.errno or 0, "")[1:] not in _REFUSED.split():
             raise
         if debug:
-            traceback.print_exc()
+            _show_traceback()
         where = "" if error.filename is None else f" {os.fsdecode(error.filename)}"
         screen.error(f"cannot read or write{where}: {error.strerror}", StorageError.exit_code)
         raise typer.Exit(StorageError.exit_code) from error
     except KeyboardInterrupt as error:
         raise typer.Exit(report_stopped(cancellation.signum, screen)) from error
+
+
+def _show_traceback() -> None:
+    """Write the traceback of the error that is handled, in which names and texts stay text."""
+    for line in traceback.format_exc().splitlines():
+        sys.stderr.write(f"{printable(line)}\n")
 
 
 def _check_directory() -> None:

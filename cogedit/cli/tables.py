@@ -175,17 +175,19 @@ def show_batch_plans(screen: Screen, plans: Sequence[BatchPlan]) -> None:
         content: dict[str, object] = {"command": "batch", "dry_run": True, "outputs": []}
         typer.echo(json.dumps({**content, "edits": [asdict(plan) for plan in plans]}))
         return
+    shows_output = any(plan.output for plan in plans)
     show_rows(
         [
             (
                 f"{number} of {len(plans)}",
                 plan.video,
                 plan.prompt or plan.first_frame or "",
+                *((plan.output or "",) if shows_output else ()),
                 _remaining(plan),
             )
             for number, plan in enumerate(plans, 1)
         ],
-        headings=("edit", "video", "prompt", "to do"),
+        headings=("edit", "video", "prompt", *(("output",) if shows_output else ()), "to do"),
     )
     done = sum(plan.export for plan in plans)
     failing = sum(plan.error is not None for plan in plans)

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import re
+import shlex
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -163,9 +164,10 @@ def _check_series(folder: Path, names: Sequence[str]) -> None:
     if len(kinds) > 1 and any("#" in kind for kind in kinds):
         found = [f"{count} of {kind}" for kind, count in kinds.most_common()]
         most = kinds.most_common(1)[0][0].replace("#", "*")
+        quoted = shlex.quote(str(folder / most))
         raise VideoError(
             f"{folder} holds pictures of several kinds, where # is a number: {_list(found)}",
-            hint=f"name those that are meant by a pattern, in quotes: '{folder / most}'",
+            hint=f"name those that are meant by a pattern, in quotes: {quoted}",
         )
 
 

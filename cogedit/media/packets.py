@@ -9,8 +9,7 @@ from pathlib import Path
 from cogedit.errors import VideoError
 from cogedit.media.ffmpeg import INPUT_NAME, FfmpegResult, first_error, has_error, run_on_input
 from cogedit.media.ffmpeg_output import PacketTable, parse_framecrc, parse_header
-
-MAX_FRAMES = 1_000_000
+from cogedit.sources import MAX_FRAMES
 
 _COUNT_TIMEOUT = 600.0
 _READABLE = "mp4, mov, mkv, webm, avi, ts, mpg, mxf, nut, flv, wmv, gif, ogv, y4m, animated WebP "

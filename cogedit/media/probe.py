@@ -37,7 +37,6 @@ from cogedit.media.files import check_file, file_state
 from cogedit.media.image_facts import facts_of_images
 from cogedit.media.images import are_images, digest_of, folder_of
 from cogedit.media.packets import (
-    MAX_FRAMES,
     list_frames,
     parse_packets,
     run_packet_list,
@@ -52,7 +51,7 @@ from cogedit.media.picture_format import (
 )
 from cogedit.media.seek import CODECS, seek_options
 from cogedit.media.timing import even_timing, find_timing, snap_rate
-from cogedit.sources import Reader, SourceVideo
+from cogedit.sources import MAX_FRAMES, Reader, SourceVideo
 from cogedit.types import LoadSettings
 from cogedit.wording import show_rate
 

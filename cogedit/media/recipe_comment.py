@@ -6,6 +6,7 @@ a video; the comments of these are read by Pillow.
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -45,15 +46,26 @@ def find_comment(path: Path) -> str | None:
 
 
 def add_gif_comment(path: Path, comment: str) -> None:
-    """Insert a comment extension (GIF89a, section 24) after the global colour table of a GIF."""
-    data = path.read_bytes()
+    """Insert a comment extension (GIF89a, section 24) after the global colour table of a GIF.
+
+    Through no link: OSError where somebody has put one in the file's place.
+    """
+    flags = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    with os.fdopen(os.open(path, flags), "rb+") as file:
+        data = with_gif_comment(file.read(), comment)
+        file.seek(0)
+        file.write(data)
+
+
+def with_gif_comment(data: bytes, comment: str) -> bytes:
+    """Return a GIF's bytes with a comment."""
     # Header 6 bytes, logical screen descriptor 7; its flags give the size of the colour table.
     flags = data[10]
     start = 13 + (3 * 2 ** ((flags & 0b111) + 1) if flags & 0b1000_0000 else 0)
     text = comment.encode()
     blocks = [text[begin : begin + 255] for begin in range(0, len(text), 255)]
     extension = b"\x21\xfe" + b"".join(bytes([len(block)]) + block for block in blocks) + b"\0"
-    path.write_bytes(data[:start] + extension + data[start:])
+    return data[:start] + extension + data[start:]
 
 
 def _read_image_comment(path: Path) -> str | None:

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
-from cogedit.disk import Over, is_regular, move_into_place
+from cogedit.disk import FRAME_NAME, Over, is_regular, move_into_place, remove_folder
 from cogedit.errors import StorageError, UsageError, VideoError
 from cogedit.media.encoding import Encoding, plan_encoding
 from cogedit.media.ffmpeg import FfmpegPipe, FfmpegResult, file_url, first_error, input_args
@@ -303,9 +303,7 @@ def _beside(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             if temporary.is_dir():
-                for image in temporary.glob("frame-*.png"):
-                    image.unlink()
-                temporary.rmdir()  # unless others put a file into it
+                remove_folder(temporary, FRAME_NAME)
             else:
                 temporary.unlink(missing_ok=True)
 
@@ -351,7 +349,8 @@ def _write_images(
     with _beside(folder) as temporary, _storage_errors(folder):
         temporary.mkdir()
         for number, frame in enumerate(frames):
-            Image.fromarray(frame).save(temporary / f"frame-{number:04d}.png", pnginfo=text)
+            with (temporary / f"frame-{number:04d}.png").open("xb") as file:  # through no link
+                Image.fromarray(frame).save(file, format="png", pnginfo=text)
         check_image_folder(folder)  # others may have written into it meanwhile
         move_into_place(temporary, folder, over=over)
 

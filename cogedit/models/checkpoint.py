@@ -40,6 +40,7 @@ from cogedit.models.mistaken import (
     check_channels,
     check_is_pipeline,
     check_kind,
+    check_without_adapter,
     no_such_model,
     other_weights,
     single_file,
@@ -258,6 +259,7 @@ def _check(name: str, folder: Path, revision: str | None, files: Files, *, mend:
             # The folder is the text-to-video model's, which says so.
             index = {**index, "_class_name": IMAGE_TO_VIDEO}
         check_kind(name, index)
+        check_without_adapter(name, folder)
         weights: dict[str, list[WeightFile]] = {}
         for component, (class_name, stem) in COMPONENTS.items():
             entry = index.get(component)

@@ -27,7 +27,7 @@ from typing import Protocol, TypedDict, cast
 import torch
 from torch import Tensor, nn
 
-from cogedit.errors import UsageError, first_line
+from cogedit.errors import UsageError
 from cogedit.models.attention import (
     AttentionModule,
     Heads,
@@ -38,6 +38,7 @@ from cogedit.models.attention import (
     project,
     project_reference,
 )
+from cogedit.models.compiler import compiling
 from cogedit.models.kernels import attention
 from cogedit.models.rows import RowPlan, rows_at_a_time
 from cogedit.models.ulysses import Part, Team
@@ -329,22 +330,8 @@ def run_rows(transformer: nn.Module, settings: TransformerSettings | None = None
             layer = Layer(block, number, len(blocks), settings)
             stack.enter_context(_replaced_forward(block, layer))
         if settings.compile:
-            stack.enter_context(_compiler_errors())
+            stack.enter_context(compiling())
         yield
-
-
-@contextmanager
-def _compiler_errors() -> Iterator[None]:
-    """Turn an error of the compiler, as on a machine without a C++ compiler, into a UsageError."""
-    from torch._dynamo.exc import TorchDynamoException
-
-    try:
-        yield
-    except TorchDynamoException as error:
-        cause: BaseException = getattr(error, "inner_exception", error)
-        raise UsageError(
-            f"--compile does not work here: {first_line(cause)}", hint="leave --compile out"
-        ) from error
 
 
 def runs_rows(transformer: nn.Module) -> bool:

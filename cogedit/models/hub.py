@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+import shlex
 from collections.abc import Collection
 from pathlib import Path
 
@@ -44,7 +45,8 @@ def is_offline() -> bool:
 def fetch_command(model: str, revision: str | None) -> str:
     """Write the command that downloads a model."""
     online = "HF_HUB_OFFLINE=0 " if is_offline() else ""
-    return f"{online}hf download {model}" + ("" if revision is None else f" --revision {revision}")
+    words = ["hf", "download", model, *([] if revision is None else ["--revision", revision])]
+    return online + shlex.join(words)
 
 
 def other_owner(model: str) -> str | None:

@@ -136,7 +136,7 @@ def _found_in(folder: Path) -> tuple[str, str] | None:
     if any(folder.glob("models--*")):
         named = [path.name.removeprefix("models--") for path in sorted(folder.glob("models--*"))]
         likely = next((one for one in named if "cogvideox" in one.lower()), named[0])
-        return "is the Hub's cache", f"--model {likely.replace('--', '/', 1)}"
+        return "is the Hub's cache", f"--model {shlex.quote(likely.replace('--', '/', 1))}"
     if _is_pipeline(folder.parent) and folder.name in FOLDERS:
         return "is one part of a pipeline", _by_folder(folder.parent)
     loras = sorted(folder.glob("*lora*.safetensors"))
@@ -153,6 +153,21 @@ def _found_in(folder: Path) -> tuple[str, str] | None:
     if next(folder.iterdir(), None) is None:
         return "is an empty folder", EXAMPLE
     return None
+
+
+def check_without_adapter(name: str, folder: Path) -> None:
+    """Refuse an adapter beside T5, which transformers would add to it, and no digest would tell.
+
+    Raises:
+        ModelError: There is one.
+    """
+    adapter = folder / "text_encoder" / "adapter_config.json"
+    if adapter.exists():
+        raise ModelError(
+            f"{name} has an adapter of its text encoder, text_encoder/{adapter.name}; expected T5 "
+            "as it was published",
+            hint="move the adapter's files out of the folder",
+        )
 
 
 def other_weights(folder: Path, stems: dict[str, str]) -> tuple[str, str] | None:
@@ -194,7 +209,8 @@ def _convert(folder: Path) -> str:
         f"import torch, diffusers; diffusers.DiffusionPipeline.from_pretrained({old!r}, "
         f"use_safetensors=False, dtype=torch.{dtype}).save_pretrained({new!r})"
     )
-    return f"{shlex.join(['python', '-c', program])}, then {_by_folder(Path(new))}"
+    command = shlex.join(["python", "-c", program])
+    return f"if you trust whoever made them: {command}, then {_by_folder(Path(new))}"
 
 
 def _is_pipeline(folder: Path) -> bool:

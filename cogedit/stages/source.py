@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
@@ -149,7 +150,7 @@ def keeps_time(frames: FramesRecord) -> bool:
     """Whether a clip's frames are evenly spaced in the source and play as long as there."""
     indices = frames.shown_indices
     step = indices[1] - indices[0] if len(indices) > 1 else 1
-    even = indices == tuple(range(indices[0], indices[-1] + 1, step))
+    even = all(after - before == step for before, after in pairwise(indices))
     return even and frames.fps == frames.source.fps / step
 
 

@@ -80,6 +80,7 @@ class BatchPlan:
         video: The video.
         prompt: What the edit shows.
         first_frame: Its first frame; None is the source's own.
+        output: The video or the folder that its row names; None is the workspace.
         inversion: Whether the trajectory exists, or was removed and is not needed.
         edit: Whether the edit exists.
         export: Whether its video exists.
@@ -90,6 +91,7 @@ class BatchPlan:
     video: str
     prompt: str
     first_frame: str | None = None
+    output: str | None = None
     inversion: bool = False
     edit: bool = False
     export: bool = False
@@ -268,7 +270,8 @@ def preview_batch(edits: Sequence[BatchEdit], *, run: Run | None = None) -> list
     """
     run, plans = run or Run(), []
     for edit in edits:
-        plan = BatchPlan(edit.where, str(edit.video), edit.prompt, edit.first_frame)
+        output = None if edit.output is None else str(edit.output)
+        plan = BatchPlan(edit.where, str(edit.video), edit.prompt, edit.first_frame, output)
         try:
             plans.append(_preview(plan, edit, run))
         except Interrupted:

@@ -14,7 +14,8 @@ from cogedit.media import writer
 from cogedit.media.encoding import Encoding
 from cogedit.media.ffmpeg import input_args, run_ffmpeg
 from cogedit.media.probe import probe_facts
-from cogedit.media.recipe_comment import find_comment
+from cogedit.media.recipe_comment import add_gif_comment, find_comment
+from cogedit.media.stream import FrameStream
 from cogedit.media.writer import AudioSource, check_image_folder, write_video
 
 FPS = Fraction(30000, 1001)
@@ -296,6 +297,30 @@ def test_images_that_another_process_replaces_are_no_files_of_others(tmp_path):
         lambda: check_image_folder(folder),
     )
     assert {*looks} == {None}
+
+
+def test_images_are_written_through_no_link(tmp_path):
+    """That somebody who may write there too has put in the place of the next one."""
+    (tmp_path / "mine").write_bytes(b"mine")
+
+    def planting():
+        yield frames()[0]
+        [folder] = tmp_path.glob(".cogedit-*")
+        (folder / "frame-0001.png").symlink_to(tmp_path / "mine")
+        yield frames()[1]
+
+    clip = FrameStream(planting(), num_frames=2, height=48, width=64)
+    with pytest.raises(UsageError, match="another process"):
+        write_video(clip, tmp_path / "images", fps=FPS, encoding=Encoding("png", crf=None))
+    assert (tmp_path / "mine").read_bytes() == b"mine"
+
+
+def test_a_comment_is_added_through_no_link(tmp_path):
+    (tmp_path / "mine").write_bytes(bytes(20))
+    (tmp_path / "out.gif").symlink_to(tmp_path / "mine")
+    with pytest.raises(OSError, match="symbolic"):
+        add_gif_comment(tmp_path / "out.gif", "recipe")
+    assert (tmp_path / "mine").read_bytes() == bytes(20)
 
 
 def test_frames_written_and_loaded_again_are_the_same_numbers(tmp_path):

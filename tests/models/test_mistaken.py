@@ -15,6 +15,7 @@ from pipelines import GOLDEN_PIPELINE
 from safetensors.torch import load_file, save_file
 
 from cogedit.models.checkpoint import find_checkpoint
+from cogedit.models.hub import fetch_command
 
 TRANSFORMER = "transformer/diffusion_pytorch_model.safetensors"
 WEIGHTS = (TRANSFORMER, "vae/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors")
@@ -121,13 +122,29 @@ def test_pickled_weights_are_saved_again_by_the_hint(folder, refused):
         (folder / file).unlink()
     error = refused(find_checkpoint, str(folder))
     assert "transformer/diffusion_pytorch_model.bin" in error.message
-    command, _, option = error.hint.partition(", then --model ")
+    trust, _, command = error.hint.partition(": ")
+    assert trust == "if you trust whoever made them"
+    command, _, option = command.partition(", then --model ")
     exec(shlex.split(command)[2], {})
     found = find_checkpoint(*shlex.split(option))
     assert (
         found.num_parameters["transformer"]
         == (find_checkpoint(str(GOLDEN_PIPELINE)).num_parameters["transformer"])
     )
+
+
+def test_an_adapter_that_transformers_would_add_in_silence(folder, refused):
+    (folder / "text_encoder" / "adapter_config.json").write_text("{}")
+    error = refused(find_checkpoint, str(folder))
+    assert "text_encoder/adapter_config.json" in error.message
+    assert "move" in error.hint
+
+
+def test_hints_are_pasted_as_one_word(folder, tmp_path, refused):
+    (tmp_path / "hub" / "models--cogvideox--x;touch y").mkdir(parents=True)
+    assert refused(find_checkpoint, str(tmp_path / "hub")).hint == "--model 'cogvideox/x;touch y'"
+    command = fetch_command("owner/model", "0; curl x|sh #")
+    assert shlex.split(command)[-3:] == ["owner/model", "--revision", "0; curl x|sh #"]
 
 
 # --- other places ---------------------------------------------------------------------------------

@@ -139,6 +139,9 @@ def test_a_dry_run_says_what_is_in_the_way(ten):
     assert "holiday.mp4" in row["error"]
     [row] = json.loads(invoke(*arguments, "--force", folder=folder).stdout)["edits"]
     assert row["error"] is None
+    assert row["output"] == "holiday.mp4"
+    shown = invoke(*arguments[:-1], "--force", folder=folder).stdout
+    assert "a gray square  holiday.mp4  edit, export" in shown
 
 
 def test_json_has_failures_too(ten):

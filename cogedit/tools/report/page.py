@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -75,7 +76,8 @@ def report(
     if not clips:
         raise UsageError(
             f"there is no edit in {workspace}",
-            hint=f"make one with `cogedit edit VIDEO --prompt TEXT --workspace {workspace}`",
+            hint="make one with `cogedit edit VIDEO --prompt TEXT --workspace "
+            f"{shlex.quote(str(workspace))}`",
         )
     with _movie_writer(path, beside=beside) as movies, use_session(session) as owner:
         keep_in_use(workspace)
