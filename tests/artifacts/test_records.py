@@ -278,6 +278,7 @@ def test_reading_refuses(bare_record: FramesRecord, change: dict[str, Any], name
         ("source", "sha256", None, "FramesRecord.source"),
         ("source", "sha256", "AB" * 32, "FramesRecord.source.sha256"),
         ("source", "rotation", 45, "FramesRecord.source.rotation"),
+        ("source", "num_frames", 10**7, "FramesRecord.source.num_frames"),
         ("source", "name", "../clip.mp4", "source.name"),
         ("settings", "width", None, "FramesRecord.settings has no field 'width'"),
         ("settings", "width", 0, "FramesRecord.settings.width"),
