@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
-from cogedit.disk import Over, is_regular, move_into_place
+from cogedit.disk import OPEN_HINT, OpenElsewhere, Over, is_regular, move_into_place
 from cogedit.errors import StorageError, UsageError, VideoError
 from cogedit.media.encoding import Encoding, plan_encoding
 from cogedit.media.ffmpeg import FfmpegPipe, FfmpegResult, file_url, first_error, input_args
@@ -320,7 +320,8 @@ def _storage_errors(path: Path) -> Iterator[None]:
             hint="choose another -o, or replace it with --force",
         ) from error
     except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
+        hint = OPEN_HINT if isinstance(error, OpenElsewhere) else None
+        raise StorageError(f"cannot write {path}: {error.strerror or error}", hint=hint) from error
 
 
 def save_png(picture: NDArray[np.uint8], path: Path, *, over: Over = "anything") -> None:
