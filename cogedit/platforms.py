@@ -1,0 +1,13 @@
+"""What differs between the systems, and more than one room needs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+OWN_SESSION: dict[str, Any] = {"start_new_session": True}
+"""Arguments of `subprocess` that keep the terminal's Ctrl-C from a process."""
+
+if sys.platform == "win32":
+    OWN_SESSION = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
