@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from typing import Any
+
+IS_WINDOWS = os.name == "nt"
 
 OWN_SESSION: dict[str, Any] = {"start_new_session": True}
 """Arguments of `subprocess` that keep the terminal's Ctrl-C from a process."""
