@@ -29,6 +29,12 @@ OPEN_HINT = "close it there, and run the same command again: what was computed i
 _OPEN = {5, 32}
 """Windows' numbers for what it refuses while a file is open: access denied, sharing violation."""
 
+_NO_NAMES = {123, 161, 206}
+"""Windows' numbers for a name that no file can have: characters such as * and ?, too long."""
+
+NO_NAME = "no file can have this name here"
+"""What to say of an error that `is_no_name`."""
+
 _PAUSES = (0.02, 0.05, 0.1, 0.3, 0.5, 1.0, 2.0)
 """Seconds between attempts: a scanner for viruses or an indexer lets go of a new file soon."""
 
@@ -37,6 +43,14 @@ _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, er
 
 class OpenElsewhere(PermissionError):
     """What another program has open cannot be renamed or replaced, which is so on Windows."""
+
+
+def is_no_name(error: OSError) -> bool:
+    """Whether Windows says that no file can have a name, which it tells apart from a missing one.
+
+    The numbers of other systems stay what they are: they let nearly all names be.
+    """
+    return getattr(error, "winerror", None) in _NO_NAMES
 
 
 def state_of(path: Path) -> FileState | None:
