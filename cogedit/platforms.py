@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 IS_WINDOWS = os.name == "nt"
+IS_MAC = sys.platform == "darwin"
 
 OWN_SESSION: dict[str, Any] = {"start_new_session": True}
 """Arguments of `subprocess` that keep the terminal's Ctrl-C from a process."""

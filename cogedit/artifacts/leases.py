@@ -325,12 +325,14 @@ def _has_ended(file: Path) -> bool:
     if found is None or found[1] != _machine():
         return False
     pid = int(found[2])
-    if sys.platform == "win32":  # where the call below would interrupt it
-        import psutil
-
-        return not psutil.pid_exists(pid)
     try:
-        os.kill(pid, 0)
+        if sys.platform == "win32":  # where the call below would interrupt it
+            import psutil
+
+            if not psutil.pid_exists(pid):
+                return True
+        else:
+            os.kill(pid, 0)
     except ProcessLookupError:
         return True
     except PermissionError:  # of another user
@@ -352,10 +354,25 @@ def _start_of(pid: int) -> int | None:
     """When a process started, in ticks since the machine did; None where the system does not say.
 
     It is 0 of one that has ended and is still listed. Another process may get its number later.
+    Where there is no /proc, the ticks are hundredths of a second by the clock.
     """
+    if not Path("/proc/self/stat").exists():
+        return _start_by_psutil(pid)
     try:
         text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except OSError:
         return None
     state, *fields = text.rpartition(")")[2].split()
     return 0 if state in "ZX" else int(fields[18])
+
+
+def _start_by_psutil(pid: int) -> int | None:
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return 0
+        return round(100 * process.create_time())
+    except psutil.Error:
+        return None

@@ -191,7 +191,13 @@ def _find_once(
         )
     except OSError as error:
         raise _not_runnable(command[0], error) from error
-    timer = threading.Timer(timeout, process.kill)
+    is_late = threading.Event()
+
+    def end() -> None:
+        is_late.set()
+        process.kill()
+
+    timer = threading.Timer(timeout, end)
     timer.start()
     with process:
         try:
@@ -201,7 +207,8 @@ def _find_once(
         finally:
             timer.cancel()
             process.kill()
-    if process.returncode < 0:
+    # A killed process has the status 1 on Windows, as one that failed.
+    if process.returncode < 0 or (process.returncode and is_late.is_set()):
         raise _too_slow(path, timeout)
     return None if process.returncode else found
 

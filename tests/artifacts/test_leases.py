@@ -322,3 +322,17 @@ def test_a_folder_that_goes_again_and_again_is_an_error(path, monkeypatch):
         writing_alone(path, waiting=lambda: None, until_free=True),
     ):
         pass
+
+
+def test_where_there_is_no_proc_a_number_that_another_process_has_is_known(path, monkeypatch):
+    """As on a Mac: a killed holder's number is that of another process by now."""
+    acquire(path, waiting=None).release()  # the machine's name is known from here on
+    exists = type(path).exists
+    monkeypatch.setattr(
+        type(path), "exists", lambda self: not str(self).startswith("/proc/") and exists(self)
+    )
+    lease = acquire(path, waiting=None)
+    assert not is_free(path), "it is held by this process"
+    leave_dead(path, lease)
+    assert not are_held([path])
+    assert is_free(path)
