@@ -31,6 +31,7 @@ from cogedit.media.packets import list_packets
 from cogedit.media.recipe_comment import COMMENT, add_gif_comment
 from cogedit.media.stream import FrameStream
 from cogedit.media.timing import explains
+from cogedit.platforms import IS_WINDOWS
 
 # What each container takes as it is; another codec is converted to AAC. None takes everything.
 _COPIED_AUDIO: dict[str, frozenset[str] | None] = {
@@ -40,7 +41,7 @@ _COPIED_AUDIO: dict[str, frozenset[str] | None] = {
 }
 
 _FILE_SIZE_SIGNAL = getattr(signal, "SIGXFSZ", 0)  # Windows has none, and no such limit
-_MAX_COMMENT_BYTES = 100_000  # the kernel takes 128 KiB in one argument
+_MAX_COMMENT_BYTES = 15_000 if IS_WINDOWS else 100_000  # of 32 KiB for all, or 128 KiB for one
 STALL_TIMEOUT = 120.0
 """Seconds, beside those for the number of pixels, that ffmpeg may be silent: AV1 codes most of a
 clip after its last frame has arrived, and a busy machine is slow at it."""
@@ -99,7 +100,7 @@ def write_video(
         path: The file to write; its suffix names the container. Under the codec png, the folder.
         fps: Frames per second, exact.
         encoding: Codec and quality.
-        comment: Text for the file's metadata, at most 100,000 bytes.
+        comment: Text for the file's metadata, at most 100,000 bytes, on Windows 15,000.
         audio: Audio to add: copied where the container takes its codec, AAC otherwise. It is not
             stretched: pass it only where the frames play as long as they did in its file.
         over: What the new file may replace; a folder only ever replaces images written here.
@@ -249,11 +250,9 @@ def _run_encoder(
 ) -> None:
     timeout = STALL_TIMEOUT + num_pixels / _SLOWEST_PIXELS_PER_SECOND
     with FfmpegPipe(args, stall_timeout=timeout) as ffmpeg:
-        try:
+        with contextlib.suppress(BrokenPipeError):  # its status and message say why it has ended
             for chunk in chunks:
                 ffmpeg.write(memoryview(chunk).cast("B"))
-        except BrokenPipeError:
-            pass  # ffmpeg has ended early; its status and its message say why
         result = ffmpeg.finish()
     if ffmpeg.timed_out:
         raise StorageError(f"cannot write {path}: ffmpeg gave no answer for {timeout:.0f} s")
