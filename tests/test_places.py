@@ -18,7 +18,10 @@ SMALL = ["--model", "shapes", "--device", "cpu"]
     [
         ("https://host.org/a/clip.mp4?x=1&y=2", "curl -o clip.mp4 'https://host.org/a/clip.mp4?x"),
         (str(Path("http://host.org/clip.mp4")), "http://host.org/clip.mp4"),
-        (str(PureWindowsPath("https://host.org/a/clip.mp4")), "-o clip.mp4 https://host.org/a/clip"),
+        (
+            str(PureWindowsPath("https://host.org/a/clip.mp4")),
+            "-o clip.mp4 https://host.org/a/clip",
+        ),
         (str(PureWindowsPath("https://youtu.be/watch?v=abc")), "'https://youtu.be/watch?v=abc'"),
         (str(PureWindowsPath("www.host.org/clip.mp4")), "https://www.host.org/clip.mp4"),
         ("FTP://host/clip.mp4", "ftp://host/clip.mp4"),
@@ -92,7 +95,7 @@ def names_of_windows(tmp_path, monkeypatch):
         def refuse_or_call(path, *args, call=call, **options):
             if set(str(path)) & set("*?"):
                 error = OSError(errno.EINVAL, "The filename syntax is incorrect", str(path))
-                error.winerror = 123
+                error.winerror = 123  # type: ignore[attr-defined]
                 raise error
             return call(path, *args, **options)
 

@@ -100,7 +100,7 @@ def held(monkeypatch):
             if not left:
                 return rename(old, new, **options)
             error = PermissionError(errno.EACCES, "Permission denied")
-            error.winerror = left.pop(0)
+            error.winerror = left.pop(0)  # type: ignore[attr-defined]
             raise error
 
         monkeypatch.setattr(os, name, refuse_or_rename)

@@ -373,6 +373,6 @@ def _start_by_psutil(pid: int) -> int | None:
         process = psutil.Process(pid)
         if process.status() == psutil.STATUS_ZOMBIE:
             return 0
-        return round(100 * process.create_time())
+        return int(100 * process.create_time())
     except psutil.Error:
         return None

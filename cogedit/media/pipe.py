@@ -67,7 +67,8 @@ class ProcessPipe:
         for thread in self._threads:
             thread.join()
         for stream in (self._stdin, self._stdout, self._stderr):
-            with contextlib.suppress(BrokenPipeError), _broken_pipes():  # unsent bytes for an ended process
+            # It may hold bytes that an ended process did not take.
+            with contextlib.suppress(BrokenPipeError), _broken_pipes():
                 stream.close()
 
     def read_into(self, buffer: memoryview) -> int:
@@ -96,7 +97,8 @@ class ProcessPipe:
 
     def close_stdin(self) -> None:
         """Signal that no more bytes come."""
-        with contextlib.suppress(BrokenPipeError), _broken_pipes():  # the status says why it has ended
+        # The status of a process that has ended says why.
+        with contextlib.suppress(BrokenPipeError), _broken_pipes():
             self._stdin.close()
 
     @contextlib.contextmanager

@@ -111,8 +111,10 @@ _NO_ENGINE = "unable to find an engine"
 _SMALL_PAGING_FILE = ("os error 1455", "WinError 1455", "paging file is too small")
 """What Windows says where it has promised as much memory as RAM and paging file hold."""
 
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED", _NO_ENGINE)
-_OUT_OF_MEMORY += ("not enough memory", "Invalid buffer size", *_SMALL_PAGING_FILE)
+_OUT_OF_MEMORY = (
+    *("out of memory", "can't allocate memory", "not enough memory", "Invalid buffer size"),
+    *("ALLOC_FAILED", _NO_ENGINE, *_SMALL_PAGING_FILE),
+)
 """Words of the errors that are not `torch.OutOfMemoryError`: MPS, the CPU allocators, cuBLAS."""
 
 

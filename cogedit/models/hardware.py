@@ -15,7 +15,6 @@ from pathlib import Path
 
 from cogedit.errors import UsageError
 
-
 _COMMAND = "by the command that https://pytorch.org/get-started/locally/ shows"
 
 

@@ -188,8 +188,8 @@ def place(
     """Put a stack of blocks, in host memory and in its final format, where it is to be.
 
     Under "group" on a CUDA device, `overlap` copies the next block while one computes. All weights
-    are pinned in host memory for it first, which a single pass does not repay. Where the system does
-    not let so much be pinned, nothing is, and a sentence is returned that says so.
+    are pinned in host memory for it first, which a single pass does not repay. Where the system
+    does not let so much be pinned, nothing is, and a sentence is returned that says so.
     """
     problem = None
     if offload == "none":

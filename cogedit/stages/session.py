@@ -381,8 +381,8 @@ class Session:
             if here and offload != "none":
                 part.weights.to("cpu")
                 release_memory(part.device)
-            why = place(part.weights, part.device, offload=offload, overlap=name == "transformer")
-        self.notify_once(why, run)
+            told = place(part.weights, part.device, offload=offload, overlap=name == "transformer")
+        self.notify_once(told, run)
         part.offload = offload
         return offload
 

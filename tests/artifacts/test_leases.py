@@ -318,7 +318,7 @@ def test_a_folder_that_goes_again_and_again_is_an_error(path, monkeypatch):
     monkeypatch.setattr(type(path), "mkdir", is_gone)
     monkeypatch.setattr(leases, "FIRST_POLL", 0)
     with (
-        pytest.raises(StorageError, match="cannot write .* is not there once it is made"),
+        pytest.raises(StorageError, match=r"cannot write .* is not there once it is made"),
         writing_alone(path, waiting=lambda: None, until_free=True),
     ):
         pass

@@ -32,7 +32,7 @@ class StdinOfWindows:
 class PopenOfWindows(subprocess.Popen):
     def __init__(self, *args, **options):
         super().__init__(*args, **options)
-        self.stdin = StdinOfWindows(self.stdin)
+        self.stdin = StdinOfWindows(self.stdin)  # type: ignore[assignment]
 
 
 @pytest.fixture(params=["posix", "windows"])
