@@ -12,7 +12,9 @@ import re
 import secrets
 import stat
 import tempfile
+import time
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Literal
 
@@ -22,7 +24,34 @@ FileState = tuple[int, int, int, int]
 Over = FileState | Literal["anything"] | None
 """What a new file may replace: a file in this very state, anything, or nothing at all."""
 
+OPEN_HINT = "close it there, and run the same command again: what was computed is kept"
+"""What to do about an `OpenElsewhere`."""
+
+_OPEN = {5, 32}
+"""Windows' numbers for what it refuses while a file is open: access denied, sharing violation."""
+
+_NO_NAMES = {123, 161, 206}
+"""Windows' numbers for a name that no file can have: characters such as * and ?, too long."""
+
+NO_NAME = "no file can have this name here"
+"""What to say of an error that `is_no_name`."""
+
+_PAUSES = (0.02, 0.05, 0.1, 0.3, 0.5, 1.0, 2.0)
+"""Seconds between attempts: a scanner for viruses or an indexer lets go of a new file soon."""
+
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+
+
+class OpenElsewhere(PermissionError):
+    """What another program has open cannot be renamed or replaced, which is so on Windows."""
+
+
+def is_no_name(error: OSError) -> bool:
+    """Whether Windows says that no file can have a name, which it tells apart from a missing one.
+
+    The numbers of other systems stay what they are: they let nearly all names be.
+    """
+    return getattr(error, "winerror", None) in _NO_NAMES
 
 
 def state_of(path: Path) -> FileState | None:
@@ -130,6 +159,7 @@ def move_into_place(temporary: Path, path: Path, *, over: Over = "anything") -> 
 
     Raises:
         FileExistsError: At `path` lies what it may not replace.
+        OpenElsewhere: Another program has it open, and keeps it so for seconds.
         OSError: The system refuses.
     """
     found = state_of(path)
@@ -138,7 +168,7 @@ def move_into_place(temporary: Path, path: Path, *, over: Over = "anything") -> 
     if temporary.is_dir():
         _move_folder(temporary, path)
     elif over == "anything" or found is not None:
-        os.replace(temporary, path)  # noqa: PTH105  (the name says what it does)
+        _replace(temporary, path)
     else:
         _move_where_nothing_is(temporary, path)
     sync_folder(path.absolute().parent)
@@ -146,22 +176,22 @@ def move_into_place(temporary: Path, path: Path, *, over: Over = "anything") -> 
 
 def _move_folder(temporary: Path, path: Path) -> None:
     if not os.path.lexists(path):
-        temporary.rename(path)
+        _rename(temporary, path)
         return
     aside = temporary.with_name(f"{temporary.name[:-16]}{secrets.token_hex(8)}")
-    path.rename(aside)
+    _rename(path, aside)
     try:
-        temporary.rename(path)
+        _rename(temporary, path)
     except OSError:
-        aside.rename(path)
+        _rename(aside, path)
         raise
-    aside.rename(temporary)
+    _rename(aside, temporary)
 
 
 def _move_where_nothing_is(temporary: Path, path: Path) -> None:
     """Rename a file unless something took its name meanwhile, which no rename of POSIX can."""
     if os.name == "nt":
-        temporary.rename(path)  # refuses by itself
+        _rename(temporary, path)  # refuses by itself
         return
     try:
         os.link(temporary, path)
@@ -170,7 +200,7 @@ def _move_where_nothing_is(temporary: Path, path: Path) -> None:
             raise
         if os.path.lexists(path):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from error
-        os.replace(temporary, path)  # noqa: PTH105
+        _replace(temporary, path)
     else:
         temporary.unlink()
 
@@ -198,6 +228,31 @@ def remove_folder(folder: Path, names: re.Pattern[str]) -> None:
         finally:
             os.close(opened)
     folder.rmdir()
+
+
+def _rename(old: Path, new: Path) -> None:
+    """Rename; over a file that exists on POSIX alone."""
+    _while_open(lambda: old.rename(new), new)
+
+
+def _replace(old: Path, new: Path) -> None:
+    """Rename over what may lie there."""
+    _while_open(lambda: os.replace(old, new), new)  # noqa: PTH105  (the name says what it does)
+
+
+def _while_open(move: Callable[[], object], path: Path) -> None:
+    """Try again for some seconds while another program has a file open."""
+    for pause in (*_PAUSES, None):
+        try:
+            move()
+            return
+        except PermissionError as error:
+            if getattr(error, "winerror", None) not in _OPEN:
+                raise
+            if pause is None:
+                said = "it is open in another program"
+                raise OpenElsewhere(error.errno, said, str(path)) from error
+        time.sleep(pause)
 
 
 def sync_folder(folder: Path) -> None:

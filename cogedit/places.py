@@ -14,10 +14,12 @@ from pathlib import Path
 Output = str | Path
 """A file, or a folder for several; text that ends in a slash is a folder, which need not exist."""
 
-# One slash or more: a `Path` takes "https://a" for the folders "https:" and "a".
-_URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]+):/+(?P<rest>.+)", re.IGNORECASE | re.DOTALL)
+# One slash or more: a `Path` takes "https://a" for the folders "https:" and "a", and turns slashes
+# into backslashes on Windows.
+_URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]+):[/\\]+(?P<rest>.+)", re.IGNORECASE | re.DOTALL)
 _SITE = re.compile(
-    r"(?:(?:www|m)\.)?(?:youtube\.com|youtu\.be|vimeo\.com|tiktok\.com)/.+|www\.[^/\\]+/.+",
+    r"(?:(?:www|m)\.)?(?:youtube\.com|youtu\.be|vimeo\.com|tiktok\.com)[/\\].+"
+    r"|www\.[^/\\]+[/\\].+",
     re.IGNORECASE | re.DOTALL,
 )
 _STREAMED = re.compile(r"\b(youtube|youtu\.be|vimeo|tiktok)\b", re.IGNORECASE)
@@ -45,9 +47,9 @@ def find_elsewhere(place: str) -> Elsewhere | None:
     """
     url = _URL.fullmatch(place)
     if url is not None:
-        return _url(url["scheme"].lower(), url["rest"])
+        return _url(url["scheme"].lower(), url["rest"].replace("\\", "/"))
     if _SITE.fullmatch(place):
-        return _url("https", place)
+        return _url("https", place.replace("\\", "/"))
     drive = _DRIVE.fullmatch(place)
     if os.name == "nt" or (drive is None and "\\" not in place):
         return None

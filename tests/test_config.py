@@ -415,11 +415,28 @@ def test_unknown_preset_and_missing_file(resolve: Resolve, tmp_path: Path) -> No
     with pytest.raises(ConfigError, match=r"cannot read folder.toml: Is a directory"):
         resolve(config="folder.toml")
     (tmp_path / "latin.toml").write_bytes(b"model = '\xff'")
-    with pytest.raises(ConfigError, match=r"latin.toml is not valid TOML"):
+    with pytest.raises(ConfigError, match=r"latin.toml is not UTF-8"):
         resolve(config="latin.toml")
     (tmp_path / "deep.toml").write_text("a = " + "[" * 100_000)
     with pytest.raises(ConfigError, match=r"deep.toml is not valid TOML"):
         resolve(config="deep.toml")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_what_a_shell_of_windows_redirects_is_read(
+    resolve: Resolve, tmp_path: Path, encoding: str
+) -> None:
+    """`cogedit config show > cogedit.toml` in PowerShell 5.1 writes UTF-16."""
+    text = "[load]\r\nheight = 480\r\n"
+    (tmp_path / "cogedit.toml").write_bytes(text.encode(encoding))
+    assert resolve().settings.load.height == 480
+
+
+def test_a_path_of_windows_in_double_quotes_has_a_hint(resolve: Resolve, tmp_path: Path) -> None:
+    (tmp_path / "cogedit.toml").write_text('workspace = "C:\\Users\\me"\n')
+    with pytest.raises(ConfigError, match=r"cogedit.toml is not valid TOML") as caught:
+        resolve()
+    assert "write / in its place" in (caught.value.hint or "")
 
 
 def test_an_installed_package_finds_its_own_presets(tmp_path: Path) -> None:

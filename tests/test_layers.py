@@ -17,7 +17,7 @@ import cogedit
 PACKAGE = Path(cogedit.__file__).parent
 
 LEAVES = {"errors", "types", "sources", "progress", "cancellation", "schema", "places", "disk"}
-LEAVES |= {"version", "clip_times", "wording", "one_at_a_time"}
+LEAVES |= {"version", "clip_times", "wording", "one_at_a_time", "platforms"}
 COMPUTING = {"models", "media", "artifacts", "config", "diffusion"}
 
 ROOMS = {
@@ -32,11 +32,12 @@ ROOMS = {
     "places": set(),
     "version": set(),
     "disk": set(),
+    "platforms": set(),
     "one_at_a_time": set(),
     "diffusion": {"types", "progress", "errors"},
     "models": {"diffusion", "types", "progress", "wording", "errors", "disk", "one_at_a_time"},
     "media": {"types", "sources", "clip_times", "wording", "errors", "places", "disk"}
-    | {"one_at_a_time"},
+    | {"one_at_a_time", "platforms"},
     "artifacts": {"types", "sources", "clip_times", "schema", "errors", "disk"}
     | {"progress", "version"},
     "config": {"types", "schema", "errors", "places"},

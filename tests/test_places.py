@@ -1,6 +1,7 @@
 """What is on another machine, or named as another system does: recognised wherever it is named."""
 
-from pathlib import Path
+import errno
+from pathlib import Path, PureWindowsPath
 
 import pytest
 from typer.testing import CliRunner
@@ -17,6 +18,12 @@ SMALL = ["--model", "shapes", "--device", "cpu"]
     [
         ("https://host.org/a/clip.mp4?x=1&y=2", "curl -o clip.mp4 'https://host.org/a/clip.mp4?x"),
         (str(Path("http://host.org/clip.mp4")), "http://host.org/clip.mp4"),
+        (
+            str(PureWindowsPath("https://host.org/a/clip.mp4")),
+            "-o clip.mp4 https://host.org/a/clip",
+        ),
+        (str(PureWindowsPath("https://youtu.be/watch?v=abc")), "'https://youtu.be/watch?v=abc'"),
+        (str(PureWindowsPath("www.host.org/clip.mp4")), "https://www.host.org/clip.mp4"),
         ("FTP://host/clip.mp4", "ftp://host/clip.mp4"),
         ("s3://bucket/clip.mp4", "aws s3 cp s3://bucket/clip.mp4 ."),
         ("rtsp://camera/1", "rtsp://camera/1"),
@@ -69,3 +76,42 @@ def test_every_command_says_what_to_do_instead(command, exit_code, place, tmp_pa
     assert "URL" in said.stderr or "Windows" in said.stderr
     assert "hint:" in said.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
+
+
+def test_an_address_with_a_question_mark_is_no_pattern_of_pictures():
+    said = CliRunner().invoke(app, ["load", "https://www.youtube.com/watch?v=abc", *SMALL])
+    assert said.exit_code == 3
+    assert "yt-dlp" in said.stderr
+
+
+@pytest.fixture
+def names_of_windows(tmp_path, monkeypatch):
+    """Refuse names as Windows does, which tells those that cannot be from those that are not."""
+    monkeypatch.chdir(tmp_path)
+    make_video(tmp_path / "clip.mp4", width=64, height=64, num_frames=9)
+    for name in ("stat", "lstat", "open"):
+        call = getattr(Path, name)
+
+        def refuse_or_call(path, *args, call=call, **options):
+            if set(str(path)) & set("*?"):
+                error = OSError(errno.EINVAL, "The filename syntax is incorrect", str(path))
+                error.winerror = 123  # type: ignore[attr-defined]
+                raise error
+            return call(path, *args, **options)
+
+        monkeypatch.setattr(Path, name, refuse_or_call)
+
+
+@pytest.mark.parametrize(
+    ("command", "exit_code", "named"),
+    [
+        (["load", "https://youtube.com/watch?v=abc", *SMALL], 3, "yt-dlp"),
+        (["load", "clips/*.mp4", *SMALL], 3, "no such video"),
+        (["inspect", "clip?.mp4"], 3, "no such video"),
+        (["edit", "clip.mp4", "-p", "x", "--dry-run", "-o", "noon?/", *SMALL], 7, "this name here"),
+    ],
+)
+def test_a_name_that_cannot_be_is_one_that_is_not(names_of_windows, command, exit_code, named):
+    said = CliRunner().invoke(app, command, env={"COLUMNS": "999"})
+    assert (said.exit_code, said.stdout) == (exit_code, ""), said.stderr
+    assert named in said.stderr

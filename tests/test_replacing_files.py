@@ -2,10 +2,15 @@
 
 import errno
 import os
+import time
 
+import numpy as np
 import pytest
 
+from cogedit.artifacts.atomic import atomic_write
 from cogedit.disk import FRAME_NAME, is_regular, move_into_place, remove_folder, state_of
+from cogedit.errors import StorageError
+from cogedit.media.png import save_png
 
 
 @pytest.fixture(params=["links", "no links"])
@@ -101,3 +106,76 @@ def test_what_others_put_into_a_folder_or_in_its_place_is_not_removed(tmp_path):
     with pytest.raises(OSError, match="not empty"):
         remove_folder(theirs, FRAME_NAME)
     assert [path.name for path in theirs.iterdir()] == ["thesis.tex"]
+
+
+@pytest.fixture
+def held(monkeypatch):
+    """Let the next renames of a kind fail as on Windows, where another program has the file open.
+
+    Returns the pauses that were made meanwhile.
+    """
+    pauses = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+
+    def hold(name, *codes):
+        left, rename = [*codes], getattr(os, name)
+
+        def refuse_or_rename(old, new, **options):
+            if not left:
+                return rename(old, new, **options)
+            error = PermissionError(errno.EACCES, "Permission denied")
+            error.winerror = left.pop(0)  # type: ignore[attr-defined]
+            raise error
+
+        monkeypatch.setattr(os, name, refuse_or_rename)
+        return pauses
+
+    return hold
+
+
+@pytest.mark.parametrize("over", ["anything", "what is there"])
+def test_a_file_that_another_program_has_open_is_waited_for(tmp_path, held, over):
+    new, out = tmp_path / ".new", tmp_path / "out"
+    new.write_bytes(b"new")
+    out.write_bytes(b"old")
+    pauses = held("replace", 5, 32)
+    move_into_place(new, out, over="anything" if over == "anything" else state_of(out))
+    assert out.read_bytes() == b"new"
+    assert len(pauses) == 2
+
+
+def test_a_folder_in_which_a_file_is_open_is_waited_for(tmp_path, held):
+    new, out = tmp_path / ".new-0123456789abcdef", tmp_path / "out"
+    for folder in (new, out):
+        folder.mkdir()
+        (folder / folder.name).touch()
+    assert held("rename", 5, 5, 32) == []
+    move_into_place(new, out)
+    assert [path.name for path in out.iterdir()] == [new.name]
+
+
+def test_another_refusal_is_not_waited_for(tmp_path, held):
+    new = tmp_path / ".new"
+    new.write_bytes(b"new")
+    pauses = held("replace", 1314)  # a privilege is not held
+    with pytest.raises(PermissionError):
+        move_into_place(new, tmp_path / "out")
+    assert pauses == []
+
+
+def write_artifact_at(path):
+    with atomic_write(path) as file:
+        file.write(b"new")
+
+
+@pytest.mark.parametrize(
+    "write", [write_artifact_at, lambda path: save_png(np.zeros((2, 2, 3), np.uint8), path)]
+)
+def test_a_file_that_stays_open_is_named_so_and_stays(tmp_path, held, write):
+    out = tmp_path / "out"
+    out.write_bytes(b"old")
+    held("replace", *[32] * 100)
+    with pytest.raises(StorageError, match=r"out: it is open in another program") as caught:
+        write(out)
+    assert "close it" in caught.value.hint
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("out", b"old")]

@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import BinaryIO
 
 from cogedit.artifacts.locks import in_use
-from cogedit.disk import Over, files_in, is_regular, move_into_place
+from cogedit.disk import (
+    NO_NAME,
+    OPEN_HINT,
+    OpenElsewhere,
+    Over,
+    files_in,
+    is_no_name,
+    is_regular,
+    move_into_place,
+)
 from cogedit.errors import StorageError, UsageError
 
 _TEMPORARY_SUFFIX = ".tmp"
@@ -75,6 +84,10 @@ def storage_error(path: Path, error: OSError, verb: str) -> StorageError:
     """One sentence for what the system refused: `verb` is "read" or "write"."""
     hint: str | None = None
     match error.errno:
+        case _ if isinstance(error, OpenElsewhere):
+            reason, hint = error.strerror, OPEN_HINT
+        case _ if is_no_name(error):
+            reason, hint = NO_NAME, "choose a shorter or a plainer one"
         case errno.ENOSPC | errno.EDQUOT:
             reason, hint = "the disk is full", "free some space and run the command again"
         case errno.ENOENT:

@@ -43,6 +43,9 @@ SILENCE = 180.0
 FIRST_POLL, LONGEST_POLL = 0.05, 2.0
 """Seconds between two attempts to get a lease."""
 
+_MOST_GONE = 100
+"""Attempts in a row that end since a name is not there, before that is taken for a refusal."""
+
 HOLDER_NAME = re.compile(r"([0-9a-f]{16})\.(\d{1,9})\.(\d{1,18})\.[0-9a-f]{16}")
 """Machine, process, when that started, and what makes every lease another."""
 
@@ -56,9 +59,7 @@ class Lease:
     """A lease that this process took."""
 
     def __init__(self, path: Path) -> None:
-        pid = os.getpid()
-        name = f"{_machine()}.{pid}.{_start_of(pid) or 0}.{secrets.token_hex(8)}"
-        self._path, self._file = path, path / name
+        self._path, self._file = path, path / _name_of_holder()
         self._is_released = threading.Event()
 
     @property
@@ -73,7 +74,12 @@ class Lease:
         return False
 
     def take(self) -> bool:
-        """Take it if no process has it. Raises `OSError` where the system refuses."""
+        """Take it if no process has it.
+
+        Raises:
+            FileNotFoundError: It is gone, or the system takes no path of this length.
+            OSError: The system refuses.
+        """
         try:
             self._path.mkdir()
         except FileExistsError:
@@ -87,8 +93,6 @@ class Lease:
                 ).start()
                 _held[self._path] = self
                 return True
-        except FileNotFoundError:
-            return False
         except BaseException:
             self.release()
             raise
@@ -104,6 +108,12 @@ class Lease:
             self._file.unlink()
         with contextlib.suppress(OSError):  # it is another's
             self._path.rmdir()
+
+
+def _name_of_holder() -> str:
+    """Name this process, another way each time."""
+    pid = os.getpid()
+    return f"{_machine()}.{pid}.{_start_of(pid) or 0}.{secrets.token_hex(8)}"
 
 
 def acquire(path: Path, *, waiting: Callable[[], None] | None, is_watched: bool = True) -> Lease:
@@ -122,20 +132,37 @@ def acquire(path: Path, *, waiting: Callable[[], None] | None, is_watched: bool 
         BlockingIOError: Another process holds it, and `waiting` is None.
         OSError: The system refuses, or something else is at this path.
     """
-    pause = FIRST_POLL
+    pause, num_gone = FIRST_POLL, 0
     while True:
         make_folder(path.parent)
-        with contextlib.suppress(FileNotFoundError):  # gone since that line
+        try:
             lease = Lease(path)
             if lease.take():
                 return lease
-            if _take_from_the_dead(path, is_watched=is_watched):
-                continue
+            is_gone = _take_from_the_dead(path, is_watched=is_watched)
+        except FileNotFoundError as error:  # gone since that line
+            num_gone += 1
+            if num_gone == _MOST_GONE:
+                raise _not_there(path) from error
+            if waiting is not None:
+                waiting()
+            time.sleep(FIRST_POLL)
+            continue
+        num_gone = 0
+        if is_gone:
+            continue
         if waiting is None:
             raise BlockingIOError(f"{path} is held by another process")
         waiting()
         time.sleep(pause)
         pause = min(1.5 * pause, LONGEST_POLL)
+
+
+def _not_there(path: Path) -> OSError:
+    """Say that what is made is not there; Windows says so of a path of more than 259 characters."""
+    length = len(str(path.absolute())) + len(_name_of_holder()) + 1
+    reason = "a file in it is not there once it is made, or too long for this system"
+    return OSError(errno.EIO, f"{reason}: its path has {length} characters", str(path))
 
 
 def is_lost(path: Path) -> bool:
@@ -298,12 +325,14 @@ def _has_ended(file: Path) -> bool:
     if found is None or found[1] != _machine():
         return False
     pid = int(found[2])
-    if sys.platform == "win32":  # where the call below would interrupt it
-        import psutil
-
-        return not psutil.pid_exists(pid)
     try:
-        os.kill(pid, 0)
+        if sys.platform == "win32":  # where the call below would interrupt it
+            import psutil
+
+            if not psutil.pid_exists(pid):
+                return True
+        else:
+            os.kill(pid, 0)
     except ProcessLookupError:
         return True
     except PermissionError:  # of another user
@@ -325,10 +354,25 @@ def _start_of(pid: int) -> int | None:
     """When a process started, in ticks since the machine did; None where the system does not say.
 
     It is 0 of one that has ended and is still listed. Another process may get its number later.
+    Where there is no /proc, the ticks are hundredths of a second by the clock.
     """
+    if not Path("/proc/self/stat").exists():
+        return _start_by_psutil(pid)
     try:
         text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except OSError:
         return None
     state, *fields = text.rpartition(")")[2].split()
     return 0 if state in "ZX" else int(fields[18])
+
+
+def _start_by_psutil(pid: int) -> int | None:
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return 0
+        return int(100 * process.create_time())
+    except psutil.Error:
+        return None

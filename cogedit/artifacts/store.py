@@ -28,7 +28,7 @@ from cogedit.artifacts.records import (
 )
 from cogedit.artifacts.slices import Pieces, TensorsOnDisk
 from cogedit.artifacts.tensor_file import TensorFile, open_regular, write_tensor_file
-from cogedit.disk import Over
+from cogedit.disk import Over, is_no_name
 from cogedit.errors import ArtifactError, ArtifactMismatch
 from cogedit.types import ArtifactKind
 
@@ -164,6 +164,8 @@ def sniff_kind(path: Path) -> ArtifactKind | None:
         except FileNotFoundError:
             return None
         except OSError as error:
+            if is_no_name(error):
+                return None
             raise storage_error(path, error, "read") from error
     return read_record(path).kind
 

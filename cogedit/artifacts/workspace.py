@@ -18,7 +18,7 @@ from cogedit.types import ArtifactKind
 
 FOLDER_SUFFIX = ".cogedit"
 
-_MAX_STEM_BYTES = 150
+_MAX_STEM_BYTES = 60 if os.name == "nt" else 150  # Windows takes paths of 259 characters
 
 
 def default_workspace(video: Path) -> Path:

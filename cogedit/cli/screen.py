@@ -21,6 +21,7 @@ import typer
 from cogedit.cancellation import Cancellation
 from cogedit.cli.progress import Notes, Thumbnail, event_progress, plain_progress
 from cogedit.cli.waiting import WaitingLine
+from cogedit.disk import NO_NAME, is_no_name
 from cogedit.errors import (
     CogeditError,
     Interrupted,
@@ -165,12 +166,14 @@ def handle_errors(
         raise typer.Exit(error.exit_code) from error
     except OSError as error:
         # What no stage foresaw, such as a full disk below stdout. The rest is a bug.
-        if errno.errorcode.get(error.errno or 0, "")[1:] not in _REFUSED.split():
+        is_refused = errno.errorcode.get(error.errno or 0, "")[1:] in _REFUSED.split()
+        if not is_refused and not is_no_name(error):
             raise
         if debug:
             _show_traceback()
         where = "" if error.filename is None else f" {os.fsdecode(error.filename)}"
-        screen.error(f"cannot read or write{where}: {error.strerror}", StorageError.exit_code)
+        reason = NO_NAME if is_no_name(error) else error.strerror
+        screen.error(f"cannot read or write{where}: {reason}", StorageError.exit_code)
         raise typer.Exit(StorageError.exit_code) from error
     except KeyboardInterrupt as error:
         raise typer.Exit(report_stopped(cancellation.signum, screen)) from error

@@ -12,10 +12,16 @@ import os
 import select
 import stat
 import sys
+import time
 from typing import TextIO
+
+from cogedit.platforms import IS_WINDOWS
 
 _GONE = {errno.EPIPE, errno.EBADF, errno.ENXIO}
 """Errors of a stream whose reader left."""
+
+_POLL = 0.05
+"""Seconds between two looks at a full pipe on Windows, where `select` takes sockets alone."""
 
 
 class Stream(io.FileIO):
@@ -34,7 +40,10 @@ class Stream(io.FileIO):
         try:
             while (written := super().write(view)) is None:
                 # Another process has made the pipe or the terminal non-blocking.
-                select.select([], [self.fileno()], [])
+                if IS_WINDOWS:
+                    time.sleep(_POLL)
+                else:
+                    select.select([], [self.fileno()], [])
         except OSError as error:
             if not self._reader_left(error):
                 self.problem = error
@@ -45,7 +54,7 @@ class Stream(io.FileIO):
 
     def _reader_left(self, error: OSError) -> bool:
         """Whether the pipe's reader or the terminal went away; a full disk is another matter."""
-        if error.errno in _GONE:
+        if error.errno in _GONE or (IS_WINDOWS and error.errno == errno.EINVAL):
             return True
         return error.errno == errno.EIO and stat.S_ISCHR(os.fstat(self.fileno()).st_mode)
 
@@ -57,7 +66,8 @@ def make_lasting() -> Stream | None:
     would else take their place, and receive what is printed.
 
     Returns:
-        The stream below `sys.stdout`; None where another program has replaced that.
+        The stream below `sys.stdout`; None where another program has replaced that, and of a
+        console of Windows.
     """
     for descriptor in (0, 1, 2):
         try:
@@ -68,21 +78,33 @@ def make_lasting() -> Stream | None:
         sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)))
     stdout = None
     if sys.stdout is sys.__stdout__:
-        stdout = Stream(1, "w", closefd=False)
-        sys.stdout = _text(stdout, like=sys.stdout)
+        sys.stdout, stdout = lasting(1, like=sys.stdout)
     if sys.stderr is sys.__stderr__:
-        sys.stderr = _text(Stream(2, "w", closefd=False), like=sys.stderr)
+        sys.stderr, _ = lasting(2, like=sys.stderr)
     return stdout
 
 
-def _text(stream: Stream, *, like: TextIO | None) -> io.TextIOWrapper:
-    """Return a text stream with the encoding of the one that it replaces."""
-    return io.TextIOWrapper(
+def lasting(descriptor: int, *, like: TextIO | None) -> tuple[TextIO, Stream | None]:
+    """Return a text stream in the place of another, and the stream below it.
+
+    It has the encoding of that one. On Windows a console stays as it is, for Python alone writes
+    all characters to it; and what goes to a file or a pipe is UTF-8 with plain line ends, where
+    Python would take the code page, which lacks most characters.
+    """
+    if IS_WINDOWS and like is not None and like.isatty():
+        return like, None
+    encoding, errors = getattr(like, "encoding", "utf-8"), getattr(like, "errors", None)
+    if IS_WINDOWS:
+        encoding, errors = "utf-8", "backslashreplace"
+    stream = Stream(descriptor, "w", closefd=False)
+    text = io.TextIOWrapper(
         io.BufferedWriter(stream),
-        encoding=getattr(like, "encoding", "utf-8"),
-        errors=getattr(like, "errors", "backslashreplace"),
+        encoding=encoding,
+        errors=errors or "backslashreplace",
+        newline="\n",  # none is translated
         line_buffering=getattr(like, "line_buffering", True),
     )
+    return text, stream
 
 
 def _open_null(descriptor: int) -> None:

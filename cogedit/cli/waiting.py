@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from cogedit.cli.progress import duration
+from cogedit.platforms import IS_WINDOWS
 
 _FIRST_AFTER = 0.5
 """Seconds until the line appears: what is quicker shows nothing."""
 
 _INTERVAL = 0.25
-_CLEAR = b"\r\x1b[K"
+_CLEAR = "\r\x1b[K"
 
 
 class WaitingLine:
@@ -51,7 +53,7 @@ class WaitingLine:
         """Take the line away, and draw none while the block runs."""
         with self._lock:
             if self._is_shown:
-                self._write(_CLEAR)
+                self._write(_clear())
                 self._is_shown = False
             yield
 
@@ -63,12 +65,24 @@ class WaitingLine:
                 if len(self._waits) == mine and not done.is_set():
                     doing, since = self._waits[-1]
                     text = f"{doing} {duration(time.monotonic() - since)}"
-                    # A terminal shows Ctrl-C behind the line, which must not wrap.
-                    width = max(1, shutil.get_terminal_size().columns - len("^C") - 1)
                     self._is_shown = True
-                    self._write(_CLEAR + text[:width].encode(errors="replace"))
+                    self._write(_clear() + text[: _width()])
 
     @staticmethod
-    def _write(data: bytes) -> None:
+    def _write(text: str) -> None:
         with suppress(OSError):  # the terminal has gone away
-            os.write(2, data)
+            if IS_WINDOWS:  # whose console takes bytes in its own code page
+                sys.stderr.write(text)
+                sys.stderr.flush()
+            else:
+                os.write(2, text.encode(errors="replace"))
+
+
+def _width() -> int:
+    """Columns of the line: a terminal shows Ctrl-C behind it, and it must not wrap."""
+    return max(1, shutil.get_terminal_size().columns - len("^C") - 1)
+
+
+def _clear() -> str:
+    """Take the line away. Not every console of Windows knows the sequence for that."""
+    return f"\r{' ' * _width()}\r" if IS_WINDOWS else _CLEAR

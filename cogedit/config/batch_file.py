@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import io
 import json
 import os
 import re
 import sys
-import tomllib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -18,7 +16,7 @@ from typing import cast
 
 from cogedit.config.resolve import check_values, is_file_name
 from cogedit.config.settings import all_settings
-from cogedit.config.text_file import read_file, toml_problem
+from cogedit.config.text_file import BACKSLASHES, decode, parse_toml, read_file
 from cogedit.errors import ConfigError, shown
 from cogedit.places import Output, find_elsewhere, is_folder_name
 from cogedit.schema import path_of
@@ -33,7 +31,6 @@ _OWN = ("video", "prompt", "output", "mask", "first_frame", "config")
 _SUFFIXES = (".toml", ".csv", ".tsv", ".jsonl")
 _SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
 _ESCAPED = re.compile(r"[\b\t\n\f\r]")  # what a backslash before b, t, n, f or r makes
-_BACKSLASHES = "a backslash begins an escape: write / in its place"
 # Settings that are paths, or lists of files, relative to the file as `video` is.
 _PATHS = ("workspace", "cache", "transformer_file", "vae_file")
 _FILES = ("lora", "inversion_lora")
@@ -99,18 +96,7 @@ def _text(file: str, name: str) -> str:
             f"a batch is a file that ends in {', '.join(_SUFFIXES)}, or -; found {file}"
         )
     data = sys.stdin.buffer.read() if file == STDIN else read_file(Path(file), file)
-    is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    encoding, known_as = ("utf-16", "UTF-16") if is_utf16 else ("utf-8-sig", "UTF-8")
-    try:
-        text = data.decode(encoding)
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{name} is not {known_as}", hint="save it as UTF-8") from error
-    if "\0" in text:
-        raise ConfigError(
-            f"{name} holds NUL characters, as UTF-16 without a byte order mark does",
-            hint="save it as UTF-8",
-        )
-    return text
+    return decode(data, name)
 
 
 Numbered = list[tuple[int, Mapping[str, object]]]
@@ -118,11 +104,7 @@ Numbered = list[tuple[int, Mapping[str, object]]]
 
 def _parse_toml(text: str, name: str) -> tuple[dict[str, object], Numbered]:
     """What holds for all edits, and the edits."""
-    try:
-        parsed: dict[str, object] = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:
-        hint = f"in double quotes {_BACKSLASHES}" if "\\" in text else None
-        raise ConfigError(f"{name} is not valid TOML: {toml_problem(error)}", hint=hint) from error
+    parsed = parse_toml(text, name)
     edits = parsed.pop("edit", [])
     if not isinstance(edits, list) or not all(isinstance(edit, dict) for edit in edits):
         raise ConfigError(f"`edit` in {name} is no list of tables", hint="begin each with [[edit]]")
@@ -173,7 +155,7 @@ def _parse_lines(text: str, name: str) -> Numbered:
             parsed: object = json.loads(line)
         except (ValueError, RecursionError) as error:
             reason = type(error).__name__ if isinstance(error, RecursionError) else str(error)
-            hint = _BACKSLASHES if "\\" in line else None
+            hint = BACKSLASHES if "\\" in line else None
             raise ConfigError(
                 f"row {number} of {name} is not valid JSON: {reason}", hint=hint
             ) from error
@@ -243,7 +225,7 @@ def _place(text: str, base: Path, what: str) -> Path:
         path.stat()
         return path
     if _ESCAPED.search(text):
-        raise ConfigError(f"{what} is {text!r}, with control characters", hint=_BACKSLASHES)
+        raise ConfigError(f"{what} is {text!r}, with control characters", hint=BACKSLASHES)
     elsewhere = find_elsewhere(text)
     if elsewhere is not None:
         raise ConfigError(f"{what}: {elsewhere.message}", hint=elsewhere.hint)

@@ -10,14 +10,13 @@ from __future__ import annotations
 import difflib
 import functools
 import re
-import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from cogedit.config.settings import REMOVED, TABLES, Settings, all_settings
-from cogedit.config.text_file import read_file, toml_problem
+from cogedit.config.text_file import decode, parse_toml, read_file
 from cogedit.errors import ConfigError, UsageError, plain, shown
 from cogedit.schema import flag_name, path_of
 
@@ -210,10 +209,7 @@ def read_preset(preset: str) -> Mapping[str, object]:
 
 def _read_toml(path: Path, name: str) -> dict[str, object]:
     """The values of a TOML file by dotted key; tables are flattened, keys are checked."""
-    try:
-        parsed: dict[str, object] = tomllib.loads(read_file(path, name).decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{name} is not valid TOML: {toml_problem(error)}") from error
+    parsed = parse_toml(decode(read_file(path, name), name), name)
     return _known_values(parsed, name, [*all_settings(), "config"])
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import stat
+import tomllib
 from pathlib import Path
 
 from cogedit.errors import ConfigError
+
+BACKSLASHES = "a backslash begins an escape: write / in its place"
 
 _MAX_BYTES = 100_000_000
 
@@ -30,7 +34,36 @@ def read_file(path: Path, name: str) -> bytes:
         raise ConfigError(f"cannot read {name}: no file has such a name") from error
 
 
-def toml_problem(error: Exception) -> str:
+def decode(data: bytes, name: str) -> str:
+    """Return a file's text: UTF-8, or UTF-16 with a byte order mark, as PowerShell writes it.
+
+    Raises:
+        ConfigError: It is in another encoding.
+    """
+    is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    encoding, known_as = ("utf-16", "UTF-16") if is_utf16 else ("utf-8-sig", "UTF-8")
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{name} is not {known_as}", hint="save it as UTF-8") from error
+    if "\0" in text:
+        raise ConfigError(
+            f"{name} holds NUL characters, as UTF-16 without a byte order mark does",
+            hint="save it as UTF-8",
+        )
+    return text
+
+
+def parse_toml(text: str, name: str) -> dict[str, object]:
+    """Return the values of a TOML file. Raises `ConfigError` where it is none."""
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        hint = f"in double quotes {BACKSLASHES}" if "\\" in text else None
+        raise ConfigError(f"{name} is not valid TOML: {_problem(error)}", hint=hint) from error
+
+
+def _problem(error: Exception) -> str:
     """Return why a text is not TOML, for the end of a sentence."""
     if isinstance(error, RecursionError):
         return "it is nested too deeply"

@@ -35,7 +35,8 @@ from cogedit.media.contact_sheet import (
     pad_to_even,
 )
 from cogedit.media.encoding import Encoding
-from cogedit.media.writer import save_png, write_video
+from cogedit.media.png import save_png
+from cogedit.media.writer import write_video
 from cogedit.models.quiet import quiet_imports
 from cogedit.shapes import model_dir
 from cogedit.stages import Run, edit, reconstruct, settings_for

@@ -22,7 +22,7 @@ from cogedit.lab.report import notify, write_json
 from cogedit.lab.tables import make_table, print_report
 from cogedit.media.contact_sheet import SheetRow, draw_sheet
 from cogedit.media.metrics import psnr
-from cogedit.media.writer import save_png
+from cogedit.media.png import save_png
 from cogedit.models.quiet import quiet_imports
 from cogedit.shapes import model_dir
 

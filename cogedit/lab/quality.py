@@ -40,7 +40,7 @@ from cogedit.lab.quality_tables import LEGEND, quality_record, quality_tables
 from cogedit.lab.report import make_folder, notify, run_command, write_json
 from cogedit.lab.tables import print_report
 from cogedit.media.contact_sheet import draw_sheet
-from cogedit.media.writer import save_png
+from cogedit.media.png import save_png
 from cogedit.models.checkpoint import find_checkpoint
 from cogedit.models.device import DTYPES, resolve_device
 from cogedit.models.quiet import quiet_imports

@@ -22,6 +22,7 @@ from cogedit.errors import ConfigError, VideoError
 from cogedit.media.files import file_state
 from cogedit.media.pipe import ProcessPipe
 from cogedit.one_at_a_time import OneAtATime
+from cogedit.platforms import OWN_SESSION
 
 RAW_STREAMS = ("h264", "hevc")
 """ffmpeg's names of streams without a container, and so without timestamps."""
@@ -122,7 +123,7 @@ def run_ffmpeg(args: Sequence[str], *, timeout: float, input: bytes | None = Non
             timeout=timeout,
             check=False,
             env=_environment(),
-            start_new_session=True,
+            **OWN_SESSION,
         )
     except subprocess.TimeoutExpired as error:
         raise TimeoutError(f"ffmpeg ran past {timeout:.0f} seconds") from error
@@ -186,11 +187,17 @@ def _find_once(
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             env=_environment(),
-            start_new_session=True,
+            **OWN_SESSION,
         )
     except OSError as error:
         raise _not_runnable(command[0], error) from error
-    timer = threading.Timer(timeout, process.kill)
+    is_late = threading.Event()
+
+    def end() -> None:
+        is_late.set()
+        process.kill()
+
+    timer = threading.Timer(timeout, end)
     timer.start()
     with process:
         try:
@@ -200,7 +207,8 @@ def _find_once(
         finally:
             timer.cancel()
             process.kill()
-    if process.returncode < 0:
+    # A killed process has the status 1 on Windows, as one that failed.
+    if process.returncode < 0 or (process.returncode and is_late.is_set()):
         raise _too_slow(path, timeout)
     return None if process.returncode else found
 

@@ -8,7 +8,7 @@ import stat
 import threading
 from pathlib import Path
 
-from cogedit.disk import FileState, state_from
+from cogedit.disk import FileState, is_no_name, state_from
 from cogedit.errors import StorageError, VideoError
 from cogedit.one_at_a_time import OneAtATime
 from cogedit.places import find_elsewhere
@@ -33,6 +33,8 @@ def check_file(path: Path, what: str = "video", *, hint: str | None = None) -> N
     except (FileNotFoundError, NotADirectoryError) as error:
         raise _missing(path, what, hint=hint or _near(path)) from error
     except OSError as error:
+        if is_no_name(error):
+            raise _missing(path, what, hint=hint or _near(path)) from error
         raise _unreadable(path, error) from error
     except ValueError as error:  # a NUL byte in the name
         raise VideoError(f"not a file name: {path!r}") from error

@@ -102,9 +102,33 @@ def _beside_alpha(filters: str) -> str:
 
 
 def _select_expression(indices: Sequence[int]) -> str:
-    """The filter expression for "this frame is wanted"; commas escaped for the filter syntax."""
-    first, last = indices[0], indices[-1]
-    step = indices[1] - first if len(indices) > 1 else 1
-    if tuple(indices) == tuple(range(first, last + 1, step)):
-        return rf"between(n\,{first}\,{last})*not(mod(n-{first}\,{step}))"
-    return "+".join(rf"eq(n\,{index})" for index in indices)
+    """The filter expression for "this frame is wanted"; commas escaped for the filter syntax.
+
+    Frames at equal distances are one term: Windows takes 32,767 characters in a command.
+    """
+    return "+".join(map(_run_expression, _even_runs(indices)))
+
+
+def _even_runs(indices: Sequence[int]) -> list[range]:
+    """Divide ascending numbers into runs at equal distances, each as long as it can be."""
+    runs: list[range] = []
+    begin = 0
+    while begin < len(indices):
+        first = indices[begin]
+        step = indices[begin + 1] - first if begin + 1 < len(indices) else 1
+        end = begin + 1
+        while end < len(indices) and indices[end] - indices[end - 1] == step:
+            end += 1
+        if end - begin == 2 and end < len(indices):  # the second may begin a longer one
+            end = begin + 1
+        runs.append(range(first, indices[end - 1] + 1, step))
+        begin = end
+    return runs
+
+
+def _run_expression(run: range) -> str:
+    """The expression for a run, or one for each of its frames where that is less."""
+    whole = rf"between(n\,{run[0]}\,{run[-1]})"
+    if run.step != 1:
+        whole += rf"*not(mod(n-{run[0]}\,{run.step}))"
+    return min(whole, "+".join(rf"eq(n\,{index})" for index in run), key=len)

@@ -27,6 +27,7 @@ from cogedit.errors import StorageError, VideoError
 from cogedit.media.encoding import KNOWN_VIDEO_SUFFIXES
 from cogedit.media.ffmpeg import MAX_FRAME_PIXELS
 from cogedit.media.files import file_digest, file_state
+from cogedit.places import find_elsewhere
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM")
 SUFFIXES = {".jpg": ".jpg", ".jpeg": ".jpg", ".tif": ".tif", ".tiff": ".tif"}
@@ -132,6 +133,9 @@ def _names(folder: Path, pattern: str | None) -> tuple[list[str], list[str]]:
     try:
         found = sorted(folder.iterdir())
     except FileNotFoundError as error:
+        # The address of a video with a question mark is written as a pattern, too.
+        if elsewhere := find_elsewhere(str(folder / (pattern or ""))):
+            raise VideoError(elsewhere.message, hint=elsewhere.hint) from error
         raise VideoError(f"there is no folder {folder}", hint="check the path") from error
     except OSError as error:
         raise StorageError(f"cannot read {folder}: {error.strerror or error}") from error

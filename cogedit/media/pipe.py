@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import subprocess
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Self, cast
+
+from cogedit.platforms import OWN_SESSION
 
 _STDERR_KEPT = 64 * 1024
 
@@ -40,7 +43,7 @@ class ProcessPipe:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=environment,
-            start_new_session=True,
+            **OWN_SESSION,
         )
         self._stdin, self._stdout, self._stderr = (
             cast(IO[bytes], stream)
@@ -64,7 +67,8 @@ class ProcessPipe:
         for thread in self._threads:
             thread.join()
         for stream in (self._stdin, self._stdout, self._stderr):
-            with contextlib.suppress(BrokenPipeError):  # unsent bytes for an ended process
+            # It may hold bytes that an ended process did not take.
+            with contextlib.suppress(BrokenPipeError), _broken_pipes():
                 stream.close()
 
     def read_into(self, buffer: memoryview) -> int:
@@ -80,7 +84,7 @@ class ProcessPipe:
 
     def write(self, data: memoryview) -> None:
         """Send bytes to stdin. Raises `BrokenPipeError` if the process has ended; see `wait`."""
-        with self._watched():
+        with self._watched(), _broken_pipes():
             self._stdin.write(data)
 
     def wait(self) -> tuple[int, str]:
@@ -93,7 +97,8 @@ class ProcessPipe:
 
     def close_stdin(self) -> None:
         """Signal that no more bytes come."""
-        with contextlib.suppress(BrokenPipeError):  # the status says why it has ended
+        # The status of a process that has ended says why.
+        with contextlib.suppress(BrokenPipeError), _broken_pipes():
             self._stdin.close()
 
     @contextlib.contextmanager
@@ -117,3 +122,14 @@ class ProcessPipe:
                 self.timed_out = True
                 self._process.kill()
                 return
+
+
+@contextlib.contextmanager
+def _broken_pipes() -> Iterator[None]:
+    """Name the pipe to a process that has ended so also where Windows says "invalid argument"."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        raise BrokenPipeError(errno.EPIPE, "the process has ended") from error

@@ -8,29 +8,29 @@ cleans up.
 from __future__ import annotations
 
 import contextlib
-import os
-import secrets
 import shlex
 import signal
-import stat
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, PngImagePlugin
 
-from cogedit.disk import FRAME_NAME, Over, is_regular, move_into_place, remove_folder
+from cogedit.disk import (
+    Over,
+)
 from cogedit.errors import StorageError, UsageError, VideoError
 from cogedit.media.encoding import Encoding, plan_encoding
 from cogedit.media.ffmpeg import FfmpegPipe, FfmpegResult, file_url, first_error, input_args
 from cogedit.media.ffmpeg_output import PacketTable
 from cogedit.media.packets import list_packets
-from cogedit.media.recipe_comment import COMMENT, add_gif_comment
+from cogedit.media.png import beside, check_image_folder, finish, storage_errors, write_images
+from cogedit.media.recipe_comment import add_gif_comment
 from cogedit.media.stream import FrameStream
 from cogedit.media.timing import explains
+from cogedit.platforms import IS_WINDOWS
 
 # What each container takes as it is; another codec is converted to AAC. None takes everything.
 _COPIED_AUDIO: dict[str, frozenset[str] | None] = {
@@ -40,15 +40,13 @@ _COPIED_AUDIO: dict[str, frozenset[str] | None] = {
 }
 
 _FILE_SIZE_SIGNAL = getattr(signal, "SIGXFSZ", 0)  # Windows has none, and no such limit
-_MAX_COMMENT_BYTES = 100_000  # the kernel takes 128 KiB in one argument
+_MAX_COMMENT_BYTES = 15_000 if IS_WINDOWS else 100_000  # of 32 KiB for all, or 128 KiB for one
 STALL_TIMEOUT = 120.0
 """Seconds, beside those for the number of pixels, that ffmpeg may be silent: AV1 codes most of a
 clip after its last frame has arrived, and a busy machine is slow at it."""
 
 _SLOWEST_PIXELS_PER_SECOND = 100_000
 _H264 = Encoding()
-_WRITTEN_HERE = ("Software", "cogedit")
-"""Text of every image in a folder of them."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +97,7 @@ def write_video(
         path: The file to write; its suffix names the container. Under the codec png, the folder.
         fps: Frames per second, exact.
         encoding: Codec and quality.
-        comment: Text for the file's metadata, at most 100,000 bytes.
+        comment: Text for the file's metadata, at most 100,000 bytes, on Windows 15,000.
         audio: Audio to add: copied where the container takes its codec, AAC otherwise. It is not
             stretched: pass it only where the frames play as long as they did in its file.
         over: What the new file may replace; a folder only ever replaces images written here.
@@ -117,7 +115,7 @@ def write_video(
     if encoding.codec == "png":
         _check_comment(comment)
         check_image_folder(path)
-        _write_images(stream.frames, path, comment=comment, over=over)
+        write_images(stream.frames, path, comment=comment, over=over)
         return
     audio_input, audio_output = _audio_args(audio if encoding.has_audio else None, path)
     video_output = encoding.args(fps)
@@ -168,12 +166,12 @@ def encode(
         StorageError: As `write_video`, or what `complete` raises.
     """
     # ffmpeg chooses the container by the suffix, which the other name keeps.
-    with _beside(path) as temporary:
+    with beside(path) as temporary:
         args = [*args, "-n", file_url(temporary)]
         _run_encoder(chunks, path, args=args, num_pixels=num_pixels)
-        with _storage_errors(path):
+        with storage_errors(path):
             complete(temporary)
-            _finish(temporary, path, over=over)
+            finish(temporary, path, over=over)
 
 
 def _as_stream(frames: NDArray[np.uint8] | FrameStream) -> FrameStream:
@@ -249,11 +247,9 @@ def _run_encoder(
 ) -> None:
     timeout = STALL_TIMEOUT + num_pixels / _SLOWEST_PIXELS_PER_SECOND
     with FfmpegPipe(args, stall_timeout=timeout) as ffmpeg:
-        try:
+        with contextlib.suppress(BrokenPipeError):  # its status and message say why it has ended
             for chunk in chunks:
                 ffmpeg.write(memoryview(chunk).cast("B"))
-        except BrokenPipeError:
-            pass  # ffmpeg has ended early; its status and its message say why
         result = ffmpeg.finish()
     if ffmpeg.timed_out:
         raise StorageError(f"cannot write {path}: ffmpeg gave no answer for {timeout:.0f} s")
@@ -289,110 +285,3 @@ def read_back(temporary: Path, path: Path, *, num_frames: int) -> PacketTable:
     if written != num_frames or packets.num_discarded:
         raise StorageError(f"cannot write {path}: {written} of {num_frames} frames were written")
     return packets
-
-
-@contextlib.contextmanager
-def _beside(path: Path) -> Iterator[Path]:
-    """Yield another name in the folder of a path, for what is to take its place.
-
-    A file, or images of ours, that have this name when the block ends are removed.
-    """
-    temporary = path.absolute().parent / f".cogedit-{secrets.token_hex(8)}{path.suffix}"
-    try:
-        yield temporary
-    finally:
-        with contextlib.suppress(OSError):
-            if temporary.is_dir():
-                remove_folder(temporary, FRAME_NAME)
-            else:
-                temporary.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _storage_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except FileExistsError as error:
-        raise UsageError(
-            f"{path} was written by another process meanwhile",
-            hint="choose another -o, or replace it with --force",
-        ) from error
-    except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
-
-
-def save_png(picture: NDArray[np.uint8], path: Path, *, over: Over = "anything") -> None:
-    """Write an image [H, W, 3], uint8 RGB, as PNG, whole or not at all.
-
-    Raises `StorageError` where the file cannot be written, and `UsageError` where it may not
-    replace what is there.
-    """
-    with _beside(path) as temporary, _storage_errors(path):
-        Image.fromarray(picture).save(temporary, format="png")
-        _finish(temporary, path, over=over)
-
-
-def _finish(temporary: Path, path: Path, *, over: Over) -> None:
-    with temporary.open("rb+") as file:
-        os.fsync(file.fileno())
-    move_into_place(temporary, path, over=over)
-
-
-def _write_images(
-    frames: Iterable[NDArray[np.uint8]], folder: Path, *, comment: str | None, over: Over
-) -> None:
-    """Write frames as frame-0000.png and so on; a folder of nothing but such images is replaced."""
-    text = PngImagePlugin.PngInfo()
-    text.add_text(*_WRITTEN_HERE)
-    if comment is not None:
-        text.add_itxt(COMMENT, comment)
-    with _beside(folder) as temporary, _storage_errors(folder):
-        temporary.mkdir()
-        for number, frame in enumerate(frames):
-            with (temporary / f"frame-{number:04d}.png").open("xb") as file:  # through no link
-                Image.fromarray(frame).save(file, format="png", pnginfo=text)
-        check_image_folder(folder)  # others may have written into it meanwhile
-        move_into_place(temporary, folder, over=over)
-
-
-def check_image_folder(folder: Path) -> None:
-    """Raise `StorageError` unless a folder of images may be written at a path.
-
-    All that lies there must be a folder of nothing but images that were written here.
-    """
-    try:
-        mode = folder.lstat().st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISDIR(mode):
-        what = "a link" if stat.S_ISLNK(mode) else "a file"
-        raise StorageError(
-            f"cannot write {folder}: it is {what}, and png writes a folder",
-            hint="name another -o",
-        )
-    with _storage_errors(folder):
-        try:
-            found = sorted(folder.iterdir())
-        except FileNotFoundError:  # removed since that line
-            return
-    others = [path for path in found if not _is_own_image(path)]
-    # What went meanwhile was an image: another process has replaced the folder.
-    others = [*filter(os.path.lexists, others)]
-    if others:
-        raise StorageError(
-            f"cannot write {folder}: it holds files of others, such as {others[0].name}",
-            hint="name a new folder with -o",
-        )
-
-
-def _is_own_image(path: Path) -> bool:
-    """Whether an image of a folder was written here: it says so, or carries a recipe."""
-    if not path.match("frame-*.png") or not is_regular(path):
-        return False
-    try:
-        with Image.open(path, formats=("PNG",)) as image:
-            texts = image.info
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return False
-    key, value = _WRITTEN_HERE
-    return texts.get(key) == value or '"cogedit":' in str(texts.get(COMMENT))

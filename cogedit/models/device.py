@@ -108,15 +108,23 @@ def release_memory(*devices: torch.device) -> None:
 _NO_ENGINE = "unable to find an engine"
 """What cuDNN says where no way to compute a convolution gets its memory; or cuDNN is broken."""
 
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED", _NO_ENGINE)
-"""Words of the errors that are not `torch.OutOfMemoryError`: MPS, the CPU allocator, cuBLAS."""
+_SMALL_PAGING_FILE = ("os error 1455", "WinError 1455", "paging file is too small")
+"""What Windows says where it has promised as much memory as RAM and paging file hold."""
+
+_OUT_OF_MEMORY = (
+    *("out of memory", "can't allocate memory", "not enough memory", "Invalid buffer size"),
+    *("ALLOC_FAILED", _NO_ENGINE, *_SMALL_PAGING_FILE),
+)
+"""Words of the errors that are not `torch.OutOfMemoryError`: MPS, the CPU allocators, cuBLAS."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that a device, or the machine, has no memory left."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in _OUT_OF_MEMORY)
+    if not isinstance(error, RuntimeError | OSError):
+        return False
+    return any(word in str(error) for word in _OUT_OF_MEMORY)
 
 
 _HINTS = {
@@ -140,12 +148,17 @@ def memory_guard(doing: str, *, hint: str | None = None) -> Iterator[None]:
     """
     try:
         yield
-    except (RuntimeError, MemoryError) as error:
+    except (RuntimeError, MemoryError, OSError) as error:
         if not is_out_of_memory(error):
             raise
         # Whoever tries again while this is being handled needs what the failed calls hold.
         traceback.clear_frames(error.__traceback__)
         maybe = ", or its cuDNN does not work" if _NO_ENGINE in str(error) else ""
+        if any(word in str(error) for word in _SMALL_PAGING_FILE):
+            raise DeviceMemoryError(
+                f"Windows had no memory left while {doing}: its paging file is too small",
+                hint="enlarge it (System, Advanced system settings, Performance, Virtual memory)",
+            ) from error
         raise DeviceMemoryError(
             f"The device ran out of memory while {doing}{maybe}",
             hint=hint or _HINTS.get(doing, _HINT_FOR_TRANSFORMER),

@@ -15,6 +15,8 @@ from pathlib import Path
 
 from cogedit.errors import UsageError
 
+_COMMAND = "by the command that https://pytorch.org/get-started/locally/ shows"
+
 
 def cuda_present() -> bool:
     """Return whether torch would find a CUDA device, without importing it."""
@@ -38,13 +40,13 @@ def unused_gpus() -> UsageError | None:
         return UsageError(
             f"torch ({version('torch')}) is built without CUDA, so the GPU of this machine is not "
             "used",
-            hint=f"install a torch for CUDA {driver.cuda}",
+            hint=f"install a torch for CUDA {driver.cuda}, {_COMMAND}",
         )
     if driver.cuda < built_for:
         return UsageError(
             f"torch ({version('torch')}) is built for CUDA {built_for} and the driver knows CUDA "
             f"{driver.cuda}, so the GPU of this machine is not used",
-            hint=f"update NVIDIA's driver, or install a torch for CUDA {driver.cuda}",
+            hint=f"update NVIDIA's driver, or install a torch for CUDA {driver.cuda}, {_COMMAND}",
         )
     return None
 

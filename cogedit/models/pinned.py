@@ -7,12 +7,16 @@ many tensors share a buffer, and the buffers' sizes are powers of two.
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import psutil
 import torch
 from torch import Tensor, nn
+
+from cogedit.wording import show_gb
 
 if TYPE_CHECKING:
     from diffusers.hooks.group_offloading import ModuleGroup
@@ -22,6 +26,10 @@ _LARGEST = 2**28
 
 _FULL = 0.9
 """Share of a buffer that all that is left must fill; else it gets one of half the size first."""
+
+_SHARE_OF_WINDOWS = 0.4
+"""Share of the machine's memory that may be page-locked on Windows, and in its WSL: the driver's
+own limit is about a half, and what goes past it fails as if the GPU's memory were full."""
 
 _ALIGNMENT = 256
 """Bytes at whose multiples a tensor begins, as torch's own allocations do."""
@@ -70,6 +78,32 @@ def _power_of_two(size: int) -> int:
     return 1 << (size - 1).bit_length()
 
 
+def most_pinned(total: int, *, system: str, release: str) -> int | None:
+    """Return how many bytes of a machine's memory may be page-locked; None where all may be.
+
+    Args:
+        total: Bytes of memory of the machine.
+        system: As `platform.system()` names it.
+        release: Of its kernel, as `platform.release()` names it, which says where it is WSL's.
+    """
+    is_limited = system == "Windows" or "microsoft" in release.lower()
+    return int(_SHARE_OF_WINDOWS * total) if is_limited else None
+
+
+def why_not_pinned(model: nn.Module) -> str | None:
+    """Say why a model's blocks cannot all be page-locked on this machine; None where they can."""
+    total = int(psutil.virtual_memory().total)
+    most = most_pinned(total, system=platform.system(), release=platform.release())
+    needed = sum(_layout_of(_tensors_of_blocks(model)).buffers)
+    if most is None or needed <= most:
+        return None
+    return (
+        f"each block is copied before it computes, and not while the last one does: for that "
+        f"{show_gb(needed)} of memory would be page-locked, and of {show_gb(total)} Windows lets "
+        f"about {show_gb(most)} be"
+    )
+
+
 def pin_blocks(model: nn.Module, *, pinned: bool = True) -> None:
     """Move the weights of a model's blocks to page-locked memory; their values stay the same.
 
@@ -80,16 +114,8 @@ def pin_blocks(model: nn.Module, *, pinned: bool = True) -> None:
         model: In host memory, and in its final format.
         pinned: False lays out in the same way in usual memory, for machines without CUDA.
     """
-    lists = (child for child in model.children() if isinstance(child, nn.ModuleList))
-    blocks = (block for child in lists for block in child)
-    tensors = [
-        stored
-        for block in blocks
-        for held in (*block.parameters(), *block.buffers())
-        for stored in stored_tensors(held)
-        if stored.nbytes
-    ]
-    layout = plan_buffers([tensor.nbytes for tensor in tensors])
+    tensors = _tensors_of_blocks(model)
+    layout = _layout_of(tensors)
     buffers: dict[int, Tensor] = {}
     # In the order of the buffers: each is allocated when the one before is full.
     for tensor, (number, begin) in sorted(
@@ -101,6 +127,23 @@ def pin_blocks(model: nn.Module, *, pinned: bool = True) -> None:
         place = buffers[number][begin : begin + tensor.nbytes].view(tensor.dtype)
         strides = torch.empty_like(tensor, device="meta").stride()
         tensor.data = place.as_strided(tensor.shape, strides).copy_(tensor)
+
+
+def _tensors_of_blocks(model: nn.Module) -> list[Tensor]:
+    """List what stores the weights of a model's blocks."""
+    lists = (child for child in model.children() if isinstance(child, nn.ModuleList))
+    blocks = (block for child in lists for block in child)
+    return [
+        stored
+        for block in blocks
+        for held in (*block.parameters(), *block.buffers())
+        for stored in stored_tensors(held)
+        if stored.nbytes
+    ]
+
+
+def _layout_of(tensors: Sequence[Tensor]) -> Layout:
+    return plan_buffers([tensor.nbytes for tensor in tensors])
 
 
 def keep_host_copies(group: ModuleGroup) -> None:

@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from cogedit.errors import UsageError
 from cogedit.models.device import being_current, release_memory
-from cogedit.models.pinned import keep_host_copies, pin_blocks, stored_tensors
+from cogedit.models.pinned import keep_host_copies, pin_blocks, stored_tensors, why_not_pinned
 from cogedit.models.quiet import quiet_imports
 from cogedit.types import Offload, Weights
 from cogedit.wording import show_gb
@@ -184,12 +184,14 @@ def _quantize(transformer: nn.Module) -> None:
 
 def place(
     model: nn.Module, device: torch.device, *, offload: Offload, overlap: bool = True
-) -> None:
+) -> str | None:
     """Put a stack of blocks, in host memory and in its final format, where it is to be.
 
     Under "group" on a CUDA device, `overlap` copies the next block while one computes. All weights
-    are pinned in host memory for it first, which a single pass does not repay.
+    are pinned in host memory for it first, which a single pass does not repay. Where the system
+    does not let so much be pinned, nothing is, and a sentence is returned that says so.
     """
+    problem = None
     if offload == "none":
         model.to(device)
     elif offload == "group":
@@ -200,7 +202,9 @@ def place(
         # block starts the copy of the next on a stream of its own. Before a block's weights go, the
         # host waits until it has computed. With `record_stream` it would not, and run ahead: the
         # copies take a tenth of the time of the blocks, so that nearly all would be on the device.
-        streams = overlap and device.type == "cuda"
+        if overlap and device.type == "cuda":
+            problem = why_not_pinned(model)
+        streams = overlap and device.type == "cuda" and problem is None
         with being_current(device):  # which the stream belongs to
             if streams:
                 pin_blocks(model)
@@ -218,6 +222,7 @@ def place(
                 hook = None if registry is None else registry.get_hook("group_offloading")
                 if hook is not None:
                     keep_host_copies(hook.group)
+    return problem
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from cogedit.artifacts import (
     sniff_kind,
 )
 from cogedit.config import Settings
+from cogedit.disk import is_no_name
 from cogedit.errors import StorageError, UsageError
 from cogedit.media.images import VIDEO_OR_PICTURE
 from cogedit.places import Output, is_folder_name
@@ -209,10 +210,12 @@ def check_replaced(video: Path, prompt: str, given: Given, *, with_source: bool,
 def _check_folder(path: Path) -> None:
     """Raise `StorageError` unless a folder is there and may be written to, or can be made."""
     nearest = path.absolute()
-    while not _is_there(nearest):
+    while not _is_there(nearest) and nearest != nearest.parent:  # a drive may not be there
         nearest = nearest.parent
     problem = None
-    if not nearest.is_dir():
+    if not _is_there(nearest):
+        problem = f"there is no {nearest}"
+    elif not nearest.is_dir():
         kind = "a link to nothing" if nearest.is_symlink() and not nearest.exists() else "a file"
         problem = f"it is {kind}" if nearest == path.absolute() else f"{nearest.name} is {kind}"
     elif not os.access(nearest, os.W_OK | os.X_OK):
@@ -225,7 +228,9 @@ def _is_there(path: Path) -> bool:
     """Whether anything has this name; OSError for one that is too long, which `exists` hides."""
     try:
         path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if is_no_name(error):
+            raise
         return False
     return True
 

@@ -21,8 +21,8 @@ from cogedit.clip_times import show_time
 from cogedit.config import Settings, all_settings
 from cogedit.errors import ArtifactError, UsageError, shown
 from cogedit.media.clip import find_span
+from cogedit.media.png import save_png
 from cogedit.media.reader import DecordFailed, read_clip
-from cogedit.media.writer import save_png
 from cogedit.stages.arguments import source_of
 from cogedit.stages.claim import claim
 from cogedit.stages.load import find_clip

@@ -36,6 +36,7 @@ from cogedit.models.hardware import (
     unused_gpus,
 )
 from cogedit.models.lora import find_lora
+from cogedit.platforms import IS_WINDOWS
 from cogedit.types import INEXACT_BACKENDS, DType, LoraFile, Weights
 from cogedit.wording import count_of
 
@@ -131,6 +132,11 @@ def check_transformer(settings: Settings, *, download: bool = True) -> None:
 def check_gpus(settings: Settings) -> None:
     """Refuse more GPUs than there are; on a CPU, if it was named, they are processes."""
     count = settings.transformer.gpus
+    if count > 1 and IS_WINDOWS:
+        raise UsageError(
+            f"--gpus is {count}, and torch has no NCCL for Windows, by which GPUs exchange data",
+            hint="leave --gpus out, or run it under WSL",
+        )
     if count == 1 or settings.device == "cpu":
         return
     if ":" in settings.device:

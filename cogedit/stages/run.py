@@ -361,7 +361,7 @@ def check_output(
         if any(name is not None and is_replaced(Path(name), output) for name in files):
             raise UsageError(f"{output} is {what}", hint="choose another -o")
     if is_folder:
-        from cogedit.media.writer import check_image_folder  # brings NumPy
+        from cogedit.media.png import check_image_folder  # brings NumPy
 
         check_image_folder(output)
 

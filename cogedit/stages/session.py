@@ -359,9 +359,8 @@ class Session:
         part, offload = self._parts[name], settings.offload
         here = part.offload == "none"
         blocks = estimate.resident if part.offload == "group" else estimate.weights
-        make_room(
-            self._parts, part.device, estimate.activations + (0 if here else blocks), besides=name
-        )
+        room = estimate.activations + (0 if here else blocks)
+        make_room(self._parts, part.device, room, besides=name)
         if part.offload in ("group", "model"):  # its hooks, or its passes, move its weights
             return part.offload
         if part.device.type != "cuda":
@@ -382,7 +381,8 @@ class Session:
             if here and offload != "none":
                 part.weights.to("cpu")
                 release_memory(part.device)
-            place(part.weights, part.device, offload=offload, overlap=name == "transformer")
+            told = place(part.weights, part.device, offload=offload, overlap=name == "transformer")
+        self.notify_once(told, run)
         part.offload = offload
         return offload
 

@@ -18,6 +18,7 @@ from typing import IO
 from cogedit.cancellation import Cancellation
 from cogedit.errors import UsageError
 from cogedit.models.hardware import num_cuda_devices
+from cogedit.platforms import OWN_SESSION
 from cogedit.tools.batch_driver import Event, Gone, Job, on_gpus, work
 from cogedit.tools.batch_group import Group, groups_of
 from cogedit.tools.batch_plan import BatchEdit
@@ -60,7 +61,7 @@ class LocalWorkers:
                 "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path),
                 **self._environments[worker],
             },
-            start_new_session=True,
+            **OWN_SESSION,
         )
         self._processes[worker] = process
         threading.Thread(target=self._listen, args=(worker, process), daemon=True).start()

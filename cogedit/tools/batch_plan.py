@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -14,6 +16,7 @@ from cogedit.errors import CogeditError, Interrupted, StorageError, UsageError, 
 from cogedit.media.masks import check_mask
 from cogedit.models.checkpoint import Checkpoint, looked_up_once
 from cogedit.places import Output
+from cogedit.platforms import IS_MAC
 from cogedit.stages.edit import check_edit, names_video, place_of_video
 from cogedit.stages.edit_records import edits_described
 from cogedit.stages.existing import all_exist, follow
@@ -210,13 +213,13 @@ def _check_outputs(edits: Sequence[BatchEdit]) -> None:
 
     A row may go on from what another made: that is replaced where it is the other's own export.
     """
-    rows: dict[Path, str] = {}
+    rows: dict[str, str] = {}
     read = {_identity(name): edit.where for edit in edits for name in edit.inputs}
     for edit in edits:
         if edit.output is None or not names_video(edit.output):
             continue
         output = Path(edit.output)
-        other = rows.setdefault(output.resolve(), edit.where)
+        other = rows.setdefault(_place_of(output), edit.where)
         if other != edit.where:
             raise UsageError(
                 f"{other} and {edit.where} have the same output, {output}",
@@ -231,6 +234,14 @@ def _check_outputs(edits: Sequence[BatchEdit]) -> None:
                     f"the output of {edit.where}, {output}, is what {read[found]} reads",
                     hint="name another file",
                 ) from error
+
+
+def _place_of(output: Path) -> str:
+    """One text for each file: a Mac takes names for one that differ by case, or by composition."""
+    place = str(output.resolve())
+    if IS_MAC:
+        return unicodedata.normalize("NFC", unicodedata.normalize("NFC", place).casefold())
+    return os.path.normcase(place)
 
 
 def check_output_of(edit: BatchEdit, run: Run) -> None:

@@ -29,10 +29,11 @@ from cogedit.media.comparison import Compared, compare_frames, compare_sheet
 from cogedit.media.encoding import VIDEO_SUFFIXES, Encoding, list_suffixes, plan_encoding
 from cogedit.media.facts import VideoFacts
 from cogedit.media.images import digest_of
+from cogedit.media.png import save_png
 from cogedit.media.probe import probe_as_recorded, probe_facts
 from cogedit.media.reader import iterate_frames, resize_frame
 from cogedit.media.stream import Frame, FrameFile, FrameStream
-from cogedit.media.writer import save_png, write_video
+from cogedit.media.writer import write_video
 from cogedit.stages.arguments import source_of
 from cogedit.stages.claim import claim
 from cogedit.stages.decode import composite_for, decode

@@ -16,8 +16,8 @@ from cogedit.disk import Over
 from cogedit.errors import UsageError
 from cogedit.media.contact_sheet import SheetRow, draw_sheet
 from cogedit.media.metrics import flicker, mean_change, psnr
+from cogedit.media.png import save_png
 from cogedit.media.stream import FrameFile
-from cogedit.media.writer import save_png
 from cogedit.stages.arguments import as_path, source_of
 from cogedit.stages.claim import claim
 from cogedit.stages.decode import decode, decode_source

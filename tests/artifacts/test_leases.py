@@ -1,6 +1,7 @@
 """Leases: one process at a time, whatever locks and clocks do, and nothing is left behind."""
 
 import contextlib
+import errno
 import os
 import signal
 import subprocess
@@ -290,3 +291,48 @@ def test_what_one_lease_shows_of_its_holder_holds_for_all(tmp_path, short_watch,
     assert is_free(paths[0])
     monkeypatch.setattr(leases, "HEARTBEAT", 3600)
     acquire(paths[1], waiting=None).release()
+
+
+@pytest.mark.parametrize("waiting", [None, lambda: None])
+def test_a_path_that_the_system_does_not_take_is_an_error(path, monkeypatch, waiting):
+    """Windows makes a folder of 240 characters, and says of a file in it that there is no such."""
+    make = os.open
+
+    def make_unless_in_a_lease(file, *args, **options):
+        if str(file).startswith(f"{path}{os.sep}"):
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(file))
+        return make(file, *args, **options)
+
+    monkeypatch.setattr(os, "open", make_unless_in_a_lease)
+    monkeypatch.setattr(leases, "FIRST_POLL", 0)
+    with pytest.raises(OSError, match="too long for this system: its path has") as caught:
+        acquire(path, waiting=waiting)
+    assert caught.value.filename == str(path)
+    assert not path.exists()
+
+
+def test_a_folder_that_goes_again_and_again_is_an_error(path, monkeypatch):
+    def is_gone(folder, *args, **options):
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(folder))
+
+    monkeypatch.setattr(type(path), "mkdir", is_gone)
+    monkeypatch.setattr(leases, "FIRST_POLL", 0)
+    with (
+        pytest.raises(StorageError, match=r"cannot write .* is not there once it is made"),
+        writing_alone(path, waiting=lambda: None, until_free=True),
+    ):
+        pass
+
+
+def test_where_there_is_no_proc_a_number_that_another_process_has_is_known(path, monkeypatch):
+    """As on a Mac: a killed holder's number is that of another process by now."""
+    acquire(path, waiting=None).release()  # the machine's name is known from here on
+    exists = type(path).exists
+    monkeypatch.setattr(
+        type(path), "exists", lambda self: not str(self).startswith("/proc/") and exists(self)
+    )
+    lease = acquire(path, waiting=None)
+    assert not is_free(path), "it is held by this process"
+    leave_dead(path, lease)
+    assert not are_held([path])
+    assert is_free(path)

@@ -1,5 +1,6 @@
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from videos import ffmpeg, make_video
 
 from cogedit.errors import ConfigError, StorageError, VideoError
 from cogedit.media import probe
-from cogedit.media.ffmpeg import run_on_input
+from cogedit.media.ffmpeg import find_messages, run_on_input
 from cogedit.media.probe import identify, probe_facts
 from cogedit.media.recipe_comment import find_comment
 
@@ -183,6 +184,24 @@ def test_a_probe_that_hangs_is_killed(clips, tmp_path, monkeypatch):
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(program))
     with pytest.raises(VideoError, match=r"plain\.mp4"):
         run_on_input(clips / "plain.mp4", [], timeout=0.2)
+    with pytest.raises(VideoError, match=r"plain\.mp4 could not be read within"):
+        find_messages(clips / "plain.mp4", [], re.compile(b"x"), timeout=0.2)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell")
+def test_a_killed_process_has_the_status_1_on_windows(clips, tmp_path, monkeypatch):
+    class PopenOfWindows(subprocess.Popen):
+        def wait(self, timeout=None):
+            self.returncode = abs(super().wait(timeout)) and 1
+            return self.returncode
+
+    program = tmp_path / "ffmpeg"
+    program.write_text("#!/bin/sh\nexec sleep 600\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(program))
+    monkeypatch.setattr(subprocess, "Popen", PopenOfWindows)
+    with pytest.raises(VideoError, match=r"plain\.mp4 could not be read within"):
+        find_messages(clips / "plain.mp4", [], re.compile(b"y"), timeout=0.2)
 
 
 def test_broken_ffmpeg_setting_names_the_variable(clips, monkeypatch):

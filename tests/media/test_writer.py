@@ -13,10 +13,11 @@ from cogedit.errors import StorageError, UsageError
 from cogedit.media import writer
 from cogedit.media.encoding import Encoding
 from cogedit.media.ffmpeg import input_args, run_ffmpeg
+from cogedit.media.png import check_image_folder
 from cogedit.media.probe import probe_facts
 from cogedit.media.recipe_comment import add_gif_comment, find_comment
 from cogedit.media.stream import FrameStream
-from cogedit.media.writer import AudioSource, check_image_folder, write_video
+from cogedit.media.writer import AudioSource, write_video
 
 FPS = Fraction(30000, 1001)
 

@@ -69,6 +69,8 @@ def run_out(error):
         RuntimeError("MPS backend out of memory (MPS allocated: 17.9 GB)"),
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
         RuntimeError("GET was unable to find an engine to execute this computation"),  # of cuDNN
+        RuntimeError("Invalid buffer size: 24.00 GiB"),  # of MPS
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9663676416 by"),
         MemoryError(),
     ],
 )
@@ -82,6 +84,21 @@ def test_a_full_device_is_one_sentence(error):
     order = ["--offload group", "--weights int8", "--max-num-frames", "last resort", "--width"]
     assert order == sorted(order, key=caught.value.hint.index)
     assert caught.value.__cause__ is error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError("The paging file is too small for this operation to complete. (os error 1455)"),
+        OSError(22, "Die Auslagerungsdatei ist zu klein. (os error 1455)"),
+        RuntimeError("[WinError 1455] The paging file is too small. Error loading a dll"),
+    ],
+)
+def test_a_small_paging_file_is_named(error):
+    with pytest.raises(DeviceMemoryError, match="paging file is too small") as caught:
+        run_out(error)
+    assert caught.value.exit_code == 6
+    assert "enlarge it" in caught.value.hint
 
 
 def test_what_the_failed_calls_hold_goes_before_the_error_does():
@@ -114,7 +131,9 @@ def test_the_cpu_is_a_device_too():
         allocate(2**55)
 
 
-@pytest.mark.parametrize("error", [RuntimeError("shapes differ"), ValueError("no"), KeyError("k")])
+@pytest.mark.parametrize(
+    "error", [RuntimeError("shapes differ"), ValueError("not enough memory"), OSError(2, "no")]
+)
 def test_other_errors_pass(error):
     with pytest.raises(type(error)) as caught:
         run_out(error)

@@ -4,12 +4,16 @@ import io
 import json
 import logging
 
+import diffusers
 import pytest
 import sentencepiece
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
+from cogedit.errors import DeviceMemoryError
 from cogedit.models.checkpoint import find_checkpoint
+from cogedit.models.device import memory_guard
 from cogedit.models.loading import (
     alphas_cumprod,
     load_text_encoder,
@@ -100,6 +104,26 @@ def test_shards_load_in_silence(folder, part, capfd):
     assert capfd.readouterr() == ("", "")
     pairs = zip(whole.state_dict().values(), split.state_dict().values(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_weights_that_windows_has_no_memory_for_are_not_to_be_downloaded_again(
+    folder, part, monkeypatch
+):
+    """As safetensors says it, where RAM and paging file are full."""
+    error = OSError("The paging file is too small for this operation to complete. (os error 1455)")
+
+    def refuse(*args, **options):
+        raise error
+
+    kinds = {
+        "transformer": diffusers.CogVideoXTransformer3DModel,
+        "vae": diffusers.AutoencoderKLCogVideoX,
+        "text_encoder": transformers.T5EncoderModel,
+    }
+    monkeypatch.setattr(kinds[part], "from_pretrained", refuse)
+    with pytest.raises(DeviceMemoryError, match="paging file"), memory_guard("loading it"):
+        load(folder, part)
 
 
 def test_the_libraries_talk_as_before_afterwards(folder, refused):

@@ -295,6 +295,7 @@ def test_what_is_no_lora_of_the_model_is_refused_by_what_it_is(pipeline, tmp_pat
 
 
 def test_metadata_that_means_something_else_is_refused(pipeline, tmp_path):
+    other: tuple[str, ...]
     other = '{"lora_alpha": "much"}', '{"lora_alpha": "inf"}', '{"alpha_pattern": {"*to_q": 2}}'
     other += "[" * 100_000, '{"alpha_pattern": {"([a-z_0-9.]+)+!": 1}}'  # never matched through
     for number, said in enumerate(('{"use_dora": true}', "[1", *other)):

@@ -1,7 +1,9 @@
 """Weights in page-locked memory: what their buffers take, as torch's allocator rounds them."""
 
+import platform
 import weakref
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +15,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from cogedit.models.checkpoint import find_checkpoint
 from cogedit.models.device import release_memory
 from cogedit.models.loading import load_transformer
-from cogedit.models.pinned import keep_host_copies, pin_blocks, plan_buffers, stored_tensors
+from cogedit.models.pinned import (
+    keep_host_copies,
+    most_pinned,
+    pin_blocks,
+    plan_buffers,
+    stored_tensors,
+    why_not_pinned,
+)
 from cogedit.models.placement import place, store_weights
 
 CPU = torch.device("cpu")
@@ -50,6 +59,34 @@ def test_no_two_tensors_share_a_byte(sizes):
         assert begin >= ends.get(number, 0)
         ends[number] = begin + size
     assert all(end <= layout.buffers[number] for number, end in ends.items())
+
+
+@pytest.mark.parametrize(
+    ("system", "release", "most"),
+    [
+        ("Linux", "6.8.0-45-generic", None),
+        ("Linux", "5.15.153.1-microsoft-standard-WSL2", 400),
+        ("Linux", "4.4.0-19041-Microsoft", 400),
+        ("Windows", "11", 400),
+        ("Darwin", "23.5.0", None),
+    ],
+)
+def test_windows_lets_a_part_of_memory_be_pinned(system, release, most):
+    assert most_pinned(1000, system=system, release=release) == most
+
+
+@pytest.mark.parametrize(("total", "fits"), [(10_300, True), (10_200, False)])
+def test_blocks_that_may_not_be_pinned_are_told(monkeypatch, total, fits):
+    model = nn.Module()
+    model.outside = nn.Linear(100, 100)
+    model.blocks = nn.ModuleList(nn.Linear(16, 16, bias=False) for _ in range(4))  # 4 x 1024 bytes
+    monkeypatch.setattr(platform, "release", lambda: "1")
+    memory = SimpleNamespace(total=total)
+    monkeypatch.setattr("cogedit.models.pinned.psutil.virtual_memory", lambda: memory)
+    assert why_not_pinned(model) is None
+    monkeypatch.setattr(platform, "system", lambda: "Windows")
+    said = why_not_pinned(model)
+    assert said is None if fits else "Windows lets about" in said
 
 
 def storages(model):

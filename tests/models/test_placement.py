@@ -1,5 +1,7 @@
 """Where the weights are changes no number; in which format they are kept does."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from pipelines import GOLDEN_PIPELINE
@@ -148,6 +150,26 @@ def test_offload_on_a_gpu_gives_the_same_numbers():
         place(model, device, offload=offload)
         with on_device(model, device, offload=offload):
             assert model.device.type == "cuda"
+            results += [velocity(model), velocity(model)]
+    assert all(torch.equal(result, results[0]) for result in results)
+
+
+@pytest.mark.gpu
+def test_blocks_that_may_not_be_pinned_come_without(monkeypatch):
+    device = torch.device("cuda")
+    results = []
+    for system in ("Linux", "Windows"):
+        monkeypatch.setattr("platform.system", lambda system=system: system)
+        monkeypatch.setattr(
+            "cogedit.models.pinned.psutil.virtual_memory", lambda: SimpleNamespace(total=2**16)
+        )
+        model = load_transformer(
+            find_checkpoint(str(GOLDEN_PIPELINE)), device=CPU, dtype=torch.bfloat16
+        )
+        told = place(model, device, offload="group")
+        assert (told is None) == (system == "Linux")
+        assert next(model.transformer_blocks.parameters()).is_pinned() == (system == "Linux")
+        with on_device(model, device, offload="group"):
             results += [velocity(model), velocity(model)]
     assert all(torch.equal(result, results[0]) for result in results)
 

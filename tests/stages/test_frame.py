@@ -13,7 +13,7 @@ import cogedit
 from cogedit.artifacts import read_artifact
 from cogedit.cli import app
 from cogedit.errors import ArtifactError, UsageError, VideoError
-from cogedit.media.writer import save_png
+from cogedit.media.png import save_png
 
 ODD = {"load__width": 48, "load__height": 64}
 

@@ -196,6 +196,12 @@ def test_more_gpus_than_there_are_are_refused(video, tmp_path, flags, found):
     assert not list(tmp_path.glob("w/*.safetensors"))
 
 
+def test_windows_has_nothing_for_several_gpus(video, tmp_path, monkeypatch):
+    monkeypatch.setattr("cogedit.stages.model.IS_WINDOWS", True)
+    with pytest.raises(UsageError, match=r"--gpus is 2.*Windows"):
+        cogedit.invert(video, settings_of(video, tmp_path / "w", SHORT, gpus=2))
+
+
 def others():
     """The other ranks of this process."""
     return [p for p in psutil.Process().children() if p.cmdline()[-2:] == ["-m", "cogedit"]]

@@ -461,6 +461,26 @@ def test_flags_stand_above_rows_and_rows_above_the_file(tmp_path, monkeypatch):
     assert {one.settings.reconstruct.guidance_scale for one in above} == {2.0}
 
 
+@pytest.mark.parametrize(
+    ("is_mac", "names", "exit_code"),
+    [
+        (True, ("Bear.mp4", "bear.mp4"), 2),
+        (True, ("b\u00e4r.mp4", "ba\u0308r.mp4"), 2),
+        (True, ("bear.mp4", "bears.mp4"), 0),
+        (False, ("Bear.mp4", "bear.mp4"), 0),
+        (False, ("bear.mp4", "bear.mp4"), 2),
+    ],
+)
+def test_two_rows_do_not_write_one_file(folder, monkeypatch, is_mac, names, exit_code):
+    """A Mac's file system takes Bear.mp4 and bear.mp4 for one name."""
+    monkeypatch.setattr("cogedit.tools.batch_plan.IS_MAC", is_mac)
+    rows = [("a.mp4", "x", names[0]), ("b.mp4", "y", names[1])]
+    (folder / "edits.csv").write_text(as_csv(rows, ("video", "prompt", "output")))
+    shown = invoke("edits.csv", *TINY, "--dry-run", folder=folder)
+    assert shown.exit_code == exit_code
+    assert ("the same output" in shown.stderr) == (exit_code == 2)
+
+
 def test_an_output_for_several_edits_is_a_folder(tmp_path):
     clips(tmp_path)
     rows = read(

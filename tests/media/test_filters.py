@@ -1,0 +1,37 @@
+"""Which frames ffmpeg is told to let through."""
+
+import random
+
+import pytest
+
+from cogedit.media.ffmpeg import run_ffmpeg
+from cogedit.media.filters import picture_filters
+from cogedit.media.probe import probe_facts
+
+UNEVEN = [sorted(random.Random(seed).sample(range(60), 5 + 5 * seed)) for seed in range(10)]
+UNEVEN += [[0, 1, 2, 9, 20, 22, 24, 26, 28, 30, 31, 59], [7, 9], [3, 4, 8], [58]]
+
+
+def chosen_by_ffmpeg(expression, num_frames):
+    """The numbers that ffmpeg lets through, of black pictures whose count is their number."""
+    source = f"color=size=16x16:rate=1:duration={num_frames}"
+    shown = run_ffmpeg(
+        ["-f", "lavfi", "-i", source, "-vf", f"{expression},showinfo", "-f", "null", "-"],
+        timeout=600,
+    )
+    assert shown.returncode == 0, shown.stderr
+    lines = [line for line in shown.stderr.splitlines() if "pts_time:" in line]
+    return [int(line.partition("pts_time:")[2].split()[0]) for line in lines]
+
+
+@pytest.mark.parametrize("indices", UNEVEN, ids=len)
+def test_ffmpeg_lets_through_what_was_chosen(clips, indices):
+    [select] = picture_filters(probe_facts(clips / "plain.mp4"), indices)
+    assert chosen_by_ffmpeg(select, 60) == indices
+
+
+def test_thousands_of_frames_fit_into_a_command_of_windows(clips):
+    """Every frame but some, as where others were left out: 32,767 characters are all there are."""
+    indices = [index for index in range(9000) if index % 100]
+    [select] = picture_filters(probe_facts(clips / "plain.mp4"), indices)
+    assert len(select) < 4000
