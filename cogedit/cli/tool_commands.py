@@ -198,11 +198,10 @@ def batch(
         call.flags_of_all,
         config=call.config,
         flag_names=call.names,
-        is_made_here=engine != "ray",
         run=run,
     )
     if dry_run:
-        plans = preview_batch(planned, run=run)
+        plans = preview_batch(planned, is_made_here=engine != "ray", run=run)
         show_batch_plans(call.screen, plans)
         if num_failing := sum(plan.error is not None for plan in plans):
             raise BatchError(f"{num_failing} of {count_of(len(plans), 'edit')} would fail")

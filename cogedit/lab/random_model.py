@@ -75,8 +75,8 @@ class Inputs:
     """What all rows of the table work on.
 
     Attributes:
-        predictor: The model, with the prompts and the empty one; its options are not those of the
-            row "upstream".
+        predictor: The model, with the prompts and the empty one. The row "upstream" leaves its
+            options.
         latents: The clip, [1, F', C, H', W'] float32, on the model's device.
         prompts: Of the edits.
     """

@@ -128,7 +128,7 @@ def check_image_folder(folder: Path) -> None:
 
 def _is_own_image(path: Path) -> bool:
     """Whether an image of a folder was written here: it says so, or carries a recipe."""
-    if not path.match("frame-*.png") or not is_regular(path):
+    if not FRAME_NAME.fullmatch(path.name) or not is_regular(path):
         return False
     try:
         with Image.open(path, formats=("PNG",)) as image:

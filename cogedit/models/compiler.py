@@ -38,15 +38,30 @@ def _own_folder() -> None:
     """
     from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
-    folder = Path(default_cache_dir())
-    if os.name == "nt" or os.environ.get("TORCHINDUCTOR_CACHE_DIR", str(folder)) != str(folder):
+    named = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    try:
+        folder = Path(default_cache_dir())
+    except (KeyError, OSError):  # a user without a name, of whom older versions of torch know none
+        folder = None
+    if os.name == "nt" or (named is not None and named != str(folder)):
         return
-    folder.mkdir(mode=0o700, exist_ok=True)
-    status = folder.lstat()
-    if status.st_uid != os.getuid() or folder.is_symlink():
+    hint = "name a folder of your own in TORCHINDUCTOR_CACHE_DIR"
+    if folder is None:
+        raise UsageError("--compile has no folder for its code: this user has no name", hint=hint)
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        status = folder.lstat()
+        is_empty = not any(folder.iterdir())
+    except OSError as error:
         raise UsageError(
-            f"--compile would run what lies in {folder}, which belongs to another user",
-            hint="name a folder of your own in TORCHINDUCTOR_CACHE_DIR",
-        )
-    if status.st_mode & 0o022:
-        folder.chmod(0o700)
+            f"--compile cannot keep its code in {folder}: {error.strerror}", hint=hint
+        ) from error
+    if status.st_uid != os.getuid() or folder.is_symlink():
+        why = "is a link or belongs to another user"
+    elif status.st_mode & 0o002 and not is_empty:
+        why = "others may have written to"
+    else:
+        if status.st_mode & 0o022:
+            folder.chmod(0o700)
+        return
+    raise UsageError(f"--compile would run what lies in {folder}, which {why}", hint=hint)

@@ -56,8 +56,8 @@ its SAT scripts have rank 128 or 256 and alpha 1 (`tools/load_cogvideox_lora.py`
 
 _NUMBERS = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "I32", "I64"}  # alpha may be whole
 
-_REPEATED_GROUP = re.compile(r"\)[*+{]")
-"""In a pattern of module names; matching such a one may take longer than anybody lives."""
+_REPEATED_GROUP, _REPETITION = re.compile(r"\)[*+{]"), re.compile(r"[*+{]")
+"""In a pattern of module names, one of the former or many of the latter may take for ever."""
 
 _MERGE = "merge it with the program that it is for, and give the transformer as --transformer FILE"
 
@@ -249,8 +249,8 @@ def _config_of(path: Path, weights: WeightFile, beside: Path) -> _Config:
         config = msgspec.convert(found, _Config, strict=False)
         for pattern in config.alpha_pattern:
             re.compile(pattern)
-            if _REPEATED_GROUP.search(pattern):
-                raise ValueError(f"the pattern {pattern} repeats a group")
+            if _REPEATED_GROUP.search(pattern) or len(_REPETITION.findall(pattern)) > 3:
+                raise ValueError(f"the pattern {pattern} repeats too much")
         if not all(map(math.isfinite, (*config.alpha_pattern.values(), config.lora_alpha or 0.0))):
             raise ValueError("alpha is not finite")
         return config

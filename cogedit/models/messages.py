@@ -1,7 +1,8 @@
 """Messages between the processes of one run, which nobody else can write.
 
 torch.distributed checks nobody who connects. What is heard is unpickled, which may run anything, so
-each message is sealed with a key that the processes of the run alone know (HMAC, RFC 2104).
+each message is sealed with a key that the processes of the run alone know (HMAC, RFC 2104): a
+random one, or the id of the run that a user gives to torchrun.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import cast
 
+import psutil
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -127,6 +128,7 @@ class Ranks:
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(store.port),
             "OMP_NUM_THREADS": str(torch.get_num_threads()),  # on a CPU sums depend on it
+            **_networks(),
             "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
         }
         processes: list[subprocess.Popen[bytes]] = []
@@ -144,6 +146,8 @@ class Ranks:
                 if any(process.poll() is not None for process in processes):
                     raise _error_of(store)
                 time.sleep(0.05)
+            # Groups that are made later read these, too.
+            os.environ |= _networks()
             return cls(store, 0, size, run_id=run_id, processes=processes)
         except BaseException:
             _end(processes, grace=0)
@@ -162,7 +166,7 @@ class Ranks:
         described = [(tensor.shape, tensor.dtype) for tensor in tensors]
         data = bytearray(sealed((message, described), self._key))
         with may_be_lost():
-            dist.broadcast(torch.tensor(len(data)), src=0)
+            dist.broadcast(torch.tensor(len(data), device="cpu"), src=0)
             dist.broadcast(torch.frombuffer(data, dtype=torch.uint8), src=0)
             for tensor in tensors:
                 dist.broadcast(tensor.contiguous(), src=0)
@@ -173,10 +177,10 @@ class Ranks:
         Raises:
             ValueError: It is not from this run.
         """
-        length = torch.empty((), dtype=torch.int64)
+        length = torch.empty((), dtype=torch.int64, device="cpu")
         with may_be_lost():
             dist.broadcast(length, src=0)
-            data = torch.empty(int(length), dtype=torch.uint8)
+            data = torch.empty(int(length), dtype=torch.uint8, device="cpu")
             dist.broadcast(data, src=0)
             message, described = cast("_Told", opened(data.numpy().tobytes(), self._key))
             tensors = [torch.empty(shape, dtype=dtype, device=device) for shape, dtype in described]
@@ -188,13 +192,15 @@ class Ranks:
         """Give rank 0 a tensor that it waits for."""
         wait_for(tensor.device)  # what is said to be ready is, whoever fails from here on
         with may_be_lost():
-            dist.send(torch.ones(1), 0)
+            dist.send(torch.ones(1, device="cpu"), 0)
             dist.send(tensor.contiguous(), 0)
 
     def take(self, rank: int, empty: Tensor) -> Tensor:
         """Wait, in rank 0, for a tensor of another rank, and fill an empty one with it."""
         with may_be_lost(), self.waiting_for_others():
-            dist.recv(torch.empty(1), rank)  # by gloo: NCCL would wait for one that has ended
+            dist.recv(
+                torch.empty(1, device="cpu"), rank
+            )  # by gloo: NCCL would wait for one that has ended
             dist.recv(empty, rank)
             wait_for(empty.device)
         return empty
@@ -270,6 +276,17 @@ class Ranks:
                     _end(self._processes, grace=0)
                     os.write(2, f"error: {error}\n".encode())
                     os._exit(error.exit_code if isinstance(error, CogeditError) else 1)
+
+
+def _networks() -> dict[str, str]:
+    """Return the variables that keep what ranks of one machine say off its networks."""
+    names = [
+        name
+        for name, places in psutil.net_if_addrs().items()
+        if any(place.address == "127.0.0.1" for place in places)
+    ]
+    variables = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+    return {key: names[0] for key in variables if names and key not in os.environ}
 
 
 def _store_of_this_machine() -> TCPStore:

@@ -233,6 +233,8 @@ class _Edits:
         self._guided = (
             frozenset() if scales == {1} else self.schedule.window(*shared.guidance_steps)
         )
+        # Also where no step attends: a window outside of the model is a mistake.
+        Injection.of(shared, 0.0).window(len(predictor.transformer.transformer_blocks))
         strengths = injection_strengths(shared, self.schedule)
         self._injection = {t: Injection.of(shared, w) for t, w in strengths.items()}
         self.restarts = self.schedule.changes(self._guided, injection_jumps(shared, self.schedule))

@@ -34,8 +34,8 @@ def path_given(name: str, value: str | Path) -> Path:
     if hasattr(value, "path"):  # what a call returned
         hint = "pass its `.path` on"
     elif hasattr(value, "shape"):
-        hint = "cogedit.write_clip(frames, path, fps=8) writes frames that are in memory, and "
-        hint += "PIL.Image.fromarray(picture).save(path) one picture"
+        hint = "save it first: cogedit.write_clip(frames, path, fps=8), or of one picture "
+        hint += "PIL.Image.fromarray(picture).save(path)"
     raise UsageError(
         f"{name} is a {type(value).__name__}, expected the path of a file or folder", hint=hint
     )

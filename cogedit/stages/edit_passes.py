@@ -140,7 +140,8 @@ class EditPasses:
         pixels = [self._pixels(record) for record in records]
         masks = [self._latent_mask(mask, options) for mask in pixels if mask is not None]
         num_levels = len(self._source.timesteps)
-        num_steps, condition = options.num_steps(num_levels), self._condition
+        num_steps = options.num_steps(num_levels)
+        embeds, condition = self._embeds, self._condition  # T5 first: the VAE makes room for it
         loop = ResumableLoop(
             unfinished,
             names=("offset" if options.method == "flow" else "sample",),
@@ -160,7 +161,7 @@ class EditPasses:
         what = records[0].title if len(records) == 1 else f"{len(records)} edits"
         with (
             memory_guard("editing"),
-            self._predictor() as predictor,
+            self._predictor(embeds) as predictor,
             Stopwatch(resolve_device(self._settings.device)) as stopwatch,
             self._run.progress(f"editing: {what}", num_steps) as on_step,
             loop,
@@ -209,8 +210,8 @@ class EditPasses:
             return outside_of(self._mask, resize_plan(frames_record(self._record)))
         if self._mask is not None or not record.settings.auto_mask:
             return self._mask
-        condition = self._condition
-        with memory_guard("looking for the mask"), self._predictor() as predictor:
+        embeds, condition = self._embeds, self._condition
+        with memory_guard("looking for the mask"), self._predictor(embeds) as predictor:
             [mask] = find_masks(predictor, self._inverted, [record.settings], condition=condition)
         if not mask.any():
             raise UsageError(
@@ -265,10 +266,10 @@ class EditPasses:
         return self._session.embed(prompts, self._settings, run=self._run)
 
     @contextmanager
-    def _predictor(self) -> Iterator[Predictor]:
+    def _predictor(self, embeds: Mapping[str, Tensor]) -> Iterator[Predictor]:
         """Have the model on its device, placed for the largest of the passes to come."""
-        table, embeds = alphas_cumprod(self._checkpoint), self._embeds
-        options, session = self._settings.transformer, self._session
+        table, options = alphas_cumprod(self._checkpoint), self._settings.transformer
+        session = self._session
         with session.transformer(
             self._work,
             self._shape,

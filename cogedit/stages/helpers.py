@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from cogedit.config import Settings
 from cogedit.errors import DeviceMemoryError, UsageError
@@ -104,7 +105,7 @@ def release() -> None:
     Ranks.launched().close()
 
 
-def follow() -> None:
+def follow() -> NoReturn:
     """Run as one of the others until rank 0 lets it end, or ends itself.
 
     Silent: an error of its own is raised by rank 0. A request to stop is for that one, too, which
@@ -126,12 +127,13 @@ def follow() -> None:
         pass  # whoever failed has said why
     except BaseException as error:  # noqa: BLE001  (rank 0 raises it)
         ranks.fail(error)
+    # Not through Python's own end: the thread that watches the store would abort it, with a line
+    # on the user's terminal.
+    os._exit(0)
 
 
 def _take_part(ranks: Ranks, work: Pass, session: Session) -> None:
     """Answer the calls of a pass."""
-    import os
-
     from cogedit.models.device import memory_guard, resolve_device
     from cogedit.models.forward import run_rows
     from cogedit.models.row_model import RowModel

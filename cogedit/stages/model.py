@@ -100,14 +100,10 @@ def lora_records(checkpoint: Checkpoint, loras: Sequence[LoraFile]) -> tuple[Lor
 
 
 def check_transformer(settings: Settings, *, download: bool = True) -> None:
-    """Refuse, before any stage runs, a device, kernels, weights and LoRAs that are not there."""
+    """Refuse, before any stage runs, kernels and weights that are not there, LoRAs among them."""
     check_settings(settings.transformer)
     lora_records(checkpoint_for(settings, download=download), settings.loras)
     check_gpus(settings)
-    if settings.device not in ("auto", "cpu"):
-        from cogedit.models.device import resolve_device
-
-        resolve_device(settings.device)
     weights = weights_for(settings)
     if weights is not None:
         from cogedit.models.device import resolve_device

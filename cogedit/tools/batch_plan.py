@@ -108,7 +108,6 @@ def plan_batch(
     *,
     config: str | None = None,
     flag_names: Mapping[str, str] | None = None,
-    is_made_here: bool = True,
     run: Run | None = None,
 ) -> tuple[BatchEdit, ...]:
     """Resolve every edit of a batch file, and refuse what cannot work before anything runs.
@@ -118,7 +117,6 @@ def plan_batch(
         flags: Settings by dotted key, above those of the rows.
         config: Preset or TOML file, above that of a row.
         flag_names: As for `settings_for`.
-        is_made_here: Whether this machine computes, whose device and kernels are checked then.
         run: Reports which model was chosen where none was named.
 
     Raises:
@@ -151,7 +149,6 @@ def plan_batch(
                         rows=row.values,
                         flag_names=flag_names,
                     )
-                    _check_model(settled[given].settings, is_made_here=is_made_here)
                 resolved = settled[given]
                 edits += _checked(row, video, resolved.settings, run)
             for note in (chosen_model(resolved), found_as(resolved.settings)):
@@ -173,14 +170,6 @@ def _naming(where: str) -> Iterator[None]:
         raise type(error)(f"{where}: {error.message}", hint=error.hint) from error
 
 
-def _check_model(settings: Settings, *, is_made_here: bool) -> None:
-    """Refuse LoRAs, and for this machine devices and kernels, that are not there."""
-    if is_made_here:
-        check_transformer(settings, download=False)
-    else:
-        lora_records(checkpoint_for(settings, download=False), settings.loras)
-
-
 def _checked(row: BatchRow, video: Path, settings: Settings, run: Run) -> list[BatchEdit]:
     """Check the edits of one video."""
     edits = [
@@ -188,6 +177,7 @@ def _checked(row: BatchRow, video: Path, settings: Settings, run: Run) -> list[B
         for prompt in row.prompts
     ]
     checkpoint = checkpoint_for(settings, download=False)
+    lora_records(checkpoint, settings.loras)
     check_inversion_settings(settings, checkpoint)
     num_levels = settings.invert.num_levels
     check_edits([edit.reconstruct for edit in edits], checkpoint, num_levels=num_levels)
@@ -272,11 +262,14 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 @looked_up_once()
-def preview_batch(edits: Sequence[BatchEdit], *, run: Run | None = None) -> list[BatchPlan]:
+def preview_batch(
+    edits: Sequence[BatchEdit], *, is_made_here: bool = True, run: Run | None = None
+) -> list[BatchPlan]:
     """Return what `batch` would do and what exists. Nothing is written.
 
     Args:
         edits: As `plan_batch` returns them.
+        is_made_here: Whether this machine computes: what is missing needs its device and kernels.
         run: With `force`, edits and videos count as missing.
     """
     run, plans = run or Run(), []
@@ -284,12 +277,24 @@ def preview_batch(edits: Sequence[BatchEdit], *, run: Run | None = None) -> list
         output = None if edit.output is None else str(edit.output)
         plan = BatchPlan(edit.where, str(edit.video), edit.prompt, edit.first_frame, output)
         try:
-            plans.append(_preview(plan, edit, run))
+            found = _preview(plan, edit, run)
+            if is_made_here and not found.edit:
+                _check_here(edit.settings)
+            plans.append(found)
         except Interrupted:
             raise
         except CogeditError as error:
             plans.append(replace(plan, error=str(error)))
     return plans
+
+
+def _check_here(settings: Settings) -> None:
+    """Refuse a device, kernels and weights that this machine does not have."""
+    check_transformer(settings, download=False)
+    if settings.device not in ("auto", "cpu"):
+        from cogedit.models.device import resolve_device
+
+        resolve_device(settings.device)
 
 
 def _preview(plan: BatchPlan, edit: BatchEdit, run: Run) -> BatchPlan:

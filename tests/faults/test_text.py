@@ -173,8 +173,12 @@ FORBIDDEN_CALLS = {
 }  # fmt: skip
 
 
-BETWEEN_OWN_PROCESSES = {"batch_local.py": ["pickle"], "batch_ray.py": ["pickle"]}
-"""What a batch and its workers tell each other, over pipes of their own; no file, and no text."""
+BETWEEN_OWN_PROCESSES = {
+    "batch_local.py": ["pickle"],
+    "batch_ray.py": ["pickle"],
+    "messages.py": ["pickle"],
+}
+"""What processes of one command tell each other, sealed or over pipes; no file, and no text."""
 
 
 def _name(node: ast.expr) -> str:

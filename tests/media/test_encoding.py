@@ -137,10 +137,10 @@ def test_gif(tmp_path, fps):
 
 
 def test_a_full_disk_behind_the_frames_of_a_gif_is_a_sentence(tmp_path, monkeypatch):
-    def full(path, data):
+    def full(*args):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr("os.fdopen", full)
     with pytest.raises(StorageError, match=r"a\.gif"):
         write_video(
             bars(3), tmp_path / "a.gif", fps=FPS, encoding=Encoding("gif", None), comment="c"

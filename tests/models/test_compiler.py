@@ -17,6 +17,7 @@ def folder(tmp_path, monkeypatch):
     """Where torch keeps compiled code by itself, in a /tmp of the test's."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    monkeypatch.setenv("LOGNAME", "someone")
     return tmp_path / Path(default_cache_dir()).name
 
 
@@ -40,8 +41,19 @@ def test_another_user_s_is_refused(folder, monkeypatch):
         pass
 
 
+def test_what_others_may_have_planted_is_refused(folder):
+    folder.mkdir()
+    (folder / "planted.so").touch()
+    folder.chmod(0o777)
+    with pytest.raises(UsageError, match="others may have written to"):
+        compiling().__enter__()
+
+
 def test_a_link_is_refused(folder):
     (folder.parent / "elsewhere").mkdir()
     folder.symlink_to(folder.parent / "elsewhere")
-    with pytest.raises(UsageError, match="belongs to another user"):
+    with pytest.raises(UsageError, match="is a link"):
+        compiling().__enter__()
+    (folder.parent / "elsewhere").rmdir()  # it leads nowhere now
+    with pytest.raises(UsageError, match="cannot keep its code"):
         compiling().__enter__()

@@ -297,7 +297,8 @@ def test_what_is_no_lora_of_the_model_is_refused_by_what_it_is(pipeline, tmp_pat
 def test_metadata_that_means_something_else_is_refused(pipeline, tmp_path):
     other: tuple[str, ...]
     other = '{"lora_alpha": "much"}', '{"lora_alpha": "inf"}', '{"alpha_pattern": {"*to_q": 2}}'
-    other += "[" * 100_000, '{"alpha_pattern": {"([a-z_0-9.]+)+!": 1}}'  # never matched through
+    other += "[" * 100_000, '{"alpha_pattern": {"([a-z_0-9.]+)+!": 1}}'
+    other += (f'{{"alpha_pattern": {{"{".*" * 12}!": 1}}}}',)  # neither is ever matched through
     for number, said in enumerate(('{"use_dora": true}', "[1", *other)):
         file = tmp_path / f"{number}.safetensors"
         save_file(diffusers(matrices(pipeline)), file, {"lora_adapter_metadata": said})
