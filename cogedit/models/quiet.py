@@ -71,6 +71,9 @@ def quiet_panics() -> Iterator[None]:
 
 @contextmanager
 def _held_stderr() -> Iterator[None]:
+    if os.name == "nt":  # others hold the handle of its console, which this would close
+        yield
+        return
     try:
         stderr = os.dup(2)
     except OSError:  # closed
