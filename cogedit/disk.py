@@ -24,11 +24,15 @@ FileState = tuple[int, int, int, int]
 Over = FileState | Literal["anything"] | None
 """What a new file may replace: a file in this very state, anything, or nothing at all."""
 
-OPEN_HINT = "close it there, and run the same command again: what was computed is kept"
+OPEN_HINT = "close it there, or choose another place, and run the same command again: what was "
+OPEN_HINT += "computed is kept"
 """What to do about an `OpenElsewhere`."""
 
-_OPEN = {5, 32}
-"""Windows' numbers for what it refuses while a file is open: access denied, sharing violation."""
+_SHARING = 32
+"""Windows' number for a file that another program has open."""
+
+_OPEN = {5, _SHARING}
+"""Those that it may give then: 5 is access denied, for whatever reason."""
 
 _NO_NAMES = {123, 161, 206}
 """Windows' numbers for a name that no file can have: characters such as * and ?, too long."""
@@ -251,6 +255,8 @@ def _while_open(move: Callable[[], object], path: Path) -> None:
                 raise
             if pause is None:
                 said = "it is open in another program"
+                if getattr(error, "winerror", None) != _SHARING:
+                    said += ", or may not be written"
                 raise OpenElsewhere(error.errno, said, str(path)) from error
         time.sleep(pause)
 

@@ -15,8 +15,11 @@ Output = str | Path
 """A file, or a folder for several; text that ends in a slash is a folder, which need not exist."""
 
 # One slash or more: a `Path` takes "https://a" for the folders "https:" and "a", and turns slashes
-# into backslashes on Windows.
-_URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]+):[/\\]+(?P<rest>.+)", re.IGNORECASE | re.DOTALL)
+# into backslashes on Windows, where "clips:" may be a folder's name as well.
+_URL = re.compile(
+    r"(?P<scheme>(?:https?|ftps?|s3|gs|rtsp|file)(?=:[/\\])|[a-z][a-z0-9+.-]+(?=:/)):[/\\]+(?P<rest>.+)",
+    re.IGNORECASE | re.DOTALL,
+)
 _SITE = re.compile(
     r"(?:(?:www|m)\.)?(?:youtube\.com|youtu\.be|vimeo\.com|tiktok\.com)[/\\].+"
     r"|www\.[^/\\]+[/\\].+",

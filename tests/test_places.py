@@ -35,6 +35,7 @@ SMALL = ["--model", "shapes", "--device", "cpu"]
         (r"C:\clips\bear.mp4", "/mnt/c/clips/bear.mp4"),
         ("d:clips/bear.mp4", "/mnt/d/clips/bear.mp4"),
         (r"clips\bear.mp4", "clips/bear.mp4"),
+        (r"clips:\bear.mp4", "write it with /: clips:/bear.mp4"),
     ],
 )
 def test_places_elsewhere_are_known(place, named):

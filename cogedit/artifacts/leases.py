@@ -43,8 +43,8 @@ SILENCE = 180.0
 FIRST_POLL, LONGEST_POLL = 0.05, 2.0
 """Seconds between two attempts to get a lease."""
 
-_MOST_GONE = 100
-"""Attempts in a row that end since a name is not there, before that is taken for a refusal."""
+_MOST_REFUSED = 100
+"""Attempts in a row in which a name is not there though its folder is, before that is an error."""
 
 HOLDER_NAME = re.compile(r"([0-9a-f]{16})\.(\d{1,9})\.(\d{1,18})\.[0-9a-f]{16}")
 """Machine, process, when that started, and what makes every lease another."""
@@ -60,6 +60,7 @@ class Lease:
 
     def __init__(self, path: Path) -> None:
         self._path, self._file = path, path / _name_of_holder()
+        self.was_refused = False  # nothing could be made in a folder that is there
         self._is_released = threading.Event()
 
     @property
@@ -74,15 +75,13 @@ class Lease:
         return False
 
     def take(self) -> bool:
-        """Take it if no process has it.
-
-        Raises:
-            FileNotFoundError: It is gone, or the system takes no path of this length.
-            OSError: The system refuses.
-        """
+        """Take it if no process has it. Raises `OSError` where the system refuses."""
         try:
             self._path.mkdir()
         except FileExistsError:
+            return False
+        except FileNotFoundError:
+            self.was_refused = self._path.parent.is_dir()
             return False
         try:
             os.close(os.open(self._file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
@@ -93,6 +92,9 @@ class Lease:
                 ).start()
                 _held[self._path] = self
                 return True
+        except FileNotFoundError:
+            self.was_refused = self._path.is_dir()
+            return False
         except BaseException:
             self.release()
             raise
@@ -132,37 +134,32 @@ def acquire(path: Path, *, waiting: Callable[[], None] | None, is_watched: bool 
         BlockingIOError: Another process holds it, and `waiting` is None.
         OSError: The system refuses, or something else is at this path.
     """
-    pause, num_gone = FIRST_POLL, 0
+    pause, num_refused = FIRST_POLL, 0
     while True:
         make_folder(path.parent)
-        try:
-            lease = Lease(path)
+        lease = Lease(path)
+        with contextlib.suppress(FileNotFoundError):  # gone since that line
             if lease.take():
                 return lease
             is_gone = _take_from_the_dead(path, is_watched=is_watched)
-        except FileNotFoundError as error:  # gone since that line
-            num_gone += 1
-            if num_gone == _MOST_GONE:
-                raise _not_there(path) from error
-            if waiting is not None:
-                waiting()
-            time.sleep(FIRST_POLL)
-            continue
-        num_gone = 0
-        if is_gone:
-            continue
-        if waiting is None:
+            if is_gone and not lease.was_refused:
+                continue
+        num_refused = num_refused + 1 if lease.was_refused else 0
+        if num_refused == _MOST_REFUSED:
+            raise _refused(path)
+        if waiting is not None:
+            waiting()
+        elif not lease.was_refused:
             raise BlockingIOError(f"{path} is held by another process")
-        waiting()
-        time.sleep(pause)
+        time.sleep(FIRST_POLL if lease.was_refused else pause)
         pause = min(1.5 * pause, LONGEST_POLL)
 
 
-def _not_there(path: Path) -> OSError:
-    """Say that what is made is not there; Windows says so of a path of more than 259 characters."""
+def _refused(path: Path) -> OSError:
+    """Say that nothing can be made in a folder; Windows says so where a path is too long for it."""
     length = len(str(path.absolute())) + len(_name_of_holder()) + 1
-    reason = "a file in it is not there once it is made, or too long for this system"
-    return OSError(errno.EIO, f"{reason}: its path has {length} characters", str(path))
+    reason = "a file that is made in it cannot be found, or has too long a path for this system"
+    return OSError(errno.EIO, f"{reason}: {length} characters", str(path))
 
 
 def is_lost(path: Path) -> bool:
@@ -373,6 +370,7 @@ def _start_by_psutil(pid: int) -> int | None:
         process = psutil.Process(pid)
         if process.status() == psutil.STATUS_ZOMBIE:
             return 0
-        return int(100 * process.create_time())
+        # On a Mac it moves with the clock, by which it is reckoned.
+        return None if sys.platform == "darwin" else int(100 * process.create_time())
     except psutil.Error:
         return None

@@ -91,8 +91,8 @@ def lasting(descriptor: int, *, like: TextIO | None) -> tuple[TextIO, Stream | N
     all characters to it; and what goes to a file or a pipe is UTF-8 with plain line ends, where
     Python would take the code page, which lacks most characters.
     """
-    if IS_WINDOWS and like is not None and like.isatty():
-        return like, None
+    if IS_WINDOWS and like is not None and like.isatty() and like.encoding == "utf-8":
+        return like, None  # NUL is said to be a terminal, too, and has the code page
     encoding, errors = getattr(like, "encoding", "utf-8"), getattr(like, "errors", None)
     if IS_WINDOWS:
         encoding, errors = "utf-8", "backslashreplace"

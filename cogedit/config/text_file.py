@@ -48,7 +48,7 @@ def decode(data: bytes, name: str) -> str:
         raise ConfigError(f"{name} is not {known_as}", hint="save it as UTF-8") from error
     if "\0" in text:
         raise ConfigError(
-            f"{name} holds NUL characters, as UTF-16 without a byte order mark does",
+            f"{name} holds NUL characters, as UTF-32, and UTF-16 without a mark, do",
             hint="save it as UTF-8",
         )
     return text

@@ -6,6 +6,7 @@ decord has none of them, so the probe sends a file that needs one to ffmpeg.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal
 
 from PIL.ImageColor import getrgb
@@ -104,9 +105,35 @@ def _beside_alpha(filters: str) -> str:
 def _select_expression(indices: Sequence[int]) -> str:
     """The filter expression for "this frame is wanted"; commas escaped for the filter syntax.
 
-    Frames at equal distances are one term: Windows takes 32,767 characters in a command.
+    It is as short as can be: Windows takes 32,767 characters in a command.
     """
-    return "+".join(map(_run_expression, _even_runs(indices)))
+    by_runs = "+".join(map(_run_expression, _even_runs(indices)))
+    return min(by_runs, _repeated_expression(indices), key=len)
+
+
+def _repeated_expression(indices: Sequence[int]) -> str:
+    """The expression by distances that repeat: 60 frames per second at 8 are 8 and 7 in turns."""
+    first, distances = indices[0], [after - before for before, after in pairwise(indices)]
+    count = _shortest_period(distances)
+    places = [index - first for index in indices[: max(count, 1)]]
+    length = max(sum(distances[:count]), 1)
+    terms = "+".join(rf"eq(ld(0)\,{place})" for place in places)
+    place_of_n = rf"0*st(0\,mod(n-{first}\,{length}))"  # kept for the terms, which come after it
+    return rf"between(n\,{first}\,{indices[-1]})*({place_of_n}+{terms})"
+
+
+def _shortest_period(values: Sequence[int]) -> int:
+    """After how many values a list repeats, to its end; its length where it does not.
+
+    By the longest beginning that is an end, too, for each prefix (Knuth, Morris and Pratt, 1977).
+    """
+    borders: list[int] = []
+    for value in values:
+        border = borders[-1] if borders else 0
+        while border and value != values[border]:
+            border = borders[border - 1]
+        borders.append(border + 1 if borders and value == values[border] else 0)
+    return len(values) - (borders[-1] if borders else 0)
 
 
 def _even_runs(indices: Sequence[int]) -> list[range]:

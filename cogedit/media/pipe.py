@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Self, cast
 
-from cogedit.platforms import OWN_SESSION
+from cogedit.platforms import IS_WINDOWS, OWN_SESSION
 
 _STDERR_KEPT = 64 * 1024
 
@@ -130,6 +130,6 @@ def _broken_pipes() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno != errno.EINVAL:
+        if not IS_WINDOWS or error.errno != errno.EINVAL:
             raise
         raise BrokenPipeError(errno.EPIPE, "the process has ended") from error

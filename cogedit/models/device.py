@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import traceback
 from collections.abc import Iterator
@@ -124,7 +125,12 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     if not isinstance(error, RuntimeError | OSError):
         return False
-    return any(word in str(error) for word in _OUT_OF_MEMORY)
+    text = str(error)
+    if isinstance(error, OSError) and error.errno is not None:  # its text names the file, too
+        if error.errno == errno.ENOMEM:
+            return True
+        text = error.strerror or ""
+    return any(word.lower() in text.lower() for word in _OUT_OF_MEMORY)
 
 
 _HINTS = {

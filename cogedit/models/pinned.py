@@ -16,6 +16,7 @@ import psutil
 import torch
 from torch import Tensor, nn
 
+from cogedit.models.device import is_out_of_memory, release_memory
 from cogedit.wording import show_gb
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ _FULL = 0.9
 _SHARE_OF_WINDOWS = 0.4
 """Share of the machine's memory that may be page-locked on Windows, and in its WSL: the driver's
 own limit is about a half, and what goes past it fails as if the GPU's memory were full."""
+
+_ONE_BY_ONE = "each block is copied when the one before has computed, which is slower"
 
 _ALIGNMENT = 256
 """Bytes at whose multiples a tensor begins, as torch's own allocations do."""
@@ -94,14 +97,32 @@ def why_not_pinned(model: nn.Module) -> str | None:
     """Say why a model's blocks cannot all be page-locked on this machine; None where they can."""
     total = int(psutil.virtual_memory().total)
     most = most_pinned(total, system=platform.system(), release=platform.release())
+    if most is None:
+        return None
     needed = sum(_layout_of(_tensors_of_blocks(model)).buffers)
-    if most is None or needed <= most:
+    if needed <= most:
         return None
     return (
-        f"each block is copied before it computes, and not while the last one does: for that "
-        f"{show_gb(needed)} of memory would be page-locked, and of {show_gb(total)} Windows lets "
-        f"about {show_gb(most)} be"
+        f"{_ONE_BY_ONE}: {show_gb(needed)} of memory would be page-locked, and Windows lets about "
+        f"{show_gb(most)} of {show_gb(total)} be"
     )
+
+
+def pin_or_not(model: nn.Module) -> str | None:
+    """Pin a model's blocks, or where the system refuses leave none pinned, and say why."""
+    if (why := why_not_pinned(model)) is not None:
+        return why
+    try:
+        pin_blocks(model)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        # How much the system lets be pinned, only an attempt tells: under WSL at times 1 GB.
+        pin_blocks(model, pinned=False)
+        if torch.cuda.is_available():
+            release_memory(torch.device("cuda"))
+        return f"{_ONE_BY_ONE}: the system lets too little memory be page-locked"
+    return None
 
 
 def pin_blocks(model: nn.Module, *, pinned: bool = True) -> None:

@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from cogedit.errors import UsageError
 from cogedit.models.device import being_current, release_memory
-from cogedit.models.pinned import keep_host_copies, pin_blocks, stored_tensors, why_not_pinned
+from cogedit.models.pinned import keep_host_copies, pin_or_not, stored_tensors
 from cogedit.models.quiet import quiet_imports
 from cogedit.types import Offload, Weights
 from cogedit.wording import show_gb
@@ -202,12 +202,11 @@ def place(
         # block starts the copy of the next on a stream of its own. Before a block's weights go, the
         # host waits until it has computed. With `record_stream` it would not, and run ahead: the
         # copies take a tenth of the time of the blocks, so that nearly all would be on the device.
-        if overlap and device.type == "cuda":
-            problem = why_not_pinned(model)
-        streams = overlap and device.type == "cuda" and problem is None
+        streams = overlap and device.type == "cuda"
         with being_current(device):  # which the stream belongs to
             if streams:
-                pin_blocks(model)
+                problem = pin_or_not(model)
+                streams = problem is None
             apply_group_offloading(
                 model,
                 onload_device=device,

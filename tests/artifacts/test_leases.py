@@ -305,23 +305,42 @@ def test_a_path_that_the_system_does_not_take_is_an_error(path, monkeypatch, wai
 
     monkeypatch.setattr(os, "open", make_unless_in_a_lease)
     monkeypatch.setattr(leases, "FIRST_POLL", 0)
-    with pytest.raises(OSError, match="too long for this system: its path has") as caught:
+    with pytest.raises(OSError, match=r"too long a path for this system: \d+ char") as caught:
         acquire(path, waiting=waiting)
     assert caught.value.filename == str(path)
     assert not path.exists()
 
 
-def test_a_folder_that_goes_again_and_again_is_an_error(path, monkeypatch):
-    def is_gone(folder, *args, **options):
+def test_a_folder_in_which_none_can_be_made_is_an_error(path, monkeypatch):
+    def is_refused(folder, *args, **options):
         raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(folder))
 
-    monkeypatch.setattr(type(path), "mkdir", is_gone)
+    monkeypatch.setattr(type(path), "mkdir", is_refused)
     monkeypatch.setattr(leases, "FIRST_POLL", 0)
     with (
-        pytest.raises(StorageError, match=r"cannot write .* is not there once it is made"),
+        pytest.raises(StorageError, match=r"cannot write .* cannot be found"),
         writing_alone(path, waiting=lambda: None, until_free=True),
     ):
         pass
+
+
+def test_a_lease_that_comes_and_goes_is_waited_for(path, monkeypatch):
+    """A shared disk may list what is gone, and many processes may take turns: however often."""
+    first, iterdir, left = acquire(path, waiting=None), type(path).iterdir, [300]
+
+    def is_gone(folder):
+        if folder == path and left[0]:
+            left[0] -= 1
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(folder))
+        return iterdir(folder)
+
+    monkeypatch.setattr(type(path), "iterdir", is_gone)
+    monkeypatch.setattr(leases, "FIRST_POLL", 0)
+    monkeypatch.setattr(leases, "LONGEST_POLL", 0)
+    with pytest.raises(BlockingIOError):
+        acquire(path, waiting=None)
+    acquire(path, waiting=lambda: left[0] or first.release()).release()
+    assert left == [0]
 
 
 def test_where_there_is_no_proc_a_number_that_another_process_has_is_known(path, monkeypatch):

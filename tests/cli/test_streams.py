@@ -35,6 +35,8 @@ class Console(io.StringIO):
         super().__init__()
         self.is_written = threading.Event()
 
+    encoding = "utf-8"
+
     def isatty(self):
         return True
 
@@ -62,6 +64,14 @@ def test_elsewhere_a_stream_has_the_encoding_of_the_one_it_replaces(pipe):
 def test_a_console_of_windows_stays_as_it_is(on_windows, pipe):
     console = Console()
     assert lasting(pipe[1], like=console) == (console, None)
+
+
+def test_what_windows_calls_a_terminal_as_well_is_utf_8(on_windows, pipe, monkeypatch):
+    """NUL is one, and has the code page."""
+    null = of_the_code_page()
+    monkeypatch.setattr(null, "isatty", lambda: True)
+    text, _ = lasting(pipe[1], like=null)
+    assert text.encoding == "utf-8"
 
 
 @pytest.mark.skipif(not hasattr(os, "eventfd"), reason="what else refuses a write as invalid")

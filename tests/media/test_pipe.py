@@ -40,6 +40,7 @@ def ended(request, monkeypatch):
     """A process that has ended with 3 and has read nothing."""
     if request.param == "windows":
         monkeypatch.setattr(subprocess, "Popen", PopenOfWindows)
+        monkeypatch.setattr("cogedit.media.pipe.IS_WINDOWS", True)
     program = "import os; os.write(2, b'no more'); os._exit(3)"
     with ProcessPipe([sys.executable, "-c", program], stall_timeout=600) as process:
         process.read_into(memoryview(bytearray(1)))  # comes back when it has ended

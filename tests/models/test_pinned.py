@@ -19,6 +19,7 @@ from cogedit.models.pinned import (
     keep_host_copies,
     most_pinned,
     pin_blocks,
+    pin_or_not,
     plan_buffers,
     stored_tensors,
     why_not_pinned,
@@ -87,6 +88,25 @@ def test_blocks_that_may_not_be_pinned_are_told(monkeypatch, total, fits):
     monkeypatch.setattr(platform, "system", lambda: "Windows")
     said = why_not_pinned(model)
     assert said is None if fits else "Windows lets about" in said
+
+
+def test_where_pinning_fails_none_is_pinned(monkeypatch):
+    model = nn.Module()
+    model.blocks = nn.ModuleList(nn.Linear(16, 16, bias=False) for _ in range(4))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    empty, asked = torch.empty, []
+
+    def refused(*size, pin_memory=False, **options):
+        asked.append(pin_memory)
+        if pin_memory:
+            raise RuntimeError("CUDA error: out of memory")
+        return empty(*size, **options)
+
+    monkeypatch.setattr(torch, "empty", refused)
+    said = pin_or_not(model)
+    assert "too little memory" in said
+    assert any(asked)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def storages(model):
