@@ -10,7 +10,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# Clips of each kind of edit in bench-quality: about three minutes each on one core.
+# Clips of each kind of edit in bench-quality: a minute and a quarter each on one core.
 CLIPS ?= 12
 # Beside upstream's and the default's: the presets, each for the edits that it is meant for.
 QUALITY_ROWS := recolor@caption=color faithful@caption=color,same balanced@caption \
