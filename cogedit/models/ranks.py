@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import cast
@@ -94,6 +94,7 @@ class Ranks:
         self._store = store
         self._processes = processes
         self._groups: dict[int, dist.ProcessGroup] = {}
+        self._networks: Iterable[str] = ()  # variables that groups read when they are made
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
             store=PrefixStore("group", store),
@@ -122,13 +123,14 @@ class Ranks:
                 hint="close its other session: torch has one group of processes at a time",
             )
         store, run_id = _store_of_this_machine(), f"cogedit-{secrets.token_hex(16)}"
+        networks = _loopback()
         environ = os.environ | {
             "TORCHELASTIC_RUN_ID": run_id,
             "WORLD_SIZE": str(size),
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(store.port),
             "OMP_NUM_THREADS": str(torch.get_num_threads()),  # on a CPU sums depend on it
-            **_networks(),
+            **networks,
             "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
         }
         processes: list[subprocess.Popen[bytes]] = []
@@ -146,12 +148,14 @@ class Ranks:
                 if any(process.poll() is not None for process in processes):
                     raise _error_of(store)
                 time.sleep(0.05)
-            # Groups that are made later read these, too.
-            os.environ |= _networks()
-            return cls(store, 0, size, run_id=run_id, processes=processes)
+            os.environ |= networks
+            ranks = cls(store, 0, size, run_id=run_id, processes=processes)
         except BaseException:
             _end(processes, grace=0)
+            _forget(networks)
             raise
+        ranks._networks = networks
+        return ranks
 
     @classmethod
     def follow(cls) -> Ranks:
@@ -265,6 +269,7 @@ class Ranks:
         _end(self._processes, grace=0 if self.is_lost else GRACE)
         self.is_lost = True
         dist.destroy_process_group()
+        _forget(self._networks)
 
     def _end_with_error(self, done: threading.Event) -> None:
         """End the process with the error of another, unless it is done before."""
@@ -278,7 +283,13 @@ class Ranks:
                     os._exit(error.exit_code if isinstance(error, CogeditError) else 1)
 
 
-def _networks() -> dict[str, str]:
+def _forget(variables: Iterable[str]) -> None:
+    """Take variables out of the environment, which other users of torch in this process read."""
+    for name in variables:
+        os.environ.pop(name, None)
+
+
+def _loopback() -> dict[str, str]:
     """Return the variables that keep what ranks of one machine say off its networks."""
     names = [
         name

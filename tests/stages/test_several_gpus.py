@@ -213,6 +213,9 @@ def test_no_other_machine_reaches_where_ranks_meet(video, session, tmp_path):
     connections = [*psutil.Process().net_connections(), *other.net_connections()]
     listening = {one.laddr.ip for one in connections if one.status == "LISTEN"}
     assert listening == {"127.0.0.1"}
+    assert os.environ["GLOO_SOCKET_IFNAME"]
+    session.close()
+    assert "GLOO_SOCKET_IFNAME" not in os.environ
 
 
 STARTS = "from cogedit.models.ranks import Ranks; Ranks.start(2).close()"
