@@ -6,7 +6,7 @@ from accounting import LiveBytes
 from peaks import run_all
 
 WIDTH, HEIGHT = 96, 64
-SHORT, LONG = 33, 65
+SHORT, LONG = 17, 49
 """Both have several pieces and windows; a first run of 9 frames loads the libraries."""
 
 
