@@ -33,18 +33,18 @@ def resolve_device(device: str) -> torch.device:
         resolved = torch.device(device)
     except RuntimeError as error:
         raise UsageError(
-            f"There is no device {device!r}; expected auto, cuda, cuda:N, mps or cpu"
+            f"there is no device {device!r}; expected auto, cuda, cuda:N, mps or cpu"
         ) from error
     count = torch.cuda.device_count()
     if resolved.type == "cuda" and (resolved.index or 0) >= count:
         raise UsageError(
-            f"The device {device} is not available: this machine has {count} CUDA devices",
+            f"the device {device} is not available: this machine has {count} CUDA devices",
             hint="choose another --device, or --device auto",
         )
     if resolved.type == "mps" and not torch.backends.mps.is_available():
-        raise UsageError("The device mps is not available", hint="use --device cpu")
+        raise UsageError("the device mps is not available", hint="use --device cpu")
     if resolved.type not in {"cuda", "mps", "cpu"}:
-        raise UsageError(f"The device {device} is not supported; use cuda, mps or cpu")
+        raise UsageError(f"the device {device} is not supported; use cuda, mps or cpu")
     return resolved
 
 
