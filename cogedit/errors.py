@@ -170,7 +170,7 @@ def memory_expected(what: str) -> Iterator[None]:
         yield
     except MemoryError as error:
         raise DeviceMemoryError(
-            f"This machine has too little memory for {what}: {first_line(error)}",
+            f"this machine has too little memory for {what}: {first_line(error)}",
             hint="take fewer frames (--max-num-frames), or as a last resort a smaller --width and "
             "--height, at which most models were not trained",
         ) from error

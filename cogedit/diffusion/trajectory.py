@@ -47,12 +47,12 @@ class Trajectory:
         object.__setattr__(self, "timesteps", tuple(map(int, self.timesteps)))
         if len(self.samples) != len(self.timesteps):
             raise ArtifactMismatch(
-                f"The trajectory has {len(self.samples)} samples, expected {len(self.timesteps)}, "
+                f"the trajectory has {len(self.samples)} samples, expected {len(self.timesteps)}, "
                 "one for each of its timesteps"
             )
         if list(self.timesteps) != sorted(set(self.timesteps)) or min(self.timesteps) <= CLEAN:
             raise ArtifactMismatch(
-                f"The timesteps of the trajectory do not rise from 0: found {self.timesteps[:4]}",
+                f"the timesteps of the trajectory do not rise from 0: found {self.timesteps[:4]}",
                 hint="invert the video again",
             )
 
@@ -81,7 +81,7 @@ class Trajectory:
             return self.latents
         if timestep not in self.timesteps:
             raise ArtifactMismatch(
-                f"The trajectory has no sample at timestep {timestep}; it has "
+                f"the trajectory has no sample at timestep {timestep}; it has "
                 f"{len(self.timesteps)} timesteps from {self.timesteps[0]} to {self.timesteps[-1]}",
                 hint="invert again with the same --num-inference-steps as the edit",
             )

@@ -242,7 +242,7 @@ def _checked(
 ) -> Checkpoint:
     """Check and describe a pipeline folder; once per process, as long as no file of it changes."""
     if not folder.is_dir():
-        raise ModelError(f"The folder of model {name} is missing", hint=mend)
+        raise ModelError(f"the folder of model {name} is missing", hint=mend)
     state = (*state_of(folder, name, mend=mend), *(state_of_file(path) for _, path in files))
     key = name, folder, revision, files, state
     if key not in _known:
@@ -296,7 +296,7 @@ def _check(name: str, folder: Path, revision: str | None, files: Files, *, mend:
         in_folder = [file for part, some in weights.items() if part not in parts for file in some]
         digest = digest_of(folder, in_folder, own)
     except OSError as error:
-        raise StorageError(f"The files of model {name} cannot be read: {error}") from error
+        raise StorageError(f"the files of model {name} cannot be read: {error}") from error
     try:
         geometry = Geometry.of(configs["vae"], configs["transformer"])
         check_config(TextEncoderConfig, configs["text_encoder"], "text_encoder/config.json")

@@ -166,6 +166,6 @@ def memory_guard(doing: str, *, hint: str | None = None) -> Iterator[None]:
                 hint="enlarge it (System, Advanced system settings, Performance, Virtual memory)",
             ) from error
         raise DeviceMemoryError(
-            f"The device ran out of memory while {doing}{maybe}",
+            f"the device ran out of memory while {doing}{maybe}",
             hint=hint or _HINTS.get(doing, _HINT_FOR_TRANSFORMER),
         ) from error

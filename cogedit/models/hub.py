@@ -156,7 +156,7 @@ def download(model: str, revision: str | None, *, without: Collection[str] = ())
         ) from error
     except RepositoryNotFoundError as error:
         raise ModelError(
-            f"The Hub has no model {model}, or it is private",
+            f"the Hub has no model {model}, or it is private",
             hint="check its name, or `hf auth login`",
         ) from error
     except OSError as error:

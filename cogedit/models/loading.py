@@ -86,7 +86,7 @@ def alphas_cumprod(checkpoint: Checkpoint) -> Tensor:
             scheduler = CogVideoXDDIMScheduler.from_config(dict(checkpoint.scheduler_config))
         except Exception as error:  # whatever its formulas stumble over
             raise ModelError(
-                f"The scheduler of {checkpoint.id} cannot be made: {first_line(error)}",
+                f"the scheduler of {checkpoint.id} cannot be made: {first_line(error)}",
                 hint=_AGAIN,
             ) from error
     return cast(Tensor, scheduler.alphas_cumprod)
@@ -105,7 +105,7 @@ def _load(
     or a second embedding table beside the encoder. In a file of its own they are.
     """
     file = checkpoint.files.get(name)
-    named = f"The {name} of {checkpoint.id}" if file is None else f"The {name} {file.path}"
+    named = f"the {name} of {checkpoint.id}" if file is None else f"the {name} {file.path}"
     loaded: Part
     with quiet_loading():
         try:

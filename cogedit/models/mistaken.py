@@ -110,7 +110,7 @@ def single_file(model: str, file: Path) -> ModelError:
         hint = f"a transformer: --model {PUBLISHED[1]} --transformer {shlex.quote(model)}"
         hint += f"; a LoRA: --lora {shlex.quote(model)}"
     return ModelError(
-        f"The model {model} is a file; expected a folder in diffusers format, or a Hub id",
+        f"the model {model} is a file; expected a folder in diffusers format, or a Hub id",
         hint=hint,
     )
 

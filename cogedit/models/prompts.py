@@ -69,7 +69,7 @@ def embed_prompts(
     largest = max((int(tokens.max()) for tokens in ids), default=0)
     if largest >= known:
         raise ModelError(
-            f"The vocabulary in tokenizer/ has a token {largest}; the text encoder knows {known}",
+            f"the vocabulary in tokenizer/ has a token {largest}; the text encoder knows {known}",
             hint="copy or download the model again",
         )
     device = compute_device(text_encoder)
@@ -78,7 +78,7 @@ def embed_prompts(
             embeds = tuple(text_encoder(tokens.to(device))[0] for tokens in ids)
     except (IndexError, TypeError, ValueError, ZeroDivisionError) as error:
         raise ModelError(
-            f"The text encoder cannot work as its config.json says: {first_line(error)}",
+            f"the text encoder cannot work as its config.json says: {first_line(error)}",
             hint="copy or download the model again",
         ) from error
     return PromptEmbeds(embeds, tuple(truncated), unknown)
@@ -94,7 +94,7 @@ def vocabulary_guard(model: str) -> Iterator[None]:
         if not isinstance(error, Exception) and not is_panic(error):
             raise
         raise ModelError(
-            f"The vocabulary of {model} in tokenizer/ cannot be used: {first_line(error)}",
+            f"the vocabulary of {model} in tokenizer/ cannot be used: {first_line(error)}",
             hint="copy or download the model again",
         ) from error
 

@@ -28,7 +28,7 @@ def check_scheduler(name: str, config: SchedulerConfig) -> None:
     problem = _problem(config)
     if problem is not None:
         raise ModelError(
-            f"The scheduler of {name} has {problem}",
+            f"the scheduler of {name} has {problem}",
             hint="copy scheduler/ from the pipeline that the model was made from, or name another "
             f"model, {EXAMPLE}",
         )

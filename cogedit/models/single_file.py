@@ -160,13 +160,13 @@ def transformer_config(file: PartFile, base: Config, *, text_width: object) -> C
     of_file, of_base = _PUBLISHED.get((width, temporal)), _published(base)
     if of_file is not None and of_base is not None and of_file != of_base:
         raise ModelError(
-            f"The transformer {file.path} is of {of_file}, the pipeline of {of_base}, whose VAE "
+            f"the transformer {file.path} is of {of_file}, the pipeline of {of_base}, whose VAE "
             "or noise levels are others",
             hint=f"name a pipeline of {of_file} with --model",
         )
     if text != text_width:
         raise ModelError(
-            f"The transformer {file.path} takes embeddings of width {text}; the T5 of its "
+            f"the transformer {file.path} takes embeddings of width {text}; the T5 of its "
             f"pipeline makes {text_width}",
             hint="name the pipeline of the model that it was made from with --model",
         )
@@ -198,7 +198,7 @@ def _check_is_of_pipeline(file: PartFile, base: Config, takes: int) -> None:
     for key, name in _ONLY_FROM_IMAGE.items():
         if takes == base.get("in_channels") and base.get(key) and name not in file.names:
             raise ModelError(
-                f"The transformer {file.path} has no {name}, which that of its pipeline has: it is "
+                f"the transformer {file.path} has no {name}, which that of its pipeline has: it is "
                 "a control model (Fun), or that was left out",
                 hint="leave it out, or name another file",
             )
