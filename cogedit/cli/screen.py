@@ -180,7 +180,7 @@ def handle_errors(
 
 
 def _show_traceback() -> None:
-    """Write the traceback of the error that is handled, in which names and texts stay text."""
+    """Write the traceback of the current error, with control characters shown by their codes."""
     for line in traceback.format_exc().splitlines():
         sys.stderr.write(f"{printable(line)}\n")
 

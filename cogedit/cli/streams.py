@@ -21,7 +21,7 @@ _GONE = {errno.EPIPE, errno.EBADF, errno.ENXIO}
 """Errors of a stream whose reader left."""
 
 _POLL = 0.05
-"""Seconds between two looks at a full pipe on Windows, where `select` takes sockets alone."""
+"""Seconds between attempts to write to a full pipe on Windows, whose `select` knows sockets only."""
 
 
 class Stream(io.FileIO):
@@ -87,9 +87,9 @@ def make_lasting() -> Stream | None:
 def lasting(descriptor: int, *, like: TextIO | None) -> tuple[TextIO, Stream | None]:
     """Return a text stream in the place of another, and the stream below it.
 
-    It has the encoding of that one. On Windows a console stays as it is, for Python alone writes
-    all characters to it; and what goes to a file or a pipe is UTF-8 with plain line ends, where
-    Python would take the code page, which lacks most characters.
+    The new stream has the same encoding. On Windows a console keeps Python's own stream, the only
+    one that can write every character there. Output to a file or a pipe is UTF-8 with plain line
+    ends on Windows: the code page, which Python would use, lacks most characters.
     """
     if IS_WINDOWS and like is not None and like.isatty() and like.encoding == "utf-8":
         return like, None  # NUL is said to be a terminal, too, and has the code page

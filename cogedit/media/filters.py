@@ -105,21 +105,18 @@ def _beside_alpha(filters: str) -> str:
 def _select_expression(indices: Sequence[int]) -> str:
     """The filter expression for "this frame is wanted"; commas escaped for the filter syntax.
 
-    It is as short as can be: Windows takes 32,767 characters in a command.
+    Frames of a steady rate lie at distances that repeat: those of 60 frames per second at 8 are 8
+    and 7 in turns. So a list of any length is short; Windows takes 32,767 characters in a command.
     """
-    by_runs = "+".join(map(_run_expression, _even_runs(indices)))
-    return min(by_runs, _repeated_expression(indices), key=len)
-
-
-def _repeated_expression(indices: Sequence[int]) -> str:
-    """The expression by distances that repeat: 60 frames per second at 8 are 8 and 7 in turns."""
+    one_by_one = "+".join(rf"eq(n\,{index})" for index in indices)
     first, distances = indices[0], [after - before for before, after in pairwise(indices)]
     count = _shortest_period(distances)
-    places = [index - first for index in indices[: max(count, 1)]]
-    length = max(sum(distances[:count]), 1)
-    terms = "+".join(rf"eq(ld(0)\,{place})" for place in places)
-    place_of_n = rf"0*st(0\,mod(n-{first}\,{length}))"  # kept for the terms, which come after it
-    return rf"between(n\,{first}\,{indices[-1]})*({place_of_n}+{terms})"
+    if count == len(distances):
+        return one_by_one
+    terms = "+".join(rf"eq(ld(0)\,{index - first})" for index in indices[:count])
+    # The place in the period is kept for the terms, which are evaluated after it.
+    place = rf"0*st(0\,mod(n-{first}\,{sum(distances[:count])}))"
+    return min(one_by_one, rf"between(n\,{first}\,{indices[-1]})*({place}+{terms})", key=len)
 
 
 def _shortest_period(values: Sequence[int]) -> int:
@@ -134,28 +131,3 @@ def _shortest_period(values: Sequence[int]) -> int:
             border = borders[border - 1]
         borders.append(border + 1 if borders and value == values[border] else 0)
     return len(values) - (borders[-1] if borders else 0)
-
-
-def _even_runs(indices: Sequence[int]) -> list[range]:
-    """Divide ascending numbers into runs at equal distances, each as long as it can be."""
-    runs: list[range] = []
-    begin = 0
-    while begin < len(indices):
-        first = indices[begin]
-        step = indices[begin + 1] - first if begin + 1 < len(indices) else 1
-        end = begin + 1
-        while end < len(indices) and indices[end] - indices[end - 1] == step:
-            end += 1
-        if end - begin == 2 and end < len(indices):  # the second may begin a longer one
-            end = begin + 1
-        runs.append(range(first, indices[end - 1] + 1, step))
-        begin = end
-    return runs
-
-
-def _run_expression(run: range) -> str:
-    """The expression for a run, or one for each of its frames where that is less."""
-    whole = rf"between(n\,{run[0]}\,{run[-1]})"
-    if run.step != 1:
-        whole += rf"*not(mod(n-{run[0]}\,{run.step}))"
-    return min(whole, "+".join(rf"eq(n\,{index})" for index in run), key=len)

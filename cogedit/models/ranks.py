@@ -21,9 +21,10 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from types import MappingProxyType
 from typing import cast
 
 import psutil
@@ -86,6 +87,7 @@ class Ranks:
         *,
         run_id: str,
         processes: Sequence[subprocess.Popen[bytes]] = (),
+        networks: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.rank = rank
         self.size = size
@@ -94,7 +96,8 @@ class Ranks:
         self._store = store
         self._processes = processes
         self._groups: dict[int, dist.ProcessGroup] = {}
-        self._networks: Iterable[str] = ()  # variables that groups read when they are made
+        self._networks = networks
+        os.environ |= networks  # which groups read when they are made
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
             store=PrefixStore("group", store),
@@ -148,14 +151,11 @@ class Ranks:
                 if any(process.poll() is not None for process in processes):
                     raise _error_of(store)
                 time.sleep(0.05)
-            os.environ |= networks
-            ranks = cls(store, 0, size, run_id=run_id, processes=processes)
+            return cls(store, 0, size, run_id=run_id, processes=processes, networks=networks)
         except BaseException:
             _end(processes, grace=0)
             _forget(networks)
             raise
-        ranks._networks = networks
-        return ranks
 
     @classmethod
     def follow(cls) -> Ranks:
@@ -202,9 +202,8 @@ class Ranks:
     def take(self, rank: int, empty: Tensor) -> Tensor:
         """Wait, in rank 0, for a tensor of another rank, and fill an empty one with it."""
         with may_be_lost(), self.waiting_for_others():
-            dist.recv(
-                torch.empty(1, device="cpu"), rank
-            )  # by gloo: NCCL would wait for one that has ended
+            # First by gloo: NCCL would wait for one that has ended.
+            dist.recv(torch.empty(1, device="cpu"), rank)
             dist.recv(empty, rank)
             wait_for(empty.device)
         return empty

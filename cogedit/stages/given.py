@@ -45,7 +45,6 @@ def take_given(
     first_frame: str | Path | None,
 ) -> Given:
     """Identify the files that a run is given; errors are those of the two functions."""
-    check_given(mask, first_frame)
     return Given(
         take_mask(mask, settings), take_first_frame(first_frame, video, settings, checkpoint)
     )
