@@ -21,7 +21,7 @@ _GONE = {errno.EPIPE, errno.EBADF, errno.ENXIO}
 """Errors of a stream whose reader left."""
 
 _POLL = 0.05
-"""Seconds between attempts to write to a full pipe on Windows, whose `select` knows sockets only."""
+"""Seconds between attempts to write to a full pipe on Windows, where `select` cannot wait."""
 
 
 class Stream(io.FileIO):
