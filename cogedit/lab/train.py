@@ -2,8 +2,8 @@
 
 `coarse` is a transformer of large patches. It has a quarter of the tokens and learns colours,
 places and motions in a fraction of the time; the transformer that ships starts from its blocks.
-`first-frame` trains the shipped transformer, or that of `--start-from`, on as one that also takes
-the first frame of the clip; the other parts stay as they are.
+`first-frame` trains the shipped transformer, or that of `--start-from`, which may take one already,
+on as one that also takes the first frame of the clip; the other parts stay as they are.
 
 Every run can be stopped and started again: it continues from the checkpoint in its folder. `export`
 writes the pipeline folder from the last checkpoint, also during a run.
@@ -96,6 +96,11 @@ def _parser() -> argparse.ArgumentParser:
         help="above 1 trains more on high noise levels, which decide colours and places; below 1 "
         "more on low ones, which draw outlines (default %(default)g)",
     )
+    add(
+        "--keep-text-encoder",
+        action="store_true",
+        help="train the transformer alone, so that what shares the text encoder fits it still",
+    )
     add("--seed", type=int, default=0)
     add(
         "--oracle-clips",
@@ -149,6 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         batch_size=options.batch_size,
         num_clips=options.num_clips,
         timestep_shift=options.timestep_shift,
+        keeps_text_encoder=options.keep_text_encoder,
         seed=options.seed,
         eval_clips=TIMED_EVAL_CLIPS["transformer"] if timed else TransformerTraining.eval_clips,
     )
@@ -185,7 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.part == "first-frame":
         source = given or model_dir()
         pipeline = train_transformer(
-            replace(settings, takes_first_frame=True),
+            replace(settings, takes_first_frame=True, keeps_text_encoder=True),
             source / "vae",
             out=out,
             encoded=encoded,

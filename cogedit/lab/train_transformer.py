@@ -45,8 +45,8 @@ class TransformerTraining:
         patch_size: Latents per token, along height and width.
         eval_clips: Held-out clips per measurement.
         takes_first_frame: The transformer also takes the latents of a first frame, as CogVideoX's
-            image-to-video models do: always, since their pipelines never leave it out. The text
-            encoder stays as it is.
+            image-to-video models do: always, since their pipelines never leave it out.
+        keeps_text_encoder: The text encoder stays as it is, as whoever shares it needs.
     """
 
     schedule: TrainingSchedule = field(default_factory=lambda: TrainingSchedule(6000))
@@ -61,6 +61,7 @@ class TransformerTraining:
     patch_size: int = PATCH_SIZE
     eval_clips: int = 512
     takes_first_frame: bool = False
+    keeps_text_encoder: bool = False
 
 
 def encode_clips(
@@ -143,7 +144,7 @@ def train_transformer(
     model = TextToVelocity(pipeline)
     if start_from is not None:
         copy_weights(model, _saved_weights(start_from))
-    pipeline.text_encoder.requires_grad_(not settings.takes_first_frame)
+    pipeline.text_encoder.requires_grad_(not settings.keeps_text_encoder)
     if pipeline.device.type != "cpu":
         for block in pipeline.transformer.transformer_blocks:
             block.compile()

@@ -144,7 +144,7 @@ def test_a_run_starts_from_the_blocks_of_a_coarse_one(run, tmp_path):
 
 def test_a_run_with_a_first_frame_begins_as_the_model_of_text(run, tmp_path):
     text = train_on(run, shorter(TRANSFORMER, 2), out=tmp_path / "text")
-    settings = replace(TRANSFORMER, takes_first_frame=True)
+    settings = replace(TRANSFORMER, takes_first_frame=True, keeps_text_encoder=True)
     clean, condition = torch.randn(2, 1, 3, 4, 16, 16)
 
     def trained(lr):
@@ -180,11 +180,17 @@ def test_one_command_trains_all_parts_in_the_time_given(tmp_path, monkeypatch):
     arguments += ["--oracle-clips", "2", "--device", "cpu"]
     made, more = tmp_path / "made", tmp_path / "more"
     assert train.main([*arguments, "--out", str(made)]) == 0
-    CogVideoXPipeline.from_pretrained(made / "pipeline", torch_dtype=torch.float32)
     parts = ("vae", "coarse/transformer", "transformer")
     assert all((made / f"{part}.json").is_file() for part in parts)
     # Its weights are trained on: the run begins where the other ended, and has no coarse model.
-    assert train.main([*arguments, "--out", str(more), "--start-from", str(made / "pipeline")]) == 0
+    on = ["--start-from", str(made / "pipeline"), "--keep-text-encoder"]
+    assert train.main([*arguments, "--out", str(more), *on]) == 0
+    first, second = (
+        CogVideoXPipeline.from_pretrained(folder / "pipeline", torch_dtype=torch.float32)
+        for folder in (made, more)
+    )
+    assert torch.equal(weights(second.text_encoder), weights(first.text_encoder))
+    assert not torch.equal(weights(second.transformer), weights(first.transformer))
     assert not (more / "coarse").exists()
     ended, begun = (
         json.loads((folder / "vae.json").read_text())[index]["psnr"]
