@@ -100,8 +100,10 @@ def release_memory(*devices: torch.device) -> None:
     types = {device.type for device in devices}
     if "cuda" in types:
         torch.cuda.empty_cache()
-        # Page-locked memory, which torch keeps for itself as well; torch before 2.10 cannot.
-        getattr(torch.accelerator, "empty_host_cache", lambda: None)()
+        # Page-locked memory, which torch keeps for itself as well. Before 2.12 only a private
+        # function of torch gives it back.
+        public = getattr(torch.accelerator, "empty_host_cache", None)
+        (public or torch._C._host_emptyCache)()
     if "mps" in types:
         torch.mps.empty_cache()
 

@@ -38,7 +38,7 @@ from cogedit.models.attention import (
     project,
     project_reference,
 )
-from cogedit.models.compiler import compiling
+from cogedit.models.compiler import compile_options, compiling
 from cogedit.models.kernels import attention
 from cogedit.models.rows import RowPlan, rows_at_a_time
 from cogedit.models.ulysses import Part, Team
@@ -103,14 +103,15 @@ After = Callable[[Block, Tensor, Tensor, Tensor, Tensor, Gates], tuple[Tensor, T
 
 
 @cache
-def _compiled(backend: str) -> tuple[Before, After]:
+def _compiled(backend: str, **options: bool) -> tuple[Before, After]:
     """Both halves compiled; one graph serves all layers, since their weights are its inputs.
 
     The attention between them stays outside: it is one kernel anyway, and what a row attends to may
     change from step to step without a new graph.
     """
-    before: Before = torch.compile(before_attention, backend=backend)
-    after: After = torch.compile(after_attention, backend=backend)
+    told = options if backend == "inductor" else None
+    before: Before = torch.compile(before_attention, backend=backend, options=told)
+    after: After = torch.compile(after_attention, backend=backend, options=told)
     return before, after
 
 
@@ -153,7 +154,7 @@ class Layer:
         self._before: Before = before_attention
         self._after: After = after_attention
         if settings.compile:
-            self._before, self._after = _compiled(COMPILER)
+            self._before, self._after = _compiled(COMPILER, **compile_options(block))
 
     def __call__(
         self,

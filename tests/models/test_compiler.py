@@ -1,4 +1,4 @@
-"""The folder from which torch's compiler runs code."""
+"""What torch's compiler is told, and the folder from which it runs code."""
 
 import os
 import stat
@@ -6,10 +6,12 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from cogedit.errors import UsageError
-from cogedit.models.compiler import compiling
+from cogedit.models.compiler import compile_options, compiling
 
 
 @pytest.fixture
@@ -57,3 +59,26 @@ def test_a_link_is_refused(folder):
     (folder.parent / "elsewhere").rmdir()  # it leads nowhere now
     with pytest.raises(UsageError, match="cannot keep its code"):
         compiling().__enter__()
+
+
+@pytest.mark.slow
+def test_a_product_with_integers_gets_no_kernel_for_few_tokens(monkeypatch, tmp_path):
+    from torch._dynamo.utils import counters
+    from torch._inductor import config
+
+    quantization = pytest.importorskip("torchao.quantization")
+    block = nn.Sequential(nn.Linear(64, 64)).bfloat16().requires_grad_(False)
+    assert compile_options(block) == {}
+    quantization.quantize_(block, quantization.Int8WeightOnlyConfig())
+    x = torch.randn(40, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
+    expected = block(x)
+    torch._dynamo.reset()
+    counters.clear()
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    quick = config.patch({"compile_threads": 1, "cpp.vec_isa_ok": False})
+    with quick:
+        found = torch.compile(block.forward, options=compile_options(block))(x)
+    torch._dynamo.reset()
+    assert counters["stats"]["unique_graphs"] == 1
+    assert not counters["inductor"]["woq_matcher_count"]
+    torch.testing.assert_close(found, expected, rtol=2e-2, atol=2e-2)
