@@ -53,7 +53,7 @@ from cogedit.media.ffmpeg import run_ffmpeg
 from cogedit.models.checkpoint import find_checkpoint
 from cogedit.models.cost import TransformerSizes
 from cogedit.models.device import DTYPES, resolve_device
-from cogedit.models.memory_probe import measure_speed
+from cogedit.models.speed_probe import measure_product
 from cogedit.types import DType
 
 LEGEND = (
@@ -199,10 +199,9 @@ def find_differences(rehearsal: Rehearsal, stages: Sequence[Stage]) -> Iterator[
 
 def _product(sizes: TransformerSizes, num_tokens: int, device: str, dtype: DType) -> float:
     """Measure a bare matrix product, in operations per second."""
-    speed = measure_speed(
+    return measure_product(
         sizes, num_tokens=num_tokens, device=torch.device(device), dtype=DTYPES[dtype]
     )
-    return speed.linear
 
 
 def _parse_size(text: str) -> tuple[int, int]:

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Protocol, TypedDict, cast
+from typing import Any, Protocol, TypedDict, cast
 
 import torch
 from torch import Tensor, nn
@@ -109,7 +109,7 @@ def _compiled(backend: str, **options: bool) -> tuple[Before, After]:
     The attention between them stays outside: it is one kernel anyway, and what a row attends to may
     change from step to step without a new graph.
     """
-    told = options if backend == "inductor" else None
+    told: dict[str, Any] | None = {**options} if backend == "inductor" else None
     before: Before = torch.compile(before_attention, backend=backend, options=told)
     after: After = torch.compile(after_attention, backend=backend, options=told)
     return before, after

@@ -227,7 +227,7 @@ class ClipCost:
         `samples_bytes` are those of the latents that the run has in memory at once.
         """
         from cogedit.models.device import DTYPES, memory_guard, resolve_device
-        from cogedit.models.memory_probe import measure_speed
+        from cogedit.models.speed_probe import measure_speed
 
         settings, sizes, shape = self._settings, self._sizes, self._shape
         seen = window_shape(shape, self._windows)

@@ -146,7 +146,7 @@ def estimate_probe(
 ) -> Estimate:
     """Estimate what `probe_layers` would take, the inversion included; errors are its own, too."""
     from cogedit.models.device import DTYPES, memory_guard, resolve_device
-    from cogedit.models.memory_probe import measure_speed
+    from cogedit.models.speed_probe import measure_speed
 
     source, checkpoint = source_of(source, settings), checkpoint_for(settings)
     edit = _checked_edit(source, prompt, settings)
