@@ -269,10 +269,8 @@ def run_benchmark(options: argparse.Namespace) -> None:
                 num_timed=options.timed_steps,
             )
             num_tokens = size.sizes.num_tokens(size.latent_shape)
-            speed, product = (
-                measure(size.sizes, num_tokens=num_tokens, device=device, dtype=dtype)
-                for measure in (measure_speed, measure_product)
-            )
+            speed = measure_speed(size.sizes, num_tokens=num_tokens, device=device, dtype=dtype)
+            product = measure_product(size.sizes, num_tokens=num_tokens, device=device, dtype=dtype)
             tables.append(step_table(steps, speed, product, size.num_layers))
             model = asdict(speed) | {"product": product, "steps": [asdict(one) for one in steps]}
         else:
