@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cogedit.artifacts import (
+    EditRecord,
     LatentsRecord,
     Record,
     TrajectoryRecord,
@@ -16,6 +17,7 @@ from cogedit.artifacts import (
 )
 from cogedit.config import Settings
 from cogedit.media.masks import check_mask
+from cogedit.models.checkpoint import Checkpoint
 from cogedit.stages.arguments import as_path, source_of
 from cogedit.stages.artifact_output import check_artifact
 from cogedit.stages.edit_notes import inversion_notes, no_effect_notes, source_prompt_notes
@@ -47,8 +49,8 @@ def estimate(
 ) -> Estimate:
     """Estimate what an inversion, or edits with all that comes before them, would take.
 
-    Nothing is written and nothing is downloaded. The time comes from a matrix product and an
-    attention at the model's width, measured here in about a second, without loading, T5 and VAE.
+    Nothing is written and nothing is downloaded. The time comes from a block and an attention at
+    the model's width, measured here in about a second, without loading, T5, VAE and `--compile`.
 
     Args:
         source: What the run would start from.
@@ -70,12 +72,9 @@ def estimate(
     check_given(mask, first_frame)
     check_transformer(settings, download=False)
     checkpoint = checkpoint_for(settings, download=False)
-    edits: list[ReconstructSettings] = []
-    if prompts is not None or vary is not None:
-        cells = parse_grid(() if vary is None else vary)
-        texts = () if prompts is None else prompts
-        edits = edits_of(texts, settings, cells, mask=mask, first_frame=first_frame)
-        check_edits(edits, checkpoint, num_levels=levels_of(source, settings))
+    edits = _edits_asked(
+        source, settings, checkpoint, prompts, vary, mask=mask, first_frame=first_frame
+    )
     if not edits or sniff_kind(source) != "trajectory":
         check_inversion_settings(settings, checkpoint)
         for note in inversion_notes(settings.invert):
@@ -114,15 +113,11 @@ def estimate(
         stages.append(cost.check(inversion))
     samples, earlier_bytes = cost.trajectory_bytes(inversion), cost.earlier_bytes(links)
     if edits:
-        # Equal edits are made once.
-        missing = list(dict.fromkeys(as_recorded(edit, inversion.num_levels) for edit in edits))
-        if trajectory is not None and not run.force:
-            missing = [
-                edit.settings
-                for edit in dict.fromkeys(described(trajectory))
-                if find(workspace.as_kept(edit, output=output), output=output, workspace=workspace)
-                is None
-            ]
+        if trajectory is None or run.force:
+            # Equal edits are made once.
+            missing = list(dict.fromkeys(as_recorded(edit, inversion.num_levels) for edit in edits))
+        else:
+            missing = _not_made(described(trajectory), workspace, output)
             earlier_bytes = earlier_bytes if missing or is_needed else 0
         if missing and output is not None and edits[0].auto_mask:
             check_place_of_mask(output, source, run)
@@ -136,6 +131,37 @@ def estimate(
         stages.append(replace(stage, reused=len(edits) - len(missing), artifacts=len(edits)))
         samples += size
     return cost.total(stages, earlier_bytes=earlier_bytes, samples_bytes=samples)
+
+
+def _edits_asked(
+    source: Path,
+    settings: Settings,
+    checkpoint: Checkpoint,
+    prompts: str | Sequence[str] | None,
+    vary: str | Sequence[str] | None,
+    *,
+    mask: str | Path | None,
+    first_frame: str | Path | None,
+) -> list[ReconstructSettings]:
+    """Return the edits of a call, checked; none for an inversion alone."""
+    if prompts is None and vary is None:
+        return []
+    cells = parse_grid(() if vary is None else vary)
+    texts = () if prompts is None else prompts
+    edits = edits_of(texts, settings, cells, mask=mask, first_frame=first_frame)
+    check_edits(edits, checkpoint, num_levels=levels_of(source, settings))
+    return edits
+
+
+def _not_made(
+    edits: Sequence[EditRecord], workspace: Workspace, output: Path | None
+) -> list[ReconstructSettings]:
+    """Return which edits of a trajectory do not exist, each once."""
+    return [
+        edit.settings
+        for edit in dict.fromkeys(edits)
+        if find(workspace.as_kept(edit, output=output), output=output, workspace=workspace) is None
+    ]
 
 
 def _inverted_at(
