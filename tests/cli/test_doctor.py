@@ -180,7 +180,8 @@ def test_what_fits_into_a_device():
     [
         ("cuda:0", 8, "frame by frame", "in tiles"),
         ("cuda:0", 12, "at once", "frame by frame"),
-        ("cuda:0", 16, "at once", "at once"),
+        ("cuda:0", 16, "at once", "frame by frame"),
+        ("cuda:0", 24, "at once", "at once"),
         ("cpu", 64, "at once", "at once"),
     ],
 )
