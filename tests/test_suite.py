@@ -30,6 +30,7 @@ def findings(text: str) -> list[str]:
         elif isinstance(node, ast.Call):
             # `monkeypatch.setattr(module, "_name")`, `monkeypatch.setattr("cogedit.module._name")`
             is_patch = ast.unparse(node.func).endswith(("setattr", "patch.object", "patch"))
+            is_patch &= not (node.args and ast.unparse(node.args[0]).startswith(FOREIGN))
             texts = [arg.value for arg in node.args if isinstance(arg, ast.Constant)] * is_patch
             names = [part for text in texts if isinstance(text, str) for part in text.split(".")]
             is_run = ast.unparse(node.func).startswith("subprocess.")
