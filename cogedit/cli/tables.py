@@ -108,7 +108,7 @@ def show_estimate(screen: Screen, command: str, estimate: Estimate) -> None:
         host = f"at least {show_size(estimate.host_bytes)} of host memory"
         on_device = f"about {show_size(estimate.memory_bytes)} on {estimate.device}, {host}"
         rows.append(("memory", host if estimate.device == "cpu" else on_device))
-        note = "by a probe of this device; without loading, T5 and VAE"
+        note = "by a probe of this device; without loading, T5, VAE and --compile"
         if estimate.num_gpus > 1:
             note = f"{estimate.num_gpus} GPUs, {note}, and what passes between them"
         rows.append(("time", f"about {duration(estimate.seconds)} ({note})"))

@@ -58,7 +58,8 @@ from cogedit.types import DType
 
 LEGEND = (
     "device: the most that torch reserved; host: the most memory of the process itself, and "
-    "page-locked with +; estimate: weights and activations, where they compute; of the product: "
+    "page-locked with +; estimate: weights and activations, where they compute, without T5, which "
+    "stays beside the transformer where both fit; of the product: "
     "operations of the steps after the first, counted, over their time and over the speed of a "
     "bare matrix product; silence: the longest time without a word, the start of Python included."
 )

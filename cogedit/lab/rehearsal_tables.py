@@ -69,7 +69,6 @@ class Meter:
         self._product = product
         self._flops: dict[str, list[float]] = {}
         self._bytes: dict[str, int] = {}
-        self._text_encoder = int(dry.get("text_encoder_bytes", 0))
         if not dry:
             return
         sizes = TransformerSizes.of(model.transformer)
@@ -105,10 +104,7 @@ class Meter:
             flops = sum(self._flops[stage.loop][step.number - 1] for step in steps[1:])
             step_seconds = seconds / (len(steps) - 1)
             share = flops / seconds / self._product
-        estimate = self._bytes.get(stage.estimate)
-        if estimate is not None and any(note.startswith("T5 stays") for note in seen.notes):
-            estimate += self._text_encoder
-        return Row(stage.name, seen, estimate, step_seconds, share)
+        return Row(stage.name, seen, self._bytes.get(stage.estimate), step_seconds, share)
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the result is the folder `pipeline` in the run's. Returns 0."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.keep_text_encoder and options.start_from is None:
+        parser.error("--keep-text-encoder needs --start-from, whose text encoder is kept")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     if options.threads is not None:
         torch.set_num_threads(options.threads)

@@ -109,6 +109,7 @@ def _compiled(backend: str, **options: bool) -> tuple[Before, After]:
     The attention between them stays outside: it is one kernel anyway, and what a row attends to may
     change from step to step without a new graph.
     """
+    # Other backends, which show the graphs alone, take no options.
     told: dict[str, Any] | None = {**options} if backend == "inductor" else None
     before: Before = torch.compile(before_attention, backend=backend, options=told)
     after: After = torch.compile(after_attention, backend=backend, options=told)

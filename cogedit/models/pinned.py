@@ -177,13 +177,18 @@ def keep_host_copies(group: ModuleGroup) -> None:
     """
     kept = group.cpu_param_dict
     for weight in kept:
-        if hasattr(weight, "__tensor_flatten__"):
+        if is_quantized(weight):
             kept[weight] = weight.detach()
+
+
+def is_quantized(tensor: Tensor) -> bool:
+    """Whether a tensor is stored as others, such as torchao's integers and their scales."""
+    return hasattr(tensor, "__tensor_flatten__")
 
 
 def stored_tensors(tensor: Tensor) -> Iterator[Tensor]:
     """Yield the plain tensors that store a tensor: those of a quantised one, or itself."""
-    if not hasattr(tensor, "__tensor_flatten__"):
+    if not is_quantized(tensor):
         yield tensor
         return
     names, _ = tensor.__tensor_flatten__()

@@ -14,15 +14,16 @@ from torch.nn import functional
 from cogedit.models.cost import Flops, TransformerSizes
 from cogedit.models.device import wait_for
 from cogedit.models.forward import Block, after_attention, before_attention
+from cogedit.models.quiet import quiet_imports
 
 SECONDS = 0.2
 """Duration of a measurement."""
 
 _TYPICAL = 256
-"""Tokens from which on a product runs as fast as a large one."""
+"""Tokens from which on a call runs about as fast for each as a large one."""
 
 _MANY = 8192
-"""Tokens from which on a block takes a GPU as long for each; more would only take its memory."""
+"""Tokens from which on a GPU needs no less time for each; more would only take memory."""
 
 Call = Callable[[], object]
 
@@ -45,11 +46,30 @@ class Speed:
         return flops.linear / self.linear + flops.attention / self.attention
 
 
-@torch.no_grad()
 def measure_speed(
     sizes: TransformerSizes, *, num_tokens: int, device: torch.device, dtype: torch.dtype
 ) -> Speed:
-    """Time a block of the model's width and an attention, on at most `num_tokens`."""
+    """Time a block of the model's width and an attention, on at most `num_tokens`.
+
+    The block turns its tokens by rotary positions, which CogVideoX-2B does not.
+    """
+    d, heads = sizes.width, sizes.num_attention_heads
+
+    def attention(tokens: int) -> tuple[Call, float]:
+        q = torch.randn(1, heads, tokens, d // heads, device=device, dtype=dtype)
+        return lambda: functional.scaled_dot_product_attention(q, q, q), 4.0 * tokens**2 * d
+
+    return Speed(
+        linear=_measure_block(sizes, min(num_tokens, _MANY), device, dtype),
+        attention=_rate(attention, num_tokens, device),
+    )
+
+
+@torch.no_grad()
+def _measure_block(
+    sizes: TransformerSizes, num_tokens: int, device: torch.device, dtype: torch.dtype
+) -> float:
+    """Time both halves of a block, without the attention between them; operations per second."""
     d, heads = sizes.width, sizes.num_attention_heads
     block = _random_block(sizes, device, dtype)
 
@@ -68,14 +88,7 @@ def measure_speed(
 
         return run, 2.0 * tokens * 12 * d * d
 
-    def attention(tokens: int) -> tuple[Call, float]:
-        q = torch.randn(1, heads, tokens, d // heads, device=device, dtype=dtype)
-        return lambda: functional.scaled_dot_product_attention(q, q, q), 4.0 * tokens**2 * d
-
-    return Speed(
-        linear=_rate(both_halves, min(num_tokens, _MANY), device),
-        attention=_rate(attention, num_tokens, device),
-    )
+    return _rate(both_halves, num_tokens, device)
 
 
 def measure_product(
@@ -98,7 +111,8 @@ def measure_product(
 
 def _random_block(sizes: TransformerSizes, device: torch.device, dtype: torch.dtype) -> Block:
     """Return a block of the model's width; numbers as small as trained ones, each drawn once."""
-    from diffusers.models.transformers.cogvideox_transformer_3d import CogVideoXBlock
+    with quiet_imports():
+        from diffusers.models.transformers.cogvideox_transformer_3d import CogVideoXBlock
 
     d = sizes.width
     with torch.device("meta"):
@@ -110,10 +124,10 @@ def _random_block(sizes: TransformerSizes, device: torch.device, dtype: torch.dt
             attention_bias=True,
         )
     block = block.to(dtype).to_empty(device=device).requires_grad_(False)
-    numbers = torch.randn(4 * d * d, device=device, dtype=dtype) / d**0.5
+    largest = max(parameter.numel() for parameter in block.parameters())
+    numbers = torch.randn(largest, device=device, dtype=dtype) / d**0.5
     for parameter in block.parameters():
-        repeated = numbers.repeat(-(-parameter.numel() // len(numbers)))
-        parameter.copy_(repeated[: parameter.numel()].view_as(parameter))
+        parameter.copy_(numbers[: parameter.numel()].view_as(parameter))
     return cast(Block, block)
 
 

@@ -37,7 +37,7 @@ what it keeps again and again: decoding at once in 16 GB took 13 s, in tiles 5.
 """
 
 ON_CUDA = (
-    "counted, with an allowance for what kernels and torch keep, as it was measured on an H200"
+    "counted, with an allowance for what kernels and torch keep, from measurements on an H200"
 )
 """What the figures for a CUDA device are."""
 

@@ -50,7 +50,7 @@ def estimate(
     """Estimate what an inversion, or edits with all that comes before them, would take.
 
     Nothing is written and nothing is downloaded. The time comes from a block and an attention at
-    the model's width, measured here in about a second, without loading, T5, VAE and `--compile`.
+    the model's width, measured here in seconds, without loading, T5, VAE and `--compile`.
 
     Args:
         source: What the run would start from.

@@ -69,7 +69,7 @@ def test_a_product_with_integers_gets_no_kernel_for_few_tokens(monkeypatch, tmp_
     quantization = pytest.importorskip("torchao.quantization")
     block = nn.Sequential(nn.Linear(64, 64)).bfloat16().requires_grad_(False)
     assert compile_options(block) == {}
-    quantization.quantize_(block, quantization.Int8WeightOnlyConfig())
+    quantization.quantize_(block, quantization.Int8WeightOnlyConfig(version=2))
     x = torch.randn(40, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
     expected = block(x)
     torch._dynamo.reset()

@@ -104,11 +104,19 @@ def test_each_way_needs_less_than_the_one_before(device):
             assert needs[-1] < needs[0] / 3
 
 
-def test_cuda_is_allowed_what_an_encode_reserved_on_an_h200():
-    """9.96 GB at 49 frames of 720x480 in bf16: 0.43 are weights, 0.1 a clip now on the host."""
+@pytest.mark.parametrize(
+    ("direction", "in_tiles", "reserved"),
+    [("encode", False, 9.88e9), ("decode", False, 18.66e9), ("decode", True, 5.05e9)],
+)
+def test_cuda_is_allowed_what_was_reserved_on_an_h200(direction, in_tiles, reserved):
+    """At 49 frames of 720x480 in bf16; 0.43 GB of it are weights."""
+    sizes, shape, way = VAESizes.of(VAE), (13, 60, 90), VAEWay(in_tiles=in_tiles)
+    counted = vae_bytes(sizes, shape, direction, way, item_size=2, device="cuda")
+    assert counted + 0.43e9 == pytest.approx(reserved, rel=0.03)
+
+
+def test_cuda_is_allowed_more_than_a_processor():
     sizes, shape = VAESizes.of(VAE), (13, 60, 90)
-    counted = vae_bytes(sizes, shape, "encode", WAYS[0], item_size=2, device="cuda")
-    assert 9.43e9 <= counted < 1.03 * 9.43e9
     for direction in ("encode", "decode"):
         for way in WAYS:
             here, there = (
