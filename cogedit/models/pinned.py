@@ -191,6 +191,6 @@ def stored_tensors(tensor: Tensor) -> Iterator[Tensor]:
     if not is_quantized(tensor):
         yield tensor
         return
-    names, _ = tensor.__tensor_flatten__()
+    names, _ = tensor.__tensor_flatten__()  # type: ignore[attr-defined]
     for name in names:
         yield from stored_tensors(getattr(tensor, name))
