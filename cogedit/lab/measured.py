@@ -46,7 +46,7 @@ class CudaMemory:
         self._remember()
         pinned: dict[str, int] = {}
         if self._cuda.is_initialized():
-            pinned = getattr(self._cuda, "host_memory_stats", dict)()  # torch 2.7 and newer
+            pinned = self._cuda.host_memory_stats()
         return {
             "allocated": self._allocated,
             "reserved": self._reserved,

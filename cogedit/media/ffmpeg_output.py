@@ -18,7 +18,9 @@ _STREAM_LINE = re.compile(
 )
 # "(High) (avc1 / 0x31637661), yuv420p(tv, bt2020nc/bt2020/smpte2084, top first), 160x96 ..."
 _PIXEL_FORMAT = re.compile(r", ([a-z][a-z0-9]+)(?:\((.*?)\))?, \d+x\d+")
-_ROTATION = re.compile(r"Display Matrix: rotation of (-?[\d.]+) degrees")
+# Older versions write "displaymatrix".
+_DISPLAY_MATRIX = re.compile(r"display ?matrix", re.IGNORECASE)
+_ROTATION = re.compile(r"display ?matrix: rotation of (-?[\d.]+) degrees", re.IGNORECASE)
 _CROPPING = re.compile(r"^\[info\] +Frame Cropping: ", re.MULTILINE)
 _ALPHA_BESIDE = re.compile(r"^\[info\] +alpha_mode +: 1$", re.MULTILINE | re.IGNORECASE)
 _BRAND = re.compile(r"^\[info\]     major_brand     : (\w+)", re.MULTILINE)
@@ -128,7 +130,7 @@ def parse_header(stderr: str) -> InputHeader:
         has_alpha_beside=_ALPHA_BESIDE.search(side_data) is not None,
         has_alpha_stream=len(moving) > 1,
         printed_rates=_printed_rates(line),
-        has_display_matrix="Display Matrix" in side_data,
+        has_display_matrix=_DISPLAY_MATRIX.search(side_data) is not None,
         clockwise=-counter_clockwise % 360.0,
         num_video_streams=len(videos),
         audio_tracks=tuple(

@@ -36,9 +36,7 @@ cuDNN turns both to a layout of its own, and torch keeps pieces of memory that n
 what it keeps again and again: decoding at once in 16 GB took 13 s, in tiles 5.
 """
 
-ON_CUDA = (
-    "counted, with an allowance for what kernels and torch keep, from measurements on an H200"
-)
+ON_CUDA = "counted, with an allowance for what kernels and torch keep, from measurements on an H200"
 """What the figures for a CUDA device are."""
 
 
