@@ -6,7 +6,7 @@ from cogedit.media.ffmpeg_output import parse_header
 
 HEADER = """[info] Input #0, mov,mp4,m4a,3gp,3g2,mj2, from 'phone.mp4':
 [info]   Duration: 00:00:01.00, start: 0.000000, bitrate: 100 kb/s
-[info]   Stream #0:0[0x1](und): Video: h264 (High) (avc1 / 0x31637661), yuv420p(tv, bt709), 160x96, 30 fps
+[info]   Stream #0:0[0x1](und): Video: h264 (High) (avc1 / 0x31637661), yuv420p(tv), 160x96, 30 fps
 [info]       Side data:
 [info]         {name}: rotation of -90.00 degrees
 [info] Stream mapping:

@@ -28,8 +28,8 @@ def embed(golden_pipeline):
 
 def test_the_golden_embeddings(embed, golden):
     prompt, negative = embed([PROMPT, ""]).embeds
-    assert torch.allclose(prompt, golden["prompt_embeds"], atol=1e-6)
-    assert torch.allclose(negative, golden["negative_prompt_embeds"], atol=1e-6)
+    assert torch.allclose(prompt, golden["prompt_embeds"], atol=1e-3)
+    assert torch.allclose(negative, golden["negative_prompt_embeds"], atol=1e-3)
 
 
 @pytest.mark.parametrize("length", [226, 8])
