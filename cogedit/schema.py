@@ -47,7 +47,7 @@ Strength = Annotated[
 ]
 Layers = Annotated[
     tuple[Count, Count | None],
-    Meta(description="FIRST:END with 0 <= FIRST < END; the word END stands for all others"),
+    Meta(description="FIRST:END with 0 <= FIRST < END; END is the end of the layers"),
 ]
 FrameRate = Annotated[
     Fraction, Meta(description="a number such as 24, 23.976 or 30000/1001, at most 1000")

@@ -18,7 +18,7 @@ PAGE = Path(__file__).parents[1] / "guide" / "options.md"
 _INTRODUCTION = """\
 # Options
 
-Every setting has one name. `reconstruct.guidance_scale` is the flag `--guidance-scale`, the key
+Every setting: its flag, its key, its default and what it does. `reconstruct.guidance_scale` is the flag `--guidance-scale`, the key
 `guidance_scale` of the table `[reconstruct]` in `cogedit.toml`, and the environment variable
 `COGEDIT_RECONSTRUCT_GUIDANCE_SCALE`. A command has the flags of the stages that it runs:
 `cogedit COMMAND --help` lists them. The five stages take all flags of this page. What
