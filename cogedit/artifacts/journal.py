@@ -78,6 +78,8 @@ def check_journal(path: Path, is_ours: Callable[[bytes], bool], *, holds: str) -
     lines = start.split(b"\n")
     if len(start) == _CHECKED_BYTES and len(lines) > 1:
         lines.pop()  # the window ends in the middle of it
+    # What a crash left unwritten before the end of a line is zeros.
+    lines = [line.lstrip(b"\0") for line in lines]
     if not all(is_ours(line) for line in lines if line.strip()):
         raise UsageError(
             f"{show(path)} exists and does not hold {holds}", hint="name another file, or a new one"

@@ -18,11 +18,13 @@ PAGE = Path(__file__).parents[1] / "guide" / "options.md"
 _INTRODUCTION = """\
 # Options
 
-Every setting: its flag, its key, its default and what it does. `reconstruct.guidance_scale` is the flag `--guidance-scale`, the key
+Every setting: its flag, its key, its default and what it does.
+
+Each has one name. `reconstruct.guidance_scale` is the flag `--guidance-scale`, the key
 `guidance_scale` of the table `[reconstruct]` in `cogedit.toml`, and the environment variable
-`COGEDIT_RECONSTRUCT_GUIDANCE_SCALE`. A command has the flags of the stages that it runs:
-`cogedit COMMAND --help` lists them. The five stages take all flags of this page. What
-is no setting, such as an edit's `--prompt`, `--mask` and `--preview`, belongs to its own commands.
+`COGEDIT_RECONSTRUCT_GUIDANCE_SCALE`. `cogedit COMMAND --help` lists the flags that a command is
+for; the five stages take all of this page. What is no setting, such as an edit's `--prompt`,
+`--mask` and `--preview`, belongs to its own commands.
 
 A value comes from the first of these that has one: the flag, the row of a batch file, the
 environment, `./cogedit.toml`, the preset (`--config NAME`), the default. `cogedit config show`

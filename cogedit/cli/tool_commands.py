@@ -198,6 +198,7 @@ def batch(
         call.flags_of_all,
         config=call.config,
         flag_names=call.names,
+        is_made_here=engine != "ray",
         run=run,
     )
     if dry_run:

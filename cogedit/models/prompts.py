@@ -46,8 +46,8 @@ def embed_prompts(
 ) -> PromptEmbeds:
     """Embed prompts as `CogVideoXPipeline.encode_prompt` does, each to [1, max_text_seq_length, D].
 
-    The length is the transformer's, 226 for the published checkpoints, 224 for 1.5. The empty prompt is the
-    unconditional one. Embeddings are on the encoder's device and in its dtype.
+    The length is the transformer's, 226 for the published checkpoints, 224 for 1.5. The empty
+    prompt is the unconditional one. Embeddings are on the encoder's device and in its dtype.
     """
     ids: list[Tensor] = []
     truncated: list[int] = []

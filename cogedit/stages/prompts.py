@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cogedit.artifacts.embeds import EmbedsRecord, default_cache, find_embeds, write_embeds
+from cogedit.artifacts.embeds import (
+    EmbedsRecord,
+    default_cache,
+    embeds_path,
+    find_embeds,
+    write_embeds,
+)
 from cogedit.config import Settings
 from cogedit.errors import ArtifactDamaged, StorageError, UsageError
 from cogedit.models.checkpoint import Checkpoint
@@ -17,7 +25,14 @@ from cogedit.wording import count_of
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from cogedit.models.prompts import PromptEmbeds
+
+    Embed = Callable[[Sequence[str]], PromptEmbeds]
+
 _SHOWN_WORDS = 8
+
+_TOGETHER = 64
+"""Prompts that are embedded before their embeddings leave the device."""
 
 
 def check_text(text: str) -> None:
@@ -29,10 +44,12 @@ def check_text(text: str) -> None:
 
 
 class PromptCache:
-    """Prompt embeddings [1, L, D] by record."""
+    """Prompt embeddings [1, L, D] by record: of few prompts in memory, of all on disk."""
 
     def __init__(self) -> None:
         self._embeds: dict[str, Tensor] = {}
+        self._on_disk: set[str] = set()
+        self._reported: set[str] = set()
 
     def __getitem__(self, record: EmbedsRecord) -> Tensor:
         return self._embeds[record.key]
@@ -40,8 +57,14 @@ class PromptCache:
     def clear(self) -> None:
         """Forget what is in memory."""
         self._embeds.clear()
+        self._reported.clear()
 
-    def has(self, record: EmbedsRecord, folder: Path | None, *, run: Run) -> bool:
+    def is_there(self, record: EmbedsRecord, folder: Path | None) -> bool:
+        """Whether an embedding is in memory or, as far as a file's name tells, on disk."""
+        path = embeds_path(folder or default_cache(), record)
+        return record.key in self._embeds or path.exists()
+
+    def has(self, record: EmbedsRecord, folder: Path | None, run: Run) -> bool:
         """Whether an embedding is in memory, or on disk, from where it is read."""
         if record.key in self._embeds:
             return True
@@ -53,19 +76,48 @@ class PromptCache:
         if cached is None:
             return False
         known, self._embeds[record.key] = cached
-        _report(known, run)
+        self._on_disk.add(record.key)
+        self._report(known, run)
         return True
 
-    def add(self, record: EmbedsRecord, embeds: Tensor, folder: Path | None, *, run: Run) -> None:
-        """Keep an embedding in memory and on disk."""
+    def add(
+        self, records: Sequence[EmbedsRecord], embed: Embed, folder: Path | None, run: Run
+    ) -> None:
+        """Embed prompts, and keep what comes in memory and on disk.
+
+        Some at a time: the embeddings of a long list, 2 MB each, would fill the device.
+        """
+        for first in range(0, len(records), _TOGETHER):
+            some = records[first : first + _TOGETHER]
+            made = embed([record.prompt for record in some])
+            for record, embeds, truncated, words in zip(
+                some, made.embeds, made.truncated, made.unknown, strict=True
+            ):
+                known = replace(record, truncated=truncated, unknown=words)
+                self._keep(known, embeds, folder, run)
+
+    def _keep(self, record: EmbedsRecord, embeds: Tensor, folder: Path | None, run: Run) -> None:
         self._embeds[record.key] = embeds.cpu()
-        _report(record, run)
+        self._report(record, run)
         try:
             path = write_embeds(folder or default_cache(), embeds, record)
         except StorageError as error:  # only the next run is slower for it
             run.notify(f"the embedding of the prompt is not cached: {error.message}")
         else:
+            self._on_disk.add(record.key)
             run.detail(f"wrote {path} (the embedding of {_short(record.prompt)!r})")
+
+    def keep_alone(self, records: Iterable[EmbedsRecord]) -> None:
+        """Forget all others that are on disk: those of a long list would fill memory."""
+        kept = {record.key for record in records}
+        for key in (self._embeds.keys() - kept) & self._on_disk:
+            del self._embeds[key]
+
+    def _report(self, record: EmbedsRecord, run: Run) -> None:
+        """Say once what of a prompt the model cannot read."""
+        if record.key not in self._reported:
+            self._reported.add(record.key)
+            _report(record, run)
 
 
 def embeds_record(

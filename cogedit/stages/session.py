@@ -6,14 +6,13 @@ moves from the device to host memory, or it is released. Where everything fits, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Self, cast
 
 from cogedit.artifacts import LoraRecord, keeping_in_use, show_size
-from cogedit.artifacts.embeds import EmbedsRecord
 from cogedit.config import Settings
 from cogedit.errors import UsageError, shown
 from cogedit.models.checkpoint import Checkpoint
@@ -137,21 +136,15 @@ class Session:
         )
         records = {prompt: describe(prompt) for prompt in prompts}
 
-        def missing(some: Iterable[EmbedsRecord]) -> list[EmbedsRecord]:
-            cached = partial(self._embeds.has, folder=settings.cache, run=run)
-            return [record for record in some if not cached(record)]
-
-        if unknown := missing(records.values()):
-            unknown += missing(describe(text) for text in self._expected if text not in records)
+        folder, known = settings.cache, self._embeds
+        if unknown := [record for record in records.values() if not known.has(record, folder, run)]:
+            later = (describe(text) for text in self._expected if text not in records)
+            unknown += (record for record in later if not known.is_there(record, folder))
             with memory_guard("embedding the prompts"):
                 embed = self._embedder(checkpoint, device, settings, run=run)
                 with run.wait("embedding the prompts"):
-                    made = embed([record.prompt for record in unknown])
-            for record, embeds, truncated, words in zip(
-                unknown, made.embeds, made.truncated, made.unknown, strict=True
-            ):
-                known = replace(record, truncated=truncated, unknown=words)
-                self._embeds.add(known, embeds, settings.cache, run=run)
+                    known.add(unknown, embed, folder, run)
+        known.keep_alone(records.values())
         return {text: self._embeds[record].to(device, dtype) for text, record in records.items()}
 
     def _embedder(

@@ -20,7 +20,7 @@ from cogedit.config import (
     read_preset,
     resolve_settings,
 )
-from cogedit.errors import ModelError, StorageError, VideoError
+from cogedit.errors import ModelError, StorageError, UsageError, VideoError
 from cogedit.media.probe import probe_facts
 from cogedit.models.checkpoint import EMBEDDED, NotCachedError
 from cogedit.models.hardware import cuda_present
@@ -220,10 +220,22 @@ def model_of_machine() -> str:
     return LARGE_MODEL if cuda_present() else SMALL_MODEL
 
 
+_WITH_GPU, _WITHOUT_GPU = "this machine has a CUDA device", "this machine has no CUDA device"
+
+
 def _from_machine() -> Inferred:
     model = model_of_machine()
-    has = "a" if model == LARGE_MODEL else "no"
-    return {f"this machine has {has} CUDA device": {"model": model}}
+    return {_WITH_GPU if model == LARGE_MODEL else _WITHOUT_GPU: {"model": model}}
+
+
+def check_named_model(resolved: ResolvedSettings) -> None:
+    """Refuse the model of a machine without a GPU for edits that are made on other machines."""
+    if resolved.origins["model"] == _WITHOUT_GPU:
+        raise UsageError(
+            f"no model is named, and by itself this machine takes {SMALL_MODEL}, as it has no GPU; "
+            "the edits are made elsewhere",
+            hint=f"name it, such as --model {LARGE_MODEL}",
+        )
 
 
 def _from_kind(settings: Settings) -> Inferred:

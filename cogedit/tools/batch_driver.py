@@ -30,7 +30,8 @@ from cogedit.tools.batch_shared import Heard, SharedList
 from cogedit.types import ReconstructSettings
 
 MAX_RETRIES = 3
-"""How often a group is given to another worker after one that died with it."""
+"""How often a group is given to another worker after one that died with it, and how many groups a
+worker may die with, one after the other, before others do without it."""
 
 
 class Make(Protocol):
@@ -100,7 +101,7 @@ class Ended:
 
 @dataclass(frozen=True)
 class Broken:
-    """A worker met what no stage foresaw, and ends; a batch without workers ends with it, too."""
+    """A worker met what no stage foresaw, a bug or a broken GPU, and ends."""
 
     error: Exception
 
@@ -216,41 +217,50 @@ def drive(shared: SharedList, workers: Workers, run: Run) -> Iterator[BatchResul
     """Hand the groups of a batch to workers; yield the outcomes as they come.
 
     A group whose worker died goes back into the queue without the edits that have an outcome, and
-    the next worker goes on from the steps on disk. After `MAX_RETRIES` its edits fail. Other
-    processes may share the list, with workers or without.
+    another worker goes on from the steps on disk. After `MAX_RETRIES` its edits fail. A worker that
+    dies with one group after the other, or before it has begun, is not replaced while others live.
+    Other processes may share the list, with workers or without.
 
     Raises:
         Interrupted: A stop was requested, and every worker has ended after its step.
-        WorkerDied: Workers die before they have begun.
+        WorkerDied: Workers die before they have begun, and none is left.
     """
     queue, busy, idle = deque[Group](), dict[int, Group](), set[int]()
-    deaths, shown, is_stopping = Counter[str](), _Shown(run), False
+    deaths, shown, is_stopping = _Deaths(), _Shown(run), False
     with run.cancellation.between_steps(), run.wait("waiting for the workers"):
         while busy or (not is_stopping and (queue or not shared.is_empty)):
-            while idle and not is_stopping and (group := _next(queue, shared)) is not None:
-                worker = idle.pop()
-                busy[worker] = group
-                workers.give(worker, group)
+            for worker in () if is_stopping else sorted(idle):
+                others = bool(busy or idle - {worker})
+                avoided = deaths.with_it(worker) if others else set[str]()
+                if (group := _next(queue, shared, avoided)) is not None:
+                    idle.discard(worker)
+                    busy[worker] = group
+                    workers.give(worker, group)
             yield from shared.heard()
             for worker, event in workers.events():
                 if isinstance(event, BatchResult):
                     busy[worker] = _without(busy[worker], event)
+                    deaths.forget(worker)
                     yield event
                 elif isinstance(event, Ready):
                     if (group := busy.pop(worker, None)) is not None:
                         shared.give_back(group)
                     idle.add(worker)
-                    deaths[""] = 0
                 elif isinstance(event, Broken):
-                    raise event.error
+                    deaths.explain(worker, event.error)
+                    run.notify(str(event.error))
                 elif isinstance(event, Gone):
                     shown.close(worker)
                     idle.discard(worker)
                     left = busy.pop(worker, None)
                     if is_stopping:
                         continue
-                    yield from _put_back(left, event.why, queue, deaths, run)
-                    if (queue or not shared.is_empty) and not idle:
+                    why = deaths.add(worker, left, event.why)
+                    is_sick = deaths.is_sick(worker)
+                    yield from _put_back(left, why, queue, deaths, run, is_last=not (busy or idle))
+                    if is_sick and (busy or idle):
+                        run.notify("a worker ended again and again; the others go on without it")
+                    elif (queue or not shared.is_empty) and not idle:
                         workers.renew(worker)
                 else:
                     shown.show(worker, event)
@@ -259,9 +269,52 @@ def drive(shared: SharedList, workers: Workers, run: Run) -> Iterator[BatchResul
                 workers.stop(run.cancellation.signum)
 
 
-def _next(queue: deque[Group], shared: SharedList) -> Group | None:
-    """The next group: one that a worker left, or one that no process has."""
-    return queue.popleft() if queue else shared.take()
+class _Deaths:
+    """With what workers died: groups by their numbers, "" is before the first one."""
+
+    def __init__(self) -> None:
+        self._times = Counter[str]()
+        self._with: dict[int, set[str]] = {}  # all that a worker died with
+        self._lately: dict[int, list[str]] = {}  # since its last outcome
+        self._why: dict[int, str] = {}
+
+    def explain(self, worker: int, error: Exception) -> None:
+        """Keep why a worker will be gone."""
+        self._why[worker] = str(error).strip().rpartition("\n")[2]
+
+    def add(self, worker: int, group: Group | None, why: str) -> str:
+        """Count a death; return why it was."""
+        name = "" if group is None else group.numbers
+        self._times[name] += 1
+        self._with.setdefault(worker, set()).add(name)
+        self._lately.setdefault(worker, []).append(name)
+        return self._why.pop(worker, why)
+
+    def forget(self, worker: int) -> None:
+        """A worker has made something: it is well."""
+        self._lately.pop(worker, None)
+
+    def times(self, group: Group | None) -> int:
+        """How many workers died with a group, or before they had one."""
+        return self._times["" if group is None else group.numbers]
+
+    def with_it(self, worker: int) -> set[str]:
+        """The groups that a worker died with."""
+        return self._with.get(worker, set())
+
+    def is_sick(self, worker: int) -> bool:
+        """Whether a worker died with one group after the other; one bad group is not its fault."""
+        lately = self._lately.get(worker, [])
+        return len({*lately} - {""}) > MAX_RETRIES or lately.count("") > MAX_RETRIES
+
+
+def _next(queue: deque[Group], shared: SharedList, avoided: set[str]) -> Group | None:
+    """The next group: one that a worker left, but for some, or one that no process has."""
+    for group in queue:
+        if group.numbers not in avoided:
+            queue.remove(group)
+            return group
+    return shared.take()
 
 
 def _without(group: Group, result: BatchResult) -> Group:
@@ -273,19 +326,24 @@ def _without(group: Group, result: BatchResult) -> Group:
 
 
 def _put_back(
-    group: Group | None, why: str, queue: deque[Group], deaths: Counter[str], run: Run
+    group: Group | None,
+    why: str,
+    queue: deque[Group],
+    deaths: _Deaths,
+    run: Run,
+    *,
+    is_last: bool,
 ) -> Iterator[BatchResult]:
     """Queue what a worker left that is gone; yield failures where that happened too often."""
-    name = "" if group is None else group.numbers
-    deaths[name] += 1
-    is_over = deaths[name] > MAX_RETRIES
+    number = deaths.times(group)
+    is_over = number > MAX_RETRIES
     before = "it had begun" if group is None else "its edits were made"
     error = WorkerDied(
-        f"{deaths[name]} workers ended, each before {before}; the last one: {why}",
+        f"{number} workers ended, each before {before}; the last one: {why}",
         hint="with fewer --workers each has more memory",
     )
     if group is None:
-        if is_over:
+        if is_over and is_last:
             raise error
         run.notify(f"a worker ended before it had begun: {why}; another one starts")
     elif is_over:

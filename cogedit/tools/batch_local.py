@@ -186,6 +186,8 @@ def serve() -> None:
     hearing = threading.Thread(target=_hear, args=(heard, groups, cancellation))
     hearing.start()
     work(job, iter(groups.get, None), tell, cancellation)
+    if cancellation.signum is None:  # it is broken, and would wait for more words
+        os._exit(1)
     hearing.join()
 
 

@@ -28,7 +28,13 @@ from cogedit.stages.model import check_transformer, checkpoint_for, lora_records
 from cogedit.stages.reconstruct import check_edits
 from cogedit.stages.replacing import check_replaceable
 from cogedit.stages.run import Run, workspace_for
-from cogedit.stages.settings import chosen_model, found_as, settings_for, settle_rate
+from cogedit.stages.settings import (
+    check_named_model,
+    chosen_model,
+    found_as,
+    settings_for,
+    settle_rate,
+)
 from cogedit.tools.batch_videos import videos_of
 from cogedit.types import ExportSettings, ReconstructSettings
 
@@ -108,6 +114,7 @@ def plan_batch(
     *,
     config: str | None = None,
     flag_names: Mapping[str, str] | None = None,
+    is_made_here: bool = True,
     run: Run | None = None,
 ) -> tuple[BatchEdit, ...]:
     """Resolve every edit of a batch file, and refuse what cannot work before anything runs.
@@ -117,6 +124,7 @@ def plan_batch(
         flags: Settings by dotted key, above those of the rows.
         config: Preset or TOML file, above that of a row.
         flag_names: As for `settings_for`.
+        is_made_here: Whether this machine makes the edits; of others it cannot choose the model.
         run: Reports which model was chosen where none was named.
 
     Raises:
@@ -150,6 +158,8 @@ def plan_batch(
                         flag_names=flag_names,
                     )
                 resolved = settled[given]
+                if not is_made_here:
+                    check_named_model(resolved)
                 edits += _checked(row, video, resolved.settings, run)
             for note in (chosen_model(resolved), found_as(resolved.settings)):
                 if note not in said:

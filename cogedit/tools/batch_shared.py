@@ -3,7 +3,8 @@
 What they share is the file of results. Whoever makes a group holds a lease beside it, and a group
 of which every edit got its line from another process since this one began is done. Nothing else
 travels between them: a process that dies is missed by its lease, and another goes on from the steps
-that are on disk.
+that are on disk. A failure that may be the other machine's, such as a missing model or a full GPU,
+does not count: this process tries, too.
 """
 
 from __future__ import annotations
@@ -18,12 +19,18 @@ from pathlib import Path
 import msgspec
 
 from cogedit.artifacts import read_lines, writing_alone
+from cogedit.errors import DeviceMemoryError, ModelError, StorageError, WorkerDied
 from cogedit.stages.run import Run
 from cogedit.stages.session import Session
 from cogedit.tools.batch_group import BatchResult, Group, make_group
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0
 """Seconds between two looks at what other processes hold."""
+
+_OF_A_MACHINE = {
+    error.exit_code for error in (ModelError, DeviceMemoryError, StorageError, WorkerDied)
+}
+"""Exit codes of failures that another machine may not have."""
 
 
 @dataclass(frozen=True)
@@ -104,8 +111,14 @@ class SharedList:
         for line in lines:
             with contextlib.suppress(msgspec.MsgspecError):
                 result = msgspec.json.decode(line.decode(errors="replace"), type=BatchResult)
-                if result.key is not None and not (self._force and result.status == "reused"):
+                if self._counts(result) and result.key is not None:
                     self._told[result.key] = result
+
+    def _counts(self, result: BatchResult) -> bool:
+        """Whether what another process made of an edit spares this one the edit."""
+        if result.status == "failed":
+            return result.exit_code not in _OF_A_MACHINE
+        return not (self._force and result.status == "reused")
 
 
 def make_shared(

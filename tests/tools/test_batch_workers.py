@@ -163,9 +163,28 @@ def test_workers_that_cannot_start_end_the_batch(folder):
         [*drive(listed(edits_of("x")), started, cogedit.Run())]
 
 
-def test_a_bug_in_a_worker_ends_the_batch_with_its_traceback(folder):
-    with pytest.raises(RuntimeError, match="make_nothing"):
-        [*driven(edits_of("x", ["break"]), workers.make_nothing)]
+def test_what_no_stage_foresaw_costs_the_edits_that_it_hits(folder, warm_python):
+    """A bug, or a GPU that breaks: its traceback is said, and others try in its place."""
+    said = []
+    run = cogedit.Run(notify=said.append)
+    done = {
+        one.row: one for one in driven(edits_of("x", ["break"], "y"), workers.make_nothing, run=run)
+    }
+    assert done["row 1"].exit_code == WorkerDied.exit_code
+    assert done["row 0"].status == done["row 2"].status == "written"
+    assert sum("Traceback" in text and "make_nothing" in text for text in said) == MAX_RETRIES + 1
+
+
+def test_a_worker_that_dies_again_and_again_leaves_the_edits_to_others(folder, warm_python):
+    said = []
+    run = cogedit.Run(notify=said.append)
+    edits = edits_of(*"stuvwxyz")
+    job = Job(folder, make=workers.make_unless_sick)
+    environments = [{"OMP_NUM_THREADS": "1", "SICK": "1"}, {"OMP_NUM_THREADS": "1"}]
+    with ending(LocalWorkers(job, environments)) as started:
+        done = [*drive(listed(edits), started, run)]
+    assert Counter(one.status for one in done) == {"written": len(edits)}
+    assert 0 < sum("goes to another worker" in text for text in said) <= MAX_RETRIES + 1
 
 
 @pytest.mark.parametrize(
