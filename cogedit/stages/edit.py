@@ -26,6 +26,7 @@ from cogedit.places import Output, is_folder_name
 from cogedit.stages.arguments import as_path, source_of
 from cogedit.stages.claim import claim
 from cogedit.stages.decode import check_composite
+from cogedit.stages.edit_records import as_recorded
 from cogedit.stages.encode import encode
 from cogedit.stages.export import check_export, encoding_for, export, is_exported
 from cogedit.stages.given import Given, check_given, options_for, take_given
@@ -38,7 +39,7 @@ from cogedit.stages.replacing import check_replaceable, place_of_source
 from cogedit.stages.run import Exported, Run, Written, check_is_here, check_output, workspace_for
 from cogedit.stages.session import Session, use_session
 from cogedit.stages.source import source_needed
-from cogedit.types import ExportSettings
+from cogedit.types import ExportSettings, ReconstructSettings
 
 
 def edit(
@@ -94,7 +95,8 @@ def edit(
         checkpoint = checkpoint_for(settings)
         given = take_given(video, settings, checkpoint, mask=mask, first_frame=first_frame)
         if named is not None:
-            check_replaced(named, options[0].prompt, given, with_source=with_source, run=run)
+            recorded = as_recorded(options[0], levels_of(video, settings))
+            check_replaced(named, recorded, given, with_source=with_source, run=run)
         check_edits(options, checkpoint, num_levels=levels_of(video, settings))
         expect_prompts(options, owner)
         owner.expect_decoding()
@@ -195,16 +197,19 @@ def check_dry_run(
     if output is not None and names_video(output):
         checkpoint = checkpoint_for(settings, download=False)
         given = take_given(video, settings, checkpoint, mask=mask, first_frame=first_frame)
-        prompt = prompts[0] if prompts else ""
-        check_replaced(Path(output), prompt, given, with_source=with_source, run=run)
+        options = settings.reconstruct_with(prompts[0] if prompts else "")
+        recorded = as_recorded(options, levels_of(video, settings))
+        check_replaced(Path(output), recorded, given, with_source=with_source, run=run)
 
 
-def check_replaced(video: Path, prompt: str, given: Given, *, with_source: bool, run: Run) -> None:
+def check_replaced(
+    video: Path, edit: ReconstructSettings, given: Given, *, with_source: bool, run: Run
+) -> None:
     """Refuse to replace what is no export of such an edit, or beside it of its source clip."""
     if with_source:
         check_replaceable(place_of_source(video), None)
     if not run.force:
-        check_replaceable(video, prompt, given.picture)
+        check_replaceable(video, edit, given.picture)
 
 
 def _check_folder(path: Path) -> None:

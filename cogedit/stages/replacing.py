@@ -12,6 +12,7 @@ from cogedit.media.images import SUFFIXES, are_images, folder_of
 from cogedit.sources import PictureSource
 from cogedit.stages.again import export_again
 from cogedit.stages.recipe import read_recipe
+from cogedit.types import ReconstructSettings
 
 
 def place_of_source(output: Path) -> Path:
@@ -20,12 +21,15 @@ def place_of_source(output: Path) -> Path:
 
 
 def check_replaceable(
-    output: Path, prompt: str | None, first_frame: PictureSource | None = None
+    output: Path,
+    edit: ReconstructSettings | None,
+    first_frame: PictureSource | None = None,
 ) -> None:
     """Refuse, before an edit is made, to replace a file that is no export of such an edit.
 
-    That is one under this prompt, by a first frame of this name or of the same pixels. Without a
-    prompt, refuse to replace what is no export of a source clip.
+    That is one with these settings as they are recorded, the prompt among them, by a first frame of
+    this name or of the same pixels. Without an edit, refuse to replace what is no export of a
+    source clip.
     """
     if not output.exists():
         return
@@ -33,15 +37,15 @@ def check_replaceable(
         record = read_recipe(output).record
     except (VideoError, ArtifactError):
         record = None
-    shown, picture = None, None
+    made, picture = None, None
     if isinstance(record, EditRecord):
-        shown, picture = record.settings.prompt, record.first_frame
+        made, picture = record.settings, record.first_frame
     if picture is None or first_frame is None:
         is_by_it = picture is first_frame
     else:  # an edit that is reused may know an equal picture by another name
         is_by_it = first_frame.name == picture.name or first_frame.sha256 == picture.sha256
-    if not isinstance(record, EditRecord | FramesRecord) or shown != prompt or not is_by_it:
-        if prompt is None:
+    if not isinstance(record, EditRecord | FramesRecord) or made != edit or not is_by_it:
+        if edit is None:
             raise UsageError(
                 f"{output} exists and is no source clip of an edit, which --with-source writes",
                 hint="name another file with -o",

@@ -18,7 +18,7 @@ from cogedit.models.checkpoint import Checkpoint, looked_up_once
 from cogedit.places import Output
 from cogedit.platforms import IS_MAC
 from cogedit.stages.edit import check_edit, names_video, place_of_video
-from cogedit.stages.edit_records import edits_described
+from cogedit.stages.edit_records import as_recorded, edits_described
 from cogedit.stages.existing import all_exist, follow
 from cogedit.stages.export import is_exported
 from cogedit.stages.given import Given, take_given
@@ -259,7 +259,8 @@ def check_replaced(edit: BatchEdit, output: Path) -> None:
             given = take_given(
                 edit.video, edit.settings, checkpoint, mask=None, first_frame=picture
             )
-        check_replaceable(output, edit.prompt, given.picture)
+        recorded = as_recorded(edit.reconstruct, edit.settings.invert.num_levels)
+        check_replaceable(output, recorded, given.picture)
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -452,6 +452,12 @@ def test_a_video_that_stays_is_found_before_the_edit_is_made(video, tmp_path):
         with pytest.raises(UsageError, match=f"{output.name} exists and is no export of this edit"):
             cogedit.edit(video, "another prompt", settings, output=output, run=run)
         assert passes == []
+    for name, value in (("guidance_scale", 2.5), ("injection_steps", "0.0:0.5")):
+        other = settings_of(video, TINY_PIPELINE, **{f"reconstruct__{name}": value})
+        passes, run = listening_run()
+        with pytest.raises(UsageError, match=r"out\.mp4 exists and is no export of this edit"):
+            cogedit.edit(video, PROMPT, other, output=first.path, run=run)
+        assert passes == []
     assert [first.path.read_bytes(), foreign.read_bytes()] == before
     assert cogedit.edit(video, PROMPT, settings, output=first.path)[0].reused
     forced = cogedit.Run(force=True)
