@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cogedit.artifacts.atomic import show, storage_error
+from cogedit.artifacts.known_files import FileState
 from cogedit.artifacts.records import Record, RecordT, chain_of, content_key, earlier_record
 from cogedit.artifacts.store import SUFFIX, read_record, removal_hint, verify_artifact
 from cogedit.artifacts.unfinished import Unfinished, made_together
@@ -147,9 +148,26 @@ def _carried(paths: Iterable[Path]) -> Iterable[Record]:
     """The records that artifacts carry of earlier ones, each once."""
     links: dict[Record, None] = {}
     for path in paths:
-        with contextlib.suppress(ArtifactError, StorageError):
-            links |= dict.fromkeys(chain_of(read_record(path))[:-1])
+        with contextlib.suppress(ArtifactError, StorageError, OSError):
+            stat = path.stat()
+            state = FileState(path, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+            links |= _known_links(state) if state.is_settled else _links(path)
     return links
+
+
+def _links(path: Path) -> Mapping[Record, None]:
+    """The earlier records that an artifact carries."""
+    return dict.fromkeys(chain_of(read_record(path))[:-1])
+
+
+@functools.lru_cache(maxsize=2**15)
+def _known_links(state: FileState) -> Mapping[Record, None]:
+    """The same, read once while the file stays as it is.
+
+    Files come with every clip of a list: to open all of them each time would take the longer, the
+    more of the list is done.
+    """
+    return _links(state.path)
 
 
 def _key_of(path: Path) -> str | None:

@@ -51,7 +51,9 @@ class SharedList:
     """
 
     def __init__(self, groups: Sequence[Group], results: Path, *, force: bool) -> None:
-        self._left = deque(groups)
+        made = set[str]() if force else _made_before(results)
+        # Last what an earlier run has made, which is only looked through: new work comes first.
+        self._left = deque(sorted(groups, key=lambda group: made.issuperset(_keys(group))))
         self._leases: dict[str, contextlib.ExitStack] = {}
         self._results = results
         self._force = force
@@ -104,21 +106,43 @@ class SharedList:
 
     def _listen(self) -> None:
         """Read what was written down since the last time."""
-        if not self._results.exists():
-            return
-        *lines, _ = read_lines(self._results, begin=self._begin)  # the last may be half a line
-        self._begin += sum(len(line) + 1 for line in lines)
-        for line in lines:
-            with contextlib.suppress(msgspec.MsgspecError):
-                result = msgspec.json.decode(line.decode(errors="replace"), type=BatchResult)
-                if self._counts(result) and result.key is not None:
-                    self._told[result.key] = result
+        results, self._begin = _read_results(self._results, self._begin)
+        for result in results:
+            if self._counts(result) and result.key is not None:
+                self._told[result.key] = result
 
     def _counts(self, result: BatchResult) -> bool:
         """Whether what another process made of an edit spares this one the edit."""
         if result.status == "failed":
             return result.exit_code not in _OF_A_MACHINE
         return not (self._force and result.status == "reused")
+
+
+def _keys(group: Group) -> list[str]:
+    return [edit.key for edit in group.edits]
+
+
+def _read_results(path: Path, begin: int) -> tuple[list[BatchResult], int]:
+    """Read outcomes from a place in a file on; return where the first that is not read begins."""
+    results: list[BatchResult] = []
+    if path.exists():
+        *lines, _ = read_lines(path, begin=begin)  # the last may be half a line
+        begin += sum(len(line) + 1 for line in lines)
+        for line in lines:
+            with contextlib.suppress(msgspec.MsgspecError):
+                results.append(msgspec.json.decode(line.decode(errors="replace"), type=BatchResult))
+    return results, begin
+
+
+def _made_before(path: Path) -> set[str]:
+    """The keys of the edits that earlier runs wrote down as made."""
+    made: set[str] = set()
+    begin, end = -1, 0
+    while end > begin:  # a long file is read piece by piece
+        begin = end
+        results, end = _read_results(path, begin)
+        made |= {one.key for one in results if one.status != "failed" and one.key is not None}
+    return made
 
 
 def make_shared(

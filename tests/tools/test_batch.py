@@ -565,7 +565,7 @@ def test_a_wish_to_stop_keeps_the_results_until_then(folder, monkeypatch):
         batch(edits, run=run)
     assert [one["status"] for one in lines_of(folder / RESULTS)] == ["written"]
     again = batch(edits, run=cogedit.Run())
-    assert [one.status for one in again] == ["reused", "written"]
+    assert [one.status for one in again] == ["written", "reused"], "new work comes first"
 
 
 def test_the_batch_of_the_documentation(tmp_path):

@@ -105,8 +105,17 @@ def test_what_was_written_before_is_of_another_run(results, shared):
         file.write(b'{"row": "half a li')
     one = shared()
     of_b = write_down(results, B)
-    assert [one.take(), one.take()] == [A, C]
+    assert [one.take(), one.take()] == [C, A]
     assert one.heard() == of_b
+
+
+def test_what_an_earlier_run_made_is_looked_through_last(results, shared):
+    write_down(results, A)
+    write_down(results, B, status="failed")
+    first = shared()
+    assert [first.take(), first.take(), first.take()] == [B, C, A]
+    first.close()
+    assert shared(force=True).take() == A
 
 
 def test_an_edit_is_the_same_wherever_it_is_computed(tmp_path, monkeypatch):
