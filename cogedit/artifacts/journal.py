@@ -80,7 +80,8 @@ def check_journal(path: Path, is_ours: Callable[[bytes], bool], *, holds: str) -
         lines.pop()  # the window ends in the middle of it
     # What a crash left unwritten before the end of a line is zeros.
     lines = [line.lstrip(b"\0") for line in lines]
-    if not all(is_ours(line) for line in lines if line.strip()):
+    is_empty = b"\0" in start and not any(lines)
+    if is_empty or not all(is_ours(line) for line in lines if line.strip()):
         raise UsageError(
             f"{show(path)} exists and does not hold {holds}", hint="name another file, or a new one"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -57,12 +58,15 @@ class PromptCache:
     def clear(self) -> None:
         """Forget what is in memory."""
         self._embeds.clear()
+        self._on_disk.clear()
         self._reported.clear()
 
     def is_there(self, record: EmbedsRecord, folder: Path | None) -> bool:
         """Whether an embedding is in memory or, as far as a file's name tells, on disk."""
-        path = embeds_path(folder or default_cache(), record)
-        return record.key in self._embeds or path.exists()
+        with suppress(OSError):  # it may not be looked for
+            path = embeds_path(folder or default_cache(), record)
+            return record.key in self._embeds or path.exists()
+        return False
 
     def has(self, record: EmbedsRecord, folder: Path | None, run: Run) -> bool:
         """Whether an embedding is in memory, or on disk, from where it is read."""
@@ -102,6 +106,7 @@ class PromptCache:
         try:
             path = write_embeds(folder or default_cache(), embeds, record)
         except StorageError as error:  # only the next run is slower for it
+            self._on_disk.discard(record.key)
             run.notify(f"the embedding of the prompt is not cached: {error.message}")
         else:
             self._on_disk.add(record.key)

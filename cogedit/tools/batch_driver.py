@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import traceback
 import warnings
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
@@ -24,14 +24,11 @@ from cogedit.progress import RGBPicture, ShowStep, Step
 from cogedit.stages.reconstruct import expect_prompts
 from cogedit.stages.run import Run
 from cogedit.stages.session import Session, use_session
+from cogedit.tools.batch_deaths import Deaths
 from cogedit.tools.batch_group import BatchResult, Group, make_group, result_of
 from cogedit.tools.batch_plan import BatchEdit
 from cogedit.tools.batch_shared import Heard, SharedList
 from cogedit.types import ReconstructSettings
-
-MAX_RETRIES = 3
-"""How often a group is given to another worker after one that died with it, and how many groups a
-worker may die with, one after the other, before others do without it."""
 
 
 class Make(Protocol):
@@ -118,7 +115,13 @@ Tell = Callable[[Event], None]
 
 
 class Workers(Protocol):
-    """Processes that work on one job, by number."""
+    """Processes that work on one job, by number.
+
+    Attributes:
+        number: How many they are, or will be.
+    """
+
+    number: int
 
     def events(self) -> Iterable[tuple[int, Event]]:
         """Return what workers have told; wait for a second at most. `Gone` is the last of each."""
@@ -218,20 +221,20 @@ def drive(shared: SharedList, workers: Workers, run: Run) -> Iterator[BatchResul
 
     A group whose worker died goes back into the queue without the edits that have an outcome, and
     another worker goes on from the steps on disk. After `MAX_RETRIES` its edits fail. A worker that
-    dies with one group after the other, or before it has begun, is not replaced while others live.
+    dies with one group after the other, or as it starts, is not replaced while there are others.
     Other processes may share the list, with workers or without.
 
     Raises:
         Interrupted: A stop was requested, and every worker has ended after its step.
-        WorkerDied: Workers die before they have begun, and none is left.
+        WorkerDied: No worker starts, or nothing at all is made.
     """
     queue, busy, idle = deque[Group](), dict[int, Group](), set[int]()
-    deaths, shown, is_stopping = _Deaths(), _Shown(run), False
+    slots = {*range(workers.number)}  # of workers that are there, or start
+    deaths, shown, is_stopping = Deaths(), _Shown(run), False
     with run.cancellation.between_steps(), run.wait("waiting for the workers"):
         while busy or (not is_stopping and (queue or not shared.is_empty)):
             for worker in () if is_stopping else sorted(idle):
-                others = bool(busy or idle - {worker})
-                avoided = deaths.with_it(worker) if others else set[str]()
+                avoided = deaths.avoided(worker, (busy.keys() | idle) - {worker})
                 if (group := _next(queue, shared, avoided)) is not None:
                     idle.discard(worker)
                     busy[worker] = group
@@ -240,12 +243,13 @@ def drive(shared: SharedList, workers: Workers, run: Run) -> Iterator[BatchResul
             for worker, event in workers.events():
                 if isinstance(event, BatchResult):
                     busy[worker] = _without(busy[worker], event)
-                    deaths.forget(worker)
+                    deaths.made(worker)
                     yield event
                 elif isinstance(event, Ready):
                     if (group := busy.pop(worker, None)) is not None:
                         shared.give_back(group)
                     idle.add(worker)
+                    deaths.begun(worker)
                 elif isinstance(event, Broken):
                     deaths.explain(worker, event.error)
                     run.notify(str(event.error))
@@ -255,57 +259,25 @@ def drive(shared: SharedList, workers: Workers, run: Run) -> Iterator[BatchResul
                     left = busy.pop(worker, None)
                     if is_stopping:
                         continue
-                    why = deaths.add(worker, left, event.why)
-                    is_sick = deaths.is_sick(worker)
-                    yield from _put_back(left, why, queue, deaths, run, is_last=not (busy or idle))
-                    if is_sick and (busy or idle):
+                    error = deaths.add(worker, left, event.why)
+                    is_over, others = deaths.is_over(left), slots - {worker}
+                    if (left is None and is_over and not others) or deaths.are_all(workers.number):
+                        raise error
+                    yield from _put_back(left, error, is_over=is_over, queue=queue, run=run)
+                    if left is not None and left not in queue:
+                        shared.give_back(left)
+                    if deaths.is_sick(worker) and others:
                         run.notify("a worker ended again and again; the others go on without it")
-                    elif (queue or not shared.is_empty) and not idle:
+                        slots = others
+                    elif len(queue) + (not shared.is_empty) > len(idle):
                         workers.renew(worker)
+                    else:
+                        slots = others
                 else:
                     shown.show(worker, event)
             if run.cancellation.signum is not None and not is_stopping:
                 is_stopping = True
                 workers.stop(run.cancellation.signum)
-
-
-class _Deaths:
-    """With what workers died: groups by their numbers, "" is before the first one."""
-
-    def __init__(self) -> None:
-        self._times = Counter[str]()
-        self._with: dict[int, set[str]] = {}  # all that a worker died with
-        self._lately: dict[int, list[str]] = {}  # since its last outcome
-        self._why: dict[int, str] = {}
-
-    def explain(self, worker: int, error: Exception) -> None:
-        """Keep why a worker will be gone."""
-        self._why[worker] = str(error).strip().rpartition("\n")[2]
-
-    def add(self, worker: int, group: Group | None, why: str) -> str:
-        """Count a death; return why it was."""
-        name = "" if group is None else group.numbers
-        self._times[name] += 1
-        self._with.setdefault(worker, set()).add(name)
-        self._lately.setdefault(worker, []).append(name)
-        return self._why.pop(worker, why)
-
-    def forget(self, worker: int) -> None:
-        """A worker has made something: it is well."""
-        self._lately.pop(worker, None)
-
-    def times(self, group: Group | None) -> int:
-        """How many workers died with a group, or before they had one."""
-        return self._times["" if group is None else group.numbers]
-
-    def with_it(self, worker: int) -> set[str]:
-        """The groups that a worker died with."""
-        return self._with.get(worker, set())
-
-    def is_sick(self, worker: int) -> bool:
-        """Whether a worker died with one group after the other; one bad group is not its fault."""
-        lately = self._lately.get(worker, [])
-        return len({*lately} - {""}) > MAX_RETRIES or lately.count("") > MAX_RETRIES
 
 
 def _next(queue: deque[Group], shared: SharedList, avoided: set[str]) -> Group | None:
@@ -326,30 +298,15 @@ def _without(group: Group, result: BatchResult) -> Group:
 
 
 def _put_back(
-    group: Group | None,
-    why: str,
-    queue: deque[Group],
-    deaths: _Deaths,
-    run: Run,
-    *,
-    is_last: bool,
+    group: Group | None, error: WorkerDied, *, is_over: bool, queue: deque[Group], run: Run
 ) -> Iterator[BatchResult]:
     """Queue what a worker left that is gone; yield failures where that happened too often."""
-    number = deaths.times(group)
-    is_over = number > MAX_RETRIES
-    before = "it had begun" if group is None else "its edits were made"
-    error = WorkerDied(
-        f"{number} workers ended, each before {before}; the last one: {why}",
-        hint="with fewer --workers each has more memory",
-    )
     if group is None:
-        if is_over and is_last:
-            raise error
-        run.notify(f"a worker ended before it had begun: {why}; another one starts")
+        run.notify(f"a worker ended before it had begun: {error.message}")
     elif is_over:
         yield from (result_of(edit, error) for edit in group.edits)
     elif group.edits:
-        run.notify(f"{group.numbers}/{group.total} goes to another worker: {why}")
+        run.notify(f"{group.numbers}/{group.total} goes to another worker: {error.message}")
         queue.appendleft(group)
 
 

@@ -40,6 +40,7 @@ class LocalWorkers:
     """
 
     def __init__(self, job: Job, environments: Sequence[Mapping[str, str]]) -> None:
+        self.number = len(environments)
         self._job = job
         self._environments = environments
         self._told: SimpleQueue[tuple[int, Event]] = SimpleQueue()

@@ -77,6 +77,7 @@ class RayWorkers:
     ) -> None:
         import ray
 
+        self.number = number
         self._job = job
         self._ending = ending
         self._class = ray.remote(_Actor).options(

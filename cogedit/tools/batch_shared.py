@@ -130,7 +130,8 @@ def _read_results(path: Path, begin: int) -> tuple[list[BatchResult], int]:
         begin += sum(len(line) + 1 for line in lines)
         for line in lines:
             with contextlib.suppress(msgspec.MsgspecError):
-                results.append(msgspec.json.decode(line.decode(errors="replace"), type=BatchResult))
+                text = line.lstrip(b"\0").decode(errors="replace")  # zeros: a crash left them
+                results.append(msgspec.json.decode(text, type=BatchResult))
     return results, begin
 
 

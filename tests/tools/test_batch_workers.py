@@ -23,7 +23,8 @@ from cogedit.config import Settings, read_batch
 from cogedit.errors import Interrupted, Terminated, UsageError, WorkerDied
 from cogedit.tools import batch_local
 from cogedit.tools.batch import RESULTS, batch
-from cogedit.tools.batch_driver import MAX_RETRIES, Gone, Job, drive, ending
+from cogedit.tools.batch_deaths import MAX_RETRIES
+from cogedit.tools.batch_driver import Gone, Job, drive, ending
 from cogedit.tools.batch_group import BatchResult, groups_of
 from cogedit.tools.batch_local import LocalWorkers, start_local
 from cogedit.tools.batch_plan import BatchEdit, plan_batch
