@@ -35,7 +35,15 @@ class FileState:
     @classmethod
     def of(cls, path: Path, file: BinaryIO) -> FileState:
         """Return the state of an open file."""
-        stat = os.fstat(file.fileno())
+        return cls._from(path, os.fstat(file.fileno()))
+
+    @classmethod
+    def at(cls, path: Path) -> FileState:
+        """Return the state of what lies at a path. Raises `OSError` where nothing does."""
+        return cls._from(path, path.stat())
+
+    @classmethod
+    def _from(cls, path: Path, stat: os.stat_result) -> FileState:
         return cls(path.absolute(), stat.st_ino, stat.st_size, stat.st_mtime_ns)
 
     @property

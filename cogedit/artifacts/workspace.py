@@ -149,8 +149,7 @@ def _carried(paths: Iterable[Path]) -> Iterable[Record]:
     links: dict[Record, None] = {}
     for path in paths:
         with contextlib.suppress(ArtifactError, StorageError, OSError):
-            stat = path.stat()
-            state = FileState(path, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+            state = FileState.at(path)
             links |= _known_links(state) if state.is_settled else _links(path)
     return links
 

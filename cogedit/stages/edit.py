@@ -94,10 +94,11 @@ def edit(
     with claim(named, run) as run, use_session(session) as owner:
         checkpoint = checkpoint_for(settings)
         given = take_given(video, settings, checkpoint, mask=mask, first_frame=first_frame)
+        num_levels = levels_of(video, settings)
         if named is not None:
-            recorded = as_recorded(options[0], levels_of(video, settings))
+            recorded = as_recorded(options[0], num_levels)
             check_replaced(named, recorded, given, with_source=with_source, run=run)
-        check_edits(options, checkpoint, num_levels=levels_of(video, settings))
+        check_edits(options, checkpoint, num_levels=num_levels)
         expect_prompts(options, owner)
         owner.expect_decoding()
 

@@ -28,15 +28,18 @@ class Deaths:
         """Keep why a worker will be gone."""
         self._why[worker] = str(error).strip().rpartition("\n")[2]
 
-    def add(self, worker: int, group: Group | None, why: str) -> WorkerDied:
-        """Count a death; return what to say if there is no other try."""
+    def add(self, worker: int, group: Group | None, why: str) -> str:
+        """Count a death; return why it was, as the worker told or as it looks from outside."""
         name = _name(group)
         self._times[name] += 1
         self._with.setdefault(worker, set()).add(name)
         self._lately.setdefault(worker, []).append(name)
         self._given_up += group is not None and self.is_over(group)
-        before = "it had begun" if group is None else "its edits were made"
-        why = self._why.pop(worker, why)
+        return self._why.pop(worker, why)
+
+    def error(self, group: Group | None, why: str) -> WorkerDied:
+        """What to say where there is no other try."""
+        name, before = _name(group), "it had begun" if group is None else "its edits were made"
         return WorkerDied(
             f"{self._times[name]} workers ended, each before {before}; the last one: {why}",
             hint="with fewer --workers each has more memory",

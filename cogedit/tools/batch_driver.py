@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from cogedit.cancellation import Cancellation
-from cogedit.errors import Interrupted, UsageError, WorkerDied
+from cogedit.errors import Interrupted, UsageError
 from cogedit.progress import RGBPicture, ShowStep, Step
 from cogedit.stages.reconstruct import expect_prompts
 from cogedit.stages.run import Run
@@ -259,11 +259,11 @@ def drive(shared: SharedList, workers: Workers, run: Run) -> Iterator[BatchResul
                     left = busy.pop(worker, None)
                     if is_stopping:
                         continue
-                    error = deaths.add(worker, left, event.why)
-                    is_over, others = deaths.is_over(left), slots - {worker}
-                    if (left is None and is_over and not others) or deaths.are_all(workers.number):
-                        raise error
-                    yield from _put_back(left, error, is_over=is_over, queue=queue, run=run)
+                    why, others = deaths.add(worker, left, event.why), slots - {worker}
+                    is_last = left is None and deaths.is_over(left) and not others
+                    if is_last or deaths.are_all(workers.number):
+                        raise deaths.error(left, why)
+                    yield from _put_back(left, why, queue, deaths, run)
                     if left is not None and left not in queue:
                         shared.give_back(left)
                     if deaths.is_sick(worker) and others:
@@ -298,15 +298,16 @@ def _without(group: Group, result: BatchResult) -> Group:
 
 
 def _put_back(
-    group: Group | None, error: WorkerDied, *, is_over: bool, queue: deque[Group], run: Run
+    group: Group | None, why: str, queue: deque[Group], deaths: Deaths, run: Run
 ) -> Iterator[BatchResult]:
     """Queue what a worker left that is gone; yield failures where that happened too often."""
     if group is None:
-        run.notify(f"a worker ended before it had begun: {error.message}")
-    elif is_over:
+        run.notify(f"a worker ended before it had begun: {why}")
+    elif deaths.is_over(group):
+        error = deaths.error(group, why)
         yield from (result_of(edit, error) for edit in group.edits)
     elif group.edits:
-        run.notify(f"{group.numbers}/{group.total} goes to another worker: {error.message}")
+        run.notify(f"{group.numbers}/{group.total} goes to another worker: {why}")
         queue.appendleft(group)
 
 

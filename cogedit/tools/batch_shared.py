@@ -51,9 +51,10 @@ class SharedList:
     """
 
     def __init__(self, groups: Sequence[Group], results: Path, *, force: bool) -> None:
-        made = set[str]() if force else _made_before(results)
-        # Last what an earlier run has made, which is only looked through: new work comes first.
-        self._left = deque(sorted(groups, key=lambda group: made.issuperset(_keys(group))))
+        self._left = deque(groups)
+        if not force and (made := _made_before(results)):
+            # Last what an earlier run has made, which is only looked through: new work comes first.
+            self._left = deque(sorted(groups, key=lambda group: made.issuperset(_keys(group))))
         self._leases: dict[str, contextlib.ExitStack] = {}
         self._results = results
         self._force = force
@@ -101,7 +102,7 @@ class SharedList:
     def _outcomes(self, group: Group) -> list[BatchResult] | None:
         """What other processes made of a group; None if it lacks an edit."""
         self._listen()
-        found = [self._told.get(edit.key) for edit in group.edits]
+        found = [self._told.get(key) for key in _keys(group)]
         return None if None in found else [one for one in found if one is not None]
 
     def _listen(self) -> None:

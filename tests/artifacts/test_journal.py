@@ -34,6 +34,14 @@ def test_a_half_line_is_closed_before_the_next(path):
     assert path.read_bytes() == b'{"a": 1}\n{"b": \n{"c": 3}\n'
 
 
+def test_zeros_that_a_crash_left_are_no_foreign_line(path):
+    path.write_bytes(b'{"a": 1}\n' + bytes(40) + b"\n" + bytes(7) + b'{"b": 2}\n')
+    check_journal(path, is_object, holds="objects")
+    path.write_bytes(bytes(40))
+    with pytest.raises(UsageError, match="does not hold objects"):
+        check_journal(path, is_object, holds="objects")
+
+
 def test_a_write_that_stops_in_the_middle_spoils_no_other_line(path, monkeypatch):
     append_line(path, b'{"a": 1}')
     write, written = os.write, []

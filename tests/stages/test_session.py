@@ -334,6 +334,33 @@ def test_one_token_too_many_is_one_token(tmp_path):
     assert "is 2 tokens too long" in second
 
 
+def test_the_prompts_of_a_long_list_are_embedded_some_at_a_time_and_wait_on_disk(
+    tmp_path, monkeypatch
+):
+    together, embed = [], cogedit.models.prompts.embed_prompts
+
+    def embedded(prompts, *args, **options):
+        together.append(len(prompts))
+        return embed(prompts, *args, **options)
+
+    monkeypatch.setattr("cogedit.models.prompts.embed_prompts", embedded)
+    counted, settings = Counted(monkeypatch), settings_with(tmp_path)
+    texts = [f"snow {number}" for number in range(150)]
+    with cogedit.Session() as session:
+        session.expect_prompts(texts)
+        first = session.embed(texts[:1], settings, run=cogedit.Run())[texts[0]]
+        assert sum(together) == 150
+        assert max(together) <= 64
+        assert len([*(tmp_path / "cache" / "prompts").iterdir()]) == 150
+        session.embed(texts[70:71], settings, run=cogedit.Run())
+        gone = weakref.ref(first)
+        del first
+        gc.collect()
+        assert gone() is None, "of a list, memory holds what is asked for"
+        session.embed(texts[:1], settings, run=cogedit.Run())
+    assert counted.loads["load_text_encoder"] == 1
+
+
 def test_a_damaged_embedding_is_told_of_and_made_again(tmp_path):
     embedder = Embedder(tmp_path)
     good = embedder.embed([PROMPT])[PROMPT]

@@ -199,6 +199,20 @@ def test_12_edits_survive_a_node(cluster, tmp_path, monkeypatch):
     assert max(Counter(Path(workers.WRITES).read_text().split()).values()) == 1
 
 
+def test_this_machine_chooses_no_model_for_others(tmp_path, monkeypatch):
+    monkeypatch.setattr("cogedit.stages.settings.cuda_present", lambda: False)
+    monkeypatch.chdir(tmp_path)
+    Path("edits.jsonl").write_text('{"video": "a.mp4", "prompt": "a red star"}')
+    for engine, message in (("ray", "no model is named"), ("local", "a.mp4")):
+        shown = CliRunner().invoke(app, ["batch", "edits.jsonl", "--engine", engine, "--dry-run"])
+        assert message in shown.stderr + shown.stdout
+        assert ("no model is named" in shown.stderr) == (engine == "ray")
+    shown = CliRunner().invoke(
+        app, ["batch", "edits.jsonl", "--engine", "ray", "--dry-run", *TINY_MODEL]
+    )
+    assert "no model is named" not in shown.stderr
+
+
 def test_an_address_is_for_ray(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shown = CliRunner().invoke(app, ["batch", "-", "--address", "host:6379"], input="")
