@@ -37,6 +37,9 @@ def attend_beside(
         guided = (logits / math.sqrt(q.shape[-1])).softmax(-1)
         guided[:, :length] = plain[:, :length]
         return ((1 - w) * plain + w * guided) @ v
+    own_mean, its_mean = (x[:, length:].mean(1, keepdim=True) for x in (v, v_ref))
+    recentered = v_ref[:, length:] + injection.recentering * (own_mean - its_mean)
+    v_ref = torch.cat([v_ref[:, :length], recentered], dim=1)
     if injection.tokens != "all":
         k_ref, v_ref = k_ref[:, length:], v_ref[:, length:]
     if injection.tokens == "own-text":

@@ -85,6 +85,7 @@ UPSTREAM_EDIT = ReconstructSettings(
     start="random",
     injection_strength=1.0,
     injection_tokens="all",
+    injection_recentering=0.0,
     injection_steps=(0.0, 1.0),
     injection_layers=(0, None),
     reference_prompt="edit",
@@ -99,8 +100,10 @@ _BALANCED = replace(
     _SHARED,
     start="inverted",
     guidance_scale=5.0,
-    injection_strength=(1.0, 0.2),
+    injection_strength=(2.5, 0.0),
     injection_tokens="own-text",
+    injection_recentering=0.5,
+    injection_steps=(0.0, 0.95),
     guidance_steps=(0.1, 0.8),
 )
 _UNDER_CAPTION = Inversion(
@@ -118,6 +121,7 @@ _CONTROLS: dict[str, dict[str, object]] = {
     "double-strength": {"injection_strength": 2.0},
     "all-tokens": {"injection_tokens": "all"},
     "image-tokens": {"injection_tokens": "image"},
+    "not-recentered": {"injection_recentering": 0.0},
     "queries-keys": {"injection_mode": "queries-keys", "injection_strength": 1.0},
     "image-queries-keys": {"injection_mode": "image-queries-keys", "injection_strength": 1.0},
     "edit-reference": {"reference_prompt": "edit"},

@@ -75,7 +75,7 @@ class ReconstructSettings:
         0, "Attention to the source", "Number of the noisiest steps to skip.", unit="steps"
     )
     injection_strength: Strength = setting(
-        (1.0, 0.2),
+        (2.5, 0.0),
         "Attention to the source",
         "Weight of the source's tokens in attention relative to the edit's own: 0 is off, 1 is "
         "equal, 2 is double, which keeps outlines and needs more guidance. 2:0 falls from 2 to 0 "
@@ -95,8 +95,17 @@ class ReconstructSettings:
         "Tokens to attend to beside the edit's own: the source's image (image), its image and "
         "text (all), or its image and the edit's own text a second time (own-text).",
     )
+    injection_recentering: Share = setting(
+        0.5,
+        "Attention to the source",
+        "How far the mean of the source's values in attention moves to that of the edit's: at 0 "
+        "the source says how bright the whole is and of what colour, at 1 the prompt does; what is "
+        "where, the source says in any case.",
+        is_later=True,
+        earlier=0.0,
+    )
     injection_steps: Window = setting(
-        (0.0, 1.0),
+        (0.0, 0.95),
         "Attention to the source",
         "Part of the steps with attention to the source, such as 0.0:0.5.",
     )

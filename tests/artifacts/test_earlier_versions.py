@@ -14,7 +14,14 @@ from typing import Any
 
 import pytest
 
-from cogedit.artifacts import TrajectoryRecord, content_key, parse_json, record_of, record_text
+from cogedit.artifacts import (
+    EditRecord,
+    TrajectoryRecord,
+    content_key,
+    parse_json,
+    record_of,
+    record_text,
+)
 from cogedit.artifacts.codec import decode_record
 from cogedit.artifacts.embeds import EmbedsRecord
 from cogedit.artifacts.layout import decode_header, encode_header
@@ -40,6 +47,8 @@ def test_a_record_is_read_and_keeps_its_key(stored: dict[str, Any]) -> None:
         assert decode_header(header) == record
     if isinstance(record, TrajectoryRecord):
         assert record.settings.num_low_levels == 0  # unasked, there are two today
+    if isinstance(record, EditRecord):
+        assert record.settings.injection_recentering == 0  # unasked, values move today
 
 
 def test_a_setting_that_is_no_more_is_refused_where_it_was_used() -> None:

@@ -39,9 +39,12 @@ def test_merge_by_log_sum_exp_is_the_biased_softmax(strength):
 @pytest.mark.parametrize("targets", [(2, 0), (1, 1)])
 @pytest.mark.parametrize(("mode", "strength"), MODES)
 @pytest.mark.parametrize("tokens", ["all", "image", "own-text"])
-def test_rows_attend_to_themselves_and_to_their_references(targets, mode, strength, tokens):
+@pytest.mark.parametrize("recentering", [0.0, 0.3, 1.0])
+def test_rows_attend_to_themselves_and_to_their_references(
+    targets, mode, strength, tokens, recentering
+):
     own, references = heads(0), heads(1, rows=3)
-    injection = Injection(strength, mode, tokens)
+    injection = Injection(strength, mode, tokens, recentering=recentering)
     attended = attend_rows(own, references, targets, injection=injection, text_length=LENGTH)
     for row, target in enumerate(targets):
         expected = attend_beside(
@@ -58,6 +61,31 @@ def test_a_row_beside_its_equal_attends_as_it_did(tokens, keeps, strength):
         own, own, (0, 1), injection=Injection(strength, tokens=tokens), text_length=LENGTH
     )
     assert torch.allclose(attended, attention(*own), atol=1e-5) == keeps
+
+
+def beside_brighter(tokens, recentering):
+    """What rows attend to beside references, and beside the same with all image values raised."""
+    own, references = heads(0), heads(1)
+    brighter = references.v.clone()
+    brighter[:, :, LENGTH:] += 5.0
+    injection = Injection(0.5, tokens=tokens, recentering=recentering)
+    return [
+        attend_rows(own, rows, (0, 1), injection=injection, text_length=LENGTH)
+        for rows in (references, references._replace(v=brighter))
+    ]
+
+
+@pytest.mark.parametrize("tokens", ["all", "image", "own-text"])
+def test_the_mean_of_a_reference_leaves_no_trace_where_values_move_all_the_way(tokens):
+    assert torch.allclose(*beside_brighter(tokens, 1.0), atol=1e-5)
+    assert not torch.allclose(*beside_brighter(tokens, 0.5), atol=0.1)
+
+
+@pytest.mark.parametrize("strength", [0.5, 1.0, 4.0])
+def test_the_values_of_an_equal_do_not_move(strength):
+    own, injection = heads(0), Injection(strength, tokens="own-text", recentering=0.7)
+    attended = attend_rows(own, own, (0, 1), injection=injection, text_length=LENGTH)
+    assert torch.allclose(attended, attention(*own), atol=1e-5)
 
 
 def replay(own, references, mode, strength=1.0):

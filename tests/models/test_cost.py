@@ -311,6 +311,7 @@ def test_the_channels_of_a_first_frame_are_counted(tmp_path):
         {"injection_tokens": "image"},
         {"injection_tokens": "own-text"},
         {"injection_tokens": "own-text", "injection_strength": 2.0},
+        {"injection_recentering": 0.5, "injection_strength": 2.0},
         {"injection_strength": 0.5},
         {"injection_strength": (2.0, 0.0)},
         {"injection_strength": (0.0, 1.0), "injection_mode": "queries-keys"},

@@ -144,6 +144,8 @@ def test_rows_in_chunks_are_the_rows_at_once(load, traits, max_rows):
         (Injection(0.4, "image-queries-keys", "image", (1, 3)), False, 1),
         (Injection(0.0, "image-queries-keys", "all", (2, 3)), False, 3),
         (Injection(3.0, "concatenate", "own-text", (0, None)), True, None),
+        (Injection(2.0, "concatenate", "own-text", (0, 2), 0.5), True, None),
+        (Injection(1.0, "concatenate", "image", (1, None), 1.0), False, 2),
         (Injection(3.0, "concatenate", "all", (1, 2)), False, 2),
     ],
 )
@@ -162,6 +164,7 @@ def test_each_control_of_an_injection_changes_the_edit_rows(load):
         Injection(mode="image-queries-keys"),
         Injection(tokens="image"),
         Injection(tokens="own-text"),
+        Injection(recentering=0.5),
         Injection(layers=(1, 2)),
     ):
         found, _ = both(load("5b"), other)

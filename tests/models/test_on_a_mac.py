@@ -51,7 +51,12 @@ def edited(checkpoint, device, edit):
 
 
 DENOISE = {"start_noise": 0.3, "injection_strength": 1.3, "solver": "dpm++2m"}
-FLOW = {"method": "flow", "injection_mode": "queries-keys", "start": "random"}
+FLOW = {
+    "method": "flow",
+    "injection_mode": "queries-keys",
+    "injection_strength": 1.0,
+    "start": "random",
+}
 MAPS = {"injection_mode": "image-queries-keys", "injection_strength": (1.0, 0.2)}
 
 

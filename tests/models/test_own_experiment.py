@@ -26,6 +26,7 @@ from cogedit.models.rows import EditPrompts
         ({"strength": float("nan")}, "strength is nan, expected at least 0"),
         ({"strength": float("inf")}, "strength is inf, expected at least 0"),
         ({"strength": 2.0, "mode": "queries-keys"}, "at most 1 with queries-keys"),
+        ({"recentering": 1.5}, "recentering is 1.5, expected 0 to 1"),
     ],
 )
 def test_an_injection_that_no_layer_knows_is_refused(options, message):

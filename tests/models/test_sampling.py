@@ -196,6 +196,7 @@ def test_a_strength_that_changes_is_the_softmax_written_out(
         injection_strength=ends,
         injection_steps=(0.1, 0.9),
         injection_tokens=tokens,
+        injection_recentering=0.5,
     )
     bank = model.embeds[PROMPT]
     denoiser = Denoiser(
@@ -206,7 +207,7 @@ def test_a_strength_that_changes_is_the_softmax_written_out(
     for step, (t, s) in enumerate(schedule.denoising_steps()):
         strength = first + (last - first) * (step / 10 - 0.1) / 0.8
         attends = 1 <= step < 9 and strength > 0.05
-        injection = Injection(strength if attends else 0.0, tokens=tokens)
+        injection = Injection(strength if attends else 0.0, tokens=tokens, recentering=0.5)
         with written_out(golden_pipeline.transformer, (1,) if attends else (), injection):
             v = denoiser(x, t, inverted.at(t) if attends else None).edit
         x = ddim_step(v, x, schedule=schedule, t_from=t, t_to=s)
@@ -269,6 +270,7 @@ def test_clips_of_a_batch_have_masks_of_their_own(golden_pipeline, inverted, mod
         {"injection_mode": "image-queries-keys"},
         {"injection_tokens": "image"},
         {"injection_tokens": "own-text"},
+        {"injection_recentering": 0.5},
         {"injection_strength": 2.0},
         {"reference_prompt": "inversion"},
         {"reference_rows": "one"},

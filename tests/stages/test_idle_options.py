@@ -9,7 +9,7 @@ from cogedit.cli import app
 
 TINY = [*TINY_MODEL, "--num-inference-steps", "2"]
 FLOW = ["--method", "flow"]
-MAPS = ["--injection-mode", "image-queries-keys"]
+MAPS = ["--injection-mode", "image-queries-keys", "--injection-strength", "1"]
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +40,7 @@ def said(*flags, video="clip.mp4", command=("edit", "-p", "a cat")):
         (["--auto-mask-threshold", "0.5", "--mask", "0,0,80,50"], "without --auto-mask"),
         (["--mask-dilation", "2"], "without --mask or --auto-mask"),
         (["--injection-tokens", "image", *MAPS], "without --injection-mode concatenate"),
+        (["--injection-recentering", "0", *MAPS], "without --injection-mode concatenate"),
         (["--inversion-iterations", "2", "--inverse", "upstream"], "with --inverse upstream"),
         (["--inversion-iterations", "2", "--inverse", "midpoint"], "with --inverse midpoint"),
         (["--background", "red"], "of the video, which is not transparent"),

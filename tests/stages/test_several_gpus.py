@@ -130,9 +130,10 @@ def test_windows_and_rows_of_edits_with_a_lora_under_an_automatic_mask(video, bo
 @pytest.mark.parametrize(
     "flags",
     [
-        {"reconstruct.injection_tokens": "own-text", "reconstruct.injection_strength": 0.5},
-        {"reconstruct.injection_mode": "queries-keys"},
-        {"reconstruct.injection_mode": "image-queries-keys"},
+        {},
+        {"reconstruct.injection_recentering": 0.0, "reconstruct.injection_strength": 0.5},
+        {"reconstruct.injection_mode": "queries-keys", "reconstruct.injection_strength": 1.0},
+        {"reconstruct.injection_mode": "image-queries-keys", "reconstruct.injection_strength": 1.0},
     ],
 )
 def test_the_tokens_of_rows_that_run_at_once(video, both, flags):
