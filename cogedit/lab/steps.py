@@ -95,6 +95,8 @@ def _edit_kind(job: Job, num_prompts: int, *, guided: bool, injected: bool) -> S
     )
     if isinstance(settings.injection_strength, tuple):  # every strength but 1 takes the same time
         settings = replace(settings, injection_strength=0.5)
+    if settings.injection_recentering > 0:  # and every share but 0
+        settings = replace(settings, injection_recentering=0.5)
     if injected:
         name = "edit, one reference" if settings.reference_rows == "one" else "edit, exact"
         tokens = {"all": "", "image": ", its image", "own-text": ", own text"}
@@ -102,7 +104,12 @@ def _edit_kind(job: Job, num_prompts: int, *, guided: bool, injected: bool) -> S
     else:
         name = "edit, alone"
         settings = replace(
-            settings, reference_prompt="edit", reference_rows="two", injection_tokens="all"
+            settings,
+            reference_prompt="edit",
+            reference_rows="two",
+            injection_tokens="all",
+            injection_strength=1.0,
+            injection_recentering=0.0,
         )
     name += "" if guided else ", no guidance"
     edit = Job("", InvertSettings(num_inference_steps=1), settings)

@@ -122,6 +122,7 @@ EVERYTHING = Configuration(
         injection_strength=0.6,
         injection_mode="queries-keys",
         injection_tokens="all",
+        injection_recentering=0.3,
         injection_steps=(0.0, 0.8),
         injection_layers=(1, 2),
         reference_prompt="edit",
