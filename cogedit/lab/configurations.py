@@ -150,7 +150,7 @@ def _control(name: str, changes: Mapping[str, object]) -> Configuration:
 
 
 # Spelt out, not taken from defaults or presets: a row must keep its meaning when those change.
-# Only "default" follows them.
+# Only "default" follows them, and the controls, which follow `balanced` by hand.
 BUILT_IN: dict[str, Configuration] = {
     configuration.name: configuration
     for configuration in (

@@ -20,15 +20,15 @@ text in their place,
 so that text and image keep their balance at every w: where edit and reference are the same, what
 comes out is the reference's own attention.
 
-The values of image tokens are a mean over the clip, which says what the whole of it looks like, and
-what each differs from it by, which says what is where. Recentering by a share c moves the
-reference's mean towards the row's own, per head and channel,
+The mean of the image tokens' values says what the whole clip looks like; each token's difference
+from it says what is where. Recentering by a share c moves the reference's mean towards the row's
+own, per head and channel,
 
     v_ref,image + c (mean(v_image) - mean(v_ref,image))
 
 so that a source that is dark does not darken an edit that is to be light, however much of it is
-attended to. At c = 1 nothing of the reference says what the whole looks like, and guidance, which
-then has nothing against it, may drive it anywhere.
+attended to. At c = 1 no values of its image say what the whole looks like, and guidance, unopposed,
+may drive the whole to any light or colour.
 """
 
 from __future__ import annotations
@@ -278,9 +278,10 @@ def _beside(
     """Return the keys (or values) that rows attend to beside their own, in pieces.
 
     Recentering is the mean of adaptive instance normalization (arXiv 1703.06868, equation 8)
-    without its variance, on values in place of features: the weights of a softmax add up to 1, so
-    the mean passes through attention as it is, and may be exchanged for another. In the diffusion
-    transformers that were looked at, values lie close around such a mean (arXiv 2602.18022).
+    without its variance, on values in place of features: attention is linear in the values, so the
+    mean comes through in proportion to the weight of these tokens, and may be exchanged for
+    another. In the diffusion transformers that were looked at, values lie close around such a mean
+    (arXiv 2602.18022).
     """
     if tokens == "all" and recentering == 0:
         return [theirs]

@@ -44,7 +44,8 @@ def _idle(edit: ReconstructSettings, *, has_mask: bool) -> Iterator[tuple[str, s
     is_flow = edit.method == "flow"
     if edit.injection_mode != "concatenate" and edit.injection_tokens != default.injection_tokens:
         yield "--injection-tokens", "without --injection-mode concatenate"
-    asked = edit.injection_recentering != default.injection_recentering
+    # 0 is what the presets say that have no use for it.
+    asked = edit.injection_recentering not in (0, default.injection_recentering)
     if edit.injection_mode != "concatenate" and asked:
         yield "--injection-recentering", "without --injection-mode concatenate"
     if edit.source_guidance_scale != default.source_guidance_scale and not is_flow:

@@ -258,5 +258,5 @@ def check_edits(
             raise UsageError(
                 f"injection_strength is {show_value(strength)}, expected 0 to 1 with "
                 f"injection_mode {edit.injection_mode}, which mixes two attentions",
-                hint="--injection-strength 1, or --injection-mode concatenate",
+                hint="choose --injection-strength 1, or --injection-mode concatenate",
             )

@@ -98,9 +98,9 @@ class ReconstructSettings:
     injection_recentering: Share = setting(
         0.5,
         "Attention to the source",
-        "How far the mean of the source's values in attention moves to that of the edit's: at 0 "
-        "the source says how bright the whole is and of what colour, at 1 the prompt does; what is "
-        "where, the source says in any case.",
+        "How far the light and the colour of the whole follow the prompt and not the source, which "
+        "says in any case what is where: 0 is the source's, 1 the prompt's. It moves the mean of "
+        "the source's values in attention to that of the edit's.",
         is_later=True,
         earlier=0.0,
     )

@@ -40,7 +40,7 @@ def said(*flags, video="clip.mp4", command=("edit", "-p", "a cat")):
         (["--auto-mask-threshold", "0.5", "--mask", "0,0,80,50"], "without --auto-mask"),
         (["--mask-dilation", "2"], "without --mask or --auto-mask"),
         (["--injection-tokens", "image", *MAPS], "without --injection-mode concatenate"),
-        (["--injection-recentering", "0", *MAPS], "without --injection-mode concatenate"),
+        (["--injection-recentering", "0.3", *MAPS], "without --injection-mode concatenate"),
         (["--inversion-iterations", "2", "--inverse", "upstream"], "with --inverse upstream"),
         (["--inversion-iterations", "2", "--inverse", "midpoint"], "with --inverse midpoint"),
         (["--background", "red"], "of the video, which is not transparent"),
