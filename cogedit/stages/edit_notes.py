@@ -42,11 +42,11 @@ def _idle(edit: ReconstructSettings, *, has_mask: bool) -> Iterator[tuple[str, s
     """Yield the flags that change nothing in an edit, and why; a preset may have given them."""
     default = ReconstructSettings(prompt="")
     is_flow = edit.method == "flow"
-    if edit.injection_mode != "concatenate" and edit.injection_tokens != default.injection_tokens:
+    replays = edit.injection_mode != "concatenate"
+    if replays and edit.injection_tokens != default.injection_tokens:
         yield "--injection-tokens", "without --injection-mode concatenate"
     # 0 is what the presets say that have no use for it.
-    asked = edit.injection_recentering not in (0, default.injection_recentering)
-    if edit.injection_mode != "concatenate" and asked:
+    if replays and edit.injection_recentering not in (0, default.injection_recentering):
         yield "--injection-recentering", "without --injection-mode concatenate"
     if edit.source_guidance_scale != default.source_guidance_scale and not is_flow:
         yield "--source-guidance-scale", "without --method flow"
