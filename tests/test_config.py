@@ -344,6 +344,7 @@ def test_presets_of_how_far_an_edit_goes(resolve: Resolve) -> None:
         name: getattr(fast.reconstruct, name)
         for name in (
             "guidance_steps",
+            "guidance_every",
             "injection_recentering",
             "injection_strength",
             "injection_steps",

@@ -26,7 +26,7 @@ from cogedit.lab.measure import StepClock, Timing, peak_bytes
 from cogedit.lab.random_model import Inputs, Size
 from cogedit.lab.report import notify
 from cogedit.models.cost import LatentShape, TransformerSizes
-from cogedit.models.rows import injection_strengths
+from cogedit.models.rows import guidance_calls, injection_strengths
 from cogedit.types import InvertSettings, ReconstructSettings
 
 
@@ -73,7 +73,7 @@ def steps_of(job: Job, num_prompts: int) -> Counter[StepKind]:
     kinds = Counter({StepKind(f"inversion, {job.invert.inverse}", "invert", up_job): calls})
     num_steps = job.reconstruct.num_inference_steps or job.invert.num_levels
     schedule = Schedule((), tuple(range(num_steps - job.reconstruct.first_step)))
-    guided = schedule.window(*job.reconstruct.guidance_steps)
+    guided = guidance_calls(job.reconstruct, schedule)
     injected = injection_strengths(job.reconstruct, schedule)
     for step in schedule.timesteps:
         kind = _edit_kind(job, num_prompts, guided=step in guided, injected=step in injected)
@@ -91,6 +91,7 @@ def _edit_kind(job: Job, num_prompts: int, *, guided: bool, injected: bool) -> S
         start="inverted",
         guidance_scale=6.0,
         guidance_steps=(0.0, float(guided)),
+        guidance_every=1,
         injection_steps=(0.0, float(injected)),
     )
     if isinstance(settings.injection_strength, tuple):  # every strength but 1 takes the same time

@@ -13,7 +13,7 @@ the last layer with injection, of which only its keys and values are needed.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from cogedit.diffusion.schedule import Schedule
@@ -28,6 +28,7 @@ from cogedit.models.rows import (
     EditPrompts,
     RowPlan,
     edit_prompts,
+    guidance_calls,
     injection_strengths,
     needs_reference_velocity,
     plan_rows,
@@ -263,11 +264,13 @@ def edit_steps(
     settings = edits[0]
     bank = prompt_bank(edits, [inversion.prompt])
     prompts = [edit_prompts(edit, inversion.prompt, bank, source=0) for edit in edits]
+    own = replace(prompts[0], conditional=bank.index(inversion.prompt))
     # A window is a share of the steps; where they lie does not matter here.
     schedule = Schedule((), tuple(range(settings.num_steps(inversion.num_levels))))
-    guidance_steps = schedule.window(*settings.guidance_steps)
-    guided = guidance_steps if settings.guidance_scale != 1 else ()
-    source_guided = guidance_steps if settings.source_guidance_scale != 1 else ()
+    guided = guidance_calls(settings, schedule) if settings.guidance_scale != 1 else ()
+    source_guided = (
+        schedule.window(*settings.guidance_steps) if settings.source_guidance_scale != 1 else ()
+    )
     strengths = injection_strengths(settings, schedule)
     velocity = needs_reference_velocity(settings)
     seen = window_shape(shape, windows)
@@ -283,7 +286,7 @@ def edit_steps(
         call = call_work(plan, sizes, seen, injection=settings, strength=strength)
         work = division.of(plan, call, counts, sizes, seen)
         if settings.method == "flow" and not plan.reference_velocity:
-            source = plan_rows([prompts[0]], guided=step in source_guided, referenced=False)
+            source = plan_rows([own], guided=step in source_guided, referenced=False)
             call = call_work(source, sizes, seen)
             work += division.of(source, call, counts, sizes, seen)
         yield work

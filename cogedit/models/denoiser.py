@@ -47,12 +47,19 @@ class Denoiser:
         reference_condition: Those of the sources, [1 or S, F, C, H, W].
         guidance_scale: 1 means no guidance.
         guided: Timesteps with guidance; None is all of them.
+        guidance_calls: Those of them at which both sides of guidance are predicted; the others take
+            the `difference` of the last of these. None is all of them.
         injection: How edit rows attend to references, at all timesteps or by timestep; None where
             there are no references, or the transformer's attention processors know by themselves.
         reference_velocity: Whether a caller wants the velocity that the reference rows predict.
         windows: What the transformer sees at a time; None is whole clips.
         on_window: Called after each window.
         ranks: Processes that compute with this one, and have the same transformer.
+
+    Attributes:
+        difference: Conditional less unconditional v of each edit when both were last predicted,
+            [B, F, C, H, W]; kept where `guidance_calls` are given. A run that goes on at a later
+            timestep sets it.
 
     Raises:
         UsageError: The injection's window holds no layer of this model, or a prompt is not among
@@ -69,6 +76,7 @@ class Denoiser:
         reference_condition: Tensor | None = None,
         guidance_scale: float = 1.0,
         guided: frozenset[int] | None = None,
+        guidance_calls: frozenset[int] | None = None,
         injection: Injection | Mapping[int, Injection] | None = None,
         reference_velocity: bool = False,
         windows: WindowPlan | None = None,
@@ -82,11 +90,13 @@ class Denoiser:
             raise UsageError(f"an edit has the prompt {last}, and there are {len(embeds)}, from 0")
         self.transformer = transformer
         self.guidance_scale = guidance_scale
+        self.difference: Tensor | None = None
         self._embeds = embeds.to(compute_device(transformer), transformer.dtype)
         self._prompts = tuple(prompts)
         self._condition = condition
         self._reference_condition = reference_condition
         self._guided = guided
+        self._guidance_calls = guidance_calls
         self._injection = injection
         self._reference_velocity = reference_velocity
         self._windows = windows
@@ -104,6 +114,7 @@ class Denoiser:
 
         Raises:
             UsageError: There are not as many samples as edits.
+            ValueError: The timestep takes over a difference, and there is none.
         """
         if len(sample) != len(self._prompts):
             edits = count_of(len(self._prompts), "edit")
@@ -112,7 +123,7 @@ class Denoiser:
             )
         plan = plan_rows(
             self._prompts,
-            guided=self._is_guided(timestep),
+            guided=self._predicts_both(timestep),
             referenced=reference is not None,
             reference_velocity=self._reference_velocity,
         )
@@ -125,26 +136,48 @@ class Denoiser:
                 rows = predict_windows(self._ranks, self._model, call, embeds, list(windows))
             return (self._joined(plan, v, timestep) for v in rows)
 
-        velocities = over_windows(
+        edit, *others = over_windows(
             ask,
             *self._conditioned(sample, reference),
             timestep=timestep,
             plan=self._windows,
             on_window=self._on_window,
         )
-        return Prediction(*velocities)
+        if not self._predicts_both(timestep):
+            edit = self._with_difference(edit, timestep)
+        elif self._guidance_calls is not None:
+            self.difference = others.pop()
+        return Prediction(edit, *others)
 
     def _is_guided(self, timestep: int) -> bool:
         return self.guidance_scale != 1 and (self._guided is None or timestep in self._guided)
 
+    def _predicts_both(self, timestep: int) -> bool:
+        calls = self._guidance_calls
+        return self._is_guided(timestep) and (calls is None or timestep in calls)
+
     def _joined(self, plan: RowPlan, v: Tensor, timestep: int) -> tuple[Tensor, ...]:
-        """Make v of each edit, and of its source if that was wanted, of v of all rows."""
+        """Make v of each edit of v of all rows, then of its source if that was wanted.
+
+        Last comes what guidance may take over later.
+        """
         edit = v[list(plan.conditional)]
-        if self._is_guided(timestep):
+        joined = [v[list(plan.reference)]] if plan.reference_velocity else []
+        if self._predicts_both(timestep):
             # Classifier-free guidance (arXiv 2207.12598, equation 6), as diffusers scales it.
             unconditional = v[list(plan.unconditional)]
-            edit = unconditional + self.guidance_scale * (edit - unconditional)
-        return (edit, v[list(plan.reference)]) if plan.reference_velocity else (edit,)
+            difference = edit - unconditional
+            edit = unconditional + self.guidance_scale * difference
+            joined += [] if self._guidance_calls is None else [difference]
+        return edit, *joined
+
+    def _with_difference(self, conditional: Tensor, timestep: int) -> Tensor:
+        """Guide v of the conditional side by the difference of an earlier timestep."""
+        if not self._is_guided(timestep):
+            return conditional
+        if self.difference is None:
+            raise ValueError(f"no difference of guidance to take over at timestep {timestep}")
+        return conditional + (self.guidance_scale - 1) * self.difference
 
     def rows(
         self, plan: RowPlan, sample: Tensor, timestep: int, reference: Tensor | None = None

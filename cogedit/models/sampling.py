@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 
@@ -24,6 +24,7 @@ from cogedit.models.predictor import InvertedClips, Predictor
 from cogedit.models.rows import (
     EditPrompts,
     edit_prompts,
+    guidance_calls,
     injection_jumps,
     injection_strengths,
     needs_reference_velocity,
@@ -32,6 +33,9 @@ from cogedit.models.rows import (
 from cogedit.models.steps import run_steps
 from cogedit.progress import OnStep
 from cogedit.types import InvertSettings, ReconstructSettings, WindowPlan
+
+_GUIDANCE = "guidance"
+"""Name of `Denoiser.difference` among the tensors of a step."""
 
 
 def inversion_schedule(settings: InvertSettings, alphas_cumprod: Tensor) -> Schedule:
@@ -183,6 +187,7 @@ def edit_latents(
             constrain=None if mask is None else keep_outside(mask, trajectory),
             done=done,
         )
+    states = edits.with_guidance(states, done)
     with run_rows(predictor.transformer, predictor.options):
         samples = run_steps(
             states,
@@ -233,6 +238,8 @@ class _Edits:
         self._guided = (
             frozenset() if scales == {1} else self.schedule.window(*shared.guidance_steps)
         )
+        calls = guidance_calls(shared, self.schedule)
+        self._guidance_calls = None if calls == self._guided else calls
         # Also where no step attends: a window outside of the model is a mistake.
         Injection.of(shared, 0.0).window(len(predictor.transformer.transformer_blocks))
         strengths = injection_strengths(shared, self.schedule)
@@ -252,8 +259,20 @@ class _Edits:
             self._prompts,
             condition=inverted.condition if condition is None else condition,
             guidance_scale=shared.guidance_scale,
+            guidance_calls=self._guidance_calls,
             injection=self._injection,
         )
+
+    def with_guidance(
+        self, states: Iterator[StepState], done: Sequence[StepState]
+    ) -> Iterator[StepState]:
+        """Keep with every step what a later one takes over of guidance, and read it of the last."""
+        if done and _GUIDANCE in done[-1].tensors:
+            device = compute_device(self._predictor.transformer)
+            self._edit.difference = done[-1].tensors[_GUIDANCE].to(device)
+        for state in states:
+            kept = {} if self._edit.difference is None else {_GUIDANCE: self._edit.difference}
+            yield StepState(state.info, {**state.tensors, **kept})
 
     def velocity(self, x: Tensor, t: int) -> Tensor:
         """Return v of the edits at x_t, [N, F, C, H, W]."""
@@ -292,6 +311,7 @@ class _Edits:
         *,
         condition: Tensor | None,
         guidance_scale: float,
+        guidance_calls: frozenset[int] | None = None,
         injection: Mapping[int, Injection] | None = None,
     ) -> Denoiser:
         """Return the model of edits or, without an injection, of their sources."""
@@ -303,6 +323,7 @@ class _Edits:
             reference_condition=self.inverted.condition,
             guidance_scale=guidance_scale,
             guided=self._guided,
+            guidance_calls=guidance_calls,
             injection=injection,
             reference_velocity=needs_reference_velocity(self._shared),
             windows=self.inverted.trajectory.windows,

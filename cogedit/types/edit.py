@@ -6,7 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from cogedit.schema import Count, Guidance, Layers, NumSteps, Radius, Seed, Share, Strength, setting
+from cogedit.schema import (
+    Count,
+    Guidance,
+    Layers,
+    NumSteps,
+    Positive,
+    Radius,
+    Seed,
+    Share,
+    Strength,
+    setting,
+)
 from cogedit.types.words import InjectionMode, InjectionTokens, Method, Solver, Window
 
 
@@ -42,6 +53,16 @@ class ReconstructSettings:
     )
     guidance_steps: Window = setting(
         (0.1, 0.8), "Edit", "Part of the steps with guidance, such as 0.0:0.8."
+    )
+    guidance_every: Positive = setting(
+        2,
+        "Edit",
+        "Once what is where is decided, after 30 % of the steps, only one step in so many predicts "
+        "the unconditional side of guidance; those between take over the difference that it makes. "
+        "1 predicts it in every step.",
+        unit="steps",
+        is_later=True,
+        earlier=1,
     )
     source_guidance_scale: Guidance = setting(
         1.0, "Edit", "Guidance of the source's prediction with --method flow; 1 turns it off."

@@ -113,6 +113,7 @@ EVERYTHING = Configuration(
         unconditional="source",
         guidance_scale=2.5,
         guidance_steps=(0.0, 0.8),
+        guidance_every=3,
         num_inference_steps=50,  # and 3 of these
         solver="dpm++2m",
         seed=7,

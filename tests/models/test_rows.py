@@ -9,6 +9,7 @@ from cogedit.models.rows import (
     EditPrompts,
     Row,
     edit_prompts,
+    guidance_calls,
     injection_jumps,
     injection_strengths,
     needs_reference_velocity,
@@ -158,6 +159,36 @@ def test_a_strength_follows_the_edit_and_not_its_number_of_steps():
     found = injection_strengths(settings, coarse)
     assert found == {t: injection_strengths(settings, LEVELS)[t] for t in found}
     assert found.keys() == {9, 7, 5, 3}
+
+
+@pytest.mark.parametrize(
+    ("every", "steps", "expected"),
+    [
+        (1, (0.1, 0.8), {8, 7, 6, 5, 4, 3, 2}),
+        (2, (0.1, 0.8), {8, 7, 5, 3}),  # 9, 8 and 7 are the steps before 30 %
+        (3, (0.0, 1.0), {9, 8, 7, 4, 1}),
+        (99, (0.0, 1.0), {9, 8, 7}),
+        (2, (0.5, 1.0), {4, 2, 0}),  # the first step has nothing to take over
+        (2, (0.5, 0.5), set()),
+    ],
+)
+def test_both_sides_of_guidance_are_predicted_in_some_steps(every, steps, expected):
+    settings = ReconstructSettings(EDIT, guidance_every=every, guidance_steps=steps)
+    assert guidance_calls(settings, LEVELS) == expected
+
+
+def test_guidance_is_predicted_anew_where_the_model_changes():
+    settings = ReconstructSettings(EDIT, guidance_every=3, guidance_steps=(0.0, 1.0))
+    jumping = replace(settings, injection_strength=1.0, injection_steps=(0.0, 0.5))
+    assert guidance_calls(jumping, LEVELS) == {9, 8, 7, 4, 1}
+    jumping = replace(jumping, injection_steps=(0.0, 0.6))
+    assert guidance_calls(jumping, LEVELS) == {9, 8, 7, 4, 3, 0}
+
+
+def test_a_flow_that_guides_its_source_predicts_both_sides_throughout():
+    settings = ReconstructSettings(EDIT, method="flow", guidance_every=3, guidance_steps=(0.0, 1.0))
+    assert len(guidance_calls(settings, LEVELS)) == 5
+    assert len(guidance_calls(replace(settings, source_guidance_scale=2.0), LEVELS)) == 10
 
 
 @pytest.mark.parametrize(

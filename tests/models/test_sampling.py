@@ -139,6 +139,42 @@ def test_guidance_window(edit, inverted):
     assert not torch.allclose(half[5], always[5], atol=1e-4)
 
 
+def test_guidance_takes_over_the_difference_between_its_sides(
+    edit, inverted, model, golden_pipeline
+):
+    """The loop written out: both sides at five of eight steps, the difference of the last after."""
+    settings = replace(
+        PLAIN, prompt=PROMPT, guidance_scale=4.0, guidance_steps=(0.1, 0.9), guidance_every=2
+    )
+    embeds = torch.cat([model.embeds[""], model.embeds[PROMPT]])
+    without, given = (
+        Denoiser(golden_pipeline.transformer, embeds=embeds, prompts=[EditPrompts(n, None, n, n)])
+        for n in (0, 1)
+    )
+    schedule = Schedule.trailing(model.alphas_cumprod, 10)
+    x, difference = inverted.noise, torch.zeros(1)
+    for step, (t, s) in enumerate(schedule.denoising_steps()):
+        v = given.velocity(x, t)
+        if step in (1, 2, 4, 6, 8):  # of ten, the third and those before it are not settled
+            difference = v - without.velocity(x, t)
+        if 1 <= step < 9:
+            v = v + 3.0 * difference
+        x = ddim_step(v, x, schedule=schedule, t_from=t, t_to=s)
+    assert torch.allclose(edit(inverted, settings)[-1], x, atol=1e-4)
+    predicted = edit(inverted, replace(settings, guidance_every=1))[-1]
+    assert not torch.allclose(predicted, x, atol=1e-2)
+
+
+@pytest.mark.parametrize("method", ["injection", "flow"])
+@pytest.mark.parametrize("at", [4, 5, 6])
+def test_an_edit_that_goes_on_takes_over_the_same_difference(edit, inverted, method, at):
+    settings = replace(PLAIN, prompt=PROMPT, guidance_scale=4.0, guidance_every=3, method=method)
+    states = []
+    whole = edit(inverted, settings, on_state=states.append)
+    again = edit(inverted, settings, done=states[at : at + 1], keep_steps=False)
+    assert torch.equal(again[-1], whole[-1])
+
+
 @pytest.mark.parametrize(
     "window",
     [
@@ -281,6 +317,7 @@ def test_clips_of_a_batch_have_masks_of_their_own(golden_pipeline, inverted, mod
         {"solver": "dpm++2m"},
         {"unconditional": "source"},
         {"negative_prompt": CAPTION},
+        {"guidance_every": 3},
     ],
 )
 def test_each_control_changes_the_edit(edit, inverted, changes):
@@ -327,6 +364,8 @@ def test_automatic_iterations_spend_calls_where_the_residual_asks(invert):
         {"method": "flow"},
         {"method": "flow", "start": "inverted", "reference_prompt": "inversion"},
         {"method": "flow", "start": "inverted", "source_guidance_scale": 2.0},
+        {"guidance_every": 3},
+        {"method": "flow", "guidance_every": 3},
     ],
 )
 def test_edits_of_one_clip_are_the_same_together_and_alone(
@@ -413,6 +452,8 @@ def test_rows_that_a_window_leaves_out_are_not_run(rows_of):
     assert rows == [1, 6, 1, 3]
     _, rows = rows_of(3, injection_strength=0.0)
     assert rows == [6, 6]
+    _, rows = rows_of(3, injection_strength=0.0, guidance_every=2, num_inference_steps=5)
+    assert rows == [6, 6, 3, 6, 3]
 
 
 def test_a_flow_asks_for_the_source_once(rows_of):
