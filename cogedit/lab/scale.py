@@ -23,6 +23,7 @@ from pathlib import Path
 import psutil
 
 from cogedit.config import Settings
+from cogedit.diffusion.schedule import Schedule
 from cogedit.lab.report import run_command
 from cogedit.lab.tables import make_table, print_report
 from cogedit.models.cost import trajectory_bytes
@@ -84,6 +85,7 @@ class Clip:
         """Count a clip and its edits, under the default settings."""
         from cogedit.lab.jobs import job_flops, make_jobs  # bring torch, which no worker needs
         from cogedit.lab.random_model import SIZES
+        from cogedit.models.rows import guidance_calls
 
         size = SIZES["5b"]
         [job] = [job for job in make_jobs(UPSTREAM_STEPS) if job.name == "default"]
@@ -93,7 +95,11 @@ class Clip:
         sample = trajectory_bytes(0, size.latent_shape, channels=16)
         trajectory = trajectory_bytes(levels, size.latent_shape, channels=16)
         kept = pixels + sample + trajectory + num_prompts * sample
-        steps = levels * (1 + num_prompts) * sample
+        schedule = Schedule((), tuple(range(levels)))
+        guided = schedule.window(*job.reconstruct.guidance_steps)
+        # What such a step takes over of guidance lies beside the sample of the step before it.
+        taken_over = len(guided - guidance_calls(job.reconstruct, schedule))
+        steps = (levels + num_prompts * (levels + taken_over)) * sample
         # Of the steps of the inversion, which become the trajectory, all are read again.
         read = pixels + sample + levels * sample + trajectory + num_prompts * sample
         return cls(job_flops(job, num_prompts), kept + steps, read)

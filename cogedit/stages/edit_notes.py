@@ -58,11 +58,9 @@ def _idle(edit: ReconstructSettings, *, has_mask: bool) -> Iterator[tuple[str, s
     elif edit.negative_prompt and edit.unconditional == "source":
         yield "--negative-prompt", "with --unconditional source"
     # 1 is what the presets say that predict both sides in every step.
-    if edit.guidance_every not in (1, default.guidance_every):
-        if not is_guided:
-            yield "--guidance-every", "without guidance (--guidance-scale 1)"
-        elif is_flow and edit.source_guidance_scale != 1:
-            yield "--guidance-every", "with --source-guidance-scale, which needs both sides"
+    if edit.guidance_every not in (1, default.guidance_every) and (is_flow or not is_guided):
+        why = "with --method flow" if is_flow else "without guidance (--guidance-scale 1)"
+        yield "--guidance-every", why
     if edit.auto_mask_threshold != default.auto_mask_threshold and not edit.auto_mask:
         yield "--auto-mask-threshold", "without --auto-mask"
     if edit.mask_dilation is not None and not (edit.auto_mask or has_mask):

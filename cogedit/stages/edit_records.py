@@ -7,7 +7,9 @@ from dataclasses import replace
 
 from cogedit.artifacts import EditRecord, TrajectoryRecord
 from cogedit.config import Settings
+from cogedit.diffusion.schedule import Schedule
 from cogedit.models.checkpoint import Checkpoint
+from cogedit.models.rows import guidance_calls
 from cogedit.stages.given import Given
 from cogedit.stages.model import transformer_record
 from cogedit.types import ReconstructSettings
@@ -16,9 +18,13 @@ from cogedit.types import ReconstructSettings
 def as_recorded(options: ReconstructSettings, num_levels: int) -> ReconstructSettings:
     """Return the settings of an edit of so many timesteps as they are recorded, one way for one.
 
-    All timesteps of the inversion are written as None, and where no noise is drawn, all seeds make
-    the same edit.
+    All timesteps of the inversion are written as None. Where no noise is drawn, all seeds make the
+    same edit, and where all guided steps predict both sides of guidance, whatever else was asked.
     """
+    schedule = Schedule((), tuple(range(options.num_steps(num_levels))))
+    guided = schedule.window(*options.guidance_steps)
+    if options.guidance_scale == 1 or guidance_calls(options, schedule) == guided:
+        options = replace(options, guidance_every=1)
     if options.num_inference_steps == num_levels:
         options = replace(options, num_inference_steps=None)
     if not options.draws_noise:

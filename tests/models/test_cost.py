@@ -321,7 +321,7 @@ def test_the_channels_of_a_first_frame_are_counted(tmp_path):
         {"injection_layers": (1, 2)},
         {"injection_steps": (0.0, 0.5), "guidance_steps": (0.0, 0.3)},
         {"guidance_every": 2},
-        {"guidance_every": 2, "method": "flow", "source_guidance_scale": 2.0},
+        {"method": "flow", "source_guidance_scale": 2.0},
         {"reference_rows": "one"},
         {"injection_strength": 0.0},
         {"method": "flow", "reference_prompt": "inversion"},

@@ -115,6 +115,7 @@ def test_an_edit_with_guidance_injection_and_mask(model, latents, inverted, edit
         negative_prompt="blurred",
         guidance_scale=3.0,
         guidance_steps=(0.0, 0.7),
+        guidance_every=1,
         injection_strength=1.0,
         injection_steps=(0.0, 0.5),
         num_inference_steps=steps,
@@ -141,6 +142,31 @@ def test_an_edit_with_guidance_injection_and_mask(model, latents, inverted, edit
     found = edit(inverted, settings, mask=mask)[-1]
     assert torch.allclose(found, x, atol=1e-4)
     assert not torch.allclose(found, edit(replace(inverted, windows=None), settings)[-1], atol=1e-2)
+
+
+def test_an_edit_whose_guidance_takes_over(model, inverted, edit):
+    """The difference that a step takes over is that of the whole clip, joined."""
+    settings = ReconstructSettings(
+        "a fox",
+        guidance_scale=3.0,
+        guidance_steps=(0.0, 1.0),
+        guidance_every=2,
+        negative_prompt="blurred",
+        injection_strength=0.0,
+    )
+    schedule = visited(inverted, model)
+    given, without = (denoiser(model, EditPrompts(n, None, n, n)) for n in (0, 2))
+    x, difference = inverted.noise, torch.zeros(1)
+    for step, (t, s) in enumerate(schedule.denoising_steps()):
+        v = over_both(lambda part, t=t: given.velocity(part, t), x, timestep=t)
+        if step in (0, 1, 3, 5):
+            u = over_both(lambda part, t=t: without.velocity(part, t), x, timestep=t)
+            difference = v - u
+        x = ddim_step(v + 2.0 * difference, x, schedule=schedule, t_from=t, t_to=s)
+    found = edit(inverted, settings)[-1]
+    assert torch.allclose(found, x, atol=1e-4)
+    predicted = edit(inverted, replace(settings, guidance_every=1))[-1]
+    assert not torch.allclose(found, predicted, atol=1e-2)
 
 
 def test_a_flow(model, latents, inverted, edit):

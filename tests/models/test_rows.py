@@ -185,10 +185,9 @@ def test_guidance_is_predicted_anew_where_the_model_changes():
     assert guidance_calls(jumping, LEVELS) == {9, 8, 7, 4, 3, 0}
 
 
-def test_a_flow_that_guides_its_source_predicts_both_sides_throughout():
+def test_a_flow_predicts_both_sides_of_guidance_throughout():
     settings = ReconstructSettings(EDIT, method="flow", guidance_every=3, guidance_steps=(0.0, 1.0))
-    assert len(guidance_calls(settings, LEVELS)) == 5
-    assert len(guidance_calls(replace(settings, source_guidance_scale=2.0), LEVELS)) == 10
+    assert len(guidance_calls(settings, LEVELS)) == 10
 
 
 @pytest.mark.parametrize(

@@ -165,14 +165,26 @@ def test_guidance_takes_over_the_difference_between_its_sides(
     assert not torch.allclose(predicted, x, atol=1e-2)
 
 
-@pytest.mark.parametrize("method", ["injection", "flow"])
-@pytest.mark.parametrize("at", [4, 5, 6])
-def test_an_edit_that_goes_on_takes_over_the_same_difference(edit, inverted, method, at):
-    settings = replace(PLAIN, prompt=PROMPT, guidance_scale=4.0, guidance_every=3, method=method)
+@pytest.mark.parametrize(("at", "takes_over"), [(1, False), (2, True), (3, True), (4, False)])
+def test_an_edit_that_goes_on_takes_over_the_same_difference(edit, inverted, at, takes_over):
+    settings = replace(PLAIN, prompt=PROMPT, guidance_scale=4.0, guidance_every=3)
     states = []
     whole = edit(inverted, settings, on_state=states.append)
-    again = edit(inverted, settings, done=states[at : at + 1], keep_steps=False)
+    state = states[at]
+    assert ("guidance" in state.tensors) == takes_over
+    again = edit(inverted, settings, done=[state], keep_steps=False)
     assert torch.equal(again[-1], whole[-1])
+    if takes_over:
+        lost = replace(state, tensors={"sample": state.tensors["sample"]})
+        with pytest.raises(ValueError, match="no difference of guidance"):
+            edit(inverted, settings, done=[lost], keep_steps=False)
+
+
+def test_a_flow_takes_nothing_over(edit, inverted):
+    settings = replace(PLAIN, prompt=PROMPT, guidance_scale=4.0, method="flow")
+    assert torch.equal(
+        edit(inverted, replace(settings, guidance_every=3)), edit(inverted, settings)
+    )
 
 
 @pytest.mark.parametrize(
@@ -365,7 +377,6 @@ def test_automatic_iterations_spend_calls_where_the_residual_asks(invert):
         {"method": "flow", "start": "inverted", "reference_prompt": "inversion"},
         {"method": "flow", "start": "inverted", "source_guidance_scale": 2.0},
         {"guidance_every": 3},
-        {"method": "flow", "guidance_every": 3},
     ],
 )
 def test_edits_of_one_clip_are_the_same_together_and_alone(

@@ -37,10 +37,7 @@ def said(*flags, video="clip.mp4", command=("edit", "-p", "a cat")):
         (["--negative-prompt", "x", "--guidance-scale", "1"], "without guidance"),
         (["--negative-prompt", "x", "--unconditional", "source"], "with --unconditional source"),
         (["--guidance-every", "3", "--guidance-scale", "1"], "without guidance"),
-        (
-            ["--guidance-every", "3", *FLOW, "--source-guidance-scale", "2"],
-            "with --source-guidance-scale",
-        ),
+        (["--guidance-every", "3", *FLOW], "with --method flow"),
         (["--auto-mask-threshold", "0.5"], "without --auto-mask"),
         (["--auto-mask-threshold", "0.5", "--mask", "0,0,80,50"], "without --auto-mask"),
         (["--mask-dilation", "2"], "without --mask or --auto-mask"),
@@ -68,7 +65,6 @@ def end(text):
     return {
         "without guidance": " (--guidance-scale 1)",
         "with --method flow, where --start-from random adds": " noise",
-        "with --source-guidance-scale": ", which needs both sides",
     }.get(text, "")
 
 
