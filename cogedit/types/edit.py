@@ -57,9 +57,9 @@ class ReconstructSettings:
     guidance_every: Positive = setting(
         2,
         "Edit",
-        "Once what is where is decided, after 30 % of the steps, only one step in so many predicts "
-        "the unconditional side of guidance; those between take over the difference that it makes. "
-        "1 predicts it in every step.",
+        "After 30 % of the steps, when the layout stands, only one guided step in so many predicts "
+        "the unconditional side; those between use the last difference between the sides again. 1 "
+        "predicts both sides in every guided step.",
         unit="steps",
         is_later=True,
         earlier=1,
