@@ -81,7 +81,7 @@ UPSTREAM_EDIT = ReconstructSettings(
     prompt="",
     guidance_scale=6.0,
     guidance_steps=(0.0, 1.0),
-    guidance_every=1,
+    guidance_reuse=0.0,
     solver="ddim",
     start="random",
     injection_strength=1.0,
@@ -106,7 +106,7 @@ _BALANCED = replace(
     injection_recentering=0.5,
     injection_steps=(0.0, 0.95),
     guidance_steps=(0.1, 0.8),
-    guidance_every=2,
+    guidance_reuse=0.05,
 )
 _UNDER_CAPTION = Inversion(
     replace(_LEVELS, num_inference_steps=24, low_levels=None), under_caption=True
@@ -130,7 +130,7 @@ _CONTROLS: dict[str, dict[str, object]] = {
     "two-references": {"reference_rows": "two", "reference_prompt": "edit"},
     "source-side": {"unconditional": "source", "guidance_scale": 2.0},
     "negative-prompt": {"negative_prompt": "a gray circle on a gray background"},
-    "guidance-predicted": {"guidance_every": 1},
+    "guidance-predicted": {"guidance_reuse": 0.0},
     "guided-throughout": {"guidance_steps": (0.0, 1.0)},
     "guided-later": {"guidance_steps": (0.3, 1.0)},
     "random-start": {"start": "random"},

@@ -97,9 +97,9 @@ class Clip:
         kept = pixels + sample + trajectory + num_prompts * sample
         schedule = Schedule((), tuple(range(levels)))
         guided = schedule.window(*job.reconstruct.guidance_steps)
-        # What such a step takes over of guidance lies beside the sample of the step before it.
-        taken_over = len(guided - guidance_calls(job.reconstruct, schedule))
-        steps = (levels + num_prompts * (levels + taken_over)) * sample
+        # What such a step uses of guidance again lies beside the sample of the step before it.
+        reused = len(guided - guidance_calls(job.reconstruct, schedule))
+        steps = (levels + num_prompts * (levels + reused)) * sample
         # Of the steps of the inversion, which become the trajectory, all are read again.
         read = pixels + sample + levels * sample + trajectory + num_prompts * sample
         return cls(job_flops(job, num_prompts), kept + steps, read)

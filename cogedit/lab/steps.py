@@ -91,7 +91,7 @@ def _edit_kind(job: Job, num_prompts: int, *, guided: bool, injected: bool) -> S
         start="inverted",
         guidance_scale=6.0,
         guidance_steps=(0.0, float(guided)),
-        guidance_every=1,
+        guidance_reuse=0.0,
         injection_steps=(0.0, float(injected)),
     )
     if isinstance(settings.injection_strength, tuple):  # every strength but 1 takes the same time

@@ -47,8 +47,8 @@ class Denoiser:
         reference_condition: Those of the sources, [1 or S, F, C, H, W].
         guidance_scale: 1 means no guidance.
         guided: Timesteps with guidance; None is all of them.
-        guidance_calls: Those of them at which both sides of guidance are predicted; the others take
-            the `difference` of the last of these. None is all of them.
+        guidance_calls: Those of them at which both sides of guidance are predicted; the others use
+            the `difference` of the last of these. None is all.
         injection: How edit rows attend to references, at all timesteps or by timestep; None where
             there are no references, or the transformer's attention processors know by themselves.
         reference_velocity: Whether a caller wants the velocity that the reference rows predict.
@@ -114,7 +114,7 @@ class Denoiser:
 
         Raises:
             UsageError: There are not as many samples as edits.
-            ValueError: The timestep takes over a difference, and there is none.
+            ValueError: The timestep uses a difference of before, and there is none.
         """
         if len(sample) != len(self._prompts):
             edits = count_of(len(self._prompts), "edit")
@@ -159,7 +159,7 @@ class Denoiser:
     def _joined(self, plan: RowPlan, v: Tensor, timestep: int) -> tuple[Tensor, ...]:
         """Make v of each edit of v of all rows, then of its source if that was wanted.
 
-        Last comes what guidance may take over later.
+        Last comes what guidance may use again.
         """
         edit = v[list(plan.conditional)]
         joined = [v[list(plan.reference)]] if plan.reference_velocity else []
@@ -176,7 +176,7 @@ class Denoiser:
         if not self._is_guided(timestep):
             return conditional
         if self.difference is None:
-            raise ValueError(f"no difference of guidance to take over at timestep {timestep}")
+            raise ValueError(f"no difference of guidance to use again at timestep {timestep}")
         return conditional + (self.guidance_scale - 1) * self.difference
 
     def rows(

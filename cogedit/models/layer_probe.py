@@ -72,12 +72,9 @@ class ProbedLevel:
 
 
 def short_edit(settings: ReconstructSettings, num_levels: int) -> ReconstructSettings:
-    """Return the edit to probe in, of an inversion of so many timesteps.
-
-    In its long steps guidance takes nothing over.
-    """
+    """Return the edit to probe in, of an inversion of so many timesteps."""
     num_steps = settings.num_inference_steps or min(NUM_STEPS, num_levels)
-    return replace(settings, num_inference_steps=num_steps, guidance_every=1, auto_mask=False)
+    return replace(settings, num_inference_steps=num_steps, auto_mask=False)
 
 
 def probed_steps(settings: ReconstructSettings, schedule: Schedule) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ edits share, or the single row that is left where both sides of guidance are und
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -25,6 +26,9 @@ _SETTLED = 0.3
 In 24 steps of the embedded model, before it that of a step has a cosine of 0.1 to 0.9 with that of
 the step before, after it one of 0.93 to 0.99, at nearly the same length.
 """
+
+_ROUNDING = 1e-9
+"""0.1 of 30 steps are 3, whatever a float makes of it."""
 
 _CHUNK_TOKENS = 2**15
 """Tokens of a chunk of rows where `max_rows` leaves it open: one row of 49 frames at 720x480.
@@ -147,22 +151,24 @@ def injection_jumps(settings: ReconstructSettings, schedule: Schedule) -> frozen
 def guidance_calls(settings: ReconstructSettings, schedule: Schedule) -> frozenset[int]:
     """Return the guided timesteps at which both sides of guidance are predicted.
 
-    At the others the difference that the unconditional side makes is that of the last such step
-    (`ReconstructSettings.guidance_every`). It is predicted anew where the injection sets in or ends
-    at once, which changes both sides. Other models show the same convergence (arXiv 2312.12487,
-    2410.19355). A flow needs both sides throughout: under one prompt they are to cancel those of
-    its source, and with other noise at each timestep their difference is another, too.
+    At the others the difference between them is that of the last such step, which is used again in
+    as many steps as `ReconstructSettings.guidance_reuse` says: by default in one of 24, in two of
+    50, and in none of fewer than 20. Where the injection sets in or ends at once, both sides change
+    and are predicted anew. Other models show the same convergence (arXiv 2312.12487, 2410.19355).
+    A flow needs both sides throughout: under one prompt they are to cancel those of its source, and
+    with other noise at each timestep their difference is another, too.
     """
-    every = 1 if settings.method == "flow" else settings.guidance_every
+    reuse = 0.0 if settings.method == "flow" else settings.guidance_reuse
+    most = math.floor(reuse * len(schedule.timesteps) + _ROUNDING)
     guided = schedule.window(*settings.guidance_steps)
     settled = schedule.window(_SETTLED, 1.0)
     jumps = schedule.changes(injection_jumps(settings, schedule))
-    found, age = list[int](), every  # at first there is nothing to take over
+    found, reused = list[int](), most  # at first there is nothing to use again
     for t in schedule.timesteps:
         if t in guided:
-            is_due = t not in settled or t in jumps or age >= every
+            is_due = t not in settled or t in jumps or reused == most
             found += [t] if is_due else []
-            age = 1 if is_due else age + 1
+            reused = 0 if is_due else reused + 1
     return frozenset(found)
 
 

@@ -239,8 +239,8 @@ class _Edits:
             frozenset() if scales == {1} else self.schedule.window(*shared.guidance_steps)
         )
         calls = guidance_calls(shared, self.schedule)
-        self._taken_over = self._guided - calls
-        self._guidance_calls = calls if self._taken_over else None
+        self._reused = self._guided - calls
+        self._guidance_calls = calls if self._reused else None
         # Also where no step attends: a window outside of the model is a mistake.
         Injection.of(shared, 0.0).window(len(predictor.transformer.transformer_blocks))
         strengths = injection_strengths(shared, self.schedule)
@@ -267,12 +267,12 @@ class _Edits:
     def with_guidance(
         self, states: Iterator[StepState], done: Sequence[StepState]
     ) -> Iterator[StepState]:
-        """Keep with a step what the next one takes over of guidance, and read it from the last."""
+        """Keep with a step what the next one uses of guidance again, and read it from the last."""
         if done and _GUIDANCE in done[-1].tensors:
             device = compute_device(self._predictor.transformer)
             self._edit.difference = done[-1].tensors[_GUIDANCE].to(device)
         for state in states:
-            if state.info.timestep in self._taken_over and self._edit.difference is not None:
+            if state.info.timestep in self._reused and self._edit.difference is not None:
                 kept = {**state.tensors, _GUIDANCE: self._edit.difference}
                 state = StepState(state.info, kept)
             yield state

@@ -57,10 +57,10 @@ def _idle(edit: ReconstructSettings, *, has_mask: bool) -> Iterator[tuple[str, s
         yield "--negative-prompt", "without guidance (--guidance-scale 1)"
     elif edit.negative_prompt and edit.unconditional == "source":
         yield "--negative-prompt", "with --unconditional source"
-    # 1 is what the presets say that predict both sides in every step.
-    if edit.guidance_every not in (1, default.guidance_every) and (is_flow or not is_guided):
+    # 0 is what the presets say that predict both sides in every step.
+    if edit.guidance_reuse not in (0, default.guidance_reuse) and (is_flow or not is_guided):
         why = "with --method flow" if is_flow else "without guidance (--guidance-scale 1)"
-        yield "--guidance-every", why
+        yield "--guidance-reuse", why
     if edit.auto_mask_threshold != default.auto_mask_threshold and not edit.auto_mask:
         yield "--auto-mask-threshold", "without --auto-mask"
     if edit.mask_dilation is not None and not (edit.auto_mask or has_mask):

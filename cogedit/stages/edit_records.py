@@ -24,7 +24,7 @@ def as_recorded(options: ReconstructSettings, num_levels: int) -> ReconstructSet
     schedule = Schedule((), tuple(range(options.num_steps(num_levels))))
     guided = schedule.window(*options.guidance_steps)
     if options.guidance_scale == 1 or guidance_calls(options, schedule) == guided:
-        options = replace(options, guidance_every=1)
+        options = replace(options, guidance_reuse=0.0)
     if options.num_inference_steps == num_levels:
         options = replace(options, num_inference_steps=None)
     if not options.draws_noise:

@@ -97,7 +97,11 @@ def settings_for(
     of_model = _from_kind(resolved.settings)
     if not is_artifact:  # only a run that starts from the video chooses a clip
         of_model = {**of_model, **_from_checkpoint(resolved)}
-    return resolve(inferred={**inferred, **of_model}) if of_model else resolved
+    inferred = {**inferred, **of_model}
+    if of_model:
+        resolved = resolve(inferred=inferred)
+    of_mode = _from_mode(resolved)
+    return resolve(inferred={**inferred, **of_mode}) if of_mode else resolved
 
 
 def settle_rate(source: Path, flags: Mapping[str, object]) -> Mapping[str, object]:
@@ -249,6 +253,15 @@ def _from_kind(settings: Settings) -> Inferred:
     known = {} if own is None else read_preset(own)
     values = {key: value for key, value in read_preset(_FIRST_FRAME).items() if key not in known}
     return {f"preset {_FIRST_FRAME}": values}
+
+
+def _from_mode(resolved: ResolvedSettings) -> Inferred:
+    """Take the strength of a mode that replays attention maps, whose share of them is at most 1."""
+    mode = resolved.settings.reconstruct.injection_mode
+    strength = "reconstruct.injection_strength"
+    if mode == "concatenate" or resolved.origins[strength] != "default":
+        return {}
+    return {f"injection_mode {mode}": {strength: 1.0}}
 
 
 def _from_checkpoint(resolved: ResolvedSettings) -> Inferred:

@@ -11,7 +11,6 @@ from cogedit.schema import (
     Guidance,
     Layers,
     NumSteps,
-    Positive,
     Radius,
     Seed,
     Share,
@@ -54,15 +53,14 @@ class ReconstructSettings:
     guidance_steps: Window = setting(
         (0.1, 0.8), "Edit", "Part of the steps with guidance, such as 0.0:0.8."
     )
-    guidance_every: Positive = setting(
-        2,
+    guidance_reuse: Share = setting(
+        0.05,
         "Edit",
-        "After 30 % of the steps, when the layout stands, only one guided step in so many predicts "
-        "the unconditional side; those between use the last difference between the sides again. 1 "
-        "predicts both sides in every guided step.",
-        unit="steps",
+        "After 30 % of the steps, when the layout stands, the difference between the two sides of "
+        "guidance is used again over this part of the steps before both are predicted anew; 0 "
+        "predicts both in every guided step.",
         is_later=True,
-        earlier=1,
+        earlier=0.0,
     )
     source_guidance_scale: Guidance = setting(
         1.0, "Edit", "Guidance of the source's prediction with --method flow; 1 turns it off."
@@ -108,7 +106,8 @@ class ReconstructSettings:
         "Attention to the source",
         "concatenate attends to the source's tokens beside the edit's own; queries-keys replays "
         "the source's attention maps over the edit's values; image-queries-keys replays only what "
-        "image tokens attend to among themselves, so that the prompt's words stay the edit's.",
+        "image tokens attend to among themselves, so that the prompt's words stay the edit's. With "
+        "the latter two the strength is the source's share, 1 where none is given.",
     )
     injection_tokens: InjectionTokens = setting(
         "own-text",

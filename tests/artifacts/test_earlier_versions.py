@@ -49,7 +49,7 @@ def test_a_record_is_read_and_keeps_its_key(stored: dict[str, Any]) -> None:
         assert record.settings.num_low_levels == 0  # unasked, there are two today
     if isinstance(record, EditRecord):
         assert record.settings.injection_recentering == 0  # unasked, values move today
-        assert record.settings.guidance_every == 1  # unasked, 2 today
+        assert record.settings.guidance_reuse == 0  # unasked, 0.05 today
 
 
 def test_a_setting_that_is_no_more_is_refused_where_it_was_used() -> None:

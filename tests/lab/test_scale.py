@@ -17,7 +17,7 @@ def test_the_plan_counts_what_a_clip_takes():
     assert one.written > 2 * 107e6
     # In the ratio of the speed table, 3.48 times fewer operations than the script, and 5.42.
     assert four.flops / one.flops == pytest.approx(4 * 3.48 / 5.42, rel=0.01)
-    # The samples of 24 steps and the edit, and for six steps what guidance takes over.
+    # The samples of 24 steps and the edit, and for six steps what they use of guidance again.
     assert four.written - one.written == 3 * (25 + 6) * 4 * 16 * 13 * 60 * 90
 
 

@@ -102,7 +102,7 @@ def test_windows_are_counted_as_an_inversion_meets_them():
 def test_several_ranks_are_done_when_the_busiest_is(num_ranks, inversion, edit):
     division = Division(num_ranks, device="cuda")
     inverting = InvertSettings()
-    always = {"injection_steps": (0.0, 1.0), "guidance_steps": (0.0, 1.0), "guidance_every": 1}
+    always = {"injection_steps": (0.0, 1.0), "guidance_steps": (0.0, 1.0), "guidance_reuse": 0.0}
     editing = ReconstructSettings("a fox", injection_strength=1.0, **always, **SHARED)
     works = [
         (inversion, inversion_work(inverting, SIZES_5B, CLIP_5B, None, division)),
@@ -320,7 +320,7 @@ def test_the_channels_of_a_first_frame_are_counted(tmp_path):
         {"injection_mode": "image-queries-keys"},
         {"injection_layers": (1, 2)},
         {"injection_steps": (0.0, 0.5), "guidance_steps": (0.0, 0.3)},
-        {"guidance_every": 2},
+        {"guidance_reuse": 0.3},
         {"method": "flow", "source_guidance_scale": 2.0},
         {"reference_rows": "one"},
         {"injection_strength": 0.0},

@@ -115,7 +115,7 @@ def test_an_edit_with_guidance_injection_and_mask(model, latents, inverted, edit
         negative_prompt="blurred",
         guidance_scale=3.0,
         guidance_steps=(0.0, 0.7),
-        guidance_every=1,
+        guidance_reuse=0.0,
         injection_strength=1.0,
         injection_steps=(0.0, 0.5),
         num_inference_steps=steps,
@@ -150,7 +150,7 @@ def test_an_edit_whose_guidance_takes_over(model, inverted, edit):
         "a fox",
         guidance_scale=3.0,
         guidance_steps=(0.0, 1.0),
-        guidance_every=2,
+        guidance_reuse=0.2,
         negative_prompt="blurred",
         injection_strength=0.0,
     )
@@ -165,7 +165,7 @@ def test_an_edit_whose_guidance_takes_over(model, inverted, edit):
         x = ddim_step(v + 2.0 * difference, x, schedule=schedule, t_from=t, t_to=s)
     found = edit(inverted, settings)[-1]
     assert torch.allclose(found, x, atol=1e-4)
-    predicted = edit(inverted, replace(settings, guidance_every=1))[-1]
+    predicted = edit(inverted, replace(settings, guidance_reuse=0.0))[-1]
     assert not torch.allclose(found, predicted, atol=1e-2)
 
 

@@ -162,23 +162,23 @@ def test_a_strength_follows_the_edit_and_not_its_number_of_steps():
 
 
 @pytest.mark.parametrize(
-    ("every", "steps", "expected"),
+    ("reuse", "steps", "expected"),
     [
-        (1, (0.1, 0.8), {8, 7, 6, 5, 4, 3, 2}),
-        (2, (0.1, 0.8), {8, 7, 5, 3}),  # 9, 8 and 7 are the steps before 30 %
-        (3, (0.0, 1.0), {9, 8, 7, 4, 1}),
-        (99, (0.0, 1.0), {9, 8, 7}),
-        (2, (0.5, 1.0), {4, 2, 0}),  # the first step has nothing to take over
-        (2, (0.5, 0.5), set()),
+        (0.09, (0.1, 0.8), {8, 7, 6, 5, 4, 3, 2}),
+        (0.1, (0.1, 0.8), {8, 7, 5, 3}),  # 9, 8 and 7 are the steps before 30 %
+        (0.2, (0.0, 1.0), {9, 8, 7, 4, 1}),
+        (1.0, (0.0, 1.0), {9, 8, 7}),
+        (0.1, (0.5, 1.0), {4, 2, 0}),  # the first step has nothing to take over
+        (0.1, (0.5, 0.5), set()),
     ],
 )
-def test_both_sides_of_guidance_are_predicted_in_some_steps(every, steps, expected):
-    settings = ReconstructSettings(EDIT, guidance_every=every, guidance_steps=steps)
+def test_both_sides_of_guidance_are_predicted_in_some_steps(reuse, steps, expected):
+    settings = ReconstructSettings(EDIT, guidance_reuse=reuse, guidance_steps=steps)
     assert guidance_calls(settings, LEVELS) == expected
 
 
 def test_guidance_is_predicted_anew_where_the_model_changes():
-    settings = ReconstructSettings(EDIT, guidance_every=3, guidance_steps=(0.0, 1.0))
+    settings = ReconstructSettings(EDIT, guidance_reuse=0.2, guidance_steps=(0.0, 1.0))
     jumping = replace(settings, injection_strength=1.0, injection_steps=(0.0, 0.5))
     assert guidance_calls(jumping, LEVELS) == {9, 8, 7, 4, 1}
     jumping = replace(jumping, injection_steps=(0.0, 0.6))
@@ -186,7 +186,9 @@ def test_guidance_is_predicted_anew_where_the_model_changes():
 
 
 def test_a_flow_predicts_both_sides_of_guidance_throughout():
-    settings = ReconstructSettings(EDIT, method="flow", guidance_every=3, guidance_steps=(0.0, 1.0))
+    settings = ReconstructSettings(
+        EDIT, method="flow", guidance_reuse=0.2, guidance_steps=(0.0, 1.0)
+    )
     assert len(guidance_calls(settings, LEVELS)) == 10
 
 

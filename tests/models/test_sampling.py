@@ -144,7 +144,7 @@ def test_guidance_takes_over_the_difference_between_its_sides(
 ):
     """The loop written out: both sides at five of eight steps, the difference of the last after."""
     settings = replace(
-        PLAIN, prompt=PROMPT, guidance_scale=4.0, guidance_steps=(0.1, 0.9), guidance_every=2
+        PLAIN, prompt=PROMPT, guidance_scale=4.0, guidance_steps=(0.1, 0.9), guidance_reuse=0.1
     )
     embeds = torch.cat([model.embeds[""], model.embeds[PROMPT]])
     without, given = (
@@ -161,13 +161,13 @@ def test_guidance_takes_over_the_difference_between_its_sides(
             v = v + 3.0 * difference
         x = ddim_step(v, x, schedule=schedule, t_from=t, t_to=s)
     assert torch.allclose(edit(inverted, settings)[-1], x, atol=1e-4)
-    predicted = edit(inverted, replace(settings, guidance_every=1))[-1]
+    predicted = edit(inverted, replace(settings, guidance_reuse=0.0))[-1]
     assert not torch.allclose(predicted, x, atol=1e-2)
 
 
 @pytest.mark.parametrize(("at", "takes_over"), [(1, False), (2, True), (3, True), (4, False)])
 def test_an_edit_that_goes_on_takes_over_the_same_difference(edit, inverted, at, takes_over):
-    settings = replace(PLAIN, prompt=PROMPT, guidance_scale=4.0, guidance_every=3)
+    settings = replace(PLAIN, prompt=PROMPT, guidance_scale=4.0, guidance_reuse=0.2)
     states = []
     whole = edit(inverted, settings, on_state=states.append)
     state = states[at]
@@ -183,7 +183,7 @@ def test_an_edit_that_goes_on_takes_over_the_same_difference(edit, inverted, at,
 def test_a_flow_takes_nothing_over(edit, inverted):
     settings = replace(PLAIN, prompt=PROMPT, guidance_scale=4.0, method="flow")
     assert torch.equal(
-        edit(inverted, replace(settings, guidance_every=3)), edit(inverted, settings)
+        edit(inverted, replace(settings, guidance_reuse=0.2)), edit(inverted, settings)
     )
 
 
@@ -329,7 +329,7 @@ def test_clips_of_a_batch_have_masks_of_their_own(golden_pipeline, inverted, mod
         {"solver": "dpm++2m"},
         {"unconditional": "source"},
         {"negative_prompt": CAPTION},
-        {"guidance_every": 3},
+        {"guidance_reuse": 0.5},
     ],
 )
 def test_each_control_changes_the_edit(edit, inverted, changes):
@@ -376,7 +376,7 @@ def test_automatic_iterations_spend_calls_where_the_residual_asks(invert):
         {"method": "flow"},
         {"method": "flow", "start": "inverted", "reference_prompt": "inversion"},
         {"method": "flow", "start": "inverted", "source_guidance_scale": 2.0},
-        {"guidance_every": 3},
+        {"guidance_reuse": 0.5},
     ],
 )
 def test_edits_of_one_clip_are_the_same_together_and_alone(
@@ -463,7 +463,7 @@ def test_rows_that_a_window_leaves_out_are_not_run(rows_of):
     assert rows == [1, 6, 1, 3]
     _, rows = rows_of(3, injection_strength=0.0)
     assert rows == [6, 6]
-    _, rows = rows_of(3, injection_strength=0.0, guidance_every=2, num_inference_steps=5)
+    _, rows = rows_of(3, injection_strength=0.0, guidance_reuse=0.2, num_inference_steps=5)
     assert rows == [6, 6, 3, 6, 3]
 
 

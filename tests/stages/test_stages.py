@@ -532,6 +532,27 @@ def test_a_number_format_is_handed_on_with_the_artifact(video):
     assert resolved.origins["dtype"] == f"artifact {inverted.path.name}"
 
 
+@pytest.mark.parametrize(
+    ("flags", "config", "strength"),
+    [
+        ({}, None, (2.5, 0.0)),
+        ({"reconstruct.injection_mode": "queries-keys"}, None, 1.0),
+        ({"reconstruct.injection_mode": "image-queries-keys"}, None, 1.0),
+        ({"reconstruct.injection_mode": "queries-keys"}, "upstream", 1.0),
+        ({"reconstruct.injection_mode": "queries-keys"}, "faithful", 2.0),
+        (
+            {"reconstruct.injection_mode": "queries-keys", "reconstruct.injection_strength": "0.5"},
+            None,
+            0.5,
+        ),
+    ],
+)
+def test_a_strength_that_nobody_gave_follows_the_mode(video, flags, config, strength):
+    given = {"model": str(TINY_PIPELINE), "device": "cpu"} | flags
+    resolved = cogedit.settings_for(video, given, config=config, environ={})
+    assert resolved.settings.reconstruct.injection_strength == strength
+
+
 def test_a_model_that_is_nowhere_is_no_reason_to_guess_a_size(video):
     with pytest.raises(ModelError, match="'nope'"):
         cogedit.settings_for(video, {"model": "nope"}, environ={})
