@@ -26,10 +26,8 @@ Each has one name. `reconstruct.guidance_scale` is the flag `--guidance-scale`, 
 for; the five stages take all of this page. What is no setting, such as an edit's `--prompt`,
 `--mask` and `--preview`, belongs to its own commands.
 
-A value comes from the first of these that has one: the flag, the row of a batch file, the
-environment, `./cogedit.toml`, the preset (`--config NAME`), the default. `cogedit config show`
-prints all settings as a `cogedit.toml`, and `--origin` adds where each value comes from. An unknown
-name is refused with the nearest valid one.
+[Where settings come from](edits.md#where-settings-come-from) has their order. `cogedit config show`
+prints all settings, and `--origin` adds where each value comes from.
 
 A window of steps such as `0.1:0.9` is a pair of fractions of the edit's own steps: step i of N is
 in it if 0.1 <= i / N < 0.9. `auto` leaves a value to cogedit. `~` at the beginning of a path is the

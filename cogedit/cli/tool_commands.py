@@ -123,7 +123,7 @@ def probe_layers(
     settings = call.settings(trajectory)
     # What it says of the clip the run itself says again.
     run = call.run if dry_run else replace(call.run, notify=call.screen.detail)
-    estimate = tools.estimate_probe(trajectory, prompt, settings, run=run)
+    estimate = tools.estimate_probe(trajectory, prompt, settings, download=not dry_run, run=run)
     if dry_run:
         show_estimate(call.screen, "probe-layers", estimate)
         return
@@ -199,6 +199,7 @@ def batch(
         config=call.config,
         flag_names=call.names,
         is_made_here=engine != "ray",
+        download=not dry_run,
         run=run,
     )
     if dry_run:

@@ -152,6 +152,8 @@ def find_checkpoint(
     found = held[key]
     if isinstance(found, ModelError):
         raise found
+    # What was missing before is here once it is downloaded.
+    held[model, revision, files, False] = found
     return found
 
 

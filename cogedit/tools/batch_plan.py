@@ -115,6 +115,7 @@ def plan_batch(
     config: str | None = None,
     flag_names: Mapping[str, str] | None = None,
     is_made_here: bool = True,
+    download: bool = True,
     run: Run | None = None,
 ) -> tuple[BatchEdit, ...]:
     """Resolve every edit of a batch file, and refuse what cannot work before anything runs.
@@ -125,6 +126,7 @@ def plan_batch(
         config: Preset or TOML file, above that of a row.
         flag_names: As for `settings_for`.
         is_made_here: Whether this machine makes the edits; of others it cannot choose the model.
+        download: Whether to download models that are not on this machine; else they are missing.
         run: Reports which model was chosen where none was named.
 
     Raises:
@@ -160,7 +162,7 @@ def plan_batch(
                 resolved = settled[given]
                 if not is_made_here:
                     check_named_model(resolved)
-                edits += _checked(row, video, resolved.settings, run)
+                edits += _checked(row, video, resolved.settings, download=download, run=run)
             for note in (chosen_model(resolved), found_as(resolved.settings)):
                 if note not in said:
                     run.notify(str(note))
@@ -180,13 +182,15 @@ def _naming(where: str) -> Iterator[None]:
         raise type(error)(f"{where}: {error.message}", hint=error.hint) from error
 
 
-def _checked(row: BatchRow, video: Path, settings: Settings, run: Run) -> list[BatchEdit]:
+def _checked(
+    row: BatchRow, video: Path, settings: Settings, *, download: bool, run: Run
+) -> list[BatchEdit]:
     """Check the edits of one video."""
     edits = [
         BatchEdit(row.where, video, prompt, row.output, row.mask, settings, row.first_frame)
         for prompt in row.prompts
     ]
-    checkpoint = checkpoint_for(settings, download=False)
+    checkpoint = checkpoint_for(settings, download=download)
     lora_records(checkpoint, settings.loras)
     check_inversion_settings(settings, checkpoint)
     num_levels = settings.invert.num_levels

@@ -142,13 +142,19 @@ def probe_layers(
 
 
 def estimate_probe(
-    source: str | Path, prompt: str, settings: Settings, *, run: Run | None = None
+    source: str | Path,
+    prompt: str,
+    settings: Settings,
+    *,
+    download: bool = False,
+    run: Run | None = None,
 ) -> Estimate:
     """Estimate what `probe_layers` would take, the inversion included; errors are its own, too."""
     from cogedit.models.device import DTYPES, memory_guard, resolve_device
     from cogedit.models.speed_probe import measure_speed
 
-    source, checkpoint = source_of(source, settings), checkpoint_for(settings)
+    source = source_of(source, settings)
+    checkpoint = checkpoint_for(settings, download=download)
     edit = _checked_edit(source, prompt, settings)
     found = estimate(source, settings, run=run)
     sizes, shape = TransformerSizes.of(checkpoint.transformer_config), found.latent_shape

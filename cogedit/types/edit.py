@@ -118,8 +118,8 @@ class ReconstructSettings:
     injection_recentering: Share = setting(
         0.5,
         "Attention to the source",
-        "How far the light and the colour of the whole follow the prompt and not the source, which "
-        "says in any case what is where: 0 is the source's, 1 the prompt's. It moves the mean of "
+        "How far the light and the colour of the whole follow the prompt: 0 keeps the source's, 1 "
+        "takes the prompt's. What is where comes from the source in any case. It moves the mean of "
         "the source's values in attention to that of the edit's.",
         is_later=True,
         earlier=0.0,

@@ -8,6 +8,8 @@ import os
 from pathlib import Path
 
 import pytest
+from hub import serve
+from huggingface_hub import constants
 from pipelines import TINY_MODEL, TINY_PIPELINE
 from typer.testing import CliRunner
 from videos import make_video
@@ -15,7 +17,7 @@ from videos import make_video
 import cogedit
 from cogedit.cli import app
 from cogedit.config import read_batch
-from cogedit.errors import ConfigError, Interrupted, NumericalError, UsageError
+from cogedit.errors import ConfigError, Interrupted, ModelError, NumericalError, UsageError
 from cogedit.stages.reconstruct import make_edits
 from cogedit.tools import batch_group
 from cogedit.tools.batch import RESULTS, batch
@@ -486,6 +488,26 @@ def test_an_output_for_several_edits_is_a_folder(tmp_path):
     )
     with pytest.raises(UsageError, match=r"row 1 of e\.jsonl"):
         plan_batch(rows, FLAGS)
+
+
+def test_a_batch_downloads_its_model_and_its_dry_run_does_not(tmp_path, monkeypatch):
+    clips(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    rows = read(tmp_path, "e.jsonl", '{"video": "a.mp4", "prompt": "a red square"}\n')
+    size = {"load.width": 96, "load.height": 64, "load.max_num_frames": 9}
+    flags = FLAGS | size | {"model": "owner/tiny"}
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with serve("owner/tiny", TINY_PIPELINE) as (hub, address):
+        template = address + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "ENDPOINT", address)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        with pytest.raises(ModelError) as caught:
+            plan_batch(rows, flags, download=False)
+        assert caught.value.hint.startswith("hf download owner/tiny")
+        assert not hub.fetched
+        assert [edit.prompt for edit in plan_batch(rows, flags)] == ["a red square"]
+        assert "transformer/config.json" in hub.fetched
 
 
 def planned(folder, rows):
