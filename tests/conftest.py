@@ -31,9 +31,8 @@ PLACES = os.environ.get("PYTHONPATH", "").split(os.pathsep)
 PLACES = [place for place in PLACES if place not in ("", WITHOUT_DECORD)]
 os.environ["PYTHONPATH"] = os.pathsep.join([WITHOUT_DECORD, *PLACES])
 sys.path = [WITHOUT_DECORD, *(place for place in sys.path if place != WITHOUT_DECORD)]
-for name in ("torchao", "peft"):  # where several processes share the tests
-    if sys.modules.get(name, sys) is None:
-        del sys.modules[name]
+if sys.modules.get("peft", sys) is None:  # where several processes share the tests
+    del sys.modules["peft"]
 # Every call of a `CliRunner` makes all commands and options anew: a tenth of a second.
 typer.testing._get_command = cache(typer.main.get_command)  # type: ignore[attr-defined]
 

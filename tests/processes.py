@@ -109,7 +109,7 @@ def start(
 
 @cache
 def _ensure_server() -> None:
-    # The server of Python 3.11 does not take over `sys.path`. It loads everything, torchao too.
+    # The server of Python 3.11 does not take over `sys.path`. It loads everything.
     path = os.pathsep.join(path for path in sys.path if path and "without_decord" not in path)
     with patch.dict(os.environ, _ENVIRONMENT, PYTHONPATH=path):
         forkserver.ensure_running()

@@ -61,7 +61,6 @@ OWNERS = {
     "diffusers": {"models", "lab"},
     "transformers": {"models", "lab"},
     "huggingface_hub": {"models"},
-    "torchao": {"models"},
     "safetensors": {"models"},
     "decord": {"media"},
     "imageio_ffmpeg": {"media"},

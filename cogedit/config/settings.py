@@ -105,8 +105,8 @@ class Settings:
     weights: Weights | None = setting(
         None,
         "Model",
-        "Type in which the transformer's weights are stored: bf16, fp8 or int8 (which needs "
-        "torchao). 8 bits need less memory and change results.",
+        "Type in which the transformer's weights are stored: bf16, fp8 or int8. "
+        "8 bits need less memory and change results.",
         default_text="as the file of --transformer has them, otherwise as --dtype",
     )
     offload: Offload = setting(

@@ -6,7 +6,6 @@ import argparse
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 from cogedit.lab.observed import Observed, observe
@@ -106,12 +105,8 @@ def plan_stages(options: argparse.Namespace, video: Path, *, on_cuda: bool) -> l
 
 def _variants(*, on_cuda: bool) -> list[tuple[str, str]]:
     """Weights and placement of further edits: those that this machine has."""
-    has_int8 = find_spec("torchao") is not None
-    weights = ["fp8", *(["int8"] if has_int8 else [])]
-    offloads = [("", "group"), ("", "model")] if on_cuda else []
-    if on_cuda and has_int8:
-        offloads.append(("int8", "group"))
-    return [*((name, "") for name in weights), *offloads]
+    offloads = [("", "group"), ("", "model"), ("int8", "group")] if on_cuda else []
+    return [("fp8", ""), ("int8", ""), *offloads]
 
 
 class Rehearsal:

@@ -291,11 +291,20 @@ class Layer:
         hooks = getattr(self._module, "_diffusers_hook", None)
         if hooks is not None and any(hook._is_stateful for hook in hooks.hooks.values()):
             return image.clone(), text.clone()
+        if self._settings.compile and len(image) == 1:
+            # A view of one row counts as contiguous with a stride of its own between rows, and for
+            # that stride both halves would be compiled once more.
+            form = torch.contiguous_format
+            return image.clone(memory_format=form), text.clone(memory_format=form)
         return image.contiguous(), text.contiguous()
 
     def _chunks(self, rows: Sequence[int], state: _State) -> Iterator[Sequence[int]]:
         """Yield rows that run at a time, of those that this process computes."""
-        size = self.chunk_size(state.image.shape[1] + state.text.shape[1], state.image.device)
+        # Of whole rows, as the division among teams counts: all ranks choose the same chunks.
+        team = state.team
+        lengths = (state.image.shape[1], state.text.shape[1])
+        num_tokens = sum(lengths) if team is None else team.num_image + team.num_text
+        size = self.chunk_size(num_tokens, state.image.device)
         for first in range(0, len(rows), size):
             chunk = rows[first : first + size]
             if state.part is None or not state.part.rows.isdisjoint(chunk):

@@ -46,8 +46,12 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, backend: AttentionBackend = "n
     them for a row of CogVideoX-5B, rounds the softmax in half precision and is wrong without an
     error from 2^32 logits on (pytorch/pytorch#149261, #179592). So "native" is by hand there.
     """
-    if backend == "native" and q.device.type == "mps":
-        return attention_by_hand(q, k, v)[0]
+    if backend == "native":
+        if q.device.type == "mps":
+            return attention_by_hand(q, k, v)[0]
+        if (wide := kernel_dtype(q.device, q.dtype)) != q.dtype:
+            out = attention(q.to(wide), k.to(wide), v.to(wide))
+            return out.to(q.dtype)
     return cast(Tensor, _dispatch(q, k, v, backend)).transpose(1, 2)
 
 
@@ -77,8 +81,11 @@ def attention_with_lse(
         out, lse, *_ = ops._scaled_dot_product_flash_attention(q, k, v)
         return out, lse
     if kernel == "efficient":
-        out, lse, *_ = ops._scaled_dot_product_efficient_attention(q, k, v, None, True)
-        return out, lse[:, :, : q.shape[2]]  # this kernel pads the rows of its log-sum-exp
+        wide = kernel_dtype(q.device, q.dtype)
+        out, lse, *_ = ops._scaled_dot_product_efficient_attention(
+            q.to(wide), k.to(wide), v.to(wide), None, True
+        )
+        return out.to(q.dtype), lse[:, :, : q.shape[2]]  # it pads the rows of its log-sum-exp
     return attention_by_hand(q, k, v)
 
 
@@ -94,6 +101,17 @@ def native_lse(
     if half and capability >= (9, 0) and has_cudnn:
         return "cudnn"  # 1.35 times as fast as "flash" on an H200, with the same log-sum-exp
     return "flash" if half and capability >= (8, 0) else "efficient"
+
+
+def kernel_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype in which torch's fused kernels take numbers of this one.
+
+    GPUs before Ampere, such as a T4, have none for bf16: torch's function would hold all logits,
+    30 GB of them for a row of CogVideoX-5B.
+    """
+    if device.type == "cuda" and dtype == torch.bfloat16:
+        return dtype if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float32
+    return dtype
 
 
 def _dispatch(

@@ -8,9 +8,8 @@ many tensors share a buffer, and the buffers' sizes are powers of two.
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import psutil
 import torch
@@ -18,9 +17,6 @@ from torch import Tensor, nn
 
 from cogedit.models.device import is_out_of_memory, release_memory
 from cogedit.wording import show_gb
-
-if TYPE_CHECKING:
-    from diffusers.hooks.group_offloading import ModuleGroup
 
 _LARGEST = 2**28
 """Bytes of a buffer, at most, if no tensor is larger: about a block of CogVideoX-5B."""
@@ -151,46 +147,16 @@ def pin_blocks(model: nn.Module, *, pinned: bool = True) -> None:
 
 
 def _tensors_of_blocks(model: nn.Module) -> list[Tensor]:
-    """List what stores the weights of a model's blocks."""
+    """List the weights of a model's blocks."""
     lists = (child for child in model.children() if isinstance(child, nn.ModuleList))
     blocks = (block for child in lists for block in child)
     return [
-        stored
+        tensor
         for block in blocks
-        for held in (*block.parameters(), *block.buffers())
-        for stored in stored_tensors(held)
-        if stored.nbytes
+        for tensor in (*block.parameters(), *block.buffers())
+        if tensor.nbytes
     ]
 
 
 def _layout_of(tensors: Sequence[Tensor]) -> Layout:
     return plan_buffers([tensor.nbytes for tensor in tensors])
-
-
-def keep_host_copies(group: ModuleGroup) -> None:
-    """Let a group of blocks come back to the memory in which `pin_blocks` has put it.
-
-    diffusers keeps `weight.cpu().pin_memory()` of each quantised weight, and hangs its tensors into
-    the weight again when the block is done. Of one that lies in pinned memory already that is the
-    weight itself, which would be on the device by then and stay there. Here it is another tensor
-    over the same memory.
-    """
-    kept = group.cpu_param_dict
-    for weight in kept:
-        if is_quantized(weight):
-            kept[weight] = weight.detach()
-
-
-def is_quantized(tensor: Tensor) -> bool:
-    """Whether a tensor is stored as others, such as torchao's integers and their scales."""
-    return hasattr(tensor, "__tensor_flatten__")
-
-
-def stored_tensors(tensor: Tensor) -> Iterator[Tensor]:
-    """Yield the plain tensors that store a tensor: those of a quantised one, or itself."""
-    if not is_quantized(tensor):
-        yield tensor
-        return
-    names, _ = tensor.__tensor_flatten__()  # type: ignore[attr-defined]
-    for name in names:
-        yield from stored_tensors(getattr(tensor, name))

@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,8 +21,7 @@ from torch.nn import functional
 
 from cogedit.errors import UsageError
 from cogedit.models.device import being_current, release_memory
-from cogedit.models.pinned import keep_host_copies, pin_or_not, stored_tensors
-from cogedit.models.quiet import quiet_imports
+from cogedit.models.pinned import pin_or_not
 from cogedit.types import Offload, Weights
 from cogedit.wording import show_gb
 
@@ -134,19 +132,47 @@ class CastLinear(nn.Linear):
         return functional.linear(x, self.weight.to(x.dtype), bias)
 
 
+class ScaledLinear(nn.Linear):
+    """A matrix W that is stored as 8-bit integers Q with a scale s for each row: W = diag(s) Q.
+
+    The scale is applied to the product, so that each row of Q counts in full: x W^T = (x Q^T) s.
+    """
+
+    scale: Tensor
+
+    @classmethod
+    def of(cls, linear: nn.Linear) -> ScaledLinear:
+        """Round a matrix; its largest number in each row becomes 127 or -128. The bias stays."""
+        made = cls(linear.in_features, linear.out_features, device="meta")
+        weight = linear.weight.detach().float()
+        smallest = torch.finfo(torch.float32).tiny  # of a row of zeros
+        scale = (weight.abs().amax(dim=1) / 127.5).clamp(min=smallest).to(linear.weight.dtype)
+        rounded = (weight / scale.float()[:, None]).round_().clamp_(-128, 127).to(torch.int8)
+        made.weight = nn.Parameter(rounded, requires_grad=False)
+        made.bias = linear.bias
+        made.register_buffer("scale", scale)
+        return made
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiply as `nn.Linear` does."""
+        product = functional.linear(x, self.weight.to(x.dtype)) * self.scale.to(x.dtype)
+        return product if self.bias is None else product + self.bias.to(x.dtype)
+
+
 def store_weights(transformer: CogVideoXTransformer3DModel, weights: Weights) -> None:
     """Keep a transformer's weights in another format; each layer's come back while it computes.
 
-    "bf16" and "fp8" are casts; "int8" has a scale for each row of a matrix (torchao's weight-only
-    quantisation). Norms, patch embedding and output stay as they are: they are small, and errors
-    there reach everything. UsageError for "int8" without torchao.
+    "bf16" and "fp8" are casts; "int8" has a scale for each row of a matrix. Norms, patch embedding
+    and output stay as they are: they are small, and errors there reach everything. So do, with
+    "int8", the few matrices outside the blocks.
     """
-    if weights == "int8":
-        _quantize(transformer)
-        return
     for name, module in list(transformer.named_modules()):
-        if isinstance(module, nn.Linear) and not _STAYS.search(name):
+        if not isinstance(module, nn.Linear) or _STAYS.search(name):
+            continue
+        if weights != "int8":
             transformer.set_submodule(name, CastLinear.of(module, _CAST[weights]))
+        elif "transformer_blocks" in name:
+            transformer.set_submodule(name, ScaledLinear.of(module))
 
 
 def check_weights(weights: Weights, *, device: torch.device = _CPU, compile: bool = False) -> None:
@@ -164,22 +190,6 @@ def check_weights(weights: Weights, *, device: torch.device = _CPU, compile: boo
                 f"has {major}.{minor}",
                 hint="use --compile --weights int8, or leave --compile out",
             )
-    if weights == "int8" and find_spec("torchao") is None:
-        raise UsageError(
-            "--weights int8 needs the package torchao", hint="pip install 'cogedit[torchao]'"
-        )
-
-
-def _quantize(transformer: nn.Module) -> None:
-    check_weights("int8")
-    with quiet_imports():
-        from torchao.quantization import Int8WeightOnlyConfig, quantize_
-
-    def in_a_block(module: nn.Module, name: str) -> bool:
-        is_norm = any(part.startswith("norm") for part in name.split("."))
-        return isinstance(module, nn.Linear) and "transformer_blocks" in name and not is_norm
-
-    quantize_(transformer, Int8WeightOnlyConfig(version=2), filter_fn=in_a_block)
 
 
 def place(
@@ -215,12 +225,6 @@ def place(
                 num_blocks_per_group=1,
                 use_stream=streams,
             )
-        if streams:
-            for block in model.modules():
-                registry = getattr(block, "_diffusers_hook", None)
-                hook = None if registry is None else registry.get_hook("group_offloading")
-                if hook is not None:
-                    keep_host_copies(hook.group)
     return problem
 
 
@@ -246,4 +250,4 @@ def on_device(
 
 def _bytes(module: nn.Module) -> int:
     held = (*module.parameters(), *module.buffers())
-    return sum(stored.nbytes for tensor in held for stored in stored_tensors(tensor))
+    return sum(tensor.nbytes for tensor in held)

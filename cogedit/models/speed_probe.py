@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from cogedit.models import kernels
 from cogedit.models.cost import Flops, TransformerSizes
 from cogedit.models.device import wait_for
 from cogedit.models.forward import Block, after_attention, before_attention
@@ -57,7 +58,7 @@ def measure_speed(
 
     def attention(tokens: int) -> tuple[Call, float]:
         q = torch.randn(1, heads, tokens, d // heads, device=device, dtype=dtype)
-        return lambda: functional.scaled_dot_product_attention(q, q, q), 4.0 * tokens**2 * d
+        return lambda: kernels.attention(q, q, q), 4.0 * tokens**2 * d
 
     return Speed(
         linear=_measure_block(sizes, min(num_tokens, _MANY), device, dtype),

@@ -12,6 +12,7 @@ from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from cogedit.errors import UsageError
 from cogedit.models.compiler import compile_options, compiling
+from cogedit.models.placement import ScaledLinear
 
 
 @pytest.fixture
@@ -66,10 +67,9 @@ def test_a_product_with_integers_gets_no_kernel_for_few_tokens(monkeypatch, tmp_
     from torch._dynamo.utils import counters
     from torch._inductor import config
 
-    quantization = pytest.importorskip("torchao.quantization")
-    block = nn.Sequential(nn.Linear(64, 64)).bfloat16().requires_grad_(False)
-    assert compile_options(block) == {}
-    quantization.quantize_(block, quantization.Int8WeightOnlyConfig(version=2))
+    linear = nn.Linear(64, 64).bfloat16().requires_grad_(False)
+    assert compile_options(linear) == {}
+    block = nn.Sequential(ScaledLinear.of(linear))
     x = torch.randn(40, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
     expected = block(x)
     torch._dynamo.reset()

@@ -371,6 +371,20 @@ def test_a_compiled_block_is_the_same_and_its_graphs_stay(
     torch._dynamo.reset()
 
 
+def test_one_row_is_compiled_once_for_all_layers(load, monkeypatch):
+    """The first layer gets views of one tensor, whose strides are not those of the layers after."""
+    from torch._dynamo.utils import counters
+
+    monkeypatch.setattr("cogedit.models.forward.COMPILER", "eager")
+    torch._dynamo.reset()
+    counters.clear()
+    with run_rows(load("5b"), TransformerSettings(compile=True)):
+        found = forward(load("5b"), 1)
+    assert counters["stats"]["unique_graphs"] == 2  # before attention and after
+    assert torch.allclose(found, forward(load("5b"), 1), atol=1e-5)
+    torch._dynamo.reset()
+
+
 def test_a_machine_that_cannot_compile(load, monkeypatch):
     def broken(graph, inputs):
         raise RuntimeError("there is no C++ compiler")

@@ -6,7 +6,13 @@ from diffusers.models import attention_dispatch
 from torch.nn import functional
 
 from cogedit.errors import UsageError
-from cogedit.models.kernels import attention, attention_by_hand, attention_with_lse, check_backend
+from cogedit.models.kernels import (
+    attention,
+    attention_by_hand,
+    attention_with_lse,
+    check_backend,
+    kernel_dtype,
+)
 
 
 def qkv(seed, rows=2, tokens=7):
@@ -109,3 +115,18 @@ def register(monkeypatch, backend, kernel, arguments):
     monkeypatch.setitem(
         attention_dispatch._AttentionBackendRegistry._supported_arg_names, name, set(arguments)
     )
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "expected"),
+    [
+        ((7, 5), torch.bfloat16, torch.float32),  # no fused kernel of torch takes bf16 there
+        ((7, 5), torch.float16, torch.float16),
+        ((8, 0), torch.bfloat16, torch.bfloat16),
+        ((9, 0), torch.float32, torch.float32),
+    ],
+)
+def test_kernels_of_older_gpus_compute_in_float32(monkeypatch, capability, dtype, expected):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    assert kernel_dtype(torch.device("cuda"), dtype) == expected
+    assert kernel_dtype(torch.device("cpu"), torch.bfloat16) == torch.bfloat16

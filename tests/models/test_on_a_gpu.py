@@ -210,8 +210,6 @@ def test_row_by_row_is_the_models_own_forward(wide_transformer, rows):
 def test_compiled_blocks_agree(wide_transformer, weights):
     from torch._dynamo.utils import counters
 
-    if weights == "int8":
-        pytest.importorskip("torchao")
     if weights == "fp8" and torch.cuda.get_device_capability(CUDA) < (8, 9):
         pytest.skip("this GPU's compiler does not know fp8, and `check_weights` says so")
     if weights is not None:
@@ -237,8 +235,6 @@ def test_compiled_blocks_agree(wide_transformer, weights):
 
 @pytest.mark.parametrize("weights", [None, "fp8", "int8"])
 def test_weights_that_wait_in_host_memory_give_the_same_results(wide_transformer, weights):
-    if weights == "int8":
-        pytest.importorskip("torchao")
     if weights is not None:
         store_weights(wide_transformer, weights)
     wide_transformer.to(CUDA)

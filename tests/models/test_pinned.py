@@ -2,26 +2,23 @@
 
 import platform
 import weakref
-from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from pipelines import GOLDEN_PIPELINE
-from torch import Tensor, nn
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cogedit.models.checkpoint import find_checkpoint
 from cogedit.models.device import release_memory
 from cogedit.models.loading import load_transformer
 from cogedit.models.pinned import (
-    keep_host_copies,
     most_pinned,
     pin_blocks,
     pin_or_not,
     plan_buffers,
-    stored_tensors,
     why_not_pinned,
 )
 from cogedit.models.placement import place, store_weights
@@ -110,7 +107,7 @@ def test_where_pinning_fails_none_is_pinned(monkeypatch):
 
 
 def storages(model):
-    tensors = [t for p in (*model.parameters(), *model.buffers()) for t in stored_tensors(p)]
+    tensors = [*model.parameters(), *model.buffers()]
     found = [tensor.untyped_storage() for tensor in tensors]
     return {storage.data_ptr(): storage.nbytes() for storage in found}
 
@@ -128,67 +125,15 @@ def test_the_values_stay_and_lie_in_few_buffers(weights):
     pin_blocks(model, pinned=False)
     after = blocks.state_dict()
     assert before.keys() == after.keys()
-    for name, value in before.items():
-        for old, new in zip(stored_tensors(value), stored_tensors(after[name]), strict=True):
-            assert (old.dtype, old.stride()) == (new.dtype, new.stride())
-            assert torch.equal(old.view(torch.uint8), new.view(torch.uint8))
+    for name, old in before.items():
+        new = after[name]
+        assert (old.dtype, old.stride()) == (new.dtype, new.stride())
+        assert torch.equal(old.view(torch.uint8), new.view(torch.uint8))
     assert kept.keys() == {id(one) for one in blocks.parameters()}, "hooks know them by identity"
-    sizes = [one.nbytes for value in before.values() for one in stored_tensors(value)]
+    sizes = [value.nbytes for value in before.values()]
     aligned = sum(-(-size // 256) * 256 for size in sizes)
     assert sum(map(rounded, storages(blocks).values())) < 1.1 * aligned
     assert len(storages(blocks)) < len(sizes) / 4
-
-
-class OneStream:
-    """What diffusers asks of the streams of a device, where there is one that does all in turn."""
-
-    def __init__(self, device=None):
-        self.device = device
-
-    def stream(self, stream):
-        return nullcontext()
-
-    def current_stream(self):
-        return self
-
-    def synchronize(self):
-        pass
-
-
-def test_quantised_weights_come_back_to_where_they_were_pinned(monkeypatch):
-    """By the groups of diffusers, on a "device" without memory, where all of the host's is pinned.
-
-    Without tensors of the copies' own they would stay on the device, block after block.
-    """
-    from diffusers.hooks import group_offloading
-    from torchao.quantization import Int8WeightOnlyConfig, quantize_
-
-    monkeypatch.setattr(group_offloading, "TorchDeviceBackend", OneStream)
-    monkeypatch.setattr(Tensor, "is_pinned", lambda tensor: tensor.device.type == "cpu")
-    monkeypatch.setattr(Tensor, "pin_memory", lambda tensor: tensor)
-    model = nn.Module()
-    model.blocks = nn.ModuleList(nn.Linear(64, 64, bias=False) for _ in range(3))
-    model.requires_grad_(False)
-    quantize_(model, Int8WeightOnlyConfig(version=2))
-    pin_blocks(model, pinned=False)
-    block = model.blocks[0]
-    before = [(tensor.data_ptr(), tensor.clone()) for tensor in stored_tensors(block.weight)]
-    group = group_offloading.ModuleGroup(
-        modules=[block],
-        onload_device=torch.device("meta"),
-        offload_device=CPU,
-        offload_leader=block,
-        onload_leader=block,
-        stream=OneStream(),
-    )
-    keep_host_copies(group)
-    for _ in range(3):
-        group.onload_()
-        assert {tensor.device.type for tensor in stored_tensors(block.weight)} == {"meta"}
-        group.offload_()
-        for tensor, (begin, values) in zip(stored_tensors(block.weight), before, strict=True):
-            assert tensor.data_ptr() == begin
-            assert torch.equal(tensor, values)
 
 
 class Copies(TorchDispatchMode):

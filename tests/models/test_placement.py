@@ -14,6 +14,7 @@ from cogedit.models.denoiser import Denoiser
 from cogedit.models.loading import load_text_encoder, load_transformer
 from cogedit.models.placement import (
     MemoryEstimate,
+    ScaledLinear,
     check_weights,
     choose_offload,
     on_device,
@@ -106,10 +107,25 @@ def test_weights_in_fewer_bits(weights, dtype, size, error):
     assert stored.dtype == dtype  # what it computes in
 
 
-def test_int8_needs_its_package(transformer, monkeypatch):
-    monkeypatch.setattr("cogedit.models.placement.find_spec", lambda name: None)
-    with pytest.raises(UsageError, match="torchao"):
-        store_weights(transformer, "int8")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_matrix_of_integers_has_a_scale_for_each_row(dtype):
+    linear = nn.Linear(6, 4).to(dtype).requires_grad_(False)
+    linear.weight[1] *= 1000
+    linear.weight[2] = 0
+    stored = ScaledLinear.of(linear)
+    assert (stored.weight.dtype, stored.scale.dtype, stored.bias.dtype) == (
+        torch.int8,
+        dtype,
+        dtype,
+    )
+    rows = stored.weight.float() * stored.scale.float()[:, None]
+    largest = linear.weight.float().abs().amax(dim=1, keepdim=True)
+    assert bool(((rows - linear.weight.float()).abs() <= 0.009 * largest).all())
+    x = torch.randn(3, 6, generator=torch.Generator().manual_seed(0)).to(dtype)
+    expected = x.double() @ rows.double().T + linear.bias.double()
+    tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+    assert torch.allclose(stored(x).double(), expected, rtol=tolerance, atol=tolerance)
+    assert stored(x).dtype == dtype
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -6,5 +6,5 @@ installed, cost each of them a second or two.
 
 import sys
 
-for name in ("decord", "torchao", "peft"):
+for name in ("decord", "peft"):
     sys.modules[name] = None  # type: ignore[assignment]
