@@ -63,8 +63,14 @@ PUBLISHED = {
     "zai-org/CogVideoX-2b": PublishedModel(_SIZES_2B, 1_693_783_872, (13, 60, 90)),
     "zai-org/CogVideoX-5b": PublishedModel(_SIZES_5B, 5_570_283_072, (13, 60, 90)),
     "zai-org/CogVideoX1.5-5B": PublishedModel(_SIZES_1_5, 5_570_676_352, (22, 96, 170)),
+    "zai-org/CogVideoX-5b-I2V": PublishedModel(
+        replace(_SIZES_5B, in_channels=32), 5_625_087_552, (13, 60, 90)
+    ),
+    "zai-org/CogVideoX1.5-5B-I2V": PublishedModel(
+        replace(_SIZES_1_5, in_channels=32), 5_571_594_880, (22, 96, 170)
+    ),
 }
-"""The models of the presets, but for those that take a first frame, which are as large as these."""
+"""The models of the presets."""
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ def test_a_machine_that_can_edit(here_found):
     assert by_name["torch"]["found"].startswith("2.")
     assert " GB free" in by_name["cpu"]["found"]
     assert all(finding["problem"] is None for finding in found["findings"])
-    assert len(found["presets"]) == 3
+    assert len(found["presets"]) == 5
 
 
 def test_other_models_come_with_the_command_that_brings_them(here_found):
@@ -150,7 +150,8 @@ def test_what_a_device_attends_with(device, capability, said, monkeypatch):
 
 def test_what_fits_into_a_device():
     needs = {need.preset: need for need in memory_of_presets()}
-    assert sorted(needs) == ["cogvideox-1.5-5b", "cogvideox-2b", "cogvideox-5b"]
+    names = ("1.5-5b", "1.5-5b-i2v", "2b", "5b", "5b-i2v")
+    assert sorted(needs) == [f"cogvideox-{name}" for name in names]
     # 11.1 GB of weights; of 17,776 tokens of 3072 in bf16, 26 tensors of the row that runs and 2 of
     # each of 3 rows. Block by block there are two of 42 at once.
     need = needs["cogvideox-5b"]
@@ -228,9 +229,12 @@ def test_published_models_are_as_large_as_their_classes(model):
             sample_height=height,
             sample_width=width,
             use_rotary_positional_embeddings=model != "zai-org/CogVideoX-2b",
+            use_learned_positional_embeddings=model == "zai-org/CogVideoX-5b-I2V",
+            ofs_embed_dim=512 if model == "zai-org/CogVideoX1.5-5B-I2V" else None,
             patch_bias=sizes["patch_size_t"] is None,
         )
-    assert sum(p.numel() for p in transformer.parameters()) == published.num_parameters
+    weights = transformer.state_dict().values()
+    assert sum(weight.numel() for weight in weights) == published.num_parameters
     assert frames % (sizes["patch_size_t"] or 1) == 0
 
 

@@ -74,6 +74,8 @@ def test_large_components_lie_in_several_files(tmp_path, monkeypatch):
         ("2b", "zai-org/CogVideoX-2b"),
         ("5b", "zai-org/CogVideoX-5b"),
         ("1.5", "zai-org/CogVideoX1.5-5B"),
+        ("5b-i2v", "zai-org/CogVideoX-5b-I2V"),
+        ("1.5-i2v", "zai-org/CogVideoX1.5-5B-I2V"),
     ],
 )
 def test_full_size_is_as_published(model, published):
