@@ -18,6 +18,11 @@ from typing import BinaryIO, TypeVar, cast
 from cogedit.artifacts.records import TensorRecord
 
 RecordT = TypeVar("RecordT")
+KeyT = TypeVar("KeyT")
+ValueT = TypeVar("ValueT")
+
+_MOST = 20_000
+"""Files that are remembered: a worker of days writes a hundred for each clip."""
 
 _TICK = 2_100_000_000
 """Nanoseconds, longer than a tick of any clock that file times come from."""
@@ -64,7 +69,7 @@ def known_record(state: FileState, decode: Callable[[bytes], RecordT]) -> Record
 def remember_record(state: FileState, decode: Callable[[bytes], RecordT], record: RecordT) -> None:
     """Remember the record of a file whose header and size were checked."""
     if state.is_settled or state in _verified:
-        _records[state, decode] = record
+        _keep(_records, (state, decode), record)
 
 
 def is_verified(state: FileState, tensors: tuple[TensorRecord, ...]) -> bool:
@@ -75,7 +80,7 @@ def is_verified(state: FileState, tensors: tuple[TensorRecord, ...]) -> bool:
 def remember_verified(state: FileState, tensors: tuple[TensorRecord, ...]) -> None:
     """Remember that the bytes of a file were compared with the digests of its tensors."""
     if state.is_settled:
-        _verified[state] = tensors
+        _keep(_verified, state, tensors)
 
 
 def stamp(path: Path, file: BinaryIO) -> FileState | None:
@@ -98,4 +103,11 @@ def stamp(path: Path, file: BinaryIO) -> FileState | None:
 def remember_written(state: FileState | None, tensors: tuple[TensorRecord, ...]) -> None:
     """Remember a file that this process wrote: its digests are those of the bytes written."""
     if state is not None:
-        _verified[state] = tensors
+        _keep(_verified, state, tensors)
+
+
+def _keep(known: dict[KeyT, ValueT], key: KeyT, value: ValueT) -> None:
+    """Note something, and forget what was noted first where there is too much."""
+    if len(known) >= _MOST:
+        known.pop(next(iter(known)), None)
+    known[key] = value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -85,20 +86,44 @@ class PromptCache:
         return True
 
     def add(
+        self,
+        records: Sequence[EmbedsRecord],
+        later: Sequence[EmbedsRecord],
+        embed: Embed,
+        folder: Path | None,
+        run: Run,
+    ) -> None:
+        """Embed prompts, and while the model is loaded those to come, which stay on disk alone.
+
+        Some at a time: the embeddings of a long list, 2 MB each, would fill the device. Processes
+        that share a list take its parts in orders of their own, and leave out what another has
+        made. Where the disk takes none, the rest waits for its turn, or it would fill memory.
+        """
+        room = max(0, _TOGETHER - len(records))
+        for part in _parts([*records, *later[:room]]):
+            self._embed(part, embed, folder, run)
+        parts = _parts(later[room:])
+        random.shuffle(parts)
+        for part in parts:
+            missing = [record for record in part if not self.is_there(record, folder)]
+            self._embed(missing, embed, folder, run)
+            made = {record.key for record in missing}
+            for key in made & self._on_disk:
+                del self._embeds[key]
+            if not made <= self._on_disk:
+                break
+
+    def _embed(
         self, records: Sequence[EmbedsRecord], embed: Embed, folder: Path | None, run: Run
     ) -> None:
-        """Embed prompts, and keep what comes in memory and on disk.
-
-        Some at a time: the embeddings of a long list, 2 MB each, would fill the device.
-        """
-        for first in range(0, len(records), _TOGETHER):
-            some = records[first : first + _TOGETHER]
-            made = embed([record.prompt for record in some])
-            for record, embeds, truncated, words in zip(
-                some, made.embeds, made.truncated, made.unknown, strict=True
-            ):
-                known = replace(record, truncated=truncated, unknown=words)
-                self._keep(known, embeds, folder, run)
+        if not records:
+            return
+        made = embed([record.prompt for record in records])
+        for record, embeds, truncated, words in zip(
+            records, made.embeds, made.truncated, made.unknown, strict=True
+        ):
+            known = replace(record, truncated=truncated, unknown=words)
+            self._keep(known, embeds, folder, run)
 
     def _keep(self, record: EmbedsRecord, embeds: Tensor, folder: Path | None, run: Run) -> None:
         self._embeds[record.key] = embeds.cpu()
@@ -123,6 +148,10 @@ class PromptCache:
         if record.key not in self._reported:
             self._reported.add(record.key)
             _report(record, run)
+
+
+def _parts(records: Sequence[EmbedsRecord]) -> list[Sequence[EmbedsRecord]]:
+    return [records[first : first + _TOGETHER] for first in range(0, len(records), _TOGETHER)]
 
 
 def embeds_record(

@@ -138,12 +138,12 @@ class Session:
 
         folder, known = settings.cache, self._embeds
         if unknown := [record for record in records.values() if not known.has(record, folder, run)]:
-            later = (describe(text) for text in self._expected if text not in records)
-            unknown += (record for record in later if not known.is_there(record, folder))
+            later = [describe(text) for text in self._expected if text not in records]
+            later = [record for record in later if not known.is_there(record, folder)]
             with memory_guard("embedding the prompts"):
                 embed = self._embedder(checkpoint, device, settings, run=run)
                 with run.wait("embedding the prompts"):
-                    known.add(unknown, embed, folder, run)
+                    known.add(unknown, later, embed, folder, run)
         known.keep_alone(records.values())
         return {text: self._embeds[record].to(device, dtype) for text, record in records.items()}
 

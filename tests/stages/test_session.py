@@ -361,6 +361,19 @@ def test_the_prompts_of_a_long_list_are_embedded_some_at_a_time_and_wait_on_disk
     assert counted.loads["load_text_encoder"] == 1
 
 
+def test_of_a_long_list_memory_keeps_nothing_where_the_disk_takes_nothing(tmp_path):
+    """What is to come is embedded when its turn has come."""
+    (tmp_path / "cache").write_text("in the way")
+    settings, notes = settings_with(tmp_path), []
+    texts = [f"snow {number}" for number in range(400)]
+    with cogedit.Session() as session:
+        session.expect_prompts(texts)
+        session.embed(texts[:1], settings, run=cogedit.Run(notify=notes.append))
+        assert 0 < sum("is not cached" in note for note in notes) <= 2 * 64
+        last = session.embed(texts[399:], settings, run=cogedit.Run())[texts[399]]
+    assert last.shape == (1, 64, 32)
+
+
 def test_a_damaged_embedding_is_told_of_and_made_again(tmp_path):
     embedder = Embedder(tmp_path)
     good = embedder.embed([PROMPT])[PROMPT]
