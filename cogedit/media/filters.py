@@ -93,8 +93,11 @@ def picture_filters(
 def input_options(facts: VideoFacts) -> list[str]:
     """Options of ffmpeg for its input that go with the filters."""
     decoder = facts.pictures.decoder
+    # Several frames at once, as decoders do by default, ffmpeg 9 reads other pixels of Theora from
+    # run to run.
+    threads = ["-thread_type", "slice"] if facts.codec == "theora" else []
     # Filters made anew, where the pictures change, would count from 0 again.
-    return ["-reinit_filter", "0", *(["-c:v", decoder] if decoder else [])]
+    return [*threads, "-reinit_filter", "0", *(["-c:v", decoder] if decoder else [])]
 
 
 def _beside_alpha(filters: str) -> str:

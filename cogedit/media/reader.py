@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import sys
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, suppress
@@ -41,7 +42,10 @@ from cogedit.wording import count_of
 Frames = NDArray[np.uint8]
 
 DECORD_PROGRAM = Path(__file__).with_name("decord_child.py")
-DECORD_TIMEOUT = 60.0  # seconds for one frame
+DECORD_TIMEOUT = 60.0  # seconds for one frame, beside those for frames before it
+FFMPEG_TIMEOUT = 120.0  # likewise
+
+_SLOWEST_PIXELS_PER_SECOND = 10_000_000  # five frames of 1920x1080, on a machine that is busy
 
 
 class DecordFailed(VideoError):
@@ -226,7 +230,8 @@ def _read_by_decord(stream: _Stream, indices: Sequence[int]) -> Generator[Frames
     }
     # -P keeps the folder of the program, which has modules of ours, out of its imports.
     command = [sys.executable, "-P", str(DECORD_PROGRAM)]
-    with ProcessPipe(command, stall_timeout=DECORD_TIMEOUT) as decord:
+    timeout = DECORD_TIMEOUT + _longest_skip(stream, indices)
+    with ProcessPipe(command, stall_timeout=timeout) as decord:
         with suppress(BrokenPipeError):  # its status says why it ended
             decord.write(memoryview(json.dumps(request).encode()))
         decord.close_stdin()
@@ -236,7 +241,7 @@ def _read_by_decord(stream: _Stream, indices: Sequence[int]) -> Generator[Frames
                 status, messages = decord.wait()
                 reason = f"decord ended with status {status}"
                 if decord.timed_out:
-                    reason = f"decord gave no frame for {DECORD_TIMEOUT:.0f} seconds"
+                    reason = f"decord gave no frame for {timeout:.0f} seconds"
                 raise DecordFailed(f"{stream.path}: {_reported(messages) or reason}")
             if index == stream.facts.num_frames - 1:
                 _check_end(stream, decord)
@@ -265,13 +270,14 @@ def _read_by_ffmpeg(
     """Read frames from the start, or from the keyframe at a time in seconds."""
     width, height = stream.width, stream.height
     facts = stream.facts
-    first_pts = None if seek is None else facts.timing.timestamps[indices[0]]
+    timestamps, begin, first_pts = facts.timing.timestamps, 0, None
+    if seek is not None:
+        first_pts = timestamps[indices[0]]
+        begin = bisect_left(timestamps, seek / facts.timing.time_base)
     filters = filter_chain(
         facts, indices, width=width, height=height, scaling=stream.scaling, first_pts=first_pts
     )
     args = [
-        # Not several frames at once: ffmpeg 9 then reads other pixels of Theora from run to run.
-        *("-thread_type", "slice"),
         *input_options(facts),
         *([] if seek is None else seek_options(seek)),
         *input_args(stream.path),
@@ -279,7 +285,8 @@ def _read_by_ffmpeg(
         *("-frames:v", str(len(indices)), "-f", "rawvideo", "-"),
     ]
     frame_bytes = width * height * 3
-    with FfmpegPipe(args) as ffmpeg:
+    timeout = FFMPEG_TIMEOUT + _longest_skip(stream, indices, begin)
+    with FfmpegPipe(args, stall_timeout=timeout) as ffmpeg:
         for number in range(len(indices)):
             frame = np.empty((height, width, 3), dtype=np.uint8)
             if ffmpeg.read_into(frame.data.cast("B")) != frame_bytes:
@@ -295,6 +302,14 @@ def _read_by_ffmpeg(
         result = ffmpeg.finish()
         if result.returncode != 0:
             raise _wrong_frame(indices[-1], stream, first_error(result.stderr))
+
+
+def _longest_skip(stream: _Stream, indices: Sequence[int], begin: int = 0) -> float:
+    """Seconds for the frames that are decoded and dropped within one read, from `begin` on."""
+    gaps = [after - before - 1 for before, after in pairwise([begin - 1, *indices])]
+    pictures = stream.facts.pictures
+    pixels = max(gaps, default=0) * pictures.width * pictures.height
+    return pixels / _SLOWEST_PIXELS_PER_SECOND
 
 
 def _read_by_pillow(stream: _Stream, indices: Sequence[int]) -> Generator[Frames, None, None]:

@@ -136,8 +136,6 @@ def read_samples(
     """
     count = len(facts.timing.timestamps)
     args = [
-        # As `iterate_frames` reads them.
-        *("-thread_type", "slice"),
         *input_options(facts),
         *input_args(path),
         *("-map", facts.stream, "-vf", _filters(facts, layout), "-fps_mode", "passthrough"),

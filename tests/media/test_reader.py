@@ -10,9 +10,17 @@ from videos import ffmpeg, make_video, read_back, read_counter
 from cogedit.errors import UsageError, VideoError
 from cogedit.media import reader as reader_module
 from cogedit.media.clip import plan_clip, plan_resize
+from cogedit.media.ffmpeg import FfmpegPipe
 from cogedit.media.files import check_file
+from cogedit.media.pipe import ProcessPipe
 from cogedit.media.probe import identify, probe_facts
-from cogedit.media.reader import DecordFailed, read_clip, read_frames_upstream, resize_frame
+from cogedit.media.reader import (
+    DecordFailed,
+    iterate_frames,
+    read_clip,
+    read_frames_upstream,
+    resize_frame,
+)
 from cogedit.types import LoadSettings
 
 
@@ -250,6 +258,48 @@ def test_where_decord_fails_ffmpeg_reads_on(clips, tmp_path, monkeypatch, progra
     assert read_counter(frames) == list(plan.indices)
     with pytest.raises(DecordFailed, match=r"counter\.mp4"):
         load(clips / "counter.mp4", reader="decord", fall_back=False)
+
+
+@pytest.fixture
+def allowed(monkeypatch):
+    """The seconds that each reader was given for a read."""
+    seconds = []
+
+    class Watched(ProcessPipe):
+        def __init__(self, *args, stall_timeout, **options):
+            seconds.append(stall_timeout)
+            super().__init__(*args, stall_timeout=stall_timeout, **options)
+
+    class WatchedFfmpeg(FfmpegPipe):
+        def __init__(self, args, *, stall_timeout):
+            seconds.append(stall_timeout)
+            super().__init__(args, stall_timeout=stall_timeout)
+
+    monkeypatch.setattr(reader_module, "ProcessPipe", Watched)
+    monkeypatch.setattr(reader_module, "FfmpegPipe", WatchedFfmpeg)
+    return seconds
+
+
+@pytest.mark.parametrize(
+    ("changes", "indices", "skipped"),
+    [
+        ({"reader": "ffmpeg", "keyframes": ()}, range(9), 0),
+        ({"reader": "ffmpeg", "keyframes": ()}, range(20, 25), 20),
+        ({"reader": "ffmpeg", "keyframes": ()}, [3, 30, 40], 26),
+        ({"reader": "decord", "keyframes": ()}, [3, 30, 40], 26),
+        ({}, [45], 9),  # from the keyframe 36
+    ],
+)
+def test_a_read_has_time_for_the_frames_before_it(clips, allowed, changes, indices, skipped):
+    """Five frames of 1920x1080 a second, beside what one frame may take."""
+    facts = dataclasses.replace(probe_facts(clips / "counter.mp4"), **changes)
+    for width in (0, 1_000_000):
+        pictures = dataclasses.replace(facts.pictures, width=width, height=100)
+        claimed = dataclasses.replace(facts, pictures=pictures)
+        frames = np.stack([*iterate_frames(clips / "counter.mp4", claimed, indices=indices)])
+        assert read_counter(frames) == [*indices]
+    small, large = allowed
+    assert large - small == pytest.approx(skipped * 10)
 
 
 def test_a_still_end_is_no_failure(tmp_path):
