@@ -35,6 +35,7 @@ CONTAINERS = (
 MAX_FRAME_PIXELS = 8192 * 4320
 INPUT_NAME = "file:input"
 
+_SLOWEST_BYTES_PER_SECOND = 10_000_000  # of a disk in another room
 _DEFAULT_BINARY = "unset IMAGEIO_FFMPEG_EXE to use the one that imageio-ffmpeg ships"
 _SURELY_WHOLE = 200  # bytes of a name that ffmpeg never cuts
 _ERROR_LINE = re.compile(r"^(?:\[[^\]]* @ [^\]]*\] )*\[(?:error|fatal|panic)\] (.*)$", re.MULTILINE)
@@ -135,12 +136,12 @@ def run_ffmpeg(args: Sequence[str], *, timeout: float, input: bytes | None = Non
 
 
 def run_on_input(
-    path: Path, args: Sequence[str], *, before: Sequence[str] = (), timeout: float = 60.0
+    path: Path, args: Sequence[str], *, before: Sequence[str] = (), timeout: float | None = None
 ) -> FfmpegResult:
     """Run ffmpeg on a video, once per process while the file is unchanged.
 
     `args` come after the input, those `before` say how it is opened. In the messages, `INPUT_NAME`
-    stands for the name of the file.
+    stands for the name of the file. Without a `timeout` it has the time to read all of the file.
 
     Raises:
         VideoError: It ran past `timeout` seconds, and was killed.
@@ -148,6 +149,9 @@ def run_on_input(
         ConfigError: There is no binary, or it cannot be run.
     """
     state = file_state(path)
+    if timeout is None:
+        *_, num_bytes, _ = state
+        timeout = 60.0 + num_bytes / _SLOWEST_BYTES_PER_SECOND
     with _one_run.turn():  # a second thread finds what the first one asked for
         return _run_once(path, state, tuple(before), tuple(args), timeout, find_ffmpeg())
 

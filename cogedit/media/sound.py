@@ -168,7 +168,9 @@ def _difference_of_zeros(path: Path, number: int) -> Fraction:
 def _first_times(path: Path, *streams: str) -> list[Fraction]:
     """The time of the first packet of each stream in seconds, where it has one."""
     mapped = [word for stream in streams for word in ("-map", stream)]
-    listing = [*mapped, "-c", "copy", "-copyinkf:v", "-f", "framecrc", "-"]
+    # Of several streams ffmpeg would end with the first that has its one packet.
+    bound = ["-frames:v", "1", "-frames:a", "1"] if len(streams) == 1 else []
+    listing = [*mapped, "-c", "copy", "-copyinkf:v", *bound, "-f", "framecrc", "-"]
     result = run_on_input(path, listing)
     ticks: dict[int, Fraction] = {}
     first: dict[int, Fraction] = {}

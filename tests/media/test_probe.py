@@ -11,8 +11,10 @@ import pytest
 from videos import ffmpeg, make_video
 
 from cogedit.errors import ConfigError, StorageError, VideoError
+from cogedit.media import ffmpeg as ffmpeg_module
 from cogedit.media import probe
-from cogedit.media.ffmpeg import find_messages, run_on_input
+from cogedit.media.ffmpeg import FfmpegResult, find_messages, run_on_input
+from cogedit.media.packets import run_packet_list
 from cogedit.media.probe import identify, probe_facts
 from cogedit.media.recipe_comment import find_comment
 
@@ -186,6 +188,22 @@ def test_a_probe_that_hangs_is_killed(clips, tmp_path, monkeypatch):
         run_on_input(clips / "plain.mp4", [], timeout=0.2)
     with pytest.raises(VideoError, match=r"plain\.mp4 could not be read within"):
         find_messages(clips / "plain.mp4", [], re.compile(b"x"), timeout=0.2)
+
+
+@pytest.mark.parametrize(("gigabytes", "seconds"), [(0, 60), (2, 260)])
+def test_a_large_file_has_time_to_be_read(tmp_path, monkeypatch, gigabytes, seconds):
+    """At ten megabytes a second, as from a disk in another room."""
+    path, allowed = tmp_path / "large.ts", []
+
+    def run(args, *, timeout):
+        allowed.append(timeout)
+        return FfmpegResult(0, b"", "")
+
+    monkeypatch.setattr(ffmpeg_module, "run_ffmpeg", run)
+    with path.open("wb") as file:
+        file.truncate(gigabytes * 10**9)
+    run_packet_list(path, "0:V:0")
+    assert allowed == [seconds]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell")
