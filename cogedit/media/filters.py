@@ -12,6 +12,10 @@ from typing import Literal
 from PIL.ImageColor import getrgb
 
 from cogedit.media.facts import VideoFacts
+from cogedit.platforms import IS_WINDOWS
+
+MAX_EXPRESSION = 20_000 if IS_WINDOWS else 100_000
+"""Characters by which frames are chosen: of 32,767 in a command, or of 128 KiB in an argument."""
 
 # HDR to BT.709: reference white, 203 nits in BT.2408, is 1.0; what SDR can show keeps its value and
 # what is brighter is compressed.
@@ -35,6 +39,17 @@ _LAY_ON = (
 )
 
 
+def passed_by_filters(indices: Sequence[int]) -> Sequence[int]:
+    """The pictures that are to come out of the filters, so that those with the `indices` do.
+
+    They are `indices`, or where these are too many and too uneven to be written in a command, all
+    from the first to the last: then the others are dropped when they have been read.
+    """
+    if len(_select_expression(indices)) <= MAX_EXPRESSION:
+        return indices
+    return range(indices[0], indices[-1] + 1)
+
+
 def filter_chain(
     facts: VideoFacts,
     indices: Sequence[int],
@@ -48,7 +63,8 @@ def filter_chain(
 
     Args:
         facts: What the probe found out about the video.
-        indices: Numbers of the decoded pictures to let through, ascending.
+        indices: Numbers of the decoded pictures to let through, ascending; of
+            `passed_by_filters`.
         width: Of the frames that come out, in pixels.
         height: Likewise.
         scaling: How pixels are scaled.
@@ -109,7 +125,7 @@ def _select_expression(indices: Sequence[int]) -> str:
     """The filter expression for "this frame is wanted"; commas escaped for the filter syntax.
 
     Frames of a steady rate lie at distances that repeat: those of 60 frames per second at 8 are 8
-    and 7 in turns. So a list of any length is short; Windows takes 32,767 characters in a command.
+    and 7 in turns. So such a list is short at any length.
     """
     one_by_one = "+".join(rf"eq(n\,{index})" for index in indices)
     first, distances = indices[0], [after - before for before, after in pairwise(indices)]

@@ -31,7 +31,7 @@ from cogedit.media.animation import iterate_animation
 from cogedit.media.clip import ResizePlan
 from cogedit.media.facts import VideoFacts
 from cogedit.media.ffmpeg import FfmpegPipe, first_error, input_args
-from cogedit.media.filters import filter_chain, input_options
+from cogedit.media.filters import filter_chain, input_options, passed_by_filters
 from cogedit.media.images import are_images, find_images, read_image
 from cogedit.media.packets import list_frames
 from cogedit.media.pipe import ProcessPipe
@@ -274,20 +274,21 @@ def _read_by_ffmpeg(
     if seek is not None:
         first_pts = timestamps[indices[0]]
         begin = bisect_left(timestamps, seek / facts.timing.time_base)
+    passed, wanted = passed_by_filters(indices), frozenset(indices)
     filters = filter_chain(
-        facts, indices, width=width, height=height, scaling=stream.scaling, first_pts=first_pts
+        facts, passed, width=width, height=height, scaling=stream.scaling, first_pts=first_pts
     )
     args = [
         *input_options(facts),
         *([] if seek is None else seek_options(seek)),
         *input_args(stream.path),
         *("-map", facts.stream, "-vf", filters, "-fps_mode", "passthrough"),
-        *("-frames:v", str(len(indices)), "-f", "rawvideo", "-"),
+        *("-frames:v", str(len(passed)), "-f", "rawvideo", "-"),
     ]
     frame_bytes = width * height * 3
-    timeout = FFMPEG_TIMEOUT + _longest_skip(stream, indices, begin)
+    timeout = FFMPEG_TIMEOUT + _longest_skip(stream, passed, begin)
     with FfmpegPipe(args, stall_timeout=timeout) as ffmpeg:
-        for number in range(len(indices)):
+        for number in passed:
             frame = np.empty((height, width, 3), dtype=np.uint8)
             if ffmpeg.read_into(frame.data.cast("B")) != frame_bytes:
                 result = ffmpeg.finish()
@@ -297,8 +298,9 @@ def _read_by_ffmpeg(
                         hint="unset IMAGEIO_FFMPEG_EXE to use the one that imageio-ffmpeg ships",
                     )
                 reason = "no answer in time" if ffmpeg.timed_out else first_error(result.stderr)
-                raise _wrong_frame(indices[number], stream, reason)
-            yield frame
+                raise _wrong_frame(number, stream, reason)
+            if number in wanted:
+                yield frame
         result = ffmpeg.finish()
         if result.returncode != 0:
             raise _wrong_frame(indices[-1], stream, first_error(result.stderr))

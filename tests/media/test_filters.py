@@ -5,7 +5,7 @@ import random
 import pytest
 
 from cogedit.media.ffmpeg import run_ffmpeg
-from cogedit.media.filters import picture_filters
+from cogedit.media.filters import passed_by_filters, picture_filters
 from cogedit.media.probe import probe_facts
 
 UNEVEN = [sorted(random.Random(seed).sample(range(60), 5 + 5 * seed)) for seed in range(10)]
@@ -46,3 +46,14 @@ def test_thousands_of_frames_fit_into_a_command_of_windows(clips, indices):
     """32,767 characters are all there are."""
     [select] = picture_filters(probe_facts(clips / "plain.mp4"), indices)
     assert len(select) < 20_000
+
+
+def test_what_is_too_uneven_for_a_command_passes_whole(clips):
+    """It is sorted out where it is read."""
+    uneven = sorted(random.Random(1).sample(range(5, 60_000), 20_000))
+    passed = passed_by_filters(uneven)
+    assert passed == range(uneven[0], uneven[-1] + 1)
+    [select] = picture_filters(probe_facts(clips / "plain.mp4"), passed)
+    assert len(select) < 100
+    for short in (uneven[:1000], [index * 60 // 8 for index in range(20_000)]):
+        assert passed_by_filters(short) == short

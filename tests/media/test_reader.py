@@ -1,4 +1,5 @@
 import dataclasses
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 from videos import ffmpeg, make_video, read_back, read_counter
 
 from cogedit.errors import UsageError, VideoError
+from cogedit.media import filters
 from cogedit.media import reader as reader_module
 from cogedit.media.clip import plan_clip, plan_resize
 from cogedit.media.ffmpeg import FfmpegPipe
@@ -300,6 +302,34 @@ def test_a_read_has_time_for_the_frames_before_it(clips, allowed, changes, indic
         assert read_counter(frames) == [*indices]
     small, large = allowed
     assert large - small == pytest.approx(skipped * 10)
+
+
+@pytest.mark.parametrize("limit", [0, 100_000])
+@pytest.mark.parametrize("keyframes", [None, ()])
+@pytest.mark.parametrize("seed", range(4))
+def test_uneven_frames_are_read_however_they_are_chosen(clips, monkeypatch, limit, keyframes, seed):
+    """By ffmpeg, or from all of their time where ffmpeg's command would be too long."""
+    monkeypatch.setattr(filters, "MAX_EXPRESSION", limit)
+    facts = dataclasses.replace(probe_facts(clips / "counter.mp4"), reader="ffmpeg")
+    facts = facts if keyframes is None else dataclasses.replace(facts, keyframes=keyframes)
+    indices = sorted(random.Random(seed).sample(range(7 * seed, 50), 20))
+    frames = np.stack([*iterate_frames(clips / "counter.mp4", facts, indices=indices)])
+    assert read_counter(frames) == indices
+
+
+def test_any_number_of_uneven_frames_is_read(tmp_path):
+    """Ten thousand are more than an argument of a command takes."""
+    bright = sorted(random.Random(1).sample(range(12_000), 10_500))
+    levels = np.zeros((12_000, 16 * 16), np.uint8)
+    levels[bright] = 200
+    source = ["-f", "rawvideo", "-pix_fmt", "gray", "-s", "16x16", "-r", "25", "-i", "-"]
+    path = tmp_path / "long.mkv"
+    ffmpeg(*source, "-c:v", "ffv1", "-g", "1", path, stdin=levels.tobytes())
+    facts = probe_facts(path)
+    assert facts.num_frames == 12_000
+    assert [int(frame.min()) for frame in iterate_frames(path, facts, indices=bright)] == (
+        [200] * 10_500
+    )
 
 
 def test_a_still_end_is_no_failure(tmp_path):
