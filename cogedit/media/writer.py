@@ -32,11 +32,20 @@ from cogedit.media.stream import FrameStream
 from cogedit.media.timing import explains
 from cogedit.platforms import IS_WINDOWS
 
-# What each container takes as it is; another codec is converted to AAC. None takes everything.
-_COPIED_AUDIO: dict[str, frozenset[str] | None] = {
+# What each container takes as it is; another codec is converted to AAC.
+_COPIED_AUDIO: dict[str, frozenset[str]] = {
     ".mp4": frozenset({"aac", "mp3", "ac3", "eac3", "opus", "alac", "flac"}),
     ".mov": frozenset({"aac", "mp3", "ac3", "eac3", "alac", "pcm_s16le", "pcm_s24le"}),
-    ".mkv": None,
+    # Those that came out of a file as they went in; ffmpeg has no name in Matroska for others, such
+    # as those of DVDs, of Blu-rays and of some QuickTime files.
+    ".mkv": frozenset(
+        {
+            *("aac", "ac3", "alac", "dts", "eac3", "flac", "mlp", "mp2", "mp3", "opus", "truehd"),
+            *("tta", "vorbis", "wavpack", "wmav1", "wmav2", "adpcm_ima_wav", "adpcm_ms"),
+            *("pcm_s16le", "pcm_s24le", "pcm_s32le", "pcm_s16be", "pcm_s24be", "pcm_s32be"),
+            *("pcm_u8", "pcm_f32le", "pcm_f64le", "pcm_alaw", "pcm_mulaw"),
+        }
+    ),
 }
 
 _FILE_SIZE_SIGNAL = getattr(signal, "SIGXFSZ", 0)  # Windows has none, and no such limit
@@ -238,8 +247,7 @@ def _audio_args(audio: AudioSource | None, path: Path) -> tuple[list[str], list[
 
 def can_copy_audio(codec: str, suffix: str) -> bool:
     """Whether a file of this suffix takes audio of this codec as it is."""
-    copied = _COPIED_AUDIO[suffix.lower()]
-    return copied is None or codec in copied
+    return codec in _COPIED_AUDIO[suffix.lower()]
 
 
 def _run_encoder(

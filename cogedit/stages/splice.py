@@ -72,7 +72,7 @@ def check_source(source: FoundSource, encoding: Encoding, options: ExportSetting
     layout_for(replace(facts, grid=None), encoding)
     wanted = options.audio_track
     if options.sound and wanted is not None and facts.audio_tracks:
-        choose_whole_audio(Path(), facts.audio_tracks, wanted=wanted, suffix=".mkv")
+        choose_whole_audio(source.path, facts.audio_tracks, wanted=wanted, suffix=".mkv")
 
 
 def _check_size(source: FoundSource) -> None:

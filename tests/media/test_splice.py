@@ -273,12 +273,59 @@ def test_tracks_keep_their_order_and_language(tmp_path):
     ]
 
 
-def test_a_track_that_no_one_can_decode_is_named():
-    source = CLIPS / "undecodable-first-audio.mp4"
+SOUND_OF_MATROSKA = {
+    **{name: name for name in ("aac", "ac3", "alac", "eac3", "flac", "mp2", "tta", "wavpack")},
+    **{name: name for name in ("wmav1", "wmav2", "adpcm_ima_wav", "adpcm_ms", "truehd", "mlp")},
+    **{f"pcm_{name}": f"pcm_{name}" for name in ("s16le", "s24le", "s32le", "s16be", "s24be")},
+    **{f"pcm_{name}": f"pcm_{name}" for name in ("s32be", "u8", "f32le", "f64le", "alaw")},
+    **{"pcm_mulaw": "pcm_mulaw", "dca": "dts", "libmp3lame": "mp3", "libopus": "opus"},
+    "libvorbis": "vorbis",
+}
+"""ffmpeg's encoders, and the names of what they write."""
+
+
+def with_sound(path, encoders):
+    """A video of a second with a track by each encoder."""
+    tone = ["-f", "lavfi", "-i", "sine=d=1:r=48000", "-ac", "2", "-strict", "-2"]
+    coded = [
+        option
+        for number, encoder in enumerate(encoders)
+        for option in ("-map", "1:a", f"-c:a:{number}", encoder)
+    ]
+    picture = ["-f", "lavfi", "-i", "testsrc2=s=64x48:r=25:d=1"]
+    ffmpeg(*picture, *tone, "-map", "0:v", "-c:v", "libx264", "-pix_fmt", "yuv420p", *coded, path)
+    return path
+
+
+def test_sound_that_matroska_holds_stays_as_it_is(tmp_path):
+    source = with_sound(tmp_path / "in.mkv", SOUND_OF_MATROSKA)
+    output = tmp_path / "out.mkv"
+    _, after = splice(source, output)
+    assert [track.codec for track in after.audio_tracks] == [*SOUND_OF_MATROSKA.values()]
+    assert audio_hash(output) == audio_hash(source)
+
+
+def test_sound_that_matroska_does_not_hold_becomes_aac(tmp_path):
+    encoders = ("pcm_s16be", "adpcm_ima_qt", "pcm_s8", "pcm_f32be", "pcm_f64be")
+    source, output = with_sound(tmp_path / "in.mov", encoders), tmp_path / "out.mkv"
+    before, after = splice(source, output)
+    assert [track.codec for track in before.audio_tracks] == [*encoders]
+    assert [track.codec for track in after.audio_tracks] == ["pcm_s16be", *["aac"] * 4]
+    for number in range(len(encoders)):
+        raw = ["-map", f"0:a:{number}", "-f", "s16le", "-ac", "1", "-ar", "8000", "-"]
+        samples = np.frombuffer(ffmpeg("-i", output, *raw), np.int16).astype(int)
+        loudest = np.abs(np.fft.rfft(samples)).argmax() * 8000 / len(samples)
+        assert loudest == pytest.approx(440, abs=20)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+def test_a_track_that_no_one_can_decode_is_named(tmp_path, suffix):
+    source, output = CLIPS / "undecodable-first-audio.mp4", tmp_path / f"out{suffix}"
     facts = probe_stored(source)
-    audio, lost = choose_whole_audio(source, facts.audio_tracks, wanted=None, suffix=".mp4")
+    audio, lost = choose_whole_audio(source, facts.audio_tracks, wanted=None, suffix=suffix)
     assert audio.tracks == (1,)
     assert facts.audio_tracks[0].codec in lost
+    assert len(splice(source, output)[1].audio_tracks) == 1
     with pytest.raises(UsageError, match="--audio-track is 9"):
         choose_whole_audio(source, facts.audio_tracks, wanted=9, suffix=".mp4")
 
