@@ -132,6 +132,7 @@ def _check(edit: BatchEdit, run: Run) -> None:
 def _made(ready: Sequence[BatchEdit], run: Run, session: Session) -> Iterator[BatchResult]:
     """Make edits that were checked, and whose outputs no other process writes meanwhile."""
     video, settings = ready[0].video, ready[0].settings
+    session.expect_decoding()
     try:
         checkpoint, first = checkpoint_for(settings), ready[0]
         given = take_given(

@@ -25,6 +25,8 @@ from cogedit.models.checkpoint import find_checkpoint
 from cogedit.models.cost import part_bytes
 from cogedit.models.vae_cost import ON_CUDA, WAYS, VAESizes, vae_bytes
 from cogedit.stages.recipe import read_recipe
+from cogedit.tools.batch import batch
+from cogedit.tools.batch_plan import BatchEdit
 
 SHAPE = (3, 8, 12)
 SIZE = {"load.width": 96, "load.height": 64, "load.max_num_frames": 9, "load.frame_rate": "spread"}
@@ -151,6 +153,17 @@ def test_an_inversion_that_could_not_be_decoded_is_not_begun(call, video, tmp_pa
     with pytest.raises(DeviceMemoryError) as caught:
         call(video, "a cat", settings)
     assert caught.value.exit_code == 6
+    assert not list(work.glob("trajectory-*"))
+
+
+def test_a_batch_begins_no_inversion_that_could_not_be_decoded(video, tmp_path, monkeypatch):
+    work = tmp_path / "w"
+    settings = settings_for(video, work, decode_tiling=False)
+    cogedit.encode(video, settings)
+    only(monkeypatch, needs("decode", TILES))
+    edit = BatchEdit("row 1 of e.csv", video, "a cat", None, None, settings)
+    [done] = batch([edit], results=tmp_path / "results.jsonl")
+    assert done.exit_code == DeviceMemoryError.exit_code
     assert not list(work.glob("trajectory-*"))
 
 
