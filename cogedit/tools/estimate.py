@@ -63,12 +63,14 @@ def estimate(
         output: The artifact that `invert` or `reconstruct` would write; None is its place in the
             workspace.
         check: Whether the inversion is sampled back (`check_inversion`).
-        run: With `force`, what the run would recompute counts as missing.
+        run: With `force`, what the run would recompute counts as missing; of a sweep nothing.
 
     Raises:
         CogeditError: As the run, where that can be known beforehand.
     """
     source, output, run = source_of(source, settings), as_path(output), run or Run()
+    if vary is not None:
+        run = replace(run, force=False)  # of a sweep it draws the sheet anew, and no edit
     check_given(mask, first_frame)
     check_transformer(settings, download=False)
     checkpoint = checkpoint_for(settings, download=False)

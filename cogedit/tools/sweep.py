@@ -79,7 +79,7 @@ def sweep(
         first_frame: Likewise.
         output: The contact sheet, ending in .png; the figures go beside it as .json. None is a
             place in the workspace.
-        run: How to run; None is silent.
+        run: How to run; None is silent. Force replaces the two files; edits are reused.
         session: Holds the loaded model; None loads it for this call.
 
     Raises:
@@ -97,11 +97,13 @@ def sweep(
         check_sheet(output, inputs=(), run=run)  # again: it may have been waited for
         expect_prompts(grid, owner)
         owner.expect_decoding()
+        # Force is for the two files: the edits are hours of work, and stay.
+        making = replace(run, force=False)
         # The edits are compared with what the trajectory holds of their source.
         inverted = trajectory_for(
-            source, grid, settings, given=given, needs_file=True, run=run, session=owner
+            source, grid, settings, given=given, needs_file=True, run=making, session=owner
         )
-        edits = make_edits(inverted, grid, settings, given=given, run=run, session=owner)
+        edits = make_edits(inverted, grid, settings, given=given, run=making, session=owner)
         frames, figures = _decoded(edits, inverted.path, settings, session=owner, run=run)
         key = "-".join(content_key(edit.record)[:6] for edit in (edits[0], edits[-1]))
         folder = inverted.workspace.root

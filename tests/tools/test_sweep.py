@@ -52,6 +52,11 @@ def test_a_prompt_that_is_no_text_is_refused(tmp_path):
             cogedit.sweep(tmp_path / "clip.mp4", prompts, settings, vary="strength=1")
 
 
+def edits_in(folder):
+    """When each edit was written."""
+    return {path: path.stat().st_mtime_ns for path in folder.glob("*.cogedit/edit-*")}
+
+
 def test_sweep(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     make_video(tmp_path / "clip.mp4", width=96, height=64, num_frames=9)
@@ -75,9 +80,22 @@ def test_sweep(tmp_path, monkeypatch):
     again = CliRunner().invoke(app, [*args, *model, "-o", "sheet.png"])
     assert again.exit_code == 2
     assert "sheet.png" in again.stderr
-    forced = CliRunner().invoke(app, [*args, *model])
+    elsewhere = CliRunner().invoke(app, [*args, *model])
+    assert elsewhere.exit_code == 0, elsewhere.stderr
+    assert elsewhere.stderr.count("reused") == 8 + 3
+
+    # What the error advises draws the sheet anew, and computes none of the edits again.
+    assert "--force" in again.stderr
+    before = edits_in(tmp_path)
+    (tmp_path / "sheet.png").write_bytes(b"an old sheet")
+    forced = CliRunner().invoke(app, [*args, *model, "-o", "sheet.png", "--force"])
     assert forced.exit_code == 0, forced.stderr
-    assert forced.stderr.count("reused") == 8 + 3
+    assert Image.open(tmp_path / "sheet.png").size == (width, height)
+    assert edits_in(tmp_path) == before
+    dry = [*args, *model, "-o", "sheet.png", "--force", "--dry-run", "--json"]
+    shown = CliRunner().invoke(app, dry)
+    assert shown.exit_code == 0, shown.stderr
+    assert [stage["reused"] for stage in json.loads(shown.stdout)["stages"]] == [True, 8]
 
 
 @pytest.mark.parametrize(
