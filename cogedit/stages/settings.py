@@ -27,6 +27,7 @@ from cogedit.models.hardware import cuda_present
 from cogedit.models.hub import other_owner
 from cogedit.stages.arguments import path_given
 from cogedit.stages.model import checkpoint_for, takes_first_frame
+from cogedit.types import ReconstructSettings
 
 Inferred = Mapping[str, Mapping[str, object]]
 """What nobody gave: by origin, values by dotted key."""
@@ -256,12 +257,20 @@ def _from_kind(settings: Settings) -> Inferred:
 
 
 def _from_mode(resolved: ResolvedSettings) -> Inferred:
-    """Take the strength of a mode that replays attention maps, whose share of them is at most 1."""
-    mode = resolved.settings.reconstruct.injection_mode
-    strength = "reconstruct.injection_strength"
-    if mode == "concatenate" or resolved.origins[strength] != "default":
+    """Take the strength of the mode where nobody gave one."""
+    options, key = resolved.settings.reconstruct, "reconstruct.injection_strength"
+    strength = strength_of_mode(options)
+    if strength is None or resolved.origins[key] != "default":
         return {}
-    return {f"injection_mode {mode}": {strength: 1.0}}
+    return {f"injection_mode {options.injection_mode}": {key: strength}}
+
+
+def strength_of_mode(options: ReconstructSettings) -> float | None:
+    """Return the strength of a mode that replays attention maps, whose share of them is at most 1.
+
+    It is for edits whose strength nobody gave. None is any other mode, which has the default.
+    """
+    return None if options.injection_mode == "concatenate" else 1.0
 
 
 def _from_checkpoint(resolved: ResolvedSettings) -> Inferred:

@@ -13,6 +13,7 @@ from cogedit.config import Settings, resolve_settings
 from cogedit.errors import UsageError
 from cogedit.stages.given import options_for
 from cogedit.stages.mask import check_given_mask
+from cogedit.stages.settings import strength_of_mode
 from cogedit.tools.captions import setting_name
 from cogedit.types import ReconstructSettings
 
@@ -70,13 +71,21 @@ def edits_of(
             beside the one that is given, or is to change what is outside of none.
     """
     options = options_for(prompts, settings, first_frame=first_frame)
-    edits = [
-        replace(edit, **cell)  # type: ignore[arg-type]
-        for edit in options
-        for cell in cells
-    ]
+    edits = [_edit_of(edit, cell) for edit in options for cell in cells]
     check_given_mask(mask, edits)
     return edits
+
+
+def _edit_of(options: ReconstructSettings, cell: Cell) -> ReconstructSettings:
+    """Return the edit of a cell; a mode brings its strength with it where none was chosen."""
+    edit = replace(options, **cell)  # type: ignore[arg-type]
+    strength = strength_of_mode(edit)
+    if strength is None or edit.injection_strength != _DEFAULT.injection_strength:
+        return edit
+    return edit if "injection_strength" in cell else replace(edit, injection_strength=strength)
+
+
+_DEFAULT = ReconstructSettings(prompt="")
 
 
 def _field(name: str) -> str:

@@ -11,7 +11,7 @@ from videos import make_video
 import cogedit
 from cogedit.cli import app
 from cogedit.errors import UsageError
-from cogedit.tools.grid import parse_grid
+from cogedit.tools.grid import edits_of, parse_grid
 
 
 def test_grid():
@@ -43,6 +43,28 @@ def test_grids_that_mean_nothing(vary, named):
     with pytest.raises(UsageError) as caught:
         parse_grid(vary)
     assert named in str(caught.value)
+
+
+MODES = "injection-mode=concatenate,queries-keys"
+
+
+@pytest.mark.parametrize(
+    ("given", "vary", "strengths"),
+    [
+        ({}, [MODES], [(2.5, 0.0), 1.0]),
+        ({"reconstruct.injection_strength": 0.5}, [MODES], [0.5, 0.5]),
+        ({}, [MODES, "strength=0.25"], [0.25, 0.25]),
+        # What was chosen is not replaced: the sweep refuses it, as an edit would.
+        ({}, [MODES, "injection-strength=2.5:0"], [(2.5, 0.0)] * 2),
+        ({"reconstruct.injection_strength": 2.0}, [MODES], [2.0, 2.0]),
+    ],
+)
+def test_a_mode_in_a_grid_brings_its_strength(given, vary, strengths):
+    flags = {"model": str(TINY_PIPELINE), **given}
+    settings = cogedit.settings_for(None, flags, environ={}).settings
+    edits = edits_of("a cat", settings, parse_grid(vary), mask=None, first_frame=None)
+    assert [edit.injection_mode for edit in edits] == ["concatenate", "queries-keys"]
+    assert [edit.injection_strength for edit in edits] == strengths
 
 
 def test_a_prompt_that_is_no_text_is_refused(tmp_path):
