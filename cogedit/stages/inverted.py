@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cogedit.artifacts import TrajectoryRecord, Workspace, frames_record, read_record, sniff_kind
-from cogedit.config import Settings
+from cogedit.config import Settings, check_settings
 from cogedit.media.masks import check_mask
 from cogedit.stages.edit_notes import source_prompt_notes
 from cogedit.stages.edit_records import edits_described
@@ -58,36 +58,47 @@ def trajectory_for(
 ) -> Inverted:
     """Run the stages before the edits as far as they are missing, and return the trajectory.
 
-    Where every edit exists, nothing that was removed is made again, unless the trajectory itself
-    `needs_file`. The others are the arguments of `make_edits`.
+    Where every edit exists, nothing that was removed is made again, and no device, kernel or
+    package is asked for, unless the trajectory itself `needs_file`. The others are the arguments of
+    `make_edits`.
     """
     checkpoint = checkpoint_for(settings)
-    if _is_uninverted(source):
-        check_inversion_settings(settings, checkpoint)
-    check_transformer(settings)
-    workspace = workspace_for(source, settings)
+    check_settings(settings.transformer)
+    workspace, is_needed = workspace_for(source, settings), needs_file or run.force
+    edits_of = edits_described(
+        options, settings, checkpoint, given=given, save_trajectory=save_trajectory
+    )
+
+    def suffices(record: TrajectoryRecord) -> bool:
+        return not is_needed and all_exist(edits_of(record), workspace, output)
+
     found: Inverted | None = None
     if _is_uninverted(source):
-        edits_of = edits_described(
-            options, settings, checkpoint, given=given, save_trajectory=save_trajectory
-        )
-        is_needed, notes = needs_file or run.force, list[str]()
+        check_inversion_settings(settings, checkpoint)
+        notes = list[str]()
         links = follow(
             source,
             settings,
             checkpoint,
             workspace=workspace,
             run=replace(run, notify=notes.append),
-            suffices=None if is_needed else lambda one: all_exist(edits_of(one), workspace, output),
+            suffices=None if is_needed else suffices,
             output=output,
         )
-        last = links[-1].record
-        if isinstance(last, TrajectoryRecord) and any(link.path is None for link in links):
-            found = Inverted(workspace.path_for(last), last, workspace)
-            if not is_needed and all_exist(edits_of(last), workspace, output):
-                for note in notes:  # else the first stage says it
-                    run.notify(note)
-                return found
+        last, path = links[-1].record, links[-1].path
+        if isinstance(last, TrajectoryRecord):
+            found = Inverted(path or workspace.path_for(last), last, workspace)
+        if found is not None and suffices(found.record):
+            for note in notes:  # else the first stage says it
+                run.notify(note)
+            for link in links:
+                if link.path is not None:
+                    run.notify(f"reused {link.path}")
+            return found
+        if all(link.path is not None for link in links):
+            found = None  # the stages find what there is
+    if _is_uninverted(source) or not suffices(read_record(source, "trajectory")):
+        check_transformer(settings)
     if given.mask is not None or found is not None:
         # Before the inversion, which takes long: whether the mask fits follows from the clip.
         if sniff_kind(source) is None:

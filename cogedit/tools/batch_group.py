@@ -9,7 +9,7 @@ from typing import Literal
 
 from cogedit.artifacts import EditRecord
 from cogedit.artifacts.locks import MAX_FOLDERS
-from cogedit.errors import CogeditError, Interrupted, memory_expected
+from cogedit.errors import CogeditError, Interrupted, UsageError, memory_expected
 from cogedit.stages.arguments import as_path
 from cogedit.stages.claim import claim
 from cogedit.stages.edit import check_edit, export_edit, names_video
@@ -143,7 +143,12 @@ def _made(ready: Sequence[BatchEdit], run: Run, session: Session) -> Iterator[Ba
     except Interrupted:
         raise
     except CogeditError as error:
-        yield from (result_of(edit, error) for edit in ready)
+        if isinstance(error, UsageError) and len(ready) > 1:
+            # Some may exist, which need no kernel that is missing here.
+            for edit in ready:
+                yield from _made([edit], run, session)
+        else:
+            yield from (result_of(edit, error) for edit in ready)
         return
     for edit, made in _edited(ready, inverted, given=given, run=run, session=session):
         outcome = made if isinstance(made, CogeditError) else _exported(edit, made, run, session)

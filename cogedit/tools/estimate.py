@@ -15,7 +15,7 @@ from cogedit.artifacts import (
     frames_record,
     sniff_kind,
 )
-from cogedit.config import Settings
+from cogedit.config import Settings, check_settings
 from cogedit.media.masks import check_mask
 from cogedit.models.checkpoint import Checkpoint
 from cogedit.stages.arguments import as_path, source_of
@@ -72,7 +72,7 @@ def estimate(
     if vary is not None:
         run = replace(run, force=False)  # of a sweep it draws the sheet anew, and no edit
     check_given(mask, first_frame)
-    check_transformer(settings, download=False)
+    check_settings(settings.transformer)
     checkpoint = checkpoint_for(settings, download=False)
     edits = _edits_asked(
         source, settings, checkpoint, prompts, vary, mask=mask, first_frame=first_frame
@@ -90,16 +90,22 @@ def estimate(
     )
     # A sweep shows what the trajectory holds of the source.
     is_needed = run.force or not edits or vary is not None
+
+    def suffices(record: TrajectoryRecord) -> bool:
+        return not is_needed and all_exist(described(record), workspace, output)
+
     links = follow(
         source,
         settings,
         checkpoint,
         workspace=workspace,
         run=run,
-        suffices=None if is_needed else lambda one: all_exist(described(one), workspace, output),
+        suffices=None if is_needed else suffices,
         output=output,
     )
     last = links[-1].record
+    if not isinstance(last, TrajectoryRecord) or not suffices(last):
+        check_transformer(settings, download=False)
     frames = frames_record(last)
     if given.mask is not None:
         check_mask(given.mask, frames.source, indices=frames.frame_indices)

@@ -3,6 +3,7 @@
 import shutil
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +15,7 @@ import cogedit.models.loading
 from cogedit.artifacts import Workspace, read_artifact, write_artifact
 from cogedit.artifacts.records import earlier_record
 from cogedit.config import read_batch
+from cogedit.errors import UsageError
 from cogedit.tools.batch import batch
 from cogedit.tools.batch_plan import plan_batch, preview_batch
 from cogedit.tools.sweep import sweep
@@ -104,7 +106,7 @@ def test_a_batch_that_is_done_needs_nothing_that_came_before(there, kinds):
     assert not there.loads
 
 
-def planned(there, *prompts):
+def planned(there, *prompts, **more):
     rows = "".join(f"clip.mp4,{prompt}\n" for prompt in prompts)
     (there.video.parent / "edits.csv").write_text(f"video,prompt\n{rows}")
     flags = {
@@ -119,7 +121,7 @@ def planned(there, *prompts):
         "invert.num_inference_steps": 3,
         "reconstruct.guidance_scale": 1.0,
     }
-    return plan_batch(read_batch(there.video.parent / "edits.csv"), flags)
+    return plan_batch(read_batch(there.video.parent / "edits.csv"), flags | more)
 
 
 def test_a_missing_edit_beside_others_inverts(there):
@@ -278,3 +280,30 @@ def test_only_the_clip_and_its_settings_are_recalled(there):
         other = settings_of(there.video, **SMALL | changes)
         plan = cogedit.estimate(there.video, other, prompts=[CAT])
         assert [stage.reused for stage in plan.stages] == [0, 0]
+
+
+def test_what_exists_needs_nothing_that_this_machine_lacks(there):
+    """It was made where the kernel was, or before it was asked for."""
+    settings = settings_of(there.video, **SMALL, transformer__attention_backend="flash")
+    [trajectory] = there.folder.glob("trajectory-*")
+    plan = cogedit.estimate(there.video, settings, prompts=[CAT, FOX])
+    assert [stage.reused for stage in plan.stages] == [1, 2]
+    assert all(edit.reused for edit in cogedit.edit(there.video, [CAT, FOX], settings))
+    assert cogedit.reconstruct(trajectory, CAT, settings)[0].reused
+    for start in (there.video, trajectory):
+        for call in (
+            partial(cogedit.reconstruct, start, [CAT, DOG], settings),
+            partial(cogedit.reconstruct, start, CAT, settings, run=cogedit.Run(force=True)),
+            partial(cogedit.estimate, start, settings, prompts=[CAT, DOG]),
+            partial(cogedit.estimate, start, settings, prompts=CAT, run=cogedit.Run(force=True)),
+        ):
+            with pytest.raises(UsageError, match="flash needs a CUDA device"):
+                call()
+    assert not there.loads
+
+
+def test_a_batch_reuses_what_exists_beside_what_this_machine_cannot_make(there):
+    edits = planned(there, CAT, DOG, FOX, **{"transformer.attention_backend": "flash"})
+    assert [plan.error is None for plan in preview_batch(edits)] == [True, False, True]
+    assert [one.status for one in batch(edits)] == ["reused", "failed", "reused"]
+    assert not there.loads
