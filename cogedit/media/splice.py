@@ -65,7 +65,7 @@ def write_splice(
     Raises:
         UsageError: The codec, suffix, size or comment cannot be written, or something lies at
             `path` that may not be replaced.
-        VideoError: The source or `edited` ends early.
+        VideoError: The source or `edited` ends early, or `edited` late.
         StorageError: The file cannot be written. Nothing is left behind.
     """
     plan_encoding(path, encoding.codec, lossless=encoding.lossless, crf=encoding.crf)
@@ -135,6 +135,11 @@ def _replaced(
                 raise VideoError(f"the edit ends at frame {number} of {source}, expected {end}")
             weight = fade_weight(number - first, num_edited, crossfade, cuts=cuts)
             yield new if weight == 1 else _mixed(own, new, weight)
+        # What shows the edit reports on it after its last frame.
+        if next(made, None) is not None:
+            raise VideoError(
+                f"the edit goes on after frame {end - 1} of {source}, expected its end"
+            )
 
 
 def _mixed(own: Samples, new: Samples, weight: float) -> Samples:

@@ -228,6 +228,30 @@ def test_an_edit_that_ends_early_leaves_nothing_behind(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.mp4", "out.mp4"]
 
 
+def test_what_makes_the_edit_comes_to_its_end(tmp_path):
+    """There it reports on it. Of this size two frames are converted at a time."""
+    source = make_video(tmp_path / "in.mp4", width=2560, height=1440, num_frames=4)
+    facts, output = probe_stored(source), tmp_path / "out.mp4"
+    encoding = plan_encoding(output, for_splice=True)
+    ended = []
+
+    def frames(count):
+        for _ in range(count):
+            yield np.zeros((1440, 2560, 3), np.uint8)
+        ended.append(count)
+
+    def write(count):
+        edited = FrameStream(frames(count), 2, 1440, 2560)
+        write_splice(edited, output, source=source, facts=facts, first=1, encoding=encoding)
+
+    write(2)
+    assert ended == [2]
+    output.unlink()
+    with pytest.raises(VideoError, match="goes on after frame 2"):
+        write(3)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]
+
+
 def test_what_cannot_be_kept_is_refused_in_a_sentence(tmp_path):
     full = make_video(
         tmp_path / "full.mp4", width=64, height=48, options=("-pix_fmt", "yuvj420p", *H264)
