@@ -14,6 +14,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from cogedit.errors import UsageError
+from cogedit.media.timing import MAX_TERM
 from cogedit.types import Codec
 
 MAX_FPS = 1000
@@ -108,7 +109,7 @@ class Encoding:
                 f"frames of {width}x{height} cannot be written: {self.codec} {planes} needs {need}",
                 hint="--codec ffv1 or png takes any size",
             )
-        if not 0 < fps <= MAX_FPS or max(fps.numerator, fps.denominator) > 1_000_000:
+        if not 0 < fps <= MAX_FPS or max(fps.numerator, fps.denominator) > MAX_TERM:
             raise UsageError(
                 f"{fps} frames per second cannot be written: give 0 < fps <= {MAX_FPS}"
             )

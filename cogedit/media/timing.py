@@ -24,6 +24,9 @@ _NOMINAL = (
 TIME_TOLERANCE = Fraction(1, 2000)
 """Seconds by which a time that is written with three decimals may be off."""
 
+MAX_TERM = 1_000_000
+"""The largest numerator or denominator of a rate that is written."""
+
 _CLOCK = Fraction(1, 1000)  # seconds: the coarsest clock of a container of today, and of remuxes
 
 
@@ -126,8 +129,11 @@ def find_timing(
     kept = tuple(timestamps)
     exact = _exact_rate(kept, time_base, printed)
     if exact is not None:
-        inaccuracy = _largest_error(kept, 1 / (exact * time_base))
-        return Timing(kept, time_base, exact, True, inaccuracy, last_duration)
+        written = _in_short(exact)
+        period = 1 / (written * time_base)
+        # Frames may drift from it, the last one up to its end.
+        inaccuracy = _largest_error(kept, period) + abs(period - 1 / (exact * time_base))
+        return Timing(kept, time_base, written, True, inaccuracy, last_duration)
     steps = [after - before for before, after in pairwise(kept)]
     rate = _steady_rate(kept, steps, time_base, printed)
     is_constant, followers = rate is not None, steps
@@ -161,6 +167,20 @@ def _exact_rate(
         if explains(rate, timestamps, time_base):
             return rate
     return None
+
+
+def _in_short(rate: Fraction) -> Fraction:
+    """A rate that can be written, for one on a clock so fine that it cannot.
+
+    30000/1001 in steps of 100 ns, as DirectShow counts, is 10000000/333667.
+    """
+    if max(rate.numerator, rate.denominator) <= MAX_TERM:
+        return rate
+    exact = snap_rate(rate)
+    if exact != rate and abs(1 / exact - 1 / rate) * rate.numerator < 1:
+        return exact  # its period, rounded to that clock
+    most = math.floor(MAX_TERM / max(rate, Fraction(1)))
+    return rate.limit_denominator(max(1, most)) or rate
 
 
 def _steady_rate(

@@ -2,6 +2,7 @@ import hashlib
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
 from fractions import Fraction
@@ -261,3 +262,15 @@ def test_comment_is_none_without_one(clips):
 def test_exact_rate_on_fine_and_coarse_clocks(tmp_path, fps, suffix):
     path = make_video(tmp_path / f"clip{suffix}", width=32, height=32, fps=fps, num_frames=7)
     assert probe_facts(path).fps == Fraction(fps)
+
+
+def test_the_rate_of_directshow_is_that_of_television(tmp_path):
+    """It counts in steps of 100 ns, and so do AVI files of its time."""
+    path = make_video(tmp_path / "clip.avi", width=32, height=32, fps="30000/1001")
+    rate, of_directshow = ((1001, 30_000), (333_667, 10_000_000))
+    written = path.read_bytes()
+    assert written.count(struct.pack("<II", *rate)) == 1
+    path.write_bytes(written.replace(struct.pack("<II", *rate), struct.pack("<II", *of_directshow)))
+    facts = probe_facts(path)
+    assert facts.timing.time_base == Fraction(*of_directshow)
+    assert (facts.fps, facts.num_frames) == (Fraction(30000, 1001), 30)

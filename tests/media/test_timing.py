@@ -48,6 +48,36 @@ def test_jitter_leaves_a_rate_constant(rate, jitter):
     assert (timing.rate, timing.is_constant) == (rate, True)
 
 
+@pytest.mark.parametrize("num_frames", [2, 49, 100_000])
+@pytest.mark.parametrize(
+    ("period", "rate"),
+    [
+        ("333667/10000000", "30000/1001"),
+        ("417083/10000000", "24000/1001"),
+        ("333333/10000000", "30"),
+        ("41666667/1000000000", "24"),
+        ("66707123/1000000000", None),
+        ("10000001/10000000", None),
+        ("1000007/7", None),
+    ],
+)
+def test_a_rate_on_a_fine_clock_is_one_that_can_be_written(period, rate, num_frames):
+    period = Fraction(period)
+    for time_base, step in ((period, 1), (Fraction(1, period.denominator), period.numerator)):
+        timing = find_timing([step * number for number in range(num_frames)], time_base)
+        if rate is not None:
+            assert timing.rate == Fraction(rate)
+        assert timing.is_constant
+        assert float(timing.rate * period) == pytest.approx(1, abs=2e-6)
+        assert max(timing.rate.numerator, timing.rate.denominator) <= 1_000_000
+        assert timing.shown(timing.rate) == tuple(range(num_frames))
+
+
+@pytest.mark.parametrize("period", ["1000000000", "1/1000000007"])
+def test_a_rate_that_no_video_has_is_what_it_is(period):
+    assert find_timing([0, 1, 2], Fraction(period)).rate == 1 / Fraction(period)
+
+
 def hold(rate, *, before, seconds, after, time_base=MPEG):
     """Timestamps of frames at a rate, the last of the first ones being shown for some seconds."""
     numbers = [*range(before), *range(before, before + after)]
