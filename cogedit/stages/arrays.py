@@ -43,7 +43,7 @@ def read_clip(source: str | Path) -> NDArray[np.uint8]:
         clip = read_artifact(path, "frames")
         pixels: NDArray[np.uint8] = clip.tensors["frames"].numpy()
         return pixels[: len(pixels) - clip.record.num_extra_frames]
-    facts = probe_facts(path)
+    facts = probe_facts(path, thorough=True)
     return np.stack([*iterate_frames(path, facts, indices=range(facts.num_frames))])
 
 

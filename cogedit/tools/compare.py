@@ -203,7 +203,10 @@ def open_input(path: Path, *, fps: Fraction | None = None) -> Input:
 
 
 def cut_sources(inputs: Sequence[Input]) -> list[Input]:
-    """Cut each source video to the frames and the size of the clip that was taken from it."""
+    """Cut each source video to the frames and the size of the clip that was taken from it.
+
+    Any other video is looked at to its end, where it may be of another size.
+    """
     clips = [(item, frames_record(item.record)) for item in inputs if item.record is not None]
     cut = []
     for item in inputs:
@@ -230,6 +233,8 @@ def cut_sources(inputs: Sequence[Input]) -> list[Input]:
                 height=height,
                 resize=resize,
             )
+        elif item.facts is not None and item.facts.is_sampled:
+            item = replace(item, facts=probe_facts(item.path, thorough=True))
         cut.append(item)
     return cut
 

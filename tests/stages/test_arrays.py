@@ -1,5 +1,8 @@
 """Frames in memory become a source without loss, and clips are measured by cogedit's figures."""
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +12,7 @@ from videos import make_video
 
 import cogedit
 from cogedit.errors import ArtifactMismatch, UsageError
+from cogedit.media import probe
 from cogedit.media.probe import probe_facts
 
 
@@ -36,6 +40,15 @@ def test_frames_that_no_video_shows_are_left_out(tmp_path):
     assert len(cogedit.read_clip(loaded.path)) == 6
     exported = cogedit.export(loaded.path, settings, output=tmp_path / "shown.mp4")
     assert len(cogedit.read_clip(exported.path)) == 6
+
+
+def test_a_long_video_that_changes_its_size_is_not_stretched(tmp_path, monkeypatch):
+    """At frame 17; of a long one the keyframes are not all looked at unasked."""
+    clip = Path(__file__).parent.parent / "data" / "clips" / "size-changes.mkv"
+    fitted = cogedit.read_clip(shutil.copy(clip, tmp_path / "short.mkv"))
+    monkeypatch.setattr(probe, "MANY_KEYFRAMES", 1)
+    assert probe_facts(Path(shutil.copy(clip, tmp_path / "long.mkv"))).is_sampled
+    assert np.array_equal(cogedit.read_clip(tmp_path / "long.mkv"), fitted)
 
 
 @pytest.mark.parametrize("kind", [list, Image.fromarray, torch.from_numpy])

@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from videos import ffmpeg, make_video, read_back
 import cogedit
 from cogedit.cli import app
 from cogedit.errors import ArtifactMismatch, StorageError, UsageError
+from cogedit.media import probe
 from cogedit.media.contact_sheet import PAPER, enlarge, lay_out
 from cogedit.media.encoding import Encoding
 from cogedit.media.probe import probe_facts
@@ -62,6 +64,19 @@ def find(sheet, picture):
         for top, left in corners
         if np.array_equal(sheet[top : top + height, left : left + width], shown)
     ]
+
+
+def test_a_long_video_that_changes_its_size_is_not_stretched(here, monkeypatch):
+    """At frame 17; of a long one the keyframes are not all looked at unasked."""
+    clip = Path(__file__).parent.parent / "data" / "clips" / "size-changes.mkv"
+    names = ["a.mkv", "b.mkv", "c.mkv", "d.mkv"]
+    for name in names:
+        shutil.copy(clip, name)
+    compare(*names[:2], output="short.mkv", labels=["left", "right"])
+    monkeypatch.setattr(probe, "MANY_KEYFRAMES", 1)
+    compare(*names[2:], output="long.mkv", labels=["left", "right"])
+    assert open_input(here / "c.mkv").facts.is_sampled
+    assert np.array_equal(frames_of(here / "long.mkv"), frames_of(here / "short.mkv"))
 
 
 def test_a_row_is_frame_exact(two):
