@@ -28,7 +28,10 @@ from cogedit.version import __version__
 from cogedit.wording import count_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from cogedit.tools.batch_driver import Start
+    from cogedit.tools.batch_plan import BatchEdit
 
 
 @with_options("load", "encode", "invert", "reconstruct", "transformer")
@@ -189,7 +192,7 @@ def batch(
     from cogedit.tools.batch import batch
     from cogedit.tools.batch_plan import plan_batch, preview_batch
 
-    start = _start_of(workers, engine, address)
+    start, check = _start_of(workers, engine, address)
     rows = read_batch(edits)
     read = dict.fromkeys(Path(name) for name in (edits, *(row.config for row in rows)) if name)
     run = replace(call.run, inputs=(*call.run.inputs, *read))
@@ -203,6 +206,7 @@ def batch(
         run=run,
     )
     if dry_run:
+        check(planned)
         plans = preview_batch(planned, is_made_here=engine != "ray", run=run)
         show_batch_plans(call.screen, plans)
         if num_failing := sum(plan.error is not None for plan in plans):
@@ -222,9 +226,15 @@ def batch(
         )
 
 
-def _start_of(workers: str | None, engine: str, address: str | None) -> Start | None:
-    """Choose what starts the workers of a batch; None makes the edits in this process."""
-    from cogedit.tools.batch_local import start_local
+def _start_of(
+    workers: str | None, engine: str, address: str | None
+) -> tuple[Start | None, Callable[[Sequence[BatchEdit]], object]]:
+    """Choose what starts the workers of a batch, and what refuses edits that they could not make.
+
+    None makes the edits in this process.
+    """
+    from cogedit.tools.batch_driver import on_gpus
+    from cogedit.tools.batch_local import check_local, start_local
     from cogedit.tools.batch_ray import start_ray
 
     if workers in (None, "auto"):
@@ -234,10 +244,12 @@ def _start_of(workers: str | None, engine: str, address: str | None) -> Start | 
     else:
         raise UsageError(f"--workers is {workers}, expected auto or a number from 1")
     if engine == "ray":
-        return partial(start_ray, number=number, address=address)
+        return partial(start_ray, number=number, address=address), on_gpus
     if address is not None:
         raise UsageError("--address is of a Ray cluster", hint="add --engine ray")
-    return None if workers is None else partial(start_local, number=number)
+    if workers is None:
+        return None, lambda edits: None
+    return partial(start_local, number=number), partial(check_local, number=number)
 
 
 @with_options(

@@ -149,9 +149,16 @@ def on_gpus(edits: Sequence[BatchEdit]) -> bool:
     """Return whether edits compute on GPUs, where there are any.
 
     Raises:
-        UsageError: One GPU is named for all workers.
+        UsageError: One GPU is named for all workers, or several for each edit.
     """
     devices = {edit.settings.device for edit in edits}
+    for edit in edits:
+        # On a CPU, if it is named, they are processes, which a worker may have.
+        if edit.settings.transformer.gpus > 1 and edit.settings.device != "cpu":
+            raise UsageError(
+                f"--gpus is {edit.settings.transformer.gpus}, and each worker has one GPU",
+                hint="leave --gpus out, or --workers and --engine",
+            )
     for device in sorted(devices):
         if device.startswith("cuda:"):
             raise UsageError(

@@ -136,23 +136,32 @@ def start_local(job: Job, edits: Sequence[BatchEdit], *, number: int | None) -> 
         number: How many; None is one for each GPU, or one without.
 
     Raises:
-        UsageError: There are fewer GPUs, or one is named for all.
+        UsageError: As `check_local`.
     """
-    num_gpus = num_cuda_devices() if on_gpus(edits) else 0
-    number = number or max(1, num_gpus)
-    if num_gpus and number > num_gpus:
-        raise UsageError(
-            f"--workers is {number}, and this machine has {count_of(num_gpus, 'GPU')}: each worker "
-            "needs one",
-            hint="--workers auto starts one for each",
-        )
-    number = min(number, len(groups_of(edits)))
+    num_gpus = check_local(edits, number=number)
+    number = min(number or max(1, num_gpus), len(groups_of(edits)))
     if not num_gpus:
         threads = os.environ.get("OMP_NUM_THREADS", str(max(1, num_cpus() // number)))
         return LocalWorkers(job, [{"OMP_NUM_THREADS": threads}] * number)
     seen = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = seen.split(",") if seen else [str(index) for index in range(num_gpus)]
     return LocalWorkers(job, [{"CUDA_VISIBLE_DEVICES": name} for name in names[:number]])
+
+
+def check_local(edits: Sequence[BatchEdit], *, number: int | None) -> int:
+    """Return on how many GPUs workers would be here; the arguments are those of `start_local`.
+
+    Raises:
+        UsageError: There are fewer GPUs than workers, or some are named for them.
+    """
+    num_gpus = num_cuda_devices() if on_gpus(edits) else 0
+    if num_gpus and number is not None and number > num_gpus:
+        raise UsageError(
+            f"--workers is {number}, and this machine has {count_of(num_gpus, 'GPU')}: each worker "
+            "needs one",
+            hint="--workers auto starts one for each",
+        )
+    return num_gpus
 
 
 def num_cpus() -> int:

@@ -165,17 +165,18 @@ def start_ray(
             to, or without one this machine alone.
 
     Raises:
-        UsageError: There is no Ray, or no such cluster, or a node has another cogedit.
+        UsageError: There is no Ray, or no such cluster, or a node has another cogedit, or GPUs are
+            named for the workers.
         StorageError: A node does not see the videos, or where the edits go.
         ModelError: A node does not have the model.
     """
-    ending = ExitStack()
+    is_on_gpus, ending = on_gpus(edits), ExitStack()
     try:
         ending.enter_context(_connected(address))
         import ray
 
         total = ray.cluster_resources()
-        kind = "GPU" if on_gpus(edits) and total.get("GPU", 0) >= 1 else "CPU"
+        kind = "GPU" if is_on_gpus and total.get("GPU", 0) >= 1 else "CPU"
         with needed_for(edits) as needed:
             _check_nodes(needed, kind)
         number = min(number or int(total.get(kind, 1)), len(groups_of(edits)))

@@ -3,9 +3,10 @@
 import contextlib
 import json
 import pickle
+import re
 import signal
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import processes
@@ -24,11 +25,12 @@ from cogedit.errors import Interrupted, Terminated, UsageError, WorkerDied
 from cogedit.tools import batch_local
 from cogedit.tools.batch import RESULTS, batch
 from cogedit.tools.batch_deaths import MAX_RETRIES
-from cogedit.tools.batch_driver import Gone, Job, drive, ending
+from cogedit.tools.batch_driver import Gone, Job, drive, ending, on_gpus
 from cogedit.tools.batch_group import BatchResult, groups_of
 from cogedit.tools.batch_local import LocalWorkers, start_local
 from cogedit.tools.batch_plan import BatchEdit, plan_batch
 from cogedit.tools.batch_shared import Heard, SharedList
+from cogedit.types import TransformerSettings
 
 FLAGS = {
     "model": str(TINY_PIPELINE),
@@ -130,6 +132,33 @@ def test_more_workers_than_gpus_are_refused(folder, monkeypatch):
         start_local(Job(folder), edits_of("x"), number=3)
     with pytest.raises(UsageError, match="cuda:1"):
         start_local(Job(folder), edits_of("x", settings=Settings(device="cuda:1")), number=2)
+
+
+def test_several_gpus_for_an_edit_are_refused_where_each_worker_has_one():
+    settings = Settings(transformer=TransformerSettings(gpus=2))
+    with pytest.raises(UsageError, match="--gpus is 2"):
+        on_gpus(edits_of("x", settings=settings))
+    assert not on_gpus(edits_of("x", settings=replace(settings, device="cpu")))
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--workers", "3"], "--workers is 3.*2 GPUs"),
+        (["--workers", "2", "--device", "cuda:1"], "--device is cuda:1"),
+        (["--engine", "ray", "--device", "cuda:1"], "--device is cuda:1"),
+        (["--workers", "auto", "--gpus", "2"], "--gpus is 2"),
+        (["--engine", "ray", "--gpus", "2"], "--gpus is 2"),
+    ],
+)
+def test_a_dry_run_refuses_workers_that_would_not_start(folder, monkeypatch, flags, named):
+    monkeypatch.setattr(batch_local, "num_cuda_devices", lambda: 2)
+    (folder / "edits.csv").write_text("video,prompt\nclip.mp4,x\n")
+    given = ["batch", "edits.csv", "--model", str(TINY_PIPELINE), *flags]
+    for more in ([], ["--dry-run"]):
+        shown = CliRunner().invoke(app, [*given, *more])
+        assert shown.exit_code == UsageError.exit_code, shown.stderr
+        assert re.search(named, shown.stderr)
 
 
 def test_a_group_that_kills_its_workers_fails_and_the_others_are_made(folder, warm_python):
