@@ -12,7 +12,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -249,7 +249,7 @@ def drive(shared: SharedList, workers: Workers, run: Run) -> Iterator[BatchResul
             yield from shared.heard()
             for worker, event in workers.events():
                 if isinstance(event, BatchResult):
-                    busy[worker] = _without(busy[worker], event)
+                    busy[worker] = busy[worker].without(event)
                     deaths.made(worker)
                     yield event
                 elif isinstance(event, Ready):
@@ -294,14 +294,6 @@ def _next(queue: deque[Group], shared: SharedList, avoided: set[str]) -> Group |
             queue.remove(group)
             return group
     return shared.take()
-
-
-def _without(group: Group, result: BatchResult) -> Group:
-    """Return a group without the edit of an outcome; of equal ones, without one."""
-    done = (result.row, result.video, result.prompt)
-    keys = [(edit.where, str(edit.video), edit.prompt) for edit in group.edits]
-    index = keys.index(done)
-    return replace(group, edits=group.edits[:index] + group.edits[index + 1 :])
 
 
 def _put_back(

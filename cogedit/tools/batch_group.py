@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from cogedit.artifacts import EditRecord
 from cogedit.artifacts.locks import MAX_FOLDERS
-from cogedit.errors import CogeditError, Interrupted, UsageError, memory_expected
+from cogedit.errors import (
+    CogeditError,
+    Interrupted,
+    StorageError,
+    UsageError,
+    first_line,
+    memory_expected,
+)
 from cogedit.stages.arguments import as_path
 from cogedit.stages.claim import claim
 from cogedit.stages.edit import check_edit, export_edit, names_video
@@ -65,6 +73,13 @@ class Group:
     numbers: str
     total: int
 
+    def without(self, result: BatchResult) -> Group:
+        """Return the group without the edit of an outcome; of equal ones, without one."""
+        done = (result.row, result.video, result.prompt)
+        keys = [(edit.where, str(edit.video), edit.prompt) for edit in self.edits]
+        index = keys.index(done)
+        return replace(self, edits=self.edits[:index] + self.edits[index + 1 :])
+
 
 def groups_of(edits: Sequence[BatchEdit]) -> list[Group]:
     """Put the edits together that share an inversion, in the order of their first ones."""
@@ -103,6 +118,41 @@ def make_group(group: Group, *, run: Run, session: Session) -> Iterator[BatchRes
         if ready:
             run.notify(f"{group.numbers} of {group.total}: {ready[0].video}")
             yield from _made(ready, _counting(run, f"{group.numbers}/{group.total}"), session)
+
+
+def make_or_fail(group: Group, *, run: Run, session: Session) -> Iterator[BatchResult]:
+    """Make a group where no other process would try it again: what nobody foresaw is an outcome.
+
+    A bug or a broken GPU fails the edit that meets it, with its traceback as notes. Those that were
+    begun with it are made one by one.
+
+    Raises:
+        Interrupted: A stop was requested.
+    """
+    left = group
+    try:
+        with memory_expected("this clip"):
+            for result in make_group(group, run=run, session=session):
+                left = left.without(result)
+                yield result
+        return
+    except Interrupted:
+        raise
+    except CogeditError as error:
+        problem = error
+    except Exception as error:
+        if run.cancellation.immediate:  # a library may have turned the interrupt into this
+            raise
+        for line in traceback.format_exc().splitlines():
+            run.notify(line)
+        kind = StorageError if isinstance(error, OSError) else CogeditError
+        problem = kind(f"{type(error).__name__}: {first_line(error)}")
+    # Outside of the handlers, as they hold what the failed edit has loaded.
+    if len(left.edits) == 1:
+        yield result_of(left.edits[0], problem)
+        return
+    for edit in left.edits:
+        yield from make_or_fail(replace(left, edits=(edit,)), run=run, session=session)
 
 
 def result_of(edit: BatchEdit, outcome: Exported | CogeditError) -> BatchResult:

@@ -19,18 +19,19 @@ from pathlib import Path
 import msgspec
 
 from cogedit.artifacts import read_lines, writing_alone
-from cogedit.errors import DeviceMemoryError, ModelError, StorageError, WorkerDied
+from cogedit.errors import CogeditError, DeviceMemoryError, ModelError, StorageError, WorkerDied
 from cogedit.stages.run import Run
 from cogedit.stages.session import Session
-from cogedit.tools.batch_group import BatchResult, Group, make_group
+from cogedit.tools.batch_group import BatchResult, Group, make_or_fail
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0
 """Seconds between two looks at what other processes hold."""
 
 _OF_A_MACHINE = {
-    error.exit_code for error in (ModelError, DeviceMemoryError, StorageError, WorkerDied)
+    error.exit_code
+    for error in (CogeditError, ModelError, DeviceMemoryError, StorageError, WorkerDied)
 }
-"""Exit codes of failures that another machine may not have."""
+"""Exit codes of failures that another machine may not have; the first is a broken GPU, or a bug."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,7 @@ def make_shared(
                 waiting.close()
                 pause = FIRST_PAUSE
             if group is not None:
-                yield from make_group(group, run=run, session=session)
+                yield from make_or_fail(group, run=run, session=session)
                 shared.give_back(group)
             elif not shared.is_empty:
                 if pause == FIRST_PAUSE:

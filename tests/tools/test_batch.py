@@ -573,6 +573,50 @@ def test_an_edit_that_fails_in_company_fails_alone(folder, monkeypatch):
     assert (done[1].exit_code, done[1].error) == (8, "NaN at step 1")
 
 
+@pytest.mark.parametrize(
+    ("error", "exit_code", "said"),
+    [
+        (RuntimeError("CUDA error: unspecified\nmore"), 1, "RuntimeError: CUDA error: unspecified"),
+        (OSError(5, "Input/output error"), 7, "Input/output error"),
+        (MemoryError("no 2 GB"), 6, "no 2 GB"),
+    ],
+)
+def test_an_edit_that_meets_what_nobody_foresaw_fails_alone(
+    folder, monkeypatch, error, exit_code, said
+):
+    monkeypatch.chdir(folder)
+    edits, notes = planned(folder, [*TEN[:3], TEN[6]]), []
+    make = make_edits
+
+    def failing(source, asked, settings, **how):
+        if any("green" in one.prompt for one in asked):
+            raise error
+        return make(source, asked, settings, **how)
+
+    monkeypatch.setattr(batch_group, "make_edits", failing)
+    done = batch(edits, run=cogedit.Run(notify=notes.append))
+    assert [one.status for one in done] == ["written", "failed", "written", "written"]
+    assert done[1].exit_code == exit_code
+    assert said in done[1].error
+    assert [one["status"] for one in lines_of(folder / RESULTS)] == [one.status for one in done]
+    assert any(note.startswith("Traceback") for note in notes) == (exit_code != 6)
+    assert not any("\n" in note for note in notes)
+
+
+def test_an_interrupt_that_a_library_took_for_an_error_ends_the_batch(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    run = cogedit.Run()
+
+    def interrupted(*args, **how):
+        run.cancellation.request()  # outside of a loop: the caller stops by itself
+        raise RuntimeError("decoding failed")
+
+    monkeypatch.setattr(batch_group, "make_edits", interrupted)
+    with pytest.raises(RuntimeError, match="decoding failed"):
+        batch(planned(folder, TEN[:1]), run=run)
+    assert not (folder / RESULTS).exists()
+
+
 def test_a_wish_to_stop_keeps_the_results_until_then(folder, monkeypatch):
     monkeypatch.chdir(folder)
     edits = planned(folder, [TEN[0], TEN[6]])

@@ -84,6 +84,7 @@ def test_a_group_of_which_a_line_is_missing_is_taken_over(results, shared):
         ({}, False, True),
         ({}, True, True),
         ({"status": "failed", "path": None, "error": "broken", "exit_code": 3}, False, True),
+        ({"status": "failed", "path": None, "error": "CUDA error", "exit_code": 1}, False, False),
         ({"status": "failed", "path": None, "error": "no model", "exit_code": 5}, False, False),
         ({"status": "failed", "path": None, "error": "full", "exit_code": 6}, False, False),
         ({"status": "reused"}, False, True),
