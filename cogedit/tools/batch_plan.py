@@ -6,7 +6,7 @@ import hashlib
 import os
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from cogedit.platforms import IS_MAC
 from cogedit.stages.edit import check_edit, names_video, place_of_video
 from cogedit.stages.edit_records import as_recorded, edits_described
 from cogedit.stages.existing import all_exist, follow
-from cogedit.stages.export import is_exported
+from cogedit.stages.export import check_export, is_exported
 from cogedit.stages.given import Given, take_given
 from cogedit.stages.invert import check_inversion_settings
 from cogedit.stages.load import find_clip
@@ -61,6 +61,11 @@ class BatchEdit:
     def reconstruct(self) -> ReconstructSettings:
         """The `reconstruct` table with the prompt."""
         return self.settings.reconstruct_with(self.prompt)
+
+    @property
+    def of_clip(self) -> Settings:
+        """The settings that say whether a clip does, and nothing of the edit itself."""
+        return replace(self.settings, reconstruct=ReconstructSettings(prompt=""))
 
     @property
     def group(self) -> object:
@@ -135,6 +140,7 @@ def plan_batch(
     """
     run, edits = run or Run(), list[BatchEdit]()
     said: set[str | None] = {None}
+    fitting, unfit = set[Settings](), dict[Settings, tuple[str, str, UsageError]]()
     settled: dict[str, ResolvedSettings] = {}  # most rows differ in their prompts alone
     for row in rows:
         with _naming(row.where):
@@ -146,7 +152,8 @@ def plan_batch(
                 hint="name a folder: without a suffix, or with a slash at its end",
             )
         for video in videos:
-            with _naming(row.where):
+            named = row.where if len(videos) == 1 else f"{row.where}, {video}"
+            with _naming(row.where, named):
                 if sniff_kind(video) is not None:
                     raise UsageError(f"{video} is an artifact", hint="a batch starts from videos")
                 own = settle_rate(video, flags or {})
@@ -162,30 +169,40 @@ def plan_batch(
                 resolved = settled[given]
                 if not is_made_here:
                     check_named_model(resolved)
-                edits += _checked(row, video, resolved.settings, download=download, run=run)
+                made, problem = _checked(row, video, resolved.settings, download=download, run=run)
+            edits += made
+            if problem is None:
+                fitting.add(made[0].of_clip)
+            else:
+                unfit.setdefault(made[0].of_clip, (row.where, named, problem))
             for note in (chosen_model(resolved), found_as(resolved.settings)):
                 if note not in said:
                     run.notify(str(note))
                 said.add(note)
+    for of_clip, (where, named, problem) in unfit.items():
+        # Where another clip does under the same settings, it is the file that does not.
+        if of_clip not in fitting:
+            with _naming(where, named):
+                raise problem
     _check_outputs(edits)
     return tuple(edits)
 
 
 @contextmanager
-def _naming(where: str) -> Iterator[None]:
-    """Name the row in an error."""
+def _naming(where: str, named: str | None = None) -> Iterator[None]:
+    """Name the row in an error, and the video where it has several."""
     try:
         yield
     except CogeditError as error:
         if where in error.message:
             raise
-        raise type(error)(f"{where}: {error.message}", hint=error.hint) from error
+        raise type(error)(f"{named or where}: {error.message}", hint=error.hint) from error
 
 
 def _checked(
     row: BatchRow, video: Path, settings: Settings, *, download: bool, run: Run
-) -> list[BatchEdit]:
-    """Check the edits of one video."""
+) -> tuple[list[BatchEdit], UsageError | None]:
+    """Check the edits of one video; return what its clip lacks for its settings, if it does."""
     edits = [
         BatchEdit(row.where, video, prompt, row.output, row.mask, settings, row.first_frame)
         for prompt in row.prompts
@@ -195,9 +212,30 @@ def _checked(
     check_inversion_settings(settings, checkpoint)
     num_levels = settings.invert.num_levels
     check_edits([edit.reconstruct for edit in edits], checkpoint, num_levels=num_levels)
-    with suppress(VideoError, StorageError):  # of this edit alone: told when its turn comes
+    try:
         _take(edits[0], checkpoint, run)
-    return edits
+    except (VideoError, StorageError):
+        pass  # of this edit alone: told when its turn comes
+    except UsageError as error:
+        if not _is_of_clip(error, edits[0]):
+            raise
+        return edits, error
+    return edits, None
+
+
+def _is_of_clip(error: UsageError, edit: BatchEdit) -> bool:
+    """Whether an error is one of the clip, such as its length, and not of what else a row names."""
+    try:
+        check_export(
+            edit.video,
+            edit.settings,
+            output=None,
+            source_video=None,
+            has_mask=edit.mask is not None or edit.settings.reconstruct.auto_mask,
+        )
+    except CogeditError as own:
+        return own.message == error.message
+    return False
 
 
 def _take(edit: BatchEdit, checkpoint: Checkpoint, run: Run) -> Given:

@@ -447,6 +447,52 @@ def test_a_file_or_a_time_that_does_not_fit_fails_its_own_row(folder):
         assert error is None if said is None else said in error
 
 
+def make_odd(path):
+    """A clip of an odd width, in pixels that are square."""
+    odd = ("-vf", "setsar=1", "-c:v", "ffv1")
+    make_video(path, width=65, height=64, num_frames=9, fps="8", options=odd)
+
+
+def test_a_clip_that_does_not_suit_its_settings_fails_alone_where_others_do(folder):
+    make_odd(folder / "odd.mkv")
+    given = ("edits.csv", *TINY, "--size", "source")
+    (folder / "edits.csv").write_text(as_csv([("odd.mkv", "x"), ("a.mp4", "x")]))
+    shown = invoke(*given, "--dry-run", "--json", folder=folder)
+    assert shown.exit_code == 10
+    odd, even = json.loads(shown.stdout)["edits"]
+    assert "frames of 65x64 cannot be written" in odd["error"]
+    assert even["error"] is None
+    assert invoke(*given, folder=folder).exit_code == 10
+    found = lines_of(folder / RESULTS)
+    assert [(one["status"], one["exit_code"]) for one in found] == [("failed", 2), ("written", 0)]
+    # Alone, or under settings of its own, it is a mistake in the list.
+    header = ("video", "prompt", "load.height")
+    for rows in ([("odd.mkv", "x", "64")], [("odd.mkv", "x", "64"), ("a.mp4", "x", "48")]):
+        (folder / "edits.csv").write_text(as_csv(rows, header))
+        shown = invoke(*given, "--dry-run", folder=folder)
+        assert shown.exit_code == 2
+        assert "row 1 of edits.csv: frames of 65x64" in shown.stderr
+
+
+def test_an_output_that_cannot_be_stops_the_list_beside_others(folder):
+    rows = [("a.mp4", "x", "x.mp4"), ("b.mp4", "x", "x.txt")]
+    (folder / "edits.csv").write_text(as_csv(rows, ("video", "prompt", "output")))
+    shown = invoke("edits.csv", *TINY, "--dry-run", folder=folder)
+    assert shown.exit_code == 2
+    assert "row 2 of edits.csv" in shown.stderr
+
+
+def test_an_error_names_the_video_of_a_row_with_several(folder):
+    make_odd(folder / "odd.mkv")
+    (folder / "box.jsonl").write_text(
+        '{"video": ["odd.mkv", "a.mp4"], "prompt": "x", "mask": "0,0,65,64"}\n'
+    )
+    shown = invoke("box.jsonl", *TINY, "--dry-run", folder=folder)
+    assert shown.exit_code == 2
+    assert "row 1 of box.jsonl, " in shown.stderr
+    assert "a.mp4: " in shown.stderr
+
+
 def test_flags_stand_above_rows_and_rows_above_the_file(tmp_path, monkeypatch):
     monkeypatch.setenv("COGEDIT_RECONSTRUCT_SEED", "9")
     clips(tmp_path)
