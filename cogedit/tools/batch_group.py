@@ -15,6 +15,7 @@ from cogedit.errors import (
     Interrupted,
     StorageError,
     UsageError,
+    VideoError,
     first_line,
     memory_expected,
 )
@@ -27,7 +28,7 @@ from cogedit.stages.model import checkpoint_for
 from cogedit.stages.reconstruct import make_edits
 from cogedit.stages.run import Exported, Run, Written
 from cogedit.stages.session import Session
-from cogedit.tools.batch_plan import BatchEdit, check_output_of
+from cogedit.tools.batch_plan import BatchEdit, check_here, check_output_of
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class BatchResult:
         error: The error with its hint; None without one.
         key: Stands for the edit with all its settings (`BatchEdit.key`).
         first_frame: Its first frame; None is the source's own.
+        is_of_machine: Whether it failed for a video, a package or a device that this machine lacks,
+            which another may have.
     """
 
     row: str
@@ -55,6 +58,7 @@ class BatchResult:
     error: str | None = None
     key: str | None = None
     first_frame: str | None = None
+    is_of_machine: bool = False
 
 
 @dataclass(frozen=True)
@@ -162,9 +166,23 @@ def result_of(edit: BatchEdit, outcome: Exported | CogeditError) -> BatchResult:
         where, video, edit.prompt, "failed", None, key=edit.key, first_frame=picture
     )
     if isinstance(outcome, CogeditError):
-        return replace(result, exit_code=outcome.exit_code, error=str(outcome))
+        is_of_machine = _is_of_machine(edit, outcome)
+        code, error = outcome.exit_code, str(outcome)
+        return replace(result, exit_code=code, error=error, is_of_machine=is_of_machine)
     status: Literal["reused", "written"] = "reused" if outcome.reused else "written"
     return replace(result, status=status, path=str(outcome.path))
+
+
+def _is_of_machine(edit: BatchEdit, error: CogeditError) -> bool:
+    """Whether an error is one of the files or the options that this machine alone has not."""
+    if isinstance(error, VideoError):
+        return not edit.video.exists()  # a disk that is not mounted, or a video that nobody has
+    if isinstance(error, UsageError):
+        try:
+            check_here(edit.settings)
+        except CogeditError as own:
+            return own.message == error.message
+    return False
 
 
 def _check(edit: BatchEdit, run: Run) -> None:

@@ -332,7 +332,7 @@ def preview_batch(
         try:
             found = _preview(plan, edit, run)
             if is_made_here and not found.edit:
-                _check_here(edit.settings)
+                check_here(edit.settings)
             plans.append(found)
         except Interrupted:
             raise
@@ -341,8 +341,8 @@ def preview_batch(
     return plans
 
 
-def _check_here(settings: Settings) -> None:
-    """Refuse a device, kernels and weights that this machine does not have."""
+def check_here(settings: Settings) -> None:
+    """Refuse a device, kernels and weights that this machine does not have, with a UsageError."""
     check_transformer(settings, download=False)
     if settings.device not in ("auto", "cpu"):
         from cogedit.models.device import resolve_device

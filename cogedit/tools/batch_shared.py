@@ -3,8 +3,8 @@
 What they share is the file of results. Whoever makes a group holds a lease beside it, and a group
 of which every edit got its line from another process since this one began is done. Nothing else
 travels between them: a process that dies is missed by its lease, and another goes on from the steps
-that are on disk. A failure that may be the other machine's, such as a missing model or a full GPU,
-does not count: this process tries, too.
+that are on disk. A failure that may be the other machine's, such as a missing model, a disk that is
+not mounted or a full GPU, does not count: this process tries, too.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class SharedList:
     def _counts(self, result: BatchResult) -> bool:
         """Whether what another process made of an edit spares this one the edit."""
         if result.status == "failed":
-            return result.exit_code not in _OF_A_MACHINE
+            return not result.is_of_machine and result.exit_code not in _OF_A_MACHINE
         return not (self._force and result.status == "reused")
 
 

@@ -493,6 +493,27 @@ def test_an_error_names_the_video_of_a_row_with_several(folder):
     assert "a.mp4: " in shown.stderr
 
 
+def test_a_failure_says_whether_another_machine_may_not_have_it(folder):
+    """Which then tries, too: a disk that is not mounted, a kernel or a GPU that is not here."""
+    rows = {
+        ("broken.mp4", "cpu", "native", ""): False,
+        ("gone.mp4", "cpu", "native", ""): True,
+        ("a.mp4", "cpu", "native", "0:09"): False,
+        ("a.mp4", "cpu", "flash", ""): True,
+        ("a.mp4", "cuda:99", "native", ""): True,
+    }
+    header = ("video", "prompt", "device", "transformer.attention_backend", "load.start")
+    listed = [(video, "x", *settings) for video, *settings in rows]
+    (folder / "edits.csv").write_text(as_csv(listed, header))
+    model = TINY[: TINY.index("--device")] + TINY[TINY.index("--device") + 2 :]
+    assert invoke("edits.csv", *model, folder=folder).exit_code == 10
+    found = lines_of(folder / RESULTS)
+    assert [one["status"] for one in found] == ["failed"] * len(rows)
+    assert {one["row"]: one["is_of_machine"] for one in found} == {
+        f"row {number} of edits.csv": expected for number, expected in enumerate(rows.values(), 1)
+    }
+
+
 def test_flags_stand_above_rows_and_rows_above_the_file(tmp_path, monkeypatch):
     monkeypatch.setenv("COGEDIT_RECONSTRUCT_SEED", "9")
     clips(tmp_path)

@@ -78,6 +78,9 @@ def test_a_group_of_which_a_line_is_missing_is_taken_over(results, shared):
     assert other.is_empty
 
 
+HERE_ALONE = {"status": "failed", "path": None, "is_of_machine": True}
+
+
 @pytest.mark.parametrize(
     ("fields", "force", "is_done"),
     [
@@ -85,6 +88,9 @@ def test_a_group_of_which_a_line_is_missing_is_taken_over(results, shared):
         ({}, True, True),
         ({"status": "failed", "path": None, "error": "broken", "exit_code": 3}, False, True),
         ({"status": "failed", "path": None, "error": "CUDA error", "exit_code": 1}, False, False),
+        ({"status": "failed", "path": None, "error": "an option", "exit_code": 2}, False, True),
+        ({**HERE_ALONE, "error": "no kernel", "exit_code": 2}, False, False),
+        ({**HERE_ALONE, "error": "no such video", "exit_code": 3}, False, False),
         ({"status": "failed", "path": None, "error": "no model", "exit_code": 5}, False, False),
         ({"status": "failed", "path": None, "error": "full", "exit_code": 6}, False, False),
         ({"status": "reused"}, False, True),
