@@ -80,6 +80,18 @@ def digest_of(path: Path) -> str:
     return find_images(path).sha256 if are_images(path) else file_digest(path)
 
 
+def check_unchanged(path: Path, sha256: str) -> None:
+    """Raise `VideoError` where what was read has a digest no longer; others as `digest_of`.
+
+    It is computed again only where the state of a file is another one than before.
+    """
+    if digest_of(path) != sha256:
+        raise VideoError(
+            f"{path} changed while it was read",
+            hint="run the same command again, once nothing writes to it",
+        )
+
+
 def find_images(path: Path) -> Images:
     """List pictures and look at the header of each.
 

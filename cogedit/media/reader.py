@@ -318,7 +318,8 @@ def _read_by_pillow(stream: _Stream, indices: Sequence[int]) -> Generator[Frames
     background = getrgb(stream.facts.background)[:3]
     if are_images(stream.path):
         files = find_images(stream.path).files
-        frames: Iterator[Frames] = (read_image(files[index], background) for index in indices)
+        there = [files[index] for index in indices if index < len(files)]
+        frames: Iterator[Frames] = (read_image(file, background) for file in there)
     else:
         frames = iterate_animation(stream.path, indices, background)
     size, num_read = (stream.width, stream.height), 0

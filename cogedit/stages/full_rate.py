@@ -22,7 +22,7 @@ from cogedit.media.between import Blend, LeaveOneOut, blend_changes, decibels, p
 from cogedit.media.clip import ResizePlan
 from cogedit.media.cuts import find_cuts
 from cogedit.media.edges import Change, Moments
-from cogedit.media.reader import iterate_frames, resize_frame
+from cogedit.media.reader import resize_frame
 from cogedit.media.restore import restore_frames
 from cogedit.media.stand_in import PICTURE
 from cogedit.media.stream import Frame, FrameFile, FrameStream
@@ -112,7 +112,7 @@ def show_every_frame(
 def _own_frames(source: FoundSource, recipe: Recipe, numbers: range) -> Iterator[Frame]:
     """The source's frames themselves, at the size of the export."""
     resize = resize_plan(source.frames)
-    with closing(iterate_frames(source.path, source.facts, indices=numbers)) as own:
+    with closing(source.read(numbers)) as own:
         for frame in own:
             yield frame if recipe.size == "source" else resize_frame(frame, resize)
 
@@ -141,7 +141,7 @@ def _edited_frames(
     report = _Report(source.frames, blends, left_out)
 
     def frames() -> Iterator[Frame]:
-        own = iterate_frames(source.path, source.facts, indices=numbers)
+        own = source.read(numbers)
         resize = resize_plan(source.frames)
         with closing(own):
             for blend, change, frame in zip(blends, changes, own, strict=True):
@@ -162,7 +162,7 @@ def _edited_frames(
 def _pictures(source: FoundSource, numbers: range, folder: Path) -> FrameFile:
     """Small pictures of frames, on the disk: 10 MB a minute at 25 fps."""
     width, height = PICTURE
-    small = iterate_frames(source.path, source.facts, indices=numbers, size=PICTURE)
+    small = source.read(numbers, size=PICTURE)
     with closing(small):
         return FrameFile(FrameStream(small, len(numbers), height, width), folder)
 

@@ -17,6 +17,7 @@ from cogedit.errors import ModelError
 from cogedit.media.ahead import read_ahead
 from cogedit.media.clip import ClipPlan, ResizePlan, check_times, plan_clip, plan_resize
 from cogedit.media.facts import VideoFacts
+from cogedit.media.images import check_unchanged
 from cogedit.media.probe import changes_size_within, identify, probe_facts
 from cogedit.media.reader import DecordFailed, read_clip
 from cogedit.media.timing import Timing
@@ -85,6 +86,7 @@ def load(
             with run.wait("reading the frames"), closing(read):
                 for frame in read:
                     yield torch.tensor(frame)
+            check_unchanged(video, clip.record.source.sha256)  # under which they will lie
 
         shape = (len(indices), resize.height, resize.width, 3)
 

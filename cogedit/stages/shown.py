@@ -9,7 +9,6 @@ from pathlib import Path
 from cogedit.artifacts import FramesRecord, frames_record
 from cogedit.config import Settings
 from cogedit.media.edges import Change
-from cogedit.media.reader import iterate_frames
 from cogedit.media.restore import restore_frames
 from cogedit.media.stream import Frame, FrameStream
 from cogedit.stages.decode import decode, decode_changes
@@ -41,7 +40,7 @@ def show(
         run: How to run.
 
     Raises:
-        CogeditError: As `decode` and `iterate_frames`.
+        CogeditError: As `decode` and `FoundSource.read`.
     """
     if recipe.every_frame and source is not None:
         return show_every_frame(artifact, recipe, settings, source=source, session=session, run=run)
@@ -78,7 +77,7 @@ def _show_source(
 
 
 def _own_frames(source: FoundSource) -> Iterator[Frame]:
-    return iterate_frames(source.path, source.facts, indices=source.frames.shown_indices)
+    return source.read(source.frames.shown_indices)
 
 
 def _at_source_size(frames: FramesRecord, made: Iterable[Frame]) -> FrameStream:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Generator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
@@ -33,8 +33,9 @@ from cogedit.errors import ArtifactError, ArtifactMismatch, UsageError, VideoErr
 from cogedit.media.clip import ResizePlan
 from cogedit.media.facts import VideoFacts
 from cogedit.media.files import check_file
-from cogedit.media.images import are_images, digest_of
+from cogedit.media.images import are_images, check_unchanged, digest_of
 from cogedit.media.probe import probe_as_recorded
+from cogedit.media.reader import iterate_frames
 from cogedit.media.sound import choose_audio
 from cogedit.media.writer import AudioSource
 from cogedit.sources import SourceVideo
@@ -53,6 +54,17 @@ class FoundSource:
     path: Path
     facts: VideoFacts
     frames: FramesRecord
+
+    def read(
+        self, indices: Sequence[int], *, size: tuple[int, int] | None = None
+    ) -> Generator[NDArray[np.uint8], None, None]:
+        """`iterate_frames` of the video, and `VideoError` where it changed before the last one."""
+        last = len(indices) - 1
+        with closing(iterate_frames(self.path, self.facts, indices=indices, size=size)) as frames:
+            for number, frame in enumerate(frames):
+                if number == last:  # not after it: who has all frames may ask for no other
+                    check_unchanged(self.path, self.frames.source.sha256)
+                yield frame
 
     def audio(
         self, export: ExportSettings, suffix: str, *, duration: Fraction | None = None
