@@ -204,6 +204,8 @@ def _read_stored(stream: _Stream, numbers: Sequence[int]) -> Generator[Frames, N
             return
         except VideoError:  # it landed elsewhere: what was read is right by its timestamps
             numbers = numbers[num_read:]
+            if not numbers:  # an error after the last one, which is of no frame of these
+                return
     if stream.facts.reader != "decord":
         yield from _read_by_ffmpeg(stream, numbers)
         return
