@@ -68,6 +68,11 @@ class Schedule:
         timesteps = tuple(round(total + i * step) - 1 for i in range(num_inference_steps))
         return cls(tuple(alphas_cumprod.double().tolist()), timesteps)
 
+    @classmethod
+    def of_steps(cls, count: int) -> Schedule:
+        """Number some steps: for windows, which are shares of the steps, wherever these lie."""
+        return cls((), tuple(range(count)))
+
     def with_low_levels(self, count: int) -> Schedule:
         """Add levels between the clean sample and the lowest, where a step turns farthest.
 

@@ -85,7 +85,7 @@ class Clip:
         """Count a clip and its edits, under the default settings."""
         from cogedit.lab.jobs import job_flops, make_jobs  # bring torch, which no worker needs
         from cogedit.lab.random_model import SIZES
-        from cogedit.models.rows import guidance_calls
+        from cogedit.models.rows import guidance_reused
 
         size = SIZES["5b"]
         [job] = [job for job in make_jobs(UPSTREAM_STEPS) if job.name == "default"]
@@ -95,10 +95,8 @@ class Clip:
         sample = trajectory_bytes(0, size.latent_shape, channels=16)
         trajectory = trajectory_bytes(levels, size.latent_shape, channels=16)
         kept = pixels + sample + trajectory + num_prompts * sample
-        schedule = Schedule((), tuple(range(levels)))
-        guided = schedule.window(*job.reconstruct.guidance_steps)
-        # What such a step uses of guidance again lies beside the sample of the step before it.
-        reused = len(guided - guidance_calls(job.reconstruct, schedule))
+        # What a step uses of guidance again lies beside the sample of the step before it.
+        reused = len(guidance_reused(job.reconstruct, Schedule.of_steps(levels)))
         steps = (levels + num_prompts * (levels + reused)) * sample
         # Of the steps of the inversion, which become the trajectory, all are read again.
         read = pixels + sample + levels * sample + trajectory + num_prompts * sample

@@ -26,7 +26,7 @@ from cogedit.lab.measure import StepClock, Timing, peak_bytes
 from cogedit.lab.random_model import Inputs, Size
 from cogedit.lab.report import notify
 from cogedit.models.cost import LatentShape, TransformerSizes
-from cogedit.models.rows import guidance_calls, injection_strengths
+from cogedit.models.rows import guidance_reused, injection_strengths
 from cogedit.types import InvertSettings, ReconstructSettings
 
 
@@ -72,8 +72,9 @@ def steps_of(job: Job, num_prompts: int) -> Counter[StepKind]:
     up_job = Job("", one_step.invert, ReconstructSettings(prompt=""))
     kinds = Counter({StepKind(f"inversion, {job.invert.inverse}", "invert", up_job): calls})
     num_steps = job.reconstruct.num_inference_steps or job.invert.num_levels
-    schedule = Schedule((), tuple(range(num_steps - job.reconstruct.first_step)))
-    guided = guidance_calls(job.reconstruct, schedule)
+    schedule = Schedule.of_steps(num_steps - job.reconstruct.first_step)
+    guided = schedule.window(*job.reconstruct.guidance_steps)
+    guided -= guidance_reused(job.reconstruct, schedule)
     injected = injection_strengths(job.reconstruct, schedule)
     for step in schedule.timesteps:
         kind = _edit_kind(job, num_prompts, guided=step in guided, injected=step in injected)

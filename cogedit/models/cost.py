@@ -28,7 +28,7 @@ from cogedit.models.rows import (
     EditPrompts,
     RowPlan,
     edit_prompts,
-    guidance_calls,
+    guidance_reused,
     injection_strengths,
     needs_reference_velocity,
     plan_rows,
@@ -266,11 +266,11 @@ def edit_steps(
     prompts = [edit_prompts(edit, inversion.prompt, bank, source=0) for edit in edits]
     own = replace(prompts[0], conditional=bank.index(inversion.prompt))
     # A window is a share of the steps; where they lie does not matter here.
-    schedule = Schedule((), tuple(range(settings.num_steps(inversion.num_levels))))
-    guided = guidance_calls(settings, schedule) if settings.guidance_scale != 1 else ()
-    source_guided = (
-        schedule.window(*settings.guidance_steps) if settings.source_guidance_scale != 1 else ()
-    )
+    schedule = Schedule.of_steps(settings.num_steps(inversion.num_levels))
+    guidance_steps = schedule.window(*settings.guidance_steps)
+    reused = guidance_reused(settings, schedule)
+    guided = guidance_steps - reused if settings.guidance_scale != 1 else ()
+    source_guided = guidance_steps if settings.source_guidance_scale != 1 else ()
     strengths = injection_strengths(settings, schedule)
     velocity = needs_reference_velocity(settings)
     seen = window_shape(shape, windows)

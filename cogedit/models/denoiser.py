@@ -47,8 +47,8 @@ class Denoiser:
         reference_condition: Those of the sources, [1 or S, F, C, H, W].
         guidance_scale: 1 means no guidance.
         guided: Timesteps with guidance; None is all of them.
-        guidance_calls: Those of them at which both sides of guidance are predicted; the others use
-            the `difference` of the last of these. None is all.
+        reused: Those of them at which only the conditional side is predicted, and guided by the
+            `difference` of an earlier one.
         injection: How edit rows attend to references, at all timesteps or by timestep; None where
             there are no references, or the transformer's attention processors know by themselves.
         reference_velocity: Whether a caller wants the velocity that the reference rows predict.
@@ -58,7 +58,7 @@ class Denoiser:
 
     Attributes:
         difference: Conditional less unconditional v of each edit when both were last predicted,
-            [B, F, C, H, W]; kept where `guidance_calls` are given. A run that goes on at a later
+            [B, F, C, H, W]; kept where some timestep uses it again. A run that goes on at such a
             timestep sets it.
 
     Raises:
@@ -76,7 +76,7 @@ class Denoiser:
         reference_condition: Tensor | None = None,
         guidance_scale: float = 1.0,
         guided: frozenset[int] | None = None,
-        guidance_calls: frozenset[int] | None = None,
+        reused: frozenset[int] = frozenset(),
         injection: Injection | Mapping[int, Injection] | None = None,
         reference_velocity: bool = False,
         windows: WindowPlan | None = None,
@@ -96,7 +96,7 @@ class Denoiser:
         self._condition = condition
         self._reference_condition = reference_condition
         self._guided = guided
-        self._guidance_calls = guidance_calls
+        self._reused = reused
         self._injection = injection
         self._reference_velocity = reference_velocity
         self._windows = windows
@@ -145,7 +145,7 @@ class Denoiser:
         )
         if not self._predicts_both(timestep):
             edit = self._with_difference(edit, timestep)
-        elif self._guidance_calls is not None:
+        elif self._reused:
             self.difference = others.pop()
         return Prediction(edit, *others)
 
@@ -153,8 +153,7 @@ class Denoiser:
         return self.guidance_scale != 1 and (self._guided is None or timestep in self._guided)
 
     def _predicts_both(self, timestep: int) -> bool:
-        calls = self._guidance_calls
-        return self._is_guided(timestep) and (calls is None or timestep in calls)
+        return self._is_guided(timestep) and timestep not in self._reused
 
     def _joined(self, plan: RowPlan, v: Tensor, timestep: int) -> tuple[Tensor, ...]:
         """Make v of each edit of v of all rows, then of its source if that was wanted.
@@ -168,7 +167,7 @@ class Denoiser:
             unconditional = v[list(plan.unconditional)]
             difference = edit - unconditional
             edit = unconditional + self.guidance_scale * difference
-            joined += [] if self._guidance_calls is None else [difference]
+            joined += [difference] if self._reused else []
         return edit, *joined
 
     def _with_difference(self, conditional: Tensor, timestep: int) -> Tensor:

@@ -178,7 +178,7 @@ def probe_work(
     num_together: int,
 ) -> Work:
     """Count a probe with its edit, whose settings are those of `short_edit`."""
-    schedule = Schedule((), tuple(range(settings.num_steps(inversion.num_levels))))
+    schedule = Schedule.of_steps(settings.num_steps(inversion.num_levels))
     strengths = injection_strengths(settings, schedule)
     work = edit_work([settings], inversion, sizes, shape, windows)
     seen = window_shape(shape, windows)

@@ -148,27 +148,28 @@ def injection_jumps(settings: ReconstructSettings, schedule: Schedule) -> frozen
     )
 
 
-def guidance_calls(settings: ReconstructSettings, schedule: Schedule) -> frozenset[int]:
-    """Return the guided timesteps at which both sides of guidance are predicted.
+def guidance_reused(settings: ReconstructSettings, schedule: Schedule) -> frozenset[int]:
+    """Return the guided timesteps at which the difference between the sides is used again.
 
-    At the others the difference between them is that of the last such step, which is used again in
-    as many steps as `ReconstructSettings.guidance_reuse` says: by default in one of 24, in two of
-    50, and in none of fewer than 20. Where the injection sets in or ends at once, both sides change
-    and are predicted anew. Other models show the same convergence (arXiv 2312.12487, 2410.19355).
-    A flow needs both sides throughout: under one prompt they are to cancel those of its source, and
-    with other noise at each timestep their difference is another, too.
+    At the others both sides are predicted. `ReconstructSettings.guidance_reuse` says in how many
+    steps one difference serves: by default in one more of 24, in two of 50, and in none of fewer
+    than 20. Where the injection sets in or ends at once, both sides change and are predicted anew.
+    Other models show the same convergence (arXiv 2312.12487, 2410.19355). A flow needs both sides
+    throughout: under one prompt they are to cancel those of its source, and with other noise at
+    each timestep their difference is another, too.
     """
-    reuse = 0.0 if settings.method == "flow" else settings.guidance_reuse
-    most = math.floor(reuse * len(schedule.timesteps) + _ROUNDING)
+    if settings.guidance_scale == 1 or settings.method == "flow":
+        return frozenset()
+    most = math.floor(settings.guidance_reuse * len(schedule.timesteps) + _ROUNDING)
     guided = schedule.window(*settings.guidance_steps)
     settled = schedule.window(_SETTLED, 1.0)
     jumps = schedule.changes(injection_jumps(settings, schedule))
-    found, reused = list[int](), most  # at first there is nothing to use again
+    found, times = list[int](), most  # at first there is nothing to use again
     for t in schedule.timesteps:
         if t in guided:
-            is_due = t not in settled or t in jumps or reused == most
-            found += [t] if is_due else []
-            reused = 0 if is_due else reused + 1
+            is_due = t not in settled or t in jumps or times == most
+            found += [] if is_due else [t]
+            times = 0 if is_due else times + 1
     return frozenset(found)
 
 

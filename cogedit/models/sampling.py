@@ -24,7 +24,7 @@ from cogedit.models.predictor import InvertedClips, Predictor
 from cogedit.models.rows import (
     EditPrompts,
     edit_prompts,
-    guidance_calls,
+    guidance_reused,
     injection_jumps,
     injection_strengths,
     needs_reference_velocity,
@@ -238,9 +238,7 @@ class _Edits:
         self._guided = (
             frozenset() if scales == {1} else self.schedule.window(*shared.guidance_steps)
         )
-        calls = guidance_calls(shared, self.schedule)
-        self._reused = self._guided - calls
-        self._guidance_calls = calls if self._reused else None
+        self._reused = guidance_reused(shared, self.schedule)
         # Also where no step attends: a window outside of the model is a mistake.
         Injection.of(shared, 0.0).window(len(predictor.transformer.transformer_blocks))
         strengths = injection_strengths(shared, self.schedule)
@@ -260,7 +258,7 @@ class _Edits:
             self._prompts,
             condition=inverted.condition if condition is None else condition,
             guidance_scale=shared.guidance_scale,
-            guidance_calls=self._guidance_calls,
+            reused=self._reused,
             injection=self._injection,
         )
 
@@ -314,7 +312,7 @@ class _Edits:
         *,
         condition: Tensor | None,
         guidance_scale: float,
-        guidance_calls: frozenset[int] | None = None,
+        reused: frozenset[int] = frozenset(),
         injection: Mapping[int, Injection] | None = None,
     ) -> Denoiser:
         """Return the model of edits or, without an injection, of their sources."""
@@ -326,7 +324,7 @@ class _Edits:
             reference_condition=self.inverted.condition,
             guidance_scale=guidance_scale,
             guided=self._guided,
-            guidance_calls=guidance_calls,
+            reused=reused,
             injection=injection,
             reference_velocity=needs_reference_velocity(self._shared),
             windows=self.inverted.trajectory.windows,

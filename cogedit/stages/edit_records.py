@@ -9,7 +9,7 @@ from cogedit.artifacts import EditRecord, TrajectoryRecord
 from cogedit.config import Settings
 from cogedit.diffusion.schedule import Schedule
 from cogedit.models.checkpoint import Checkpoint
-from cogedit.models.rows import guidance_calls
+from cogedit.models.rows import guidance_reused
 from cogedit.stages.given import Given
 from cogedit.stages.model import transformer_record
 from cogedit.types import ReconstructSettings
@@ -21,9 +21,7 @@ def as_recorded(options: ReconstructSettings, num_levels: int) -> ReconstructSet
     All timesteps of the inversion are written as None. Where no noise is drawn, all seeds make the
     same edit, and where all guided steps predict both sides of guidance, whatever else was asked.
     """
-    schedule = Schedule((), tuple(range(options.num_steps(num_levels))))
-    guided = schedule.window(*options.guidance_steps)
-    if options.guidance_scale == 1 or guidance_calls(options, schedule) == guided:
+    if not guidance_reused(options, Schedule.of_steps(options.num_steps(num_levels))):
         options = replace(options, guidance_reuse=0.0)
     if options.num_inference_steps == num_levels:
         options = replace(options, num_inference_steps=None)

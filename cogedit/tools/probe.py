@@ -128,7 +128,7 @@ def probe_layers(
                 samples = edit_latents(
                     predictor, inverted, [edit], on_step=shown.step, on_window=shown.window
                 )
-            schedule = Schedule((), tuple(range(num_steps)))
+            schedule = Schedule.of_steps(num_steps)
             with run.stoppable("probing layers", len(probed_steps(edit, schedule))) as on_step:
                 levels = probe_levels(
                     predictor,
@@ -196,7 +196,7 @@ def _checked_edit(source: Path, prompt: str, settings: Settings) -> ReconstructS
             hint="leave --method flow out: the layers that matter are the model's",
         )
     num_steps = edit.num_steps(num_levels)
-    if not probed_steps(edit, Schedule((), tuple(range(num_steps)))):
+    if not probed_steps(edit, Schedule.of_steps(num_steps)):
         raise UsageError(
             "the edit attends to its source in no step after the first, so no layer has an effect",
             hint="a higher --injection-strength, more --injection-steps or --num-inference-steps",

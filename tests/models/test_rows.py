@@ -9,7 +9,7 @@ from cogedit.models.rows import (
     EditPrompts,
     Row,
     edit_prompts,
-    guidance_calls,
+    guidance_reused,
     injection_jumps,
     injection_strengths,
     needs_reference_velocity,
@@ -161,6 +161,11 @@ def test_a_strength_follows_the_edit_and_not_its_number_of_steps():
     assert found.keys() == {9, 7, 5, 3}
 
 
+def predicted(settings):
+    """The timesteps at which both sides of guidance are predicted."""
+    return LEVELS.window(*settings.guidance_steps) - guidance_reused(settings, LEVELS)
+
+
 @pytest.mark.parametrize(
     ("reuse", "steps", "expected"),
     [
@@ -174,22 +179,23 @@ def test_a_strength_follows_the_edit_and_not_its_number_of_steps():
 )
 def test_both_sides_of_guidance_are_predicted_in_some_steps(reuse, steps, expected):
     settings = ReconstructSettings(EDIT, guidance_reuse=reuse, guidance_steps=steps)
-    assert guidance_calls(settings, LEVELS) == expected
+    assert predicted(settings) == expected
+    assert not guidance_reused(replace(settings, guidance_scale=1.0), LEVELS)
 
 
 def test_guidance_is_predicted_anew_where_the_model_changes():
     settings = ReconstructSettings(EDIT, guidance_reuse=0.2, guidance_steps=(0.0, 1.0))
     jumping = replace(settings, injection_strength=1.0, injection_steps=(0.0, 0.5))
-    assert guidance_calls(jumping, LEVELS) == {9, 8, 7, 4, 1}
+    assert predicted(jumping) == {9, 8, 7, 4, 1}
     jumping = replace(jumping, injection_steps=(0.0, 0.6))
-    assert guidance_calls(jumping, LEVELS) == {9, 8, 7, 4, 3, 0}
+    assert predicted(jumping) == {9, 8, 7, 4, 3, 0}
 
 
 def test_a_flow_predicts_both_sides_of_guidance_throughout():
     settings = ReconstructSettings(
         EDIT, method="flow", guidance_reuse=0.2, guidance_steps=(0.0, 1.0)
     )
-    assert len(guidance_calls(settings, LEVELS)) == 10
+    assert len(predicted(settings)) == 10
 
 
 @pytest.mark.parametrize(
