@@ -56,9 +56,9 @@ class ReconstructSettings:
     guidance_reuse: Share = setting(
         0.05,
         "Edit",
-        "After 30 % of the steps, when the layout stands, the difference between the two sides of "
-        "guidance is used again over this part of the steps before both are predicted anew; 0 "
-        "predicts both in every guided step.",
+        "Guidance strengthens the difference between two predictions, with the prompt and without. "
+        "After 30 % of the steps it changes little, so it is computed once and used for this part "
+        "of the steps more: 0.05 of 24 steps is one step. 0 computes it in every guided step.",
         is_later=True,
         earlier=0.0,
     )
