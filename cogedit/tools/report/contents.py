@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
 from pathlib import Path
-from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,10 +22,8 @@ from cogedit.artifacts import (
 from cogedit.clip_times import show_time
 from cogedit.config import Settings
 from cogedit.errors import ArtifactError
-from cogedit.media.encoding import Encoding
 from cogedit.media.optical_flow import Flow
 from cogedit.media.stream import FrameFile, FrameStream
-from cogedit.media.writer import write_video
 from cogedit.stages.decode import decode, decode_source, lay_over
 from cogedit.stages.model import checkpoint_for, dtype_for
 from cogedit.stages.pass_times import read_notes
@@ -48,25 +42,12 @@ from cogedit.tools.report.missing import (
     without_notes,
     without_trajectory,
 )
+from cogedit.tools.report.movies import Embedded, Movie, MovieWriter
 from cogedit.types import ExportSettings, ReconstructSettings
 from cogedit.wording import count_of, show_rate
 
-_NEARLY_LOSSLESS = Encoding(crf=14)
-
 Facts = dict[str, str]
 """Names and values, in the order in which they are shown."""
-
-
-@dataclass(frozen=True)
-class Movie:
-    """A video and its first frame, by their addresses."""
-
-    src: str
-    poster: str
-    width: int
-    height: int
-    num_frames: int
-    fps: float
 
 
 @dataclass(frozen=True)
@@ -85,7 +66,7 @@ class Edit:
     key: str
     prompt: str  # its title
     movie: Movie
-    mask: str | None  # the middle frame, as a data URL
+    mask: Embedded | None  # its middle frame
     figures: list[Figure]
     distinct: Facts  # from the other edits under its prompt
     changed: Facts  # what was given, and settings that are not the default
@@ -105,28 +86,6 @@ class Clip:
     missing: list[str]  # why there are no others
     inversions: list[Inversion]
     edits: list[Edit]
-
-
-@dataclass(frozen=True)
-class MovieWriter:
-    """Writes the videos of a page into `folder`, and embeds them where `page_folder` is None."""
-
-    folder: Path
-    page_folder: Path | None
-
-    def write(self, clip: Frames, name: str, *, fps: Fraction) -> Movie:
-        """Write the frames of a clip, uint8 [H, W, 3]."""
-        path = self.folder / f"{name}.mp4"
-        first = clip[0]
-        height, width = first.shape[:2]
-        stream = FrameStream(clip, len(clip), height, width)
-        write_video(stream, path, fps=fps, encoding=_NEARLY_LOSSLESS)
-        if self.page_folder is None:
-            src = "data:video/mp4;base64," + base64.b64encode(path.read_bytes()).decode()
-            path.unlink()
-        else:
-            src = quote(path.relative_to(self.page_folder).as_posix())
-        return Movie(src, _data_url(first), width, height, len(clip), float(fps))
 
 
 @dataclass
@@ -335,7 +294,7 @@ class Reporter:
             key=key[:12],
             prompt=record.title,
             movie=self._movies.write(shown, f"edit-{key[:12]}", fps=frames_record(record).fps),
-            mask=None if mask is None else _data_url((mask[len(mask) // 2] != 0) * np.uint8(255)),
+            mask=None if mask is None else self._movies.picture(_middle(mask)),
             figures=[*figures, measure.time_figure(self._notes.get(key))],
             distinct={},
             changed=given | {n: text for n, text in settings.items() if text != defaults[n]},
@@ -369,10 +328,7 @@ def _with_value(settings: Facts) -> Facts:
     return {name: text for name, text in settings.items() if text != "auto"}
 
 
-def _data_url(image: NDArray[np.uint8]) -> str:
-    """Return an image, [H, W] or [H, W, 3], as "data:image/png;base64,..."."""
-    from PIL import Image
-
-    png = io.BytesIO()
-    Image.fromarray(image).save(png, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(png.getvalue()).decode()
+def _middle(mask: FramesOnDisk) -> NDArray[np.uint8]:
+    """The middle frame of a mask [H, W], white where the edit may change the source."""
+    middle: NDArray[np.uint8] = (mask[len(mask) // 2] != 0) * np.uint8(255)
+    return middle

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,8 +16,9 @@ from cogedit.errors import UsageError
 from cogedit.stages.arguments import as_path
 from cogedit.stages.run import Exported, Run, check_output
 from cogedit.stages.session import Session, use_session
-from cogedit.tools.report.contents import MovieWriter, Reporter
+from cogedit.tools.report.contents import Clip, Reporter
 from cogedit.tools.report.files import read_workspace
+from cogedit.tools.report.movies import MovieWriter
 from cogedit.version import __version__
 from cogedit.wording import count_of
 
@@ -79,7 +80,7 @@ def report(
             hint="make one with `cogedit edit VIDEO --prompt TEXT --workspace "
             f"{shlex.quote(str(workspace))}`",
         )
-    with _movie_writer(path, beside=beside) as movies, use_session(session) as owner:
+    with _movie_writer(path, workspace, beside=beside) as movies, use_session(session) as owner:
         keep_in_use(workspace)
         reporter = Reporter(workspace, settings, movies, left_out, run=run, session=owner)
         contents = reporter.clips(clips)
@@ -93,20 +94,40 @@ def report(
             "applies to exports and not to this page."
         )
         run.notify(notice)
-    page = _TEMPLATES.get_template("page.html.j2").render(
-        title=", ".join(dict.fromkeys(clip.title for clip in contents)),
-        generator=f"{GENERATOR} {__version__}",
-        version=__version__,
-        notice=notice,
-        clips=contents,
-        left_out=dict(sorted(left_out.items())),
-    )
-    with atomic_write(path) as file:
-        file.write(page.encode(errors="surrogateescape"))
+    write_page(path, contents, left_out, notice)
     for name, reason in sorted(left_out.items()):
         run.notify(f"left out {name}: {reason}")
     run.notify(f"wrote {path} ({shown}, {path.stat().st_size / 1e6:.1f} MB)")
     return Exported(path, reused=False)
+
+
+def write_page(
+    path: Path, clips: Sequence[Clip], left_out: Mapping[str, str], notice: str = ""
+) -> None:
+    """Write the page of some clips, whole or not at all.
+
+    It is written piece by piece, each with two videos at most: no more of it is in memory.
+
+    Args:
+        path: The page.
+        clips: What it shows.
+        left_out: By file name, why an artifact is not shown.
+        notice: A sentence for its head.
+
+    Raises:
+        StorageError: It cannot be written.
+    """
+    pieces = _TEMPLATES.get_template("page.html.j2").generate(
+        title=", ".join(dict.fromkeys(clip.title for clip in clips)),
+        generator=f"{GENERATOR} {__version__}",
+        version=__version__,
+        notice=notice,
+        clips=clips,
+        left_out=dict(sorted(left_out.items())),
+    )
+    with atomic_write(path) as file:
+        for piece in pieces:
+            file.write(piece.encode(errors="surrogateescape"))
 
 
 def _check_output(path: Path, run: Run) -> None:
@@ -126,12 +147,12 @@ def _check_output(path: Path, run: Run) -> None:
 
 
 @contextmanager
-def _movie_writer(page: Path, *, beside: bool) -> Iterator[MovieWriter]:
+def _movie_writer(page: Path, workspace: Path, *, beside: bool) -> Iterator[MovieWriter]:
     """Prepare a folder for the videos of a page: beside it, or temporary to embed them."""
     if beside:
         kept = page.parent / f"{page.stem}-videos"
         Workspace(kept).create()
-        yield MovieWriter(kept, page.parent)
+        yield MovieWriter(kept, page.parent, scratch=workspace)
         return
     with tempfile.TemporaryDirectory(prefix="cogedit-report-") as folder:
-        yield MovieWriter(Path(folder), None)
+        yield MovieWriter(Path(folder), None, scratch=workspace)
