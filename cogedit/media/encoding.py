@@ -68,8 +68,8 @@ _YUV = (
     + _TAGS.format(range="tv", space="bt709")
 )
 _RGB = "format={format}," + _TAGS.format(range="pc", space="gbr")
-# One palette for all frames: one per frame would change the colours from frame to frame.
-_PALETTE = "split[a][b];[a]palettegen[p];[b][p]paletteuse=dither=sierra2_4a"
+PALETTE_SIDE = 16
+"""Pixels to a side of the picture in which ffmpeg keeps the palette of a GIF."""
 
 
 @dataclass(frozen=True)
@@ -121,10 +121,11 @@ class Encoding:
             )
 
     def args(self, fps: Fraction) -> list[str]:
-        """Options of ffmpeg that encode the frames."""
+        """Options of ffmpeg that encode the frames; those of a GIF by the palette of input 1."""
         clock = ["-fps_mode", "passthrough"]
         if self.codec == "gif":
-            return ["-filter_complex", f"[0:v]{_PALETTE}", *clock, "-loop", "0"]
+            use = "[0:v][1:v]paletteuse=dither=sierra2_4a"
+            return ["-filter_complex", use, *clock, "-loop", "0"]
         encoder, filters = self._encoder()
         return ["-c:v", *encoder, "-vf", filters, *clock, *_muxer(fps.numerator)]
 

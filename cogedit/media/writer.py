@@ -7,10 +7,10 @@ cleans up.
 
 from __future__ import annotations
 
-import contextlib
 import shlex
 import signal
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -22,13 +22,13 @@ from cogedit.disk import (
     Over,
 )
 from cogedit.errors import StorageError, UsageError, VideoError
-from cogedit.media.encoding import Encoding, plan_encoding
+from cogedit.media.encoding import PALETTE_SIDE, Encoding, plan_encoding
 from cogedit.media.ffmpeg import FfmpegPipe, FfmpegResult, file_url, first_error, input_args
 from cogedit.media.ffmpeg_output import PacketTable
 from cogedit.media.packets import list_packets
 from cogedit.media.png import beside, check_image_folder, finish, storage_errors, write_images
 from cogedit.media.recipe_comment import add_gif_comment
-from cogedit.media.stream import FrameStream
+from cogedit.media.stream import FrameFile, FrameStream
 from cogedit.media.timing import explains
 from cogedit.platforms import IS_WINDOWS
 
@@ -102,7 +102,8 @@ def write_video(
 
     Args:
         frames: uint8 RGB, [F, H, W, 3], or a stream of them. H.264 and its like take an even width
-            and height, because 4:2:0 halves the colour planes.
+            and height, because 4:2:0 halves the colour planes. A GIF reads them twice, those of a
+            generator from a file without a name in the folder of `path`.
         path: The file to write; its suffix names the container. Under the codec png, the folder.
         fps: Frames per second, exact.
         encoding: Codec and quality.
@@ -116,6 +117,7 @@ def write_video(
             something lies at `path` that may not be replaced, caused by a `FileExistsError`.
         StorageError: The folder is missing or may not be written, or the disk is full. Nothing is
             left behind.
+        VideoError: A stream for a GIF has not as many frames as it says.
     """
     stream = _as_stream(frames)
     plan_encoding(path, encoding.codec, lossless=encoding.lossless, crf=encoding.crf)
@@ -126,18 +128,7 @@ def write_video(
         check_image_folder(path)
         write_images(stream.frames, path, comment=comment, over=over)
         return
-    audio_input, audio_output = _audio_args(audio if encoding.has_audio else None, path)
-    video_output = encoding.args(fps)
-    # The one filter that makes a GIF maps its own result.
-    mapped = [] if "-filter_complex" in video_output else ["-map", "0:v:0"]
-    args = [
-        *_video_input(stream, fps),
-        *audio_input,
-        *mapped,
-        *audio_output,
-        *video_output,
-        *metadata_args(comment),
-    ]
+    coding = [*encoding.args(fps), *metadata_args(comment)]
 
     def complete(temporary: Path) -> None:
         if comment is not None and encoding.codec == "gif":
@@ -146,9 +137,49 @@ def write_video(
         if not explains(fps, packets.timestamps, packets.time_base):
             raise StorageError(f"cannot write {path}: its timestamps do not make {fps} fps")
 
-    chunks = (np.ascontiguousarray(frame).data for frame in stream.frames)
-    num_pixels = stream.num_frames * stream.height * stream.width
-    encode(chunks, path, args=args, num_pixels=num_pixels, complete=complete, over=over)
+    def write(stream: FrameStream, options: Sequence[str]) -> None:
+        args = [*_video_input(stream, fps), *options]
+        size = _num_pixels(stream)
+        encode(_chunks(stream), path, args=args, num_pixels=size, complete=complete, over=over)
+
+    if encoding.codec == "gif":
+        stream = _as_often_as_wanted(stream, path.parent)
+        with _palette(stream, path, fps=fps) as palette_input:
+            write(stream, [*palette_input, *coding])
+        return
+    audio_input, audio_output = _audio_args(audio, path)
+    write(stream, [*audio_input, "-map", "0:v:0", *audio_output, *coding])
+
+
+@contextmanager
+def _palette(stream: FrameStream, path: Path, *, fps: Fraction) -> Iterator[list[str]]:
+    """Find one palette for all frames: one per frame would change colours from frame to frame.
+
+    Its own pass, because a filter that finds and uses it holds all frames until it has seen the
+    last. Yields the options of ffmpeg that open it as a further input.
+    """
+    size = f"{PALETTE_SIDE}x{PALETTE_SIDE}"
+    with beside(path.with_suffix(".palette")) as palette:
+        raw = ["-vf", "palettegen", "-f", "rawvideo", "-pix_fmt", "bgra", "-n", file_url(palette)]
+        args = [*_video_input(stream, fps), *raw]
+        _run_encoder(_chunks(stream), path, args=args, num_pixels=_num_pixels(stream))
+        pixels = ["-f", "rawvideo", "-pixel_format", "bgra", "-video_size", size]
+        yield [*pixels, "-framerate", _rate(fps), "-i", file_url(palette)]
+
+
+def _as_often_as_wanted(stream: FrameStream, folder: Path) -> FrameStream:
+    """The frames of a stream that may be read more than once, from a file where it has to be."""
+    if isinstance(stream.frames, Sequence | np.ndarray):
+        return stream
+    return FrameFile(stream, folder).stream
+
+
+def _chunks(stream: FrameStream) -> Iterator[memoryview]:
+    return (np.ascontiguousarray(frame).data for frame in stream.frames)
+
+
+def _num_pixels(stream: FrameStream) -> int:
+    return stream.num_frames * stream.height * stream.width
 
 
 def encode(
@@ -224,9 +255,12 @@ def _check_comment(comment: str | None) -> None:
 
 def _video_input(stream: FrameStream, fps: Fraction) -> list[str]:
     size = f"{stream.width}x{stream.height}"
-    rate = f"{fps.numerator}/{fps.denominator}"
     pixels = ["-f", "rawvideo", "-pixel_format", "rgb24", "-video_size", size]
-    return [*pixels, "-framerate", rate, "-i", "pipe:0"]
+    return [*pixels, "-framerate", _rate(fps), "-i", "pipe:0"]
+
+
+def _rate(fps: Fraction) -> str:
+    return f"{fps.numerator}/{fps.denominator}"
 
 
 def _audio_args(audio: AudioSource | None, path: Path) -> tuple[list[str], list[str]]:
@@ -255,7 +289,7 @@ def _run_encoder(
 ) -> None:
     timeout = STALL_TIMEOUT + num_pixels / _SLOWEST_PIXELS_PER_SECOND
     with FfmpegPipe(args, stall_timeout=timeout) as ffmpeg:
-        with contextlib.suppress(BrokenPipeError):  # its status and message say why it has ended
+        with suppress(BrokenPipeError):  # its status and message say why it has ended
             for chunk in chunks:
                 ffmpeg.write(memoryview(chunk).cast("B"))
         result = ffmpeg.finish()

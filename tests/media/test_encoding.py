@@ -2,6 +2,8 @@
 
 import errno
 import re
+import sys
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,9 +12,9 @@ import pytest
 from PIL import Image
 from videos import BARS, bars, ffmpeg, middles, read_back
 
-from cogedit.errors import StorageError, UsageError
+from cogedit.errors import StorageError, UsageError, VideoError
 from cogedit.media.encoding import Encoding, plan_encoding
-from cogedit.media.ffmpeg import input_args, run_ffmpeg
+from cogedit.media.ffmpeg import find_ffmpeg, input_args, run_ffmpeg
 from cogedit.media.probe import probe_facts
 from cogedit.media.recipe_comment import find_comment
 from cogedit.media.stream import FrameStream
@@ -134,6 +136,79 @@ def test_gif(tmp_path, fps):
         assert picture.n_frames == 9  # type: ignore[attr-defined]
         assert picture.info["loop"] == 0
         assert abs(picture.info["duration"] - 1000 / fps) <= 10
+
+
+class Few(Sequence):
+    """Frames of noise in 64 colours, made as they are read: their own bytes are not in memory."""
+
+    def __init__(self, count):
+        self._count = count
+
+    def __len__(self):
+        return self._count
+
+    def __getitem__(self, number):
+        if not 0 <= number < self._count:
+            raise IndexError(number)
+        shape = (240, 320, 3)
+        return 64 * np.random.default_rng(number).integers(0, 4, shape, dtype=np.uint8)
+
+
+def peaks_of_ffmpeg(folder, monkeypatch):
+    """Have ffmpeg's peaks of memory, in bytes, written into a file; a function that reads them."""
+    log, program = folder / "peaks", folder / "ffmpeg.py"
+    unit = 1 if sys.platform == "darwin" else 1024
+    program.write_text(
+        f"#!{sys.executable}\n"
+        "import os, resource, subprocess, sys\n"
+        f"status = subprocess.run([{find_ffmpeg()!r}, *sys.argv[1:]]).returncode\n"
+        f"peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * {unit}\n"
+        f"print(peak, file=open({str(log)!r}, 'a'))\n"
+        "sys.exit(status)\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(program))
+
+    def largest():
+        peaks = [int(line) for line in log.read_text().split()]
+        log.unlink()
+        return max(peaks)
+
+    return largest
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not run a script as a program")
+def test_a_gif_needs_no_more_memory_for_more_frames(tmp_path, monkeypatch):
+    largest = peaks_of_ffmpeg(tmp_path, monkeypatch)
+
+    def peak(count):
+        stream = FrameStream(Few(count), count, 240, 320)
+        write_video(stream, tmp_path / "a.gif", fps=FPS, encoding=Encoding("gif", None))
+        return largest()
+
+    short, long = peak(10), peak(250)
+    assert long - short < 240 * 320 * 240  # of the frames, a third of their bytes
+
+
+def test_a_gif_of_a_stream_is_that_of_its_frames(tmp_path):
+    encoding = Encoding("gif", None)
+    write_video(noise(), tmp_path / "a.gif", fps=FPS, encoding=encoding)
+    once = FrameStream((frame for frame in noise()), 9, 48, 64)
+    write_video(once, tmp_path / "b.gif", fps=FPS, encoding=encoding)
+    assert (tmp_path / "a.gif").read_bytes() == (tmp_path / "b.gif").read_bytes()
+    for short in (FrameStream(noise(5), 9, 48, 64), FrameStream(iter(noise(5)), 9, 48, 64)):
+        with pytest.raises((StorageError, VideoError), match=r"5 .*9"):
+            write_video(short, tmp_path / "a.gif", fps=FPS, encoding=encoding)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.gif", "b.gif"]
+
+
+def test_the_colours_of_a_gif_are_found_in_all_frames(tmp_path):
+    frames = np.zeros((9, 48, 64, 3), np.uint8)
+    frames[:5, ..., 0] = 200
+    frames[5:, ..., 2] = 200
+    write_video(frames, tmp_path / "a.gif", fps=FPS, encoding=Encoding("gif", None))
+    found = read_back(tmp_path / "a.gif", width=64, height=48)
+    assert np.abs(found.astype(int) - frames).max() <= 6
 
 
 def test_a_full_disk_behind_the_frames_of_a_gif_is_a_sentence(tmp_path, monkeypatch):
