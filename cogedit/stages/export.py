@@ -47,7 +47,7 @@ from cogedit.stages.source import (
     require_source,
     resize_plan,
 )
-from cogedit.stages.splice import check_source, one_bar, spliced, write_whole
+from cogedit.stages.splice import check_source, one_bar, spliced, with_whole_frames, write_whole
 from cogedit.types import ExportSettings
 from cogedit.wording import count_of, show_rate
 
@@ -308,6 +308,8 @@ def _export(job: _Job, source_video: Path | None, session: Session | None) -> Ex
         job = _with_tiling(job, owner)
         recipe = job.recipe
         source = found if isinstance(found, FoundSource) else None
+        if source is not None and (recipe.splice or recipe.every_frame):
+            source = with_whole_frames(source)
         one = one_bar(run)
         shown = show(job.artifact, recipe, job.settings, source=source, session=owner, run=one)
         over: Over = "anything" if job.may_replace else before

@@ -88,6 +88,23 @@ def _check_size(source: FoundSource) -> None:
         )
 
 
+def with_whole_frames(source: FoundSource) -> FoundSource:
+    """The same source, deinterlaced where it is interlaced.
+
+    What is written is no longer marked as interlaced: players would show both fields at once.
+    """
+    facts, pictures = source.facts, source.facts.pictures
+    if facts.is_sampled and not pictures.field_order:  # fields may come later
+        seen = probe_stored(source.path, thorough=True).pictures
+        pictures = replace(
+            pictures, field_order=seen.field_order, has_flagged_fields=seen.has_flagged_fields
+        )
+    if not pictures.field_order:
+        return source
+    settings = replace(source.frames.settings, deinterlace=True)
+    return replace(source, facts=replace(facts, pictures=pictures).read_with(settings))
+
+
 def write_whole(
     shown: FrameStream,
     path: Path,
@@ -103,7 +120,7 @@ def write_whole(
         shown: The frames of the clip, at the size of the source.
         path: The file to write.
         recipe: How; of `spliced`.
-        source: The source video.
+        source: The source video; of `with_whole_frames`.
         over: What the new file may replace.
         run: How to run.
 
@@ -118,6 +135,8 @@ def write_whole(
     numbers = stored_numbers(source, every_frame=recipe.every_frame)
     if facts.pictures.is_hdr:
         run.notify(f"{source.path} is HDR: the whole video is written tone mapped to BT.709")
+    if facts.pictures.field_order:
+        run.notify(f"{source.path} is interlaced: the whole video is written deinterlaced")
     total, num_clip = len(facts.timing.timestamps), numbers[-1] + 1 - numbers[0]
     num_between = num_clip - len(set(numbers))
     if num_between:

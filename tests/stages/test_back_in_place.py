@@ -197,3 +197,86 @@ def test_a_long_video_that_changes_its_size_outside_of_the_clip_is_refused(here,
     with pytest.raises(VideoError, match=r"long\.mkv changes its size at frame 17"):
         export(frames, here / "out.mp4")
     assert not (here / "out.mp4").exists()
+
+
+# In gray, of which RGB loses nothing, and moving fast.
+WEAVE = "testsrc2=s=96x64:r=50,hue=s=0,scroll=h=0.03,interlace=scan={scan}:lowpass=off"
+INTERLACED = ("-c:v", "libx264", "-flags", "+ilme+ildct", "-pix_fmt", "yuv420p", "-crf", "4")
+
+
+def make_interlaced(path, *, scan="tff", num_frames=24, options=INTERLACED):
+    """A video whose frames hold two fields of different moments each."""
+    ffmpeg("-f", "lavfi", "-i", WEAVE.format(scan=scan), "-frames:v", str(num_frames), *options,
+           path)  # fmt: skip
+    return path
+
+
+def pixels(path):
+    return read_back(path, width=96, height=64).astype(int)
+
+
+def check_is_whole(found, video, part, options):
+    """Check that frames are those of the video deinterlaced, which its own frames are not."""
+    whole = video.with_name("whole.mkv")
+    ffmpeg("-y", "-i", video, "-vf", f"bwdif=mode=send_frame:{options}", "-c:v", "ffv1",
+           whole)  # fmt: skip
+    expected, woven = pixels(whole)[part], pixels(video)[part]
+    assert np.abs(woven - expected).mean() > 6
+    assert np.abs(found[part] - expected).mean() < 2
+
+
+@pytest.mark.parametrize(
+    ("scan", "options"),
+    [
+        ("tff", INTERLACED),
+        ("bff", ("-c:v", "mpeg2video", "-flags", "+ilme+ildct", "-q:v", "2")),
+        ("bff", ("-c:v", "ffv1", "-pix_fmt", "yuv422p", "-field_order", "bt")),
+    ],
+)
+@pytest.mark.parametrize("deinterlace", [False, True])
+def test_an_interlaced_video_is_written_in_whole_frames(here, scan, options, deinterlace):
+    """Outside the clip and inside, where it shows the source: no two moments in a frame."""
+    video = make_interlaced(here / "in.mkv", scan=scan, options=options)
+    frames = load(video, load__skip_frames_start=8, load__deinterlace=deinterlace)
+    made, said = export(frames, here / "out.mkv", export__codec="ffv1")
+    assert times(made.path) == times(video)
+    for part in (slice(8), slice(8, 17), slice(17, None)):
+        check_is_whole(pixels(made.path), video, part, f"parity={scan}")
+    assert probe_stored(made.path).pictures.field_order == ""
+    assert "is interlaced: the whole video is written deinterlaced" in said
+
+
+def test_every_frame_of_an_interlaced_video_is_shown_whole(here):
+    video = make_interlaced(here / "in.mkv")
+    frames = load(video, load__frame_sample_step=2)
+    made, _ = export(
+        frames, here / "out.mkv", export__codec="ffv1", export__splice=False,
+        export__every_frame=True, export__size="source",
+    )  # fmt: skip
+    found = pixels(made.path)
+    check_is_whole(found, video, slice(len(found)), "parity=tff")
+
+
+def test_whole_frames_stay_as_they_are_where_none_is_interlaced(here):
+    video = make_video(here / "in.mkv", width=96, height=64, num_frames=24)
+    made, said = export(load(video), here / "out.mkv", export__codec="ffv1")
+    assert np.array_equal(pixels(video)[9:], pixels(made.path)[9:])
+    assert "interlaced" not in said
+
+
+def test_fields_that_come_later_in_a_long_video_are_noticed(here):
+    """Only the first of many keyframes is looked at when the clip is taken."""
+    coded = ("-g", "1", "-x264-params", "repeat-headers=1")
+    plain = make_video(here / "plain.h264", width=96, height=64, num_frames=40,
+                       options=(*INTERLACED[:2], "-pix_fmt", "yuv420p", *coded))  # fmt: skip
+    woven = make_interlaced(here / "woven.h264", options=(*INTERLACED, *coded))
+    (here / "in.h264").write_bytes(plain.read_bytes() + woven.read_bytes())
+    video = here / "in.mp4"
+    ffmpeg("-r", "25", "-i", here / "in.h264", "-c", "copy", video)
+    facts = probe_stored(video)
+    assert (facts.is_sampled, facts.pictures.field_order) == (True, "")
+    made, said = export(load(video), here / "out.mkv", export__codec="ffv1")
+    found, own = pixels(made.path), pixels(video)
+    assert np.array_equal(found[9:40], own[9:40])
+    check_is_whole(found, video, slice(40, None), "deint=interlaced")
+    assert "is interlaced" in said
