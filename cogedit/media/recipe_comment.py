@@ -21,6 +21,7 @@ from cogedit.media.packets import unreadable
 COMMENT = "comment"
 """Name of the text in a PNG."""
 
+_PIECE_BYTES = 1 << 20
 _COMMENT_LINE = re.compile(r"^comment=((?:[^\\\n]|\\.)*)", re.MULTILINE | re.DOTALL | re.IGNORECASE)
 
 
@@ -52,20 +53,27 @@ def add_gif_comment(path: Path, comment: str) -> None:
     """
     flags = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
     with os.fdopen(os.open(path, flags), "rb+") as file:
-        data = with_gif_comment(file.read(), comment)
-        file.seek(0)
-        file.write(data)
+        # Header 6 bytes, logical screen descriptor 7; its flags give the size of the colour table.
+        packed = file.read(11)[10]
+        start = 13 + (3 * 2 ** ((packed & 0b111) + 1) if packed & 0b1000_0000 else 0)
+        extension = _comment_extension(comment)
+        # What follows makes room from its end on: all of it need not fit into memory.
+        end = file.seek(0, os.SEEK_END)
+        while end > start:
+            begin = max(start, end - _PIECE_BYTES)
+            file.seek(begin)
+            piece = file.read(end - begin)
+            file.seek(begin + len(extension))
+            file.write(piece)
+            end = begin
+        file.seek(start)
+        file.write(extension)
 
 
-def with_gif_comment(data: bytes, comment: str) -> bytes:
-    """Return a GIF's bytes with a comment."""
-    # Header 6 bytes, logical screen descriptor 7; its flags give the size of the colour table.
-    flags = data[10]
-    start = 13 + (3 * 2 ** ((flags & 0b111) + 1) if flags & 0b1000_0000 else 0)
+def _comment_extension(comment: str) -> bytes:
     text = comment.encode()
     blocks = [text[begin : begin + 255] for begin in range(0, len(text), 255)]
-    extension = b"\x21\xfe" + b"".join(bytes([len(block)]) + block for block in blocks) + b"\0"
-    return data[:start] + extension + data[start:]
+    return b"\x21\xfe" + b"".join(bytes([len(block)]) + block for block in blocks) + b"\0"
 
 
 def _read_image_comment(path: Path) -> str | None:

@@ -3,6 +3,7 @@
 import errno
 import re
 import sys
+import tracemalloc
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -16,7 +17,7 @@ from cogedit.errors import StorageError, UsageError, VideoError
 from cogedit.media.encoding import Encoding, plan_encoding
 from cogedit.media.ffmpeg import find_ffmpeg, input_args, run_ffmpeg
 from cogedit.media.probe import probe_facts
-from cogedit.media.recipe_comment import find_comment
+from cogedit.media.recipe_comment import add_gif_comment, find_comment
 from cogedit.media.stream import FrameStream
 from cogedit.media.writer import write_video
 
@@ -209,6 +210,24 @@ def test_the_colours_of_a_gif_are_found_in_all_frames(tmp_path):
     write_video(frames, tmp_path / "a.gif", fps=FPS, encoding=Encoding("gif", None))
     found = read_back(tmp_path / "a.gif", width=64, height=48)
     assert np.abs(found.astype(int) - frames).max() <= 6
+
+
+def test_the_comment_of_a_long_gif_goes_between_its_bytes(tmp_path):
+    """They are moved piece by piece."""
+    path, encoding = tmp_path / "a.gif", Encoding("gif", None)
+    write_video(FrameStream(Few(60), 60, 240, 320), path, fps=FPS, encoding=encoding)
+    plain = path.read_bytes()
+    assert len(plain) > 3_000_000
+    tracemalloc.start()
+    try:
+        add_gif_comment(path, COMMENT)
+        assert tracemalloc.get_traced_memory()[1] < len(plain)
+    finally:
+        tracemalloc.stop()
+    made, start = path.read_bytes(), 13 + 3 * 256  # the header, and 256 colours
+    assert made.startswith(plain[:start] + b"\x21\xfe")
+    assert made.endswith(plain[start:])
+    assert find_comment(path) == COMMENT
 
 
 def test_a_full_disk_behind_the_frames_of_a_gif_is_a_sentence(tmp_path, monkeypatch):
