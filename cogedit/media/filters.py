@@ -6,6 +6,7 @@ decord has none of them, so the probe sends a file that needs one to ffmpeg.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
@@ -39,48 +40,64 @@ _LAY_ON = (
 )
 
 
-def passed_by_filters(indices: Sequence[int]) -> Sequence[int]:
-    """The pictures that are to come out of the filters, so that those with the `indices` do.
+@dataclass(frozen=True)
+class Passed:
+    """The pictures that come out of the filters.
 
-    They are `indices`, or where these are too many and too uneven to be written in a command, all
-    from the first to the last: then the others are dropped when they have been read.
+    Attributes:
+        indices: Their numbers among those that are decoded, ascending.
+        filters: What lets them through, and no others.
     """
-    if len(_select_expression(indices)) <= MAX_EXPRESSION:
-        return indices
-    return range(indices[0], indices[-1] + 1)
+
+    indices: Sequence[int]
+    filters: tuple[str, ...]
+
+
+def passed_by_filters(indices: Sequence[int], first_pts: int | None = None) -> Passed:
+    """Choose what is to come out of the filters, so that the pictures with the `indices` do.
+
+    They are these, or where they are too many and too uneven to be written in a command, all from
+    the first to the last: then the others are dropped when they have been read.
+
+    Args:
+        indices: Numbers of decoded pictures, ascending.
+        first_pts: Timestamp of the first of them where decoding begins at another picture than the
+            first, and what precedes it is dropped; None counts all pictures.
+    """
+    begin, last = (0 if first_pts is None else indices[0]), indices[-1]
+    after = () if first_pts is None else (rf"select=gte(pts\,{first_pts})",)
+    expression = _select_expression([index - begin for index in indices])
+    if len(expression) > MAX_EXPRESSION:
+        expression = rf"between(n\,{indices[0] - begin}\,{last - begin})"
+        indices = range(indices[0], last + 1)
+    return Passed(indices, (*after, f"select={expression}"))
 
 
 def filter_chain(
     facts: VideoFacts,
-    indices: Sequence[int],
+    passed: Passed,
     *,
     width: int,
     height: int,
     scaling: Literal["bicubic", "bilinear"] = "bicubic",
-    first_pts: int | None = None,
 ) -> str:
     """The filters for some frames of a video, as ffmpeg's -vf takes them.
 
     Args:
         facts: What the probe found out about the video.
-        indices: Numbers of the decoded pictures to let through, ascending; of
-            `passed_by_filters`.
+        passed: Which of its pictures come out.
         width: Of the frames that come out, in pixels.
         height: Likewise.
         scaling: How pixels are scaled.
-        first_pts: Timestamp of the first of them where decoding begins at another picture than the
-            first, and what precedes it is dropped; None counts all pictures.
     """
     # The scale filter changes nothing but the pixel format where the size is right already; it
     # makes pixels square, and keeps a stream that changes its size from shifting the bytes.
     last = [f"scale={width}:{height}:flags={scaling}", "format=rgb24"]
-    return ",".join([*picture_filters(facts, indices, first_pts), *last])
+    return ",".join([*picture_filters(facts, passed), *last])
 
 
-def picture_filters(
-    facts: VideoFacts, indices: Sequence[int] | None = None, first_pts: int | None = None
-) -> list[str]:
-    """The filters before a frame is scaled and has its pixel format; `indices` None are all."""
+def picture_filters(facts: VideoFacts, passed: Passed | None = None) -> list[str]:
+    """The filters before a frame is scaled and has its pixel format; `passed` None are all."""
     pictures = facts.pictures
     chain = [f"setparams={pictures.filled_tags}"] if pictures.filled_tags else []
     if pictures.size_changes:
@@ -93,11 +110,8 @@ def picture_filters(
         fields = [] if pictures.has_flagged_fields else [f"setfield={pictures.field_order}"]
         # It looks at the frames before and after, so it comes before the choice.
         chain += [*fields, "bwdif=mode=send_frame:deint=interlaced"]
-    if indices is not None and first_pts is not None:
-        chain.append(rf"select=gte(pts\,{first_pts})")
-        indices = [index - indices[0] for index in indices]
-    if indices is not None:
-        chain.append(f"select={_select_expression(indices)}")
+    if passed is not None:
+        chain += passed.filters
     if pictures.is_hdr:
         chain.append(_beside_alpha(_TONE_MAP) if pictures.has_alpha else _TONE_MAP)
     if pictures.has_alpha:

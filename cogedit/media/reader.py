@@ -276,21 +276,19 @@ def _read_by_ffmpeg(
     if seek is not None:
         first_pts = timestamps[indices[0]]
         begin = bisect_left(timestamps, seek / facts.timing.time_base)
-    passed, wanted = passed_by_filters(indices), frozenset(indices)
-    filters = filter_chain(
-        facts, passed, width=width, height=height, scaling=stream.scaling, first_pts=first_pts
-    )
+    passed, wanted = passed_by_filters(indices, first_pts), frozenset(indices)
+    filters = filter_chain(facts, passed, width=width, height=height, scaling=stream.scaling)
     args = [
         *input_options(facts),
         *([] if seek is None else seek_options(seek)),
         *input_args(stream.path),
         *("-map", facts.stream, "-vf", filters, "-fps_mode", "passthrough"),
-        *("-frames:v", str(len(passed)), "-f", "rawvideo", "-"),
+        *("-frames:v", str(len(passed.indices)), "-f", "rawvideo", "-"),
     ]
     frame_bytes = width * height * 3
-    timeout = FFMPEG_TIMEOUT + _longest_skip(stream, passed, begin)
+    timeout = FFMPEG_TIMEOUT + _longest_skip(stream, passed.indices, begin)
     with FfmpegPipe(args, stall_timeout=timeout) as ffmpeg:
-        for number in passed:
+        for number in passed.indices:
             frame = np.empty((height, width, 3), dtype=np.uint8)
             if ffmpeg.read_into(frame.data.cast("B")) != frame_bytes:
                 result = ffmpeg.finish()
