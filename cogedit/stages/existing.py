@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cogedit.artifacts import (
-    EditRecord,
     FramesRecord,
     LatentsRecord,
     Record,
@@ -21,13 +20,13 @@ from cogedit.artifacts import (
 from cogedit.config import Settings
 from cogedit.models.checkpoint import Checkpoint
 from cogedit.stages.encode import latents_record
-from cogedit.stages.invert import trajectory_record
+from cogedit.stages.inversion_record import trajectory_record
 from cogedit.stages.load import choose_clip
 from cogedit.stages.model import check_same_model
 from cogedit.stages.run import Run
 
-Suffices = Callable[[TrajectoryRecord], bool]
-"""Whether all that is wanted of a trajectory exists, so that its file need not."""
+Wanted = Callable[[TrajectoryRecord], Iterable[Record]]
+"""The artifacts that are wanted of a trajectory, such as its edits."""
 
 
 @dataclass(frozen=True)
@@ -38,21 +37,37 @@ class Link:
     path: Path | None
 
 
+@dataclass(frozen=True)
+class Found:
+    """What exists of a run.
+
+    Attributes:
+        links: Its artifacts from the clip on, as far as they need not be computed; where there is
+            nothing, the clip without tensors.
+        is_complete: Whether all that is wanted exists, and is not to be made anew: then the last
+            link is the trajectory, and the run needs no device, kernel or package.
+    """
+
+    links: tuple[Link, ...]
+    is_complete: bool
+
+
 def follow(
     source: Path,
     settings: Settings,
     checkpoint: Checkpoint,
     *,
+    wanted: Wanted,
+    needs_file: bool = False,
     workspace: Workspace,
     run: Run,
-    suffices: Suffices | None = None,
     output: Path | None = None,
-) -> tuple[Link, ...]:
-    """Return the artifacts of a run from the clip on, as far as they need not be computed.
+) -> Found:
+    """Find the artifacts of a run from the clip on, as far as they need not be computed.
 
     A content key holds the digests of the artifacts before, which only files tell. But each file
     carries the records of all that it was made from. So what exists makes up for what was removed
-    before it, and the edits that are wanted make up for their trajectory.
+    before it, and what is wanted of a trajectory makes up for that.
 
     It is not known that a clip was removed which decord could not read to its end and ffmpeg read
     instead: that shows while it is read.
@@ -61,13 +76,11 @@ def follow(
         source: What the run starts from.
         settings: All tables.
         checkpoint: That of the model.
+        wanted: What the run is to make.
+        needs_file: Whether it needs the trajectory beside that.
         workspace: Where the run's artifacts are.
-        run: How to run.
-        suffices: None is never: the trajectory itself is needed.
-        output: Another file that may carry records.
-
-    Returns:
-        The last one has a file or suffices; where there is nothing, the clip without tensors.
+        run: How to run; by force nothing that is wanted counts as there.
+        output: Where what is wanted goes; None is the workspace.
 
     Raises:
         CogeditError: As `load`, or an artifact is damaged.
@@ -99,13 +112,16 @@ def follow(
         ways = itertools.chain(onwards(furthest))
     for way in ways:
         last = way[-1]
-        if isinstance(last.record, TrajectoryRecord) and (
-            last.path is not None if suffices is None else suffices(last.record)
+        if (
+            isinstance(last.record, TrajectoryRecord)
+            and not run.force
+            and (last.path is not None or not needs_file)
+            and _all_exist(wanted(last.record), workspace, output)
         ):
-            return way
+            return Found(way, is_complete=True)
         if last.path is not None and (furthest[-1].path is None or len(way) > len(furthest)):
             furthest = way
-    return furthest
+    return Found(furthest, is_complete=False)
 
 
 def _known(record: Record, workspace: Workspace, output: Path | None) -> Iterator[Link]:
@@ -119,10 +135,8 @@ def _known(record: Record, workspace: Workspace, output: Path | None) -> Iterato
             yield Link(one, None)
 
 
-def all_exist(
-    edits: Iterable[EditRecord], workspace: Workspace, output: Path | None = None
-) -> bool:
-    """Whether every one of some edits has a file, without a look into it."""
+def _all_exist(records: Iterable[Record], workspace: Workspace, output: Path | None) -> bool:
+    """Whether every one of some artifacts has a file, without a look into it."""
     return all(
-        workspace.holds(workspace.as_kept(edit, output=output), output=output) for edit in edits
+        workspace.holds(workspace.as_kept(one, output=output), output=output) for one in records
     )

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cogedit.artifacts import (
-    LatentsRecord,
     Pieces,
     TrajectoryRecord,
     Unfinished,
+    Workspace,
     content_key,
     keep_in_use,
     read_artifact,
@@ -31,15 +31,15 @@ from cogedit.stages.artifact_output import check_artifact
 from cogedit.stages.claim import claim
 from cogedit.stages.edit_notes import inversion_notes
 from cogedit.stages.encode import check_span, encode
+from cogedit.stages.existing import follow
 from cogedit.stages.first_frame import condition_of
+from cogedit.stages.inversion_record import trajectory_record
 from cogedit.stages.model import (
     check_same_loras,
     check_same_model,
     check_transformer,
     checkpoint_for,
     latent_shape_of,
-    scheduler_record,
-    transformer_record,
 )
 from cogedit.stages.prompts import check_text
 from cogedit.stages.run import (
@@ -103,8 +103,10 @@ def invert(
     check_artifact(output, inputs=[source, *settings.read_files], run=run)
     checkpoint = checkpoint_for(settings)
     check_inversion_settings(settings, checkpoint)
-    check_transformer(settings)
+    check_settings(settings.transformer)
     workspace = workspace_for(source, settings)
+    if not _exists(source, checkpoint, settings, workspace=workspace, output=output, run=run):
+        check_transformer(settings)
     with claim(output, run) as run, use_session(session) as owner:
         keep_in_use(source.parent)
         if sniff_kind(source) in (None, "frames"):
@@ -134,6 +136,31 @@ def invert(
         )
 
 
+def _exists(
+    source: Path,
+    checkpoint: Checkpoint,
+    settings: Settings,
+    *,
+    workspace: Workspace,
+    output: Path | None,
+    run: Run,
+) -> bool:
+    """Whether the trajectory is there, so that no device, kernel or package is asked for."""
+    is_any = any(workspace.root.glob("trajectory-*")) if output is None else output.exists()
+    if run.force or not is_any or sniff_kind(source) not in (None, "frames", "latents"):
+        return False
+    found = follow(
+        source,
+        settings,
+        checkpoint,
+        wanted=lambda trajectory: [trajectory],
+        workspace=workspace,
+        run=replace(run, notify=run.detail),  # the stages say it
+        output=output,
+    )
+    return found.is_complete
+
+
 def is_inverted(latents: Path, settings: Settings) -> bool:
     """Return whether the inversion of a latents artifact exists, without a look into it."""
     record, workspace = read_record(latents, "latents"), workspace_for(latents, settings)
@@ -158,26 +185,6 @@ def check_levels(settings: InvertSettings, checkpoint: Checkpoint) -> None:
     from cogedit.models.sampling import inversion_schedule
 
     inversion_schedule(settings, alphas_cumprod(checkpoint))
-
-
-def trajectory_record(
-    latents: LatentsRecord, checkpoint: Checkpoint, *, settings: Settings
-) -> TrajectoryRecord:
-    """Describe the inversion of some latents."""
-    geometry = checkpoint.geometry
-    num_latent_frames, *_ = latent_shape_of(latents.frames, geometry)
-    num_pad_frames = geometry.num_pad_frames(num_latent_frames)
-    overlap = settings.invert.window_overlap
-    # It says what is done: the overlap is in the windows, and low levels are a number.
-    done = replace(settings.invert, window_overlap=None, low_levels=settings.invert.num_low_levels)
-    return TrajectoryRecord(
-        latents=latents,
-        model=transformer_record(checkpoint, settings, loras=settings.inversion_lora),
-        settings=done,
-        scheduler=scheduler_record(checkpoint),
-        num_pad_frames=num_pad_frames,
-        windows=geometry.window_plan(num_latent_frames + num_pad_frames, overlap),
-    )
 
 
 def _notify_of_windows(
@@ -320,6 +327,7 @@ def check_inversion(
     inverted_with = read_record(trajectory, "trajectory")
     check_same_model(str(trajectory), inverted_with, checkpoint)
     check_same_loras(str(trajectory), inverted_with, checkpoint, settings)
+    check_transformer(settings)
     record, inverted = open_trajectory(trajectory, checkpoint)
     prompt = record.settings.prompt
     plain = record.settings.resampling

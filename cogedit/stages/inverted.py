@@ -12,7 +12,7 @@ from cogedit.media.masks import check_mask
 from cogedit.stages.edit_notes import source_prompt_notes
 from cogedit.stages.edit_records import edits_described
 from cogedit.stages.encode import encode
-from cogedit.stages.existing import all_exist, follow
+from cogedit.stages.existing import follow
 from cogedit.stages.given import Given
 from cogedit.stages.invert import check_inversion_settings, invert, is_inverted
 from cogedit.stages.load import load
@@ -59,45 +59,39 @@ def trajectory_for(
     """Run the stages before the edits as far as they are missing, and return the trajectory.
 
     Where every edit exists, nothing that was removed is made again, and no device, kernel or
-    package is asked for, unless the trajectory itself `needs_file`. The others are the arguments of
-    `make_edits`.
+    package is asked for; with `needs_file` where the trajectory exists, too. The others are the
+    arguments of `make_edits`.
     """
     checkpoint = checkpoint_for(settings)
     check_settings(settings.transformer)
-    workspace, is_needed = workspace_for(source, settings), needs_file or run.force
-    edits_of = edits_described(
-        options, settings, checkpoint, given=given, save_trajectory=save_trajectory
-    )
-
-    def suffices(record: TrajectoryRecord) -> bool:
-        return not is_needed and all_exist(edits_of(record), workspace, output)
-
-    found: Inverted | None = None
+    workspace, notes = workspace_for(source, settings), list[str]()
     if _is_uninverted(source):
         check_inversion_settings(settings, checkpoint)
-        notes = list[str]()
-        links = follow(
-            source,
-            settings,
-            checkpoint,
-            workspace=workspace,
-            run=replace(run, notify=notes.append),
-            suffices=None if is_needed else suffices,
-            output=output,
-        )
-        last, path = links[-1].record, links[-1].path
-        if isinstance(last, TrajectoryRecord):
-            found = Inverted(path or workspace.path_for(last), last, workspace)
-        if found is not None and suffices(found.record):
+    there = follow(
+        source,
+        settings,
+        checkpoint,
+        wanted=edits_described(
+            options, settings, checkpoint, given=given, save_trajectory=save_trajectory
+        ),
+        needs_file=needs_file,
+        workspace=workspace,
+        run=replace(run, notify=notes.append),
+        output=output,
+    )
+    found, last = None, there.links[-1]
+    if _is_uninverted(source) and isinstance(last.record, TrajectoryRecord):
+        found = Inverted(last.path or workspace.path_for(last.record), last.record, workspace)
+        if there.is_complete:
             for note in notes:  # else the first stage says it
                 run.notify(note)
-            for link in links:
+            for link in there.links:
                 if link.path is not None:
                     run.notify(f"reused {link.path}")
             return found
-        if all(link.path is not None for link in links):
+        if all(link.path is not None for link in there.links):
             found = None  # the stages find what there is
-    if _is_uninverted(source) or not suffices(read_record(source, "trajectory")):
+    if not there.is_complete:
         check_transformer(settings)
     if given.mask is not None or found is not None:
         # Before the inversion, which takes long: whether the mask fits follows from the clip.

@@ -19,7 +19,7 @@ from cogedit.places import Output
 from cogedit.platforms import IS_MAC
 from cogedit.stages.edit import check_edit, names_video, place_of_video
 from cogedit.stages.edit_records import as_recorded, edits_described
-from cogedit.stages.existing import all_exist, follow
+from cogedit.stages.existing import follow
 from cogedit.stages.export import check_export, is_exported
 from cogedit.stages.given import Given, take_given
 from cogedit.stages.invert import check_inversion_settings
@@ -358,14 +358,8 @@ def _preview(plan: BatchPlan, edit: BatchEdit, run: Run) -> BatchPlan:
     workspace = workspace_for(video, settings)
     quiet = replace(run, notify=run.detail)
     edits_of = edits_described([edit.reconstruct], settings, checkpoint, given=given)
-    *_, last = follow(
-        video,
-        settings,
-        checkpoint,
-        workspace=workspace,
-        run=quiet,
-        suffices=None if run.force else lambda one: all_exist(edits_of(one), workspace),
-    )
+    found = follow(video, settings, checkpoint, wanted=edits_of, workspace=workspace, run=quiet)
+    last = found.links[-1]
     if not isinstance(last.record, TrajectoryRecord):
         return plan
     [described] = edits_of(last.record)

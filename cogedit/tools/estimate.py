@@ -22,9 +22,10 @@ from cogedit.stages.arguments import as_path, source_of
 from cogedit.stages.artifact_output import check_artifact
 from cogedit.stages.edit_notes import inversion_notes, no_effect_notes, source_prompt_notes
 from cogedit.stages.edit_records import as_recorded, edits_described
-from cogedit.stages.existing import all_exist, follow
+from cogedit.stages.existing import follow
 from cogedit.stages.given import check_given, take_given
-from cogedit.stages.invert import check_inversion_settings, trajectory_record
+from cogedit.stages.inversion_record import trajectory_record
+from cogedit.stages.invert import check_inversion_settings
 from cogedit.stages.inverted import levels_of
 from cogedit.stages.model import check_transformer, checkpoint_for
 from cogedit.stages.reconstruct import check_edits, check_place_of_mask
@@ -88,24 +89,20 @@ def estimate(
     described = edits_described(
         edits, settings, checkpoint, given=given, save_trajectory=save_trajectory
     )
-    # A sweep shows what the trajectory holds of the source.
-    is_needed = run.force or not edits or vary is not None
-
-    def suffices(record: TrajectoryRecord) -> bool:
-        return not is_needed and all_exist(described(record), workspace, output)
-
-    links = follow(
+    shows_source = vary is not None  # a sweep, as the trajectory holds it
+    found = follow(
         source,
         settings,
         checkpoint,
+        wanted=described if edits else lambda trajectory: [trajectory],
+        needs_file=shows_source,
         workspace=workspace,
         run=run,
-        suffices=None if is_needed else suffices,
         output=output,
     )
-    last = links[-1].record
-    if not isinstance(last, TrajectoryRecord) or not suffices(last):
+    if check or not found.is_complete:
         check_transformer(settings, download=False)
+    links, last = found.links, found.links[-1].record
     frames = frames_record(last)
     if given.mask is not None:
         check_mask(given.mask, frames.source, indices=frames.frame_indices)
@@ -126,7 +123,7 @@ def estimate(
             missing = list(dict.fromkeys(as_recorded(edit, inversion.num_levels) for edit in edits))
         else:
             missing = _not_made(described(trajectory), workspace, output)
-            earlier_bytes = earlier_bytes if missing or is_needed else 0
+            earlier_bytes = earlier_bytes if missing or shows_source else 0
         if missing and output is not None and edits[0].auto_mask:
             check_place_of_mask(output, source, run)
         notes = [*no_effect_notes(edits, given)]

@@ -34,6 +34,7 @@ from cogedit.stages.given import Given
 from cogedit.stages.inverted import levels_of, trajectory_for
 from cogedit.stages.model import (
     check_same_model,
+    check_transformer,
     checkpoint_for,
     dtype_for,
 )
@@ -201,6 +202,7 @@ def _checked_edit(source: Path, prompt: str, settings: Settings) -> ReconstructS
             "the edit attends to its source in no step after the first, so no layer has an effect",
             hint="a higher --injection-strength, more --injection-steps or --num-inference-steps",
         )
+    check_transformer(settings)  # it computes whatever exists
     return edit
 
 

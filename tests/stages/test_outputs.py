@@ -156,7 +156,16 @@ def test_a_dry_run_counts_the_check_of_an_inversion(here):
 
 
 @pytest.mark.parametrize("dry", [["--dry-run"], []])
-@pytest.mark.parametrize("command", [["edit", "-p", "b"], ["invert"], ["probe-layers", "-p", "b"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["edit", "-p", "b"],
+        ["invert", "--force"],
+        ["invert", "--check"],
+        ["probe-layers", "-p", "b"],
+        ["probe-layers", "-p", "a cat"],
+    ],
+)
 def test_a_dry_run_asks_for_the_kernels_of_the_run(here, command, dry):
     first, *rest = command
     words = [first, "clip.mp4", *rest, *TINY, "--attention-backend", "cudnn", *dry]

@@ -302,6 +302,53 @@ def test_what_exists_needs_nothing_that_this_machine_lacks(there):
     assert not there.loads
 
 
+def test_an_inversion_that_exists_needs_nothing_that_this_machine_lacks(there, tmp_path):
+    settings = settings_of(there.video, **SMALL, transformer__attention_backend="flash")
+    named = tmp_path / "named.safetensors"
+    cogedit.invert(there.video, there.settings, output=named)
+    [frames], [latents] = there.folder.glob("frames-*"), there.folder.glob("latents-*")
+    there.loads.clear()
+    for start in (there.video, frames, latents):
+        for output in (None, named):
+            assert cogedit.invert(start, settings, output=output).reused
+            plan = cogedit.estimate(start, settings, output=output)
+            assert [stage.reused for stage in plan.stages] == [1]
+    force, elsewhere = cogedit.Run(force=True), tmp_path / "elsewhere.safetensors"
+    for call in (
+        partial(cogedit.invert, there.video, settings, run=force),
+        partial(cogedit.invert, latents, settings, output=elsewhere),
+        partial(cogedit.estimate, there.video, settings, run=force),
+        partial(cogedit.estimate, latents, settings, output=elsewhere),
+        partial(cogedit.estimate, there.video, settings, check=True),
+        partial(cogedit.check_inversion, named, settings),
+    ):
+        with pytest.raises(UsageError, match="flash needs a CUDA device"):
+            call()
+    assert not elsewhere.exists()
+    assert not there.loads
+
+
+def test_a_sweep_whose_edits_exist_needs_no_kernel(there):
+    """It is drawn anew by the VAE alone; for its source the trajectory must be there, too."""
+    settings = settings_of(there.video, **SMALL, transformer__attention_backend="flash")
+    [trajectory] = there.folder.glob("trajectory-*")
+    for start in (there.video, trajectory):
+        plan = cogedit.estimate(start, settings, prompts=[CAT], vary=["seed=0"])
+        assert [stage.reused for stage in plan.stages] == [1, 1]
+        swept = sweep(start, [CAT], settings, vary=["seed=0"], run=cogedit.Run(force=True))
+        assert [edit.reused for edit in swept.edits] == [True]
+    assert there.loads == {"vae": 2}
+    for start in (there.video, trajectory):
+        for call in (sweep, cogedit.estimate):
+            with pytest.raises(UsageError, match="flash needs a CUDA device"):
+                call(start, settings=settings, prompts=[CAT, DOG], vary=["seed=0"])
+    trajectory.unlink()
+    for call in (sweep, cogedit.estimate):
+        with pytest.raises(UsageError, match="flash needs a CUDA device"):
+            call(there.video, settings=settings, prompts=[CAT], vary=["seed=0"])
+    assert there.loads == {"vae": 2}
+
+
 def test_a_batch_reuses_what_exists_beside_what_this_machine_cannot_make(there):
     edits = planned(there, CAT, DOG, FOX, **{"transformer.attention_backend": "flash"})
     assert [plan.error is None for plan in preview_batch(edits)] == [True, False, True]
