@@ -66,11 +66,18 @@ _DECORD_CODECS = {"h264", "hevc", "vp8", "vp9", "mpeg4"}
 _DECORD_PIXEL_FORMATS = {"yuv420p", "yuvj420p"}
 
 
-def identify(path: Path, facts: VideoFacts) -> SourceVideo:
-    """Add name and digest of the file to what its probe found. Raises `StorageError`."""
+UNREAD = "0" * 64
+"""In place of the digest of a file that was not read as a whole: no record has it."""
+
+
+def identify(path: Path, facts: VideoFacts, *, sha256: str | None = None) -> SourceVideo:
+    """Add name and digest of the file to what its probe found. Raises `StorageError`.
+
+    Without a `sha256` the whole file is read for it, once while it is unchanged.
+    """
     return SourceVideo(
         name=folder_of(path).name if are_images(path) else path.name,
-        sha256=digest_of(path),
+        sha256=sha256 or digest_of(path),
         width=facts.width,
         height=facts.height,
         rotation=facts.rotation,

@@ -144,9 +144,13 @@ def check_edit(
     output: Output | None,
     source_video: Path | None = None,
     num_prompts: int = 1,
+    read_whole: bool = True,
     run: Run,
 ) -> None:
-    """Refuse, before anything is computed, what `edit` could not show or write afterwards."""
+    """Refuse, before anything is computed, what `edit` could not show or write afterwards.
+
+    `read_whole` is that of `check_export`.
+    """
     path = as_path(output)
     named = path if names_video(output) else None
     if named is not None:
@@ -168,7 +172,13 @@ def check_edit(
     if path is not None and named is None:
         _check_folder(path)
     check_export(
-        video, settings, output=named, source_video=source_video, has_mask=has_mask, run=run
+        video,
+        settings,
+        output=named,
+        source_video=source_video,
+        has_mask=has_mask,
+        read_whole=read_whole,
+        run=run,
     )
 
 

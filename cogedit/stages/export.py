@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -214,11 +214,13 @@ def check_export(
     output: Path | None,
     source_video: Path | None,
     has_mask: bool,
+    read_whole: bool = True,
     run: Run | None = None,
 ) -> None:
     """Refuse, before anything is computed, what an export of the result could not write.
 
-    What it will lack is said as well.
+    What it will lack is said as well. `read_whole` is that of `find_clip`: with it a large video is
+    hashed meanwhile, for the stages.
     """
     options = settings.export
     encoding = encoding_for(output, options)
@@ -244,8 +246,9 @@ def check_export(
         if output is not None:
             check_not_source(output, record)
         return
-    with (run or Run()).wait(f"looking at {video.name}"), read_ahead(video):
-        clip = find_clip(video, settings)
+    ahead: AbstractContextManager[object] = read_ahead(video) if read_whole else nullcontext()
+    with (run or Run()).wait(f"looking at {video.name}"), ahead:
+        clip = find_clip(video, settings, read_whole=read_whole)
     frames, facts = clip.record, clip.facts
     if source_video is not None:
         find_source(frames, video, source_video)

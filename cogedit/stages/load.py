@@ -18,7 +18,7 @@ from cogedit.media.ahead import read_ahead
 from cogedit.media.clip import ClipPlan, ResizePlan, check_times, plan_clip, plan_resize
 from cogedit.media.facts import VideoFacts
 from cogedit.media.images import check_unchanged
-from cogedit.media.probe import changes_size_within, identify, probe_facts
+from cogedit.media.probe import UNREAD, changes_size_within, identify, probe_facts
 from cogedit.media.reader import DecordFailed, read_clip
 from cogedit.media.timing import Timing
 from cogedit.models.checkpoint import NotCachedError
@@ -136,9 +136,18 @@ def choose_clip(
 
 
 def find_clip(
-    video: Path, settings: Settings, *, with_decord: bool = True, thorough: bool = False
+    video: Path,
+    settings: Settings,
+    *,
+    with_decord: bool = True,
+    thorough: bool = False,
+    read_whole: bool = True,
 ) -> Clip:
-    """`choose_clip` without a word; `thorough` is that of `probe_facts`."""
+    """`choose_clip` without a word; `thorough` is that of `probe_facts`.
+
+    Where the file need not be `read_whole`, the record has `UNREAD` in place of its digest: it is
+    there for checks alone.
+    """
     wanted = check_settings(settings.load)
     check_times(wanted)
     rate = resampling_rate(wanted.frame_rate)
@@ -146,13 +155,13 @@ def find_clip(
         video, frame_rate=rate, fps=wanted.fps, with_decord=with_decord, thorough=thorough
     )
     facts = facts.read_with(wanted)
-    source = identify(video, facts)
+    source = identify(video, facts, sha256=None if read_whole else UNREAD)
     # Of a rate that is only assumed, no frame is left out.
     by_model = wanted.frame_rate == "model" and not facts.is_assumed
     model_rate = rate_of(settings) if by_model else None
     takes_longer, shows_all = not takes_first_frame(settings), settings.export.every_frame
     trained = trained_on(settings)
-    at_own_rate = partial(_at_own_rate, video, wanted, facts, with_decord=with_decord)
+    at_own_rate = partial(_at_own_rate, video, wanted, facts, source, with_decord=with_decord)
     known = source, wanted, model_rate, facts.is_sampled, takes_longer, shows_all, trained
     found = _clips.get(known)  # another thread may clear them
     if found is None:
@@ -165,7 +174,9 @@ def find_clip(
             shows_all=shows_all,
         )
         if changes_size_within(video, facts, clip.indices):
-            return find_clip(video, settings, with_decord=with_decord, thorough=True)
+            return find_clip(
+                video, settings, with_decord=with_decord, thorough=True, read_whole=read_whole
+            )
         if len(_clips) >= _MOST_CLIPS:
             _clips.clear()
         found = _clips[known] = _describe(source, wanted, facts, clip, trained, at_own_rate)
@@ -174,13 +185,13 @@ def find_clip(
 
 
 def _at_own_rate(
-    video: Path, wanted: LoadSettings, facts: VideoFacts, *, with_decord: bool
+    video: Path, wanted: LoadSettings, facts: VideoFacts, source: SourceVideo, *, with_decord: bool
 ) -> tuple[SourceVideo, Timing]:
     """The video as it is stored, also where frames are taken at another rate."""
     if resampling_rate(wanted.frame_rate) is not None:
         facts = probe_facts(video, frame_rate=None, fps=wanted.fps, with_decord=with_decord)
         facts = facts.read_with(wanted)
-    return identify(video, facts), facts.timing
+    return identify(video, facts, sha256=source.sha256), facts.timing
 
 
 _clips: dict[Hashable, Clip] = {}

@@ -232,6 +232,7 @@ def _is_of_clip(error: UsageError, edit: BatchEdit) -> bool:
             output=None,
             source_video=None,
             has_mask=edit.mask is not None or edit.settings.reconstruct.auto_mask,
+            read_whole=False,
         )
     except CogeditError as own:
         return own.message == error.message
@@ -239,13 +240,25 @@ def _is_of_clip(error: UsageError, edit: BatchEdit) -> bool:
 
 
 def _take(edit: BatchEdit, checkpoint: Checkpoint, run: Run) -> Given:
-    """Refuse what an edit could not use or write, and identify the files that it is given."""
+    """Refuse what an edit could not use or write, and identify the files that it is given.
+
+    The video is not read as a whole: of many processes that share a list, the one that makes its
+    edits does that.
+    """
     video, settings = edit.video, edit.settings
     mask, first_frame = edit.mask, edit.first_frame
-    check_edit(video, settings, mask=mask, first_frame=first_frame, output=edit.output, run=run)
+    check_edit(
+        video,
+        settings,
+        mask=mask,
+        first_frame=first_frame,
+        output=edit.output,
+        read_whole=False,
+        run=run,
+    )
     given = take_given(video, settings, checkpoint, mask=mask, first_frame=first_frame)
     if given.mask is not None:
-        frames = find_clip(video, settings).record
+        frames = find_clip(video, settings, read_whole=False).record
         check_mask(given.mask, frames.source, indices=frames.frame_indices)
     return given
 

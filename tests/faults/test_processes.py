@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -192,8 +193,10 @@ BATCH += ["--num-inference-steps", "8"]
 
 
 def log_writes() -> None:
-    """Write down every file that gets its name here."""
-    replace, link = os.replace, os.link
+    """Write down every file that gets its name here, and every video that is hashed."""
+    from cogedit.media import files
+
+    replace, link, digest = os.replace, os.link, files._digest
 
     def naming(move: Callable[[str | Path, str | Path], None]) -> Callable[..., None]:
         def moving(source: str | Path, target: str | Path) -> None:
@@ -203,7 +206,13 @@ def log_writes() -> None:
 
         return moving
 
+    def hashing(path: Path, unless: threading.Event) -> str:
+        with Path("hashed.txt").open("a") as file:
+            file.write(f"{path.name}\n")
+        return digest(path, unless)
+
     os.replace, os.link = naming(replace), naming(link)  # type: ignore[assignment]
+    files._digest = hashing
 
 
 def log_writes_and_stop_after_five_steps() -> None:
@@ -261,6 +270,13 @@ def test_four_processes_share_a_list(list_of_clips: Path, tmp_path: Path, score:
             shown = [sorted(text.splitlines()) for text in outputs]
             cases.case(all(len({*one}) == 2 * CLIPS for one in shown), f"outputs {shown}")
             check_shared(list_of_clips, folder, cases)
+            hashed = Counter(
+                name for path in folder.glob("*/hashed.txt") for name in path.read_text().split()
+            )
+            lines = (folder / "w/results.jsonl").read_text().splitlines()
+            taken = Counter(json.loads(line)["video"] for line in lines)
+            both = {name: 2 * count for name, count in hashed.items()}
+            cases.case(both == taken, f"hashed: {hashed}, two lines each who took one: {taken}")
 
 
 def test_a_group_whose_process_is_killed_is_finished_by_another(
