@@ -1,6 +1,7 @@
 """How worker processes make groups in tests; imported there, so it imports little."""
 
 import os
+import pickle
 import signal
 import time
 from contextlib import contextmanager, suppress
@@ -17,6 +18,25 @@ WRITES = "writes.txt"
 """Names of the artifacts that `make_noted` wrote, in the current directory."""
 KILLED = "killed.txt"
 LAST = "last.txt"
+
+
+def die_with_the_first(groups, results):
+    """A process that is killed while it holds the first group of a shared list.
+
+    Videos of groups lie in the current directory. What the process writes beside that is removed.
+    """
+    import processes
+
+    program = f"""
+import os, pickle, signal
+from pathlib import Path
+from cogedit.tools.batch_shared import SharedList
+SharedList(pickle.loads({pickle.dumps(groups)!r}), Path({str(results)!r}), force=False).take()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    devnull = Path(os.devnull)
+    dead = processes.start(program, Path.cwd(), stdout=devnull, stderr=devnull)
+    assert processes.finish(dead) == -signal.SIGKILL
 
 
 def make_nothing(group, *, run, session):

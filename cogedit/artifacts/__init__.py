@@ -43,6 +43,7 @@ from cogedit.artifacts.store import (
     verify_artifact,
     write_artifact,
 )
+from cogedit.artifacts.tries import Tries
 from cogedit.artifacts.unfinished import UNFINISHED_SUFFIX, Unfinished, made_together
 from cogedit.artifacts.workspace import (
     Workspace,
@@ -70,6 +71,7 @@ __all__ = [
     "Step",
     "StepRecord",
     "TrajectoryRecord",
+    "Tries",
     "Unfinished",
     "Workspace",
     "append_line",

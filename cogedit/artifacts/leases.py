@@ -59,7 +59,7 @@ class Lease:
     """A lease that this process took."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._file = path, path / _name_of_holder()
+        self._path, self._file = path, path / name_of_holder()
         self.was_refused = False  # nothing could be made in a folder that is there
         self._is_released = threading.Event()
 
@@ -112,7 +112,7 @@ class Lease:
             self._path.rmdir()
 
 
-def _name_of_holder() -> str:
+def name_of_holder() -> str:
     """Name this process, another way each time."""
     pid = os.getpid()
     return f"{_machine()}.{pid}.{_start_of(pid) or 0}.{secrets.token_hex(8)}"
@@ -157,7 +157,7 @@ def acquire(path: Path, *, waiting: Callable[[], None] | None, is_watched: bool 
 
 def _refused(path: Path) -> OSError:
     """Say that nothing can be made in a folder; Windows says so where a path is too long for it."""
-    length = len(str(path.absolute())) + len(_name_of_holder()) + 1
+    length = len(str(path.absolute())) + len(name_of_holder()) + 1
     reason = "a file that is made in it cannot be found, or has too long a path for this system"
     return OSError(errno.EIO, f"{reason}: {length} characters", str(path))
 

@@ -242,7 +242,11 @@ def drive(shared: SharedList, workers: Workers, run: Run) -> Iterator[BatchResul
         while busy or (not is_stopping and (queue or not shared.is_empty)):
             for worker in () if is_stopping else sorted(idle):
                 avoided = deaths.avoided(worker, (busy.keys() | idle) - {worker})
-                if (group := _next(queue, shared, avoided)) is not None:
+                group = _next(queue, shared, avoided)
+                if group is not None and (failures := shared.given_up(group)):
+                    yield from failures
+                    shared.give_back(group)
+                elif group is not None:
                     idle.discard(worker)
                     busy[worker] = group
                     workers.give(worker, group)

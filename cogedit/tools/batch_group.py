@@ -16,6 +16,7 @@ from cogedit.errors import (
     StorageError,
     UsageError,
     VideoError,
+    WorkerDied,
     first_line,
     memory_expected,
 )
@@ -46,7 +47,7 @@ class BatchResult:
         key: Stands for the edit with all its settings (`BatchEdit.key`).
         first_frame: Its first frame; None is the source's own.
         is_of_machine: Whether it failed for a video, a package or a device that this machine lacks,
-            which another may have.
+            or its workers died, where another machine may do better.
     """
 
     row: str
@@ -174,7 +175,9 @@ def result_of(edit: BatchEdit, outcome: Exported | CogeditError) -> BatchResult:
 
 
 def _is_of_machine(edit: BatchEdit, error: CogeditError) -> bool:
-    """Whether an error is one of the files or the options that this machine alone has not."""
+    """Whether an error is one of what this machine alone has not: files, options or memory."""
+    if isinstance(error, WorkerDied):
+        return True
     if isinstance(error, VideoError):
         return not edit.video.exists()  # a disk that is not mounted, or a video that nobody has
     if isinstance(error, UsageError):

@@ -1,10 +1,11 @@
 """A batch that several processes run at once, on one machine or on many: each makes some groups.
 
 What they share is the file of results. Whoever makes a group holds a lease beside it, and a group
-of which every edit got its line from another process since this one began is done. Nothing else
-travels between them: a process that dies is missed by its lease, and another goes on from the steps
-that are on disk. A failure that may be the other machine's, such as a missing model, a disk that is
-not mounted or a full GPU, does not count: this process tries, too.
+of which every edit got its line from another process since this one began is done. A process that
+dies is missed by its lease, and another goes on from the steps that are on disk; of a group with
+which too many died, the next one writes down that it failed. A failure that may be the other
+machine's, such as a missing model, a disk that is not mounted or a full GPU, does not count: this
+process tries, too.
 """
 
 from __future__ import annotations
@@ -13,23 +14,23 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
 
-from cogedit.artifacts import read_lines, writing_alone
+from cogedit.artifacts import Tries, read_lines, writing_alone
 from cogedit.errors import CogeditError, DeviceMemoryError, ModelError, StorageError, WorkerDied
 from cogedit.stages.run import Run
 from cogedit.stages.session import Session
-from cogedit.tools.batch_group import BatchResult, Group, make_or_fail
+from cogedit.tools.batch_deaths import MAX_RETRIES
+from cogedit.tools.batch_group import BatchResult, Group, make_or_fail, result_of
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0
 """Seconds between two looks at what other processes hold."""
 
 _OF_A_MACHINE = {
-    error.exit_code
-    for error in (CogeditError, ModelError, DeviceMemoryError, StorageError, WorkerDied)
+    error.exit_code for error in (CogeditError, ModelError, DeviceMemoryError, StorageError)
 }
 """Exit codes of failures that another machine may not have; the first is a broken GPU, or a bug."""
 
@@ -39,6 +40,15 @@ class Heard:
     """An outcome that another process has written down."""
 
     result: BatchResult
+
+
+@dataclass(frozen=True)
+class _Held:
+    """What this process holds of a group."""
+
+    lease: contextlib.ExitStack
+    tries: Tries
+    num_deaths: int  # of processes that held it before
 
 
 class SharedList:
@@ -56,7 +66,7 @@ class SharedList:
         if not force and (made := _made_before(results)):
             # Last what an earlier run has made, which is only looked through: new work comes first.
             self._left = deque(sorted(groups, key=lambda group: made.issuperset(_keys(group))))
-        self._leases: dict[str, contextlib.ExitStack] = {}
+        self._held: dict[str, _Held] = {}
         self._results = results
         self._force = force
         self._begin = results.stat().st_size if results.exists() else 0
@@ -74,21 +84,48 @@ class SharedList:
             group = self._left.popleft()
             with contextlib.ExitStack() as stack:
                 name = f"{self._results.name} {group.edits[0].key}"
-                alone = stack.enter_context(writing_alone(self._results.with_name(name)))
+                place = self._results.with_name(name)
+                alone, tries = stack.enter_context(writing_alone(place)), Tries(place)
                 # Read after that: who made it wrote its results before it gave the lease back.
                 outcomes = self._outcomes(group)
                 if outcomes is not None:
                     self._done += map(Heard, outcomes)
+                    if alone:  # who made it may have died before it gave it back
+                        tries.forget()
                 elif alone:
-                    self._leases[group.numbers] = stack.pop_all()
+                    num_deaths = tries.begin()
+                    stack.callback(tries.withdraw)
+                    self._held[group.numbers] = _Held(stack.pop_all(), tries, num_deaths)
                     return group
                 else:
                     self._left.append(group)
         return None
 
+    def given_up(self, group: Group) -> list[BatchResult | Heard]:
+        """What becomes of a group that was taken, if too many processes died with it; else nothing.
+
+        Edits that they had not made fail, for all processes until the command is run again.
+        """
+        num_deaths = self._held[group.numbers].num_deaths
+        if num_deaths <= MAX_RETRIES:
+            return []
+        error = WorkerDied(
+            f"{num_deaths} processes ended without a word while they made the edits of this clip",
+            hint="if memory ran out, fewer processes at once leave more for each; the same command "
+            "tries it again",
+        )
+        return [
+            Heard(self._told[edit.key])
+            if edit.key in self._told
+            else replace(result_of(edit, error), is_of_machine=False)
+            for edit in group.edits
+        ]
+
     def give_back(self, group: Group) -> None:
-        """Let others see that a group is made, whose outcomes are written down, or is not."""
-        self._leases.pop(group.numbers).close()
+        """Let others see what became of a group, whose outcomes are written down."""
+        held = self._held.pop(group.numbers)
+        held.tries.forget()
+        held.lease.close()
 
     def heard(self) -> list[Heard]:
         """Return the outcomes of groups that turned out to be made by others."""
@@ -97,8 +134,8 @@ class SharedList:
 
     def close(self) -> None:
         """Give back every group."""
-        while self._leases:
-            self._leases.popitem()[1].close()
+        while self._held:
+            self._held.popitem()[1].lease.close()
 
     def _outcomes(self, group: Group) -> list[BatchResult] | None:
         """What other processes made of a group; None if it lacks an edit."""
@@ -165,7 +202,7 @@ def make_shared(
                 waiting.close()
                 pause = FIRST_PAUSE
             if group is not None:
-                yield from make_or_fail(group, run=run, session=session)
+                yield from shared.given_up(group) or make_or_fail(group, run=run, session=session)
                 shared.give_back(group)
             elif not shared.is_empty:
                 if pause == FIRST_PAUSE:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import threading
@@ -215,6 +216,18 @@ def log_writes() -> None:
     files._digest = hashing
 
 
+def die_at_the_next_step() -> None:
+    """End as by the system's kill for want of memory, when a step of an inversion is saved."""
+    replace = os.replace
+
+    def dying(source: str | Path, target: str | Path) -> None:
+        replace(source, target)
+        if re.fullmatch(r"\d{4}\.safetensors", Path(target).name):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    os.replace = dying  # type: ignore[assignment]
+
+
 def log_writes_and_stop_after_five_steps() -> None:
     log_writes()
     stop_after(5)
@@ -299,3 +312,32 @@ def test_a_group_whose_process_is_killed_is_finished_by_another(
         said = processes.log(tmp_path / "1")
         cases.case("going on after step 5 of" in said, said)
         check_shared(list_of_clips, tmp_path, cases)
+
+
+def test_a_clip_that_kills_every_process_does_not_end_the_list(
+    list_of_clips: Path, tmp_path: Path, score: Any
+) -> None:
+    """After four deaths its edits fail, the others are made, and the next run tries it again."""
+    with score("a clip kills every process of a list") as cases:
+        for number in range(4):
+            dead = start_batch(list_of_clips, tmp_path, number, die_at_the_next_step)
+            cases.case(processes.finish(dead) == -signal.SIGKILL, processes.log(tmp_path / "0"))
+        after = start_batch(list_of_clips, tmp_path, 4, None)
+        code, said = processes.finish(after), processes.log(tmp_path / "4")
+        cases.case(code == 10, said)
+        lines = (tmp_path / "w/results.jsonl").read_text().splitlines()
+        told = [json.loads(line) for line in lines]
+        failed = [one for one in told if one["status"] == "failed"]
+        cases.case({one["video"] for one in failed} == {"0.mp4"}, f"failed: {failed}")
+        cases.case({one["exit_code"] for one in failed} == {9}, f"failed: {failed}")
+        cases.case(len(told) == 2 * CLIPS, f"results: {told}")
+        cases.case(steps(tmp_path) == 4, "its steps stay")
+        again = start_batch(list_of_clips, tmp_path, 5, None)
+        code, said = processes.finish(again), processes.log(tmp_path / "5")
+        cases.case(code == 0, said)
+        cases.case("going on after step 4 of" in said, said)
+        made = {path.name: path.read_bytes() for path in (list_of_clips / "w").glob("*-*")}
+        found = {path.name: path.read_bytes() for path in (tmp_path / "w").glob("*-*")}
+        cases.case(found == made, "the results differ")
+        left = {path.name for path in (tmp_path / "w").iterdir()} - {*made}
+        cases.case(left == {"results.jsonl", "runs.jsonl"}, f"left behind: {left}")

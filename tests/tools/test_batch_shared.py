@@ -6,9 +6,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+import workers
 
 from cogedit.artifacts import append_line
 from cogedit.config import Settings
+from cogedit.errors import WorkerDied
+from cogedit.tools.batch_deaths import MAX_RETRIES
 from cogedit.tools.batch_group import BatchResult, groups_of
 from cogedit.tools.batch_plan import BatchEdit
 from cogedit.tools.batch_shared import Heard, SharedList
@@ -76,6 +79,47 @@ def test_a_group_of_which_a_line_is_missing_is_taken_over(results, shared):
     dead.close()
     assert other.take() == A
     assert other.is_empty
+
+
+def test_a_group_that_process_after_process_dies_with_fails_for_all(
+    results, shared, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    there_before = shared()
+    for _ in range(1 + MAX_RETRIES):
+        ended = shared()
+        assert ended.take() == A
+        assert ended.given_up(A) == []
+        ended.close()  # by Ctrl-C: no death
+        workers.die_with_the_first([A, B, C], results)
+    write_down(results, replace(A, edits=A.edits[:1]))
+    one = shared()
+    assert one.take() == A
+    assert one.given_up(A)[0].status == "failed"
+    one.close()
+    assert there_before.take() == A
+    told, failed = there_before.given_up(A)
+    assert isinstance(told, Heard), "it was made before they died"
+    assert (failed.status, failed.exit_code) == ("failed", WorkerDied.exit_code)
+    assert "4 processes ended without a word" in failed.error
+    assert one.take() == B
+    append_line(results, json.dumps(asdict(failed)).encode())
+    there_before.give_back(A)
+    assert [one.take(), one.heard()] == [C, []]
+    again = shared()
+    assert again.take() == A
+    assert again.given_up(A) == [], "the command was run again"
+
+
+def test_who_died_after_its_last_line_is_forgotten(results, shared, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    other = shared()
+    workers.die_with_the_first([A, B, C], results)
+    of_a = write_down(results, A)
+    assert other.take() == B
+    assert other.heard() == of_a
+    other.give_back(B)
+    assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".lease")] == []
 
 
 HERE_ALONE = {"status": "failed", "path": None, "is_of_machine": True}

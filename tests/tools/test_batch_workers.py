@@ -54,8 +54,11 @@ def edits_of(*clips, settings=None):
 def driven(edits, make, *, number=2, run=None):
     """The outcomes of edits under local workers, as they come."""
     environments = [{"OMP_NUM_THREADS": "1"}] * number
-    with ending(LocalWorkers(Job(Path.cwd(), make=make), environments)) as started:
-        yield from drive(listed(edits), started, run or cogedit.Run())
+    with (
+        contextlib.closing(listed(edits)) as groups,
+        ending(LocalWorkers(Job(Path.cwd(), make=make), environments)) as started,
+    ):
+        yield from drive(groups, started, run or cogedit.Run())
 
 
 def listed(edits):
@@ -124,6 +127,17 @@ def test_workers_run_side_by_side_each_with_its_share(
     found = [{*values} for values in zip(*(one.path.split(":") for one in done), strict=True)]
     assert found[:2] == [threads, gpus]
     assert len(found[2]) == 2  # processes
+
+
+def test_a_group_that_other_processes_died_with_is_given_to_no_worker(folder):
+    edits = edits_of("x", "y")
+    for _ in range(1 + MAX_RETRIES):
+        workers.die_with_the_first(groups_of(edits), Path(RESULTS))
+    done = {one.row: one for one in driven(edits, workers.make_nothing, number=1)}
+    assert (done["row 0"].status, done["row 0"].is_of_machine) == ("failed", False)
+    assert "processes ended without a word" in done["row 0"].error
+    assert done["row 1"].status == "written"
+    assert not [*folder.glob(".cogedit-*")]
 
 
 def test_more_workers_than_gpus_are_refused(folder, monkeypatch):
@@ -201,6 +215,7 @@ def test_what_no_stage_foresaw_costs_the_edits_that_it_hits(folder, warm_python)
         one.row: one for one in driven(edits_of("x", ["break"], "y"), workers.make_nothing, run=run)
     }
     assert done["row 1"].exit_code == WorkerDied.exit_code
+    assert done["row 1"].is_of_machine, "another may have more memory"
     assert done["row 0"].status == done["row 2"].status == "written"
     assert sum("Traceback" in text and "make_nothing" in text for text in said) == MAX_RETRIES + 1
 
