@@ -149,6 +149,8 @@ def _exists(
     is_any = any(workspace.root.glob("trajectory-*")) if output is None else output.exists()
     if run.force or not is_any or sniff_kind(source) not in (None, "frames", "latents"):
         return False
+    if sniff_kind(source) == "latents":  # where nothing can have been removed before it
+        return is_inverted(source, settings, output=output)
     found = follow(
         source,
         settings,
@@ -161,11 +163,11 @@ def _exists(
     return found.is_complete
 
 
-def is_inverted(latents: Path, settings: Settings) -> bool:
+def is_inverted(latents: Path, settings: Settings, *, output: Path | None = None) -> bool:
     """Return whether the inversion of a latents artifact exists, without a look into it."""
     record, workspace = read_record(latents, "latents"), workspace_for(latents, settings)
     inversion = trajectory_record(record, checkpoint_for(settings), settings=settings)
-    return workspace.holds(workspace.as_kept(inversion))
+    return workspace.holds(workspace.as_kept(inversion, output=output), output=output)
 
 
 def check_inversion_settings(settings: Settings, checkpoint: Checkpoint) -> None:
