@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -195,9 +194,9 @@ BATCH += ["--num-inference-steps", "8"]
 
 def log_writes() -> None:
     """Write down every file that gets its name here, and every video that is hashed."""
-    from cogedit.media import files
+    from cogedit.media import files, images
 
-    replace, link, digest = os.replace, os.link, files._digest
+    replace, link, digest, hashed = os.replace, os.link, files.file_digest, set[Path]()
 
     def naming(move: Callable[[str | Path, str | Path], None]) -> Callable[..., None]:
         def moving(source: str | Path, target: str | Path) -> None:
@@ -207,13 +206,15 @@ def log_writes() -> None:
 
         return moving
 
-    def hashing(path: Path, unless: threading.Event) -> str:
-        with Path("hashed.txt").open("a") as file:
-            file.write(f"{path.name}\n")
-        return digest(path, unless)
+    def hashing(path: Path) -> str:
+        if path not in hashed:  # else it is known
+            hashed.add(path)
+            with Path("hashed.txt").open("a") as file:
+                file.write(f"{path.name}\n")
+        return digest(path)
 
     os.replace, os.link = naming(replace), naming(link)  # type: ignore[assignment]
-    files._digest = hashing
+    images.file_digest = hashing  # type: ignore[assignment,attr-defined]
 
 
 def die_at_the_next_step() -> None:

@@ -21,6 +21,7 @@ from cogedit.cli import app
 from cogedit.config import read_batch
 from cogedit.errors import ConfigError, Interrupted, ModelError, NumericalError, UsageError
 from cogedit.media import files as media_files
+from cogedit.media import images
 from cogedit.stages.reconstruct import make_edits
 from cogedit.tools import batch_group
 from cogedit.tools.batch import RESULTS, batch
@@ -764,19 +765,17 @@ def test_results_go_on_after_a_full_disk(folder):
 
 def test_a_video_is_read_whole_when_its_edits_are_made_and_not_for_the_plan(folder, monkeypatch):
     """So it is the file of that moment: one that changed meanwhile is seen."""
-    read, digest = [], media_files._digest
-    monkeypatch.setattr(
-        media_files, "_digest", lambda path, unless: read.append(path.name) or digest(path, unless)
-    )
+    read, digest = set(), media_files.file_digest
+    monkeypatch.setattr(images, "file_digest", lambda path: read.add(path.name) or digest(path))
     monkeypatch.chdir(folder)
     rows = [("a.mp4", "x", ""), ("a.mp4", "y", ""), ("b.mp4", "x", "0,0,9,9")]
     Path("edits.csv").write_text(as_csv(rows, header=("video", "prompt", "mask")))
     flags = {**FLAGS, "load.width": 64, "load.height": 64, "load.max_num_frames": 9}
     edits = plan_batch(read_batch(Path("edits.csv")), flags)
-    assert read == []
+    assert not read
     make_video(folder / "a.mp4", width=64, height=64, num_frames=10, fps="8")
     assert {one.status for one in batch(edits, results=folder / RESULTS)} == {"written"}
-    assert sorted(read) == ["a.mp4", "b.mp4"]
+    assert read == {"a.mp4", "b.mp4"}
     [frames] = Path("a.cogedit").glob("frames-*.safetensors")
     content = hashlib.sha256((folder / "a.mp4").read_bytes()).hexdigest()
     assert read_record(frames, "frames").source.sha256 == content
