@@ -50,14 +50,6 @@ class FfmpegResult:
     stderr: str  # its messages, each line with its level in brackets
 
 
-@dataclass(frozen=True)
-class Ffmpeg:
-    """The ffmpeg binary, and its version as it prints it, such as "7.0.2-static"."""
-
-    path: str
-    version: str
-
-
 def find_ffmpeg() -> str:
     """`IMAGEIO_FFMPEG_EXE`, or the binary that imageio-ffmpeg ships; `ConfigError` without one."""
     import imageio_ffmpeg
@@ -72,8 +64,8 @@ def find_ffmpeg() -> str:
     return executable
 
 
-def examine_ffmpeg() -> Ffmpeg:
-    """Find and run the ffmpeg binary. Raises `ConfigError` unless it writes H.264."""
+def examine_ffmpeg() -> str:
+    """Version and path of the ffmpeg binary. Raises `ConfigError` unless it writes H.264."""
     path = find_ffmpeg()
     try:
         printed = run_ffmpeg(["-version"], timeout=30).stdout.decode(errors="replace")
@@ -88,7 +80,7 @@ def examine_ffmpeg() -> Ffmpeg:
             f"the ffmpeg binary {path} was built without libx264, which writes H.264",
             hint=_DEFAULT_BINARY,
         )
-    return Ffmpeg(path, version.group(1))
+    return f"{version.group(1)}, {path}"
 
 
 def file_url(path: Path) -> str:

@@ -121,17 +121,8 @@ def find_images(path: Path) -> Images:
     notes = [f"not read in {folder}: {_list(ignored)}"] if ignored else []
     notes += _gaps(folder, names)
     files = tuple(folder / name for name in names)
-    looked = _look(files, tuple(map(file_state, files)))
-    return Images(
-        folder_of(path),
-        pattern,
-        files,
-        looked.width,
-        looked.height,
-        looked.has_alpha,
-        looked.fps,
-        tuple(notes),
-    )
+    size, has_alpha, fps = _look(files, tuple(map(file_state, files)))
+    return Images(folder_of(path), pattern, files, *size, has_alpha, fps, tuple(notes))
 
 
 def _is_pattern(name: str) -> bool:
@@ -227,19 +218,11 @@ def _list(words: Sequence[str]) -> str:
     return ", ".join(words[:_MANY]) + more
 
 
-@dataclass(frozen=True)
-class _Look:
-    """What the headers of pictures say."""
-
-    width: int
-    height: int
-    has_alpha: bool
-    fps: Fraction | None
-
-
 @lru_cache(maxsize=16)
-def _look(files: tuple[Path, ...], states: tuple[FileState, ...]) -> _Look:
-    """Look at the headers of pictures, once per process while they are unchanged."""
+def _look(
+    files: tuple[Path, ...], states: tuple[FileState, ...]
+) -> tuple[tuple[int, int], bool, Fraction | None]:
+    """Find size, transparency and recorded rate, once per process while the files are unchanged."""
     size, has_alpha, fps = (0, 0), False, None
     for file in files:
         with open_image(file) as image:
@@ -253,7 +236,7 @@ def _look(files: tuple[Path, ...], states: tuple[FileState, ...]) -> _Look:
                 "expected pictures of one size",
                 hint="scale them to one size first",
             )
-    return _Look(*size, has_alpha, fps)
+    return size, has_alpha, fps
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:

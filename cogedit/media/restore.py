@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import repeat
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +14,6 @@ from cogedit.media.edges import Change
 from cogedit.media.reader import Frames, scale_frame
 
 Weights = NDArray[np.float32]
-Pixel = TypeVar("Pixel", np.uint8, np.float32)
 
 
 def needs_own_frames(resize: ResizePlan) -> bool:
@@ -100,7 +98,7 @@ def _restored(frame: Frames | Change, resize: ResizePlan, source: Frames | None)
             frame = frame.beyond(*_removed(resize))
         return frame.on(source)
     if box.mode == "pad":
-        frame = _without_bars(frame, resize)
+        frame = frame[image_window(resize)]
     elif source is not None and needs_own_frames(resize):
         # The filter reaches over the edge of the crop: let it find the image there.
         canvas = scale_frame(source, box.scaled_width, height=box.scaled_height).copy()
@@ -115,7 +113,7 @@ def _enlarge_weights(weights: Weights, resize: ResizePlan) -> Weights:
     What a crop removed is 0.
     """
     if resize.box.mode == "pad":
-        weights = _without_bars(weights, resize)
+        weights = weights[image_window(resize)]
     elif needs_own_frames(resize):
         left, right, top, bottom = _removed(resize)
         weights = np.pad(weights, ((top, bottom), (left, right)))
@@ -138,10 +136,6 @@ def image_window(resize: ResizePlan) -> tuple[slice, slice]:
         return slice(None), slice(None)
     rows = slice(box.top, box.top + box.scaled_height)
     return rows, slice(box.left, box.left + box.scaled_width)
-
-
-def _without_bars(frame: NDArray[Pixel], resize: ResizePlan) -> NDArray[Pixel]:
-    return frame[image_window(resize)]
 
 
 def lanczos(frame: Frames, width: int, *, height: int) -> Frames:

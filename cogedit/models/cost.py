@@ -16,6 +16,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from cogedit.diffusion.schedule import Schedule
 from cogedit.diffusion.windows import window_starts
 from cogedit.models.configs import (
@@ -69,18 +71,8 @@ class TransformerSizes:
     def of(cls, config: Config) -> TransformerSizes:
         """Read them from a transformer's configuration; ModelError names a field that is wrong."""
         checked = check_config(TransformerConfig, config, "transformer/config.json")
-        return cls(
-            num_layers=checked["num_layers"],
-            num_attention_heads=checked["num_attention_heads"],
-            attention_head_dim=checked["attention_head_dim"],
-            in_channels=checked["in_channels"],
-            out_channels=checked["out_channels"],
-            patch_size=checked["patch_size"],
-            patch_size_t=checked.get("patch_size_t") or 1,
-            text_embed_dim=checked["text_embed_dim"],
-            time_embed_dim=checked["time_embed_dim"],
-            max_text_seq_length=checked["max_text_seq_length"],
-        )
+        patch_size_t = checked.get("patch_size_t") or 1
+        return msgspec.convert({**checked, "patch_size_t": patch_size_t}, cls)
 
     @property
     def width(self) -> int:

@@ -147,7 +147,6 @@ class Layer:
     def __init__(
         self, block: nn.Module, number: int, num_layers: int, settings: TransformerSettings
     ) -> None:
-        self._module = block
         self._block = cast(Block, block)
         self._number = number
         self._num_layers = num_layers
@@ -282,15 +281,7 @@ class Layer:
                     torch._dynamo.maybe_mark_dynamic(tensor, 0)
 
     def _owned(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-        """Return both for writing in place, which spares a second copy of all rows.
-
-        The first layer gets two views of one tensor, which `contiguous` copies. The caches of
-        diffusers (hooks with a state, as `FirstBlockCache` has) compare what went into a block with
-        what came out: for them the input must stay as it is.
-        """
-        hooks = getattr(self._module, "_diffusers_hook", None)
-        if hooks is not None and any(hook._is_stateful for hook in hooks.hooks.values()):
-            return image.clone(), text.clone()
+        """Return both for writing in place; the first layer gets two views of one tensor."""
         if self._settings.compile and len(image) == 1:
             # A view of one row counts as contiguous with a stride of its own between rows, and for
             # that stride both halves would be compiled once more.

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
+import msgspec
+
 from cogedit.errors import DeviceMemoryError
 from cogedit.models.configs import Config, VAEConfig, check_config
 from cogedit.models.cost import LatentShape
@@ -65,25 +67,17 @@ class VAESizes:
     """The sizes that its memory follows from, by the names of its `config.json`."""
 
     block_out_channels: tuple[int, ...]
-    layers_per_block: int
     latent_channels: int
-    temporal_compression: int
-    sample_height: int
-    sample_width: int
+    temporal_compression_ratio: int
+    # What a file leaves out has the default of `AutoencoderKLCogVideoX`.
+    layers_per_block: int = 3
+    sample_height: int = 480
+    sample_width: int = 720
 
     @classmethod
     def of(cls, config: Config) -> VAESizes:
         """Read them from a VAE's configuration; ModelError names a field that is wrong."""
-        checked = check_config(VAEConfig, config, "vae/config.json")
-        # The defaults of `AutoencoderKLCogVideoX`.
-        return cls(
-            block_out_channels=tuple(checked["block_out_channels"]),
-            layers_per_block=checked.get("layers_per_block", 3),
-            latent_channels=checked["latent_channels"],
-            temporal_compression=checked["temporal_compression_ratio"],
-            sample_height=checked.get("sample_height", 480),
-            sample_width=checked.get("sample_width", 720),
-        )
+        return msgspec.convert(check_config(VAEConfig, config, "vae/config.json"), cls)
 
     @property
     def spatial_compression(self) -> int:
@@ -296,7 +290,7 @@ def _decoder_levels(sizes: VAESizes, num_frames: int, shape: LatentShape) -> Ite
     """Yield the levels of the decoder, from the latents to the pixels."""
     _, height, width = shape
     channels_in = sizes.block_out_channels[-1]
-    doublings = sizes.temporal_compression.bit_length() - 1
+    doublings = sizes.temporal_compression_ratio.bit_length() - 1
     for index, channels in enumerate(reversed(sizes.block_out_channels)):
         if index and index <= doublings and num_frames > 1:
             num_frames = 2 * num_frames - num_frames % 2

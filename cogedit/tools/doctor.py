@@ -311,10 +311,9 @@ def describe_vae(need: PresetMemory, device: Device) -> str:
 def check_ffmpeg() -> Finding:
     """Check that ffmpeg runs and writes H.264."""
     try:
-        ffmpeg = examine_ffmpeg()
+        return Finding("ffmpeg", examine_ffmpeg())
     except ConfigError as error:
         return Finding.of_error("ffmpeg", "not usable", error)
-    return Finding("ffmpeg", f"{ffmpeg.version}, {ffmpeg.path}")
 
 
 def check_disk(workspace: Path) -> Finding:

@@ -25,7 +25,7 @@ _VAE = VAESizes(
     block_out_channels=(128, 256, 256, 512),
     layers_per_block=3,
     latent_channels=16,
-    temporal_compression=4,
+    temporal_compression_ratio=4,
     sample_height=480,
     sample_width=720,
 )
