@@ -14,6 +14,7 @@ from schedules import forward_scheduler
 import cogedit
 import cogedit.stages.decode
 from cogedit import stages
+from cogedit.models.vae import decode_pieces
 
 GOLDEN = Path(__file__).parent / "data" / "golden"
 GOLDEN_PIPELINE = GOLDEN / "pipeline"
@@ -188,3 +189,8 @@ def _all_frames(decode_it, path, settings):
         frames = np.stack(list(stream.frames))
     assert frames.shape == (stream.num_frames, stream.height, stream.width, 3)
     return frames
+
+
+def decode_latents(vae, latents, **options):
+    """Decode latents to a clip [F, C, H, W] on the CPU; options are those of `decode_pieces`."""
+    return torch.cat([piece.cpu() for piece in decode_pieces(vae, latents, **options)])

@@ -16,6 +16,7 @@ from diffusers import (
     DDIMInverseScheduler,
 )
 from diffusers.models.attention_processor import CogVideoXAttnProcessor2_0
+from pipelines import decode_latents
 from references import written_out
 from videos import make_video, read_back
 
@@ -34,7 +35,6 @@ from cogedit.errors import UsageError, VideoError
 from cogedit.models.attention import Injection
 from cogedit.models.prompts import embed_prompts
 from cogedit.models.rotary import image_rotary_emb
-from cogedit.models.vae import decode_latents
 
 PROMPT = "a blue cat running in snow"
 STEPS = 10

@@ -218,9 +218,12 @@ def as_exported(
         shown, below = clip, answer.source_round_trip
         if align_edges:
             source = world.render(answer.case.source)
-            shown = edges.align_edges(
+            moments = edges.measure_moments(
                 to_frames(clip), to_frames(below), source, radius=align_edges
-            ).astype("f4")
+            )
+            pairs = zip(moments, source, strict=True)
+            fitted = [torch.from_numpy(one.fit().on(own)) for one, own in pairs]
+            shown = torch.stack(fitted).numpy().astype("f4")
             below = source.astype("f4")
         if masks is not None:
             mask = masks[index]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from cogedit.lab import world
 from cogedit.lab.edit_metrics import Levels
-from cogedit.models.vae import decode_latents, encode_frames, to_levels, to_model_range
+from cogedit.models.vae import decode_pieces, encode_frames, to_levels, to_model_range
 
 
 def encode_clip(vae: AutoencoderKLCogVideoX, frames: world.Frames) -> Tensor:
@@ -21,7 +21,8 @@ def encode_clip(vae: AutoencoderKLCogVideoX, frames: world.Frames) -> Tensor:
 
 def decode_clip(vae: AutoencoderKLCogVideoX, latents: Tensor) -> Levels:
     """Decode latents [1, F', C, H', W'] to [F, H, W, 3], levels of 0..255 without rounding."""
-    return to_levels(decode_latents(vae, latents)).permute(0, 2, 3, 1).numpy()
+    frames = torch.cat([piece.cpu() for piece in decode_pieces(vae, latents)])
+    return to_levels(frames).permute(0, 2, 3, 1).numpy()
 
 
 def round_trip(vae: AutoencoderKLCogVideoX, frames: world.Frames) -> Levels:

@@ -37,6 +37,7 @@ from cogedit.models.quiet import quiet_imports
 with quiet_imports():
     from cogedit.lab.random_checkpoint import make_checkpoint
 
+from cogedit.lab.product import measure_product
 from cogedit.lab.published import MODELS, Published
 from cogedit.lab.rehearsal_stages import WHOLE, Rehearsal, Stage, plan_stages
 from cogedit.lab.rehearsal_tables import (
@@ -53,7 +54,6 @@ from cogedit.media.ffmpeg import run_ffmpeg
 from cogedit.models.checkpoint import find_checkpoint
 from cogedit.models.cost import TransformerSizes
 from cogedit.models.device import DTYPES, resolve_device
-from cogedit.models.speed_probe import measure_product
 from cogedit.types import DType
 
 LEGEND = (

@@ -41,6 +41,7 @@ with quiet_imports():
     from cogedit.lab.steps import measure_steps
 
 from cogedit.lab.measure import Timing, count_flops, peak_bytes, time_in_turns
+from cogedit.lab.product import measure_product
 from cogedit.lab.report import (
     Quality,
     make_folder,
@@ -50,7 +51,7 @@ from cogedit.lab.report import (
     write_json,
 )
 from cogedit.lab.tables import make_table, print_report
-from cogedit.models.speed_probe import Speed, measure_product, measure_speed
+from cogedit.models.speed_probe import Speed, measure_speed
 from cogedit.types import AttentionBackend, TransformerSettings
 from cogedit.version import __version__
 

@@ -223,12 +223,6 @@ class FitShare:
         return max(0.0, 1 - self._missed / self._made)
 
 
-def align_edges(edited: Frames, round_trip: Frames, source: Frames, *, radius: int) -> Frames:
-    """Show an edit [F, H, W, 3] with the edges of its source; as `measure_moments` has them."""
-    moments = measure_moments(edited, round_trip, source, radius=radius)
-    return np.stack([one.fit().on(own) for one, own in zip(moments, source, strict=True)])
-
-
 def _window_means(planes: Tensor, radius: int) -> Tensor:
     """Mean of each plane [C, H, W] over the window of each pixel, which is cut off at the border.
 

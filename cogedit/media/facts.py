@@ -18,8 +18,7 @@ from cogedit.wording import count_of, show_rate
 class VideoFacts:
     """Everything that the probe finds out; `SourceVideo` is the part that is recorded."""
 
-    codec: str  # ffmpeg's name, as for the next two
-    pixel_format: str
+    codec: str  # ffmpeg's name
     stream: str  # ffmpeg's name of the video stream to read
     audio_tracks: tuple[AudioTrack, ...]
     width: int  # in pixels as displayed, after rotation and with square pixels

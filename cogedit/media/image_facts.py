@@ -36,7 +36,6 @@ def facts_of_images(path: Path) -> VideoFacts | None:
         return None
     return VideoFacts(
         codec=codec,
-        pixel_format="rgb24",
         stream="",
         audio_tracks=(),
         width=shown.width,

@@ -245,7 +245,6 @@ def _facts(
     width, height = _displayed_size(pictures, packets.sample_aspect_ratio, rotation)
     return VideoFacts(
         codec=packets.codec,
-        pixel_format=pictures.pixel_format,
         stream=header.stream,
         audio_tracks=header.audio_tracks,
         width=width,

@@ -9,7 +9,6 @@ from typing import cast
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from cogedit.models import kernels
 from cogedit.models.cost import Flops, TransformerSizes
@@ -62,7 +61,7 @@ def measure_speed(
 
     return Speed(
         linear=_measure_block(sizes, min(num_tokens, _MANY), device, dtype),
-        attention=_rate(attention, num_tokens, device),
+        attention=measure_rate(attention, num_tokens, device),
     )
 
 
@@ -89,25 +88,7 @@ def _measure_block(
 
         return run, 2.0 * tokens * 12 * d * d
 
-    return _rate(both_halves, num_tokens, device)
-
-
-def measure_product(
-    sizes: TransformerSizes, *, num_tokens: int, device: torch.device, dtype: torch.dtype
-) -> float:
-    """Time a bare product with a matrix of the model's width; operations per second.
-
-    Nothing that a transformer does is faster.
-    """
-    d = sizes.width
-    # As a linear layer keeps it: a CPU without instructions for bf16 takes minutes for the other.
-    matrix = torch.randn(4 * d, d, device=device, dtype=dtype)
-
-    def product(tokens: int) -> tuple[Call, float]:
-        x = torch.randn(tokens, d, device=device, dtype=dtype)
-        return lambda: functional.linear(x, matrix), 2.0 * tokens * d * 4 * d
-
-    return _rate(product, num_tokens, device)
+    return measure_rate(both_halves, num_tokens, device)
 
 
 def _random_block(sizes: TransformerSizes, device: torch.device, dtype: torch.dtype) -> Block:
@@ -132,7 +113,7 @@ def _random_block(sizes: TransformerSizes, device: torch.device, dtype: torch.dt
     return cast(Block, block)
 
 
-def _rate(
+def measure_rate(
     prepare: Callable[[int], tuple[Call, float]], num_tokens: int, device: torch.device
 ) -> float:
     """Return operations per second, with more and more tokens until a call takes long enough."""

@@ -120,23 +120,6 @@ def _encode(
     return mean.movedim(2, 1).float() * float(vae.config.scaling_factor)
 
 
-def decode_latents(
-    vae: AutoencoderKLCogVideoX,
-    latents: Tensor,
-    *,
-    by_frame: bool = False,
-    on_call: Callable[[], None] | None = None,
-) -> Tensor:
-    """Decode latents to a clip, which leaves the device piece by piece.
-
-    Latents [1, F', C', H', W'], scaled, become frames [F, C, H, W] on the CPU, in the VAE's dtype
-    and in about [-1, 1]. `by_frame` needs less memory for the same result (`saving_memory`).
-    `on_call` is called after each of the `num_decoder_calls` of the decoder.
-    """
-    pieces = decode_pieces(vae, latents, by_frame=by_frame, on_call=on_call)
-    return torch.cat([piece.cpu() for piece in pieces])
-
-
 def decode_pixels(
     vae: AutoencoderKLCogVideoX,
     latents: Tensor,
@@ -145,7 +128,7 @@ def decode_pixels(
     on_call: Callable[[], None] | None = None,
     folder: Path | None = None,
 ) -> Iterator[Tensor]:
-    """Decode latents as `decode_latents` does, piece by piece, to uint8 [f, H, W, 3] on the CPU.
+    """Decode latents [1, F', C', H', W'] to uint8 [f, H, W, 3] on the CPU, as `decode_pieces` does.
 
     The pieces are rounded on the device, and none is kept. `num_decoded_frames` says how many
     frames they have together. In tiles a file in `folder` has room for the clip in the VAE's dtype.
@@ -173,6 +156,10 @@ def decode_pieces(
     folder: Path | None = None,
 ) -> Iterator[Tensor]:
     """Decode latents [1, F', C', H', W'] in pieces of two or three latent frames, in turn.
+
+    They are scaled, and become frames in about [-1, 1]. `by_frame` needs less memory for the same
+    result (`saving_memory`). `on_call` is called after each of the `num_decoder_calls` of the
+    decoder.
 
     The VAE is causal: it keeps the last frames of its convolutions' inputs and continues from them.
     These are the pieces that `AutoencoderKLCogVideoX.decode` itself makes and joins at the end, so

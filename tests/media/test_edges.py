@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from fits import align_edges
 
 from cogedit.lab import world
-from cogedit.media.edges import RIDGE, FitShare, align_edges, measure_moments
+from cogedit.media.edges import RIDGE, FitShare, measure_moments
 from cogedit.media.metrics import psnr
 
 RADIUS = 8

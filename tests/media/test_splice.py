@@ -116,7 +116,7 @@ def test_without_loss_every_sample_outside_is_the_source_s(
     source = make_video(tmp_path / "in.mov", width=64, height=48, num_frames=24, options=options)
     output = tmp_path / f"out{suffix}"
     before, after = splice(source, output, codec=codec, lossless=codec != "ffv1")
-    assert before.pixel_format == after.pixel_format == pixels
+    assert before.pictures.pixel_format == after.pictures.pixel_format == pixels
     limited = ColourTags(range="tv")  # which some encoders say in any case
     assert after.pictures.tags.or_else(limited) == before.pictures.tags.or_else(limited)
     raw = ["-f", "rawvideo", "-fps_mode", "passthrough", "-"]
@@ -134,9 +134,11 @@ def test_ten_bits_stay_ten_bits_where_players_show_them(tmp_path, codec):
     options = ("-vf", f"format=yuv420p10le,setparams={DEEP}", *HEVC)
     source = make_video(tmp_path / "in.mp4", width=64, height=48, num_frames=12, options=options)
     before, after = splice(source, tmp_path / "out.mp4", codec=codec, first=4, count=2)
-    assert after.pixel_format == "yuv420p10le"
+    assert after.pictures.pixel_format == "yuv420p10le"
     assert after.pictures.tags == before.pictures.tags
-    assert splice(source, tmp_path / "8.mp4", first=4, count=2)[1].pixel_format == "yuv420p"
+    assert (
+        splice(source, tmp_path / "8.mp4", first=4, count=2)[1].pictures.pixel_format == "yuv420p"
+    )
 
 
 def test_a_rotation_is_undone_and_its_tag_is_gone(tmp_path):

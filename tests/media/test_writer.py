@@ -34,7 +34,7 @@ def test_rate_count_and_size_read_back(tmp_path, suffix, fps):
     write_video(frames(), path, fps=fps)
     facts = probe_facts(path)
     assert (facts.fps, facts.num_frames, facts.grid) == (fps, 9, None)
-    assert (facts.width, facts.height, facts.pixel_format) == (64, 48, "yuv420p")
+    assert (facts.width, facts.height, facts.pictures.pixel_format) == (64, 48, "yuv420p")
     assert facts.reader == "decord"
     assert read_counter(read_back(path, width=64, height=48)) == list(range(9))
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]

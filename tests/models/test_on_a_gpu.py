@@ -14,7 +14,7 @@ from importlib.util import find_spec
 
 import pytest
 import torch
-from pipelines import GOLDEN_PIPELINE, TINY_PIPELINE
+from pipelines import GOLDEN_PIPELINE, TINY_PIPELINE, decode_latents
 from published import VAE
 from videos import make_video
 
@@ -39,7 +39,7 @@ from cogedit.models.placement import on_device, place, store_weights
 from cogedit.models.predictor import InvertedClips, Predictor
 from cogedit.models.rotary import image_rotary_emb
 from cogedit.models.sampling import edit_latents, invert_latents
-from cogedit.models.vae import decode_latents, decode_pieces, encode_frames
+from cogedit.models.vae import decode_pieces, encode_frames
 from cogedit.models.vae_cost import WAYS, VAESizes, vae_bytes
 from cogedit.models.vae_tiles import use_tiles
 from cogedit.types import InvertSettings, ReconstructSettings, TransformerSettings

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from macs import MPS, Mac, OnMac
-from pipelines import GOLDEN_PIPELINE
+from pipelines import GOLDEN_PIPELINE, decode_latents
 from torch.nn import functional
 
 from cogedit.diffusion.trajectory import Trajectory
@@ -16,7 +16,7 @@ from cogedit.models.placement import check_weights
 from cogedit.models.predictor import InvertedClips, Predictor
 from cogedit.models.prompts import embed_prompts
 from cogedit.models.sampling import edit_latents, invert_latents
-from cogedit.models.vae import decode_latents, decode_pixels, encode_frames
+from cogedit.models.vae import decode_pixels, encode_frames
 from cogedit.types import InvertSettings, ReconstructSettings
 
 CPU = torch.device("cpu")

@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
+from cogedit.lab.product import measure_product
 from cogedit.models.cost import Flops, TransformerSizes
-from cogedit.models.speed_probe import Speed, measure_product, measure_speed
+from cogedit.models.speed_probe import Speed, measure_speed
 
 SIZES = TransformerSizes(
     num_layers=2,

@@ -5,13 +5,12 @@ from copy import deepcopy
 import pytest
 import torch
 from diffusers import AutoencoderKLCogVideoX
-from pipelines import TINY_PIPELINE
+from pipelines import TINY_PIPELINE, decode_latents
 from published import COGVIDEOX_5B
 
 from cogedit.lab import world
 from cogedit.models.geometry import Geometry
 from cogedit.models.vae import (
-    decode_latents,
     decode_pieces,
     encode_frames,
     encode_pixels,

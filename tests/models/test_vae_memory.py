@@ -7,10 +7,10 @@ import pytest
 import torch
 from accounting import LiveBytes
 from diffusers import AutoencoderKLCogVideoX
-from pipelines import TINY_PIPELINE
+from pipelines import TINY_PIPELINE, decode_latents
 from published import VAE
 
-from cogedit.models.vae import decode_latents, decode_pieces, encode_frames, encode_pixels
+from cogedit.models.vae import decode_pieces, encode_frames, encode_pixels
 from cogedit.models.vae_cost import WAYS, VAESizes, VAEWay, vae_bytes
 from cogedit.models.vae_tiles import use_tiles
 from cogedit.shapes import model_dir

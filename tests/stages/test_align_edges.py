@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fits import align_edges
 from PIL import Image
 from pipelines import TINY_PIPELINE, decode, settings_of
 from typer.testing import CliRunner
@@ -20,7 +21,6 @@ from cogedit.artifacts import read_artifact
 from cogedit.cli import app
 from cogedit.diffusion.latent_mask import feather_mask
 from cogedit.errors import ArtifactDamaged, ArtifactError, UsageError, VideoError
-from cogedit.media.edges import align_edges
 from cogedit.stages.recipe import read_recipe
 
 PROMPT = "a blue cat running in snow"
