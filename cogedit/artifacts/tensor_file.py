@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, BinaryIO, Generic, TypeVar, cast
 from cogedit.artifacts.atomic import atomic_write, show
 from cogedit.artifacts.codec import canonical_text, decode_record, encode_record
 from cogedit.artifacts.known_files import (
-    FileState,
+    KnownFile,
     is_verified,
     known_record,
     remember_record,
@@ -109,8 +110,8 @@ def write_tensor_file(
         written = replace(written, tensors=tensors_written)
         file.seek(0)
         file.write(encode(written))
-        state = stamp(path, file)
-    remember_written(state, written.tensors)
+        known = stamp(path, file)
+    remember_written(known, written.tensors)
     return written
 
 
@@ -154,9 +155,9 @@ class TensorFile(Generic[RecordT]):
 
     def __init__(self, file: BinaryIO, decode: Callable[[bytes], RecordT]) -> None:
         self._file, self._decode = file, decode
-        self._state = FileState.of(Path(file.name), file)
-        self._size = self._state.size
-        record = known_record(self._state, decode)
+        status = os.fstat(file.fileno())
+        self._known, self._size = KnownFile.of(Path(file.name), status), status.st_size
+        record = known_record(self._known, decode)
         if record is not None:
             self._payload = self._size - sum(map(num_bytes, record.tensors))
             self.record = record
@@ -183,16 +184,16 @@ class TensorFile(Generic[RecordT]):
         if self._size != expected:
             change = "truncated" if self._size < expected else "extended"
             raise ArtifactDamaged(f"is {change}: it has {self._size} bytes, expected {expected}")
-        remember_record(self._state, self._decode, self.record)
+        remember_record(self._known, self._decode, self.record)
 
     def verify(self) -> None:
         """Check size and digests, once per process. Raises `ArtifactDamaged`."""
         self.check_size()
-        if is_verified(self._state, self.record.tensors):
+        if is_verified(self._known, self.record.tensors):
             return
         for tensor in self._each_tensor():
             _check_digest(tensor, _sha256(self._read_chunks(num_bytes(tensor))))
-        remember_verified(self._state, self.record.tensors)
+        remember_verified(self._known, self.record.tensors)
 
     def tensors(self) -> TensorsOnDisk:
         """The tensors, to be read when they are needed; `verify` first."""
@@ -203,7 +204,7 @@ class TensorFile(Generic[RecordT]):
         import torch
 
         tensors = {}
-        verified = is_verified(self._state, self.record.tensors)
+        verified = is_verified(self._known, self.record.tensors)
         for tensor in self._each_tensor():
             content = bytearray(num_bytes(tensor))
             begin = 0
@@ -214,7 +215,7 @@ class TensorFile(Generic[RecordT]):
                 _check_digest(tensor, _sha256([content]))
             flat = torch.frombuffer(content, dtype=getattr(torch, tensor.dtype))
             tensors[tensor.name] = flat.reshape(tensor.shape)
-        remember_verified(self._state, self.record.tensors)
+        remember_verified(self._known, self.record.tensors)
         return tensors
 
     def _each_tensor(self) -> Iterator[TensorRecord]:

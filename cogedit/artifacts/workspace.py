@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cogedit.artifacts.atomic import show, storage_error
-from cogedit.artifacts.known_files import FileState
+from cogedit.artifacts.known_files import KnownFile
 from cogedit.artifacts.records import Record, RecordT, chain_of, content_key, earlier_record
 from cogedit.artifacts.store import SUFFIX, read_record, removal_hint, verify_artifact
 from cogedit.artifacts.unfinished import Unfinished, made_together
@@ -149,8 +149,8 @@ def _carried(paths: Iterable[Path]) -> Iterable[Record]:
     links: dict[Record, None] = {}
     for path in paths:
         with contextlib.suppress(ArtifactError, StorageError, OSError):
-            state = FileState.at(path)
-            links |= _known_links(state) if state.is_settled else _links(path)
+            file = KnownFile.of(path, path.stat())
+            links |= _known_links(file) if file.is_settled else _links(path)
     return links
 
 
@@ -160,13 +160,13 @@ def _links(path: Path) -> Mapping[Record, None]:
 
 
 @functools.lru_cache(maxsize=2**15)
-def _known_links(state: FileState) -> Mapping[Record, None]:
+def _known_links(file: KnownFile) -> Mapping[Record, None]:
     """The same, read once while the file stays as it is.
 
     Files come with every clip of a list: to open all of them each time would take the longer, the
     more of the list is done.
     """
-    return _links(state.path)
+    return _links(file.path)
 
 
 def _key_of(path: Path) -> str | None:
