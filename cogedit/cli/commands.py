@@ -28,7 +28,6 @@ from cogedit.cli.arguments import (
 )
 from cogedit.cli.cache import cache_app
 from cogedit.cli.configuration import config_app
-from cogedit.cli.defaults import newest_artifact
 from cogedit.cli.guide import guide
 from cogedit.cli.options import Call, with_options
 from cogedit.cli.tool_commands import batch, compare, doctor, probe_layers, report, sweep
@@ -257,7 +256,7 @@ def reconstruct(
 
     first_frame = only_first_frame(first_frames)
     check_is_edit(prompt or (), first_frame)
-    trajectory = source or newest_artifact(call, "trajectory")
+    trajectory = source or call.newest("trajectory")
     settings = call.settings(trajectory)
     if dry_run:
         from cogedit import tools

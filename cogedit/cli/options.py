@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from cogedit.cli.flags import Flag
     from cogedit.config import ResolvedSettings, Settings
     from cogedit.stages import Run
+    from cogedit.types import ArtifactKind
+
+_MADE_BY = {"trajectory": "cogedit invert VIDEO", "edit": "cogedit edit VIDEO --prompt TEXT"}
 
 
 @dataclass(frozen=True)
@@ -66,11 +69,7 @@ class Call:
     def settings(self, source: Path | None) -> Settings:
         """Resolve the settings, and report the model where it was chosen automatically.
 
-        Args:
-            source: What the command starts from.
-
-        Raises:
-            UsageError: A flag is out of range, or has another value than `source` was made with.
+        UsageError if a flag is out of range, or has another value than `source` was made with.
         """
         from cogedit.stages.settings import chosen_model, found_as
 
@@ -84,6 +83,37 @@ class Call:
             if where != "default":
                 self.screen.detail(f"{key}: from {where}")
         return resolved.settings
+
+    def settings_without_model(self) -> Settings:
+        """Resolve the settings of a command that needs no model: none is chosen or looked for."""
+        from cogedit.config import resolve_settings
+
+        return resolve_settings(
+            self.flags,
+            config=self.config,
+            environ=os.environ,
+            cwd=Path.cwd(),
+            flag_names=self.names,
+        ).settings
+
+    def newest(self, kind: ArtifactKind) -> Path:
+        """Find the newest artifact of a kind, and say which it is; UsageError if there is none.
+
+        It is taken from the workspace of the settings, or else from every one here.
+        """
+        from cogedit.artifacts import Workspace, newest_in_directory
+
+        workspace = self.settings_without_model().workspace
+        if workspace is None:
+            where, newest = "*.cogedit", newest_in_directory(Path(), kind)
+        else:
+            where, newest = str(workspace), Workspace(workspace).newest(kind)
+        if newest is None:
+            raise UsageError(
+                f"no {kind} found in {where}", hint=f"make one with `{_MADE_BY[kind]}`, or name it"
+            )
+        self.screen.say(f"using the newest {kind}, {newest}")
+        return newest
 
     def resolve(self, source: Path | None) -> ResolvedSettings:
         """Resolve the settings as `settings` does, with the origin of each."""

@@ -32,9 +32,8 @@ if TYPE_CHECKING:
     from cogedit.artifacts.listing import Entry
     from cogedit.tools import Estimate, LayerProbe
     from cogedit.tools.batch_plan import BatchPlan
-    from cogedit.tools.clip_cost import StageEstimate
+    from cogedit.tools.clip_cost import StageEstimate, VAEEstimate
     from cogedit.tools.doctor import Diagnosis
-    from cogedit.tools.vae_estimate import VAEEstimate
 
 _MAX_DRAWN = 500
 """Rows that rich draws, at a millisecond each; more are printed as they are."""
@@ -70,8 +69,6 @@ def show_rows(
 
 def show_estimate(screen: Screen, command: str, estimate: Estimate) -> None:
     """Print what a run would take: reuse, operations, disk, memory and time."""
-    from cogedit.tools.vae_estimate import notes_on
-
     if screen.json_output:
         content = {"command": command, "dry_run": True, "outputs": []} | asdict(estimate)
         content |= {"seconds": estimate.seconds, "disk_bytes": estimate.disk_bytes}
@@ -103,7 +100,7 @@ def show_estimate(screen: Screen, command: str, estimate: Estimate) -> None:
     rows.append(("disk", show_size(estimate.disk_bytes)))
     ways = {"encode": estimate.encode, "decode": estimate.decode}
     vae_rows = [_vae_row(direction, vae) for direction, vae in ways.items()]
-    rows.append(("VAE", "; ".join([*vae_rows, *notes_on(estimate.device)])))
+    rows.append(("VAE", "; ".join([*vae_rows, *estimate.notes_on_vae])))
     if estimate.memory_bytes:
         host = f"at least {show_size(estimate.host_bytes)} of host memory"
         on_device = f"about {show_size(estimate.memory_bytes)} on {estimate.device}, {host}"

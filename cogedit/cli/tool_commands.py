@@ -21,7 +21,6 @@ from cogedit.cli.arguments import (
     option,
     output_option,
 )
-from cogedit.cli.defaults import newest_artifact, settings_without_model
 from cogedit.cli.options import Call, with_options
 from cogedit.errors import BatchError, UsageError
 from cogedit.version import __version__
@@ -59,7 +58,7 @@ def sweep(
     from cogedit import tools
 
     first_frame = only_first_frame(first_frames)
-    trajectory = source or newest_artifact(call, "trajectory")
+    trajectory = source or call.newest("trajectory")
     settings = call.settings(trajectory)
     if dry_run:
         from cogedit.cli.tables import show_estimate
@@ -122,7 +121,7 @@ def probe_layers(
     from cogedit import tools
     from cogedit.cli.tables import cost_text, show_estimate, show_probe
 
-    trajectory = source or newest_artifact(call, "trajectory")
+    trajectory = source or call.newest("trajectory")
     settings = call.settings(trajectory)
     # What it says of the clip the run itself says again.
     run = call.run if dry_run else replace(call.run, notify=call.screen.detail)
@@ -297,7 +296,7 @@ def compare(
         call.screen.say(f"{name} changes nothing in an image")
     kinds = {source: sniff_kind(source) for source in sources}
     latent = next((source for source in sources if kinds[source] not in (None, "frames")), None)
-    settings = settings_without_model(call) if latent is None else call.settings(latent)
+    settings = call.settings_without_model() if latent is None else call.settings(latent)
     done = tools.compare(
         sources,
         settings,
@@ -336,9 +335,9 @@ def report(
     """
     from cogedit import tools
 
-    settings = settings_without_model(call)  # unless one is named, each edit has its own
+    settings = call.settings_without_model()  # unless one is named, each edit has its own
     root = folder or settings.workspace
-    root = newest_artifact(call, "edit").parent if root is None else root
+    root = call.newest("edit").parent if root is None else root
     written = tools.report(root, settings, output=output, beside=beside, run=call.run)
     call.screen.result("report", [{"path": str(written.path), "kind": "page", "reused": False}])
 
@@ -354,7 +353,7 @@ def doctor(call: Call) -> None:
 
     # Not `call.settings`, which needs the files of the model: here their absence is a finding.
     with call.screen.wait("looking at this machine"):
-        diagnosis = diagnose(settings_without_model(call))
+        diagnosis = diagnose(call.settings_without_model())
     if call.screen.json_output:
         outcome = {"can_edit": diagnosis.exit_code == 0, "exit_code": diagnosis.exit_code}
         found = {"command": "doctor", "cogedit": __version__, **outcome, **asdict(diagnosis)}

@@ -23,7 +23,7 @@ from cogedit.artifacts import (
 )
 from cogedit.config import Settings
 from cogedit.errors import UsageError
-from cogedit.media.edges import Change, FitShare, Moments, measure_moments
+from cogedit.media.edges import FitShare, Moments, measure_moments
 from cogedit.media.restore import image_window
 from cogedit.media.stream import Frame, FrameFile, FrameStream
 from cogedit.models.cost import latent_shape
@@ -96,17 +96,6 @@ def decode(source: Path, settings: Settings, *, session: Session, run: Run) -> F
         return shown
     mask = FramesOnDisk(edit.tensors.slices("mask"), shown.num_frames)
     return replace(shown, frames=lay_over(shown.frames, own, mask, feather=export.feather))
-
-
-def decode_changes(
-    source: Path, settings: Settings, *, session: Session, run: Run
-) -> Iterator[Change]:
-    """Decode what an edit changed, frame by frame, fitted to the edges of the source's frames.
-
-    Errors are those of `decode`, before the first frame.
-    """
-    _, moments = decode_moments(source, settings, session=session, run=run)
-    return (one.fit() for one in moments)
 
 
 def decode_moments(

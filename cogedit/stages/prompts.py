@@ -145,9 +145,21 @@ class PromptCache:
 
     def _report(self, record: EmbedsRecord, run: Run) -> None:
         """Say once what of a prompt the model cannot read."""
-        if record.key not in self._reported:
-            self._reported.add(record.key)
-            _report(record, run)
+        if record.key in self._reported:
+            return
+        self._reported.add(record.key)
+        if record.truncated:
+            run.notify(
+                f"the prompt {_short(record.prompt)!r} is {count_of(record.truncated, 'token')} "
+                f"too long for this model ({record.max_text_seq_length}); its end is left out"
+            )
+        if record.unknown:
+            words = ", ".join(repr(_short(word)) for word in record.unknown[:_SHOWN_WORDS])
+            more = ", ..." if len(record.unknown) > _SHOWN_WORDS else ""
+            run.notify(
+                f"words of the prompt {_short(record.prompt)!r} are unknown to the tokenizer and "
+                f"will be ignored: {words}{more}"
+            )
 
 
 def _parts(records: Sequence[EmbedsRecord]) -> list[Sequence[EmbedsRecord]]:
@@ -166,22 +178,6 @@ def embeds_record(
         max_text_seq_length=checkpoint.geometry.max_text_seq_length,
         library=f"transformers {version('transformers')}",
     )
-
-
-def _report(record: EmbedsRecord, run: Run) -> None:
-    """Say what of a prompt the model cannot read."""
-    if record.truncated:
-        run.notify(
-            f"the prompt {_short(record.prompt)!r} is {count_of(record.truncated, 'token')} too "
-            f"long for this model ({record.max_text_seq_length}); its end is left out"
-        )
-    if record.unknown:
-        words = ", ".join(repr(_short(word)) for word in record.unknown[:_SHOWN_WORDS])
-        more = ", ..." if len(record.unknown) > _SHOWN_WORDS else ""
-        run.notify(
-            f"words of the prompt {_short(record.prompt)!r} are unknown to the tokenizer and "
-            f"will be ignored: {words}{more}"
-        )
 
 
 def _short(text: str, length: int = 60) -> str:

@@ -32,9 +32,6 @@ from cogedit.types import ReconstructSettings
 Inferred = Mapping[str, Mapping[str, object]]
 """What nobody gave: by origin, values by dotted key."""
 
-_NO_CONFIG = Path(__file__).parent
-"""A folder without a `cogedit.toml`."""
-
 LARGE_MODEL = "zai-org/CogVideoX-5b"
 SMALL_MODEL = "shapes"
 _FIRST_FRAME = "first-frame"
@@ -164,11 +161,8 @@ def found_as(settings: Settings) -> str | None:
 
 def known_models() -> list[str]:
     """Models that need no description: the embedded ones, and those of the presets."""
-    of_presets = (
-        resolve_settings({}, config=name, environ={}, cwd=_NO_CONFIG).settings.model
-        for name in preset_names()
-    )
-    return [*EMBEDDED, *dict.fromkeys(model for model in of_presets if model != "auto")]
+    of_presets = (read_preset(name).get("model") for name in preset_names())
+    return [*EMBEDDED, *dict.fromkeys(str(model) for model in of_presets if model is not None)]
 
 
 def settings_as_made(path: Path, made_by: ModelRecord, settings: Settings) -> Settings:

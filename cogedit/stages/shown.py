@@ -11,7 +11,7 @@ from cogedit.config import Settings
 from cogedit.media.edges import Change
 from cogedit.media.restore import restore_frames
 from cogedit.media.stream import Frame, FrameStream
-from cogedit.stages.decode import decode, decode_changes
+from cogedit.stages.decode import decode, decode_moments
 from cogedit.stages.full_rate import show_every_frame
 from cogedit.stages.mask import mask_weights
 from cogedit.stages.recipe import Recipe
@@ -31,16 +31,8 @@ def show(
 ) -> FrameStream:
     """Compute the frames of an artifact as its recipe says, while they are taken.
 
-    Args:
-        artifact: Where it lies.
-        recipe: What is shown of it, and at which size.
-        settings: `model`, `dtype`, `device` and `export`, as for `decode`.
-        source: The source video, where its own frames are needed.
-        session: Holds the loaded model, for one stream at a time.
-        run: How to run.
-
-    Raises:
-        CogeditError: As `decode` and `FoundSource.read`.
+    `source` is there where its own frames are needed. Errors are those of `decode` and
+    `FoundSource.read`.
     """
     if recipe.every_frame and source is not None:
         return show_every_frame(artifact, recipe, settings, source=source, session=session, run=run)
@@ -55,7 +47,8 @@ def show(
         settings = replace(settings, export=replace(settings.export, composite="none"))
     shown: Iterable[Frame | Change]
     if recipe.align_edges:
-        shown = decode_changes(artifact, settings, session=session, run=run)
+        _, moments = decode_moments(artifact, settings, session=session, run=run)
+        shown = (one.fit() for one in moments)
     else:
         shown = decode(artifact, settings, session=session, run=run).frames
     frames = frames_record(recipe.record)

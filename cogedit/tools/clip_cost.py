@@ -9,6 +9,7 @@ from typing import get_args
 
 from cogedit.artifacts import FramesRecord, TrajectoryRecord
 from cogedit.config import Settings
+from cogedit.errors import DeviceMemoryError
 from cogedit.models.checkpoint import Checkpoint
 from cogedit.models.cost import (
     ITEM_SIZE,
@@ -25,12 +26,12 @@ from cogedit.models.cost import (
     window_shape,
 )
 from cogedit.models.split import Division
-from cogedit.models.vae_cost import Direction
+from cogedit.models.vae_cost import ON_CUDA, WAYS, Direction, VAESizes, vae_bytes
 from cogedit.stages.existing import Link
 from cogedit.stages.invert import check_levels
 from cogedit.stages.model import device_type, dtype_for, latent_shape_of, weights_for
 from cogedit.stages.reconstruct import as_in_one_pass, edits_together
-from cogedit.tools.vae_estimate import VAEEstimate, estimate_vae
+from cogedit.stages.session import Session
 from cogedit.types import InvertSettings, ReconstructSettings, WindowPlan
 
 
@@ -52,6 +53,21 @@ class StageEstimate:
     work: Work
     disk_bytes: int
     seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class VAEEstimate:
+    """What encoding or decoding would take.
+
+    Attributes:
+        way: How the VAE would run, such as "at once" or "frame by frame".
+        num_bytes: Its memory on the device, its weights among it.
+        problem: Why it cannot run, with what helps; None where it can.
+    """
+
+    way: str
+    num_bytes: int
+    problem: str | None = None
 
 
 @dataclass(frozen=True)
@@ -109,6 +125,11 @@ class Estimate:
     def disk_bytes(self) -> int:
         """What would be written, without headers and videos."""
         return self.earlier_bytes + sum(stage.disk_bytes for stage in self.stages)
+
+    @property
+    def notes_on_vae(self) -> tuple[str, ...]:
+        """What there is to know about the figures of the VAE on such a device."""
+        return (ON_CUDA,) if self.device == "cuda" else ()
 
 
 class ClipCost:
@@ -219,6 +240,20 @@ class ClipCost:
         has_mask |= edit.auto_mask
         return size + (self._samples_bytes(1) + self._pixels if has_mask else 0)
 
+    def _vae(self, direction: Direction, device: str) -> VAEEstimate:
+        """Say how the VAE would run in the memory that is free now."""
+        checkpoint, settings = self._checkpoint, self._settings
+        shape = latent_shape_of(self._frames, checkpoint.geometry)
+        try:
+            plan = Session().plan_vae(shape, settings, direction)
+        except DeviceMemoryError as error:
+            dtype, sizes = dtype_for(settings), VAESizes.of(checkpoint.vae_config)
+            least = part_bytes(checkpoint, "vae", dtype) + vae_bytes(
+                sizes, shape, direction, WAYS[-1], item_size=ITEM_SIZE[dtype], device=device
+            )
+            return VAEEstimate("does not fit", least, str(error))
+        return VAEEstimate(str(plan.way), plan.num_bytes)
+
     def total(
         self, stages: Sequence[StageEstimate], *, earlier_bytes: int, samples_bytes: int
     ) -> Estimate:
@@ -250,10 +285,7 @@ class ClipCost:
             item_size=ITEM_SIZE[dtype],
             device=device.type,
         )
-        encode, decode = (
-            estimate_vae(direction, self._frames, self._checkpoint, settings)
-            for direction in get_args(Direction)
-        )
+        encode, decode = (self._vae(direction, device.type) for direction in get_args(Direction))
         vae_activations = max(encode.num_bytes, decode.num_bytes)
         vae_activations -= part_bytes(self._checkpoint, "vae", dtype)
         return Estimate(
