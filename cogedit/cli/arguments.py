@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from cogedit.errors import UsageError
+from cogedit.schema import path_of
 
 
 def argument(
@@ -16,7 +17,7 @@ def argument(
     text: str,
     *,
     complete: Callable[[str], list[str]] | None = None,
-    is_path: bool = True,
+    parser: Callable[[str], object] | None = None,
 ) -> object:
     """Declare an argument by its name in the help, and what it is."""
     return typer.Argument(
@@ -24,7 +25,7 @@ def argument(
         help=text,
         autocompletion=complete,
         show_default=False,
-        parser=_path if is_path else None,
+        parser=parser or _path,
     )
 
 
@@ -49,23 +50,25 @@ def option(
 
 def output_option(text: str = "The file to write.", *, keeps_slash: bool = False) -> object:
     """Declare `--output`; with `keeps_slash` as text, whose last slash says that it is a folder."""
-    parser = _path_text if keeps_slash else _path
+    parser = path_text if keeps_slash else _path
     return option("--output", "-o", text=text, metavar="PATH", parser=parser)
 
 
 def _path(text: str) -> Path:
-    """Read a path. An empty one, which pathlib takes for the current folder, is a mistake.
+    """Read a path, with `~` as the home folder.
 
-    A script's variable that was never set leaves it.
+    The shell replaces it at the beginning of a word only, and not in `--output=~/bear.mp4`.
     """
-    if not text:
-        raise typer.BadParameter("it is empty, expected a path (. is the current folder)")
-    return Path(text)
+    try:
+        return path_of(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
-def _path_text(text: str) -> str:
-    _path(text)
-    return text
+def path_text(text: str) -> str:
+    """Read what may be a path and stays text: a box, `-`, or a folder by the slash at its end."""
+    path, slash = _path(text), "/" if text.endswith("/") else ""
+    return f"{path}{slash}" if text.startswith("~") else text
 
 
 Video = Annotated[Path, argument("VIDEO", "A video file, or a folder of pictures.")]
@@ -90,6 +93,7 @@ Mask = Annotated[
         text="Where the edit may change the source: an image or a video, white there, or a box "
         "x0,y0,x1,y1 in pixels of the source; @FIRST:LAST limits it to frames FIRST to LAST - 1.",
         panel="Mask",
+        parser=path_text,
     ),
 ]
 FirstFrames = Annotated[

@@ -32,7 +32,7 @@ def _complete(incomplete: str) -> list[str]:
 def guide(
     topic: Annotated[
         str | None,
-        argument("TOPIC", "A page. Default: list the topics.", complete=_complete, is_path=False),
+        argument("TOPIC", "A page. Default: list the topics.", complete=_complete, parser=str),
     ] = None,
 ) -> None:
     """Read the guide: list its topics, or print one.

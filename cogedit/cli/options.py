@@ -7,13 +7,12 @@ import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from cogedit.cancellation import Cancellation
 from cogedit.cli.progress import Thumbnail
 from cogedit.cli.screen import Screen, handle_errors
 from cogedit.errors import UsageError
-from cogedit.schema import path_of
 
 if TYPE_CHECKING:
     from cogedit.cli.flags import Flag
@@ -147,27 +146,6 @@ class Call:
         return resolved
 
 
-def _at_home(name: str, value: object) -> object:
-    """Return an argument's value with `~` as the home folder where it is a path.
-
-    The shell replaces it at the beginning of a word only, and not in `--output=~/bear.mp4`.
-    """
-    if isinstance(value, list):
-        return [_at_home(name, item) for item in value]
-    is_text_of_path = name in ("mask", "edits", "output") and value is not None
-    if not isinstance(value, Path) and not is_text_of_path:
-        return value
-    try:
-        path = path_of(cast("str | Path", value))
-    except ValueError as error:
-        raise UsageError(f"'{value}' is no file: {error}") from error
-    if isinstance(value, Path):
-        return path
-    text = str(value)
-    slash = "/" if text.endswith("/") else ""  # of a folder's name
-    return f"{path}{slash}" if text.startswith("~") else text
-
-
 def with_options(
     *tables: str,
     settings: bool = True,
@@ -218,7 +196,7 @@ def with_options(
                 screen=screen,
             )
             with handle_errors(screen, cancellation=call.stop, debug=values.pop("debug")):
-                command(call, **{name: _at_home(name, value) for name, value in values.items()})
+                command(call, **values)
 
         def with_signature() -> Callable[..., None]:
             from cogedit.cli.flags import signature_of

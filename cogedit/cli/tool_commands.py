@@ -20,6 +20,7 @@ from cogedit.cli.arguments import (
     only_first_frame,
     option,
     output_option,
+    path_text,
 )
 from cogedit.cli.options import Call, with_options
 from cogedit.errors import BatchError, UsageError
@@ -144,7 +145,7 @@ def batch(
             "EDITS.toml|.csv|.jsonl|-",
             "One edit per row: a video, a prompt and any setting; - reads CSV or JSON lines "
             "from standard input.",
-            is_path=False,
+            parser=path_text,
         ),
     ],
     results: Annotated[
