@@ -254,11 +254,7 @@ def earlier_record(record: RecordT) -> RecordT:
 
 def frames_record(record: Record) -> FramesRecord:
     """The clip at the start of a record's chain: its source, fps and frame count."""
-    if isinstance(record, EditRecord):
-        record = record.trajectory
-    if isinstance(record, TrajectoryRecord):
-        record = record.latents
-    return record.frames if isinstance(record, LatentsRecord) else record
+    return cast(FramesRecord, chain_of(record)[0])
 
 
 def num_pad_frames(record: Record) -> int:

@@ -29,37 +29,20 @@ _MAX_INDICES = 1_000_000
 
 @dataclass(frozen=True)
 class Recipe:
-    """What makes an exported video the one that is wanted.
+    """What makes an exported video the one that is wanted: `ExportSettings` as they apply to it."""
 
-    Attributes:
-        record: The artifact.
-        fps: Frames per second, exact.
-        encoding: Codec and quality.
-        size: The clip's size, or the source's.
-        sound: Whether it has the source's audio.
-        audio_track: Number of the track that was asked for, from 1; None where none was.
-        composite: What is shown outside the mask; "none" where there is none.
-        feather: Width in pixels of the transition; 0 without a composite.
-        align_edges: Radius in pixels within which an edit's edges are the source's; 0 is off.
-        every_frame: Whether frames of the source are shown that are none of the clip's.
-        dtype: What the VAE decodes in; None where nothing is decoded.
-        decode_tiling: Whether it decodes in tiles; None where nothing is decoded, or where that
-            follows from the memory that will be free.
-        splice: Whether it is the whole source video, with the clip in its place.
-        crossfade: Frames of the clip over which it goes from one to the other, at each cut.
-    """
-
-    record: Record
+    record: Record  # of the artifact
     fps: Fraction
     encoding: Encoding
     size: VideoSize = "clip"
     sound: bool = False
-    audio_track: int | None = None
-    composite: Composite = "none"
-    feather: int = 0
+    audio_track: int | None = None  # that was asked for
+    composite: Composite = "none"  # also where there is no mask
+    feather: int = 0  # 0 without a composite
     align_edges: int = 0
     every_frame: bool = False
-    dtype: DType | None = None
+    dtype: DType | None = None  # that the VAE decodes in; None where nothing is decoded
+    # None where nothing is decoded, or where it follows from the memory that will be free.
     decode_tiling: bool | None = None
     splice: bool = False
     crossfade: int = 0
