@@ -20,7 +20,6 @@ from pathlib import Path
 from cogedit.artifacts.atomic import show, storage_error, temporary_files
 from cogedit.artifacts.leases import acquire, is_lease, is_lost
 from cogedit.artifacts.steps import newest_step, step_files
-from cogedit.disk import is_regular
 from cogedit.errors import LeaseLost, StorageError
 from cogedit.types import ArtifactKind
 
@@ -76,7 +75,7 @@ class Unfinished:
             yield
         finally:
             if not lease.is_lost:
-                _unlink([*temporary_files(self.root), *_earlier_locks(self.root)])
+                _unlink(temporary_files(self.root))
             lease.release()
             with contextlib.suppress(OSError):  # steps are in it, or another process is
                 self.root.rmdir()
@@ -107,7 +106,7 @@ class Unfinished:
     def holds_other_files(self) -> bool:
         """Whether something in the folder is not cogedit's, so that the folder stays."""
         others = {*self.root.iterdir()}
-        others -= {*step_files(self.root), *temporary_files(self.root), *_earlier_locks(self.root)}
+        others -= {*step_files(self.root), *temporary_files(self.root)}
         if is_lease(self._lease):
             others.discard(self._lease)
         # A half-written file that became a step since it was listed is nobody's.
@@ -123,12 +122,6 @@ def made_together(folder: Path, kind: ArtifactKind) -> list[Unfinished]:
     roots = sorted(folder.glob(f"{kind}s-*{UNFINISHED_SUFFIX}"))
     steps = [(root, newest_step(root)) for root in roots if not root.is_symlink()]
     return [Unfinished(root, step.makes) for root, step in steps if step is not None]
-
-
-def _earlier_locks(root: Path) -> list[Path]:
-    """The lock that a killed cogedit 0.1.0 left, into which nothing was ever written."""
-    lock = root / "lock"
-    return [lock] if is_regular(lock) and lock.stat().st_size == 0 else []
 
 
 def _unlink(paths: Iterable[Path]) -> None:

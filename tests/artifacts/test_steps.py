@@ -279,13 +279,6 @@ def test_the_next_one_waits_and_is_told(unfinished):
     assert not unfinished.root.exists()
 
 
-def test_the_lock_of_an_earlier_version_goes(unfinished):
-    unfinished.root.mkdir()
-    (unfinished.root / "lock").touch()
-    assert not unfinished.holds_other_files()
-    assert unfinished.clear()
-
-
 def test_who_lost_the_folder_leaves_it_alone(unfinished):
     with unfinished.alone(waiting=never):
         unfinished.check_alone()
