@@ -48,7 +48,7 @@ from cogedit.artifacts.unfinished import UNFINISHED_SUFFIX, Unfinished, made_tog
 from cogedit.artifacts.workspace import (
     Workspace,
     default_workspace,
-    newest_in_directory,
+    newest_artifact,
     short_stem,
 )
 

@@ -123,13 +123,6 @@ class Workspace:
                 found |= dict.fromkeys(_carried_in(self.root.absolute(), changed).get(key, ()))
         return [*found]
 
-    def newest(self, kind: ArtifactKind) -> Path | None:
-        """The artifact of this kind that was written last, or None.
-
-        Files that cannot be read are passed over: one bad file must not hide the good ones.
-        """
-        return _newest([self.root], kind)
-
 
 @functools.lru_cache(maxsize=64)
 def _carried_in(root: Path, changed: int) -> Mapping[str, Sequence[Record]]:
@@ -176,12 +169,11 @@ def _key_of(path: Path) -> str | None:
     return None
 
 
-def newest_in_directory(directory: Path, kind: ArtifactKind) -> Path | None:
-    """Like `Workspace.newest`, over all `*.cogedit` folders of a directory."""
-    return _newest(directory.glob(f"*{FOLDER_SUFFIX}"), kind)
+def newest_artifact(folders: Iterable[Path], kind: ArtifactKind) -> Path | None:
+    """The artifact of this kind that was written last in some workspaces, or None.
 
-
-def _newest(folders: Iterable[Path], kind: ArtifactKind) -> Path | None:
+    Files that cannot be read are passed over: one bad file must not hide the good ones.
+    """
     dated: list[tuple[int, Path]] = []
     for folder in folders:
         with contextlib.suppress(OSError):

@@ -100,16 +100,15 @@ class Call:
 
         It is taken from the workspace of the settings, or else from every one here.
         """
-        from cogedit.artifacts import Workspace, newest_in_directory
+        from cogedit.artifacts import newest_artifact
+        from cogedit.artifacts.listing import workspaces_in
 
         workspace = self.settings_without_model().workspace
-        if workspace is None:
-            where, newest = "*.cogedit", newest_in_directory(Path(), kind)
-        else:
-            where, newest = str(workspace), Workspace(workspace).newest(kind)
+        newest = newest_artifact([workspace] if workspace else workspaces_in(Path()), kind)
         if newest is None:
             raise UsageError(
-                f"no {kind} found in {where}", hint=f"make one with `{_MADE_BY[kind]}`, or name it"
+                f"no {kind} found in {workspace or '*.cogedit'}",
+                hint=f"make one with `{_MADE_BY[kind]}`, or name it",
             )
         self.screen.say(f"using the newest {kind}, {newest}")
         return newest

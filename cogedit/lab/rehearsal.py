@@ -30,7 +30,7 @@ from typing import get_args
 
 import torch
 
-from cogedit.artifacts import Workspace
+from cogedit.artifacts import newest_artifact
 from cogedit.errors import CogeditError, StorageError, Terminated, UsageError
 from cogedit.models.quiet import quiet_imports
 
@@ -187,8 +187,8 @@ def find_differences(rehearsal: Rehearsal, stages: Sequence[Stage]) -> Iterator[
     for stage in stages:
         if stage.name in made and stage.name.startswith("reconstruct, ") and edit is not None:
             yield compare(f"{stage.name}, and reconstruct", edit, made[stage.name])
-    whole = Workspace(rehearsal.folder / WHOLE)
-    trajectory, at_once = whole.newest("trajectory"), whole.newest("edit")
+    whole = [rehearsal.folder / WHOLE]
+    trajectory, at_once = newest_artifact(whole, "trajectory"), newest_artifact(whole, "edit")
     resumed = made.get("invert, resumed")
     if trajectory is not None and resumed is not None:
         yield compare(

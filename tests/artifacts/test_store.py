@@ -495,7 +495,7 @@ def test_records_and_verification_need_no_torch(chain: Any, tmp_path: Path) -> N
         "path = Path(sys.argv[1])\n"
         "record = verify_artifact(path, 'edit')\n"
         "assert Workspace(path.parent).find(record) == path\n"
-        "assert newest_in_directory(path.parent.parent, 'edit') == path\n"
+        "assert newest_artifact([path.parent], 'edit') == path\n"
         "assert sniff_kind(path) == 'edit'\n"
         "loaded = {'torch', 'numpy', 'safetensors', 'diffusers'} & set(sys.modules)\n"
         "assert not loaded, loaded\n"

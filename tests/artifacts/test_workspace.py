@@ -14,7 +14,7 @@ from cogedit.artifacts import (
     Workspace,
     content_key,
     default_workspace,
-    newest_in_directory,
+    newest_artifact,
     write_artifact,
 )
 from cogedit.errors import ArtifactDamaged, ArtifactMismatch, StorageError
@@ -63,7 +63,7 @@ def test_find_refuses_a_damaged_or_swapped_file(chain: Any, tmp_path: Path) -> N
 
 
 def test_newest_passes_over_what_it_cannot_read(chain: Any, tmp_path: Path) -> None:
-    assert newest_in_directory(tmp_path, "trajectory") is None
+    assert newest_artifact([tmp_path], "trajectory") is None
     old = _workspace(tmp_path / "old.cogedit")
     new = _workspace(tmp_path / "new.cogedit")
     good = chain.copy("trajectory", old.path_for(chain.records["trajectory"]))
@@ -76,12 +76,13 @@ def test_newest_passes_over_what_it_cannot_read(chain: Any, tmp_path: Path) -> N
     (tmp_path / "file.cogedit").write_bytes(b"")
     os.utime(good, (1, 1))
     os.utime(newer, (2, 2))
-    assert new.newest("trajectory") == newer
-    assert old.newest("trajectory") == good
-    assert old.newest("edit") is None
-    assert newest_in_directory(tmp_path, "trajectory") == newer
+    assert newest_artifact([new.root], "trajectory") == newer
+    assert newest_artifact([old.root], "trajectory") == good
+    assert newest_artifact([old.root], "edit") is None
+    everywhere = [*tmp_path.iterdir()]
+    assert newest_artifact(everywhere, "trajectory") == newer
     os.utime(good, (3, 3))
-    assert newest_in_directory(tmp_path, "trajectory") == good
+    assert newest_artifact(everywhere, "trajectory") == good
 
 
 def test_create_where_a_file_is(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from pipelines import GOLDEN_PIPELINE, TINY_PIPELINE, decode_latents
 from published import VAE
 from videos import make_video
 
-from cogedit.artifacts import Workspace
+from cogedit.artifacts import newest_artifact
 from cogedit.diffusion.denoise import start_sample
 from cogedit.diffusion.schedule import Schedule
 from cogedit.diffusion.trajectory import Trajectory
@@ -409,7 +409,7 @@ def test_an_inversion_that_is_killed_goes_on(tmp_path):
     assert 0 < int(step) < 200
     subprocess.run([*command, "whole"], cwd=tmp_path, check=True)
     first, second = (
-        Workspace(tmp_path / name).newest("trajectory") for name in ("killed", "whole")
+        newest_artifact([tmp_path / name], "trajectory") for name in ("killed", "whole")
     )
     assert first.read_bytes() == second.read_bytes()
 
