@@ -6,13 +6,11 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from fractions import Fraction
 from itertools import groupby
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cogedit.artifacts import EditRecord, FramesRecord, Record, frames_record, read_artifact
 from cogedit.clip_times import resampling_rate, show_time
@@ -26,7 +24,8 @@ from cogedit.media.reader import resize_frame
 from cogedit.media.restore import restore_frames
 from cogedit.media.stand_in import PICTURE
 from cogedit.media.stream import Frame, FrameFile, FrameStream
-from cogedit.stages.decode import Clip, decode_moments, lay_over
+from cogedit.stages.decode import Clip, Mask, decode_moments, lay_over
+from cogedit.stages.mask import mask_weight
 from cogedit.stages.recipe import Recipe
 from cogedit.stages.run import Run
 from cogedit.stages.session import Session
@@ -137,23 +136,20 @@ def _edited_frames(
     blends = plan_blends(edited, numbers.stop, cuts)
     watched = left_out.watch(moments, clip)
     changes = blend_changes(blends, watched)
-    masks = _Masks(artifact, recipe) if recipe.composite == "source" else None
-    report = _Report(source.frames, blends, left_out)
+    masks: FramesOnDisk | None = None
+    if recipe.composite == "source":
+        masks = FramesOnDisk(read_artifact(artifact, "edit").tensors.slices("mask"))
 
     def frames() -> Iterator[Frame]:
         own = source.read(numbers)
         resize = resize_plan(source.frames)
         with closing(own):
             for blend, change, frame in zip(blends, changes, own, strict=True):
-                yield _shown(
-                    change,
-                    frame,
-                    resize,
-                    blend=blend,
-                    masks=masks,
-                    at_source_size=recipe.size == "source",
-                )
-        for note in report.notes():
+                mask: Mask | None = None
+                if masks is not None:  # between two edited frames, what the mask of either shows
+                    mask = np.maximum(masks[blend.before], masks[blend.after])
+                yield _shown(change, frame, resize, recipe=recipe, mask=mask)
+        for note in _notes(source.frames.source.fps, blends, left_out):
             run.notify(note)
 
     return frames()
@@ -167,101 +163,61 @@ def _pictures(source: FoundSource, numbers: range, folder: Path) -> FrameFile:
         return FrameFile(FrameStream(small, len(numbers), height, width), folder)
 
 
-class _Masks:
-    """The masks of an edit; between two edited frames, what the mask of either shows."""
-
-    def __init__(self, edit: Path, recipe: Recipe) -> None:
-        self._masks = FramesOnDisk(read_artifact(edit, "edit").tensors.slices("mask"))
-        self.feather = recipe.feather
-
-    def at(self, blend: Blend) -> NDArray[np.uint8]:
-        """The mask [H, W] of a frame."""
-        both: NDArray[np.uint8] = np.maximum(self._masks[blend.before], self._masks[blend.after])
-        return both
-
-    def weight_at(self, blend: Blend) -> NDArray[np.float32]:
-        """How much of each pixel of a frame is shown, [H, W]."""
-        import torch
-
-        from cogedit.diffusion.latent_mask import feather_mask
-
-        mask = torch.from_numpy(self.at(blend)[None])
-        weight: NDArray[np.float32] = feather_mask(mask, self.feather)[0].numpy()
-        return weight
-
-
 def _shown(
-    change: Change,
-    own: Frame,
-    resize: ResizePlan,
-    *,
-    blend: Blend,
-    masks: _Masks | None,
-    at_source_size: bool,
+    change: Change, own: Frame, resize: ResizePlan, *, recipe: Recipe, mask: Mask | None
 ) -> Frame:
     """One frame of the source with the change of its own, outside the mask without."""
-    if at_source_size:
-        weights = None if masks is None else [masks.weight_at(blend)]
+    if recipe.size == "source":
+        weights = None if mask is None else [mask_weight(mask, recipe.feather)]
         [shown] = restore_frames([change], resize, own=[own], weights=weights)
         return shown
     small = resize_frame(own, resize)
     shown = change.on(small)
-    if masks is not None:
-        [shown] = lay_over([shown], [small], [masks.at(blend)], feather=masks.feather)
+    if mask is not None:
+        [shown] = lay_over([shown], [small], [mask], feather=recipe.feather)
     return shown
 
 
-@dataclass(frozen=True)
-class _Report:
-    """What is said about the frames between, once all were shown."""
+def _notes(fps: Fraction, blends: Sequence[Blend], left_out: LeaveOneOut) -> Iterator[str]:
+    """What is said about the frames between, once all were shown; what says little first."""
 
-    frames: FramesRecord
-    blends: Sequence[Blend]
-    left_out: LeaveOneOut
+    def time(frame: int) -> str:
+        return show_time(frame / fps)
 
-    def notes(self) -> Iterator[str]:
-        """Sentences, those that say little first."""
-        cuts = self.left_out.cuts
-        if cuts:
-            yield (
-                f"{count_of(len(cuts), 'cut')} found, at {', '.join(map(self._time, cuts[:10]))}"
-                f"{' and later' if len(cuts) > 10 else ''}: no frame is fitted across one"
-            )
-        error = self.left_out.expected(self.blends)
-        if math.isnan(error):
-            yield "too few frames were edited to say how good those between are"
-            return
+    if cuts := left_out.cuts:
         yield (
-            f"the frames between reach {decibels(error):.1f} dB to what they would be, had they "
-            "been edited themselves: each edited frame was left out and predicted from those "
-            "beside it"
+            f"{count_of(len(cuts), 'cut')} found, at {', '.join(map(time, cuts[:10]))}"
+            f"{' and later' if len(cuts) > 10 else ''}: no frame is fitted across one"
         )
-        weak = sorted(self._weak_parts())
-        if weak:
-            parts = [
-                f"from {self._time(first)} to {self._time(end)} ({decibels(error):.1f} dB)"
-                for error, first, end in sorted(weak[-_MOST_TOLD:], key=lambda part: part[1])
-            ]
-            yield (
-                f"weak {', '.join(parts)}: fast motion, a thing that enters, or light that "
-                "changes; more frames help there: --frame-rate model with --start and --end, "
-                "or --frame-sample-step N"
-            )
+    error = left_out.expected(blends)
+    if math.isnan(error):
+        yield "too few frames were edited to say how good those between are"
+        return
+    yield (
+        f"the frames between reach {decibels(error):.1f} dB to what they would be, had they "
+        "been edited themselves: each edited frame was left out and predicted from those "
+        "beside it"
+    )
+    if weak := sorted(_weak_parts(blends, left_out)):
+        parts = [
+            f"from {time(first)} to {time(end)} ({decibels(error):.1f} dB)"
+            for error, first, end in sorted(weak[-_MOST_TOLD:], key=lambda part: part[1])
+        ]
+        yield (
+            f"weak {', '.join(parts)}: fast motion, a thing that enters, or light that "
+            "changes; more frames help there: --frame-rate model with --start and --end, "
+            "or --frame-sample-step N"
+        )
 
-    def _weak_parts(self) -> Iterator[tuple[float, int, int]]:
-        """The error of each weak part, its first frame and the first after it."""
-        gaps = [[*gap] for _, gap in groupby(self.blends, key=self._gap)]
-        errors = [self.left_out.expected(gap) for gap in gaps]
-        marked = zip(gaps, errors, strict=True)
-        for is_weak, part in groupby(marked, key=lambda pair: decibels(pair[1]) < _WEAK):
-            together = [blend for gap, _ in part for blend in gap]
-            if is_weak:
-                error = self.left_out.expected(together)
-                yield error, together[0].frame, together[-1].frame + 1
 
-    def _gap(self, blend: Blend) -> int:
-        """The place of the edited frame before a frame, whatever it is shown by."""
-        return bisect_right(self.left_out.edited, blend.frame)
-
-    def _time(self, frame: int) -> str:
-        return show_time(frame / self.frames.source.fps)
+def _weak_parts(blends: Sequence[Blend], left_out: LeaveOneOut) -> Iterator[tuple[float, int, int]]:
+    """The error of each weak part, its first frame and the first after it."""
+    # By the edited frame before each, whatever it is shown by.
+    by_gap = groupby(blends, key=lambda blend: bisect_right(left_out.edited, blend.frame))
+    gaps = [[*gap] for _, gap in by_gap]
+    marked = [(gap, left_out.expected(gap)) for gap in gaps]
+    for is_weak, part in groupby(marked, key=lambda pair: decibels(pair[1]) < _WEAK):
+        together = [blend for gap, _ in part for blend in gap]
+        if is_weak:
+            error = left_out.expected(together)
+            yield error, together[0].frame, together[-1].frame + 1

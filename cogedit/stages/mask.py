@@ -69,11 +69,18 @@ def show_mask(edit: Path) -> tuple[Path, float]:
     return path, sum(shares) / len(shares)
 
 
-def mask_weights(edit: Path, feather: int) -> Iterator[NDArray[np.float32]]:
-    """How much of each pixel of an edit is shown under its mask, [H, W], frame by frame."""
+def mask_weight(mask: NDArray[np.uint8], feather: int) -> NDArray[np.float32]:
+    """How much of each pixel of a frame is shown under its mask [H, W]."""
+    import torch
+
     from cogedit.diffusion.latent_mask import feather_mask
 
+    weight: NDArray[np.float32] = feather_mask(torch.from_numpy(mask[None]), feather)[0].numpy()
+    return weight
+
+
+def mask_weights(edit: Path, feather: int) -> Iterator[NDArray[np.float32]]:
+    """The weights of all frames of an edit that has a mask."""
     artifact = read_artifact(edit, "edit")
     mask, num_frames = artifact.tensors.slices("mask"), frames_record(artifact.record).num_frames
-    shown = islice(mask, num_frames)
-    return (feather_mask(frame[None], feather)[0].numpy() for frame in shown)
+    return (mask_weight(frame.numpy(), feather) for frame in islice(mask, num_frames))
