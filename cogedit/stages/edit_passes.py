@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -46,6 +46,7 @@ from cogedit.stages.trajectory import open_trajectory
 from cogedit.types import ReconstructSettings
 
 
+@dataclass(eq=False)
 class EditPasses:
     """Computes edits of one trajectory when they are asked for.
 
@@ -58,37 +59,26 @@ class EditPasses:
         notes: Workspace where the time of a pass is noted; None notes nothing.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        wanted: Mapping[str, EditRecord],
-        *,
-        missing: Collection[str],
-        folder: Path,
-        given: Given,
-        notes: Path | None,
-        settings: Settings,
-        run: Run,
-        session: Session,
-    ) -> None:
-        self._path = path
-        self._wanted = wanted
-        self._missing = missing
-        self._folder = folder
-        self._notes = notes
-        self._settings = settings
-        self._run = run
-        self._session = session
-        self._first_frame = given.first_frame
-        self._checkpoint = checkpoint_for(settings)
-        self._record, self._inverted = open_trajectory(path, self._checkpoint)
+    path: Path
+    wanted: Mapping[str, EditRecord]
+    missing: Collection[str]
+    folder: Path
+    given: Given
+    notes: Path | None
+    settings: Settings
+    run: Run
+    session: Session
+
+    def __post_init__(self) -> None:
+        self._checkpoint = checkpoint_for(self.settings)
+        self._record, self._inverted = open_trajectory(self.path, self._checkpoint)
         self._source = self._inverted.trajectory
         self._shape = latent_shape(self._source.latents)
         self._mask: PackedMask | None = None
-        if given.mask is not None:
+        if self.given.mask is not None:
             frames = frames_record(self._record)
             indices, resize = frames.frame_indices, resize_plan(frames)
-            self._mask = read_mask(given.mask, frames.source, indices=indices, resize=resize)
+            self._mask = read_mask(self.given.mask, frames.source, indices=indices, resize=resize)
         self._made: dict[str, Mapping[str, Tensor | Pieces]] = {}
         self._done: set[str] = set()
 
@@ -103,7 +93,7 @@ class EditPasses:
             unfinished = self._together(key)
             alone: AbstractContextManager[None] = nullcontext()
             if len(unfinished.makes) > 1:  # of a single one the caller holds the lease
-                waiting = self._run.while_waiting(is_made_elsewhere(unfinished.root))
+                waiting = self.run.while_waiting(is_made_elsewhere(unfinished.root))
                 alone = unfinished.alone(waiting=waiting)
             with alone:
                 made = self._denoise(unfinished)
@@ -117,25 +107,25 @@ class EditPasses:
         A pass that an earlier run did not finish goes on with the same edits, also those that exist
         by now: with others, the results would agree to rounding only.
         """
-        for kept in made_together(self._folder, "edit"):
-            if key in kept.makes and {*kept.makes} <= self._wanted.keys():
+        for kept in made_together(self.folder, "edit"):
+            if key in kept.makes and {*kept.makes} <= self.wanted.keys():
                 return kept
 
         def shared(record: EditRecord) -> EditRecord:
             return replace(record, settings=as_in_one_pass(record.settings))
 
-        own = shared(self._wanted[key])
+        own = shared(self.wanted[key])
         others = [
             other
-            for other, record in self._wanted.items()
-            if other in self._missing and other not in {key, *self._done} and shared(record) == own
+            for other, record in self.wanted.items()
+            if other in self.missing and other not in {key, *self._done} and shared(record) == own
         ]
         keys = [key, *others][: edits_together(self._source.latents.numel())]
-        return Unfinished.of(self._folder, "edit", keys)
+        return Unfinished.of(self.folder, "edit", keys)
 
     def _denoise(self, unfinished: Unfinished) -> list[Mapping[str, Tensor | Pieces]]:
         """Denoise the edits of one pass; an interrupted pass resumes."""
-        records = [self._wanted[key] for key in unfinished.makes]
+        records = [self.wanted[key] for key in unfinished.makes]
         options = records[0].settings
         pixels = [self._pixels(record) for record in records]
         masks = [self._latent_mask(mask, options) for mask in pixels if mask is not None]
@@ -147,23 +137,23 @@ class EditPasses:
             names=("offset" if options.method == "flow" else "sample",),
             shape=(len(records), *self._source.latents.shape[1:]),
             keep_all=records[0].has_trajectory,
-            run=self._run,
+            run=self.run,
         )
         on_state = with_preview(
             loop.save,
-            self._path,
+            self.path,
             self._record,
             self._source,
             schedule=Schedule.trailing(alphas_cumprod(self._checkpoint), num_levels),
-            settings=self._settings,
-            run=self._run,
+            settings=self.settings,
+            run=self.run,
         )
         what = records[0].title if len(records) == 1 else f"{len(records)} edits"
         with (
             memory_guard("editing"),
             self._predictor(embeds) as predictor,
-            Stopwatch(resolve_device(self._settings.device)) as stopwatch,
-            self._run.progress(f"editing: {what}", num_steps) as on_step,
+            Stopwatch(resolve_device(self.settings.device)) as stopwatch,
+            self.run.progress(f"editing: {what}", num_steps) as on_step,
             loop,
         ):
             num_done = loop.infos[-1].index + 1 if loop.infos else 0
@@ -180,7 +170,7 @@ class EditPasses:
                 on_step=shown.step,
                 on_window=shown.window,
             )
-        stopwatch.note(self._notes, unfinished.makes, is_whole=not loop.infos)
+        stopwatch.note(self.notes, unfinished.makes, is_whole=not loop.infos)
         made: list[Mapping[str, Tensor | Pieces]] = []
         for number, (record, mask) in enumerate(zip(records, pixels, strict=True)):
             tensors: dict[str, Tensor | Pieces] = {"latents": samples[-1][[number]]}
@@ -243,40 +233,40 @@ class EditPasses:
     @cached_property
     def _condition(self) -> Tensor | None:
         """What the model is shown of the edits' own first frame; None where they have none."""
-        if self._first_frame is None:
+        if self.given.first_frame is None:
             return None
         first = encode_first_frame(
-            torch.from_numpy(self._first_frame.pixels)[None],
+            torch.from_numpy(self.given.first_frame.pixels)[None],
             self._record.latents,
-            self._settings,
-            run=self._run,
-            session=self._session,
+            self.settings,
+            run=self.run,
+            session=self.session,
         )
         condition = condition_of(first, self._record)
         own = self._inverted.condition
         if own is not None and torch.equal(condition, own):
-            self._run.notify(f"{self._first_frame.source.name} is the source's own first frame")
+            self.run.notify(f"{self.given.first_frame.source.name} is the source's own first frame")
         return condition
 
     @cached_property
     def _embeds(self) -> Mapping[str, Tensor]:
-        edits = [record.settings for record in self._wanted.values()]
+        edits = [record.settings for record in self.wanted.values()]
         prompts = [prompt for edit in edits for prompt in (edit.prompt, edit.negative_prompt)]
         prompts.append(self._record.settings.prompt)
-        return self._session.embed(prompts, self._settings, run=self._run)
+        return self.session.embed(prompts, self.settings, run=self.run)
 
     @contextmanager
     def _predictor(self, embeds: Mapping[str, Tensor]) -> Iterator[Predictor]:
         """Have the model on its device, placed for the largest of the passes to come."""
-        table, options = alphas_cumprod(self._checkpoint), self._settings.transformer
-        session = self._session
+        table, options = alphas_cumprod(self._checkpoint), self.settings.transformer
+        session = self.session
         with session.transformer(
             self._work,
             self._shape,
-            self._settings,
+            self.settings,
             windows=self._record.windows,
-            loras=self._settings.lora,
-            run=self._run,
+            loras=self.settings.lora,
+            run=self.run,
         ) as transformer:
             yield Predictor(transformer, table, embeds, options, session.ranks)
 
@@ -285,13 +275,13 @@ class EditPasses:
         """What all passes of the run take."""
         sizes = TransformerSizes.of(self._checkpoint.transformer_config)
         work, counted = Work(), set[str]()
-        for key in self._missing:
+        for key in self.missing:
             if key in counted:
                 continue
             together = self._together(key).makes
             counted |= {*together}
             work += edit_work(
-                [self._wanted[other].settings for other in together],
+                [self.wanted[other].settings for other in together],
                 self._record.settings,
                 sizes,
                 self._shape,
