@@ -81,25 +81,23 @@ def settings_for(
     is_artifact = path is not None and sniff_kind(path) is not None
     resolved = resolve(inferred={})
     model = resolved.settings.model
-    inferred: Inferred = {}
+    inferred: dict[str, Mapping[str, object]] = {}
     if is_artifact and path is not None:
-        inferred = _from_artifact(path, resolved.settings)
+        inferred |= _from_artifact(path, resolved.settings)
     if model == "auto" and not any("model" in values for values in inferred.values()):
-        inferred = {**inferred, **_from_machine()}
-    if inferred:
-        resolved = resolve(inferred=inferred)
+        model = model_of_machine()
+        inferred[_WITH_GPU if model == LARGE_MODEL else _WITHOUT_GPU] = {"model": model}
+    resolved = resolve(inferred=inferred)
     if resolved.settings.model in EMBEDDED:  # its VAE was trained on clips of the model's length
-        span = {"encode.vae_span": EMBEDDED_FRAMES}
-        inferred = {**inferred, f"the VAE of {resolved.settings.model}": span}
+        inferred[f"the VAE of {resolved.settings.model}"] = {"encode.vae_span": EMBEDDED_FRAMES}
         resolved = resolve(inferred=inferred)
-    of_model = _from_kind(resolved.settings)
+    inferred |= _from_kind(resolved.settings)
     if not is_artifact:  # only a run that starts from the video chooses a clip
-        of_model = {**of_model, **_from_checkpoint(resolved)}
-    inferred = {**inferred, **of_model}
-    if of_model:
-        resolved = resolve(inferred=inferred)
-    of_mode = _from_mode(resolved)
-    return resolve(inferred={**inferred, **of_mode}) if of_mode else resolved
+        inferred |= _from_checkpoint(resolved)
+    resolved = resolve(inferred=inferred)
+    if of_mode := _from_mode(resolved):
+        return resolve(inferred={**inferred, **of_mode})
+    return resolved
 
 
 def settle_rate(source: Path, flags: Mapping[str, object]) -> Mapping[str, object]:
@@ -220,11 +218,6 @@ def model_of_machine() -> str:
 
 
 _WITH_GPU, _WITHOUT_GPU = "this machine has a CUDA device", "this machine has no CUDA device"
-
-
-def _from_machine() -> Inferred:
-    model = model_of_machine()
-    return {_WITH_GPU if model == LARGE_MODEL else _WITHOUT_GPU: {"model": model}}
 
 
 def check_named_model(resolved: ResolvedSettings) -> None:
