@@ -88,7 +88,7 @@ __all__ = [
     "keep_in_use",
     "keeping_in_use",
     "made_together",
-    "newest_in_directory",
+    "newest_artifact",
     "newest_step",
     "num_pad_frames",
     "parse_json",
