@@ -117,7 +117,8 @@ def cost_text(stage: StageEstimate) -> str:
     work = stage.work
     numbers = {"call": work.calls, "row": work.rows}
     counted = [f"{number:,} {noun_of(number, noun)}" for noun, number in numbers.items()]
-    return ", ".join([*counted, flops(work.flops.total), f"about {duration(stage.seconds)}"])
+    counted += [flops(work.flops.total), f"about {duration(stage.seconds)}"]
+    return ("at least " if stage.is_least else "") + ", ".join(counted)
 
 
 def show_probe(screen: Screen, probe: LayerProbe) -> None:

@@ -10,8 +10,15 @@ for x_t, which stands on both sides. Two forms are here:
 noise level of s, as `DDIMInverseScheduler` does. For v-prediction that is two errors, not one.
 
 "consistent" predicts v from the steps before by linear extrapolation in the angle, which costs
-nothing, and corrects it with K model calls of the fixed-point equation above. With K = 1 it costs
-what upstream costs.
+nothing, and corrects it with K model calls of the equation above. With K = 1 it costs what upstream
+costs.
+
+One correction is enough where v turns slowly. Towards noise a model may decide within one step
+whether a clip is light or dark; then x0^ leaps with x_t, and each correction throws the sample to
+the other side of the solution, farther than it was. A secant through tries of both sides lands
+between them (Anderson acceleration with one earlier try, which arXiv 2309.04907 uses for inversion,
+and of several tries the last across, as in regula falsi). Since x_t is affine in v, it is v that is
+mixed.
 """
 
 from __future__ import annotations
@@ -29,9 +36,12 @@ from cogedit.diffusion.state import StepState, steps_after
 from cogedit.errors import UsageError
 from cogedit.progress import StepInfo
 
-MAX_ITERATIONS = 10
-TOLERANCE = 1e-3
-"""Relative size of a correction below which another one is not worth a model call."""
+MAX_FURTHER = 4
+"""Most corrections of a step after its first, where their number is not given."""
+NOISY = math.pi / 4
+"""Angle (radians) of a noise level above which an error of the inversion grows on the way down."""
+TOLERANCE = 0.04
+"""Relative size of a correction of a noisy sample below which it needs no other."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +62,10 @@ def invert_consistent(
 ) -> Iterator[StepState]:
     """Invert by the sampling step's own equation: predicted, then corrected `iterations` times.
 
-    With `iterations` None a step is corrected until the last correction is smaller than
-    `TOLERANCE`, at most `MAX_ITERATIONS` times: the first timesteps, where the model changes
-    fastest, take most of the calls.
+    With `iterations` None a step is corrected once, and above the angle `NOISY` up to `MAX_FURTHER`
+    times more, until a correction is smaller than `TOLERANCE`. After a step that needed more than
+    one, the next has at least two: where v leaps, the first may be small and yet be wrong. Each
+    clip of a batch has its own corrections.
 
     Args:
         model: v(x_t, t).
@@ -82,23 +93,115 @@ def invert_consistent(
         Velocity(schedule.angle(state.info.timestep), state.tensors["velocity"].to(latents.device))
         for state in done[-2:]
     ]
+    # A run that goes on has one clip, or a given number of iterations.
+    was_steep = bool(done) and done[-1].info.num_calls > 1 + (done[-1].info.index == 0)
+    is_steep = torch.full((len(x),), was_steep, device=x.device)
     for index, (s, t) in steps_after(done, schedule.inversion_steps()):
-        cos, sin = schedule.rotation(t, s)
         v = predict_velocity(velocities, schedule.angle(t)) if velocities else model(x, t)
-        y = (x + sin * v) / cos
-        num_calls, residual = int(not velocities), math.inf
-        for _ in range(MAX_ITERATIONS if iterations is None else iterations):
-            v = model(y, t)
-            y, y_before = (x + sin * v) / cos, y
-            num_calls, residual = num_calls + 1, _relative_distance(y, y_before)
-            if iterations is None and residual < TOLERANCE:
-                break
-        x = y
+        equation = _Equation(model, x, schedule, t=t, s=s)
+        solved = equation.solve(v, iterations, is_steep)
+        x, v, is_steep = solved.sample, solved.velocity, solved.is_steep
+        num_calls = solved.num_calls + (not velocities)
         velocities = [*velocities[-1:], Velocity(schedule.angle(t), v)]
         require_finite(x, name="the inverted sample", step=index + 1, timestep=t)
         total = len(schedule.timesteps)
-        info = StepInfo(index, total, t, residual=residual, num_calls=num_calls)
+        info = StepInfo(index, total, t, residual=solved.residual, num_calls=num_calls)
         yield StepState(info, {"sample": x, "velocity": v})
+
+
+@dataclass(frozen=True)
+class _Solved:
+    """A solution of a step's equation.
+
+    Attributes:
+        sample: x_t, [B, F, C, H, W].
+        velocity: v, same shape.
+        residual: Relative size of the last correction, the largest of the clips.
+        num_calls: Model calls that it took.
+        is_steep: Which clips took more than one, [B].
+    """
+
+    sample: Tensor
+    velocity: Tensor
+    residual: float
+    num_calls: int
+    is_steep: Tensor
+
+
+class _Equation:
+    """The equation of one step: x_t that a sampling step takes to x_s.
+
+    Args:
+        model: v(x_t, t).
+        x: x_s, [B, F, C, H, W] float32.
+        schedule: Table of noise levels.
+        t: Timestep to arrive at.
+        s: Timestep of `x`.
+    """
+
+    def __init__(self, model: Model, x: Tensor, schedule: Schedule, *, t: int, s: int) -> None:
+        self._model, self._x, self._t = model, x, t
+        self._cos, self._sin = schedule.rotation(t, s)
+        self._is_noisy = schedule.angle(t) > NOISY
+
+    def solve(self, v: Tensor, iterations: int | None, was_steep: Tensor) -> _Solved:
+        """Correct a guess of v(x_t, t); `was_steep` is what the step before took, [B]."""
+        sample, tries = self._arrive(v), list[_Try]()
+        is_open, is_steep = torch.ones_like(was_steep), was_steep
+        residual = torch.full(was_steep.shape, math.inf, device=v.device)
+        while bool(is_open.any()):
+            found = self._model(sample, self._t)
+            arrived = self._arrive(found)
+            tries.append(_Try(found, arrived - sample))
+            size = _norm(tries[-1].correction) / _norm(arrived).clamp_min(1e-12)
+            residual = torch.where(is_open, size, residual)
+            v = torch.where(is_open[:, None, None, None, None], _between(tries), v)
+            sample = self._arrive(v)
+            is_open = is_open & self._goes_on(len(tries), iterations, residual, was_steep)
+            is_steep = is_open if len(tries) == 1 else is_steep
+        return _Solved(sample, v, float(residual.max()), len(tries), is_steep)
+
+    def _arrive(self, v: Tensor) -> Tensor:
+        """Return x_t by a velocity."""
+        return (self._x + self._sin * v) / self._cos
+
+    def _goes_on(
+        self, num_tries: int, iterations: int | None, residual: Tensor, was_steep: Tensor
+    ) -> Tensor:
+        """Whether each clip is corrected again, [B]."""
+        if iterations is not None:
+            return torch.full_like(was_steep, num_tries < iterations)
+        is_wrong = residual > TOLERANCE
+        if num_tries == 1:
+            is_wrong = is_wrong | was_steep
+        return is_wrong & (self._is_noisy and num_tries <= MAX_FURTHER)
+
+
+@dataclass(frozen=True)
+class _Try:
+    """What the model said of one x_t, and how far that would move it, each [B, F, C, H, W]."""
+
+    velocity: Tensor
+    correction: Tensor
+
+
+def _between(tries: Sequence[_Try]) -> Tensor:
+    """Return v where the secant through two tries needs no correction; of one try, its own v.
+
+    The two are the last and, of those that are corrected the other way, the latest; where there is
+    none, the one before. Each clip has its own two.
+    """
+    last, *others = reversed(tries)
+    if not others:
+        return last.velocity
+    across = torch.stack([_dot(one.correction, last.correction) < 0 for one in others])
+    # The first of equal values is the latest try; of clips without any across, the one before.
+    clips = torch.arange(across.shape[1], device=across.device)
+    chosen = across.int().argmax(dim=0), clips
+    velocity = torch.stack([one.velocity for one in others])[chosen]
+    change = last.correction - torch.stack([one.correction for one in others])[chosen]
+    share = _dot(last.correction, change) / _dot(change, change).clamp_min(1e-12)
+    return last.velocity - share[:, None, None, None, None] * (last.velocity - velocity)
 
 
 def invert_upstream(
@@ -130,5 +233,11 @@ def predict_velocity(velocities: list[Velocity], angle: float) -> Tensor:
     return last.value + slope * (last.value - before.value)
 
 
-def _relative_distance(a: Tensor, b: Tensor) -> float:
-    return float(torch.linalg.vector_norm(a - b) / torch.linalg.vector_norm(a).clamp_min(1e-12))
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Return the inner product of each clip, [B]."""
+    return (a * b).sum(dim=(1, 2, 3, 4))
+
+
+def _norm(a: Tensor) -> Tensor:
+    """Return the length of each clip, [B]."""
+    return torch.linalg.vector_norm(a, dim=(1, 2, 3, 4))

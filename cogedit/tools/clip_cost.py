@@ -45,6 +45,7 @@ class StageEstimate:
         work: Calls, rows and operations of the transformer.
         disk_bytes: Size of the artifacts that it would write, without their headers.
         seconds: Time of the transformer, on the busiest device, by a measurement of one.
+        is_least: Whether it may take more calls, by what the clip is.
     """
 
     name: str
@@ -53,6 +54,7 @@ class StageEstimate:
     work: Work
     disk_bytes: int
     seconds: float = 0.0
+    is_least: bool = False
 
 
 @dataclass(frozen=True)
@@ -183,7 +185,9 @@ class ClipCost:
             return StageEstimate("invert", 1, 1, Work(), 0)
         check_levels(settings, self._checkpoint)
         work = inversion_work(settings, self._sizes, self._shape, self._windows, self._division)
-        return StageEstimate("invert", 0, 1, work, self.trajectory_bytes(settings))
+        is_least = settings.inverse == "consistent" and settings.inversion_iterations is None
+        size = self.trajectory_bytes(settings)
+        return StageEstimate("invert", 0, 1, work, size, is_least=is_least)
 
     def check(self, inversion: InvertSettings) -> StageEstimate:
         """Count sampling an inversion back from its noise."""

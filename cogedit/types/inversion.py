@@ -45,11 +45,12 @@ class InvertSettings:
         "the upstream script.",
     )
     inversion_iterations: Annotated[int, Meta(ge=1, le=100)] | None = setting(
-        1,
+        None,
         "Inversion",
-        "Corrections of each consistent step, one model call each; auto repeats them until the "
-        "residual falls below 1e-3.",
+        "Corrections of each consistent step, one model call each; auto is one, and up to four "
+        "more of a noisy sample, until one moves it by less than 4 %.",
         metavar="K|auto",
+        default_text="auto",
     )
     low_levels: Annotated[int, Meta(ge=0, le=10)] | None = setting(
         None,

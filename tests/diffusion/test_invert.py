@@ -1,11 +1,19 @@
 """Inversion: exact where it can be, and better than upstream where it cannot."""
 
+import math
+
 import pytest
 import torch
 from schedules import gaussian, schedule_of
 
 from cogedit.diffusion.denoise import denoise
-from cogedit.diffusion.invert import invert_consistent, invert_upstream
+from cogedit.diffusion.invert import (
+    MAX_FURTHER,
+    NOISY,
+    TOLERANCE,
+    invert_consistent,
+    invert_upstream,
+)
 from cogedit.diffusion.midpoint import invert_midpoint
 from cogedit.diffusion.trajectory import Trajectory
 from cogedit.errors import ArtifactMismatch, NumericalError, UsageError
@@ -30,6 +38,16 @@ def wavy(schedule):
     def model(sample, timestep):
         a = schedule.alpha_cumprod(timestep)
         return a**0.5 * torch.tanh(1.5 * sample) + 0.3 * torch.sin(2 * sample.flip(-1))
+
+    return model
+
+
+def leaping(schedule):
+    """A model that towards noise decides by a clip's mean whether it is light or dark."""
+
+    def model(sample, timestep):
+        light = torch.tanh(30 * sample.mean(dim=(1, 2, 3, 4), keepdim=True))
+        return 0.3 * torch.sin(sample) - math.sin(schedule.angle(timestep)) ** 12 * light
 
     return model
 
@@ -77,6 +95,37 @@ def test_one_corrected_call_per_step_beats_upstream_and_more_calls_beat_one(step
     assert one < upstream / 5
     assert many < one / 5
     assert many < 1e-4
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("mean", [0.05, 0.1])
+def test_where_the_model_leaps_a_step_is_corrected_until_it_is_solved(seed, mean):
+    schedule, steps = schedule_of(13), []
+    model, z0 = leaping(schedule), mean + 0.1 * gaussian(seed)
+    one = error_of_round_trip(invert(model, z0, schedule, iterations=1), model, schedule)
+    solved = invert(model, z0, schedule, iterations=None, on_step=steps.append)
+    assert one > 0.1
+    assert error_of_round_trip(solved, model, schedule) < 0.005
+    # One more call of every step would have cost more.
+    assert sum(step.num_calls for step in steps) < 2 * 13 + 1
+    noisy = [step for step in steps if schedule.angle(step.timestep) > NOISY]
+    assert all(step.num_calls == 1 for step in steps[1:] if step not in noisy)
+    begun = [step.num_calls > 1 for step in noisy].index(True)
+    for step in noisy[begun:]:
+        assert 1 < step.num_calls <= 1 + MAX_FURTHER
+        assert step.residual < TOLERANCE or step.num_calls == 1 + MAX_FURTHER
+
+
+def test_each_clip_of_a_batch_has_its_own_corrections():
+    schedule = schedule_of(13)
+    model = leaping(schedule)
+    clips = [mean + 0.1 * gaussian(0) for mean in (0.05, 2.0, 0.1)]
+    together = invert(model, torch.cat(clips), schedule, iterations=None)
+    for number, clip in enumerate(clips):
+        steps = []
+        alone = invert(model, clip, schedule, iterations=None, on_step=steps.append)
+        assert torch.allclose(together.samples[:, [number]], alone.samples, atol=1e-6)
+        assert (sum(step.num_calls for step in steps) == 14) == (number == 1)
 
 
 def test_two_levels_below_the_first_are_worth_more_than_twice_the_levels():
@@ -204,9 +253,10 @@ def test_refuses_what_has_no_solution():
 
 
 @pytest.mark.parametrize("iterations", [1, 2, None])
-def test_an_inversion_goes_on_from_any_step_with_the_same_bits(iterations):
-    schedule, z0, states = schedule_of(7), gaussian(2), []
-    model = wavy(schedule)
+@pytest.mark.parametrize("kind", [wavy, leaping])
+def test_an_inversion_goes_on_from_any_step_with_the_same_bits(iterations, kind):
+    schedule, z0, states = schedule_of(13), 0.1 * gaussian(2), []
+    model = kind(schedule)
     whole = invert(model, z0, schedule, iterations=iterations, on_state=states.append)
     for count in range(len(states) + 1):
         told = []

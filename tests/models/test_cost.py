@@ -289,7 +289,7 @@ def counted_inversion(transformer, checkpoint, shape, asked, embeds, *, has_cond
 @pytest.mark.parametrize("changes", [{}, {"inverse": "upstream", "guidance_scale": 2.0}])
 def test_an_inversion_against_the_counter(golden_model, changes):
     transformer, sizes, checkpoint = golden_model
-    asked = InvertSettings(num_inference_steps=3, prompt="a", **changes)
+    asked = InvertSettings(num_inference_steps=3, inversion_iterations=1, prompt="a", **changes)
     found = counted_inversion(transformer, checkpoint, SHAPE, asked, embeds_of("", "a"))
     assert inversion_work(asked, sizes, SHAPE).flops.total == pytest.approx(found, rel=0.01)
 
@@ -297,7 +297,8 @@ def test_an_inversion_against_the_counter(golden_model, changes):
 def test_the_channels_of_a_first_frame_are_counted(tmp_path):
     checkpoint = find_checkpoint(str(make_15_i2v_like(tmp_path / "tiny")))
     transformer = load_transformer(checkpoint, device=torch.device("cpu"), dtype=torch.float32)
-    asked, shape = InvertSettings(num_inference_steps=2), (4, *SHAPE[1:])
+    asked = InvertSettings(num_inference_steps=2, inversion_iterations=1)
+    shape = (4, *SHAPE[1:])
     sizes = TransformerSizes.of({**checkpoint.transformer_config, "max_text_seq_length": 64})
     embeds = {"": torch.zeros(1, 64, 32)}
     found = counted_inversion(transformer, checkpoint, shape, asked, embeds, has_condition=True)

@@ -7,6 +7,7 @@ import torch
 from references import written_out
 
 from cogedit.diffusion.ddim import ddim_step
+from cogedit.diffusion.invert import MAX_FURTHER, TOLERANCE
 from cogedit.diffusion.schedule import Schedule
 from cogedit.diffusion.trajectory import Trajectory
 from cogedit.errors import ArtifactMismatch, UsageError
@@ -356,15 +357,15 @@ def test_a_seed_counts_where_noise_is_drawn_and_nowhere_else(edit, inverted, cha
     assert torch.equal(first, second) == (not settings.draws_noise)
 
 
-def test_automatic_iterations_spend_calls_where_the_residual_asks(invert):
+def test_unasked_a_noisy_step_is_corrected_as_often_as_it_needs(invert):
     steps, more = [], []
-    invert(InvertSettings(num_inference_steps=10), on_step=steps.append)
-    invert(InvertSettings(num_inference_steps=10, inversion_iterations=None), on_step=more.append)
+    invert(InvertSettings(num_inference_steps=10, inversion_iterations=1), on_step=steps.append)
+    invert(InvertSettings(num_inference_steps=10), on_step=more.append)
     assert [s.num_calls for s in steps] == [2] + [1] * 9
+    assert more[0].num_calls == 2
     assert sum(s.num_calls for s in more) > sum(s.num_calls for s in steps)
-    assert max(s.num_calls for s in more) <= 11
     for step in more:
-        assert step.residual < 1e-3 or step.num_calls >= 10
+        assert step.num_calls == 1 + MAX_FURTHER or step.residual < TOLERANCE or step.index < 5
 
 
 @pytest.mark.parametrize(
