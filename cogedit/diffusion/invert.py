@@ -40,8 +40,8 @@ MAX_FURTHER = 4
 """Most corrections of a step after its first, where their number is not given."""
 NOISY = math.pi / 4
 """Angle (radians) of a noise level above which an error of the inversion grows on the way down."""
-TOLERANCE = 0.04
-"""Relative size of a correction of a noisy sample below which it needs no other."""
+TOLERANCE = 0.5
+"""How far v may be from what was expected, in lengths of x_t, for a correction to be the last."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,9 @@ def invert_consistent(
     """Invert by the sampling step's own equation: predicted, then corrected `iterations` times.
 
     With `iterations` None a step is corrected once, and above the angle `NOISY` up to `MAX_FURTHER`
-    times more, until a correction is smaller than `TOLERANCE`. After a step that needed more than
-    one, the next has at least two: where v leaps, the first may be small and yet be wrong. Each
-    clip of a batch has its own corrections.
+    times more, while v is farther than `TOLERANCE` from what was expected. After a step that needed
+    more than one, the next has at least two: where v leaps, the first may be small and yet be
+    wrong. Each clip of a batch has its own corrections.
 
     Args:
         model: v(x_t, t).
@@ -171,7 +171,8 @@ class _Equation:
         """Whether each clip is corrected again, [B]."""
         if iterations is not None:
             return torch.full_like(was_steep, num_tries < iterations)
-        is_wrong = residual > TOLERANCE
+        # A correction of x_t is one of v by tan D.
+        is_wrong = residual > TOLERANCE * abs(self._sin / self._cos)
         if num_tries == 1:
             is_wrong = is_wrong | was_steep
         return is_wrong & (self._is_noisy and num_tries <= MAX_FURTHER)

@@ -48,7 +48,7 @@ class InvertSettings:
         None,
         "Inversion",
         "Corrections of each consistent step, one model call each; auto is one, and up to four "
-        "more of a noisy sample, until one moves it by less than 4 %.",
+        "more of a noisy sample while the model's answer is far from what was expected.",
         metavar="K|auto",
         default_text="auto",
     )
