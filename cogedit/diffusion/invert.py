@@ -241,4 +241,5 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 
 def _norm(a: Tensor) -> Tensor:
     """Return the length of each clip, [B]."""
-    return torch.linalg.vector_norm(a, dim=(1, 2, 3, 4))
+    length: Tensor = torch.linalg.vector_norm(a, dim=(1, 2, 3, 4))
+    return length

@@ -90,12 +90,16 @@ class ProcessPipe:
     def wait(self) -> tuple[int, str]:
         """Close its stdin, wait for its end and return status and messages."""
         with self._watched():
-            # The status of a process that has ended says why.
-            with contextlib.suppress(BrokenPipeError), _broken_pipes():
-                self._stdin.close()
+            self.close_stdin()
             returncode = self._process.wait()
         self._threads[0].join()
         return returncode, self._messages.decode("utf-8", errors="replace")
+
+    def close_stdin(self) -> None:
+        """Signal that no more bytes come."""
+        # The status of a process that has ended says why.
+        with contextlib.suppress(BrokenPipeError), _broken_pipes():
+            self._stdin.close()
 
     @contextlib.contextmanager
     def _watched(self) -> Iterator[None]:
