@@ -7,6 +7,7 @@ import signal
 import sys
 import warnings
 from collections import Counter
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -144,8 +145,9 @@ def test_every_actor_ends_after_its_step(cluster, tmp_path, monkeypatch):
     (run, running), edits = workers.stopped_once_two_run(signal.SIGINT), edits_of(3)
     job = Job(tmp_path, make=workers.make_endlessly)
     started = start_ray(job, edits, number=None, address=cluster.address)
-    with pytest.raises(Interrupted), ending(started):
-        [*drive(SharedList(groups_of(edits), Path(RESULTS), force=False), started, run)]
+    shared = SharedList(groups_of(edits), Path(RESULTS), force=False)
+    with pytest.raises(Interrupted), ending(started), closing(shared):
+        [*drive(shared, started, run)]
     assert not running
     assert {path.name for path in tmp_path.iterdir()} == {"ended-1", "ended-2"}
 
