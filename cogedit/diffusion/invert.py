@@ -202,6 +202,7 @@ def _between(tries: Sequence[_Try]) -> Tensor:
     velocity = torch.stack([one.velocity for one in others])[chosen]
     change = last.correction - torch.stack([one.correction for one in others])[chosen]
     share = _dot(last.correction, change) / _dot(change, change).clamp_min(1e-12)
+    share = share.clamp(-1, 1)  # beyond the tries, no farther than they lie apart
     return last.velocity - share[:, None, None, None, None] * (last.velocity - velocity)
 
 

@@ -163,7 +163,8 @@ def test_paths_on_a_terminal(tmp_path: Path, score: Any) -> None:
         except OSError:
             pass  # what reading a closed terminal gives on Linux
         os.close(ours)
-        cases.case(b"\x1b" not in shown and b"\\x1b[31m\\nb.cogedit" in shown, f"{shown!r}")
+        # On a slow machine cogedit erases a line of its own, of what is being waited for.
+        cases.case(b"\x1b[31m" not in shown and b"\\x1b[31m\\nb.cogedit" in shown, f"{shown!r}")
 
 
 FORBIDDEN_IMPORTS = {"pickle", "dill", "cloudpickle", "marshal", "shelve", "joblib", "yaml"}
