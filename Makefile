@@ -55,7 +55,7 @@ bench-speed: $(INSTALLED)
 	    $(if $(shell test -f bench/quality.json && echo yes),--quality bench/quality.json)
 
 bench-quality: $(INSTALLED)
-	$(BIN)/python -m cogedit.lab.quality --output bench --seed-offset 12000 --clips $(CLIPS) \
+	$(BIN)/python -m cogedit.lab.quality --output bench --seed-offset 13000 --clips $(CLIPS) \
 	    --batch-size 4 $(QUALITY_ROWS:%=--configuration %)
 	$(BIN)/python -m cogedit.lab.quality --output bench/first-frame --seed-offset 11000 \
 	    --clips $(CLIPS) --batch-size 4 --model shapes-i2v --configuration first-frame@prompt \

@@ -98,7 +98,8 @@ def invert_consistent(
     is_steep = torch.full((len(x),), was_steep, device=x.device)
     for index, (s, t) in steps_after(done, schedule.inversion_steps()):
         v = predict_velocity(velocities, schedule.angle(t)) if velocities else model(x, t)
-        equation = _Equation(model, x, schedule, t=t, s=s)
+        is_noisy = schedule.angle(t) > NOISY
+        equation = _Equation(model, t, x, *schedule.rotation(t, s), is_noisy)
         solved = equation.solve(v, iterations, is_steep)
         x, v, is_steep = solved.sample, solved.velocity, solved.is_steep
         num_calls = solved.num_calls + (not velocities)
@@ -128,21 +129,25 @@ class _Solved:
     is_steep: Tensor
 
 
+@dataclass(frozen=True)
 class _Equation:
     """The equation of one step: x_t that a sampling step takes to x_s.
 
-    Args:
+    Attributes:
         model: v(x_t, t).
-        x: x_s, [B, F, C, H, W] float32.
-        schedule: Table of noise levels.
         t: Timestep to arrive at.
-        s: Timestep of `x`.
+        x: x_s, [B, F, C, H, W] float32.
+        cos: Of the angle of the step.
+        sin: Likewise.
+        is_noisy: Whether the step ends above `NOISY`.
     """
 
-    def __init__(self, model: Model, x: Tensor, schedule: Schedule, *, t: int, s: int) -> None:
-        self._model, self._x, self._t = model, x, t
-        self._cos, self._sin = schedule.rotation(t, s)
-        self._is_noisy = schedule.angle(t) > NOISY
+    model: Model
+    t: int
+    x: Tensor
+    cos: float
+    sin: float
+    is_noisy: bool
 
     def solve(self, v: Tensor, iterations: int | None, was_steep: Tensor) -> _Solved:
         """Correct a guess of v(x_t, t); `was_steep` is what the step before took, [B]."""
@@ -150,7 +155,7 @@ class _Equation:
         is_open, is_steep = torch.ones_like(was_steep), was_steep
         residual = torch.full(was_steep.shape, math.inf, device=v.device)
         while bool(is_open.any()):
-            found = self._model(sample, self._t)
+            found = self.model(sample, self.t)
             arrived = self._arrive(found)
             tries.append(_Try(found, arrived - sample))
             size = _norm(tries[-1].correction) / _norm(arrived).clamp_min(1e-12)
@@ -163,7 +168,7 @@ class _Equation:
 
     def _arrive(self, v: Tensor) -> Tensor:
         """Return x_t by a velocity."""
-        return (self._x + self._sin * v) / self._cos
+        return (self.x + self.sin * v) / self.cos
 
     def _goes_on(
         self, num_tries: int, iterations: int | None, residual: Tensor, was_steep: Tensor
@@ -172,10 +177,10 @@ class _Equation:
         if iterations is not None:
             return torch.full_like(was_steep, num_tries < iterations)
         # A correction of x_t is one of v by tan D.
-        is_wrong = residual > TOLERANCE * abs(self._sin / self._cos)
+        is_wrong = residual > TOLERANCE * abs(self.sin / self.cos)
         if num_tries == 1:
             is_wrong = is_wrong | was_steep
-        return is_wrong & (self._is_noisy and num_tries <= MAX_FURTHER)
+        return is_wrong & (self.is_noisy and num_tries <= MAX_FURTHER)
 
 
 @dataclass(frozen=True)

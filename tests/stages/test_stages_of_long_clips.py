@@ -170,7 +170,8 @@ def test_an_inversion_and_an_edit_killed_between_two_windows_end_with_the_same_b
 
 def test_what_it_would_take(video, tmp_path, inverted, reported):
     run, _, steps = reported
-    settings = settings_of(video, tmp_path, invert__num_inference_steps=12)
+    once = {"invert__num_inference_steps": 12, "invert__inversion_iterations": 1}
+    settings = settings_of(video, tmp_path, **once)
     found = cogedit.estimate(video, settings, prompts=["a fox"])
     assert (found.latent_shape[0], found.windows, found.num_windows) == (5, WINDOWS, 2)
     load = replace(settings.load, max_num_frames=9)

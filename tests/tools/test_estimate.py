@@ -66,9 +66,10 @@ class Calls:
     ],
 )
 def test_rows_and_calls_are_those_of_the_run(video, monkeypatch, changes):
-    settings = settings_with(video, **changes)
+    settings = settings_with(video, **{"invert.inversion_iterations": 1, **changes})
     prompts = ["a blue cat", "snow"]
     up, down = cogedit.estimate(video, settings, prompts=prompts).stages
+    assert not up.is_least
     calls = Calls(monkeypatch)
     inverted = cogedit.invert(video, settings)
     assert (len(calls.rows), sum(calls.rows)) == (up.work.calls, up.work.rows)
@@ -79,6 +80,15 @@ def test_rows_and_calls_are_those_of_the_run(video, monkeypatch, changes):
     assert max(calls.rows) == down.work.max_rows
     assert inverted.path.stat().st_size == pytest.approx(up.disk_bytes, rel=0.1)
     assert not any(edit.reused for edit in edits)
+
+
+def test_where_a_clip_says_how_often_it_is_corrected_the_estimate_is_the_least(video, monkeypatch):
+    settings = settings_with(video)
+    [up] = cogedit.estimate(video, settings).stages
+    calls = Calls(monkeypatch)
+    cogedit.invert(video, settings)
+    assert up.is_least
+    assert up.work.calls < len(calls.rows)  # random weights leap
 
 
 def test_what_is_there_costs_nothing(video):
