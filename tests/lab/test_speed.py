@@ -95,8 +95,8 @@ def test_fewer_steps_keep_their_proportions(jobs):
     assert [job.invert.num_inference_steps for job in jobs.values()] == [4] * 5 + [2] * 2
     assert jobs["fast"].reconstruct.num_inference_steps == 1
     fast = make_jobs(50)[-1]
-    assert fast.invert.num_inference_steps == 13
-    assert fast.reconstruct.num_inference_steps == 13
+    assert fast.invert.num_inference_steps == 12
+    assert fast.reconstruct.num_inference_steps == 12
 
 
 @pytest.mark.parametrize("count", [1, 3])
