@@ -87,14 +87,17 @@ def settings_for(
     if model == "auto" and not any("model" in values for values in inferred.values()):
         model = model_of_machine()
         inferred[_WITH_GPU if model == LARGE_MODEL else _WITHOUT_GPU] = {"model": model}
-    resolved = resolve(inferred=inferred)
+    if inferred:
+        resolved = resolve(inferred=inferred)
     if resolved.settings.model in EMBEDDED:  # its VAE was trained on clips of the model's length
         inferred[f"the VAE of {resolved.settings.model}"] = {"encode.vae_span": EMBEDDED_FRAMES}
         resolved = resolve(inferred=inferred)
-    inferred |= _from_kind(resolved.settings)
+    of_model = _from_kind(resolved.settings)
     if not is_artifact:  # only a run that starts from the video chooses a clip
-        inferred |= _from_checkpoint(resolved)
-    resolved = resolve(inferred=inferred)
+        of_model = {**of_model, **_from_checkpoint(resolved)}
+    if of_model:
+        inferred |= of_model
+        resolved = resolve(inferred=inferred)
     if of_mode := _from_mode(resolved):
         return resolve(inferred={**inferred, **of_mode})
     return resolved
