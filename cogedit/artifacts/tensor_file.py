@@ -143,8 +143,14 @@ def _written(chunks: Iterable[memoryview], file: BinaryIO) -> Iterator[memoryvie
 class TensorFile(Generic[RecordT]):
     """An open file whose header has been read and checked.
 
-    The file is at its first byte; `decode` turns length and header into the record, or refuses
-    them. Errors do not name the file, which the caller knows: their messages go on after a path.
+    Its errors do not name the file, which the caller knows: their messages go on after a path.
+
+    Args:
+        file: At its first byte.
+        decode: Turns length and header into the record, or refuses them with an `ArtifactError`.
+
+    Raises:
+        ArtifactDamaged: The file is shorter than its header says, or the header is too long.
     """
 
     def __init__(self, file: BinaryIO, decode: Callable[[bytes], RecordT]) -> None:

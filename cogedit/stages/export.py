@@ -219,8 +219,7 @@ def check_export(
 ) -> None:
     """Refuse, before anything is computed, what an export of the result could not write.
 
-    What it will lack is said as well. `read_whole` is that of `find_clip`: with it a large video is
-    hashed meanwhile, for the stages.
+    What it will lack is said as well. `read_whole` is that of `find_clip`.
     """
     options = settings.export
     encoding = encoding_for(output, options)
